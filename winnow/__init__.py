@@ -1,0 +1,56 @@
+"""Winnow post-trains language models by keeping their good samples.
+
+Names are loaded when first used, so that `import winnow` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "train": "api",
+    "evaluate": "api",
+    "Result": "api",
+    "ALGORITHMS": "algorithms",
+    "Algorithm": "algorithms",
+    "Term": "losses",
+    "Prompt": "types",
+    "Draw": "types",
+    "Score": "types",
+    "Verdict": "types",
+    "Group": "types",
+    "Config": "config",
+    "UserError": "errors",
+    "WinnowError": "errors",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+if TYPE_CHECKING:
+    from winnow.algorithms import ALGORITHMS as ALGORITHMS
+    from winnow.algorithms import Algorithm as Algorithm
+    from winnow.api import Result as Result
+    from winnow.api import evaluate as evaluate
+    from winnow.api import train as train
+    from winnow.config import Config as Config
+    from winnow.errors import UserError as UserError
+    from winnow.errors import WinnowError as WinnowError
+    from winnow.losses import Term as Term
+    from winnow.types import Draw as Draw
+    from winnow.types import Group as Group
+    from winnow.types import Prompt as Prompt
+    from winnow.types import Score as Score
+    from winnow.types import Verdict as Verdict
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'winnow' has no attribute {name!r}")
+    return getattr(import_module(f"winnow.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

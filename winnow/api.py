@@ -1,0 +1,260 @@
+"""Winnow from Python: `winnow.train(...)` and `winnow.evaluate(...)`.
+
+import winnow
+
+def right(prompt: winnow.Prompt, completion: str) -> float:
+    return float(completion.strip() == prompt.answer)
+
+result = winnow.train(
+    model="smollm2-135m",
+    prompts=[{"prompt": "2 + 2 =", "answer": "4"}, ...],
+    reward=right,
+    algorithm="raft++",
+    steps=50,
+    sampling={"max_tokens": 8, "stop": ["\\n"]},
+)
+print(result.before, result.after, result.checkpoint)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from winnow.algorithms import Algorithm
+from winnow.assemble import Plan, assemble, assemble_sampler, plan, reward_for
+from winnow.config import Config, from_dict, load
+from winnow.console import ConsoleReporter, opening
+from winnow.errors import UserError
+from winnow.evaluation import evaluate as evaluate_prompts
+from winnow.loop import train as run_loop
+from winnow.metrics import Evaluation, Metrics
+from winnow.prompts import load_held_out
+from winnow.reporter import Reporter, Silent
+from winnow.store import RunStore
+from winnow.types import Prompt
+
+RewardFunction = Callable[[Prompt, str], Any]
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        folder: The run folder, with every draw.
+        checkpoint: Loads with `AutoModelForCausalLM.from_pretrained`.
+        metrics: The rows of metrics.jsonl.
+        before, after: Accuracy on the held-out prompts; ``None`` where none were held out.
+    """
+
+    folder: Path
+    checkpoint: Path
+    metrics: list[Metrics]
+    before: float | None
+    after: float | None
+
+
+def train(
+    *,
+    model: str | None = None,
+    prompts: str | Rows | None = None,
+    reward: str | RewardFunction | None = None,
+    algorithm: str | Algorithm | None = None,
+    steps: int | None = None,
+    eval_prompts: str | Rows | None = None,
+    recipe: str | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Result:
+    """Train a model on its own good samples.
+
+    Args:
+        model: Hub id, folder, .gguf file or `smollm2-135m`.
+        prompts: A source as in a recipe, or rows with the columns `prompt` and `answer`.
+        reward: A built-in name, `module:function`, or a function of (prompt, completion).
+        algorithm: A row of the table, or an `Algorithm` of your own.
+        eval_prompts: Held-out prompts of their own; else some of `prompts` are held out.
+        recipe: Start from a recipe instead of from the defaults.
+        out: Run folder; default: the next free `runs/NAME-001`.
+        resume: A run folder to go on with. Only `reward` and `algorithm` may be given beside it,
+            where they are objects that no config can name.
+        settings: Any other key of the config; sections as dicts.
+
+    Raises:
+        UserError: something that the caller can mend.
+        WinnowError: the run had to stop.
+    """
+    own = algorithm if isinstance(algorithm, Algorithm) else None
+    given: dict[str, Any] = {
+        "model": model,
+        "prompts": prompts,
+        "algorithm": None if own else algorithm,
+        "steps": steps,
+        "eval": {"source": eval_prompts} if eval_prompts is not None else None,
+        "reward": reward_name(reward),
+    }
+    over = {key: value for key, value in given.items() if value is not None} | settings
+    with reporter(quiet) as listener:
+        if resume is not None:
+            if over.keys() - {"reward"} or recipe or out:
+                raise UserError("resume: a run goes on with its own settings; give none beside it")
+            return run(resume=Path(resume), reporter=listener, reward=reward, algorithm=own)
+        folder = Path(out) if out is not None else next_folder(own.name if own else "run")
+        config = _config(recipe, over, folder)
+        return run(config, out=folder, reporter=listener, reward=reward, algorithm=own)
+
+
+def run(
+    config: Config | None = None,
+    *,
+    out: Path | None = None,
+    resume: Path | None = None,
+    reporter: Reporter,
+    reward: str | RewardFunction | None = None,
+    algorithm: Algorithm | None = None,
+) -> Result:
+    """Run a config to its end, or go on with a run folder."""
+    if resume is not None:
+        out = RunStore.open(resume).folder
+        config = load(str(out / "config.toml"))
+    assert config is not None
+    assert out is not None
+    if resume is None:
+        RunStore.refuse_existing(out)
+    checked = plan(config, algorithm)
+    _announce(reporter, checked, out)
+    callable_reward = None if isinstance(reward, str) else reward
+    with reward_for(config, callable_reward) as verifier:
+        made = assemble(checked, verifier, reporter, out=out, resume=resume is not None)
+        run_loop(made)
+    return result_of(out)
+
+
+def evaluate(
+    *,
+    model: str | None = None,
+    prompts: str | Rows | None = None,
+    reward: str | RewardFunction | None = None,
+    recipe: str | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Evaluation:
+    """Sampled accuracy of a model on prompts, all of them if `prompts` is given.
+
+    Raises:
+        UserError: something that the caller can mend.
+    """
+    given = {"model": model, "reward": reward_name(reward)}
+    over = {key: value for key, value in given.items() if value is not None} | settings
+    if prompts is not None:
+        _merge_section(over, "eval", {"source": prompts})
+        if not isinstance(prompts, str):
+            _merge_section(over, "eval", {"size": len(prompts)})
+    folder = Path(out) if out is not None else next_folder("eval")
+    config = _config(recipe, over, folder)
+    with reporter(quiet) as listener:
+        return run_evaluation(config, out=folder, reporter=listener, reward=reward)
+
+
+def run_evaluation(
+    config: Config,
+    *,
+    out: Path,
+    reporter: Reporter,
+    reward: str | RewardFunction | None = None,
+) -> Evaluation:
+    """Evaluate a config's held-out prompts; the draws go to a run folder of their own."""
+    RunStore.refuse_existing(out)
+    held_out = load_held_out(config.prompts, config.eval, config.seed)
+    with reward_for(config, None if isinstance(reward, str) else reward) as verifier:
+        sampler, store = assemble_sampler(config, held_out, reporter, out=out)
+        return evaluate_prompts(config, sampler, held_out, verifier, store, reporter, step=0)
+
+
+def result_of(folder: Path) -> Result:
+    """What a run folder holds."""
+    store = RunStore.open(folder)
+    evals = [row["accuracy"] for row in store.lines("evals.jsonl")]
+    found = store.latest_checkpoint()
+    assert found is not None
+    return Result(
+        folder=folder,
+        checkpoint=found[0],
+        metrics=store.lines("metrics.jsonl"),
+        before=evals[0] if evals else None,
+        after=evals[-1] if evals else None,
+    )
+
+
+def next_folder(name: str, parent: Path = Path("runs")) -> Path:
+    """`runs/NAME-001`, or the first number that is free."""
+    number = 1
+    while (parent / f"{name}-{number:03d}").exists():
+        number += 1
+    return parent / f"{name}-{number:03d}"
+
+
+def reward_name(reward: str | RewardFunction | None) -> str | None:
+    """How a config names a reward; a function by where it was defined."""
+    if reward is None or isinstance(reward, str):
+        return reward
+    owner = reward if hasattr(reward, "__qualname__") else type(reward)
+    return f"{owner.__module__}:{owner.__qualname__}"
+
+
+def _config(recipe: str | None, over: Mapping[str, Any], folder: Path) -> Config:
+    """A config; rows given in Python are written beside the run, so that it can be repeated."""
+    values = dict(over)
+    sections = {"prompts": "prompts.jsonl", "eval": "eval.jsonl"}
+    for section, name in sections.items():
+        rows = values.get(section)
+        rows = rows.get("source") if isinstance(rows, Mapping) else rows
+        if isinstance(rows, Sequence) and not isinstance(rows, str):
+            RunStore.refuse_existing(folder)
+            path = folder.with_name(f"{folder.name}.{name}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(_json_line(section, row) for row in rows), encoding="utf-8")
+            old = values[section] if isinstance(values[section], Mapping) else {}
+            values[section] = {**old, "source": str(path)}
+    return load(recipe, over=values) if recipe else from_dict(values)
+
+
+def _json_line(section: str, row: object) -> str:
+    if not isinstance(row, Mapping):
+        raise UserError(f"{section}: each row is a dict, e.g. {{'prompt': ..., 'answer': ...}}")
+    try:
+        return json.dumps(dict(row)) + "\n"
+    except TypeError as error:
+        raise UserError(f"{section}: a row cannot be written as JSON: {error}") from error
+
+
+def _merge_section(over: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
+    over[section] = {**over.get(section, {}), **values}
+
+
+def _announce(reporter: Reporter, checked: Plan, out: Path) -> None:
+    if isinstance(reporter, ConsoleReporter):
+        train, held_out = len(checked.prompts.train), len(checked.prompts.held_out)
+        reporter.console.print(
+            opening(checked.config, checked.algorithm, train, held_out), soft_wrap=True
+        )
+        reporter.console.print(f"run folder: {out}\n", soft_wrap=True)
+
+
+@contextmanager
+def reporter(quiet: bool) -> Iterator[Reporter]:
+    """A terminal's reporter, or one that says nothing."""
+    if quiet:
+        yield Silent()
+    else:
+        with ConsoleReporter() as console:
+            yield console

@@ -1,0 +1,176 @@
+"""The command line: thin, and quick to answer; heavy imports happen only inside commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from winnow.errors import UserError, WinnowError
+
+app = typer.Typer(
+    name="winnow",
+    help="Post-train language models by keeping their good samples.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_Recipe = Annotated[
+    str | None, typer.Argument(help="A TOML file or a built-in recipe: arithmetic, gsm8k.")
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
+_Out = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-001, -002, ...")]
+
+
+@app.command(
+    epilog="Example: winnow train --set algorithm=grpo --set steps=20 --out runs/mine. "
+    "Settings: docs/config.md."
+)
+def train(
+    recipe: _Recipe = None,
+    sets: _Set = None,
+    out: _Out = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run folder where it stopped.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Sample, score, keep the good draws, learn from them.
+
+    Without a recipe: SmolLM2-135M on two-digit addition.
+    """
+    from winnow import api
+    from winnow.config import load
+
+    with api.reporter(as_json) as reporter:
+        if resume is not None:
+            if recipe or sets or out:
+                raise UserError(
+                    "--resume goes on with the run's own settings; give no recipe, --set or --out"
+                )
+            result = api.run(resume=resume, reporter=reporter)
+        else:
+            config = load(recipe or "arithmetic", sets or ())
+            name = f"{Path(recipe or 'arithmetic').stem}-{config.algorithm.name}"
+            result = api.run(config, out=out or api.next_folder(name), reporter=reporter)
+    if as_json:
+        _print_json(
+            {
+                "folder": str(result.folder),
+                "checkpoint": str(result.checkpoint),
+                "before": result.before,
+                "after": result.after,
+                "last_step": result.metrics[-1],
+            }
+        )
+        return
+    if result.before is not None and result.after is not None:
+        typer.echo(f"\nheld-out accuracy: {result.before:.1%} before, {result.after:.1%} after")
+    typer.echo(f"model:  {result.checkpoint}")
+    typer.echo(f"draws:  {result.folder / 'rollouts'}")
+
+
+@app.command(
+    name="eval",
+    epilog="Example: winnow eval --set model=runs/mine/checkpoints/step-30 --set eval.samples=4. "
+    "Draws on all of a file with --set eval.source=FILE.jsonl --set eval.size=100000.",
+)
+def evaluate(
+    recipe: _Recipe = None, sets: _Set = None, out: _Out = None, as_json: _Json = False
+) -> None:
+    """Sampled accuracy on held-out prompts, which training with the same settings never sees."""
+    from dataclasses import asdict
+
+    from winnow import api
+    from winnow.config import load
+
+    config = load(recipe or "arithmetic", sets or ())
+    folder = out or api.next_folder(f"{Path(recipe or 'arithmetic').stem}-eval")
+    with api.reporter(as_json) as reporter:
+        result = api.run_evaluation(config, out=folder, reporter=reporter)
+    if as_json:
+        _print_json({"folder": str(folder), **asdict(result)})
+    else:
+        typer.echo(f"draws:  {folder / 'rollouts'}")
+
+
+@app.command(epilog="Example: winnow algorithms --json")
+def algorithms(as_json: _Json = False) -> None:
+    """Print the table of algorithms."""
+    from winnow.algorithms import ALGORITHMS
+
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": row.name,
+                    **row.cells(),
+                    "formula": row.formula,
+                    "needs": sorted(row.needs),
+                    "paper": row.paper,
+                    "note": row.note,
+                }
+                for row in ALGORITHMS.values()
+            ]
+        )
+        return
+    from rich.console import Console
+
+    from winnow.console import algorithms_table
+
+    Console().print(algorithms_table())
+
+
+@app.command(epilog="Example: winnow settings")
+def settings(as_json: _Json = False) -> None:
+    """Print every setting with its type, its default and what it does."""
+    from winnow.config import describe
+
+    rows = describe()
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        typer.echo(f"{row['key']} = {row['default']}    ({row['type']}) {row['help']}")
+
+
+@app.command(epilog="Example: winnow doctor")
+def doctor(as_json: _Json = False) -> None:
+    """Say what this machine has: versions, device, the built-in model, optional libraries."""
+    from winnow.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json([vars(finding) for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok  ' if finding.ok else 'no  '} {finding.what}: {finding.detail}")
+    if any(finding.needed and not finding.ok for finding in findings):
+        raise typer.Exit(2)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2))
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
+    try:
+        app()
+    except WinnowError as error:
+        typer.echo(f"winnow: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("winnow: stopped; go on with winnow train --resume RUN", err=True)
+        sys.exit(130)

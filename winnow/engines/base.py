@@ -1,0 +1,97 @@
+"""The one seam: who draws, who learns. A run needs one of each; they may be one object.
+
+An engine of another kind (a server, a cluster) implements these two protocols and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from winnow.losses import Term
+from winnow.types import Group, Prompt, StepStats
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to draw. ``temperature`` divides the logits; ``stop`` strings end an answer."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """n draws of one prompt. The same seed gives the same draws, whatever is drawn beside them."""
+
+    prompt: Prompt
+    n: int
+    seed: int
+    params: SamplingParams
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a sampler can promise."""
+
+    true_logprobs: bool
+    seeds: bool
+    loads_weights: bool
+
+
+@dataclass(frozen=True)
+class WeightsRef:
+    """Weights of a policy version: the module itself (in one process) or a folder."""
+
+    version: int
+    module: Any = None
+    folder: Path | None = None
+
+
+class Sampler(Protocol):
+    """Draws answers."""
+
+    capabilities: Capabilities
+
+    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """The prompt as the model will see it, chat template applied."""
+        ...
+
+    def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
+        """Groups of draws as they finish, each with the position of its request."""
+        ...
+
+    def load(self, weights: WeightsRef) -> None:
+        """Draw from these weights from now on. A frozen sampler refuses."""
+        ...
+
+
+class Learner(Protocol):
+    """Turns survivors into updates."""
+
+    version: int
+
+    def step(self, groups: Sequence[Group], terms: Sequence[Term], temperature: float) -> StepStats:
+        """One optimiser step on a mini-batch of weighed groups, the rejected draws included.
+
+        The denominators count what the groups hold; only draws with a weight reach the model.
+        """
+        ...
+
+    def publish(self) -> WeightsRef:
+        """The present weights, for a sampler."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Weights, tokenizer and optimiser state, for `AutoModelForCausalLM` and `load`."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote."""
+        ...

@@ -1,0 +1,91 @@
+"""Drawing one token a row from logits, exactly and cheaply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One token a row. All shapes (rows,); log-probs and entropies in nats, of the full softmax."""
+
+    tokens: Tensor
+    logprobs: Tensor
+    entropies: Tensor
+
+
+def choose(
+    logits: Tensor, uniforms: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> Choice:
+    """Draw from softmax(logits / temperature), by inverting its distribution function.
+
+    Args:
+        logits: Shape (rows, vocabulary).
+        uniforms: Shape (rows,), float64 in [0, 1): one number decides one row's token.
+        top_k: Draw among the k likeliest only; 0 for all.
+        top_p: Draw among the likeliest that hold this mass only; 1 for all.
+
+    Returns:
+        Tokens, with the log-probs and entropies of the *untruncated* distribution.
+    """
+    scaled = logits.float() / temperature
+    peak = scaled.amax(-1, keepdim=True)
+    weights = (scaled - peak).exp_()
+    total = weights.sum(-1)
+    log_total = total.log() + peak.squeeze(-1)
+    # H = log Z - E[z]; a logit of -inf has weight 0 and must not make 0 x inf
+    mean = (weights * scaled.clamp(min=torch.finfo(torch.float32).min)).sum(-1) / total
+    if top_k or top_p < 1:
+        weights = _truncate(weights, top_k, top_p)
+    tokens = _invert(weights, uniforms)
+    chosen = scaled.gather(-1, tokens[:, None]).squeeze(-1)
+    return Choice(tokens, chosen - log_total, log_total - mean)
+
+
+def _truncate(weights: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Zero all but the k likeliest and the smallest set of mass top_p."""
+    ordered, index = weights.sort(-1, descending=True)
+    keep = torch.ones_like(ordered, dtype=torch.bool)
+    if top_k:
+        keep[:, top_k:] = False
+    if top_p < 1:
+        before = ordered.double().cumsum(-1) - ordered
+        keep &= before < top_p * ordered.double().sum(-1, keepdim=True)
+        keep[:, 0] = True
+    return torch.zeros_like(weights).scatter_(-1, index, ordered * keep)
+
+
+def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The first token at which the running sum of weights passes u x total.
+
+    In two levels, blocks and then within one block, so that only block sums are accumulated over
+    the whole vocabulary, and in float64, so that rounding moves no mass that could be noticed. A
+    token of weight zero is never chosen.
+    """
+    rows, vocabulary = weights.shape
+    blocks = -(-vocabulary // _BLOCK)
+    padded = torch.nn.functional.pad(weights, (0, blocks * _BLOCK - vocabulary))
+    table = padded.view(rows, blocks, _BLOCK)
+    sums = table.sum(-1, dtype=torch.float64)
+    block, rest = _search(sums, uniforms * sums.sum(-1))
+    inner = table[torch.arange(rows, device=weights.device), block].double()
+    place, _ = _search(inner, rest)
+    return block * _BLOCK + place
+
+
+def _search(masses: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the first mass whose running sum exceeds the target, and what is left of the target.
+
+    Where rounding puts the target at or past the end, the last mass above zero is taken.
+    """
+    running = masses.cumsum(-1)
+    index = torch.searchsorted(running, target[:, None].contiguous(), right=True).squeeze(-1)
+    last = torch.searchsorted(running, running[:, -1:].contiguous(), right=False).squeeze(-1)
+    index = torch.minimum(index, last)
+    before = (running - masses).gather(-1, index[:, None]).squeeze(-1)
+    return index, (target - before).clamp_(min=0)

@@ -1,0 +1,315 @@
+"""Sampler and learner in one process, over one module, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from winnow.config import OptimiserConfig
+from winnow.engines.base import Capabilities, Request, WeightsRef
+from winnow.engines.models import (
+    ModelSource,
+    context_length,
+    end_tokens,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+from winnow.engines.sampler import decode
+from winnow.engines.stopping import Stopper
+from winnow.errors import UserError, WinnowError
+from winnow.forward import PolicyForward
+from winnow.losses import Term
+from winnow.types import Group, Prompt, StepStats
+from winnow.update import Accumulated, accumulate
+
+_OPTIMISER_FILE = "optimiser.pt"
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        UserError: a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device: {name!r} is none; try 'auto', 'cpu' or 'cuda'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device: {name!r}, but torch sees no GPU; use 'cpu' or 'auto'")
+    return device
+
+
+class PromptEncoder:
+    """Prompt -> token ids, through the chat template where the prompt is a conversation."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids.
+
+        Raises:
+            UserError: the tokenizer has no chat template, or it makes no token of the prompt.
+        """
+        if prompt.messages is None:
+            ids = self.tokenizer.encode(prompt.text)
+        else:
+            if not getattr(self.tokenizer, "chat_template", None):
+                raise UserError(
+                    "prompts.chat: this model's tokenizer has no chat template; "
+                    "set prompts.chat = false and write prompts.template"
+                )
+            text = self.tokenizer.apply_chat_template(
+                [dict(message) for message in prompt.messages],
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if not ids:
+            raise UserError(f"prompts: prompt {prompt.id!r} has no tokens")
+        return tuple(ids)
+
+    def check(self, prompts: Sequence[Prompt], max_tokens: int, context: int | None) -> None:
+        """Every prompt must leave room for its answer.
+
+        Raises:
+            UserError: naming the longest prompt.
+        """
+        longest = max(((len(self(prompt)), prompt.id) for prompt in prompts), default=(0, ""))
+        if context is not None and longest[0] + max_tokens > context:
+            raise UserError(
+                f"prompts: prompt {longest[1]!r} has {longest[0]} tokens and sampling.max_tokens = "
+                f"{max_tokens}, more than the model's context of {context}; "
+                "shorten or drop it, or lower sampling.max_tokens"
+            )
+
+
+class LocalSampler:
+    """Draws from a module in this process."""
+
+    capabilities = Capabilities(true_logprobs=True, seeds=True, loads_weights=True)
+
+    def __init__(self, module: torch.nn.Module, tokenizer: Any, batch: int) -> None:
+        self.module = module
+        self.tokenizer = tokenizer
+        self.version = 0
+        self._batch = batch
+        self._encode = PromptEncoder(tokenizer)
+        self._end_ids = end_tokens(module, tokenizer)
+        self._stoppers: dict[tuple[str, ...], Stopper] = {}
+        self.pads = _pads_exactly(module)
+
+    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        return self._encode(prompt)
+
+    def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
+        """Groups as they finish, each with the position of its request.
+
+        All requests must have the same stop strings.
+        """
+        if not requests:
+            return
+        prompts = [self._encode(request.prompt) for request in requests]
+        drawn = decode(
+            self.module,
+            requests,
+            prompts,
+            self._stopper(requests[0].params.stop),
+            batch=self._batch,
+            pads=self.pads,
+            version=self.version,
+        )
+        for number, draws in drawn:
+            request = requests[number]
+            group = Group(request.prompt, prompts[number], tuple(draws), step=request.step)
+            yield number, group
+
+    def load(self, weights: WeightsRef) -> None:
+        if weights.module is not self.module:
+            raise WinnowError("a local sampler draws from the module that its learner trains")
+        self.version = weights.version
+
+    def _stopper(self, stop: tuple[str, ...]) -> Stopper:
+        if stop not in self._stoppers:
+            self._stoppers[stop] = Stopper(self.tokenizer, self._end_ids, stop)
+        return self._stoppers[stop]
+
+
+class LocalLearner:
+    """AdamW on a module in this process. Weights in bfloat16 are steered by a float32 copy."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        tokenizer: Any,
+        optimiser: OptimiserConfig,
+        *,
+        total_updates: int,
+        microbatch_tokens: int,
+    ) -> None:
+        self.module = module
+        self.tokenizer = tokenizer
+        self.version = 0
+        self.forward = PolicyForward(module)
+        self._config = optimiser
+        self._total_updates = total_updates
+        self._microbatch_tokens = microbatch_tokens
+        self._weights = [p for p in module.parameters() if p.requires_grad]
+        self._masters = [_master(p) for p in self._weights]
+        self._adam = torch.optim.AdamW(
+            self._masters,
+            lr=optimiser.lr,
+            betas=optimiser.betas,
+            eps=optimiser.eps,
+            weight_decay=optimiser.weight_decay,
+            fused=True,
+        )
+
+    def step(self, groups: Sequence[Group], terms: Sequence[Term], temperature: float) -> StepStats:
+        """One update; none if loss or gradient are not finite.
+
+        Raises:
+            ValueError: no draw has a weight. The loop makes no update of such a mini-batch.
+        """
+        self._adam.zero_grad(set_to_none=True)
+        done = accumulate(self.forward, groups, terms, temperature, self._microbatch_tokens)
+        lr = learning_rate(self._config, self.version, self._total_updates)
+        if done.draws == 0:
+            raise ValueError("no draw of this mini-batch has a weight: there is nothing to learn")
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(self._masters, self._config.max_grad_norm, foreach=True)
+        )
+        finite = math.isfinite(norm) and math.isfinite(done.loss)
+        if finite:
+            for group in self._adam.param_groups:
+                group["lr"] = lr
+            self._adam.step()
+            self._copy_back()
+            self.version += 1
+        self._adam.zero_grad(set_to_none=True)
+        return _stats(done, applied=finite, grad_norm=norm, lr=lr)
+
+    def publish(self) -> WeightsRef:
+        return WeightsRef(self.version, module=self.module)
+
+    def save(self, folder: Path) -> None:
+        module = cast(Any, self.module)
+        module.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        state: dict[str, Any] = {"adam": self._adam.state_dict(), "version": self.version}
+        if any(m is not w for m, w in zip(self._masters, self._weights, strict=True)):
+            state["masters"] = self._masters
+        torch.save(state, folder / _OPTIMISER_FILE)
+
+    def load(self, folder: Path) -> None:
+        """The module must have been loaded from the same folder."""
+        state = torch.load(folder / _OPTIMISER_FILE, map_location="cpu", weights_only=True)
+        self._adam.load_state_dict(state["adam"])
+        self.version = int(state["version"])
+        with torch.no_grad():
+            for master, saved in zip(self._masters, state.get("masters", ()), strict=False):
+                master.copy_(saved)
+
+    def _copy_back(self) -> None:
+        with torch.no_grad():
+            for weight, master in zip(self._weights, self._masters, strict=True):
+                if master is not weight:
+                    weight.copy_(master)
+
+
+class LocalEngine:
+    """A model with its tokenizer; makes the sampler and the learner that share it."""
+
+    def __init__(self, source: ModelSource, dtype: str, device: torch.device, field: str) -> None:
+        self.tokenizer = load_tokenizer(source, field)
+        self._source, self._dtype, self._device, self._field = source, dtype, device, field
+        self.module: torch.nn.Module | None = None
+
+    def check_prompts(self, prompts: Sequence[Prompt], max_tokens: int) -> None:
+        """See `PromptEncoder.check`. A GGUF file is read whole for its config, else the config."""
+        if self._source.gguf is None:
+            config = load_config(self._source, self._field)
+        else:
+            config = cast(Any, self.load()).config
+        PromptEncoder(self.tokenizer).check(prompts, max_tokens, context_length(config))
+
+    def load(self) -> torch.nn.Module:
+        """The module, read on the first call."""
+        if self.module is None:
+            self.module = load_model(self._source, self._dtype, self._device, self._field)
+        return self.module
+
+    def sampler(self, batch: int) -> LocalSampler:
+        return LocalSampler(self.load(), self.tokenizer, batch)
+
+    def learner(
+        self, optimiser: OptimiserConfig, *, total_updates: int, microbatch_tokens: int
+    ) -> LocalLearner:
+        return LocalLearner(
+            self.load(),
+            self.tokenizer,
+            optimiser,
+            total_updates=total_updates,
+            microbatch_tokens=microbatch_tokens,
+        )
+
+
+def learning_rate(config: OptimiserConfig, update: int, total: int) -> float:
+    """Learning rate of the update with this number, from 0: warm-up, then the schedule."""
+    if update < config.warmup:
+        return config.lr * (update + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    done = min(1.0, (update - config.warmup) / max(1, total - config.warmup))
+    if config.schedule == "linear":
+        return config.lr * (1 - done)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _master(weight: torch.nn.Parameter) -> Tensor:
+    """What the optimiser steps: the weight itself, or a float32 copy that gathers its gradients."""
+    if weight.dtype not in (torch.bfloat16, torch.float16):
+        return weight
+    master = weight.detach().float().clone()
+
+    def gather(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        gradient = parameter.grad.float()
+        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        parameter.grad = None
+
+    cast(Any, weight).register_post_accumulate_grad_hook(gather)
+    return master
+
+
+def _stats(done: Accumulated, *, applied: bool, grad_norm: float, lr: float) -> StepStats:
+    shared = {f.name: getattr(done, f.name) for f in fields(Accumulated)}
+    return StepStats(applied=applied, grad_norm=grad_norm, lr=lr, **shared)
+
+
+def _pads_exactly(module: torch.nn.Module) -> bool:
+    """Whether a prompt padded on the left gives the logits that it gives alone."""
+    vocabulary = int(cast(Any, module).config.vocab_size)
+    ids = torch.tensor([[0, 0, 0, *[(5 * i + 2) % vocabulary for i in range(6)]]])
+    device = next(module.parameters()).device
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1]])
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        padded = module(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=positions.to(device),
+        ).logits[:, -1]
+        alone = module(input_ids=ids[:, 3:].to(device)).logits[:, -1]
+    loose = padded.dtype in (torch.bfloat16, torch.float16)
+    return bool((padded - alone).float().abs().mean() <= (0.05 if loose else 1e-4))

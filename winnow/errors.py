@@ -1,0 +1,13 @@
+"""The two ways a run can end early, told apart so that the command line can speak plainly."""
+
+
+class WinnowError(Exception):
+    """Something Winnow noticed and can name. Its message is one line, for a person."""
+
+    exit_code = 1
+
+
+class UserError(WinnowError):
+    """The user can mend this: a wrong key, a missing file, a broken verifier. Exit code 2."""
+
+    exit_code = 2

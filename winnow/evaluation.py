@@ -1,0 +1,60 @@
+"""Accuracy on held-out prompts, sampled. Its draws are kept like all others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from winnow.config import Config
+from winnow.engines.base import Sampler, SamplingParams
+from winnow.metrics import Evaluation, evaluation
+from winnow.reporter import Reporter
+from winnow.rewards.base import Reward
+from winnow.rollout import Stopwatch, draw, score
+from winnow.store import RunStore
+from winnow.types import Prompt
+
+
+def sampling_params(config: Config, temperature: float | None = None) -> SamplingParams:
+    """The sampling section as engines take it."""
+    sampling = config.sampling
+    return SamplingParams(
+        temperature=temperature or sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        stop=tuple(sampling.stop),
+    )
+
+
+def evaluate(
+    config: Config,
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    reward: Reward,
+    store: RunStore,
+    reporter: Reporter,
+    *,
+    step: int,
+) -> Evaluation:
+    """Draw, score, store and measure; draws that are on the disk already are not made again."""
+    watch = Stopwatch()
+    with watch("evaluate"):
+        groups = store.read_draws("eval", step, prompts, config.reward.right_at)
+        if groups is None:
+            drawn = draw(
+                sampler,
+                prompts,
+                n=config.eval.samples,
+                params=sampling_params(config, config.eval.temperature),
+                seed=config.seed,
+                split="eval",
+                step=step,
+                progress=lambda _, done, total: reporter.progress("evaluate", done, total),
+            )
+            groups = score(drawn, reward, config.reward.right_at)
+            store.write_draws("eval", step, groups)
+    result = evaluation(step, groups, round(watch.seconds["evaluate"], 3))
+    store.append("evals.jsonl", asdict(result))
+    reporter.evaluation(result)
+    return result

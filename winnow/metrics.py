@@ -1,0 +1,194 @@
+"""What a step is measured by. Each number is defined once, here and in docs/metrics.md. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from winnow.types import Group, StepStats
+
+Metrics = dict[str, Any]
+
+
+def step_metrics(
+    *,
+    step: int,
+    policy_version: int,
+    groups: Sequence[Group],
+    fresh: bool,
+    updates: Sequence[tuple[Sequence[int], StepStats]],
+    empty_minibatches: int,
+    seconds: Mapping[str, float],
+    evaluation: Evaluation | None,
+) -> Metrics:
+    """One row of metrics.jsonl; the same keys at every step, ``None`` where there is no value.
+
+    Args:
+        step: Steps done, this one included.
+        groups: The groups of the step, weighed.
+        fresh: Whether this is the first pass over these draws.
+        updates: For each update the positions of its groups in `groups`, and what it measured.
+        empty_minibatches: Mini-batches that held nothing to learn from, so that no update was made.
+    """
+    draws = [draw for group in groups for draw in group.draws]
+    values = [value for group in groups for value in group.values]
+    kinds = Counter(group.kind for group in groups)
+    effective, share = concentration(groups, updates)
+    applied = [stats for _, stats in updates if stats.applied]
+    ratio_tokens = sum(stats.ratio_tokens for stats in applied)
+    entropies = [x for draw in draws for x in draw.entropies]
+
+    def per_ratio_token(total: float) -> float | None:
+        return total / ratio_tokens if ratio_tokens else None
+
+    return {
+        "step": step,
+        "policy_version": policy_version,
+        "reward_mean": _mean(values),
+        "right_rate": _ratio(sum(sum(g.right) for g in groups), len(values)),
+        "prompts": len(groups),
+        "prompts_all_wrong": kinds["all-wrong"],
+        "prompts_mixed": kinds["mixed"],
+        "prompts_all_right": kinds["all-right"],
+        "prompts_no_verdict": kinds["no-verdict"],
+        "draws": len(draws),
+        "errors": len(draws) - len(values),
+        "survivors": sum(verdict.kept for group in groups for verdict in group.verdicts),
+        "trained": sum(weight != 0 for group in groups for weight in group.weights),
+        "effective_survivors": effective,
+        "largest_prompt_share": share,
+        "entropy": _mean(entropies),
+        "answer_tokens_mean": _mean([len(draw.token_ids) for draw in draws]),
+        "truncated_rate": _ratio(sum(d.finish_reason == "length" for d in draws), len(draws)),
+        "tokens_drawn": sum(len(draw.token_ids) for draw in draws) if fresh else 0,
+        "tokens_trained": sum(stats.tokens for stats in applied),
+        "prompt_tokens_trained": sum(stats.prompt_tokens for stats in applied),
+        "updates": len(applied),
+        "updates_skipped": len(updates) - len(applied),
+        "minibatches_empty": empty_minibatches,
+        "loss": _mean([stats.loss for stats in applied]),
+        "grad_norm": _mean([stats.grad_norm for stats in applied]),
+        "lr": applied[-1].lr if applied else None,
+        "clip_fraction": per_ratio_token(sum(stats.clipped for stats in applied)),
+        "ratio_mean": per_ratio_token(sum(stats.ratio_sum for stats in applied)),
+        "ratio_max_deviation": max((s.ratio_max for s in applied), default=None)
+        if ratio_tokens
+        else None,
+        "kl_to_drawing_policy": per_ratio_token(sum(stats.kl_sum for stats in applied)),
+        "success_by_difficulty": success_by_difficulty(groups),
+        "eval_accuracy": evaluation.accuracy if evaluation else None,
+        "eval_low": evaluation.low if evaluation else None,
+        "eval_high": evaluation.high if evaluation else None,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+    }
+
+
+def concentration(
+    groups: Sequence[Group], updates: Sequence[tuple[Sequence[int], StepStats]]
+) -> tuple[float | None, float | None]:
+    """Effective number of survivors, and the largest share that one prompt has in the update.
+
+    With u the influence of a draw, sum over its tokens of |coefficient x weight|, summed over the
+    step's updates: (sum u)^2 / sum u^2 (Kish), and max over prompts of their part of sum u. One
+    lucky draw among 64 gives 1.0 and 1.0. ``None`` where nothing was trained.
+    """
+    influence: defaultdict[tuple[int, int], float] = defaultdict(float)
+    for positions, stats in updates:
+        for position, row in zip(positions, stats.influence, strict=True):
+            for draw, value in enumerate(row):
+                influence[position, draw] += value
+    total = math.fsum(influence.values())
+    if total == 0:
+        return None, None
+    by_prompt: defaultdict[str, float] = defaultdict(float)
+    for (position, _), value in influence.items():
+        by_prompt[groups[position].prompt.id] += value
+    squares = math.fsum(value * value for value in influence.values())
+    return total * total / squares, max(by_prompt.values()) / total
+
+
+def success_by_difficulty(groups: Iterable[Group]) -> dict[str, float]:
+    """Share of right answers among the valid draws, for each label that prompts carry."""
+    right: Counter[str] = Counter()
+    valid: Counter[str] = Counter()
+    for group in groups:
+        if group.prompt.difficulty is not None:
+            right[group.prompt.difficulty] += sum(group.right)
+            valid[group.prompt.difficulty] += sum(group.valid)
+    return {label: right[label] / count for label, count in sorted(valid.items()) if count}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy on held-out prompts, with a 95 % interval.
+
+    Attributes:
+        accuracy: Mean over prompts of the share of right answers among their valid draws.
+        low, high: Interval over prompts (Wilson where each has one draw, else normal over the
+            prompts' means).
+        errors: Draws without a verdict; they are in no rate.
+    """
+
+    step: int
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    prompts: int
+    draws: int
+    errors: int
+    by_difficulty: Mapping[str, float]
+    seconds: float
+
+
+def evaluation(step: int, groups: Sequence[Group], seconds: float) -> Evaluation:
+    """Accuracy of scored groups."""
+    rates = np.array([sum(g.right) / sum(g.valid) for g in groups if any(g.valid)])
+    draws = sum(len(group.draws) for group in groups)
+    single = all(sum(group.valid) <= 1 for group in groups)
+    low, high = (wilson if single else _normal)(rates)
+    return Evaluation(
+        step=step,
+        accuracy=float(rates.mean()) if rates.size else None,
+        low=low,
+        high=high,
+        prompts=len(groups),
+        draws=draws,
+        errors=draws - sum(sum(group.valid) for group in groups),
+        by_difficulty=success_by_difficulty(groups),
+        seconds=seconds,
+    )
+
+
+_Z = 1.959963984540054
+
+
+def wilson(outcomes: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
+    """95 % interval of a proportion from 0/1 outcomes (Wilson 1927)."""
+    n = outcomes.size
+    if n == 0:
+        return None, None
+    p = float(outcomes.mean())
+    centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _normal(rates: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
+    if rates.size < 2:
+        return None, None
+    half = _Z * float(rates.std(ddof=1)) / math.sqrt(rates.size)
+    mean = float(rates.mean())
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

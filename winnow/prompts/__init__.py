@@ -1,0 +1,127 @@
+"""A data set -> prompts to train on, and prompts held out that are never trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from winnow.config import EvalConfig, PromptsConfig
+from winnow.errors import UserError
+from winnow.prompts.arithmetic import arithmetic
+from winnow.prompts.gym import gym
+from winnow.prompts.rows import from_rows, read_hub, read_jsonl, read_parquet
+from winnow.types import Prompt
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Training prompts and held-out prompts, with no family in both."""
+
+    train: tuple[Prompt, ...]
+    held_out: tuple[Prompt, ...]
+
+    def take(self, step: int, count: int, seed: int) -> list[Prompt]:
+        """The `count` prompts of a step: pass after pass over the data, each in its own order.
+
+        A function of its arguments alone, so that a resumed run goes on where it stopped.
+        """
+        taken = []
+        for position in range(step * count, (step + 1) * count):
+            epoch, place = divmod(position, len(self.train))
+            taken.append(self.train[_order(len(self.train), seed, epoch)[place]])
+        return taken
+
+
+def load_prompts(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> PromptSet:
+    """Read or make the prompts, and hold some out.
+
+    Held-out prompts come from `eval.source` where it is set; else whole families are held out of
+    the training source, chosen by a hash of the family, so that the choice depends neither on the
+    order of the file nor on its size.
+
+    Raises:
+        UserError: an unreadable source, a missing column, an empty set, nothing left to train on.
+    """
+    prompts = read(config, seed)
+    if evaluation.source is not None:
+        held_out = _own_held_out(config, evaluation, seed)
+    else:
+        held_out = _hold_out(prompts, evaluation.size)
+    kept_away = {family(prompt) for prompt in held_out}
+    train = [prompt for prompt in prompts if family(prompt) not in kept_away]
+    if not train:
+        raise UserError(
+            f"eval.size = {evaluation.size}: holding out {len(held_out)} of the {len(prompts)} "
+            f"prompts of {config.source!r} leaves none to train on; lower eval.size"
+        )
+    return PromptSet(tuple(train[: config.limit]), tuple(held_out))
+
+
+def load_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> list[Prompt]:
+    """The held-out prompts alone: those that training with the same settings would not touch.
+
+    Raises:
+        UserError: as `load_prompts`, or `eval.size = 0`.
+    """
+    if evaluation.size == 0:
+        raise UserError("eval.size = 0: there is nothing to evaluate; set eval.size")
+    if evaluation.source is not None:
+        return _own_held_out(config, evaluation, seed)
+    return _hold_out(read(config, seed), evaluation.size)
+
+
+def read(config: PromptsConfig, seed: int, field: str = "prompts.source") -> list[Prompt]:
+    """All prompts of a source."""
+    source = config.source
+    if source == "arithmetic":
+        prompts = arithmetic(config, seed)
+    elif source.startswith("gym:"):
+        prompts = gym(config, seed)
+    elif source.startswith("hub:"):
+        prompts = from_rows(read_hub(source, config.split, field), config)
+    elif source.endswith(".jsonl"):
+        prompts = from_rows(read_jsonl(source, field), config)
+    elif source.endswith(".parquet"):
+        prompts = from_rows(read_parquet(source, field), config)
+    else:
+        raise UserError(
+            f"{field}: {source!r} is none of 'arithmetic', a .jsonl or .parquet file, "
+            "'hub:NAME', 'gym:TASK'"
+        )
+    if not prompts:
+        raise UserError(f"{field}: {source!r} holds no prompts")
+    return prompts
+
+
+def family(prompt: Prompt) -> str:
+    """What a prompt shares with the other wordings of the same problem."""
+    return prompt.family or " ".join(prompt.text.split())
+
+
+def _own_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> list[Prompt]:
+    """`eval.size` prompts of `eval.source`, chosen by hash."""
+    other = config.model_copy(update={"source": evaluation.source, "limit": None})
+    prompts = read(other, seed, "eval.source")
+    return sorted(prompts, key=lambda prompt: _hash(family(prompt)))[: evaluation.size]
+
+
+def _hold_out(prompts: Sequence[Prompt], size: int) -> list[Prompt]:
+    """One prompt of each of `size` families; the other members are kept out of training too."""
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(family(prompt), prompt)
+    return [first[name] for name in sorted(first, key=_hash)[:size]]
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+@lru_cache(maxsize=2)  # a step may straddle two passes
+def _order(size: int, seed: int, epoch: int) -> list[int]:
+    order: list[int] = np.random.default_rng([seed, epoch, size]).permutation(size).tolist()
+    return order

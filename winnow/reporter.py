@@ -1,0 +1,39 @@
+"""Who is told how a run goes: nobody, or a person at a terminal (`console.py`)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from winnow.metrics import Evaluation, Metrics
+
+
+class Reporter(Protocol):
+    """Hears of everything as it happens."""
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """A stage has done so many of so many."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something a person should know."""
+        ...
+
+    def step(self, metrics: Metrics) -> None:
+        """A step is over; its row of metrics.jsonl."""
+        ...
+
+    def evaluation(self, result: Evaluation) -> None:
+        """The held-out prompts were tried."""
+        ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def progress(self, stage: str, done: int, total: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def step(self, metrics: Metrics) -> None: ...
+
+    def evaluation(self, result: Evaluation) -> None: ...

@@ -1,0 +1,92 @@
+"""Verifiers that look at text alone: ``(prompt, completion) -> 1.0 or 0.0``.
+
+Each raises ``ValueError`` where it cannot judge, above all for a prompt without the answer that it
+needs. That is an error of the draw, never a zero.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from winnow.rewards import numbers
+from winnow.types import Prompt
+
+
+def number(prompt: Prompt, completion: str) -> float:
+    """1 if the completion ends with the number that is the prompt's answer.
+
+    The last number of the completion counts, and only white space, closing punctuation or mark-up
+    may follow it: for the answer 19, `` 19``, ``8 + 11 = 19.`` and ``**19.0**`` are right; ``19 or
+    20``, ``19 apples`` and ``nineteen`` are wrong. The comparison is exact.
+
+    Raises:
+        ValueError: The prompt has no answer, or no number is in it.
+    """
+    gold = _number_in(prompt, numbers.last_number(needed_answer(prompt)))
+    return float(numbers.final_number(completion) == gold)
+
+
+def exact(prompt: Prompt, completion: str, *, ignore_case: bool = False) -> float:
+    """1 if the completion is the answer, white space around either aside.
+
+    Raises:
+        ValueError: The prompt has no answer.
+    """
+    gold, said = needed_answer(prompt).strip(), completion.strip()
+    if ignore_case:
+        gold, said = gold.casefold(), said.casefold()
+    return float(said == gold)
+
+
+def regex(prompt: Prompt, completion: str, *, pattern: str) -> float:
+    """1 if the pattern is found in the completion, and its group 1 is the answer.
+
+    The first place where the pattern matches counts (``re.search``). Which rule applies follows
+    from the pattern and the prompt:
+
+    - ``{answer}`` in the pattern stands for the answer, taken literally: a match is right.
+    - Else, where the pattern has a group and the prompt an answer, group 1 must equal the answer,
+      white space around either aside.
+    - Else a match is right.
+
+    Raises:
+        ValueError: The pattern holds ``{answer}`` and the prompt has no answer.
+    """
+    if "{answer}" in pattern:
+        pattern = pattern.replace("{answer}", re.escape(needed_answer(prompt)))
+        return float(re.search(pattern, completion) is not None)
+    match = re.search(pattern, completion)
+    if match is None or not match.re.groups or prompt.answer is None:
+        return float(match is not None)
+    return float((match[1] or "").strip() == prompt.answer.strip())
+
+
+def gsm8k(prompt: Prompt, completion: str) -> float:
+    r"""1 if the completion's answer is the same number as the prompt's, both read as in GSM8K.
+
+    That is ``#### 18``, else ``\boxed{18}``, else the last number
+    (:func:`winnow.rewards.numbers.marked_number`). The comparison is exact.
+
+    Raises:
+        ValueError: The prompt has no answer, or no number is in it.
+    """
+    gold = _number_in(prompt, numbers.marked_number(needed_answer(prompt)))
+    return float(numbers.marked_number(completion) == gold)
+
+
+def needed_answer(prompt: Prompt) -> str:
+    """The prompt's answer.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if prompt.answer is None:
+        raise ValueError(f"prompt {prompt.id!r} has no answer to compare with")
+    return prompt.answer
+
+
+def _number_in(prompt: Prompt, value: Fraction | None) -> Fraction:
+    if value is None:
+        raise ValueError(f"no number in the answer of prompt {prompt.id!r}: {prompt.answer!r:.80}")
+    return value
