@@ -29,7 +29,7 @@ def score(name: str, answer: str | None, completion: str, **options: object) -> 
 
 
 @pytest.mark.parametrize(
-    "answer, completion, value",
+    ("answer", "completion", "value"),
     [
         ("19", " 19", 1),
         ("19", " 8 + 11 = 19.\n", 1),
@@ -54,7 +54,7 @@ def test_number(answer: str, completion: str, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer, completion, ignore_case, value",
+    ("answer", "completion", "ignore_case", "value"),
     [
         ("Paris", " Paris\n", False, 1),
         ("Paris", "paris", False, 0),
@@ -70,7 +70,7 @@ def test_exact(answer: str, completion: str, ignore_case: bool, value: float) ->
 
 
 @pytest.mark.parametrize(
-    "pattern, cases",
+    ("pattern", "cases"),
     [
         (
             r"Answer: (\d+)",
@@ -97,7 +97,7 @@ def test_regex(pattern: str, cases: list[tuple[str | None, str, float]]) -> None
 
 
 @pytest.mark.parametrize(
-    "answer, completion, value",
+    ("answer", "completion", "value"),
     [
         ("2 * 9 = <<2*9=18>>18 dollars\n#### 18", "2 * 9 = 18\n#### 18", 1),
         ("The sum\n#### 1,080", "So she has $1,080.", 1),
@@ -116,7 +116,7 @@ def test_gsm8k(answer: str, completion: str, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, options, answer",
+    ("name", "options", "answer"),
     [
         ("number", {}, None),
         ("number", {}, "nineteen"),
@@ -134,16 +134,22 @@ def test_a_prompt_that_cannot_be_judged_is_an_error_and_no_zero(
     judged = prompt("19")
     bad, good = reward.score([(prompt(answer), "19"), (judged, "19")])
     reward.close()
-    assert bad.value is None and bad.error is not None
-    assert bad.error.startswith("ValueError: ") and "'p1'" in bad.error
+    assert bad.value is None
+    assert bad.error is not None
+    assert bad.error.startswith("ValueError: ")
+    assert "'p1'" in bad.error
     assert good == Score(1.0)  # the next draw is judged all the same
 
 
 class TestMath:
-    """In this process where it is only about what equals what; SymPy is slow to load."""
+    @pytest.fixture(scope="class")
+    def reward(self) -> Iterator[Reward]:
+        reward = make_reward("math", time_limit=1.5, workers=1)
+        yield reward
+        reward.close()
 
     @pytest.mark.parametrize(
-        "answer, completion, value",
+        ("answer", "completion", "value"),
         [
             ("18", "The answer is 18.", 1),
             ("18", "The answer is 19.", 0),
@@ -169,41 +175,39 @@ class TestMath:
             ("1", r"\boxed{2x + z = 1}", 1),
         ],
     )
-    def test_equality(self, answer: str, completion: str, value: float) -> None:
-        from winnow.rewards.maths import math
-
-        assert math(prompt(answer), completion) == value
+    def test_equality(self, reward: Reward, answer: str, completion: str, value: float) -> None:
+        assert reward.score([(prompt(answer), completion)]) == [Score(value)]
 
     @pytest.mark.parametrize("answer", [None, "", "no idea", "???", r"\frac{1}{0}"])
-    def test_an_answer_that_is_no_mathematics_is_an_error(self, answer: str | None) -> None:
-        from winnow.rewards.maths import math
+    def test_an_answer_that_is_no_mathematics_is_an_error(
+        self, reward: Reward, answer: str | None
+    ) -> None:
+        (bad,) = reward.score([(prompt(answer), "5")])
+        assert bad.value is None
+        assert str(bad.error).startswith("ValueError: ")
 
-        with pytest.raises(ValueError):
-            math(prompt(answer), "5")
-
-    def test_a_formula_that_takes_for_ever_is_an_error_of_its_draw(self) -> None:
-        reward = make_reward("math", time_limit=1.0, workers=1)
-        scores = reward.score([(prompt("5"), said) for said in ("5", r"\boxed{99^{99^{9}}}", "5")])
-        reward.close()
-        assert scores == [Score(1.0), Score.failed("no verdict within 1 s"), Score(1.0)]
+    def test_a_formula_that_takes_for_ever_is_an_error_of_its_draw(self, reward: Reward) -> None:
+        said = ("5", r"\boxed{99^{99^{9}}}")
+        scores = reward.score([(prompt("5"), completion) for completion in said])
+        assert scores == [Score(1.0), Score.failed("no verdict within 1.5 s")]
 
 
 class TestGym:
     @pytest.fixture(scope="class")
     def reward(self) -> Iterator[Reward]:
-        pytest.importorskip("reasoning_gym")
+        if importlib.util.find_spec("reasoning_gym") is None:  # importing it takes a second
+            pytest.skip("needs reasoning_gym")
         reward = make_reward("gym", workers=1)
         yield reward
         reward.close()
 
     @staticmethod
-    def made(name: str, **config: object) -> Prompt:
-        gym = pytest.importorskip("reasoning_gym")
-        entry = gym.create_dataset(name, size=1, seed=0, **config)[0]
-        return prompt(entry["answer"], gym=name, entry=entry, config=config)
+    def made() -> Prompt:
+        entry = {"question": "How many legs have 13 spiders?", "answer": "104", "metadata": {}}
+        return prompt("104", gym="leg_counting", entry=entry)
 
     def test_its_own_verifier_judges(self, reward: Reward) -> None:
-        question = self.made("leg_counting")
+        question = self.made()
         answer = str(question.answer)
         said = [answer, f" {answer}\n", f"<answer>{answer}</answer>", "<answer>-1</answer>", ""]
         said += [f"<answer>-1</answer> no, <answer> {answer} </answer>."]
@@ -211,9 +215,10 @@ class TestGym:
         assert [s.value for s in scores] == [1.0, 1.0, 1.0, 0.0, 0.0, 1.0]
 
     def test_part_of_the_score_for_part_of_the_answer(self, reward: Reward) -> None:
-        question = self.made("leg_counting")
+        question = self.made()
         (partly,) = reward.score([(question, f"I say {question.answer}")])
-        assert partly.value is not None and 0 < partly.value < 1
+        assert partly.value is not None
+        assert 0 < partly.value < 1
 
     def test_the_settings_of_the_data_set_count(self, reward: Reward) -> None:
         entry = {"question": "", "answer": "0.50", "metadata": {}}
@@ -224,7 +229,7 @@ class TestGym:
         assert [s.value for s in reward.score([(p, "0.55") for p in asked])] == [0.0, 1.0]
 
     @pytest.mark.parametrize(
-        "question, error",
+        ("question", "error"),
         [
             (prompt("5"), "not from Reasoning Gym"),
             (prompt("5", gym="nowhere", entry={"answer": "5"}), "nowhere"),
@@ -232,7 +237,8 @@ class TestGym:
     )
     def test_other_prompts_are_errors(self, reward: Reward, question: Prompt, error: str) -> None:
         (bad,) = reward.score([(question, "5")])
-        assert bad.value is None and error in str(bad.error)
+        assert bad.value is None
+        assert error in str(bad.error)
 
     def test_without_the_library_it_says_how_to_get_it(
         self, monkeypatch: pytest.MonkeyPatch
@@ -245,7 +251,8 @@ class TestGym:
 def test_every_named_reward_can_be_made_and_has_a_line() -> None:
     assert list(REWARDS) == ["number", "exact", "regex", "gsm8k", "math", "gym"]
     for name, line in REWARDS.items():
-        assert line and "\n" not in line
+        assert line
+        assert "\n" not in line
         if name not in ("math", "gym"):  # slow to load, and made above
             reward = make_reward(name, options={"pattern": "x"} if name == "regex" else {})
             assert reward.name == name
@@ -258,7 +265,7 @@ def test_a_ready_made_reward_is_returned_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "reward, kwargs, message",
+    ("reward", "kwargs", "message"),
     [
         ("gms8k", {}, "'gms8k': did you mean 'gsm8k'? (one of number, exact, regex"),
         ("frobnicate", {}, "'frobnicate' (one of number, exact, regex, gsm8k, math, gym, or"),
@@ -295,7 +302,7 @@ def test_what_the_user_can_mend_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "source, message",
+    ("source", "message"),
     [
         ("def score(prompt, completion) return 1", "SyntaxError"),
         ("import no_such_library", "No module named 'no_such_library'"),

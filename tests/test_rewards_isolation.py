@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -25,7 +26,7 @@ from winnow.rewards.isolate import IsolatedReward, Source, StartError, pickled
 from winnow.types import Prompt, Score
 
 PROMPT = Prompt("p1", "question", "19")
-LIMIT = 0.5
+LIMIT = 0.8  # seconds: short, and yet enough for a busy machine to answer in
 SLOW = r"(a+)+b"  # with "aaaa...", as good as an endless loop that never lets go of the interpreter
 
 Make = Callable[..., Reward]
@@ -75,6 +76,11 @@ class Rude(Exception):
         raise RuntimeError("no")
 
 
+class Odd:
+    def __repr__(self) -> str:
+        return "two\nlines \udc80"
+
+
 def misbehave(how: str) -> object:
     """All the ways in which a verifier can fail to give a number."""
     if how == "raise":
@@ -121,6 +127,8 @@ def misbehave(how: str) -> object:
         return 10**400
     if how == "unpicklable":
         return lambda: threading.Lock()
+    if how == "odd":
+        return Odd()
     if how == "array":
         return np.zeros(3)
     return float(how)
@@ -134,8 +142,8 @@ MISBEHAVIOUR = {
     "recurse": "RecursionError: ",
     "sys.exit": "SystemExit: 2",
     "input": "EOFError: ",
-    "sleep": "no verdict within 0.5 s",
-    "loop": "no verdict within 0.5 s",
+    "sleep": "no verdict within 0.8 s",
+    "loop": "no verdict within 0.8 s",
     "os._exit": "the verifier's process ended with exit code 3",
     "SIGKILL": "the verifier's process was killed by SIGKILL (out of memory?)",
     "segfault": "the verifier's process was killed by SIGSEGV",
@@ -148,13 +156,17 @@ MISBEHAVIOUR = {
     "inf": "the verifier returned inf, not a finite number",
     "huge int": "OverflowError: ",
     "unpicklable": "the verifier returned <function",
+    "odd": r"the verifier returned two lines \udc80, not a number",
     "array": "ValueError: ",
 }
 
 
 @pytest.fixture(scope="module")
 def misbehaving() -> Iterator[Reward]:
+    # not by this module's name: each new worker would import pytest first
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     reward = make_reward(lambda prompt, how: misbehave(how), time_limit=LIMIT, workers=1)
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
     yield reward
     reward.close()
 
@@ -162,14 +174,16 @@ def misbehaving() -> Iterator[Reward]:
 @pytest.mark.parametrize("how", MISBEHAVIOUR)
 def test_misbehaviour_is_the_error_of_its_draw_alone(misbehaving: Reward, how: str) -> None:
     before, bad, after = scores(misbehaving, "1", how, "2")
-    assert bad.value is None and bad.error is not None
+    assert bad.value is None
+    assert bad.error is not None
     assert bad.error.startswith(MISBEHAVIOUR[how])
-    assert len(bad.error) < 600 and bad.error.isprintable()
+    assert len(bad.error) < 600
+    assert bad.error.isprintable()
     assert (before, after) == (Score(1.0), Score(2.0))  # the next draw is judged all the same
 
 
 @pytest.mark.parametrize(
-    "value, number",
+    ("value", "number"),
     [
         *[(True, 1.0), (False, 0.0), (3, 3.0), (-0.25, -0.25), (1e308, 1e308)],
         *[(np.float32(0.5), 0.5), (np.int64(2), 2.0), (np.bool_(True), 1.0)],
@@ -276,7 +290,7 @@ def test_a_worker_that_takes_no_more_input_is_late_too(make: Make) -> None:
     reward = make(lambda prompt, completion: os.getpid(), time_limit=LIMIT)
     pid = int(scores(reward, "")[0].value or 0)
     os.kill(pid, signal.SIGSTOP)
-    assert errors(reward, "x" * 10**6, "") == ["no verdict within 0.5 s", None]
+    assert errors(reward, "x" * 10**6, "") == ["no verdict within 0.8 s", None]
     assert not alive(pid)
 
 
@@ -333,11 +347,14 @@ def test_close_leaves_no_process_and_can_be_called_twice(make: Make) -> None:
         time.sleep(0.1)
         return os.getpid()
 
+    files = len(os.listdir("/dev/fd"))
     reward = make(pid_of, workers=2)
     pids = {int(s.value or 0) for s in scores(reward, *"abcd")}
-    assert len(pids) == 2 and all(alive(pid) for pid in pids)
+    assert len(pids) == 2
+    assert all(alive(pid) for pid in pids)
     reward.close()
     reward.close()
+    assert len(os.listdir("/dev/fd")) == files
     for pid in pids:
         with pytest.raises(ProcessLookupError):  # not even one that is dead and not buried
             os.kill(pid, 0)
@@ -374,6 +391,11 @@ def test_a_worker_loads_only_what_the_verifier_needs(make: Make) -> None:
     heavy = ("torch", "transformers", "numpy", "sympy")
     reward = make(lambda prompt, completion: sum(name in sys.modules for name in heavy))
     assert scores(reward, "") == [Score(0.0)]
+
+
+def test_the_workers_own_folder_hides_no_standard_module(make: Make) -> None:
+    # it holds a numbers.py, which Python would put first if it ran the worker as any other file
+    assert scores(make(lambda prompt, completion: sys.flags.safe_path), "") == [Score(1.0)]
 
 
 SCRIPT = """

@@ -43,6 +43,8 @@ LAST = {
     "unit with an exponent": (r"18 \text{ m}^2", 18),
     "formula after": ("18 g of H2O", 18),
     "index after": ("5 = x_2", 5),
+    "a version's name": ("5 in v1.5", 5),
+    "thousands in a name": ("5 of K1,234", 5),
     "emphasis": ("**18** (pounds)", 18),
     "underscores": ("_18_", 18),
     "TeX inline": ("$18$", 18),
@@ -75,13 +77,13 @@ LAST = {
 }
 
 
-@pytest.mark.parametrize("text, value", LAST.values(), ids=LAST)
+@pytest.mark.parametrize(("text", "value"), LAST.values(), ids=LAST)
 def test_last_number(text: str, value: Fraction | int | None) -> None:
     assert last_number(text) == value
 
 
 @pytest.mark.parametrize(
-    "text, value",
+    ("text", "value"),
     [
         (" 19", 19),
         ("8 + 11 = 19.\n", 19),
@@ -102,7 +104,7 @@ def test_final_number_has_only_closing_marks_after_it(text: str, value: int | No
 
 
 @pytest.mark.parametrize(
-    "text, value",
+    ("text", "value"),
     [
         ("16 - 3 = 13\n#### 18", 18),
         ("#### $1,250 in all, over 3 days", 1250),
@@ -130,7 +132,7 @@ def test_marked_number_prefers_marker_then_box_then_last(
 
 
 @pytest.mark.parametrize(
-    "text, content",
+    ("text", "content"),
     [
         (r"\boxed{18}", "18"),
         (r"\boxed {18}", "18"),
@@ -185,7 +187,7 @@ def test_fractions_are_exact(above: int, below: int) -> None:
     assert last_number(f"{above}/{below}") == Fraction(above, below)
 
 
-ODD = st.text(alphabet="0123456789.,/^-−$\\{}#_* eEx=\n%", max_size=40)  # noqa: RUF001
+ODD = st.text(alphabet="0123456789.,/^-−$\\{}#_* eEx=\n%", max_size=40)
 BOXED = st.lists(st.sampled_from([r"\boxed{", r"\frac{", "{", "}", "1", "####", "/", " "]))
 
 

@@ -137,7 +137,8 @@ def _loss(
         if at not in logp_at:
             logp_at[at] = forward.logprobs(features, targets, at)
         logp = logp_at[at]
-        old = torch.tensor([x for g, i in members for x in g.draws[i].logprobs]).to(logp)
+        recorded = [x for group, i in members for x in group.draws[i].logprobs]
+        old = torch.tensor(recorded, dtype=torch.float64).to(logp)
         weight = per_token([group.weights[i] for group, i in members], logp)
         scale = per_token([scales[id(group)][number][i] for group, i in members], logp)
         total = total + (term.loss(logp, old, weight) * scale).sum()

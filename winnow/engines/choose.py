@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from winnow.errors import WinnowError
+
 _BLOCK = 256
 
 
@@ -32,12 +34,20 @@ def choose(
 
     Returns:
         Tokens, with the log-probs and entropies of the *untruncated* distribution.
+
+    Raises:
+        WinnowError: logits that are not numbers: the policy has diverged.
     """
     scaled = logits.float() / temperature
-    peak = scaled.amax(-1, keepdim=True)
-    weights = (scaled - peak).exp_()
+    scaled = scaled - scaled.amax(-1, keepdim=True)
+    weights = scaled.exp()
     total = weights.sum(-1)
-    log_total = total.log() + peak.squeeze(-1)
+    if not bool(total.isfinite().all()):
+        raise WinnowError(
+            "the model's logits are not finite: the policy has diverged; "
+            "go back to a checkpoint with a lower optimiser.lr"
+        )
+    log_total = total.log()
     # H = log Z - E[z]; a logit of -inf has weight 0 and must not make 0 x inf
     mean = (weights * scaled.clamp(min=torch.finfo(torch.float32).min)).sum(-1) / total
     if top_k or top_p < 1:

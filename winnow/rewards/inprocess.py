@@ -28,5 +28,5 @@ class InProcessReward:
     def _score(self, prompt: Prompt, completion: str) -> Score:
         try:
             return Score.of(self._verifier(prompt, completion))
-        except Exception as error:  # any exception of a verifier is the draw's error, by contract
+        except Exception as error:  # noqa: BLE001 (a verifier's exception is its draw's error)
             return Score.failed(describe(error))

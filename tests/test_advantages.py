@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from tests.build import group, judged
+from winnow.advantages import ADVANTAGES, Centred, LeaveOneOut, One, Reward, Standardised, rescale
+from winnow.algorithms import ALGORITHMS
+from winnow.errors import UserError
+
+BASELINED = [Centred(), Standardised("sample"), Standardised("population"), LeaveOneOut()]
+finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3))
+several = st.integers(2, 9).flatmap(lambda n: arrays(np.float64, n, elements=finite))
+
+
+def test_by_hand():
+    """Rewards 1 0 0 0: mean 1/4, sum of squares 3/4; sample sigma 1/2, population sqrt(3)/4."""
+    r = np.array([1.0, 0, 0, 0])
+    assert One()(r).tolist() == [1, 1, 1, 1]
+    assert Reward()(r).tolist() == [1, 0, 0, 0]
+    assert Centred()(r).tolist() == [0.75, -0.25, -0.25, -0.25]
+    np.testing.assert_allclose(Standardised("sample")(r), [1.5, -0.5, -0.5, -0.5], rtol=1e-14)
+    root = 3**0.5
+    np.testing.assert_allclose(
+        Standardised("population")(r), [root, -1 / root, -1 / root, -1 / root], rtol=1e-14
+    )
+    np.testing.assert_allclose(LeaveOneOut()(r), [1, -1 / 3, -1 / 3, -1 / 3], rtol=1e-14)
+
+
+@pytest.mark.parametrize("advantage", BASELINED, ids=str)
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e-300, 1e300])
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_equal_rewards_have_no_advantage(advantage, value, n):
+    """Seven times 0.1 has a mean that is not 0.1 in floating point: sigma must not decide this."""
+    assert advantage(np.full(n, value)).tolist() == [0.0] * n
+
+
+@pytest.mark.parametrize("advantage", BASELINED, ids=str)
+@given(several)
+def test_a_baseline_takes_the_mean_away(advantage, rewards):
+    out = advantage(rewards)
+    assert abs(out.sum()) <= 1e-9 * max(1.0, np.abs(out).sum())
+
+
+@given(several, st.floats(0.01, 100), st.floats(-100, 100))
+def test_standardised_is_invariant_to_scale_and_shift(rewards, scale, shift):
+    spread = rewards.max() - rewards.min()
+    if spread == 0 or spread < 1e-6 * np.abs(rewards).max():
+        return
+    for sigma in ("sample", "population"):
+        np.testing.assert_allclose(
+            Standardised(sigma)(scale * rewards + shift), Standardised(sigma)(rewards), atol=1e-5
+        )
+
+
+@given(several)
+def test_standardised_has_unit_sigma(rewards):
+    if rewards.max() == rewards.min():
+        return
+    np.testing.assert_allclose(Standardised("sample")(rewards).std(ddof=1), 1, rtol=1e-9)
+    np.testing.assert_allclose(Standardised("population")(rewards).std(ddof=0), 1, rtol=1e-9)
+
+
+@given(several)
+def test_leave_one_out_is_the_mean_of_the_others(rewards):
+    n = len(rewards)
+    if rewards.max() == rewards.min():
+        return
+    others = (rewards.sum() - rewards) / (n - 1)
+    np.testing.assert_allclose(LeaveOneOut()(rewards), rewards - others, rtol=1e-9, atol=1e-6)
+
+
+def test_tiny_and_huge_rewards_stay_finite():
+    for scale in (1e-200, 1e200):
+        out = Standardised()(np.array([1.0, 2.0, 4.0]) * scale)
+        np.testing.assert_allclose(out, Standardised()(np.array([1.0, 2.0, 4.0])), rtol=1e-12)
+
+
+def test_scale():
+    assert rescale(np.array([0.0, 0.25, 1.0]), "-1/+1").tolist() == [-1.0, -0.5, 1.0]
+    assert rescale(np.array([-3.0, 7.0]), "0/1").tolist() == [-3.0, 7.0]
+    with pytest.raises(UserError, match=r"algorithm\.reward_scale.*-1"):
+        rescale(np.array([-1.0, 1.0]), "-1/+1")
+
+
+def test_weights_follow_selection_and_skip_errors():
+    """Statistics run over valid draws, the rejected included; an error is in none of them."""
+    (out,) = judged([group([1, 0, None, 0])], ALGORITHMS["grpo"])
+    expected = Standardised("sample")(np.array([1.0, 0, 0]))
+    assert out.weights == (expected[0], expected[1], 0.0, expected[2])
+    (out,) = judged([group([1, 0, None])], ALGORITHMS["raft++"])
+    assert out.weights == (1.0, 0.0, 0.0)
+    (out,) = judged([group([1, 0, None])], ALGORITHMS["reinforce"])
+    assert out.weights == (1.0, -1.0, 0.0)
+    (out,) = judged([group([1, 1, None])], ALGORITHMS["reinforce-rej"])
+    assert out.weights == (0.0, 0.0, 0.0)
+    (out,) = judged([group([None, None])], ALGORITHMS["grpo"])
+    assert out.weights == (0.0, 0.0)
+
+
+def test_every_advantage_is_in_the_vocabulary():
+    assert {cls.cell for cls in (One, Reward, Centred, Standardised, LeaveOneOut)} == set(ADVANTAGES)

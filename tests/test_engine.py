@@ -1,0 +1,240 @@
+"""The local sampler and learner: what is drawn, what is recorded, and that both agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from tests import tiny
+from winnow.config import OptimiserConfig
+from winnow.engines.base import Request, SamplingParams
+from winnow.engines.local import LocalLearner, LocalSampler, PromptEncoder, learning_rate
+from winnow.engines.stopping import Stopper
+from winnow.errors import UserError
+from winnow.forward import Piece, PolicyForward
+from winnow.losses import NLL, Clipped, DrawMeans, Term
+from winnow.types import Draw, Group, Prompt, Score, Verdict
+
+
+@pytest.fixture(scope="module")
+def net() -> torch.nn.Module:
+    """A random model: its answers ramble, so that every way of ending occurs."""
+    model = tiny.model(seed=3)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    return model
+
+
+def requests(prompts: list[str], n: int, params: SamplingParams, seed: int = 0) -> list[Request]:
+    return [Request(Prompt(id=p, text=p), n, seed + i, params) for i, p in enumerate(prompts)]
+
+
+def sample(net, asked, batch=64):
+    drawn = dict(LocalSampler(net, tiny.tokenizer(), batch).sample(asked))
+    return [drawn[i] for i in range(len(asked))]
+
+
+PROMPTS = ["1+2=", "a", "what is 3 + 4, and why is it not 5", "2*3=\n7-1="]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("batch", [3, 64])
+def test_recorded_logprobs_are_the_learners(net, temperature, batch):
+    """Short and long prompts padded on the left; stopped, ended and truncated answers."""
+    params = SamplingParams(temperature=temperature, max_tokens=20, stop=("7", "ab"))
+    groups = sample(net, requests(PROMPTS, 12, params), batch)
+    forward = PolicyForward(net)
+    assert forward.shares_prefix
+    reasons = set()
+    for group in groups:
+        piece = Piece(group.prompt_ids, [draw.token_ids for draw in group.draws])
+        with torch.no_grad():
+            got = forward.logprobs(*forward.features([piece]), temperature)
+        recorded = [x for draw in group.draws for x in draw.logprobs]
+        np.testing.assert_allclose(got.numpy(), recorded, atol=1e-4)
+        reasons |= {draw.finish_reason for draw in group.draws}
+    assert reasons == {"eos", "stop", "length"}
+
+
+def test_draws_depend_on_the_seed_alone(net):
+    params = SamplingParams(max_tokens=12, stop=("7",))
+    together = sample(net, requests(PROMPTS, 5, params))
+    apart = [sample(net, [request], batch=2)[0] for request in requests(PROMPTS, 5, params)]
+    for one, other in zip(together, apart, strict=True):
+        assert [d.token_ids for d in one.draws] == [d.token_ids for d in other.draws]
+    other_seed = sample(net, requests(PROMPTS, 5, params, seed=100))
+    assert [d.token_ids for d in other_seed[0].draws] != [d.token_ids for d in together[0].draws]
+    assert len({d.token_ids for d in together[0].draws}) > 1
+
+
+def test_first_tokens_follow_the_model(net):
+    n = 4000
+    params = SamplingParams(max_tokens=1)
+    (group,) = sample(net, requests(["1+2="], n, params), batch=500)
+    ids = torch.tensor([group.prompt_ids])
+    expected = net(ids).logits[0, -1].double().softmax(-1).detach().numpy() * n
+    counts = np.bincount([d.token_ids[0] for d in group.draws], minlength=len(expected))
+    common = expected > 8
+    observed = np.append(counts[common], counts[~common].sum())
+    wanted = np.append(expected[common], expected[~common].sum())
+    assert stats.chisquare(observed, wanted).pvalue > 0.001
+
+
+def test_an_answer_ends_with_its_own_end_token_even_where_that_is_also_padding(net):
+    """The end token was drawn: it is in the tokens and has a log-prob, though it equals the pad."""
+    params = SamplingParams(max_tokens=40)
+    groups = sample(net, requests(PROMPTS, 20, params))
+    ended = [d for g in groups for d in g.draws if d.finish_reason == "eos"]
+    assert len(ended) > 3
+    assert all(d.token_ids[-1] == 0 and 0 not in d.token_ids[:-1] for d in ended)
+    assert all(len(d.logprobs) == len(d.token_ids) for d in ended)
+    assert all("<end>" not in d.text for d in ended)
+
+
+def test_several_end_tokens(net):
+    net.generation_config.eos_token_id = [0, 5, 9]
+    try:
+        groups = sample(net, requests(PROMPTS, 20, SamplingParams(max_tokens=40)))
+    finally:
+        net.generation_config.eos_token_id = 0
+    lasts = {d.token_ids[-1] for g in groups for d in g.draws if d.finish_reason == "eos"}
+    assert lasts == {0, 5, 9}
+    assert not any({0, 5, 9} & set(d.token_ids[:-1]) for g in groups for d in g.draws)
+
+
+def stopper(*stop: str) -> Stopper:
+    return Stopper(tiny.tokenizer(), frozenset({0}), stop)
+
+
+def test_stop_strings_lie_anywhere_in_the_text():
+    words = tiny.tokenizer()
+    stop = stopper("ab", "\n")
+    tokens = words.encode("12a")
+    assert stop.reason(tokens, 10) is None
+    tokens = words.encode("12ab")
+    assert stop.reason(tokens, 10) == "stop"
+    assert stop.text(tokens, "stop") == "12"
+    assert stop.reason(words.encode("1\n"), 2) == "stop"
+    assert stop.reason(words.encode("123"), 3) == "length"
+    assert stop.reason([*words.encode("12"), 0], 3) == "eos"
+    assert stop.text([*words.encode("12"), 0], "eos") == "12"
+
+
+def test_a_stop_string_inside_a_longer_token_is_seen():
+    """Real vocabularies hold tokens such as '.\\n\\n'; what follows the stop string is cut away."""
+
+    class Words:
+        table = ("<end>", "a", "x.\n\ny", "\ufffd")
+
+        def __len__(self):
+            return 4
+
+        def encode(self, text, add_special_tokens):
+            return [1]
+
+        def decode(self, ids, **_):
+            return "".join(self.table[i] for i in ids)
+
+        def batch_decode(self, rows, **_):
+            return [self.decode(row) for row in rows]
+
+    stop = Stopper(Words(), frozenset({0}), ("\n",))
+    assert stop.reason([1, 2], 9) == "stop"
+    assert stop.text([1, 2], "stop") == "ax."
+    assert stop.reason([1, 3], 9) is None
+
+
+def test_chat_templates_are_applied_once():
+    words = tiny.tokenizer()
+    words.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}.{{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}a.{% endif %}"
+    )
+    prompt = Prompt(id="1", text="1+1=", messages=({"role": "user", "content": "1+1="},))
+    assert words.decode(PromptEncoder(words)(prompt)) == "user.1+1=\na."
+    words.chat_template = None
+    with pytest.raises(UserError, match=r"prompts\.chat"):
+        PromptEncoder(words)(prompt)
+
+
+def test_a_prompt_longer_than_the_context_is_refused():
+    encoder = PromptEncoder(tiny.tokenizer())
+    prompts = [Prompt(id="short", text="1"), Prompt(id="long", text="1" * 120)]
+    encoder.check(prompts, max_tokens=8, context=128)
+    with pytest.raises(UserError, match="'long' has 120 tokens.*128"):
+        encoder.check(prompts, max_tokens=9, context=128)
+
+
+def trained_group(token: int = 5) -> Group:
+    return Group(
+        prompt=Prompt(id="1", text="1+1="),
+        prompt_ids=(3, 4, 5),
+        draws=(Draw((token, 0), (-1.0, -1.0), "x", "eos"),),
+        scores=(Score(1.0),),
+        verdicts=(Verdict(True, "kept"),),
+        weights=(1.0,),
+    )
+
+
+def learner(net: torch.nn.Module, **settings) -> LocalLearner:
+    return LocalLearner(
+        net,
+        tiny.tokenizer(),
+        OptimiserConfig(**settings),
+        total_updates=10,
+        microbatch_tokens=100,
+    )
+
+
+LIKELIHOOD = (Term(NLL(), DrawMeans()),)
+
+
+def test_bfloat16_weights_are_steered_by_a_float32_copy(tmp_path):
+    """At lr 1e-5 a step is below half a unit in the last place of most bfloat16 weights."""
+    net = tiny.model().to(torch.bfloat16)
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    apprentice = learner(net, lr=1e-5)
+    for _ in range(200):
+        apprentice.step([trained_group()], LIKELIHOOD, 1.0)
+    weight = "model.layers.0.mlp.up_proj.weight"
+    moved = (dict(net.named_parameters())[weight] - before[weight]).detach().abs().mean()
+    # Adam moves each weight by about lr a step: 200 x 1e-5 = 2e-3; without a copy most stay put
+    assert float(moved) > 5e-4
+    assert all(p.grad is None for p in net.parameters())
+    (tmp_path / "saved").mkdir()
+    apprentice.save(tmp_path / "saved")
+    again = learner(tiny.model().to(torch.bfloat16), lr=1e-5)
+    again.load(tmp_path / "saved")
+    assert again.version == 200
+    for one, other in zip(again._masters, apprentice._masters, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_nonfinite_gradient_leaves_the_weights_alone():
+    net = tiny.model()
+    before = [p.detach().clone() for p in net.parameters()]
+    poisoned = trained_group().with_(draws=(Draw((5, 0), (-1e30, -1.0), "x", "eos"),))
+    apprentice = learner(net)
+    stats_ = apprentice.step([poisoned], (Term(Clipped(0.2, 1e30), DrawMeans()),), 1.0)
+    assert not stats_.applied
+    assert apprentice.version == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    assert apprentice.step([trained_group()], LIKELIHOOD, 1.0).applied
+
+
+def test_learning_rate_schedules():
+    def rates(**settings):
+        config = OptimiserConfig(lr=1.0, warmup=2, **settings)
+        return [round(learning_rate(config, update, 6), 4) for update in range(7)]
+
+    assert rates() == [0.5, 1, 1, 1, 1, 1, 1]
+    assert rates(schedule="linear") == [0.5, 1, 1, 0.75, 0.5, 0.25, 0]
+    assert rates(schedule="cosine") == [0.5, 1, 1, 0.8536, 0.5, 0.1464, 0]
+
+
+def test_nothing_to_learn_is_a_fault_of_the_caller():
+    with pytest.raises(ValueError, match="nothing to learn"):
+        learner(tiny.model()).step([trained_group().with_(weights=(0.0,))], LIKELIHOOD, 1.0)

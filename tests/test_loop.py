@@ -1,0 +1,360 @@
+"""Whole runs of the loop on the tiny model."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import winnow
+from tests import tiny
+from winnow.config import Config
+from winnow.engines import local
+from winnow.loop import minibatches
+
+SMALL = {
+    "prompts_per_step": 6,
+    "samples_per_prompt": 6,
+    "minibatch_prompts": 2,
+    "sampling": {"max_tokens": 4},
+    "optimiser": {"lr": 2e-3},
+    "eval": {"size": 0},
+    "checkpoint": {"every": 100},
+    "threads": 1,
+}
+
+
+def train(model: Path, out: Path, **settings) -> winnow.Result:
+    given = {"reward": "exact", "prompts": tiny.problems(), "steps": 3, "quiet": True}
+    return winnow.train(model=str(model), out=out, **{**SMALL, **given, **settings})
+
+
+def rows(folder: Path, split: str = "train") -> list[dict]:
+    files = sorted((folder / "rollouts").glob(f"{split}-*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize("algorithm", ["raft++", "grpo", "reinforce-rej"])
+def test_learning_rate_zero_changes_nothing(tiny_model, tmp_path, algorithm):
+    result = train(tiny_model, tmp_path / "run", algorithm=algorithm, optimiser={"lr": 0.0})
+    assert same(weights(tiny_model), weights(result.checkpoint))
+    assert sum(row["updates"] for row in result.metrics) > 5
+    for row in result.metrics:
+        assert row["ratio_max_deviation"] < 1e-4
+        assert row["clip_fraction"] == 0
+        assert row["ratio_mean"] == pytest.approx(1, abs=1e-5)
+        assert abs(row["kl_to_drawing_policy"]) < 1e-6
+
+
+def test_every_draw_is_found_again(tiny_model, tmp_path):
+    """With its text, tokens, log-probs, reward and the reason it was kept or not."""
+    result = train(tiny_model, tmp_path / "run", algorithm="raft", steps=2)
+    found = rows(result.folder)
+    assert len(found) == 2 * 6 * 6
+    words = tiny.tokenizer()
+    for row in found:
+        assert row["prompt_ids"] == words.encode(row["prompt"])
+        ended = row["finish_reason"] == "eos"
+        assert words.decode(row["token_ids"][: -1 if ended else None]) == row["text"]
+        assert len(row["logprobs"]) == len(row["token_ids"]) == len(row["entropies"])
+        right = row["text"] == row["answer"]
+        assert row["reward"] == float(right)
+        assert row["kept"] is right
+        assert row["reason"] == ("kept" if right else "wrong")
+        assert row["weight"] == float(right)
+    assert {row["policy_version"] for row in found if row["step"] == 1} == {0}
+    updates = result.metrics[0]["updates"]
+    assert {row["policy_version"] for row in found if row["step"] == 2} == {updates}
+    first, second = result.metrics
+    assert first.keys() == second.keys()
+    assert first["survivors"] == sum(row["kept"] for row in found if row["step"] == 1)
+    assert first["tokens_drawn"] == sum(len(r["token_ids"]) for r in found if r["step"] == 1)
+    assert first["tokens_trained"] == sum(
+        len(r["token_ids"]) for r in found if r["step"] == 1 and r["kept"]
+    )
+
+
+def test_the_checkpoint_is_an_ordinary_model(tiny_model, tmp_path):
+    result = train(tiny_model, tmp_path / "run", steps=1)
+    model = AutoModelForCausalLM.from_pretrained(result.checkpoint)
+    words = AutoTokenizer.from_pretrained(result.checkpoint)
+    ids = torch.tensor([words.encode("1+1=")])
+    answer = model.generate(ids, max_new_tokens=3, do_sample=False)
+    assert len(words.decode(answer[0])) > len("1+1=")
+    assert (result.checkpoint / "optimiser.pt").is_file()
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the package catches it."""
+
+
+class KillAt(winnow.reporter.Silent):
+    """Dies at the n-th event that it hears of."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.heard = at, 0
+
+    def progress(self, stage, done, total):
+        self.heard += 1
+        if self.heard == self.at:
+            raise Killed
+
+
+def strip(metrics: list[dict]) -> list[dict]:
+    """Without what a clock says."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in metrics]
+
+
+@pytest.mark.parametrize("algorithm", ["raft++", "rft"])
+def test_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, algorithm):
+    """Killed again and again at different places, it ends with the same draws and weights."""
+    from winnow.api import run
+    from winnow.config import from_dict
+
+    source = tmp_path / "prompts.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in tiny.problems()))
+    config = from_dict(
+        {
+            **SMALL,
+            "model": str(tiny_model),
+            "prompts": str(source),
+            "reward": "exact",
+            "steps": 4,
+            "algorithm": algorithm,
+            "checkpoint": {"every": 3, "keep": 1},
+            "eval": {"size": 5, "every": 2},
+        }
+    )
+    whole = run(config, out=tmp_path / "whole", reporter=winnow.reporter.Silent())
+    broken, kills = tmp_path / "broken", 0
+    with pytest.raises(Killed):
+        run(config, out=broken, reporter=KillAt(9))
+    for at in (4, 14, 21, 17, 26):
+        try:
+            run(resume=broken, reporter=KillAt(at))
+        except Killed:
+            kills += 1
+    assert kills >= 3
+    result = run(resume=broken, reporter=winnow.reporter.Silent())
+    assert strip(result.metrics) == strip(whole.metrics)
+    assert same(weights(result.checkpoint), weights(whole.checkpoint))
+    assert rows(broken) == rows(tmp_path / "whole")
+    assert rows(broken, "eval") == rows(tmp_path / "whole", "eval")
+    evals = [winnow.store.RunStore(f).lines("evals.jsonl") for f in (broken, tmp_path / "whole")]
+    assert strip(evals[0]) == strip(evals[1])
+    assert len(evals[0]) == len({row["step"] for row in evals[0]})
+
+
+def test_kill_dash_nine_loses_nothing(tiny_model, tmp_path):
+    """A real process, killed at moments it does not choose, resumed from the command line."""
+    source = tmp_path / "prompts.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in tiny.problems()))
+    settings = {
+        "model": json.dumps(str(tiny_model)), "prompts": json.dumps(str(source)), "steps": "40",
+        "reward": "exact", "prompts_per_step": "4", "minibatch_prompts": "2",
+        "sampling.max_tokens": "4", "sampling.stop": "[]", "eval.size": "0", "threads": "1",
+        "checkpoint.every": "5", "optimiser.lr": "1e-3",
+    }  # fmt: skip
+    sets = [word for k, v in settings.items() for word in ("--set", f"{k}={v}")]
+    command = [sys.executable, "-m", "winnow", "train"]
+
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def finish(*words: str) -> None:
+        process = start(*words)
+        _, complaint = process.communicate(timeout=120)
+        assert process.returncode == 0, complaint
+
+    finish(*sets, "--out", str(tmp_path / "whole"))
+    broken = tmp_path / "broken"
+    process = start(*sets, "--out", str(broken))
+    for target in (7, 16, 31):  # killed once so many steps are on the disk
+        while process.poll() is None and len(list(broken.glob("rollouts/train-*"))) < target:
+            time.sleep(0.002)
+        assert process.poll() is None, "it ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        process = start("--resume", str(broken))
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode == 0, complaint
+    assert rows(broken) == rows(tmp_path / "whole")
+    last = "checkpoints/step-40"
+    assert same(weights(broken / last), weights(tmp_path / "whole" / last))
+
+
+def test_where_nothing_survives_there_is_no_update(tiny_model, tmp_path):
+    class Listener(winnow.reporter.Silent):
+        notes: list[str] = []  # noqa: RUF012
+
+        def note(self, text):
+            self.notes.append(text)
+
+    from winnow.api import run
+    from winnow.config import from_dict
+
+    source = tmp_path / "p.jsonl"
+    source.write_text('{"prompt": "1+1=", "answer": "never"}\n')
+    config = from_dict(
+        {**SMALL, "model": str(tiny_model), "prompts": str(source), "reward": "exact", "steps": 2}
+    )
+    listener = Listener()
+    result = run(config, out=tmp_path / "run", reporter=listener)
+    assert same(weights(tiny_model), weights(result.checkpoint))
+    assert [note.split(":")[0] for note in listener.notes] == ["step 1", "step 2"]
+    for row in result.metrics:
+        assert (row["updates"], row["minibatches_empty"], row["survivors"]) == (0, 3, 0)
+        assert row["loss"] is row["largest_prompt_share"] is row["clip_fraction"] is None
+        assert row["prompts_all_wrong"] == 6
+
+
+def test_one_lucky_draw_is_seen(tiny_model, tmp_path):
+    """One survivor among 36: an effective number of one, and one prompt has the whole update."""
+    seen = []
+
+    def once(prompt: winnow.Prompt, completion: str) -> float:
+        seen.append(prompt.id)
+        return float(len(seen) == 5)
+
+    rewards = winnow.rewards
+    verifier = rewards.inprocess.InProcessReward("once", once)
+    result = train(
+        tiny_model, tmp_path / "run", reward=verifier, steps=1, minibatch_prompts=6
+    )
+    (row,) = result.metrics
+    assert row["trained"] == 1
+    assert row["effective_survivors"] == pytest.approx(1.0)
+    assert row["largest_prompt_share"] == pytest.approx(1.0)
+
+
+def test_a_broken_verdict_is_stored_and_never_trained_on(tiny_model, tmp_path):
+    def fussy(prompt: winnow.Prompt, completion: str) -> float:
+        if completion.startswith("3"):
+            raise ValueError("cannot read threes")
+        if completion.startswith("4"):
+            return float("nan")
+        return float(completion == prompt.answer)
+
+    result = train(tiny_model, tmp_path / "run", reward=fussy, algorithm="reinforce")
+    found = rows(result.folder)
+    broken = [row for row in found if row["error"]]
+    assert {"ValueError" in row["error"] for row in broken} == {True, False}
+    assert all(row["text"][:1] in "34" for row in broken)
+    for row in broken:
+        assert row["reward"] is None
+        assert row["kept"] is False
+        assert row["reason"] == f"verifier error: {row['error']}"
+        assert row["weight"] == 0
+    assert sum(row["errors"] for row in result.metrics) == len(broken) > 0
+    for row in result.metrics:
+        assert row["trained"] == row["draws"] - row["errors"]
+
+
+def test_a_verifier_that_mostly_fails_stops_the_run_at_the_third_step(tiny_model, tmp_path):
+    def broken(prompt: winnow.Prompt, completion: str) -> float:
+        raise RuntimeError("no such table")
+
+    with pytest.raises(winnow.UserError, match=r"reward: .*steps 1 to 3.*no such table.*--resume"):
+        train(tiny_model, tmp_path / "run", reward=broken, steps=9)
+    assert len(rows(tmp_path / "run")) == 3 * 36
+    # mended, it goes on: what had no verdict is scored, nothing is drawn again
+    before = [row["token_ids"] for row in rows(tmp_path / "run")]
+    result = winnow.train(resume=tmp_path / "run", reward=lambda p, c: float(c == p.answer), quiet=True)
+    found = rows(result.folder)
+    assert [row["token_ids"] for row in found[: len(before)]] == before
+    assert not any(row["error"] for row in found)
+    assert len(result.metrics) == 9
+
+
+def test_two_nonfinite_updates_running_stop_the_run(tiny_model, tmp_path, monkeypatch):
+    true = local.accumulate
+    calls = []
+
+    def poisoned(forward, *rest):
+        done = true(forward, *rest)
+        calls.append(1)
+        if len(calls) in (2, 5, 6):
+            next(forward.module.parameters()).grad.fill_(torch.nan)
+        return done
+
+    monkeypatch.setattr(local, "accumulate", poisoned)
+    with pytest.raises(winnow.WinnowError, match="second update running"):
+        train(tiny_model, tmp_path / "run", algorithm="reinforce", steps=9)
+    assert len(calls) == 6
+    kept = sorted((tmp_path / "run" / "skipped").iterdir())
+    assert len(kept) == 3
+    assert pq.read_table(kept[0]).num_rows == 2 * 6
+    (first,) = winnow.store.RunStore(tmp_path / "run").lines("metrics.jsonl")
+    assert (first["updates"], first["updates_skipped"]) == (2, 1)
+
+
+def test_rft_draws_once_from_another_model_and_starts_from_its_own(tiny_model, tmp_path):
+    other = tiny.model(seed=9)
+    other.save_pretrained(tmp_path / "other")
+    tiny.tokenizer().save_pretrained(tmp_path / "other")
+    result = train(
+        tiny_model,
+        tmp_path / "run",
+        algorithm={"name": "rft", "epochs": 3, "select": ["everything"]},
+        draws_from=str(tmp_path / "other"),
+        steps=2,
+        optimiser={"lr": 0.0},
+    )
+    found = rows(result.folder)
+    assert len(found) == 2 * 36  # drawn once, though trained on for three passes
+    assert len(result.metrics) == 6
+    assert [row["tokens_drawn"] > 0 for row in result.metrics] == [True] * 2 + [False] * 4
+    assert same(weights(tiny_model), weights(result.checkpoint))
+    row = found[0]
+    ids = torch.tensor([row["prompt_ids"] + row["token_ids"]])
+    logp = other(ids).logits[0].log_softmax(-1)
+    start = len(row["prompt_ids"])
+    expected = [float(logp[start - 1 + i, t]) for i, t in enumerate(row["token_ids"])]
+    assert row["logprobs"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_draws_of_another_vocabulary_are_refused(tiny_model, tmp_path):
+    words = tiny.tokenizer()
+    words.add_tokens(["zz"])
+    tiny.model().save_pretrained(tmp_path / "other")
+    words.save_pretrained(tmp_path / "other")
+    with pytest.raises(winnow.UserError, match="draws_from: .*vocabulary"):
+        train(tiny_model, tmp_path / "run", algorithm="rft", draws_from=str(tmp_path / "other"))
+
+
+def test_several_updates_a_set_of_draws_make_the_clip_act(tiny_model, tmp_path):
+    result = train(
+        tiny_model,
+        tmp_path / "run",
+        algorithm={"name": "raft++", "epochs": 3},
+        optimiser={"lr": 1e-2},
+    )
+    assert all(row["updates"] == 9 for row in result.metrics)
+    assert result.metrics[0]["clip_fraction"] > 0
+
+
+def test_mini_batches_partition_the_prompts_drawn():
+    config = Config(prompts_per_step=7, minibatch_prompts=3)
+    row = winnow.ALGORITHMS["raft++"].with_cells({"epochs": 2})
+    batches = [list(b) for b in minibatches(7, config, row, 1)]
+    assert [len(b) for b in batches] == [3, 3, 1, 3, 3, 1]
+    assert sorted(sum(batches[:3], [])) == sorted(sum(batches[3:], [])) == list(range(7))
+    assert batches[:3] != batches[3:]
+    assert batches == [list(b) for b in minibatches(7, config, row, 1)]
+    assert batches != [list(b) for b in minibatches(7, config, row, 2)]
