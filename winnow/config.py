@@ -11,28 +11,44 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from winnow.algorithms import ALGORITHMS, Algorithm
 from winnow.cells import nearest
+from winnow.complaints import one_line
 from winnow.errors import UserError
 
 _SHORT = {"algorithm": "name", "prompts": "source", "reward": "name"}
 """Tables that may be written as one string, and the key that the string then stands for."""
 
 
+_OWN = "own:"
+"""Before the recorded name of an algorithm made in Python that its recorded cells do not restore."""
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+def _listed(value: object) -> object:
+    """One value stands for a list of it."""
+    if isinstance(value, tuple):
+        return list(value)
+    return [value] if isinstance(value, str | int) else value
 
 
 class AlgorithmConfig(_Section):
     """A row of the table, and cells over it. `algorithm = "x"` is short for `algorithm.name`."""
 
     name: str = Field("raft++", description="A row of `winnow algorithms`.")
-    select: list[str] | None = Field(None, description="Rules in order, e.g. ['correct'].")
+    select: list[str] | None = Field(
+        None, min_length=1, description="Rules in order, e.g. ['correct']."
+    )
     advantage: str | None = Field(None, description="What a survivor weighs, e.g. 'centred'.")
     reward_scale: Literal["0/1", "-1/+1"] | None = Field(None, description="r, or 2 r - 1.")
     loss: str | None = Field(None, description="E.g. 'clipped(low=0.2, high=0.28)'.")
@@ -40,24 +56,34 @@ class AlgorithmConfig(_Section):
     draws: Literal["every-step", "once"] | None = Field(None, description="When draws are made.")
     epochs: int | None = Field(None, ge=1, description="Passes over each set of draws.")
 
-    @field_validator("select", mode="before")
-    @classmethod
-    def _one_rule(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+    _one_rule = field_validator("select", mode="before")(_listed)
+
+    @property
+    def made_in_python(self) -> bool:
+        """Whether it stands for an algorithm that only its maker can pass again."""
+        return self.name.startswith(_OWN)
 
     def build(self, table: Mapping[str, Algorithm] = ALGORITHMS) -> Algorithm:
-        """The algorithm: the named row with these cells over it.
+        """The algorithm: the named row with these cells over it, or a new row made of all cells.
 
         Raises:
             UserError: an unknown row, or a cell that does not parse.
         """
+        if self.made_in_python:
+            raise UserError(
+                f"algorithm: {self.name.removeprefix(_OWN)!r} was made in Python and is more than "
+                "a recipe can say; pass it again: winnow.train(resume=..., algorithm=...)"
+            )
+        cells = self.model_dump(exclude={"name"})
+        if None not in cells.values():
+            return table.get(self.name, Algorithm(self.name)).with_cells(cells)
         if self.name not in table:
             raise UserError(
                 f"algorithm: no row {self.name!r}; {nearest(self.name, table)} "
                 "(`winnow algorithms` prints the table)"
             )
-        cells = self.model_dump(exclude_none=True, exclude={"name"})
-        return table[self.name].with_cells(cells)
+        given = {key: value for key, value in cells.items() if value is not None}
+        return table[self.name].with_cells(given)
 
 
 class PromptsConfig(_Section):
@@ -77,26 +103,23 @@ class PromptsConfig(_Section):
     chat: bool = Field(False, description="Send the prompt through the model's chat template.")
     system: str | None = Field(None, description="System message, with `chat`.")
     limit: int | None = Field(None, ge=1, description="At most so many training prompts.")
-    operations: list[Literal["+", "-", "*"]] = Field(["+"], description="Arithmetic operations.")
-    digits: list[int] = Field([2], description="Arithmetic operand lengths, mixed evenly.")
+    operations: list[Literal["+", "-", "*"]] = Field(
+        ["+"], min_length=1, description="Arithmetic operations."
+    )
+    digits: list[Annotated[int, Field(ge=1, le=12)]] = Field(
+        [2], min_length=1, description="Arithmetic operand lengths, mixed evenly."
+    )
     size: int = Field(10_000, ge=1, description="Training prompts that a generator makes.")
 
-    @field_validator("operations", "digits", mode="before")
-    @classmethod
-    def _one(cls, value: object) -> object:
-        return [value] if isinstance(value, str | int) else value
-
-    @field_validator("digits")
-    @classmethod
-    def _few_digits(cls, value: list[int]) -> list[int]:
-        if not value or min(value) < 1 or max(value) > 12:
-            raise ValueError("operand lengths from 1 to 12")
-        return value
+    _one = field_validator("operations", "digits", mode="before")(_listed)
 
     @model_validator(mode="after")
     def _system_needs_chat(self) -> PromptsConfig:
         if self.system is not None and not self.chat:
-            raise ValueError("prompts.system needs prompts.chat = true")
+            raise ValueError(
+                "prompts.system needs prompts.chat = true; or leave it out "
+                "(--set prompts.system= does)"
+            )
         return self
 
 
@@ -109,6 +132,15 @@ class RewardConfig(_Section):
     workers: int = Field(2, ge=1, description="Verifier processes.")
     right_at: float = Field(1.0, description="A reward of at least this is a right answer.")
 
+    @field_validator("options")
+    @classmethod
+    def _can_be_recorded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            tomli_w.dumps(value)
+        except TypeError as error:
+            raise ValueError(f"must be what TOML can hold: {error}") from error
+        return value
+
 
 class SamplingConfig(_Section):
     """How answers are drawn."""
@@ -120,10 +152,7 @@ class SamplingConfig(_Section):
     stop: list[str] = Field([], description="An answer ends before any of these.")
     batch: int = Field(128, ge=1, description="Answers decoded side by side.")
 
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+    _one = field_validator("stop", mode="before")(_listed)
 
     @field_validator("stop")
     @classmethod
@@ -137,6 +166,9 @@ class SamplingConfig(_Section):
         return self.top_k > 0 or self.top_p < 1
 
 
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimiserConfig(_Section):
     """AdamW. With bfloat16 weights it steps a float32 copy, so that small steps are not lost."""
 
@@ -145,7 +177,9 @@ class OptimiserConfig(_Section):
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="Learning rate after the warm-up, to the last step."
     )
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Of Adam's two averages.")
+    betas: tuple[_Decay, _Decay] = Field(
+        (0.9, 0.999), strict=False, description="Of Adam's two averages."
+    )
     eps: float = Field(1e-8, gt=0, description="Added to Adam's denominator.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Longer gradients are scaled down to it.")
@@ -242,13 +276,14 @@ def load(
 
     Args:
         recipe: A TOML file, or the name of a recipe that ships with Winnow; ``None``: `arithmetic`.
-        sets: ``key.path=value`` strings; the value is TOML where it parses, else a string.
+        sets: ``key.path=value`` strings; the value is TOML where it parses, else a string. With
+            nothing behind the ``=`` the setting goes back to its default.
         over: Nested settings laid over all of it.
 
     Raises:
         UserError: no such recipe, no such key, a value of the wrong type.
     """
-    values = _read(recipe or "arithmetic")
+    values = _read("arithmetic" if recipe is None else recipe)
     for item in sets:
         _set(values, item)
     _merge(values, dict(over or {}))
@@ -260,7 +295,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(one_line(error, Config)) from error
 
 
 def recipes() -> list[str]:
@@ -295,19 +330,36 @@ def _describe(section: type[BaseModel], prefix: str) -> list[dict[str, str]]:
     return rows
 
 
-def dumps(config: Config, algorithm: Algorithm) -> str:
-    """The resolved config as TOML, every cell of the algorithm written out."""
+def dumps(config: Config, algorithm: Algorithm | None = None) -> str:
+    """The config as TOML; with an algorithm, every cell of it written out.
+
+    An algorithm made in Python that these cells do not restore is marked, so that `build` asks for
+    it instead of making another.
+    """
     values = config.model_dump(exclude_none=True)
-    values["algorithm"] = {"name": algorithm.name, **algorithm.cells()}
+    if algorithm is not None:
+        values["algorithm"] = _recorded(algorithm)
     return tomli_w.dumps(values)
+
+
+def _recorded(algorithm: Algorithm) -> dict[str, Any]:
+    marked = {"name": _OWN + algorithm.name}
+    try:
+        cells = {"name": algorithm.name, **algorithm.cells()}
+        restored = AlgorithmConfig.model_validate(cells).build()
+    except (UserError, ValidationError):
+        return marked
+    return cells if restored.does_what(algorithm) else {**cells, **marked}
 
 
 def _read(recipe: str) -> dict[str, Any]:
     path = Path(recipe)
     if path.suffix == ".toml" or os.sep in recipe:
-        if not path.is_file():
-            raise UserError(f"recipe: no file {recipe}")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+            raise UserError(f"recipe: cannot read {recipe}: {reason}") from error
     else:
         known = recipes()
         if recipe not in known:
@@ -323,14 +375,37 @@ def _set(values: dict[str, Any], item: str) -> None:
     key, equals, text = item.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {item!r}: write it as key=value, e.g. --set optimiser.lr=1e-5")
+    path = key.strip().split(".")
+    if not text.strip():
+        _unset(values, path)
+        return
     try:
-        value: Any = tomllib.loads(f"x = {text}")["x"]
+        parsed = tomllib.loads(f"x = {text}")
     except tomllib.TOMLDecodeError:
-        value = text  # a bare string: --set algorithm=grpo
-    nested: Any = value
-    for part in reversed(key.strip().split(".")):
+        parsed = {}
+    # Anything else is a bare string: --set algorithm=grpo
+    nested: Any = parsed["x"] if parsed.keys() == {"x"} else text
+    for part in reversed(path):
         nested = {part: nested}
     _merge(values, nested)
+
+
+def _unset(values: dict[str, Any], path: Sequence[str]) -> None:
+    """Take a setting out, so that its default holds.
+
+    Raises:
+        UserError: there is no such setting.
+    """
+    known = {row["key"] for row in describe()}
+    dotted = ".".join(path)
+    if not any(key == dotted or key.startswith(f"{dotted}.") for key in known):
+        raise UserError(f"{dotted}: no such setting; {nearest(dotted, known)}")
+    table: Any = values
+    for part in path[:-1]:
+        table = table.get(part, {})
+        if not isinstance(table, dict):
+            return
+    table.pop(path[-1], None)
 
 
 def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
@@ -343,24 +418,3 @@ def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
             _merge(old, new)
         else:
             values[key] = new
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"]]
-    field = ".".join(where)
-    if first["type"] == "extra_forbidden":
-        return f"{field}: no such setting; {nearest(where[-1], _fields(where[:-1]))}"
-    message = first["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(first["input"], dict) else f" (got {first['input']!r:.60})"
-    return f"{field}: {message}{shown}" if field else message
-
-
-def _fields(path: Sequence[str]) -> list[str]:
-    section: type[BaseModel] = Config
-    for part in path:
-        annotation = section.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        section = annotation
-    return list(section.model_fields)

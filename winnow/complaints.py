@@ -1,0 +1,75 @@
+"""What is wrong with a setting, in one line of plain English."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from winnow.cells import nearest
+
+_WORDS = {
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "string_unicode": "must be text in Unicode",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a table",
+    "too_short": "must not be empty",
+    "missing": "is missing",
+}
+
+
+def one_line(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first complaint of pydantic: the field, what is wrong with it, the value."""
+    first = error.errors()[0]
+    kind, given = first["type"], first["input"]
+    where = [str(part) for part in first["loc"]]
+    field = ".".join(where)
+    if kind == "extra_forbidden":
+        return f"{field}: no such setting; {_meant(where, model)}"
+    if kind == "model_type":
+        inner = next(_keys(_section(model, where), field))
+        return f"{field}: must be a table of settings, such as {inner} (got {given!r:.60})"
+    if isinstance(given, dict) and kind != "value_error":
+        return f"{field}: is one value and has no setting {next(iter(given), '')!r} of its own"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = _WORDS.get(kind, message)
+    if not field or message.startswith(f"{field}."):
+        return message
+    shown = "" if isinstance(given, dict) else f" (got {given!r:.60})"
+    return f"{field}: {message}{shown}"
+
+
+def _meant(where: list[str], model: type[BaseModel]) -> str:
+    """A key of the same name in another table, else the nearest in the same one."""
+    elsewhere = [key for key in _keys(model) if key.endswith(f".{where[-1]}")]
+    if elsewhere:
+        return f"did you mean {' or '.join(map(repr, elsewhere))}?"
+    return nearest(where[-1], _section(model, where[:-1]).model_fields)
+
+
+def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    for part in path:
+        model = _table(model.model_fields[part].annotation) or model
+    return model
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of a model and of its tables."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}.{name}" if prefix else name
+        table = _table(field.annotation)
+        if table is None:
+            yield key
+        else:
+            yield from _keys(table, key)
+
+
+def _table(annotation: Any) -> type[BaseModel] | None:
+    is_table = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_table else None
