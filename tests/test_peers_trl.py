@@ -160,6 +160,7 @@ def trl_inputs(
         "num_items_in_batch": torch.tensor(batch_tokens),
     }
     if old is not None:
+        # Other than the padding of the new ones, so that an unmasked one shows in the loss.
         inputs["old_per_token_logps"] = padded(old, groups, -2.0)
     return inputs
 

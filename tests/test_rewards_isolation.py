@@ -307,7 +307,9 @@ def test_a_folder_that_is_gone_is_an_error_of_the_draw(tmp_path: Path) -> None:
 def test_a_verifier_that_forks_answers_once(make: Make) -> None:
     def forks(prompt: Prompt, completion: str) -> float:
         if completion == "0":
-            os.fork()
+            if os.fork() == 0:
+                return 99.0  # the copy's, and it is the first
+            time.sleep(0.2)
         return float(completion)
 
     assert [s.value for s in scores(make(forks), *"0123")] == [0.0, 1.0, 2.0, 3.0]

@@ -38,8 +38,9 @@ def step_metrics(
     draws = [draw for group in groups for draw in group.draws]
     values = [value for group in groups for value in group.values]
     kinds = Counter(group.kind for group in groups)
-    effective, share = concentration(groups, updates)
-    applied = [stats for _, stats in updates if stats.applied]
+    made = [(positions, stats) for positions, stats in updates if stats.applied]
+    effective, share = concentration(groups, made)
+    applied = [stats for _, stats in made]
     ratio_tokens = sum(stats.ratio_tokens for stats in applied)
     entropies = [x for draw in draws for x in draw.entropies]
 
@@ -97,14 +98,16 @@ def concentration(
     step's updates: (sum u)^2 / sum u^2 (Kish), and max over prompts of their part of sum u. One
     lucky draw among 64 gives 1.0 and 1.0. ``None`` where nothing was trained.
     """
-    influence: defaultdict[tuple[int, int], float] = defaultdict(float)
+    influence: dict[tuple[int, int], float] = defaultdict(float)
     for positions, stats in updates:
         for position, row in zip(positions, stats.influence, strict=True):
             for draw, value in enumerate(row):
                 influence[position, draw] += value
-    total = math.fsum(influence.values())
-    if total == 0:
+    largest = max(influence.values(), default=0.0)
+    if largest == 0:
         return None, None
+    influence = {key: value / largest for key, value in influence.items()}  # squares underflow
+    total = math.fsum(influence.values())
     by_prompt: defaultdict[str, float] = defaultdict(float)
     for (position, _), value in influence.items():
         by_prompt[groups[position].prompt.id] += value

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from winnow.engines.base import Request, SamplingParams
+from winnow.engines.cache import share_out
 from winnow.engines.choose import choose
 from winnow.engines.stopping import Stopper
 from winnow.types import Draw, FinishReason
@@ -96,7 +97,7 @@ def _decode_wave(
     logits, cache, mask = _prefill(module, [prompts[number] for number in numbers], device)
     share = torch.tensor([numbers.index(row.request) for row in rows], device=device)
     logits, mask = logits[share], mask[share]
-    cache.batch_select_indices(share)
+    share_out(cache, share, params.max_tokens)
     alive = list(rows)
     for position in range(params.max_tokens):
         uniforms = torch.tensor(

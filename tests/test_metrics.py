@@ -1,0 +1,121 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.build import group, judged
+from winnow.algorithms import ALGORITHMS
+from winnow.metrics import concentration, evaluation, step_metrics, success_by_difficulty, wilson
+from winnow.types import Prompt, StepStats
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def stats(influence, **changes):
+    values = {
+        "applied": True, "loss": 0.5, "grad_norm": 2.0, "lr": 1e-5, "draws": 3, "tokens": 10,
+        "prompt_tokens": 7, "clipped": 2, "ratio_tokens": 10, "ratio_sum": 11.0, "ratio_max": 0.4,
+        "kl_sum": 0.2, "influence": influence,
+    }  # fmt: skip
+    return StepStats(**{**values, **changes})
+
+
+def row(groups, updates, **changes):
+    values = {
+        "step": 1, "policy_version": 1, "groups": groups, "fresh": True, "updates": updates,
+        "empty_minibatches": 0, "seconds": {"draw": 1.0}, "evaluation": None,
+    }  # fmt: skip
+    return step_metrics(**{**values, **changes})
+
+
+def test_effective_survivors():
+    groups = [group([1, 1], name="a"), group([1, 0], name="b")]
+    equal = [((0, 1), stats([[0.25, 0.25], [0.25, 0.0]]))]
+    assert concentration(groups, equal) == pytest.approx((3.0, 2 / 3))
+    # (1 + 3)^2 / (1 + 9) = 1.6; the same prompt has three quarters
+    assert concentration(groups, [((1, 0), stats([[3.0, 0.0], [1.0, 0.0]]))]) == pytest.approx(
+        (1.6, 0.75)
+    )
+    assert concentration(groups, []) == (None, None)
+    # the same draw in two updates is one draw
+    assert concentration(groups, equal * 2) == pytest.approx((3.0, 2 / 3))
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=20))
+def test_effective_survivors_lie_between_one_and_all(values):
+    positive = [v for v in values if v > 1e-6]
+    got, share = concentration([group([1] * len(values))], [((0,), stats([values]))])
+    if positive:
+        assert 1 - 1e-9 <= got <= len(values) + 1e-9
+        assert share == pytest.approx(1)
+
+
+def test_a_row_by_hand():
+    groups = judged(
+        [group([1, 0, None], name="a"), group([0, 0], name="b"), group([1, 1], name="c")],
+        ALGORITHMS["raft++"],
+    )
+    updates = [
+        ((0, 1), stats([[0.5, 0, 0], [0, 0]])),
+        ((2,), stats([[0.5, 0.5]], loss=1.5, grad_norm=4.0, clipped=0, ratio_max=0.1)),
+        ((2,), stats([[9.0, 9.0]], applied=False, loss=float("inf"))),
+    ]
+    out = row(groups, updates)
+    assert out["reward_mean"] == out["right_rate"] == 3 / 6
+    assert (out["draws"], out["errors"], out["survivors"], out["trained"]) == (7, 1, 3, 3)
+    kinds = ("all_wrong", "mixed", "all_right", "no_verdict")
+    assert [out[f"prompts_{kind}"] for kind in kinds] == [1, 1, 1, 0]
+    assert (out["updates"], out["updates_skipped"]) == (2, 1)
+    assert (out["loss"], out["grad_norm"]) == (1.0, 3.0)
+    assert out["clip_fraction"] == 2 / 20
+    assert (out["ratio_mean"], out["ratio_max_deviation"]) == (1.1, 0.4)
+    assert out["kl_to_drawing_policy"] == pytest.approx(0.02)
+    assert out["tokens_trained"] == 20
+
+
+def test_what_was_not_applied_has_no_influence():
+    groups = judged([group([1, 0])], ALGORITHMS["raft++"])
+    out = row(groups, [((0,), stats([[1.0, 0.0]], applied=False))])
+    assert out["effective_survivors"] is None
+
+
+def test_every_metric_is_defined_in_the_docs():
+    text = (DOCS / "metrics.md").read_text()
+    named = set(re.findall(r"`(\w+)`", text))
+    assert set(row([group([1, 0])], [])) <= named
+    fields = {field.name for field in dataclasses.fields(evaluation(0, [group([1])], 1.0))}
+    assert fields <= named
+
+
+def test_success_by_difficulty():
+    easy, hard = Prompt("a", "a", difficulty="easy"), Prompt("b", "b", difficulty="hard")
+    groups = [
+        group([1, 1, 0]).with_(prompt=easy),
+        group([0, None]).with_(prompt=hard),
+        group([1, 1, None]).with_(prompt=easy),
+        group([1]),
+    ]
+    assert success_by_difficulty(groups) == {"easy": 4 / 5, "hard": 0.0}
+
+
+def test_wilson_interval():
+    """Agresti and Coull (1998): x = 0 of 10 gives 0 to .278, 5 of 10 gives .237 to .763."""
+    assert wilson(np.zeros(10)) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert wilson(np.repeat([0.0, 1.0], 5)) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson(np.array([])) == (None, None)
+
+
+def test_accuracy_is_a_mean_over_prompts():
+    groups = [group([1, 1, 1, 0]), group([0, None]), group([None, None])]
+    result = evaluation(3, groups, 1.5)
+    assert result.accuracy == pytest.approx(0.375)
+    assert (result.prompts, result.draws, result.errors) == (3, 8, 3)
+    # two prompts with .75 and 0: standard error .53033 / sqrt(2) = .375, so the interval is clipped
+    assert (result.low, result.high) == (0, 1)
+    single = evaluation(0, [group([1]), group([0]), group([1])], 1.0)
+    assert (single.low, single.high) == wilson(np.array([1.0, 0.0, 1.0]))
+    assert evaluation(0, [group([None])], 1.0).accuracy is None
