@@ -29,9 +29,7 @@ def group(
     return Group(
         prompt=Prompt(id=name, text=name),
         prompt_ids=(1, 2),
-        draws=tuple(
-            draw(text, [3] * length) for text, length in zip(texts, lengths, strict=True)
-        ),
+        draws=tuple(draw(text, [3] * length) for text, length in zip(texts, lengths, strict=True)),
         scores=tuple(Score.failed("broken") if r is None else Score(r) for r in rewards),
     )
 

@@ -100,4 +100,6 @@ def test_weights_follow_selection_and_skip_errors():
 
 
 def test_every_advantage_is_in_the_vocabulary():
-    assert {cls.cell for cls in (One, Reward, Centred, Standardised, LeaveOneOut)} == set(ADVANTAGES)
+    assert {cls.cell for cls in (One, Reward, Centred, Standardised, LeaveOneOut)} == set(
+        ADVANTAGES
+    )

@@ -164,7 +164,7 @@ def test_a_prompt_longer_than_the_context_is_refused():
     encoder = PromptEncoder(tiny.tokenizer())
     prompts = [Prompt(id="short", text="1"), Prompt(id="long", text="1" * 120)]
     encoder.check(prompts, max_tokens=8, context=128)
-    with pytest.raises(UserError, match="'long' has 120 tokens.*128"):
+    with pytest.raises(UserError, match=r"'long' has 120 tokens.*128"):
         encoder.check(prompts, max_tokens=9, context=128)
 
 

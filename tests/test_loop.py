@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -234,9 +235,7 @@ def test_one_lucky_draw_is_seen(tiny_model, tmp_path):
 
     rewards = winnow.rewards
     verifier = rewards.inprocess.InProcessReward("once", once)
-    result = train(
-        tiny_model, tmp_path / "run", reward=verifier, steps=1, minibatch_prompts=6
-    )
+    result = train(tiny_model, tmp_path / "run", reward=verifier, steps=1, minibatch_prompts=6)
     (row,) = result.metrics
     assert row["trained"] == 1
     assert row["effective_survivors"] == pytest.approx(1.0)
@@ -275,7 +274,9 @@ def test_a_verifier_that_mostly_fails_stops_the_run_at_the_third_step(tiny_model
     assert len(rows(tmp_path / "run")) == 3 * 36
     # mended, it goes on: what had no verdict is scored, nothing is drawn again
     before = [row["token_ids"] for row in rows(tmp_path / "run")]
-    result = winnow.train(resume=tmp_path / "run", reward=lambda p, c: float(c == p.answer), quiet=True)
+    result = winnow.train(
+        resume=tmp_path / "run", reward=lambda p, c: float(c == p.answer), quiet=True
+    )
     found = rows(result.folder)
     assert [row["token_ids"] for row in found[: len(before)]] == before
     assert not any(row["error"] for row in found)
@@ -334,7 +335,7 @@ def test_draws_of_another_vocabulary_are_refused(tiny_model, tmp_path):
     words.add_tokens(["zz"])
     tiny.model().save_pretrained(tmp_path / "other")
     words.save_pretrained(tmp_path / "other")
-    with pytest.raises(winnow.UserError, match="draws_from: .*vocabulary"):
+    with pytest.raises(winnow.UserError, match=r"draws_from: .*vocabulary"):
         train(tiny_model, tmp_path / "run", algorithm="rft", draws_from=str(tmp_path / "other"))
 
 
@@ -345,7 +346,8 @@ def test_several_updates_a_set_of_draws_make_the_clip_act(tiny_model, tmp_path):
         algorithm={"name": "raft++", "epochs": 3},
         optimiser={"lr": 1e-2},
     )
-    assert all(row["updates"] == 9 for row in result.metrics)
+    assert all(row["updates"] + row["minibatches_empty"] == 9 for row in result.metrics)
+    assert result.metrics[0]["updates"] > 3
     assert result.metrics[0]["clip_fraction"] > 0
 
 
@@ -354,7 +356,7 @@ def test_mini_batches_partition_the_prompts_drawn():
     row = winnow.ALGORITHMS["raft++"].with_cells({"epochs": 2})
     batches = [list(b) for b in minibatches(7, config, row, 1)]
     assert [len(b) for b in batches] == [3, 3, 1, 3, 3, 1]
-    assert sorted(sum(batches[:3], [])) == sorted(sum(batches[3:], [])) == list(range(7))
+    assert sorted(chain(*batches[:3])) == sorted(chain(*batches[3:])) == list(range(7))
     assert batches[:3] != batches[3:]
     assert batches == [list(b) for b in minibatches(7, config, row, 1)]
     assert batches != [list(b) for b in minibatches(7, config, row, 2)]

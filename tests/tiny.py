@@ -63,12 +63,14 @@ def warm_up(net: LlamaForCausalLM, steps: int, right: float, seed: int = 0) -> N
         for row in rng.choices(problems(), k=50):
             answer = row["answer"] if rng.random() < right else str(rng.randint(0, 8))
             rows.append((row["prompt"], answer))
-        inputs = [words.encode(p + a) + [0] for p, a in rows]
+        inputs = [[*words.encode(p + a), 0] for p, a in rows]
         longest = max(map(len, inputs))
         ids = torch.tensor([x + [0] * (longest - len(x)) for x in inputs])
         labels = torch.full_like(ids, -100)
         for i, (p, _) in enumerate(rows):
-            labels[i, len(words.encode(p)) : len(inputs[i])] = ids[i, len(words.encode(p)) : len(inputs[i])]
+            labels[i, len(words.encode(p)) : len(inputs[i])] = ids[
+                i, len(words.encode(p)) : len(inputs[i])
+            ]
         loss = net(input_ids=ids, labels=labels).loss
         adam.zero_grad()
         loss.backward()

@@ -27,19 +27,22 @@ from typing import Any
 
 from winnow.algorithms import Algorithm
 from winnow.assemble import Plan, assemble, assemble_sampler, plan, reward_for
-from winnow.config import Config, from_dict, load
+from winnow.config import Config, from_dict
 from winnow.console import ConsoleReporter, opening
-from winnow.errors import UserError
+from winnow.errors import Stopped, UserError
 from winnow.evaluation import evaluate as evaluate_prompts
 from winnow.loop import train as run_loop
 from winnow.metrics import Evaluation, Metrics
 from winnow.prompts import load_held_out
+from winnow.recipe import load
 from winnow.reporter import Reporter, Silent
 from winnow.store import RunStore
 from winnow.types import Prompt
 
 RewardFunction = Callable[[Prompt, str], Any]
 Rows = Sequence[Mapping[str, Any]]
+Source = str | Rows | Mapping[str, Any]
+"""A source as in a recipe; rows; or the whole table of settings, `source` (either) among them."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Result:
 def train(
     *,
     model: str | None = None,
-    prompts: str | Rows | None = None,
+    prompts: Source | None = None,
     reward: str | RewardFunction | None = None,
     algorithm: str | Algorithm | None = None,
     steps: int | None = None,
@@ -78,7 +81,8 @@ def train(
 
     Args:
         model: Hub id, folder, .gguf file or `smollm2-135m`.
-        prompts: A source as in a recipe, or rows with the columns `prompt` and `answer`.
+        prompts: A source as in a recipe, or rows with the columns `prompt` and `answer`; or the
+            settings of that section, its `source` either of these.
         reward: A built-in name, `module:function`, or a function of (prompt, completion).
         algorithm: A row of the table, or an `Algorithm` of your own.
         eval_prompts: Held-out prompts of their own; else some of `prompts` are held out.
@@ -98,18 +102,19 @@ def train(
         "prompts": prompts,
         "algorithm": None if own else algorithm,
         "steps": steps,
-        "eval": {"source": eval_prompts} if eval_prompts is not None else None,
         "reward": reward_name(reward),
     }
     over = {key: value for key, value in given.items() if value is not None} | settings
+    if eval_prompts is not None:
+        _merge_section(over, "eval", {"source": eval_prompts})
     with reporter(quiet) as listener:
         if resume is not None:
-            if over.keys() - {"reward"} or recipe or out:
+            if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out:
                 raise UserError("resume: a run goes on with its own settings; give none beside it")
             return run(resume=Path(resume), reporter=listener, reward=reward, algorithm=own)
         folder = Path(out) if out is not None else next_folder(own.name if own else "run")
-        config = _config(recipe, over, folder)
-        return run(config, out=folder, reporter=listener, reward=reward, algorithm=own)
+        with _config(recipe, over, folder) as config:
+            return run(config, out=folder, reporter=listener, reward=reward, algorithm=own)
 
 
 def run(
@@ -128,13 +133,18 @@ def run(
     assert config is not None
     assert out is not None
     if resume is None:
-        RunStore.refuse_existing(out)
+        RunStore.refuse(out)
     checked = plan(config, algorithm)
-    _announce(reporter, checked, out)
     callable_reward = None if isinstance(reward, str) else reward
     with reward_for(config, callable_reward) as verifier:
-        made = assemble(checked, verifier, reporter, out=out, resume=resume is not None)
-        run_loop(made)
+        _announce(reporter, checked, out)
+        try:
+            made = assemble(checked, verifier, reporter, out=out, resume=resume is not None)
+            run_loop(made)
+        except KeyboardInterrupt as stop:
+            begun = (out / "config.toml").is_file()
+            hint = f"; go on with: winnow train --resume {out}" if begun else " before it began"
+            raise Stopped(f"stopped{hint}") from stop
     return result_of(out)
 
 
@@ -158,10 +168,9 @@ def evaluate(
     if prompts is not None:
         _merge_section(over, "eval", {"source": prompts})
         if not isinstance(prompts, str):
-            _merge_section(over, "eval", {"size": len(prompts)})
+            _merge_section(over, "eval", {"size": max(1, len(prompts))})
     folder = Path(out) if out is not None else next_folder("eval")
-    config = _config(recipe, over, folder)
-    with reporter(quiet) as listener:
+    with _config(recipe, over, folder) as config, reporter(quiet) as listener:
         return run_evaluation(config, out=folder, reporter=listener, reward=reward)
 
 
@@ -173,7 +182,9 @@ def run_evaluation(
     reward: str | RewardFunction | None = None,
 ) -> Evaluation:
     """Evaluate a config's held-out prompts; the draws go to a run folder of their own."""
-    RunStore.refuse_existing(out)
+    RunStore.refuse(out)
+    if not config.algorithm.made_in_python:
+        config.algorithm.build()  # not needed here, but a mistake in it is one all the same
     held_out = load_held_out(config.prompts, config.eval, config.seed)
     with reward_for(config, None if isinstance(reward, str) else reward) as verifier:
         sampler, store = assemble_sampler(config, held_out, reporter, out=out)
@@ -211,21 +222,34 @@ def reward_name(reward: str | RewardFunction | None) -> str | None:
     return f"{owner.__module__}:{owner.__qualname__}"
 
 
-def _config(recipe: str | None, over: Mapping[str, Any], folder: Path) -> Config:
-    """A config; rows given in Python are written beside the run, so that it can be repeated."""
+@contextmanager
+def _config(recipe: str | None, over: Mapping[str, Any], folder: Path) -> Iterator[Config]:
+    """A config; rows given in Python are written beside the run, so that it can be repeated.
+
+    If there is no run in the end, because something was wrong, the rows are removed again.
+    """
     values = dict(over)
-    sections = {"prompts": "prompts.jsonl", "eval": "eval.jsonl"}
-    for section, name in sections.items():
-        rows = values.get(section)
-        rows = rows.get("source") if isinstance(rows, Mapping) else rows
+    written: dict[Path, str] = {}
+    for section in ("prompts", "eval"):
+        table = values.get(section)
+        table = dict(table) if isinstance(table, Mapping) else {"source": table}
+        rows = table.get("source")
         if isinstance(rows, Sequence) and not isinstance(rows, str):
-            RunStore.refuse_existing(folder)
-            path = folder.with_name(f"{folder.name}.{name}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(_json_line(section, row) for row in rows), encoding="utf-8")
-            old = values[section] if isinstance(values[section], Mapping) else {}
-            values[section] = {**old, "source": str(path)}
-    return load(recipe, over=values) if recipe else from_dict(values)
+            path = folder.with_name(f"{folder.name}.{section}.jsonl")
+            written[path] = "".join(_json_line(section, row) for row in rows)
+            values[section] = {**table, "source": str(path)}
+    config = load(recipe, over=values) if recipe is not None else from_dict(values)
+    for path in (folder, *written):
+        RunStore.refuse(path)
+    for path, text in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    try:
+        yield config
+    finally:
+        if not folder.exists():
+            for path in written:
+                path.unlink()
 
 
 def _json_line(section: str, row: object) -> str:

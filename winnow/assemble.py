@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from winnow import __version__
 from winnow.algorithms import Algorithm
 from winnow.config import Config, check, dumps
 from winnow.engines.base import Sampler
@@ -20,7 +21,7 @@ from winnow.prompts import PromptSet, load_prompts
 from winnow.reporter import Reporter
 from winnow.rewards import make_reward
 from winnow.rewards.base import Reward
-from winnow.rollout import EveryStep, Once, Rollout, Source, Stopwatch
+from winnow.rollout import EveryStep, Once, Rollout, Stopwatch
 from winnow.store import RunStore
 from winnow.types import Prompt
 
@@ -54,7 +55,7 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
         draws_from = resolve(config.draws_from, "draws_from")
     model = resolve(config.model)
     prompts = load_prompts(config.prompts, config.eval, config.seed)
-    _check_answers(config.reward.name, [*prompts.train, *prompts.held_out])
+    _check_suited(config.reward.name, [*prompts.train, *prompts.held_out])
     return Plan(config, algorithm, prompts, model, draws_from)
 
 
@@ -91,10 +92,6 @@ def assemble(
     engine, device = _engine(config, source, reporter)
     prompts = [*plan.prompts.train, *plan.prompts.held_out]
     engine.check_prompts(prompts, config.sampling.max_tokens)
-    if store is None:
-        store = RunStore.create(out, dumps(config, algorithm), _environment(str(device)))
-    store.rewind(state["step"])
-    engine.load()
     sampler = engine.sampler(config.sampling.batch)
     learner = engine.learner(
         config.optimiser,
@@ -103,15 +100,47 @@ def assemble(
     )
     if found:
         learner.load(found[0])
+    drawing = _drawing(plan, sampler, engine.tokenizer, reporter, device)
+    # Last, when everything was found to be right: what fails before leaves nothing on the disk.
+    if store is None:
+        store = RunStore.create(out, dumps(config, algorithm), _environment(str(device)))
+    store.rewind(state["step"])
     if not learner.forward.shares_prefix:
         reporter.note(
             f"{plan.model.name}: prompts are encoded once for each answer, {learner.forward.why}"
         )
     watch = Stopwatch()
-    rollout = Rollout(
-        sampler=_drawing(plan, sampler, engine.tokenizer, reporter, str(device)),
-        reward=reward,
+    rollout = _rollout(plan, reward, reporter, drawing, store, watch)
+    return Run(
+        config=config,
         algorithm=algorithm,
+        sampler=sampler,
+        learner=learner,
+        source=EveryStep(rollout, config.steps)
+        if algorithm.draws == "every-step"
+        else Once(rollout, config.steps, algorithm.epochs, config.seed),
+        reward=reward,
+        held_out=plan.prompts.held_out,
+        store=store,
+        watch=watch,
+        reporter=reporter,
+        steps_done=state["step"],
+    )
+
+
+def _rollout(
+    plan: Plan,
+    reward: Reward,
+    reporter: Reporter,
+    sampler: Callable[[], Sampler],
+    store: RunStore,
+    watch: Stopwatch,
+) -> Rollout:
+    config = plan.config
+    return Rollout(
+        sampler=sampler,
+        reward=reward,
+        algorithm=plan.algorithm,
         prompts=plan.prompts,
         prompts_per_step=config.prompts_per_step,
         samples_per_prompt=config.samples_per_prompt,
@@ -121,24 +150,6 @@ def assemble(
         store=store,
         watch=watch,
         progress=reporter.progress,
-    )
-    source_of_draws: Source = (
-        EveryStep(rollout, config.steps)
-        if algorithm.draws == "every-step"
-        else Once(rollout, config.steps, algorithm.epochs, config.seed)
-    )
-    return Run(
-        config=config,
-        algorithm=algorithm,
-        sampler=sampler,
-        learner=learner,
-        source=source_of_draws,
-        reward=reward,
-        held_out=plan.prompts.held_out,
-        store=store,
-        watch=watch,
-        reporter=reporter,
-        steps_done=state["step"],
     )
 
 
@@ -151,12 +162,12 @@ def assemble_sampler(
         UserError: as `assemble`.
     """
     source = resolve(config.model)
-    _check_answers(config.reward.name, prompts)
+    _check_suited(config.reward.name, prompts)
     engine, device = _engine(config, source, reporter)
     engine.check_prompts(prompts, config.sampling.max_tokens)
     sampler = engine.sampler(config.sampling.batch)
-    toml = dumps(config, config.algorithm.build())
-    return sampler, RunStore.create(out, toml, _environment(str(device)))
+    environment = _environment(str(device))
+    return sampler, RunStore.create(out, dumps(config), environment, checkpoints=False)
 
 
 def _engine(
@@ -167,6 +178,11 @@ def _engine(
     from winnow.engines.local import LocalEngine, pick_device
 
     device = pick_device(config.device)
+    try:
+        torch.zeros((), device=device).item()
+    except (RuntimeError, AssertionError) as error:  # how torch says that it has none
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"device: {config.device!r} cannot be used here: {reason}") from error
     if config.threads:
         torch.set_num_threads(config.threads)
     reporter.progress("load model", 0, 1)
@@ -180,27 +196,30 @@ def total_updates(config: Config, algorithm: Algorithm) -> int:
 
 
 def _drawing(
-    plan: Plan, sampler: Sampler, tokenizer: Any, reporter: Reporter, device: str
+    plan: Plan, sampler: Sampler, tokenizer: Any, reporter: Reporter, device: torch.device
 ) -> Callable[[], Sampler]:
-    """Who draws: the policy, or, loaded when first asked, the model that `draws_from` names."""
+    """Who draws: the policy, or, loaded when first asked, the model that `draws_from` names.
+
+    Raises:
+        UserError: that model has another vocabulary.
+    """
     if plan.draws_from is None:
         return lambda: sampler
-    import torch
-
     from winnow.engines.local import LocalEngine
 
-    origin, config = plan.draws_from, plan.config
+    config = plan.config
+    engine = LocalEngine(plan.draws_from, config.dtype, device, "draws_from")
+    if engine.tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"draws_from: {config.draws_from!r} has another vocabulary than {config.model!r}; "
+            "its tokens cannot be trained on"
+        )
     made: list[Sampler] = []
 
     def other() -> Sampler:
         if not made:
             reporter.progress("load draws_from", 0, 1)
-            engine = LocalEngine(origin, config.dtype, torch.device(device), "draws_from")
-            if engine.tokenizer.get_vocab() != tokenizer.get_vocab():
-                raise UserError(
-                    f"draws_from: {config.draws_from!r} has another vocabulary than "
-                    f"{config.model!r}; its tokens cannot be trained on"
-                )
+            engine.check_prompts(plan.prompts.train, config.sampling.max_tokens)
             made.append(engine.sampler(config.sampling.batch))
         return made[0]
 
@@ -210,23 +229,28 @@ def _drawing(
 _COMPARING = ("number", "exact", "gsm8k", "math")
 
 
-def _check_answers(reward: str, prompts: Sequence[Prompt]) -> None:
-    if reward in _COMPARING:
-        for prompt in prompts:
-            if prompt.answer is None:
-                raise UserError(
-                    f"reward = {reward!r} compares with an answer, but prompt {prompt.id!r} has "
-                    "none; set prompts.answer_column to the column that holds it"
-                )
+def _check_suited(reward: str, prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts that a built-in verifier can say nothing of."""
+    for prompt in prompts:
+        if reward in _COMPARING and prompt.answer is None:
+            raise UserError(
+                f"reward = {reward!r} compares with an answer, but prompt {prompt.id!r} has none; "
+                "set prompts.answer_column to the column that holds it"
+            )
+        if reward == "gym" and "gym" not in prompt.data:
+            raise UserError(
+                f"reward = 'gym' judges gym tasks, but prompt {prompt.id!r} is from none; "
+                "set prompts.source = 'gym:TASK' (and eval.source, if any), or another reward"
+            )
 
 
 def _environment(device: str) -> dict[str, Any]:
     from importlib.metadata import version
 
-    names = ("winnow-rl", "torch", "transformers", "numpy", "pyarrow")
     return {
+        "winnow": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device,
-        **{name: version(name) for name in names},
+        **{name: version(name) for name in ("torch", "transformers", "numpy", "pyarrow")},
     }

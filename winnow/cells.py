@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 from winnow.errors import UserError
 
 _CELL = re.compile(r"^\s*([a-z][a-z0-9+-]*)\s*(\((.*)\))?\s*$", re.DOTALL)
-_FUNCTION = re.compile(r"^[\w.]+:[\w.]+$")
+_FUNCTION = re.compile(r"^[\w.]+:[\w.<>]+$")
+_SHOWN = 20
 
 
 class Cell:
@@ -40,10 +44,13 @@ def by_name(classes: Iterable[type[Cell]]) -> Mapping[str, type[Cell]]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'?`, or the whole list where nothing is near."""
+    """`did you mean 'x'?`, or what there is (the first of it) where nothing is near."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"known: {', '.join(names[:_SHOWN]) or 'none'}{more}"
 
 
 def parse(field: str, text: str, vocabulary: Mapping[str, type[Cell]]) -> Any:
@@ -64,12 +71,19 @@ def parse(field: str, text: str, vocabulary: Mapping[str, type[Cell]]) -> Any:
         raise UserError(f"{field}: no cell {name!r}; {nearest(name, vocabulary)}")
     cls = vocabulary[name]
     positional, named = _arguments(field, text, match.group(3) or "")
+    types = get_type_hints(cls)
     wanted = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for key in named:
         if key not in wanted:
             raise UserError(f"{field}: {name} has no argument {key!r}; it takes {_takes(cls)}")
     if len(positional) > len(wanted):
         raise UserError(f"{field}: too many arguments in {text!r}; {name} takes {_takes(cls)}")
+    for key, value in [*zip(wanted, positional, strict=False), *named.items()]:
+        accepted = _NUMBERS.get(types[key])
+        if accepted is not None and type(value) not in accepted:
+            raise UserError(
+                f"{field}: {text!r}: {key} is a {_KINDS[types[key]]}; {name} takes {_takes(cls)}"
+            )
     try:
         return cls(*positional, **named)
     except (TypeError, ValueError) as error:
@@ -83,6 +97,10 @@ def show(cell: object) -> str:
         return str(cell)
     owner: Any = cell if hasattr(cell, "__qualname__") else type(cell)
     return f"{owner.__module__}:{owner.__qualname__}"
+
+
+_NUMBERS: Mapping[object, tuple[type, ...]] = {int: (int,), float: (int, float)}
+_KINDS: Mapping[object, str] = {int: "whole number", float: "number"}
 
 
 def _plain(value: object) -> str:
@@ -99,11 +117,14 @@ def _arguments(field: str, text: str, inside: str) -> tuple[list[Any], dict[str,
     """Positional and named literals; a bare word is a string: `standardised(sample)`."""
 
     def literal(node: ast.expr) -> Any:
-        return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+        if isinstance(node, ast.Name):
+            return math.inf if node.id == "inf" else node.id
+        return ast.literal_eval(node)
 
     try:
         call = ast.parse(f"f({inside})", mode="eval").body
-        assert isinstance(call, ast.Call)
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("more than one pair of brackets")
         named = {str(k.arg): literal(k.value) for k in call.keywords}
         return [literal(node) for node in call.args], named
     except (SyntaxError, ValueError) as error:
@@ -114,11 +135,26 @@ def _imported(field: str, path: str) -> Any:
     from importlib import import_module
 
     module, _, attribute = path.partition(":")
+    if "<" in attribute:
+        raise UserError(
+            f"{field}: {path!r} lives inside a function and cannot be imported; "
+            "define it at the top of a module"
+        )
+    here = os.getcwd()
+    if "" not in sys.path and here not in sys.path:  # as for rewards: last, so as to hide nothing
+        sys.path.append(here)
     try:
         found: Any = import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{field}: cannot import {path!r}: {error}") from error
-    made: Callable[..., Any] = found() if isinstance(found, type) else found
+        made = found() if isinstance(found, type) else found
+    except _IMPORT_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{field}: cannot import {path!r}: {reason}") from error
+    if not callable(made):
+        raise UserError(f"{field}: {path!r} is no function: it is a {type(made).__name__}")
     return made
+
+
+_IMPORT_ERRORS = (ImportError, AttributeError, NameError, SyntaxError, TypeError, ValueError)
+"""What a module of someone's own is likely to raise where it is wrong."""

@@ -12,23 +12,35 @@ from winnow.errors import UserError, WinnowError
 
 app = typer.Typer(
     name="winnow",
-    help="Post-train language models by keeping their good samples.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""Click's; some versions of Typer bring a Click of their own."""
+
 _Recipe = Annotated[
     str | None, typer.Argument(help="A TOML file or a built-in recipe: arithmetic, gsm8k.")
 ]
 _Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting; may be repeated. KEY= puts it back to its default.",
+    ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 _Out = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-001, -002, ...")]
+
+
+@app.callback(invoke_without_command=True, epilog="Example: winnow train")
+def winnow(context: typer.Context) -> None:
+    """Post-train language models by keeping their good samples."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command(
@@ -49,17 +61,17 @@ def train(
     Without a recipe: SmolLM2-135M on two-digit addition.
     """
     from winnow import api
-    from winnow.config import load
+    from winnow.recipe import load
 
     with api.reporter(as_json) as reporter:
         if resume is not None:
-            if recipe or sets or out:
+            if recipe is not None or sets or out is not None:
                 raise UserError(
                     "--resume goes on with the run's own settings; give no recipe, --set or --out"
                 )
             result = api.run(resume=resume, reporter=reporter)
         else:
-            config = load(recipe or "arithmetic", sets or ())
+            config = load(recipe, sets or ())
             name = f"{Path(recipe or 'arithmetic').stem}-{config.algorithm.name}"
             result = api.run(config, out=out or api.next_folder(name), reporter=reporter)
     if as_json:
@@ -91,9 +103,9 @@ def evaluate(
     from dataclasses import asdict
 
     from winnow import api
-    from winnow.config import load
+    from winnow.recipe import load
 
-    config = load(recipe or "arithmetic", sets or ())
+    config = load(recipe, sets or ())
     folder = out or api.next_folder(f"{Path(recipe or 'arithmetic').stem}-eval")
     with api.reporter(as_json) as reporter:
         result = api.run_evaluation(config, out=folder, reporter=reporter)
@@ -125,22 +137,29 @@ def algorithms(as_json: _Json = False) -> None:
         return
     from rich.console import Console
 
-    from winnow.console import algorithms_table
+    from winnow.console import algorithms_notes, algorithms_table
 
-    Console().print(algorithms_table())
+    console = Console(highlight=False)
+    console.print(algorithms_table(console.width), "")
+    console.print(algorithms_notes())
 
 
-@app.command(epilog="Example: winnow settings")
+@app.command(epilog="Example: winnow settings > mine.toml; winnow train mine.toml")
 def settings(as_json: _Json = False) -> None:
-    """Print every setting with its type, its default and what it does."""
+    """Print every setting with its default, what it does and its type, as a recipe."""
     from winnow.config import describe
 
     rows = describe()
     if as_json:
         _print_json(rows)
         return
-    for row in rows:
-        typer.echo(f"{row['key']} = {row['default']}    ({row['type']}) {row['help']}")
+    import json
+
+    for row in rows:  # a recipe: what has no value by default is commented out
+        unset = row["default"] is None
+        value = "" if unset else json.dumps(row["default"])  # as TOML writes it too
+        setting = f"{'# ' if unset else ''}{row['key']} = {value}"
+        typer.echo(f"{setting:42}  # {row['help']} ({row['type']})")
 
 
 @app.command(epilog="Example: winnow doctor")
@@ -167,10 +186,19 @@ def _print_json(value: Any) -> None:
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
     try:
-        app()
+        code = app(prog_name="winnow", standalone_mode=False)
     except WinnowError as error:
-        typer.echo(f"winnow: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("winnow: stopped; go on with winnow train --resume RUN", err=True)
-        sys.exit(130)
+        sys.exit(_say(str(error), error.exit_code))
+    except _UsageError as error:
+        context: Any = getattr(error, "ctx", None)
+        command = context.command_path if context else "winnow"
+        message = " ".join(getattr(error, "format_message", error.__str__)().split()).rstrip(".")
+        sys.exit(_say(f"{message[:1].lower()}{message[1:]}; see {command} --help", 2))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(_say("stopped", 130))
+    sys.exit(_say("stopped", 130) if code == 130 else code if isinstance(code, int) else 0)
+
+
+def _say(message: str, code: int) -> int:
+    typer.echo(f"winnow: {message}", err=True)
+    return code

@@ -1,32 +1,31 @@
-"""One typed config. TOML in, `--set key=value` over it; unknown keys refused with the nearest name.
+"""One typed config; unknown keys are refused with the nearest name.
 
 Each field has a type, a default and one line: this file is the manual that `docs/config.md` and
-`winnow train --help` point at. Importing it does not import torch.
+`winnow train --help` point at. Importing it does not import torch. `recipe.py` reads one from TOML.
 """
 
 from __future__ import annotations
 
-import os
-import tomllib
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from winnow.algorithms import ALGORITHMS, Algorithm
-from winnow.cells import nearest
+from winnow.cells import nearest, show
 from winnow.complaints import one_line
 from winnow.errors import UserError
+from winnow.losses import Term
 
-_SHORT = {"algorithm": "name", "prompts": "source", "reward": "name"}
+SHORT = {"algorithm": "name", "prompts": "source", "reward": "name"}
 """Tables that may be written as one string, and the key that the string then stands for."""
 
 
 _OWN = "own:"
-"""Before the recorded name of an algorithm made in Python that its recorded cells do not restore."""
+"""Before the recorded name of an algorithm that was made in Python and no cells can restore."""
 
 
 class _Section(BaseModel):
@@ -233,7 +232,7 @@ class Config(_Section):
         if not isinstance(values, dict):
             return values
         return {
-            key: {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value
+            key: {SHORT[key]: value} if key in SHORT and isinstance(value, str) else value
             for key, value in values.items()
         }
 
@@ -244,6 +243,12 @@ def check(config: Config, algorithm: Algorithm) -> None:
     Raises:
         UserError: naming the field and the remedy.
     """
+    for term in algorithm.terms:
+        if not hasattr(term.loss, "needs_old"):
+            raise UserError(
+                f"algorithm.loss: {show(term.loss)} must say needs_old = True or False: whether "
+                "it reads the log-probs of the policy that drew"
+            )
     if config.samples_per_prompt == 1 and algorithm.needs_group:
         raise UserError(
             f"samples_per_prompt = 1: {algorithm.needs_group} compares the draws of a prompt with "
@@ -269,27 +274,6 @@ def check(config: Config, algorithm: Algorithm) -> None:
         )
 
 
-def load(
-    recipe: str | None = None, sets: Sequence[str] = (), over: Mapping[str, Any] | None = None
-) -> Config:
-    """A config from a recipe, with settings over it.
-
-    Args:
-        recipe: A TOML file, or the name of a recipe that ships with Winnow; ``None``: `arithmetic`.
-        sets: ``key.path=value`` strings; the value is TOML where it parses, else a string. With
-            nothing behind the ``=`` the setting goes back to its default.
-        over: Nested settings laid over all of it.
-
-    Raises:
-        UserError: no such recipe, no such key, a value of the wrong type.
-    """
-    values = _read("arithmetic" if recipe is None else recipe)
-    for item in sets:
-        _set(values, item)
-    _merge(values, dict(over or {}))
-    return from_dict(values)
-
-
 def from_dict(values: Mapping[str, Any]) -> Config:
     """A config from nested settings; the first thing wrong becomes one line."""
     try:
@@ -298,36 +282,52 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         raise UserError(one_line(error, Config)) from error
 
 
-def recipes() -> list[str]:
-    """Names of the recipes that ship with Winnow."""
-    folder = files("winnow") / "recipes"
-    return sorted(
-        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
-    )
-
-
-def describe() -> list[dict[str, str]]:
+def describe() -> list[dict[str, Any]]:
     """Every setting: its key, type, default and one line of help."""
     return _describe(Config, "")
 
 
-def _describe(section: type[BaseModel], prefix: str) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = []
+def _describe(section: type[BaseModel], prefix: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     for name, field in section.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             rows += _describe(annotation, f"{prefix}{name}.")
             continue
-        shown = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
         rows.append(
             {
                 "key": prefix + name,
-                "type": shown.replace("typing.", ""),
-                "default": repr(field.default),
+                "type": _kind(annotation),
+                "default": default,
                 "help": field.description or "",
             }
         )
     return rows
+
+
+_KINDS = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    dict: "table",
+    NoneType: "",
+}
+
+
+def _kind(annotation: Any) -> str:
+    """A type in words."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(inner[0])
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin in (list, tuple):
+        return f"list of {_kind(inner[0])}"
+    if origin in (Union, UnionType):
+        return " or ".join(filter(None, map(_kind, inner)))
+    return _KINDS[origin or annotation]
 
 
 def dumps(config: Config, algorithm: Algorithm | None = None) -> str:
@@ -349,72 +349,22 @@ def _recorded(algorithm: Algorithm) -> dict[str, Any]:
         restored = AlgorithmConfig.model_validate(cells).build()
     except (UserError, ValidationError):
         return marked
-    return cells if restored.does_what(algorithm) else {**cells, **marked}
+    return cells if _alike(restored, algorithm) else {**cells, **marked}
 
 
-def _read(recipe: str) -> dict[str, Any]:
-    path = Path(recipe)
-    if path.suffix == ".toml" or os.sep in recipe:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-            raise UserError(f"recipe: cannot read {recipe}: {reason}") from error
-    else:
-        known = recipes()
-        if recipe not in known:
-            raise UserError(f"recipe: none is called {recipe!r}; {nearest(recipe, known)}")
-        text = (files("winnow") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"recipe: {recipe} is no valid TOML: {error}") from error
+def _alike(one: Algorithm, other: Algorithm) -> bool:
+    """Whether two algorithms do the same, their names and papers aside."""
+    return all(
+        _same(getattr(one, field), getattr(other, field))
+        for field in ("select", "advantage", "terms", "reward_scale", "draws", "epochs")
+    )
 
 
-def _set(values: dict[str, Any], item: str) -> None:
-    key, equals, text = item.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set {item!r}: write it as key=value, e.g. --set optimiser.lr=1e-5")
-    path = key.strip().split(".")
-    if not text.strip():
-        _unset(values, path)
-        return
-    try:
-        parsed = tomllib.loads(f"x = {text}")
-    except tomllib.TOMLDecodeError:
-        parsed = {}
-    # Anything else is a bare string: --set algorithm=grpo
-    nested: Any = parsed["x"] if parsed.keys() == {"x"} else text
-    for part in reversed(path):
-        nested = {part: nested}
-    _merge(values, nested)
-
-
-def _unset(values: dict[str, Any], path: Sequence[str]) -> None:
-    """Take a setting out, so that its default holds.
-
-    Raises:
-        UserError: there is no such setting.
-    """
-    known = {row["key"] for row in describe()}
-    dotted = ".".join(path)
-    if not any(key == dotted or key.startswith(f"{dotted}.") for key in known):
-        raise UserError(f"{dotted}: no such setting; {nearest(dotted, known)}")
-    table: Any = values
-    for part in path[:-1]:
-        table = table.get(part, {})
-        if not isinstance(table, dict):
-            return
-    table.pop(path[-1], None)
-
-
-def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
-    """Lay settings over others, tables key by key; `algorithm = "x"` starts the table anew."""
-    for key, new in over.items():
-        old = values.get(key)
-        if isinstance(old, str) and isinstance(new, Mapping) and key in _SHORT:
-            old = values[key] = {_SHORT[key]: old}
-        if isinstance(old, dict) and isinstance(new, Mapping):
-            _merge(old, new)
-        else:
-            values[key] = new
+def _same(one: Any, other: Any) -> bool:
+    """Equal; or objects of one class that hold nothing; or tuples and terms of such."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, Term) and isinstance(other, Term):
+        return all(_same(getattr(one, f.name), getattr(other, f.name)) for f in fields(Term))
+    stateless = type(one) is type(other) and not getattr(one, "__dict__", True)
+    return bool(one == other) or (stateless and not hasattr(one, "__qualname__"))

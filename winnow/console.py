@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from winnow.algorithms import ALGORITHMS, Algorithm
 from winnow.cells import show
@@ -36,7 +38,7 @@ class ConsoleReporter:
     """Prints to a terminal; where the output is no terminal, the same lines without the bar."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False, markup=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -55,7 +57,8 @@ class ConsoleReporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self.console.is_terminal:
+            self._bar.stop()
 
     def progress(self, stage: str, done: int, total: int) -> None:
         if stage != self._stage:
@@ -138,29 +141,48 @@ def opening(config: Config, algorithm: Algorithm, train: int, held_out: int) -> 
     )
 
 
-def algorithms_table() -> Table:
-    """The table, one row an algorithm."""
-    table = Table(title="algorithms: the rows of the table", show_lines=True)
-    for heading in ("algorithm", "draws", "reward", "select", "advantage", "loss", "paper"):
-        table.add_column(heading, overflow="fold")
+def algorithms_table(width: int) -> Table:
+    """The table, one row an algorithm, one column a cell; cells are broken where it is narrow."""
+    headings = ["algorithm", "draws", "reward", "select", "advantage", "loss", "denominator"]
+    rows = []
     for row in ALGORITHMS.values():
-        table.add_row(
-            f"[bold]{row.name}[/bold]",
-            row.draws + (f", {row.epochs} epochs" if row.epochs > 1 else ""),
-            row.reward_scale,
-            "\n".join(show(rule) for rule in row.select),
-            show(row.advantage),
-            *loss_and_paper(row),
-        )
+        cells: Any = row.cells()
+        draws = row.draws + (f", {row.epochs} epochs" if row.epochs > 1 else "")
+        fixed = [row.name, draws, row.reward_scale, ", ".join(cells["select"])]
+        rows.append([*fixed, cells["advantage"], cells["loss"], cells["denominator"]])
+    for before, after in ((", ", ",\n"), ("(", "\n("), ("-means", "-\nmeans")):
+        if sum(map(_width, zip(headings, *rows, strict=True))) + len(headings) > width:
+            rows = [[cell.replace(before, after) for cell in row] for row in rows]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="underline")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for name, *others in rows:
+        table.add_row(Text(name, style="bold"), *others)
     return table
 
 
-def loss_and_paper(row: Algorithm) -> tuple[str, str]:
-    """The loss with its denominator and what it needs; the paper with a note."""
-    needs = f"\nneeds: {', '.join(sorted(row.needs))} log-probs" if row.needs else ""
-    cells: Any = row.cells()
-    loss = f"{cells['loss']}\n{cells['denominator']}\n{row.formula}{needs}"
-    return loss.replace("[", "\\["), f"{row.paper}\n{row.note}"
+def _width(column: Iterable[str]) -> int:
+    return max(len(line) for cell in column for line in cell.splitlines())
+
+
+def algorithms_notes() -> Table:
+    """For each row of the table: its loss as a formula, what it needs, its paper and a note."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for row in ALGORITHMS.values():
+        needs = "; ".join(f"{what}: {'yes' if n in row.needs else 'no'}" for n, what in _NEEDS)
+        table.add_row(row.name, Text(row.formula))
+        table.add_row("", Text(f"{row.note} {row.paper}."))
+        table.add_row("", Text(needs, style="dim"))
+    return table
+
+
+_NEEDS = (
+    ("old", "log-probs of the drawing policy"),
+    ("ref", "reference model"),
+    ("values", "critic"),
+)
 
 
 def _number(value: float | None, form: str) -> str:

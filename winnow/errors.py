@@ -11,3 +11,9 @@ class UserError(WinnowError):
     """The user can mend this: a wrong key, a missing file, a broken verifier. Exit code 2."""
 
     exit_code = 2
+
+
+class Stopped(WinnowError):
+    """The user stopped it (Ctrl-C). Exit code 130, as shells have it."""
+
+    exit_code = 130

@@ -5,7 +5,8 @@
     rollouts/           train-000001.parquet, eval-000000.parquet: every draw ever made
     metrics.jsonl       one object a step
     evals.jsonl         one object an evaluation
-    checkpoints/        step-10/: loads with AutoModelForCausalLM.from_pretrained
+    checkpoints/        step-10/: loads with AutoModelForCausalLM.from_pretrained; an evaluation's
+                        folder has none
     skipped/            batches whose loss or gradient was not finite
 
 A file appears under its name only when it is whole: it is written beside it, flushed to the disk
@@ -15,17 +16,19 @@ and renamed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from winnow.errors import UserError
+from winnow.errors import UserError, WinnowError
 from winnow.types import Draw, Group, Prompt, Score, Split, Verdict
 
 _STATE = "state.json"
@@ -64,41 +67,65 @@ class RunStore:
         self.folder = folder
 
     @classmethod
-    def create(cls, folder: Path, config_toml: str, environment: Mapping[str, Any]) -> RunStore:
-        """A new folder.
+    def create(
+        cls,
+        folder: Path,
+        config_toml: str,
+        environment: Mapping[str, Any],
+        *,
+        checkpoints: bool = True,
+    ) -> RunStore:
+        """A new folder, of a run or, without checkpoints, of an evaluation.
 
         Raises:
             UserError: it exists already; nothing in it is touched.
         """
-        cls.refuse_existing(folder)
+        cls.refuse(folder)
         store = cls(folder)
         try:
             (folder / "rollouts").mkdir(parents=True)
+            if checkpoints:
+                (folder / "checkpoints").mkdir()
         except OSError as error:
             raise UserError(f"out: cannot make {folder}: {error.strerror}") from error
-        (folder / "checkpoints").mkdir()
         _write_text(folder / "environment.json", json.dumps(dict(environment), indent=2) + "\n")
         _write_text(folder / "config.toml", config_toml)
         return store
 
     @staticmethod
-    def refuse_existing(folder: Path) -> None:
-        """Raises UserError if there is such a folder."""
-        if folder.exists():
-            raise UserError(
-                f"out: {folder} exists already; choose another --out, "
-                f"or go on with it: winnow train --resume {folder}"
-            )
+    def refuse(folder: Path) -> None:
+        """See that a folder can be made, without making it.
+
+        Raises:
+            UserError: it exists already, or cannot be made where it would lie.
+        """
+        above = folder.absolute().parent
+        try:
+            there = _exists(folder)
+            while not _exists(above):
+                above = above.parent
+            writable = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+        except OSError as error:
+            raise UserError(f"out: cannot make {folder}: {error.strerror}") from error
+        if there:
+            resumable = (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir()
+            hint = f", or go on with it: winnow train --resume {folder}" if resumable else ""
+            raise UserError(f"out: {folder} exists already; choose another --out{hint}")
+        if not writable:
+            what = "cannot be written to" if above.is_dir() else "is no folder"
+            raise UserError(f"out: cannot make {folder}: {above} {what}; choose another --out")
 
     @classmethod
     def open(cls, folder: Path) -> RunStore:
-        """An existing folder.
+        """The folder of a run, to go on with.
 
         Raises:
-            UserError: it is no run folder.
+            UserError: it is no such folder.
         """
         if not (folder / "config.toml").is_file():
             raise UserError(f"resume: {folder} is no run folder (it has no config.toml)")
+        if not (folder / "checkpoints").is_dir():
+            raise UserError(f"resume: {folder} holds an evaluation, which cannot be gone on with")
         return cls(folder)
 
     def write_draws(self, split: Split, step: int, groups: Sequence[Group]) -> None:
@@ -115,38 +142,65 @@ class RunStore:
         """What `write_draws` wrote, behind the same prompts; ``None`` if it never did.
 
         Raises:
-            UserError: the prompts have changed since.
+            UserError: the prompts have changed since, or the file was damaged.
         """
         path = self._rollouts(split, step)
         if not path.is_file():
             return None
         by_group: dict[int, list[dict[str, Any]]] = {}
-        for row in pq.read_table(path, schema=SCHEMA).to_pylist():
+        try:
+            table = pq.read_table(path, schema=SCHEMA)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(
+                f"resume: {path} is damaged; remove it to have its draws made anew"
+            ) from error
+        for row in table.to_pylist():
             by_group.setdefault(row["group"], []).append(row)
         same = len(by_group) == len(prompts) and all(
-            rows[0]["prompt"] == prompts[place].text for place, rows in by_group.items()
+            rows[0]["prompt"] == _unicode(prompts[place].text) for place, rows in by_group.items()
         )
         if not same:
-            raise UserError(f"resume: the prompts have changed since {path} was written")
+            raise UserError(
+                f"resume: the prompts have changed since {path} was written; "
+                "put them back, or begin a new run"
+            )
         return [
             _group(prompt, by_group[place], right_at, step) for place, prompt in enumerate(prompts)
         ]
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """One line more in metrics.jsonl or evals.jsonl, on the disk before this returns."""
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(row), allow_nan=False) + "\n")
+        """One line more in metrics.jsonl or evals.jsonl, on the disk before this returns.
+
+        Raises:
+            ValueError: a number that is not finite; nothing is written.
+        """
+        try:
+            line = json.dumps(dict(row), allow_nan=False) + "\n"
+        except ValueError as error:
+            odd = [key for key, value in row.items() if not _finite(value)]
+            raise ValueError(f"{name}: not finite: {', '.join(odd)}") from error
+        with _disk(self.folder / name), (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl or evals.jsonl; a line cut short by a kill is no row."""
+        """The rows of metrics.jsonl or evals.jsonl; a line cut short by a kill is no row.
+
+        Raises:
+            UserError: another line is no JSON: someone else has written to the file.
+        """
         path = self.folder / name
         if not path.is_file():
             return []
-        text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        return [json.loads(line) for line in whole.splitlines()]
+        written = path.read_bytes()
+        rows = []
+        for number, line in enumerate(written.split(b"\n")[:-1], start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{path} line {number} is no JSON; mend or remove it") from error
+        return rows
 
     def rewind(self, step: int) -> None:
         """Forget metrics after a checkpoint's step (0: all): a resumed run writes them anew.
@@ -163,19 +217,27 @@ class RunStore:
         """Save a checkpoint whole, then drop all but the newest `keep`."""
         final = self.folder / "checkpoints" / f"step-{step}"
         partial = final.with_name(f".{final.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        save(partial)
-        _write_text(partial / _STATE, json.dumps({"step": step, **state}, indent=2) + "\n")
-        for path in partial.iterdir():
-            _sync(path)
-        if final.exists():  # written by a run that was killed and is now repeated
-            shutil.rmtree(final)
-        partial.rename(final)
-        _sync(final.parent)
-        for _, old in list(self._checkpoints())[:-keep]:
-            shutil.rmtree(old)
+        with _disk(final):
+            for left in final.parent.glob(".step-*"):  # by a run that was killed meanwhile
+                shutil.rmtree(left)
+            partial.mkdir()
+            save(partial)
+            _write_text(partial / _STATE, json.dumps({"step": step, **state}, indent=2) + "\n")
+            for path in [*partial.rglob("*"), partial]:
+                _sync(path)
+            if final.exists():
+                self._drop(final)
+            partial.rename(final)
+            _sync(final.parent)
+            for _, old in list(self._checkpoints())[:-keep]:
+                self._drop(old)
         return final
+
+    @staticmethod
+    def _drop(checkpoint: Path) -> None:
+        """Remove a checkpoint. Renamed first: half of one must never be taken for a whole one."""
+        gone = checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.gone"))
+        shutil.rmtree(gone)
 
     def latest_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest whole checkpoint and its state."""
@@ -215,22 +277,22 @@ def _rows(split: Split, step: int, place: int, group: Group) -> Iterator[dict[st
             "split": split,
             "group": place,
             "draw": number,
-            "prompt_id": group.prompt.id,
-            "prompt": group.prompt.text,
+            "prompt_id": _unicode(group.prompt.id),
+            "prompt": _unicode(group.prompt.text),
             "prompt_ids": group.prompt_ids,
-            "answer": group.prompt.answer,
-            "difficulty": group.prompt.difficulty,
-            "text": draw.text,
+            "answer": _unicode(group.prompt.answer),
+            "difficulty": _unicode(group.prompt.difficulty),
+            "text": _unicode(draw.text),
             "token_ids": draw.token_ids,
             "logprobs": draw.logprobs,
             "entropies": draw.entropies,
             "finish_reason": draw.finish_reason,
             "policy_version": draw.policy_version,
             "reward": score.value if score else None,
-            "error": score.error if score else None,
+            "error": _unicode(score.error) if score else None,
             "right": group.right[number] if score and score.value is not None else None,
             "kept": verdict.kept if verdict else None,
-            "reason": verdict.reason if verdict else None,
+            "reason": _unicode(verdict.reason) if verdict else None,
             "weight": group.weights[number] if group.weights else None,
         }
 
@@ -262,17 +324,55 @@ def _group(prompt: Prompt, rows: list[dict[str, Any]], right_at: float, step: in
     )
 
 
+def _exists(path: Path) -> bool:
+    """Whether there is anything of that name, a dangling link included."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _unicode(text: str | None) -> str | None:
+    """Text that a file can hold: half a character (a lone surrogate) becomes U+FFFD."""
+    if text is None or text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _finite(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside the final name, flush to the disk, rename."""
     partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    _sync(partial)
-    partial.rename(path)
-    _sync(path.parent)
+    with _disk(path):
+        try:
+            write(partial)
+            _sync(partial)
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync(path.parent)
 
 
 def _write_text(path: Path, text: str) -> None:
     _whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """A full or read-only disk is the user's to mend, and no run is lost by it."""
+    try:
+        yield
+    except OSError as error:
+        raise WinnowError(
+            f"cannot write {path}: {error.strerror or error}; make room (or leave to write), then "
+            "go on with winnow train --resume"
+        ) from error
 
 
 def _sync(path: Path) -> None:

@@ -124,7 +124,7 @@ def context_length(model_config: Any) -> int | None:
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends an answer: the generation config's, one or several, and the tokenizer's."""
+    """Every id that ends an answer: one or several in its configs, and the tokenizer's."""
     ids: set[int] = set()
     for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
         value = getattr(holder, "eos_token_id", None)

@@ -39,20 +39,26 @@ class PromptSet:
 def load_prompts(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> PromptSet:
     """Read or make the prompts, and hold some out.
 
-    Held-out prompts come from `eval.source` where it is set; else whole families are held out of
-    the training source, chosen by a hash of the family, so that the choice depends neither on the
-    order of the file nor on its size.
+    Held-out prompts come from `eval.source` where it is set, and nothing of that source is trained
+    on; else whole families are held out of the training source, chosen by a hash of the family, so
+    that the choice depends neither on the order of the file nor on its size.
 
     Raises:
         UserError: an unreadable source, a missing column, an empty set, nothing left to train on.
     """
     prompts = read(config, seed)
     if evaluation.source is not None:
-        held_out = _own_held_out(config, evaluation, seed)
+        away = _own_held_out(config, evaluation, seed)
+        held_out = away[: evaluation.size]
     else:
-        held_out = _hold_out(prompts, evaluation.size)
-    kept_away = {family(prompt) for prompt in held_out}
+        away = held_out = _hold_out(prompts, evaluation.size)
+    kept_away = {family(prompt) for prompt in away}
     train = [prompt for prompt in prompts if family(prompt) not in kept_away]
+    if not train and evaluation.source is not None:
+        raise UserError(
+            f"eval.source: every prompt of {config.source!r} is in {evaluation.source!r} too, "
+            "which leaves none to train on; leave eval.source out to hold some out instead"
+        )
     if not train:
         raise UserError(
             f"eval.size = {evaluation.size}: holding out {len(held_out)} of the {len(prompts)} "
@@ -70,7 +76,7 @@ def load_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> l
     if evaluation.size == 0:
         raise UserError("eval.size = 0: there is nothing to evaluate; set eval.size")
     if evaluation.source is not None:
-        return _own_held_out(config, evaluation, seed)
+        return _own_held_out(config, evaluation, seed)[: evaluation.size]
     return _hold_out(read(config, seed), evaluation.size)
 
 
@@ -80,13 +86,13 @@ def read(config: PromptsConfig, seed: int, field: str = "prompts.source") -> lis
     if source == "arithmetic":
         prompts = arithmetic(config, seed)
     elif source.startswith("gym:"):
-        prompts = gym(config, seed)
+        prompts = gym(config, seed, field)
     elif source.startswith("hub:"):
-        prompts = from_rows(read_hub(source, config.split, field), config)
+        prompts = from_rows(read_hub(source, config.split, field), config, field)
     elif source.endswith(".jsonl"):
-        prompts = from_rows(read_jsonl(source, field), config)
+        prompts = from_rows(read_jsonl(source, field), config, field)
     elif source.endswith(".parquet"):
-        prompts = from_rows(read_parquet(source, field), config)
+        prompts = from_rows(read_parquet(source, field), config, field)
     else:
         raise UserError(
             f"{field}: {source!r} is none of 'arithmetic', a .jsonl or .parquet file, "
@@ -103,18 +109,22 @@ def family(prompt: Prompt) -> str:
 
 
 def _own_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> list[Prompt]:
-    """`eval.size` prompts of `eval.source`, chosen by hash."""
-    other = config.model_copy(update={"source": evaluation.source, "limit": None})
-    prompts = read(other, seed, "eval.source")
-    return sorted(prompts, key=lambda prompt: _hash(family(prompt)))[: evaluation.size]
+    """All prompts of `eval.source`, in an order that their text alone decides."""
+    other = config.model_copy(update={"source": evaluation.source})
+    return sorted(read(other, seed, "eval.source"), key=_place)
 
 
 def _hold_out(prompts: Sequence[Prompt], size: int) -> list[Prompt]:
     """One prompt of each of `size` families; the other members are kept out of training too."""
     first: dict[str, Prompt] = {}
-    for prompt in prompts:
+    for prompt in sorted(prompts, key=_place):
         first.setdefault(family(prompt), prompt)
-    return [first[name] for name in sorted(first, key=_hash)[:size]]
+    return list(first.values())[:size]
+
+
+def _place(prompt: Prompt) -> tuple[bytes, str, str]:
+    """Orders prompts by a hash of their family, and those of one family by what they say."""
+    return _hash(family(prompt)), prompt.text, prompt.answer or ""
 
 
 def _hash(text: str) -> bytes:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from winnow.config import PromptsConfig
-from winnow.prompts.rows import fill
+from winnow.errors import UserError
+from winnow.prompts.rows import RowError, conversation, fill
 from winnow.types import Prompt
 
 _ENUMERABLE = 1_000_000
@@ -19,11 +20,16 @@ _SHOTS = {("+", 2): ((12, 7), (30, 24), (8, 65))}
 def arithmetic(config: PromptsConfig, seed: int) -> list[Prompt]:
     """Distinct problems `a + b =`, the kinds (operation x digits) mixed as evenly as they last.
 
+    A template of one's own may fill in `question`, `answer`, `a`, `b` and `op`.
+
     An operand of d digits is uniform over 10^(d-1) .. 10^d - 1 (0 .. 9 for one digit). The
     difficulty is labelled by digits and operation. `12 + 34` and `34 + 12` are one family; a
     problem that is shown as an example is never asked.
+
+    Raises:
+        UserError: the template names another column.
     """
-    kinds = [(op, digits) for op in config.operations for digits in config.digits]
+    kinds = list(dict.fromkeys((op, d) for op in config.operations for d in config.digits))
     streams = [
         _pairs(digits, np.random.default_rng([seed, ord(op), digits])) for op, digits in kinds
     ]
@@ -37,25 +43,29 @@ def arithmetic(config: PromptsConfig, seed: int) -> list[Prompt]:
             if pair is None:
                 unfinished.remove(item)
             elif _family(kind[0], *pair) not in shown[kind]:
-                made.append(_prompt(*kind, *pair, config.template))
+                made.append(_prompt(*kind, *pair, config))
     return made[: config.size]
 
 
-def _prompt(op: str, digits: int, a: int, b: int, template: str | None) -> Prompt:
+def _prompt(op: str, digits: int, a: int, b: int, config: PromptsConfig) -> Prompt:
     question = f"{a} {op} {b} ="
     answer = str(_result(op, a, b))
     row = {"question": question, "answer": answer, "a": str(a), "b": str(b), "op": op}
-    if template is None:
+    if config.template is None:
         shots = "".join(f"{x} {op} {y} = {_result(op, x, y)}\n" for x, y in _examples(op, digits))
         text = shots + question
     else:
-        text = fill(template, row)
+        try:
+            text = fill(config.template, row)
+        except RowError as error:
+            raise UserError(f"{error.field}: 'arithmetic' {error.what}") from error
     return Prompt(
         id=f"{a}{op}{b}",
         text=text,
         answer=answer,
         difficulty=f"{digits}-digit {op}",
         data=row,
+        messages=conversation(text, config),
         family=_family(op, a, b),
     )
 
@@ -81,7 +91,7 @@ def _examples(op: str, digits: int) -> tuple[tuple[int, int], ...]:
 def _shown(op: str, digits: int, template: str | None) -> set[str]:
     if template is None:
         return {_family(op, a, b) for a, b in _examples(op, digits)}
-    written = re.findall(rf"(\d+) {re.escape(op)} (\d+)", template)
+    written = re.findall(rf"(\d+)\s*{re.escape(op)}\s*(\d+)", template)
     return {_family(op, int(a), int(b)) for a, b in written}
 
 

@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from winnow.cells import nearest
 from winnow.config import PromptsConfig
 from winnow.errors import UserError
-from winnow.prompts.rows import fill
+from winnow.prompts.rows import RowError, conversation, fill
 from winnow.types import Prompt
 
 
-def gym(config: PromptsConfig, seed: int) -> list[Prompt]:
+def gym(config: PromptsConfig, seed: int, field: str = "prompts.source") -> list[Prompt]:
     """`gym:TASK`: `prompts.size` problems of that task. Score them with `reward = "gym"`.
 
+    A template of one's own may fill in `question` and `answer`.
+
     Raises:
-        UserError: Reasoning Gym is not installed, or has no such task.
+        UserError: Reasoning Gym is not installed, has no such task, or cannot make it.
     """
     try:
-        import reasoning_gym
+        from reasoning_gym import create_dataset
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise UserError(
-            "prompts.source: gym tasks need Reasoning Gym: pip install 'winnow-rl[gym]'"
+            f"{field}: gym tasks need Reasoning Gym: pip install 'winnow-rl[gym]'"
         ) from error
     name = config.source.removeprefix("gym:")
     if name not in DATASETS:
-        raise UserError(f"prompts.source: no gym task {name!r}; {nearest(name, DATASETS)}")
-    made = []
-    for number, entry in enumerate(reasoning_gym.create_dataset(name, size=config.size, seed=seed)):
-        question, answer = str(entry["question"]), entry["answer"]
-        row = {"question": question, "answer": answer}
-        text = question if config.template is None else fill(config.template, row)
-        messages = None
-        if config.chat:
-            system = [{"role": "system", "content": config.system}] if config.system else []
-            messages = (*system, {"role": "user", "content": text})
-        made.append(
-            Prompt(
-                id=f"{name}-{number}",
-                text=text,
-                answer=None if answer is None else str(answer),
-                difficulty=name,
-                data={"gym": name, "entry": dict(entry)},
-                messages=messages,
-                family=question,
-            )
-        )
-    return made
+        raise UserError(f"{field}: no gym task {name!r}; {nearest(name, DATASETS)}")
+    try:
+        entries = list(create_dataset(name, size=config.size, seed=seed))
+    except (AssertionError, ValueError, TypeError) as error:  # how its tasks refuse their settings
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{field}: cannot make the gym task {name!r}: {reason}") from error
+    return [_prompt(name, number, entry, config) for number, entry in enumerate(entries)]
+
+
+def _prompt(name: str, number: int, entry: Mapping[str, Any], config: PromptsConfig) -> Prompt:
+    question, answer = str(entry["question"]), entry["answer"]
+    text = question
+    if config.template is not None:
+        try:
+            text = fill(config.template, {"question": question, "answer": answer})
+        except RowError as error:
+            raise UserError(f"{error.field}: gym task {name!r} {error.what}") from error
+    return Prompt(
+        id=f"{name}-{number}",
+        text=text,
+        answer=None if answer is None else str(answer),
+        difficulty=name,
+        data={"gym": name, "entry": dict(entry)},
+        messages=conversation(text, config),
+        family=" ".join(question.split()),
+    )

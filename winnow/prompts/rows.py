@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from winnow.cells import nearest
 from winnow.config import PromptsConfig
@@ -22,36 +22,73 @@ def read_jsonl(path: str, field: str = "prompts.source") -> list[Row]:
     """One JSON object a line; blank lines are passed over.
 
     Raises:
-        UserError: no such file, or a line that is no JSON object (with its number).
+        UserError: a file that cannot be read, or a line that is no JSON object (with its number).
     """
+    _check_file(path, field)
     rows: list[Row] = []
-    with _existing(path, field).open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{field}: {path} line {number}: {error}") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{field}: {path} line {number} is no JSON object")
-            rows.append(row)
+    number = 0
+    try:
+        with Path(path).expanduser().open(encoding="utf-8-sig") as lines:
+            for line in lines:
+                number += 1
+                if line.strip():
+                    rows.append(_json_object(line))
+    except OSError as error:
+        raise UserError(f"{field}: cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{field}: {path} is no text in UTF-8, so no JSONL") from error
+    except (ValueError, RecursionError) as error:
+        wrong = f"{error.msg}, column {error.colno}" if _is_json_error(error) else str(error)
+        raise UserError(f"{field}: {path} line {number} is no JSON object: {wrong}") from error
     return rows
+
+
+def _json_object(line: str) -> Row:
+    row = json.loads(line, object_pairs_hook=_once)
+    if not isinstance(row, dict):
+        raise ValueError(f"it is a {type(row).__name__}")
+    if "\\ud" in line.lower():  # only such an escape can make half a character
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise ValueError(f"it has half a character, {half!r}") from error
+    return row
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: of two equal ones, JSON would silently drop the first."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has two keys {next(key for key in keys if keys.count(key) > 1)!r}")
+    return made
+
+
+def _is_json_error(error: Exception) -> TypeGuard[json.JSONDecodeError]:
+    return isinstance(error, json.JSONDecodeError)
 
 
 def read_parquet(path: str, field: str = "prompts.source") -> list[Row]:
     """All rows of a Parquet file.
 
     Raises:
-        UserError: no such file, or not Parquet.
+        UserError: a file that cannot be read, is not Parquet, or has two columns of one name.
     """
     import pyarrow
     import pyarrow.parquet
 
+    _check_file(path, field)
     try:
-        rows: list[Row] = pyarrow.parquet.read_table(_existing(path, field)).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{field}: {path} is no Parquet file: {error}") from error
+        with pyarrow.parquet.ParquetFile(Path(path).expanduser()) as file:
+            names = file.schema_arrow.names
+            twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+            if twice:
+                raise UserError(f"{field}: {path} has two columns {twice[0]!r}; rename one")
+            rows: list[Row] = file.read().to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{field}: cannot read {path} as Parquet: {reason}") from error
     return rows
 
 
@@ -62,87 +99,164 @@ def read_hub(source: str, split: str, field: str = "prompts.source") -> list[Row
         UserError: the `datasets` library is missing, or the hub has no such data set or split.
     """
     try:
-        import datasets
+        from datasets import load_dataset
     except ImportError as error:
         raise UserError(
             f"{field}: hub data sets need the datasets library: pip install 'winnow-rl[hub]'"
         ) from error
     name, _, config = source.removeprefix("hub:").partition(":")
     try:
-        return list(datasets.load_dataset(name, config or None, split=split))
+        return list(load_dataset(name, config or None, split=split))
     except (OSError, ValueError) as error:  # what datasets raises for a name, split or connection
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{field}: cannot load {source!r} ({split}): {reason}") from error
 
 
-def from_rows(rows: Sequence[Row], config: PromptsConfig) -> list[Prompt]:
+def from_rows(
+    rows: Sequence[Row], config: PromptsConfig, field: str = "prompts.source"
+) -> list[Prompt]:
     """Prompts from rows.
 
     Raises:
-        UserError: a column that is not there, an empty prompt.
+        UserError: a column that is not there, an empty prompt; with the number of the row.
     """
-    return [_prompt(number, row, config) for number, row in enumerate(rows)]
+    made = []
+    for number, row in enumerate(rows):
+        try:
+            made.append(_prompt(number, row, config))
+        except RowError as error:
+            place = f"row {number + 1} of {config.source!r}"
+            raise UserError(f"{error.field or field}: {place} {error.what}") from error
+    return made
+
+
+class RowError(Exception):
+    """What is wrong with a row, and the setting that asked for it: where none did, the source."""
+
+    def __init__(self, what: str, field: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.field = field
 
 
 def fill(template: str, row: Row) -> str:
     r"""The template with each `{column}` filled in. `{{` and `}}` are braces; `{}` is itself.
 
     Raises:
-        UserError: a column that the row does not have.
+        RowError: a column that the row does not have, or that holds nothing.
     """
 
     def hole(match: re.Match[str]) -> str:
-        if match.group(1) is None:
+        name = match.group(1)
+        if name is None:
             return match.group(0)[0]
-        return str(_column(row, match.group(1), "prompts.template"))
+        value = _column(row, name, "prompts.template")
+        if value is None:
+            raise RowError(f"has nothing in column {name!r}", "prompts.template")
+        return str(value)
 
     return _HOLE.sub(hole, template)
 
 
+def conversation(text: str, config: PromptsConfig) -> tuple[Mapping[str, str], ...] | None:
+    """What the chat template is applied to, with `prompts.chat`: the prompt as the user's turn."""
+    if not config.chat:
+        return None
+    turn = {"role": "user", "content": text}
+    return (turn,) if config.system is None else (_system(config.system), turn)
+
+
 def _prompt(number: int, row: Row, config: PromptsConfig) -> Prompt:
-    messages: list[Mapping[str, str]] | None = None
     value = None
     if config.template is None:
         value = _column(row, config.prompt_column, "prompts.prompt_column")
-        if isinstance(value, list):
-            messages = [{"role": m["role"], "content": m["content"]} for m in value]
-            text = messages[-1]["content"] if messages else ""
-        else:
-            text = str(value)
+    family = ""
+    if isinstance(value, list):
+        messages: tuple[Mapping[str, str], ...] | None = _messages(value, config)
+        assert messages is not None
+        text = messages[-1]["content"]
+        family = "\n".join(m["content"] for m in messages if m["role"] != "system")
     else:
-        text = fill(config.template, row)
+        text = fill(config.template, row) if config.template is not None else _text(value, config)
+        messages = conversation(text, config)
     if not text.strip():
-        raise UserError(
-            f"prompts.source: row {number + 1} of {config.source!r} has an empty prompt"
-        )
-    if messages is None and config.chat:
-        messages = [{"role": "user", "content": text}]
-    if messages is not None and config.system is not None:
-        messages.insert(0, {"role": "system", "content": config.system})
-    answer = row.get(config.answer_column)
-    if config.answer_column not in row and "answer_column" in config.model_fields_set:
-        _column(row, config.answer_column, "prompts.answer_column")
+        raise RowError("has an empty prompt")
     difficulty = None
     if config.difficulty_column is not None:
         difficulty = str(_column(row, config.difficulty_column, "prompts.difficulty_column"))
+    name = row.get("id")
     return Prompt(
-        id=str(row.get("id", number)),
+        id=str(number if name is None else name),
         text=text,
-        answer=None if answer is None else str(answer),
+        answer=_answer(row, config),
         difficulty=difficulty,
         data=row,
-        messages=None if messages is None else tuple(messages),
+        messages=messages,
+        family=" ".join(family.split()),
     )
+
+
+def _text(value: object, config: PromptsConfig) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str | int | float):
+        raise RowError(
+            f"holds a {type(value).__name__} in column {config.prompt_column!r}, neither text nor "
+            "a list of messages",
+            "prompts.prompt_column",
+        )
+    return str(value)
+
+
+def _messages(turns: Sequence[object], config: PromptsConfig) -> tuple[Mapping[str, str], ...]:
+    """A conversation, which someone other than the assistant spoke last in."""
+    messages: list[Mapping[str, str]] = []
+    for turn in turns:
+        role, said = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else ("", "")
+        if not (isinstance(role, str) and isinstance(said, str) and role):
+            raise RowError(
+                "has a message that is no {'role': ..., 'content': text}", "prompts.prompt_column"
+            )
+        messages.append({"role": role, "content": said})
+    if not messages:
+        raise RowError("has an empty conversation", "prompts.prompt_column")
+    if messages[-1]["role"] in ("assistant", "system"):
+        raise RowError(
+            f"ends with the {messages[-1]['role']}'s turn; a prompt ends with the user's",
+            "prompts.prompt_column",
+        )
+    if config.system is not None:
+        if messages[0]["role"] == "system":
+            raise RowError("has a system message of its own; leave this one out", "prompts.system")
+        messages.insert(0, _system(config.system))
+    return tuple(messages)
+
+
+def _system(text: str) -> Mapping[str, str]:
+    return {"role": "system", "content": text}
+
+
+def _answer(row: Row, config: PromptsConfig) -> str | None:
+    """The answer; a column that was asked for by name must be there, the usual one need not."""
+    if config.answer_column != PromptsConfig.model_fields["answer_column"].default:
+        _column(row, config.answer_column, "prompts.answer_column")
+    answer = row.get(config.answer_column)
+    return None if answer is None else str(answer)
 
 
 def _column(row: Row, name: str, field: str) -> Any:
     if name not in row:
-        raise UserError(f"{field}: no column {name!r}; {nearest(name, [str(key) for key in row])}")
+        raise RowError(f"has no column {name!r}; {nearest(name, [str(key) for key in row])}", field)
     return row[name]
 
 
-def _existing(path: str, field: str) -> Path:
-    found = Path(path).expanduser()
-    if not found.is_file():
+def _check_file(path: str, field: str) -> None:
+    try:
+        found = Path(path).expanduser()
+        is_folder, is_file = found.is_dir(), found.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, a folder closed to us, no such ~
+        raise UserError(f"{field}: cannot read {path:.200}: {error}") from error
+    if is_folder:
+        raise UserError(f"{field}: {path} is a folder; name one file in it")
+    if not is_file:
         raise UserError(f"{field}: no file {path}")
-    return found

@@ -1,0 +1,175 @@
+"""Winnow from Python: what may be given, what is refused, and what is left on the disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import winnow
+from tests import tiny
+from winnow.algorithms import ALGORITHMS, Algorithm
+from winnow.losses import NLL, DrawMeans, Term
+from winnow.selection import Correct, Everything
+
+ROWS = tiny.problems()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny.model().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def small(model: str, out: Path, **changes):
+    given = {
+        "model": model,
+        "prompts": ROWS,
+        "reward": "exact",
+        "steps": 1,
+        "prompts_per_step": 2,
+        "minibatch_prompts": 2,
+        "samples_per_prompt": 2,
+        "sampling": {"max_tokens": 2},
+        "eval": {"size": 2},
+        "out": out,
+        "quiet": True,
+    }
+    return winnow.train(**given | changes)
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_rows_are_written_beside_the_run(model, tmp_path) -> None:
+    result = small(model, tmp_path / "run", eval_prompts=ROWS[:3], eval={"size": 9, "samples": 2})
+    assert left(tmp_path) == ["run", "run.eval.jsonl", "run.prompts.jsonl"]
+    lines = (tmp_path / "run.prompts.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == ROWS
+    lines = (result.folder / "evals.jsonl").read_text().splitlines()
+    evals = [json.loads(line) for line in lines]
+    assert [(row["prompts"], row["draws"]) for row in evals] == [(3, 6), (3, 6)]
+
+
+def test_a_section_may_be_given_whole(model, tmp_path) -> None:
+    rows = [{"question": row["prompt"], "answer": row["answer"]} for row in ROWS]
+    section = {"source": rows, "prompt_column": "question", "limit": 4}
+    result = small(model, tmp_path / "run", prompts=section)
+    recorded = winnow.recipe.load(str(result.folder / "config.toml")).prompts
+    assert recorded.source == str(tmp_path / "run.prompts.jsonl")
+    assert (recorded.prompt_column, recorded.limit) == ("question", 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "grop"}, "algorithm: no row 'grop'"),
+        ({"reward": "nummber"}, "no reward called 'nummber'"),
+        ({"prompts": []}, "prompts.source: .* holds no prompts"),
+        ({"prompts": [{"answer": "1"}]}, "prompts.prompt_column: row 1 of .* has no column"),
+        ({"prompts": ["2 + 2"]}, "prompts: each row is a dict"),
+        ({"prompts": [{"prompt": object()}]}, "prompts: a row cannot be written as JSON"),
+        ({"prompts": iter(ROWS)}, "prompts: must be a table of settings"),
+        ({"stpes": 3}, "stpes: no such setting"),
+        ({"sampling": {"max_tokens": 999}}, "prompts: prompt '.*' has .* the model's context"),
+        ({"eval": 3}, "eval: must be a table"),
+    ],
+)
+def test_a_mistake_leaves_nothing_behind(changes, message, model, tmp_path) -> None:
+    with pytest.raises(winnow.UserError, match=rf"^{message}") as caught:
+        small(model, tmp_path / "run", **changes)
+    assert "\n" not in str(caught.value)
+    assert left(tmp_path) == []
+
+
+def test_nothing_that_exists_is_written_over(model, tmp_path) -> None:
+    (tmp_path / "run.prompts.jsonl").write_text("mine")
+    with pytest.raises(winnow.UserError, match=r"^out: .*run\.prompts\.jsonl exists already"):
+        small(model, tmp_path / "run")
+    assert left(tmp_path) == ["run.prompts.jsonl"]
+    assert (tmp_path / "run.prompts.jsonl").read_text() == "mine"
+    (tmp_path / "old").mkdir()
+    with pytest.raises(winnow.UserError, match=r"^out: .*old exists already"):
+        small(model, tmp_path / "old")
+    assert left(tmp_path) == ["old", "run.prompts.jsonl"]
+
+
+def test_what_may_not_be_given_beside_resume(model, tmp_path) -> None:
+    small(model, tmp_path / "run")
+    for given in ({"reward": "exact"}, {"steps": 3}, {"algorithm": "raft"}, {"out": "x"}):
+        with pytest.raises(winnow.UserError, match=r"^resume: a run goes on with its own"):
+            winnow.train(resume=tmp_path / "run", quiet=True, **given)
+
+
+def odd_draws(group, alive, rng):
+    return [None if i % 2 else "even" for i in range(len(group.draws))]
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["in a module", "in a test"])
+def test_an_algorithm_of_ones_own_is_resumed(named, model, tmp_path) -> None:
+    """One that a file can hold goes on by itself; another is asked for."""
+    rule = odd_draws if named else lambda *args: odd_draws(*args)
+    mine = Algorithm("mine", select=(rule,), terms=(Term(NLL(), DrawMeans()),))
+    first = small(model, tmp_path / "run", algorithm=mine)
+    assert first.metrics[0]["survivors"] == 2
+    if named:
+        again = winnow.train(resume=first.folder, quiet=True)
+    else:
+        with pytest.raises(winnow.UserError, match=r"^algorithm: 'mine' was made in Python"):
+            winnow.train(resume=first.folder, quiet=True)
+        again = winnow.train(resume=first.folder, algorithm=mine, quiet=True)
+    assert again == first
+
+
+def test_two_terms_are_trained(model, tmp_path) -> None:
+    terms = (Term(NLL(), DrawMeans()), Term(NLL(), DrawMeans(), coefficient=0.5))
+    mine = Algorithm("mine", select=(Everything(),), terms=terms)
+    assert small(model, tmp_path / "run", algorithm=mine).metrics[0]["updates"] == 1
+
+
+def test_without_the_answer_column_a_run_can_be_resumed(model, tmp_path) -> None:
+    rows = [{"prompt": row["prompt"]} for row in ROWS]
+    first = small(model, tmp_path / "run", prompts=rows, reward=lambda prompt, said: 1.0)
+    again = winnow.train(resume=first.folder, reward=lambda prompt, said: 1.0, quiet=True)
+    assert again == first
+
+
+def test_evaluate(model, tmp_path) -> None:
+    result = winnow.evaluate(
+        model=model,
+        prompts=ROWS,
+        reward=lambda prompt, said: 1.0,
+        sampling={"max_tokens": 2},
+        out=tmp_path / "tried",
+        quiet=True,
+    )
+    assert (result.accuracy, result.prompts) == (1.0, len(ROWS))
+    assert left(tmp_path) == ["tried", "tried.eval.jsonl"]
+    with pytest.raises(winnow.UserError, match=r"^eval\.source: .* holds no prompts"):
+        winnow.evaluate(model=model, prompts=[], reward="exact", out=tmp_path / "x", quiet=True)
+    assert left(tmp_path) == ["tried", "tried.eval.jsonl"]
+
+
+def test_an_evaluation_of_a_run_of_ones_own_algorithm(model, tmp_path) -> None:
+    mine = Algorithm("mine", select=(Correct(), lambda *args: odd_draws(*args)))
+    run = small(model, tmp_path / "run", algorithm=mine)
+    result = winnow.evaluate(
+        recipe=str(run.folder / "config.toml"),
+        model=str(run.checkpoint),
+        out=tmp_path / "tried",
+        quiet=True,
+    )
+    assert result.prompts == 2
+
+
+def test_names_are_found_where_they_live() -> None:
+    for name in winnow.__all__:
+        assert getattr(winnow, name) is not None
+    assert winnow.ALGORITHMS is ALGORITHMS
+    assert set(winnow.__all__) <= set(dir(winnow))
+    with pytest.raises(AttributeError, match="'winnow' has no attribute 'trian'"):
+        winnow.trian  # noqa: B018

@@ -1,0 +1,199 @@
+"""The grammar of a table cell: what is shown can be read back, what cannot be read is explained."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from dataclasses import fields
+from typing import get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from winnow.advantages import ADVANTAGES
+from winnow.algorithms import ALGORITHMS
+from winnow.cells import Cell, nearest, parse, show
+from winnow.errors import UserError
+from winnow.losses import DENOMINATORS, LOSSES
+from winnow.selection import RULES
+
+VOCABULARIES = {
+    "select": RULES,
+    "advantage": ADVANTAGES,
+    "loss": LOSSES,
+    "denominator": DENOMINATORS,
+}
+CELLS = [(kind, cls) for kind, words in VOCABULARIES.items() for cls in words.values()]
+
+UNIT = st.floats(0, 1)
+ARGUMENTS = {
+    ("best", "k"): st.integers(1, 10**9),
+    ("standardised", "sigma"): st.sampled_from(["sample", "population"]),
+    ("clipped", "low"): UNIT,
+    ("clipped", "high"): st.floats(0, allow_nan=False),  # infinity: no upper clip
+    ("constant", "length"): st.floats(0, 1e300, exclude_min=True) | st.integers(1, 10**6),
+}
+
+
+def made(cls: type[Cell]) -> st.SearchStrategy[Cell]:
+    return st.builds(cls, **{f.name: ARGUMENTS[cls.cell, f.name] for f in fields(cls)})
+
+
+@pytest.mark.parametrize(("kind", "cls"), CELLS, ids=[f"{k}-{c.cell}" for k, c in CELLS])
+@given(data=st.data())
+def test_what_is_shown_is_read_back(kind: str, cls: type[Cell], data: st.DataObject) -> None:
+    cell = data.draw(made(cls))
+    assert parse(kind, show(cell), VOCABULARIES[kind]) == cell
+    assert parse(kind, f"  {cell}\n", VOCABULARIES[kind]) == cell
+
+
+def test_every_argument_of_every_cell_is_tried_above() -> None:
+    own = {(cls.cell, field.name) for _, cls in CELLS for field in fields(cls)}
+    assert own == ARGUMENTS.keys()
+
+
+def test_every_cell_is_frozen_has_a_line_and_a_name_of_its_own() -> None:
+    for kind, words in VOCABULARIES.items():
+        assert all(name == cls.cell for name, cls in words.items()), kind
+    for _, cls in CELLS:
+        assert cls.__doc__
+        assert not cls.__doc__.startswith(f"{cls.__name__}(")
+        assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        assert set(get_type_hints(cls)) >= {f.name for f in fields(cls)}
+
+
+@pytest.mark.parametrize("row", ALGORITHMS.values(), ids=ALGORITHMS)
+def test_every_row_of_the_table_is_read_back(row) -> None:
+    assert row.with_cells(row.cells()) == row
+    elsewhere = ALGORITHMS["rft" if row.name != "rft" else "grpo"].with_cells(row.cells())
+    assert elsewhere.cells() == row.cells()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [
+        ("loss", "clipped", "clipped(low=0.2, high=0.28)"),
+        ("loss", "clipped()", "clipped(low=0.2, high=0.28)"),
+        ("loss", "clipped(0.1)", "clipped(low=0.1, high=0.28)"),
+        ("loss", "clipped(0.1, high=1)", "clipped(low=0.1, high=1)"),
+        ("loss", " clipped ( high = inf ) ", "clipped(low=0.2, high=inf)"),
+        ("advantage", "standardised", "standardised(sample)"),
+        ("advantage", "standardised('population')", "standardised(population)"),
+        ("advantage", "standardised(sigma=population)", "standardised(population)"),
+        ("select", "best", "best(1)"),
+        ("select", "best(k=4)", "best(4)"),
+        ("denominator", "constant(256)", "constant(256)"),
+    ],
+)
+def test_short_and_long_forms(kind: str, text: str, expected: str) -> None:
+    assert show(parse(kind, text, VOCABULARIES[kind])) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("select", "corect", "select: no cell 'corect'; did you mean 'correct'?"),
+        ("select", "", "select: no cell ''; known: everything, correct, best"),
+        ("select", "Correct", "no cell 'Correct'; did you mean 'correct'?"),
+        ("select", "best(", "no cell 'best('"),
+        ("select", "best(k)", "'best(k)': k is a whole number; best takes (k=1)"),
+        ("select", "best(2.5)", "k is a whole number"),
+        ("select", "best(True)", "k is a whole number"),
+        ("select", "best(0)", "'best(0)': k is at least 1"),
+        ("select", "best(1, 2)", "too many arguments in 'best(1, 2)'; best takes (k=1)"),
+        ("select", "best(1, k=2)", "best takes (k=1)"),
+        ("select", "best(n=2)", "best has no argument 'n'; it takes (k=1)"),
+        ("select", "correct(1)", "correct takes no arguments"),
+        ("select", "best(1)(2)", "cannot read the arguments in 'best(1)(2)'"),
+        ("select", "best(1), (2)", "cannot read the arguments"),
+        ("select", "best(1) or (2)", "cannot read the arguments"),
+        ("select", "best(*a)", "cannot read the arguments"),
+        ("select", "best(**a)", "best has no argument 'None'"),
+        ("select", "best(1 +)", "cannot read the arguments"),
+        ("select", "best(f(1))", "cannot read the arguments"),
+        ("select", "best(\0)", "cannot read the arguments"),
+        ("loss", "clipped(low='a')", "low is a number"),
+        ("loss", "clipped(low=2)", "0 <= low <= 1 and high >= 0"),
+        ("advantage", "standardised(median)", "sigma is 'sample' or 'population'"),
+        ("denominator", "constant", "'constant': constant takes (length)"),
+        ("denominator", "constant(0)", "the length is above 0"),
+        ("denominator", "constant(nan)", "length is a number"),
+        ("select", "no_such_module:rule", "select: cannot import 'no_such_module:rule': No module"),
+        ("select", "os.path:jion", "cannot import 'os.path:jion'"),
+        ("select", "os:sep", "'os:sep' is no function: it is a str"),
+        ("select", "functools:partial", "cannot import 'functools:partial'"),
+        ("select", ".a:b", "cannot import '.a:b'"),
+        ("select", "m:f.<locals>.g", "lives inside a function and cannot be imported"),
+        ("select", "m:<lambda>", "lives inside a function and cannot be imported"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(kind: str, text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(kind, text, VOCABULARIES[kind])
+    said = str(caught.value)
+    assert said.startswith(f"{kind}: ")
+    assert message in said
+    assert "\n" not in said
+
+
+@given(text=st.text(max_size=30) | st.from_regex(r"(best|clipped|one)\(.{0,12}\)", fullmatch=True))
+def test_no_text_is_a_traceback(text: str) -> None:
+    for kind, words in VOCABULARIES.items():
+        if ":" in text:  # would be imported
+            continue
+        try:
+            cell = parse(kind, text, words)
+        except UserError:
+            continue
+        assert parse(kind, show(cell), words) == cell
+
+
+def keeps_all(group, alive, rng):
+    """A rule of one's own."""
+    return [None] * len(alive)
+
+
+class Judge:
+    """A rule as an object."""
+
+    def __call__(self, group, alive, rng):
+        return [None] * len(alive)
+
+    @staticmethod
+    def strict(group, alive, rng):
+        return ["no"] * len(alive)
+
+
+def test_ones_own_is_named_by_where_it_lives() -> None:
+    assert show(keeps_all) == f"{__name__}:keeps_all"
+    assert parse("select", show(keeps_all), RULES) is keeps_all
+    assert parse("select", show(Judge.strict), RULES) is Judge.strict
+    assert isinstance(parse("select", show(Judge()), RULES), Judge)
+    assert show(functools.partial(keeps_all)) == "functools:partial"
+
+
+def test_a_module_of_the_current_folder_is_found(tmp_path, monkeypatch) -> None:
+    (tmp_path / "rules_of_mine.py").write_text("def rule(group, alive, rng): ...")
+    (tmp_path / "rules_broken.py").write_text("def rule(group alive): ...")
+    (tmp_path / "math.py").write_text("raise RuntimeError('not the math you want')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    assert callable(parse("select", "rules_of_mine:rule", RULES))
+    assert parse("select", "math:sqrt", RULES) is math.sqrt
+    with pytest.raises(UserError, match="cannot import 'rules_broken:rule': invalid syntax"):
+        parse("select", "rules_broken:rule", RULES)
+
+
+def test_nearest() -> None:
+    assert nearest("grop", ["raft", "grpo"]) == "did you mean 'grpo'?"
+    assert nearest("xyz", ["raft", "grpo"]) == "known: raft, grpo"
+    assert nearest("xyz", []) == "known: none"
+    long = nearest("xyz", [f"task{i}" for i in range(100)])
+    assert long.endswith("task19 and 80 more")
+    assert len(long) < 250
+
+
+def test_infinity_is_no_upper_clip() -> None:
+    assert parse("loss", "clipped(high=inf)", LOSSES).high == math.inf

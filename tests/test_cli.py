@@ -1,0 +1,525 @@
+"""The command line as a person meets it: help, results, and mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests import tiny
+from winnow import cli
+from winnow.algorithms import ALGORITHMS
+from winnow.config import Config, describe, from_dict
+from winnow.recipe import recipes
+
+COMMANDS = ("train", "eval", "algorithms", "settings", "doctor")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """An untrained model with room for 128 tokens, and no chat template."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny.model().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def no_torch(tmp_path_factory) -> Path:
+    """A folder of modules before which a command must end that needs no model."""
+    folder = tmp_path_factory.mktemp("no_torch")
+    for name in ("torch", "transformers"):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
+    return folder
+
+
+def winnow(args: list[str], cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess:
+    unset = ("PYTHONPATH",)
+    given = {k: v for k, v in os.environ.items() if k not in unset}
+    given |= {"COLUMNS": "100", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    given |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(path or "")}
+    return subprocess.run(
+        [sys.executable, "-m", "winnow", *args],
+        cwd=cwd,
+        env=given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line, what its one line must say, and whether it may import a model library."""
+
+    args: str | list[str]
+    says: str
+    models: bool = False
+
+
+def train(*sets: str, **how: bool) -> list[str]:
+    """`winnow train` with settings, and a model that can only be looked for, not found."""
+    given = ["train", "--set", "model=nobody/nothing", "--out", "run"]
+    return [*given, *(part for item in sets for part in ("--set", item))]
+
+
+FILE = ("prompts.source=good.jsonl", "eval.size=0")
+TINY = ("model={model}", *FILE, "minibatch_prompts=1", "prompts_per_step=1")
+
+MISTAKES = {
+    # unknown: key, algorithm, cell, model, file, column, reward, recipe, command
+    "key": Case(train("stpes=3"), "stpes: no such setting; did you mean 'steps'?"),
+    "algorithm": Case(train("algorithm=grop"), "algorithm: no row 'grop'; did you mean 'grpo'?"),
+    "algorithm, eval": Case("eval --set algorithm=grop", "algorithm: no row 'grop'"),
+    "cell": Case(train("algorithm.loss=clippd"), "algorithm.loss: no cell 'clippd'; did you mean"),
+    "model": Case("train --set model=nowhere", "model: no folder, .gguf file or hub id (owner/n"),
+    "model file": Case("train --set model=no.gguf", "model: no file no.gguf"),
+    "model folder": Case("train --set model=folder", "model: folder folder holds no config.json"),
+    "file": Case(train("prompts.source=no.jsonl"), "prompts.source: no file no.jsonl"),
+    "eval file": Case(train("eval.source=no.parquet"), "eval.source: no file no.parquet"),
+    "folder": Case(
+        train("prompts.source=folder.jsonl"), "prompts.source: folder.jsonl is a folder"
+    ),
+    "column": Case(
+        train(*FILE, "prompts.prompt_column=promt"),
+        "prompts.prompt_column: row 1 of 'good.jsonl' has no column 'promt'; did you mean 'prom",
+    ),
+    "template column": Case(
+        train(*FILE, "prompts.template={promt}"), "prompts.template: row 1 of 'good.jsonl' has no c"
+    ),
+    "reward": Case(train("reward=nummber"), "no reward called 'nummber': did you mean 'number'?"),
+    "reward module": Case(
+        train("reward=no_such:f"), "'no_such:f' cannot be loaded: ModuleNotFound"
+    ),
+    "reward option": Case(
+        train("reward.options.x=1"), "reward.options.x: number has no such option"
+    ),
+    "reward without answers": Case(
+        train("prompts.source=unanswered.jsonl", "eval.size=0"), "set prompts.answer_column to the"
+    ),
+    "reward of another source": Case(train("reward=gym"), "reward = 'gym' judges gym tasks"),
+    "recipe": Case("train arithmetics", "recipe: none is called 'arithmetics'; did you mean 'arit"),
+    "recipe file": Case("train no.toml", "recipe: cannot read no.toml: No such file or directory"),
+    "recipe, bad TOML": Case("train bad.toml", "recipe: bad.toml is no valid TOML: "),
+    "recipe, wrong key": Case("train wrong.toml", "sampling.top_q: no such setting; did you mean"),
+    "command": Case("trian", "no such command 'trian'"),
+    "option": Case("train --stes 3", "no such option: --stes"),
+    "option without its value": Case("train --out", "'--out' requires an argument"),
+    "too many arguments": Case("train a b", "unexpected extra argument"),
+    # data
+    "empty": Case(train("prompts.source=empty.jsonl"), "prompts.source: 'empty.jsonl' holds no pr"),
+    "empty parquet": Case(
+        train("prompts.source=empty.parquet"), "'empty.parquet' holds no prompts"
+    ),
+    "empty, eval": Case(
+        "eval --set eval.source=empty.jsonl", "eval.source: 'empty.jsonl' holds no"
+    ),
+    "bad line": Case(
+        train("prompts.source=bad.jsonl"), "prompts.source: bad.jsonl line 3 is no JSON object: "
+    ),
+    "binary": Case(train("prompts.source=binary.jsonl"), "binary.jsonl is no text in UTF-8"),
+    "no parquet": Case(
+        train("prompts.source=no_parquet.parquet"), "cannot read no_parquet.parquet"
+    ),
+    "two columns": Case(train("prompts.source=twice.parquet"), "two columns 'prompt'; rename one"),
+    "two keys": Case(
+        train("prompts.source=twice.jsonl"), "line 1 is no JSON object: it has two key"
+    ),
+    "held out": Case(
+        train("prompts.source=good.jsonl", "eval.size=9"), "eval.size = 9: holding out 3 of the 3"
+    ),
+    "eval.size": Case("eval --set eval.size=0", "eval.size = 0: there is nothing to evaluate"),
+    "eval.source": Case(
+        train(*FILE, "eval.source=good.jsonl"), "eval.source: every prompt of 'good.jsonl' is in"
+    ),
+    # settings that do not go together
+    "one sample": Case(
+        train("algorithm=grpo", "samples_per_prompt=1"),
+        "samples_per_prompt = 1: advantage standardised(sample) compares",
+    ),
+    "one sample, mixed": Case(
+        train("algorithm=reinforce-rej", "samples_per_prompt=1"), "samples_per_prompt = 1: select m"
+    ),
+    "top_k": Case(train("sampling.top_k=5"), "sampling.top_k: raft++ divides by the probabilities"),
+    "top_p": Case(train("sampling.top_p=0.9"), "sampling.top_p: raft++ divides by the probabilit"),
+    "minibatch": Case(
+        train("minibatch_prompts=99"), "minibatch_prompts = 99 is more than prompts_"
+    ),
+    "draws_from": Case(train("draws_from=a/b"), "draws_from: only an algorithm that draws once"),
+    "system": Case(train("prompts.system=Hi"), "prompts.system needs prompts.chat = true"),
+    # values
+    "no equals sign": Case(train("steps"), "--set 'steps': write it as key=value"),
+    "text for a number": Case(train("steps=many"), "steps: must be a whole number (got 'many')"),
+    "below a value": Case(train("steps.x=1"), "steps: is one value and has no setting 'x'"),
+    "empty list": Case(train("algorithm.select=[]"), "algorithm.select: must not be empty"),
+    "not finite": Case(train("optimiser.lr=nan"), "optimiser.lr: must be a finite number"),
+    "not in UTF-8": Case(train("model=\udcff"), r"--set 'model=\udcff': write it in UTF-8"),
+    # the run folder
+    "out is a run": Case("train --out old", "out: old exists already; choose another --out, or go"),
+    "out is a run, eval": Case("eval --out old", "out: old exists already"),
+    "out is a file": Case(
+        "train --out good.jsonl", "out: good.jsonl exists already; choose another"
+    ),
+    "out below a file": Case("train --out good.jsonl/run", "out: cannot make good.jsonl/run: "),
+    "out too long": Case(["train", "--out", "x" * 300], "File name too long"),
+    "resume nothing": Case("train --resume nowhere", "resume: nowhere is no run folder"),
+    "resume another folder": Case("train --resume folder", "resume: folder is no run folder"),
+    "resume an evaluation": Case("train --resume tried", "resume: tried holds an evaluation"),
+    "resume with --set": Case(
+        "train --resume old --set steps=3", "--resume goes on with the run's"
+    ),
+    "resume with --out": Case("train --resume old --out new", "--resume goes on with the run's"),
+    "resume, file spoilt": Case("train --resume spoilt", "steps: must be a whole number"),
+    "too long a prompt": Case(
+        train(*TINY, "prompts.source=long.jsonl", "sampling.max_tokens=8"),
+        "prompts: prompt 'the-long-one' has 125 tokens and sampling.max_tokens = 8, more than",
+        models=True,
+    ),
+}
+
+
+LATE_MISTAKES = {
+    "hub model": Case(train(*FILE), "model: cannot load 'nobody/nothing': "),
+    "device": Case(train(*TINY, "device=tpu9"), "device: 'tpu9' is none; try 'auto'"),
+    "device without memory": Case(
+        train(*TINY, "device=meta"), "device: 'meta' cannot be used here: "
+    ),
+    "no gpu": Case(train(*TINY, "device=cuda"), "device: 'cuda', but torch sees no GPU"),
+    "no chat template": Case(
+        train(*TINY, "prompts.chat=true"),
+        "prompts.chat: this model's tokenizer has no",
+    ),
+    "no weights": Case(train(*FILE, "model=hollow"), "model: cannot load 'hollow': "),
+    "other vocabulary": Case(
+        train(*TINY, "algorithm=rft", "draws_from=other"), "draws_from: 'other' has another vocab"
+    ),
+}
+"""What only torch, the tokenizer or the weights can tell. These run in this process."""
+
+
+def furnish(folder: Path) -> None:
+    """What the mistakes above stumble over."""
+    good = '{"prompt": "1+1=", "answer": 2}\n{"prompt": "1+2=", "answer": 3}\n'
+    texts: Mapping[str, str | bytes] = {
+        "good.jsonl": good + '{"prompt": "1+3=", "answer": 4}\n',
+        "bad.jsonl": good + '{"prompt": \n',
+        "empty.jsonl": "",
+        "binary.jsonl": b"\x89PNG\r\n\x1a\n\xff",
+        "no_parquet.parquet": good,
+        "twice.jsonl": '{"prompt": "a", "prompt": "b"}\n',
+        "unanswered.jsonl": '{"prompt": "Tell me a story."}\n',
+        "long.jsonl": json.dumps({"prompt": "1" * 125, "answer": "1", "id": "the-long-one"}),
+        "good.csv": "prompt,answer\n",
+        "bad.toml": "steps = \n",
+        "wrong.toml": "[sampling]\ntop_q = 3\n",
+    }
+    for name, text in texts.items():
+        data = text if isinstance(text, bytes) else text.encode()
+        (folder / name).write_bytes(data)
+    pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), folder / "empty.parquet")
+    twice = pa.table([["a"], ["b"]], names=["prompt", "prompt"])
+    pq.write_table(twice, folder / "twice.parquet")
+    for name in ("folder", "folder.jsonl", "old/checkpoints", "spoilt/checkpoints", "tried"):
+        (folder / name).mkdir(parents=True)
+    for name, text in (("old", "steps = 1"), ("spoilt", "steps = 'x'"), ("tried", "steps = 1")):
+        (folder / name / "config.toml").write_text(text)
+    (folder / "old" / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes | None, int]]:
+    return {
+        str(path): (path.read_bytes() if path.is_file() else None, path.stat().st_mtime_ns)
+        for path in sorted([folder, *folder.rglob("*")])
+    }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    done: subprocess.CompletedProcess
+    harmed: bool
+
+
+@pytest.fixture(scope="module")
+def outcomes(request, tmp_path_factory, model, no_torch) -> dict[str, Outcome]:
+    """Those of the mistakes that are asked for, two at a time."""
+    asked = [
+        item.callspec.params.get("mistake")
+        for item in request.session.items
+        if item.path == Path(__file__) and hasattr(item, "callspec")
+    ]
+
+    def make(mistake: str) -> Outcome:
+        case = MISTAKES[mistake]
+        folder = tmp_path_factory.mktemp("cwd")
+        furnish(folder)
+        before = contents(folder)
+        args = case.args.split() if isinstance(case.args, str) else case.args
+        args = [arg.replace("{model}", str(model)) for arg in args]
+        done = winnow(args, folder, None if case.models else no_torch)
+        return Outcome(done, contents(folder) != before)
+
+    with ThreadPoolExecutor(2) as pool:
+        names = [name for name in MISTAKES if name in asked]
+        return dict(zip(names, pool.map(make, names), strict=True))
+
+
+def check_line(case: Case, code: int, out: str, err: str) -> None:
+    assert code == 2, err
+    assert "Traceback" not in err + out
+    assert re.fullmatch(r"winnow: [^\n]+\n", err), err
+    assert case.says in err
+    assert len(err) < 450
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_clear_line_and_harms_nothing(mistake: str, outcomes) -> None:
+    case, done = MISTAKES[mistake], outcomes[mistake].done
+    check_line(case, done.returncode, done.stdout, done.stderr)
+    assert case.models or done.stdout == ""
+    assert not outcomes[mistake].harmed, "something was made or changed on the disk"
+
+
+@pytest.mark.parametrize("mistake", LATE_MISTAKES)
+def test_a_mistake_found_late_harms_nothing_either(
+    mistake: str, model, tmp_path, monkeypatch, capsys
+) -> None:
+    furnish(tmp_path)
+    words = tiny.tokenizer()
+    words.save_pretrained(tmp_path / "hollow")
+    tiny.model().config.save_pretrained(tmp_path / "hollow")
+    words.add_tokens(["zz"])
+    words.save_pretrained(tmp_path / "other")
+    tiny.model().config.save_pretrained(tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    before = contents(tmp_path)
+    args = [arg.replace("{model}", str(model)) for arg in LATE_MISTAKES[mistake].args]
+    check_line(LATE_MISTAKES[mistake], *in_process(monkeypatch, capsys, *args))
+    assert contents(tmp_path) == before
+
+
+def in_process(monkeypatch, capsys, *args: str) -> tuple[int, str, str]:
+    """The same entry point, without the cost of another process."""
+    monkeypatch.setattr(sys, "argv", ["winnow", *args])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capsys.readouterr()
+    return end.value.code, said.out, said.err
+
+
+class TestResults:
+    """What a command prints when nothing is wrong."""
+
+    def tiny(self, model: Path) -> list[str]:
+        sets = [f"model={model}", "prompts.source=good.jsonl", "steps=1", "prompts_per_step=2"]
+        sets += ["minibatch_prompts=1", "sampling.max_tokens=2", "eval.size=1", "threads=1"]
+        return [part for item in sets for part in ("--set", item)]
+
+    @pytest.fixture
+    def here(self, tmp_path, monkeypatch) -> Path:
+        furnish(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    def test_train_resume_and_eval(self, model, here, monkeypatch, capsys) -> None:
+        code, out, err = in_process(monkeypatch, capsys, "train", *self.tiny(model), "--json")
+        assert code == 0
+        result = json.loads(out)
+        assert result["folder"] == "runs/arithmetic-raft++-001"
+        assert result["checkpoint"] == "runs/arithmetic-raft++-001/checkpoints/step-1"
+        assert result["last_step"]["step"] == 1
+        assert {"before", "after"} <= result.keys()
+        assert Path(result["checkpoint"], "model.safetensors").is_file()
+
+        before = contents(here / result["folder"] / "checkpoints")
+        code, out, _ = in_process(
+            monkeypatch, capsys, "train", "--resume", result["folder"], "--json"
+        )
+        assert code == 0
+        assert json.loads(out) == result
+        assert contents(here / result["folder"] / "checkpoints") == before
+
+        checkpoint = f"model={result['checkpoint']}"
+        args = ("eval", *self.tiny(model), "--set", checkpoint, "--out", "tried-2")
+        code, out, err = in_process(monkeypatch, capsys, *args, "--json")
+        assert code == 0
+        assert json.loads(out)["draws"] == 1
+        assert json.loads(out)["step"] == 0
+        assert sorted(p.name for p in (here / "tried-2").iterdir()) == [
+            "config.toml",
+            "environment.json",
+            "evals.jsonl",
+            "rollouts",
+        ]
+        code, _, err = in_process(monkeypatch, capsys, "train", "--resume", "tried-2")
+        assert code == 2
+        assert err.startswith("winnow: resume: tried-2 holds an evaluation")
+
+    def test_train_for_a_person(self, model, here, monkeypatch, capsys) -> None:
+        """Paths with brackets in them are no markup."""
+        out_folder = "runs/[/x] [bold]"
+        args = ("train", *self.tiny(model), "--out", out_folder)
+        code, out, err = in_process(monkeypatch, capsys, *args)
+        assert (code, err) == (0, "")
+        assert f"run folder: {out_folder}" in out
+        assert "1 steps: 2 prompts x 8 samples = 16 draws; up to 2 updates of 1 prompts" in out
+        assert f"model:  {out_folder}/checkpoints/step-1" in out
+        assert "[-min(s A, clip(s, 0.8, 1.28) A)]" in out
+        assert "held-out accuracy: " in out
+
+    @pytest.mark.parametrize("moment", ["begun", "before", "early"])
+    def test_stopped_by_hand(self, model, here, monkeypatch, capsys, moment) -> None:
+        def stop(*_, **__):
+            raise KeyboardInterrupt
+
+        target = {
+            "begun": "winnow.api.run_loop",
+            "before": "winnow.assemble._engine",
+            "early": "winnow.recipe.load",
+        }
+        monkeypatch.setattr(target[moment], stop)
+        args = ("train", *self.tiny(model), "--out", "mine")
+        code, _, err = in_process(monkeypatch, capsys, *args)
+        assert code == 130
+        assert (
+            err
+            == {
+                "begun": "winnow: stopped; go on with: winnow train --resume mine\n",
+                "before": "winnow: stopped before it began\n",
+                "early": "winnow: stopped\n",
+            }[moment]
+        )
+        assert (here / "mine").exists() is (moment == "begun")
+
+    def test_algorithms(self, monkeypatch, capsys) -> None:
+        code, out, _ = in_process(monkeypatch, capsys, "algorithms", "--json")
+        rows = json.loads(out)
+        assert code == 0
+        assert [row["name"] for row in rows] == list(ALGORITHMS)
+        for row in rows:
+            cells = ALGORITHMS[row["name"]].cells()
+            assert cells.items() <= row.items()
+            assert row["paper"]
+            assert row["note"]
+
+    @pytest.mark.parametrize("width", [80, 100, 200])
+    def test_the_table_shows_every_cell_of_every_row(self, width, monkeypatch, capsys) -> None:
+        monkeypatch.setenv("COLUMNS", str(width))
+        _, out, _ = in_process(monkeypatch, capsys, "algorithms")
+        lines = out.splitlines()
+        assert max(map(len, lines)) <= width
+        assert "…" not in out
+        table = lines[: lines.index(" " * width) if " " * width in lines else lines.index("")]
+        headings = re.findall(r"\S+", table[0])
+        starts = [table[0].index(heading) for heading in headings]
+        assert headings[0] == "algorithm"
+        assert headings[-1] == "denominator"
+        shown: dict[str, list[str]] = {}
+        name = ""
+        for line in table[1:]:
+            cells = [line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
+            name = cells[0] or name
+            shown[name] = [a + b for a, b in zip(shown.get(name, [""] * 7), cells, strict=True)]
+        assert list(shown) == list(ALGORITHMS)
+        for name, row in shown.items():
+            cells = ALGORITHMS[name].cells()
+            expected = [cells["reward_scale"], ",".join(cells["select"]), cells["advantage"]]
+            expected += [cells["loss"], cells["denominator"]]
+            assert [c.replace(" ", "") for c in row[2:]] == [e.replace(" ", "") for e in expected]
+        notes = re.sub(r"\s+", "", out)
+        for algorithm in ALGORITHMS.values():
+            for said in (algorithm.formula, algorithm.note, algorithm.paper):
+                assert re.sub(r"\s+", "", said) in notes
+
+    def test_settings(self, monkeypatch, capsys, tmp_path) -> None:
+        """All of them, as a recipe that says what is so anyway."""
+        code, out, _ = in_process(monkeypatch, capsys, "settings")
+        assert code == 0
+        assert from_dict(tomllib.loads(out)) == Config()
+        keys = [re.match(r"(?:# )?([a-z_.]+) = ", line)[1] for line in out.splitlines()]
+        assert keys == [row["key"] for row in describe()]
+        code, out, _ = in_process(monkeypatch, capsys, "settings", "--json")
+        assert code == 0
+        assert json.loads(out) == describe()
+
+    def test_doctor(self, monkeypatch, capsys) -> None:
+        code, out, _ = in_process(monkeypatch, capsys, "doctor", "--json")
+        findings = {row["what"]: row for row in json.loads(out)}
+        assert code == 0
+        assert findings["torch"]["ok"]
+        assert findings["torch"]["needed"]
+        assert {"python", "gpu", "smollm2-135m", "reasoning-gym", "datasets"} <= findings.keys()
+        code, out, _ = in_process(monkeypatch, capsys, "doctor")
+        assert code == 0
+        assert len(out.splitlines()) == len(findings)
+        monkeypatch.setitem(sys.modules, "torch", None)
+        monkeypatch.setattr("winnow.doctor.version", missing_torch)
+        code, out, _ = in_process(monkeypatch, capsys, "doctor")
+        assert code == 2
+        assert "no   torch: not installed (pip install torch)\n" in out
+
+
+def missing_torch(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError
+
+    if name == "torch":
+        raise PackageNotFoundError(name)
+    return "1.0"
+
+
+class TestHelp:
+    @pytest.fixture(scope="class")
+    def helps(self, tmp_path_factory, no_torch) -> dict[str, subprocess.CompletedProcess]:
+        def ask(args: tuple[str, ...]) -> subprocess.CompletedProcess:
+            return winnow(list(args), folder, no_torch)
+
+        folder = tmp_path_factory.mktemp("help")
+        asked = [(), ("--help",), *((command, "--help") for command in COMMANDS)]
+        with ThreadPoolExecutor(2) as pool:
+            return {" ".join(a): d for a, d in zip(asked, pool.map(ask, asked), strict=True)}
+
+    def test_every_command_has_help_with_an_example(self, helps) -> None:
+        assert helps["--help"].stdout == helps[""].stdout
+        for args, done in helps.items():
+            assert (done.returncode, done.stderr) == (0, ""), args
+            assert re.search(r"Example:\s+winnow", done.stdout), args
+            assert max(map(len, done.stdout.splitlines())) <= 100
+        listed = re.findall(r"^  (\w+)  +[A-Z]", helps["--help"].stdout, re.MULTILINE)
+        assert listed == list(COMMANDS)
+
+    def test_every_recipe_is_named(self, helps) -> None:
+        for command in ("train", "eval"):
+            for recipe in recipes():
+                assert recipe in helps[f"{command} --help"].stdout
+
+    def test_help_loads_little(self) -> None:
+        """Nothing that takes a tenth of a second: models, data, settings, tables."""
+        code = (
+            "import sys; from winnow.cli import main; sys.argv = ['winnow', 'train', '--help']\n"
+            "try:\n    main()\nexcept SystemExit: pass\n"
+            "heavy = {'torch', 'transformers', 'pyarrow', 'numpy', 'rich.table', 'winnow.config'}\n"
+            "print('heavy:', sorted(heavy & sys.modules.keys()))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout.endswith("heavy: []\n")
+
+    def test_a_pipe_that_closes_early_is_no_fault(self, tmp_path) -> None:
+        done = subprocess.run(
+            f"{sys.executable} -m winnow settings | true",
+            shell=True,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

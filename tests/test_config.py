@@ -1,0 +1,452 @@
+"""Settings: what is accepted, what it means, and that a run folder can repeat it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from winnow.advantages import ADVANTAGES, LeaveOneOut
+from winnow.algorithms import ALGORITHMS, Algorithm
+from winnow.config import Config, check, describe, dumps, from_dict
+from winnow.errors import UserError
+from winnow.losses import NLL, Clipped, Constant, DrawMeans, Term
+from winnow.recipe import load, recipes
+from winnow.selection import RULES, Best, Correct, Everything
+
+FREE_TEXT = st.text(max_size=20)
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": FREE_TEXT,
+        "draws_from": FREE_TEXT,
+        "dtype": st.sampled_from(["float32", "bfloat16"]),
+        "seed": st.integers(0, 2**70),
+        "steps": st.integers(1, 10**6),
+        "algorithm": st.fixed_dictionaries(
+            {"name": st.sampled_from(list(ALGORITHMS))},
+            optional={
+                "select": st.lists(st.sampled_from(list(RULES)), min_size=1, max_size=3),
+                "advantage": st.sampled_from(list(ADVANTAGES)),
+                "reward_scale": st.sampled_from(["0/1", "-1/+1"]),
+                "loss": st.builds(Clipped, st.floats(0, 1), st.floats(0, 9)).map(str),
+                "denominator": st.floats(0.1, 1e6).map(lambda x: str(Constant(x))),
+                "draws": st.sampled_from(["every-step", "once"]),
+                "epochs": st.integers(1, 9),
+            },
+        ),
+        "prompts": st.fixed_dictionaries(
+            {},
+            optional={
+                "source": FREE_TEXT,
+                "template": FREE_TEXT,
+                "chat": st.just(True),
+                "limit": st.integers(1),
+                "operations": st.lists(st.sampled_from("+-*"), min_size=1, max_size=3),
+                "digits": st.lists(st.integers(1, 12), min_size=1, max_size=3),
+            },
+        ),
+        "reward": st.fixed_dictionaries(
+            {},
+            optional={
+                "name": FREE_TEXT,
+                "options": st.dictionaries(
+                    FREE_TEXT, FREE_TEXT | st.booleans() | st.integers() | st.lists(st.integers())
+                ),
+                "right_at": st.floats(allow_nan=False, allow_infinity=False),
+            },
+        ),
+        "sampling": st.fixed_dictionaries(
+            {},
+            optional={
+                "temperature": st.floats(0.01, 100),
+                "top_p": st.floats(0, 1, exclude_min=True),
+                "stop": st.lists(st.text(min_size=1, max_size=5), max_size=3),
+            },
+        ),
+        "optimiser": st.fixed_dictionaries(
+            {}, optional={"lr": st.floats(0, 1), "betas": st.just([0.5, 0.25])}
+        ),
+        "eval": st.fixed_dictionaries(
+            {}, optional={"source": FREE_TEXT, "temperature": st.floats(0.1, 2)}
+        ),
+    },
+)
+
+
+def reread(config: Config, algorithm: Algorithm | None = None) -> Config:
+    return from_dict(tomllib.loads(dumps(config, algorithm)))
+
+
+@settings(max_examples=200)
+@given(SETTINGS)
+def test_settings_survive_toml(given_settings) -> None:
+    config = from_dict(given_settings)
+    assert reread(config) == config
+    resolved = reread(config, config.algorithm.build())
+    assert resolved.algorithm.build() == config.algorithm.build()
+    unsaid = {"algorithm"}
+    assert resolved.model_dump(exclude=unsaid) == config.model_dump(exclude=unsaid)
+    assert reread(resolved, resolved.algorithm.build()) == resolved
+
+
+@pytest.mark.parametrize("row", ALGORITHMS)
+@pytest.mark.parametrize("recipe", recipes())
+def test_every_recipe_and_row_is_repeated_from_its_file(recipe, row, tmp_path) -> None:
+    config = load(recipe, [f"algorithm={row}"])
+    path = tmp_path / "config.toml"
+    path.write_text(dumps(config, config.algorithm.build()), encoding="utf-8")
+    again = load(str(path))
+    assert again.algorithm.build() == ALGORITHMS[row]
+    assert again.algorithm.model_dump() == {"name": row, **ALGORITHMS[row].cells()}
+    assert dumps(again, again.algorithm.build()) == path.read_text(encoding="utf-8")
+
+
+def test_every_setting_is_described_once() -> None:
+    rows = describe()
+    keys = [row["key"] for row in rows]
+    assert len(set(keys)) == len(keys) > 50
+    for row in rows:
+        assert re.fullmatch(r"[^\n]{5,80}\.", row["help"]), row
+        assert row["type"]
+        assert "typing" not in row["type"]
+        assert "[" not in row["type"]
+    leaves = {}
+    for section, value in Config().model_dump().items():
+        table = value if isinstance(value, dict) else None
+        leaves |= {f"{section}.{k}": v for k, v in table.items()} if table else {section: value}
+    assert leaves.keys() == set(keys)
+    assert {row["key"]: row["default"] for row in rows} == {
+        key: list(value) if isinstance(value, tuple) else value for key, value in leaves.items()
+    }
+
+
+class TestShortForms:
+    """`algorithm = "x"` for `[algorithm] name = "x"`; likewise prompts and reward."""
+
+    def test_in_a_recipe_and_on_the_command_line(self) -> None:
+        long = {"algorithm": {"name": "raft"}, "prompts": {"source": "a"}, "reward": {"name": "b"}}
+        short = {"algorithm": "raft", "prompts": "a", "reward": "b"}
+        assert from_dict(short) == from_dict(long)
+        assert load(sets=["algorithm=grpo"]).algorithm.name == "grpo"
+        assert load(sets=["algorithm.name=grpo"]).algorithm.name == "grpo"
+
+    def test_a_cell_laid_over_a_short_form_keeps_the_name(self) -> None:
+        algorithm = load(sets=["algorithm=grpo", "algorithm.epochs=2"]).algorithm
+        assert (algorithm.name, algorithm.epochs) == ("grpo", 2)
+        assert load(sets=["algorithm.epochs=2"]).algorithm.name == "raft++"  # the recipe's
+
+    def test_a_short_form_laid_over_a_table_starts_it_anew(self, tmp_path) -> None:
+        recipe = tmp_path / "r.toml"
+        recipe.write_text('[algorithm]\nname = "raft"\nloss = "importance"\n')
+        kept = load(str(recipe), ["algorithm.name=grpo"]).algorithm
+        assert (kept.name, kept.loss) == ("grpo", "importance")
+        anew = load(str(recipe), ["algorithm=grpo"]).algorithm
+        assert (anew.name, anew.loss) == ("grpo", None)
+
+    def test_tables_are_merged_key_by_key_and_the_last_word_holds(self) -> None:
+        config = load(
+            "gsm8k",
+            ["prompts.limit=7", "sampling.max_tokens=5", "sampling.max_tokens=6"],
+            over={"prompts": {"limit": 8}, "eval": {"size": 3}},
+        )
+        assert (config.prompts.limit, config.prompts.prompt_column) == (8, "question")
+        assert (config.sampling.max_tokens, config.eval.size) == (6, 3)
+
+    def test_what_is_laid_over_is_not_changed(self) -> None:
+        over = {"prompts": {"limit": 8}}
+        load(sets=["prompts.limit=7"], over=over)
+        assert over == {"prompts": {"limit": 8}}
+
+
+@pytest.mark.parametrize(
+    ("item", "key", "value"),
+    [
+        ("steps=7", "steps", 7),
+        (" steps = 7 ", "steps", 7),
+        ("optimiser.lr=1e-5", "optimiser.lr", 1e-5),
+        ("optimiser.lr=1", "optimiser.lr", 1.0),
+        ("optimiser.betas=[0.5, 0.6]", "optimiser.betas", (0.5, 0.6)),
+        ("prompts.chat=true", "prompts.chat", True),
+        ("model=a=b", "model", "a=b"),
+        ("model='7'", "model", "7"),
+        ("prompts.template={question} = ", "prompts.template", "{question} = "),
+        ('sampling.stop="\\n"', "sampling.stop", ["\n"]),
+        ("sampling.stop=.", "sampling.stop", ["."]),
+        ("sampling.stop= ", "sampling.stop", [" "]),
+        ("sampling.stop=['a', 'b']", "sampling.stop", ["a", "b"]),
+        ("prompts.digits=3", "prompts.digits", [3]),
+        ("prompts.digits=[1, 2]", "prompts.digits", [1, 2]),
+        ("algorithm.select=correct", "algorithm.select", ["correct"]),
+        ("algorithm.select=['correct', 'best(2)']", "algorithm.select", ["correct", "best(2)"]),
+        ("reward.options.pattern=(\\d+)", "reward.options", {"pattern": "(\\d+)"}),
+        ("model=1\nsteps = 2", "model", "1\nsteps = 2"),  # one setting, not two
+    ],
+)
+def test_set(item: str, key: str, value: object) -> None:
+    found: object = load(sets=[item])
+    for part in key.split("."):
+        found = getattr(found, part)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("sets", "key", "value"),
+    [
+        (["sampling.max_tokens="], "sampling.max_tokens", 256),
+        (["prompts.source="], "prompts.source", "arithmetic"),
+        (["prompts="], "prompts.digits", [2]),
+        (["algorithm=grpo", "algorithm.name="], "algorithm.name", "raft++"),
+        (["algorithm=grpo", "algorithm.loss=nll", "algorithm.loss="], "algorithm.loss", None),
+        (["eval.source=", "eval.source="], "eval.source", None),
+        (["reward.options.pattern=x", "reward.options.pattern="], "reward.options", {}),
+    ],
+)
+def test_set_to_nothing_is_the_default_again(sets, key: str, value: object) -> None:
+    found: object = load(sets=sets)
+    for part in key.split("."):
+        found = getattr(found, part)
+    assert found == value
+
+
+def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('[prompts]\nchat = true\nsystem = "Be brief."\n')
+    with pytest.raises(UserError, match=r"^prompts\.system needs prompts\.chat = true; or leave"):
+        load(str(recipe), ["prompts.chat=false"])
+    assert load(str(recipe), ["prompts.chat=false", "prompts.system="]).prompts.system is None
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("steps", "--set 'steps': write it as key=value, e.g. --set optimiser.lr=1e-5"),
+        ("=3", "--set '=3': write it as key=value"),
+        ("stpes=3", "stpes: no such setting; did you mean 'steps'?"),
+        ("stpes=", "stpes: no such setting; did you mean 'steps'?"),
+        ("optimizer.lr=3", "optimizer: no such setting; did you mean 'optimiser'?"),
+        ("optimiser.lrr=3", "optimiser.lrr: no such setting; did you mean 'lr'?"),
+        ("lr=3", "lr: no such setting; did you mean 'optimiser.lr'?"),
+        ("temperature=3", "did you mean 'sampling.temperature' or 'eval.temperature'?"),
+        ("eval.stop=3", "eval.stop: no such setting; did you mean 'sampling.stop'?"),
+        ("steps.x=1", "steps: is one value and has no setting 'x' of its own"),
+        ("steps.x=", "steps: is one value and has no setting 'x' of its own"),
+        ("optimiser.betas.x=1", "optimiser.betas: is one value and has no setting 'x'"),
+        ("a..b=3", "a: no such setting"),
+        ("steps=abc", "steps: must be a whole number (got 'abc')"),
+        ("steps=1.5", "steps: must be a whole number (got 1.5)"),
+        ("steps=true", "steps: must be a whole number (got True)"),
+        ("steps=0", "steps: must be greater than or equal to 1 (got 0)"),
+        ("seed=-1", "seed: must be greater than or equal to 0 (got -1)"),
+        ("model=7", "model: must be text (got 7)"),
+        ("dtype=float16", "dtype: must be 'float32' or 'bfloat16' (got 'float16')"),
+        ("prompts.chat=maybe", "prompts.chat: must be true or false (got 'maybe')"),
+        ("prompts.digits=[]", "prompts.digits: must not be empty (got [])"),
+        ("prompts.digits=13", "prompts.digits.0: must be less than or equal to 12 (got 13)"),
+        ("prompts.operations=/", "prompts.operations.0: must be '+', '-' or '*' (got '/')"),
+        ("prompts=3", "prompts: must be a table of settings, such as prompts.source (got 3)"),
+        ("eval=x", "eval: must be a table of settings, such as eval.source (got 'x')"),
+        ("algorithm.select=[]", "algorithm.select: must not be empty (got [])"),
+        ("algorithm.draws=twice", "algorithm.draws: must be 'every-step' or 'once'"),
+        ("sampling.temperature=0", "sampling.temperature: must be greater than 0"),
+        ("sampling.temperature=inf", "sampling.temperature: must be a finite number (got inf)"),
+        ("sampling.top_p=1.5", "sampling.top_p: must be less than or equal to 1"),
+        ("sampling.stop=['']", "sampling.stop: an empty stop string would end every answer"),
+        ("sampling.stop=3", "sampling.stop.0: must be text (got 3)"),
+        ("optimiser.lr=nan", "optimiser.lr: must be a finite number (got nan)"),
+        ("optimiser.betas=[0.9]", "optimiser.betas.1: is missing"),
+        ("optimiser.betas=[0.9, 1.5]", "optimiser.betas.1: must be less than 1 (got 1.5)"),
+        ("optimiser.betas=0.9", "optimiser.betas: must be a list (got 0.9)"),
+        ("reward.right_at=nan", "reward.right_at: must be a finite number"),
+        ("reward.options=3", "reward.options: must be a table (got 3)"),
+        ("model=\udcff", "--set 'model=\\udcff': write it in UTF-8"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(item: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(sets=[item])
+    said = str(caught.value)
+    assert message in said
+    assert "\n" not in said
+    assert len(said) < 400
+
+
+def test_options_that_no_file_can_hold_are_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"reward\.options: must be what TOML can hold"):
+        from_dict({"reward": {"options": {"pattern": re.compile("x")}}})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("r.toml", b"steps = ", "r.toml is no valid TOML: Invalid value (at"),
+        ("r.toml", b"steps = 1\nsteps = 2", "is no valid TOML: Cannot overwrite a value"),
+        ("r.toml", b"\xff\xfe\x00", "r.toml: it is no text in UTF-8"),
+        ("r.toml", None, "r.toml: No such file or directory"),
+        ("folder.toml", "folder", "folder.toml: Is a directory"),
+        ("x" * 300 + ".toml", None, "File name too long"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read(name, text, message, tmp_path) -> None:
+    path = tmp_path / name
+    if isinstance(text, bytes):
+        path.write_bytes(text)
+    elif text:
+        path.mkdir()
+    with pytest.raises(UserError) as caught:
+        load(str(path))
+    said = str(caught.value)
+    assert said.startswith("recipe: ")
+    assert message in said
+    assert "\n" not in said
+
+
+def test_a_recipe_that_is_not_there() -> None:
+    with pytest.raises(UserError, match="recipe: none is called 'arithmetics'; did you mean 'ari"):
+        load("arithmetics")
+    with pytest.raises(UserError, match="recipe: none is called ''; known: arithmetic, gsm8k"):
+        load("")
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path) -> None:
+    (tmp_path / "r.toml").write_bytes(b"\xef\xbb\xbfsteps = 3")
+    assert load(str(tmp_path / "r.toml")).steps == 3
+
+
+class TestCheck:
+    """What no run should begin with, found before anything is loaded."""
+
+    @pytest.mark.parametrize("row", ALGORITHMS.values(), ids=ALGORITHMS)
+    @pytest.mark.parametrize(("key", "value"), [("top_k", 5), ("top_p", 0.9)])
+    def test_truncated_sampling_with_a_ratio(self, row, key, value) -> None:
+        config = from_dict({"algorithm": row.name, "sampling": {key: value}})
+        if "old" not in row.needs:
+            check(config, row)
+            return
+        with pytest.raises(UserError, match=rf"^sampling\.{key}: {re.escape(row.name)} divides by"):
+            check(config, row)
+
+    @pytest.mark.parametrize("text", list(ADVANTAGES))
+    def test_one_sample_with_a_group_baseline(self, text) -> None:
+        algorithm = ALGORITHMS["raft"].with_cells({"advantage": text})
+        config = from_dict({"samples_per_prompt": 1})
+        if text in ("one", "reward"):
+            check(config, algorithm)
+            return
+        with pytest.raises(UserError, match=rf"^samples_per_prompt = 1: advantage {text}"):
+            check(config, algorithm)
+        check(from_dict({"samples_per_prompt": 2}), algorithm)
+
+    def test_one_sample_with_a_rule_over_groups(self) -> None:
+        with pytest.raises(UserError, match=r"^samples_per_prompt = 1: select mixed compares"):
+            check(from_dict({"samples_per_prompt": 1}), ALGORITHMS["reinforce-rej"])
+
+    def test_the_remedy_for_one_sample_is_one(self) -> None:
+        sets = ["algorithm=grpo", "samples_per_prompt=1"]
+        sets += ["algorithm.advantage='reward'", "algorithm.select=['everything']"]
+        config = load(sets=sets)
+        check(config, config.algorithm.build())
+
+    def test_draws_of_another_model_every_step(self) -> None:
+        with pytest.raises(UserError, match=r"^draws_from: only an algorithm that draws once"):
+            check(from_dict({"draws_from": "a/b"}), ALGORITHMS["raft"])
+        check(from_dict({"draws_from": "a/b"}), ALGORITHMS["rft"])
+
+    def test_more_prompts_in_an_update_than_are_drawn(self) -> None:
+        config = from_dict({"prompts_per_step": 4, "minibatch_prompts": 5})
+        with pytest.raises(UserError, match=r"^minibatch_prompts = 5 is more than prompts_per"):
+            check(config, ALGORITHMS["raft"])
+
+    def test_a_loss_that_does_not_say_what_it_reads(self) -> None:
+        def loss(logp, old, weight):
+            return -logp
+
+        algorithm = Algorithm("mine", terms=(Term(loss, DrawMeans()),))
+        with pytest.raises(UserError, match=r"^algorithm\.loss: .*loss must say needs_old = True"):
+            check(Config(), algorithm)
+
+    @pytest.mark.parametrize("row", ALGORITHMS.values(), ids=ALGORITHMS)
+    def test_the_defaults_are_in_order_for_every_row(self, row) -> None:
+        check(Config(), row)
+        for recipe in recipes():
+            check(load(recipe), row)
+
+
+def test_an_unknown_row_or_cell() -> None:
+    with pytest.raises(UserError, match=r"^algorithm: no row 'grop'; did you mean 'grpo'\?"):
+        from_dict({"algorithm": "grop"}).algorithm.build()
+    with pytest.raises(UserError, match=r"^algorithm\.loss: no cell 'clippd'; did you mean 'clipp"):
+        from_dict({"algorithm": {"loss": "clippd(0.2)"}}).algorithm.build()
+
+
+def short_ones(group, alive, rng):
+    """A rule of one's own, in a module: it can be recorded."""
+    return ["long" if len(draw.text) > 9 else None for draw in group.draws]
+
+
+@dataclass(frozen=True)
+class Shorter:
+    """One that holds something: its name alone does not restore it."""
+
+    than: int = 9
+
+    def __call__(self, group, alive, rng):
+        return [None] * len(alive)
+
+
+class Plain:
+    """One that holds nothing."""
+
+    def __call__(self, group, alive, rng):
+        return [None] * len(alive)
+
+
+class TestOnesOwnAlgorithm:
+    """It is recorded if a file can hold it; if not, nothing else is run in its name."""
+
+    @pytest.mark.parametrize(
+        "select",
+        [(short_ones,), (Correct(), Best(2), short_ones), (Plain(),), (Shorter(),)],
+        ids=["function", "several", "object", "dataclass with its defaults"],
+    )
+    def test_it_is_read_back(self, select) -> None:
+        mine = Algorithm("mine", select=select, advantage=LeaveOneOut(), draws="once", epochs=2)
+        text = dumps(Config(), mine)
+        if select == (short_ones,):
+            assert f'"{__name__}:short_ones"' in text
+        read = from_dict(tomllib.loads(text)).algorithm
+        assert read.name == "mine"
+        assert not read.made_in_python
+        again = read.build()
+        assert again.cells() == mine.cells()
+        assert again.name == "mine"
+        assert (again.advantage, again.terms) == (mine.advantage, mine.terms)
+        if select != (Plain(),):
+            assert [type(rule) for rule in again.select] == [type(rule) for rule in select]
+
+    def test_a_known_row_with_all_cells_is_those_cells(self) -> None:
+        changed = replace(ALGORITHMS["grpo"], select=(Everything(), short_ones))
+        again = from_dict(tomllib.loads(dumps(Config(), changed))).algorithm.build()
+        assert again == changed
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"select": (Shorter(5),)},
+            {"select": (lambda group, alive, rng: [None] * len(alive),)},
+            {"terms": (Term(NLL(), DrawMeans()), Term(Clipped(), DrawMeans()))},
+            {"terms": (Term(NLL(), DrawMeans(), coefficient=0.5),)},
+        ],
+        ids=["an argument", "a lambda", "two terms", "a coefficient"],
+    )
+    @pytest.mark.parametrize("name", ["mine", "grpo"])
+    def test_more_than_a_file_can_say_is_asked_for_again(self, change, name) -> None:
+        mine = replace(Algorithm(name), **change)
+        read = reread(Config(), mine).algorithm
+        assert read.made_in_python
+        with pytest.raises(UserError, match=rf"algorithm: '{name}' was made in Python and is more"):
+            read.build()

@@ -1,0 +1,128 @@
+"""A recipe in TOML, with `--set key=value` over it -> a config."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from winnow.cells import nearest
+from winnow.complaints import one_line
+from winnow.config import SHORT, Config, from_dict
+from winnow.errors import UserError
+
+
+def load(
+    recipe: str | None = None, sets: Sequence[str] = (), over: Mapping[str, Any] | None = None
+) -> Config:
+    """A config from a recipe, with settings over it.
+
+    Args:
+        recipe: A TOML file, or the name of a recipe that ships with Winnow; ``None``: `arithmetic`.
+        sets: ``key.path=value`` strings; the value is TOML where it parses, else a string. With
+            nothing behind the ``=`` the setting goes back to its default.
+        over: Nested settings laid over all of it.
+
+    Raises:
+        UserError: no such recipe, no such key, a value of the wrong type.
+    """
+    values = _read("arithmetic" if recipe is None else recipe)
+    for item in sets:
+        _set(values, item)
+    _merge(values, dict(over or {}))
+    return from_dict(values)
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that ship with Winnow."""
+    folder = files("winnow") / "recipes"
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def _read(recipe: str) -> dict[str, Any]:
+    path = Path(recipe)
+    if path.suffix == ".toml" or os.sep in recipe:
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+            raise UserError(f"recipe: cannot read {recipe}: {reason}") from error
+    else:
+        known = recipes()
+        if recipe not in known:
+            raise UserError(f"recipe: none is called {recipe!r}; {nearest(recipe, known)}")
+        text = (files("winnow") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"recipe: {recipe} is no valid TOML: {error}") from error
+
+
+def _set(values: dict[str, Any], item: str) -> None:
+    key, equals, text = item.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {item!r}: write it as key=value, e.g. --set optimiser.lr=1e-5")
+    if any("\ud800" <= character <= "\udfff" for character in item):
+        raise UserError(f"--set {item!r}: write it in UTF-8")
+    path = key.strip().split(".")
+    if text:
+        _merge(values, _nested(path, _value(text)))
+    else:
+        _unset(values, path)
+
+
+def _value(text: str) -> Any:
+    """What TOML reads, or else the bare text: `--set algorithm=grpo`."""
+    try:
+        parsed = tomllib.loads(f"x = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["x"] if parsed.keys() == {"x"} else text
+
+
+def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
+    for part in reversed(path):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _unset(values: dict[str, Any], path: Sequence[str]) -> None:
+    """Take a setting out, so that its default holds.
+
+    Raises:
+        UserError: there is no such setting.
+    """
+    try:
+        Config.model_validate(_nested(path, ""))
+    except ValidationError as error:
+        kind, given = error.errors()[0]["type"], error.errors()[0]["input"]
+        if kind == "extra_forbidden" or (isinstance(given, dict) and kind != "value_error"):
+            raise UserError(one_line(error, Config)) from error
+    section, *rest = path
+    if isinstance(values.get(section), str) and rest == [SHORT.get(section)]:
+        rest = []
+    table: Any = values
+    for part in [section, *rest][:-1]:
+        table = table.get(part, {}) if isinstance(table, dict) else {}
+    if isinstance(table, dict):
+        table.pop([section, *rest][-1], None)
+
+
+def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Lay settings over others, tables key by key; `algorithm = "x"` starts the table anew."""
+    for key, new in over.items():
+        old = values.get(key)
+        if isinstance(old, str) and isinstance(new, Mapping) and key in SHORT:
+            old = values[key] = {SHORT[key]: old}
+        if isinstance(old, dict) and isinstance(new, Mapping):
+            _merge(old, new)
+        else:
+            values[key] = new
