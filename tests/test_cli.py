@@ -21,6 +21,7 @@ from tests import tiny
 from winnow import cli
 from winnow.algorithms import ALGORITHMS
 from winnow.config import Config, describe, from_dict
+from winnow.errors import WinnowError
 from winnow.recipe import recipes
 
 COMMANDS = ("train", "eval", "algorithms", "settings", "doctor")
@@ -401,6 +402,14 @@ class TestResults:
             }[moment]
         )
         assert (here / "mine").exists() is (moment == "begun")
+
+    def test_a_message_of_several_lines_becomes_one(self, here, monkeypatch, capsys) -> None:
+        def fail(*_, **__):
+            raise WinnowError("it broke:\n  here\n\n  and there")
+
+        monkeypatch.setattr("winnow.api.run", fail)
+        code, _, err = in_process(monkeypatch, capsys, "train")
+        assert (code, err) == (1, "winnow: it broke: here and there\n")
 
     def test_algorithms(self, monkeypatch, capsys) -> None:
         code, out, _ = in_process(monkeypatch, capsys, "algorithms", "--json")

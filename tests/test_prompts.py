@@ -95,6 +95,14 @@ class TestArithmetic:
         assert len(made) == 1000
         assert abs(whole["3-digit +"] - whole["3-digit *"]) <= 1
 
+    def test_difficulties_come_up_equally_often_in_training(self) -> None:
+        loaded = load_prompts(config(digits=[1, 2], size=800), EvalConfig(size=40), 0)
+        counts = Counter(p.difficulty for p in loaded.train)
+        assert counts["1-digit +"] == counts["2-digit +"] > 600
+        held_out = {family(p) for p in loaded.held_out}
+        assert len(held_out) == 40
+        assert not held_out & {family(p) for p in loaded.train}
+
     def test_the_seed_decides_and_nothing_else(self) -> None:
         kinds = {"operations": ["+", "-"], "digits": [2, 5], "size": 300}
         assert arithmetic(config(**kinds), 7) == arithmetic(config(**kinds), 7)

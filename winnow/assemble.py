@@ -182,7 +182,7 @@ def _engine(
         torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:  # how torch says that it has none
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"device: {config.device!r} cannot be used here: {reason}") from error
+        raise UserError(f"device: {config.device!r} cannot be used here: {reason:.120}") from error
     if config.threads:
         torch.set_num_threads(config.threads)
     reporter.progress("load model", 0, 1)

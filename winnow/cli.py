@@ -45,7 +45,7 @@ def winnow(context: typer.Context) -> None:
 
 @app.command(
     epilog="Example: winnow train --set algorithm=grpo --set steps=20 --out runs/mine. "
-    "Settings: docs/config.md."
+    "Every setting: winnow settings."
 )
 def train(
     recipe: _Recipe = None,
@@ -192,7 +192,7 @@ def main() -> None:
     except _UsageError as error:
         context: Any = getattr(error, "ctx", None)
         command = context.command_path if context else "winnow"
-        message = " ".join(getattr(error, "format_message", error.__str__)().split()).rstrip(".")
+        message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
         sys.exit(_say(f"{message[:1].lower()}{message[1:]}; see {command} --help", 2))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(_say("stopped", 130))
@@ -200,5 +200,5 @@ def main() -> None:
 
 
 def _say(message: str, code: int) -> int:
-    typer.echo(f"winnow: {message}", err=True)
+    typer.echo(f"winnow: {' '.join(message.split())}", err=True)
     return code

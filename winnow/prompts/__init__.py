@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -64,7 +65,23 @@ def load_prompts(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> Pr
             f"eval.size = {evaluation.size}: holding out {len(held_out)} of the {len(prompts)} "
             f"prompts of {config.source!r} leaves none to train on; lower eval.size"
         )
-    return PromptSet(tuple(train[: config.limit]), tuple(held_out))
+    train = train[: config.limit]
+    if config.source == "arithmetic":
+        train = evenly(train)
+    return PromptSet(tuple(train), tuple(held_out))
+
+
+def evenly(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts with those of rarer difficulties repeated, so that all come up equally often.
+
+    There are ninety one-digit additions and thousands of longer ones: asked once each in a pass,
+    the short ones would hardly be seen.
+    """
+    kinds: dict[str | None, list[Prompt]] = {}
+    for prompt in prompts:
+        kinds.setdefault(prompt.difficulty, []).append(prompt)
+    most = max(map(len, kinds.values()))
+    return [prompt for kind in kinds.values() for prompt in islice(cycle(kind), most)]
 
 
 def load_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> list[Prompt]:

@@ -87,8 +87,7 @@ def read_parquet(path: str, field: str = "prompts.source") -> list[Row]:
                 raise UserError(f"{field}: {path} has two columns {twice[0]!r}; rename one")
             rows: list[Row] = file.read().to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{field}: cannot read {path} as Parquet: {reason}") from error
+        raise UserError(f"{field}: cannot read {path} as Parquet: {_reason(error)}") from error
     return rows
 
 
@@ -108,8 +107,11 @@ def read_hub(source: str, split: str, field: str = "prompts.source") -> list[Row
     try:
         return list(load_dataset(name, config or None, split=split))
     except (OSError, ValueError) as error:  # what datasets raises for a name, split or connection
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{field}: cannot load {source!r} ({split}): {reason}") from error
+        raise UserError(f"{field}: cannot load {source!r} ({split}): {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def from_rows(

@@ -1,0 +1,68 @@
+"""What the README and the docs say, against the code."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from winnow import cli
+from winnow.advantages import ADVANTAGES
+from winnow.algorithms import ALGORITHMS
+from winnow.config import from_dict
+from winnow.losses import DENOMINATORS, LOSSES
+from winnow.rewards import REWARDS
+from winnow.selection import RULES
+
+HERE = Path(__file__).parent.parent
+README = (HERE / "README.md").read_text()
+
+
+def test_the_settings_are_those_that_are_printed():
+    printed = CliRunner().invoke(cli.app, ["settings"]).output
+    assert printed in (HERE / "docs" / "config.md").read_text()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_table_in_the_readme_is_the_table(name):
+    row = ALGORITHMS[name]
+    cells = row.cells()
+    (line,) = [text for text in README.splitlines() if text.startswith(f"| `{name}` |")]
+    said = [cell.strip() for cell in line.strip("|").split("|")]
+    assert said[2] == cells["reward_scale"]
+    assert said[3] == ", ".join(cells["select"])
+    assert said[4:7] == [cells["advantage"], cells["loss"], cells["denominator"]]
+    assert said[7] == row.paper
+    assert said[1].startswith(row.draws)
+
+
+def test_every_cell_is_in_the_manual():
+    manual = (HERE / "docs" / "algorithms.md").read_text()
+    for name in (*RULES, *ADVANTAGES, *LOSSES, *DENOMINATORS, *ALGORITHMS):
+        assert re.search(rf"[`*]{re.escape(name)}[`*(]", manual), name
+
+
+def test_every_reward_is_in_the_manual():
+    manual = (HERE / "docs" / "rewards.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", manual, re.MULTILINE)) == set(REWARDS)
+
+
+def test_the_house_is_as_drawn():
+    """Every room that the README names exists, and every module is named."""
+    tree = README.split("winnow/\n")[1].split("```")[0]
+    named = set(re.findall(r"\b(\w+(?:\.py|/))", tree))
+    rooms = {p.name + "/" * p.is_dir() for p in (HERE / "winnow").iterdir()}
+    rooms -= {"__pycache__/", "__init__.py", "__main__.py", "py.typed"}
+    assert named - {"base.py"} == rooms
+
+
+def test_the_recipe_in_the_readme_is_a_recipe():
+    (text,) = re.findall(r"```toml\n(# recipe\.toml.*?)```", README, re.DOTALL)
+    assert from_dict(tomllib.loads(text)).algorithm.build().name == "grpo"
+
+
+def test_nothing_is_left_to_fill_in():
+    assert "@@" not in README
