@@ -157,6 +157,7 @@ def test_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, algorithm):
     assert same(weights(result.checkpoint), weights(whole.checkpoint))
     assert rows(broken) == rows(tmp_path / "whole")
     assert rows(broken, "eval") == rows(tmp_path / "whole", "eval")
+    assert {row["reason"] for row in rows(broken, "eval")} == {"held out"}
     evals = [winnow.store.RunStore(f).lines("evals.jsonl") for f in (broken, tmp_path / "whole")]
     assert strip(evals[0]) == strip(evals[1])
     assert len(evals[0]) == len({row["step"] for row in evals[0]})

@@ -33,6 +33,9 @@ from winnow.types import Draw, Group, Prompt, Score, Split, Verdict
 
 _STATE = "state.json"
 
+_UNSELECTED: Mapping[Split, str | None] = {"train": None, "eval": "held out"}
+"""The reason that a draw without a verdict carries."""
+
 SCHEMA = pa.schema(
     [
         ("step", pa.int32()),
@@ -292,7 +295,7 @@ def _rows(split: Split, step: int, place: int, group: Group) -> Iterator[dict[st
             "error": _unicode(score.error) if score else None,
             "right": group.right[number] if score and score.value is not None else None,
             "kept": verdict.kept if verdict else None,
-            "reason": _unicode(verdict.reason) if verdict else None,
+            "reason": _unicode(verdict.reason) if verdict else _UNSELECTED[split],
             "weight": group.weights[number] if group.weights else None,
         }
 
