@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 
 from tests import tiny
 from winnow.config import OptimiserConfig
@@ -104,6 +105,37 @@ def test_several_end_tokens(net):
     lasts = {d.token_ids[-1] for g in groups for d in g.draws if d.finish_reason == "eos"}
     assert lasts == {0, 5, 9}
     assert not any({0, 5, 9} & set(d.token_ids[:-1]) for g in groups for d in g.draws)
+
+
+def test_layers_with_windows_keep_their_own_kind_of_cache():
+    """Gemma 2 alternates windows and full attention; rows are shared out and dropped in both."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=48,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        sliding_window=8, max_position_embeddings=128, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    params = SamplingParams(max_tokens=20, stop=("7",))
+    groups = sample(model, requests(PROMPTS, 6, params))
+    forward = PolicyForward(model)
+    for group in groups:
+        piece = Piece(group.prompt_ids, [draw.token_ids for draw in group.draws])
+        with torch.no_grad():
+            got = forward.logprobs(*forward.features([piece]), 1.0)
+        recorded = [x for draw in group.draws for x in draw.logprobs]
+        np.testing.assert_allclose(got.numpy(), recorded, atol=1e-4)
+
+
+def test_a_model_without_a_cache_is_refused_in_one_line():
+    config = MambaConfig(
+        vocab_size=len(tiny.tokenizer()), hidden_size=16, num_hidden_layers=1, state_size=4
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(UserError, match=r"^model: .*Mamba.*cache"):
+        sample(model, requests(["1"], 1, SamplingParams(max_tokens=2)))
 
 
 def stopper(*stop: str) -> Stopper:

@@ -206,9 +206,10 @@ def test_an_architecture_that_cannot_share_falls_back_and_is_right():
     torch.testing.assert_close(got.float(), expected, rtol=0, atol=1e-5)
 
 
-def test_a_head_that_caps_its_logits_is_not_split_off():
+@pytest.mark.parametrize("cap", [2.0, 30.0])
+def test_a_head_that_caps_its_logits_is_not_split_off(cap):
     torch.manual_seed(0)
-    config = Gemma2Config(**WIDE, head_dim=8, final_logit_softcapping=2.0, sliding_window=64)
+    config = Gemma2Config(**WIDE, head_dim=8, final_logit_softcapping=cap, sliding_window=64)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -219,17 +220,44 @@ def test_a_head_that_caps_its_logits_is_not_split_off():
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
 
 
-def test_a_sliding_window_shorter_than_a_row_is_never_silently_wrong():
-    """Behind a shared prompt a window would reach into the wrong answer."""
+@pytest.mark.parametrize("window", [4, 20])
+def test_a_sliding_window_shorter_than_a_row_is_never_silently_wrong(window):
+    """Behind a shared prompt a window would reach into the wrong answer, or be ignored.
+
+    One of them is shorter than the probe of the constructor, the other longer.
+    """
     torch.manual_seed(0)
-    config = Qwen2Config(**WIDE, use_sliding_window=True, sliding_window=4, max_window_layers=0)
+    config = Qwen2Config(
+        **WIDE, use_sliding_window=True, sliding_window=window, max_window_layers=0
+    )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     forward = PolicyForward(model)
-    got = forward.logprobs(*forward.features(RAGGED), 1.0)
-    expected = torch.cat([one_by_one(model, piece) for piece in RAGGED])
+    pieces = [*RAGGED, Piece([(3 * i) % 61 for i in range(30)], [[5, 6, 7], [8, 9]])]
+    got = forward.logprobs(*forward.features(pieces), 1.0)
+    expected = torch.cat([one_by_one(model, piece) for piece in pieces])
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
+    assert not forward.shares_prefix
+    assert "limited" in forward.why
+
+
+def test_without_sharing_a_micro_batch_still_keeps_its_limit():
+    model = build("llama")
+    rows = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, __, kwargs: rows.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    forward = PolicyForward(model, share_prefix=False)
+    rows.clear()
+    done = accumulate(forward, GROUPS, TERMS, 1.0, 20)
+    assert all(n == 1 or n * length <= 20 for n, length in rows)
+    assert len(rows) > 1
+    assert done.prompt_tokens == 3 * 5 + 1 + 8  # each answer behind a prompt of its own
+
+
+def test_bfloat16_models_share_their_prompts_too():
+    assert PolicyForward(build("llama", torch.bfloat16)).shares_prefix
 
 
 def test_the_ratio_is_measured_against_what_was_recorded():

@@ -83,6 +83,9 @@ def test_distinct_after_correct_is_not_shadowed_by_a_wrong_draw():
         ("3 x 4 = 12", "3*4=12", True),
         ("1,000 + 1 = 1,001", "1000+1=1001", True),
         ("2.50 + 1 = 3.5", "2.5+1=3.5", True),
+        ("2.0 * 3 = 6", "2*3=6", True),
+        ("(3 + 4) * 2 = 14", "(3+4)*2=14", True),
+        ("3 - 1 = 2, then 10 * 2 = 20", "3-1=2 and 100*2=20", False),
         ("The answer is 7", "the  answer is 7", True),
         ("The answer is 7", "It is 7", False),
     ],
@@ -103,3 +106,9 @@ def test_more_rules_never_keep_more(scores):
     scored = group(scores)
     both = kept(scored, Correct(), Distinct())
     assert all(one or not two for one, two in zip(kept(scored, Correct()), both, strict=True))
+
+
+@pytest.mark.parametrize("tail", ["-" * 5000, "- " * 3000, "1" * 20_000, "(" * 5000, "1+" * 5000])
+def test_a_path_is_found_in_linear_time(tail):
+    """A rule under a number once took twice as long for each further dash: this did not end."""
+    assert reasoning_path("Step 1\n" + tail)

@@ -169,9 +169,9 @@ class Mixed(Cell):
 RULES = by_name([Everything, Correct, Best, Distinct, DropAllWrong, DropAllRight, Mixed])
 
 _CALCULATION = re.compile(r"<<([^<>]+)>>")
-_EQUATION = re.compile(
-    r"[-+(]?\$?[\d.,]+%?(?:\s*[-+*/x×÷()$]+\s*\$?[\d.,]*%?)+\s*=\s*-?\$?[\d.,]*\d"
-)
+_NUMBER = r"[-(]*\$?\d[\d.,]*+%?\)*"
+# Each repetition needs a digit, and no number starts inside another: linear in the text.
+_EQUATION = re.compile(rf"(?<![\d.,]){_NUMBER}(?:\s*[-+*/x×÷]\s*{_NUMBER})+\s*=\s*-?\$?[\d.,]*\d")
 
 
 def reasoning_path(text: str) -> tuple[str, ...]:
@@ -188,4 +188,5 @@ def reasoning_path(text: str) -> tuple[str, ...]:
 
 def _normalise(equation: str) -> str:
     folded = re.sub(r"[\s,$%]", "", equation).replace("×", "*").replace("÷", "/").replace("x", "*")
-    return re.sub(r"(\.\d*?)0+(?=\D|$)", r"\1", folded).replace(".=", "=").rstrip(".")
+    folded = re.sub(r"(\.\d*?)0+(?=\D|$)", r"\1", folded)
+    return re.sub(r"\.(?!\d)", "", folded)

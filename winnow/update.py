@@ -106,7 +106,7 @@ def accumulate(
             done.influence[number][i] = len(group.draws[i].token_ids) * sum(
                 abs(group.weights[i] * scale[i]) for scale in scales[id(group)]
             )
-    for parts in _microbatches(groups, microbatch_tokens):
+    for parts in _microbatches(groups, microbatch_tokens, forward.shares_prefix):
         loss = _loss(forward, parts, terms, scales, temperature, done)
         if loss.requires_grad:
             torch.autograd.backward(loss)
@@ -163,9 +163,12 @@ def _measure_ratio(
         done.clipped += int(term.loss.clips(logp, old, weight).sum())
 
 
-def _microbatches(groups: Sequence[Group], limit: int) -> list[list[_Part]]:
-    """Whole groups together, rows of like length side by side, longer groups split."""
-    parts = [part for group in groups for part in _split(group, limit)]
+def _microbatches(groups: Sequence[Group], limit: int, share: bool) -> list[list[_Part]]:
+    """Whole groups together, rows of like length side by side, longer groups split.
+
+    Where prompts cannot be shared, each answer is a row of its own.
+    """
+    parts = [part for group in groups for part in _split(group, limit if share else 0)]
     parts.sort(key=lambda part: -part.piece.tokens)
     batches: list[list[_Part]] = []
     for part in parts:

@@ -55,7 +55,16 @@ def share_out(cache: Any, rows: Tensor, room: int) -> None:
     if all(type(layer) is DynamicLayer for layer in cache.layers):
         cache.layers = [_Roomy(layer, rows, room) for layer in cache.layers]
     else:  # windows, recurrent states: as their own classes do it
-        cache.batch_select_indices(rows)
+        keep_rows(cache, rows)
+
+
+def keep_rows(cache: Any, rows: Tensor) -> None:
+    """Leave these rows of the batch in the cache, in this order."""
+    for layer in cache.layers:
+        if isinstance(layer, _Roomy):
+            layer.batch_select_indices(rows)
+        else:
+            layer.reorder_cache(rows)
 
 
 def _widened(filled: Tensor, rows: Tensor, room: int) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.cache import share_out
+from winnow.engines.cache import keep_rows, share_out
 from winnow.engines.choose import choose
 from winnow.engines.stopping import Stopper
+from winnow.errors import UserError
 from winnow.types import Draw, FinishReason
 
 
@@ -119,7 +120,7 @@ def _decode_wave(
             keep = torch.tensor(going, device=device)
             alive = [alive[i] for i in going]
             tokens, mask = tokens[keep], mask[keep]
-            cache.batch_select_indices(keep)
+            keep_rows(cache, keep)
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
         logits = module(
             input_ids=tokens[:, None],
@@ -148,7 +149,13 @@ def _prefill(
         use_cache=True,
         logits_to_keep=1,
     )
-    return out.logits[:, -1], out.past_key_values, mask
+    cache = getattr(out, "past_key_values", None)
+    if cache is None:
+        raise UserError(
+            f"model: {type(module).__name__} keeps no cache of its prompt that draws could share; "
+            "take an architecture with past_key_values"
+        )
+    return out.logits[:, -1], cache, mask
 
 
 def _draw(row: _Row, stopper: Stopper, version: int) -> Draw:
