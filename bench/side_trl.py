@@ -1,0 +1,113 @@
+"""TRL's side of the comparison: prints one JSON object. Run by compare.py in TRL's environment."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from typing import Any
+
+import torch
+from datasets import Dataset
+from jobs import LEARNING_RATE, SAMPLES, job, score
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+
+class Clock(TrainerCallback):
+    """Times whole steps."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.steps.append(time.perf_counter() - self.start)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("--job", required=True)
+    options.add_argument("--steps", type=int, required=True)
+    options.add_argument("--model", required=True)
+    options.add_argument("--microbatch", type=int, required=True, help="sequences")
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--dtype", default="float32")
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    work = job(given.job, given.steps)
+    draws = work.prompts_per_step * SAMPLES
+    words = AutoTokenizer.from_pretrained(given.model)
+    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=getattr(torch, given.dtype))
+    rewards: list[float] = []
+    drawn: list[int] = []
+    sampling: list[float] = []
+
+    def reward(prompts: list[str], completions: list[str], answer: list[str], **rest: Any) -> Any:
+        values = [score(text, a) for text, a in zip(completions, answer, strict=True)]
+        rewards.append(sum(values) / len(values))
+        drawn.append(sum(len(ids) for ids in rest["completion_ids"]))
+        return values
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = GRPOConfig(
+            output_dir=folder,
+            per_device_train_batch_size=given.microbatch,
+            gradient_accumulation_steps=draws // given.microbatch,
+            num_generations=SAMPLES,
+            max_completion_length=work.max_tokens,
+            max_steps=given.steps,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            beta=0.0,
+            epsilon=0.2,
+            epsilon_high=0.28,
+            loss_type="grpo",
+            max_grad_norm=1.0,
+            use_cpu=not torch.cuda.is_available(),
+            bf16=False,
+            gradient_checkpointing=False,
+            shuffle_dataset=False,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
+        clock = Clock()
+        trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=reward,
+            args=settings,
+            train_dataset=Dataset.from_list(work.rows),
+            processing_class=words,
+            callbacks=[clock],
+        )
+        true = trainer._generate_and_score_completions
+
+        def timed(inputs: Any) -> Any:
+            start = time.perf_counter()
+            out = true(inputs)
+            sampling.append(time.perf_counter() - start)
+            return out
+
+        trainer._generate_and_score_completions = timed
+        start = time.perf_counter()
+        trainer.train()
+        whole = time.perf_counter() - start
+    rows = [
+        {"draw": s, "update": t - s, "step": t, "reward": r, "tokens": n}
+        for s, t, r, n in zip(sampling, clock.steps, rewards, drawn, strict=True)
+    ]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    gpu = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
+    print(json.dumps({"steps": rows, "whole": whole, "peak_gib": peak, "gpu_gib": gpu}))
+
+
+main()

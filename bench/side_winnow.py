@@ -1,0 +1,80 @@
+"""Winnow's side of the comparison: prints one JSON object. Run by compare.py."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from jobs import LEARNING_RATE, SAMPLES, job, score
+
+import winnow
+from winnow.types import Prompt, Score
+
+
+class Scored:
+    """The job's reward, in this process as in the other library."""
+
+    name = "bench"
+
+    def score(self, items: list[tuple[Prompt, str]]) -> list[Score]:
+        return [Score(score(text, prompt.answer or "")) for prompt, text in items]
+
+    def close(self) -> None: ...
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("--job", required=True)
+    options.add_argument("--steps", type=int, required=True)
+    options.add_argument("--model", required=True)
+    options.add_argument("--microbatch", type=int, default=1024, help="tokens")
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--dtype", default="float32")
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    work = job(given.job, given.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        result = winnow.train(
+            model=given.model,
+            prompts=work.rows,
+            reward=Scored(),
+            algorithm="grpo",
+            steps=given.steps,
+            out=Path(folder) / "run",
+            quiet=True,
+            dtype=given.dtype,
+            threads=given.threads,
+            prompts_per_step=work.prompts_per_step,
+            samples_per_prompt=SAMPLES,
+            minibatch_prompts=work.prompts_per_step,
+            microbatch_tokens=given.microbatch,
+            sampling={"max_tokens": work.max_tokens},
+            optimiser={"lr": LEARNING_RATE},
+            eval={"size": 0},
+            checkpoint={"every": 10_000},
+        )
+        whole = time.perf_counter() - start
+        rows = [
+            {
+                "draw": m["seconds"]["draw"],
+                "update": m["seconds"]["update"],
+                "step": sum(m["seconds"].values()) - m["seconds"]["checkpoint"],
+                "reward": m["reward_mean"],
+                "tokens": m["tokens_drawn"],
+                "trained_tokens": m["tokens_trained"],
+                "prompt_tokens_trained": m["prompt_tokens_trained"],
+            }
+            for m in result.metrics
+        ]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    gpu = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
+    print(json.dumps({"steps": rows, "whole": whole, "peak_gib": peak, "gpu_gib": gpu}))
+
+
+main()
