@@ -178,11 +178,6 @@ def _engine(
     from winnow.engines.local import LocalEngine, pick_device
 
     device = pick_device(config.device)
-    try:
-        torch.zeros((), device=device).item()
-    except (RuntimeError, AssertionError) as error:  # how torch says that it has none
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"device: {config.device!r} cannot be used here: {reason:.120}") from error
     if config.threads:
         torch.set_num_threads(config.threads)
     reporter.progress("load model", 0, 1)
@@ -191,8 +186,7 @@ def _engine(
 
 def total_updates(config: Config, algorithm: Algorithm) -> int:
     """Updates of the whole run, where every mini-batch makes one."""
-    per_pass = -(-config.prompts_per_step // config.minibatch_prompts)
-    return config.steps * algorithm.epochs * per_pass
+    return config.steps * algorithm.epochs * config.minibatches
 
 
 def _drawing(

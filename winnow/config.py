@@ -225,6 +225,11 @@ class Config(_Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
+    @property
+    def minibatches(self) -> int:
+        """Mini-batches in one pass over the draws of a step."""
+        return -(-self.prompts_per_step // self.minibatch_prompts)
+
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, values: Any) -> Any:

@@ -123,7 +123,6 @@ def evaluation_line(result: Evaluation) -> str:
 
 def opening(config: Config, algorithm: Algorithm, train: int, held_out: int) -> str:
     """What is about to happen: the algorithm and the arithmetic of the batches."""
-    per_pass = -(-config.prompts_per_step // config.minibatch_prompts)
     draws = config.prompts_per_step * config.samples_per_prompt
     rules = ", ".join(show(rule) for rule in algorithm.select)
     when = (
@@ -132,12 +131,13 @@ def opening(config: Config, algorithm: Algorithm, train: int, held_out: int) -> 
         else f"drawn once for {config.steps} steps, then {algorithm.epochs} passes"
     )
     passes = algorithm.epochs if algorithm.draws == "every-step" else 1
+    updates = config.minibatches * passes
     return (
         f"{algorithm.name}: select {rules}; advantage {show(algorithm.advantage)} of rewards "
         f"{algorithm.reward_scale}; loss {algorithm.formula}\n"
         f"{config.model}, {config.dtype}; {train} training prompts, {held_out} held out\n"
         f"{when}: {config.prompts_per_step} prompts x {config.samples_per_prompt} samples = "
-        f"{draws} draws; up to {per_pass * passes} updates of {config.minibatch_prompts} prompts"
+        f"{draws} draws; up to {updates} updates of {config.minibatch_prompts} prompts"
     )
 
 

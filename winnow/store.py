@@ -134,11 +134,7 @@ class RunStore:
 
     def write_draws(self, split: Split, step: int, groups: Sequence[Group]) -> None:
         """All draws of a step, or of an evaluation, as one closed Parquet file."""
-        rows = [
-            row for place, group in enumerate(groups) for row in _rows(split, step, place, group)
-        ]
-        table = pa.Table.from_pylist(rows, schema=SCHEMA)
-        _whole(self._rollouts(split, step), lambda path: pq.write_table(table, path))
+        _write_groups(self._rollouts(split, step), split, step, groups)
 
     def read_draws(
         self, split: Split, step: int, prompts: Sequence[Prompt], right_at: float
@@ -263,9 +259,7 @@ class RunStore:
         """A batch whose loss or gradient was not finite, for inspection."""
         path = self.folder / "skipped" / f"step-{step:06d}-update-{update}.parquet"
         path.parent.mkdir(exist_ok=True)
-        rows = [row for place, g in enumerate(groups) for row in _rows("train", step, place, g)]
-        table = pa.Table.from_pylist(rows, schema=SCHEMA)
-        _whole(path, lambda partial: pq.write_table(table, partial))
+        _write_groups(path, "train", step, groups)
         return path
 
     def _rollouts(self, split: Split, step: int) -> Path:
@@ -278,6 +272,12 @@ class RunStore:
             if match and (path / _STATE).is_file():
                 found.append((int(match.group(1)), path))
         yield from sorted(found)
+
+
+def _write_groups(path: Path, split: Split, step: int, groups: Sequence[Group]) -> None:
+    rows = [row for place, group in enumerate(groups) for row in _rows(split, step, place, group)]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    _whole(path, lambda partial: pq.write_table(table, partial))
 
 
 def _rows(split: Split, step: int, place: int, group: Group) -> Iterator[dict[str, Any]]:

@@ -38,14 +38,18 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: a device that this machine does not have.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    best = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        device = torch.device(best if name == "auto" else name)
     except RuntimeError as error:
         raise UserError(f"device: {name!r} is none; try 'auto', 'cpu' or 'cuda'") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: {name!r}, but torch sees no GPU; use 'cpu' or 'auto'")
+    try:
+        torch.zeros((), device=device).item()
+    except (RuntimeError, AssertionError) as error:  # how torch says that it has none
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"device: {name!r} cannot be used here: {reason:.120}") from error
     return device
 
 
