@@ -68,7 +68,7 @@ def main() -> None:
                 "reward": m["reward_mean"],
                 "tokens": m["tokens_drawn"],
                 "trained_tokens": m["tokens_trained"],
-                "prompt_tokens_trained": m["prompt_tokens_trained"],
+                "positions_trained": m["positions_trained"],
             }
             for m in result.metrics
         ]

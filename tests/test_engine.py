@@ -54,7 +54,7 @@ def test_recorded_logprobs_are_the_learners(net, temperature, batch):
     for group in groups:
         piece = Piece(group.prompt_ids, [draw.token_ids for draw in group.draws])
         with torch.no_grad():
-            got = forward.logprobs(*forward.features([piece]), temperature)
+            got = forward.logprobs(forward.contexts([piece]), temperature)
         recorded = [x for draw in group.draws for x in draw.logprobs]
         np.testing.assert_allclose(got.numpy(), recorded, atol=1e-4)
         reasons |= {draw.finish_reason for draw in group.draws}
@@ -124,7 +124,7 @@ def test_layers_with_windows_keep_their_own_kind_of_cache():
     for group in groups:
         piece = Piece(group.prompt_ids, [draw.token_ids for draw in group.draws])
         with torch.no_grad():
-            got = forward.logprobs(*forward.features([piece]), 1.0)
+            got = forward.logprobs(forward.contexts([piece]), 1.0)
         recorded = [x for draw in group.draws for x in draw.logprobs]
         np.testing.assert_allclose(got.numpy(), recorded, atol=1e-4)
 

@@ -83,7 +83,7 @@ def test_logprobs_are_those_of_the_plain_computation(name, share, temperature):
     forward = PolicyForward(model, share_prefix=share)
     assert forward.shares_prefix is share
     assert forward.splits_head
-    got = forward.logprobs(*forward.features(RAGGED), temperature)
+    got = forward.logprobs(forward.contexts(RAGGED), temperature)
     expected = torch.cat([one_by_one(model, piece, temperature) for piece in RAGGED])
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-11)
 
@@ -91,10 +91,11 @@ def test_logprobs_are_those_of_the_plain_computation(name, share, temperature):
 def test_a_long_vocabulary_is_taken_in_chunks(monkeypatch):
     model = build("llama")
     forward = PolicyForward(model)
-    whole = forward.logprobs(*forward.features(RAGGED), 1.0)
-    monkeypatch.setattr("winnow.forward._CHUNK_ELEMENTS", 61)  # 16 positions, the least there is
+    whole = forward.logprobs(forward.contexts(RAGGED), 1.0)
+    monkeypatch.setattr("winnow.head._LEAST", 7)
+    monkeypatch.setattr("winnow.head._ELEMENTS", 1)
     pieces = RAGGED * 3
-    chunked = forward.logprobs(*forward.features(pieces), 1.0)
+    chunked = forward.logprobs(forward.contexts(pieces), 1.0)
     torch.testing.assert_close(chunked, whole.repeat(3), rtol=0, atol=1e-12)
 
 
@@ -175,6 +176,26 @@ def test_micro_batches_do_not_change_the_gradient(share, limit):
     assert cut.ratio_max == pytest.approx(whole.ratio_max, rel=1e-9)
 
 
+ALIKE = [
+    group(Piece([5, 9, 2, 7], [[3, 4, 8], [3, 4, 8], [3, 4, 9, 1], [3]]), [1.0, -0.5, 0.25, 1.0]),
+    group(Piece([5, 9, 2, 11], [[3, 4], [6, 6, 6, 6, 6, 6, 6, 6]]), [2.0, 1.0]),
+    group(Piece([5, 9, 2, 7, 3], [[4, 8]]), [0.5]),  # begins like an answer of the first
+]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("block", "limit"), [(64, 1000), (3, 1000), (4, 9)])
+def test_what_begins_alike_is_computed_once_and_changes_nothing(name, block, limit, monkeypatch):
+    """Equal draws, draws that part late, prompts that begin alike; in one block and in many."""
+    monkeypatch.setattr("winnow.attention._BLOCK", block)
+    model = build(name)
+    done, shared = gradients(model, ALIKE, TERMS, limit)
+    assert largest_difference(shared, plain_gradients(model, ALIKE, TERMS)) < 1e-10
+    if limit == 1000:
+        # 5 9 2, then 7 3 4 9 (8 and 1 end answers), then 11 3 and seven times 6
+        assert done.positions == pytest.approx(3 + 4 + 9, abs=16 // block)
+
+
 def test_a_prompt_is_encoded_once_and_rejected_draws_never():
     """Counts the tokens that enter the model."""
     model = build("llama")
@@ -188,7 +209,7 @@ def test_a_prompt_is_encoded_once_and_rejected_draws_never():
     done = accumulate(forward, [g], TERMS, 1.0, 1000)
     # prompt 5, answers of 3 and 6 tokens whose last token is no input: 5 + 2 + 5
     assert seen == [12]
-    assert (done.draws, done.tokens, done.prompt_tokens) == (2, 9, 5)
+    assert (done.draws, done.tokens, done.positions) == (2, 9, 12)
 
 
 def test_an_architecture_that_cannot_share_falls_back_and_is_right():
@@ -200,7 +221,7 @@ def test_an_architecture_that_cannot_share_falls_back_and_is_right():
     forward = PolicyForward(model)
     assert not forward.shares_prefix
     assert forward.why
-    got = forward.logprobs(*forward.features(RAGGED), 1.0)
+    got = forward.logprobs(forward.contexts(RAGGED), 1.0)
     expected = torch.cat([one_by_one(model, piece) for piece in RAGGED])
     # this architecture computes its logits in float32
     torch.testing.assert_close(got.float(), expected, rtol=0, atol=1e-5)
@@ -215,7 +236,7 @@ def test_a_head_that_caps_its_logits_is_not_split_off(cap):
         torch.nn.init.normal_(parameter, std=0.3)
     forward = PolicyForward(model)
     assert not forward.splits_head
-    got = forward.logprobs(*forward.features(RAGGED), 1.0)
+    got = forward.logprobs(forward.contexts(RAGGED), 1.0)
     expected = torch.cat([one_by_one(model, piece) for piece in RAGGED])
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
 
@@ -235,7 +256,7 @@ def test_a_sliding_window_shorter_than_a_row_is_never_silently_wrong(window):
         torch.nn.init.normal_(parameter, std=0.3)
     forward = PolicyForward(model)
     pieces = [*RAGGED, Piece([(3 * i) % 61 for i in range(30)], [[5, 6, 7], [8, 9]])]
-    got = forward.logprobs(*forward.features(pieces), 1.0)
+    got = forward.logprobs(forward.contexts(pieces), 1.0)
     expected = torch.cat([one_by_one(model, piece) for piece in pieces])
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
     assert not forward.shares_prefix
@@ -253,7 +274,8 @@ def test_without_sharing_a_micro_batch_still_keeps_its_limit():
     done = accumulate(forward, GROUPS, TERMS, 1.0, 20)
     assert all(n == 1 or n * length <= 20 for n, length in rows)
     assert len(rows) > 1
-    assert done.prompt_tokens == 3 * 5 + 1 + 8  # each answer behind a prompt of its own
+    # each answer behind a prompt of its own
+    assert done.positions == sum(n * length for n, length in rows) >= 3 * 5 + 1 + 8
 
 
 def test_bfloat16_models_share_their_prompts_too():

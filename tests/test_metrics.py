@@ -18,7 +18,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 def stats(influence, **changes):
     values = {
         "applied": True, "loss": 0.5, "grad_norm": 2.0, "lr": 1e-5, "draws": 3, "tokens": 10,
-        "prompt_tokens": 7, "clipped": 2, "ratio_tokens": 10, "ratio_sum": 11.0, "ratio_max": 0.4,
+        "positions": 7, "clipped": 2, "ratio_tokens": 10, "ratio_sum": 11.0, "ratio_max": 0.4,
         "kl_sum": 0.2, "influence": influence,
     }  # fmt: skip
     return StepStats(**{**values, **changes})

@@ -386,7 +386,7 @@ def test_logprobs(trl, temperature, share_prefix):
     assert (forward.shares_prefix, forward.splits_head) == (share_prefix, True)
     theirs = []
     with torch.no_grad():
-        ours = forward.logprobs(*forward.features(pieces(groups)), temperature)
+        ours = forward.logprobs(forward.contexts(pieces(groups)), temperature)
         for group in groups:
             for draw in group.draws:
                 answer = torch.tensor([draw.token_ids])
@@ -399,7 +399,7 @@ def test_logprobs(trl, temperature, share_prefix):
 def drawn_by(forward: PolicyForward, groups: Sequence[Group], temperature: float) -> list[Group]:
     """The groups with log-probs of a policy that has moved on since by up to 1 nat a token."""
     with torch.no_grad():
-        now = forward.logprobs(*forward.features(pieces(groups)), temperature)
+        now = forward.logprobs(forward.contexts(pieces(groups)), temperature)
     rng = random.Random(9)
     before = iter([x + rng.uniform(-1, 1) for x in now.tolist()])
 

@@ -1,15 +1,10 @@
-"""Log-probabilities of answers under a module, each prompt encoded once for all its answers.
+"""Log-probabilities of answers under a module; what they have in common is computed once.
 
-A row of the batch is one prompt with its answers behind it:
-
-    tokens      p0 p1 p2 | a0 a1 | b0 b1 b2
-    positions    0  1  2 |  3  4 |  3  4  5
-    attends to   causal  | p, a  | p, b          (a 4-D attention mask)
-
-which gives every answer just what it would see alone behind its prompt. The last token of an answer
-is never an input: nothing is predicted from it. The head is applied only where a token of an answer
-is predicted, in chunks that are recomputed in the backward pass, so that memory does not grow with
-tokens x vocabulary.
+A micro-batch is one packed row, the tree of all its prompts and answers (`tree.py`): a beginning
+that prompts share, a prompt that answers share, words with which several answers begin are nodes
+of it once. Every answer sees just what it would see alone behind its prompt. The last token of an
+answer is never an input: nothing is predicted from it. The head is applied only where a token of an
+answer is predicted (`head.py`).
 """
 
 from __future__ import annotations
@@ -18,12 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-_CHUNK_ELEMENTS = 2**24
-"""Logits held at a time: 64 MiB in float32."""
+from winnow.attention import looking_at, packed
+from winnow.head import logprobs
+from winnow.tree import Index, grow
+
+_CHUNK_ELEMENTS = 2**22
+"""Logits held at a time where the head is not a plain matrix product."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Piece:
     answers: Sequence[Sequence[int]]
 
     @property
-    def tokens(self) -> int:
-        """Length of its row."""
-        return len(self.prompt) + sum(len(answer) - 1 for answer in self.answers)
+    def inputs(self) -> list[tuple[int, ...]]:
+        """What the model reads for each answer."""
+        return [(*self.prompt, *answer[:-1]) for answer in self.answers]
 
     @property
     def targets(self) -> list[int]:
@@ -44,14 +45,21 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """A batch laid out: all (rows, length); `where` finds, for each target, what predicts it."""
+class Contexts:
+    """What the head is applied to, and what it should predict.
 
-    ids: Tensor
-    positions: Tensor
-    segments: Tensor
-    where: tuple[Tensor, Tensor]
+    Attributes:
+        features: One row for each distinct beginning that something is predicted from, shape
+            (contexts, hidden), or (contexts, vocabulary) where the head cannot be split off.
+        index: For each answer token, in the order of the pieces, its context; shape (tokens,).
+        targets: The answer tokens, shape (tokens,).
+        positions: Tokens that went through the model.
+    """
+
+    features: Tensor
+    index: Tensor
     targets: Tensor
+    positions: int
 
 
 class PolicyForward:
@@ -76,47 +84,74 @@ class PolicyForward:
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 
-    def features(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
-        """What the head needs for each answer token of the pieces, in order.
+    def contexts(self, pieces: Sequence[Piece]) -> Contexts:
+        """Run the model over some pieces."""
+        inputs = [ids for piece in pieces for ids in piece.inputs]
+        hidden, paths = self._tree(inputs) if self.shares_prefix else self._rows(inputs)
+        starts = [len(piece.prompt) - 1 for piece in pieces for _ in piece.answers]
+        where = np.concatenate([path[start:] for path, start in zip(paths, starts, strict=True)])
+        used, index = np.unique(where, return_inverse=True)
+        targets = torch.tensor([token for piece in pieces for token in piece.targets])
+        return Contexts(
+            hidden.index_select(0, torch.from_numpy(used).to(self.device)),
+            torch.from_numpy(index).to(self.device),
+            targets.to(self.device),
+            len(hidden),
+        )
 
-        Returns:
-            Features, shape (tokens, hidden) (or (tokens, vocabulary) where the head cannot be
-            split off), and the token ids that they predict, shape (tokens,).
-        """
-        if not self.shares_prefix:
-            pieces = [Piece(p.prompt, [answer]) for p in pieces for answer in p.answers]
-        rows = _lay_out(pieces, self.device)
-        if self.shares_prefix:
-            dtype = next(self.module.parameters()).dtype
-            inputs = {
-                "attention_mask": _tree_mask(rows.segments, dtype),
-                "position_ids": rows.positions,
-            }
-        else:
-            inputs = {"attention_mask": (rows.segments >= 0).long()}
-        if self.splits_head:
-            hidden = self._body(input_ids=rows.ids, use_cache=False, **inputs).last_hidden_state
-        else:
-            hidden = self.module(input_ids=rows.ids, use_cache=False, **inputs).logits
-        return hidden[rows.where], rows.targets
-
-    def logprobs(self, features: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    def logprobs(self, at: Contexts, temperature: float) -> Tensor:
         """log pi(target) under the full softmax at a temperature, float32 or better, (tokens,)."""
+        head = self.module.get_output_embeddings()  # type: ignore[operator]
+        if self.splits_head and type(head) is nn.Linear:
+            return logprobs(at.features, head.weight, head.bias, at.index, at.targets, temperature)
 
-        def part(hidden: Tensor, ids: Tensor) -> Tensor:
-            logits = self._head(hidden)
+        def part(features: Tensor, index: Tensor, ids: Tensor) -> Tensor:
+            logits = self._head(features)[index]
             logits = logits if logits.dtype == torch.float64 else logits.float()
             logits = logits / temperature if temperature != 1 else logits
-            chosen = logits.gather(-1, ids[:, None]).squeeze(-1)
-            return chosen - logits.logsumexp(-1)
+            return -cross_entropy(logits, ids, reduction="none")
 
         size = max(16, _CHUNK_ELEMENTS // self._vocabulary)
-        chunks = zip(torch.split(features, size), torch.split(targets, size), strict=True)
-        if torch.is_grad_enabled() and features.requires_grad:
-            parts = [checkpoint(part, h, ids, use_reentrant=False) for h, ids in chunks]
+        order = torch.argsort(at.index)
+        parts = []
+        for items in torch.split(order, size):
+            used, index = torch.unique(at.index[items], return_inverse=True)
+            args = (at.features[used], index, at.targets[items])
+            learns = torch.is_grad_enabled() and at.features.requires_grad
+            parts.append(checkpoint(part, *args, use_reentrant=False) if learns else part(*args))
+        return torch.cat(parts)[torch.argsort(order)]
+
+    def _tree(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, list[Index]]:
+        """Features of every node of the inputs' tree, and the nodes of each input."""
+        tree = grow(inputs)
+        ids, positions, follow = packed(tree, self._dtype, self.device)
+        with looking_at(self.module, follow):
+            hidden = self._run(input_ids=ids, position_ids=positions)
+        return hidden[0], tree.paths
+
+    def _rows(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, list[Index]]:
+        """The same for inputs in rows of their own, padded on the right."""
+        length = max(len(ids) for ids in inputs)
+        table = torch.zeros(len(inputs), length, dtype=torch.long)
+        mask = torch.zeros_like(table)
+        for row, ids in enumerate(inputs):
+            table[row, : len(ids)] = torch.tensor(ids)
+            mask[row, : len(ids)] = 1
+        hidden = self._run(input_ids=table.to(self.device), attention_mask=mask.to(self.device))
+        paths = [row * length + np.arange(len(ids)) for row, ids in enumerate(inputs)]
+        return hidden.flatten(0, 1), paths
+
+    def _run(self, **inputs: Tensor) -> Tensor:
+        if self.splits_head:
+            features = self._body(use_cache=False, **inputs).last_hidden_state
         else:
-            parts = [part(h, ids) for h, ids in chunks]
-        return torch.cat(parts)
+            features = self.module(use_cache=False, **inputs).logits
+        assert isinstance(features, Tensor)
+        return features
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.module.parameters()).dtype
 
     @property
     def _body(self) -> nn.Module:
@@ -136,11 +171,12 @@ class PolicyForward:
         return logits
 
     def _probe(self) -> list[Piece]:
-        """Two ragged groups of arbitrary tokens."""
+        """Ragged groups of arbitrary tokens, some of which begin alike."""
         token = [(7 * i + 3) % self._vocabulary for i in range(24)]
         return [
             Piece(token[:7], [token[7:11], token[11:12], token[12:15]]),
-            Piece(token[15:19], [token[19:24], token[3:5]]),
+            Piece(token[15:19], [token[19:24], token[3:5], token[19:22]]),
+            Piece([*token[:5], *token[20:24]], [token[:6]]),
         ]
 
     def _head_is_separable(self) -> bool:
@@ -159,14 +195,14 @@ class PolicyForward:
             self.why = "its attention reaches back a limited way, which a shared row would distort"
             return False
         pieces = self._probe()
-        plain = self.logprobs(*self.features(pieces), 1.0)
+        plain = self.logprobs(self.contexts(pieces), 1.0)
         self.shares_prefix = True
         try:
-            shared = self.logprobs(*self.features(pieces), 1.0)
-        except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-            self.why = f"it does not take a 4-D attention mask ({type(error).__name__})"
+            shared = self.logprobs(self.contexts(pieces), 1.0)
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            self.why = f"its attention cannot be laid over a tree ({type(error).__name__})"
             return False
-        low = next(self.module.parameters()).dtype in (torch.bfloat16, torch.float16)
+        low = self._dtype in (torch.bfloat16, torch.float16)
         if _agree(plain, shared, 0.05 if low else 1e-4):
             return True
         self.why = "its log-probs behind a shared prompt differ from those behind their own"
@@ -187,39 +223,3 @@ def _agree(a: Tensor, b: Tensor, tolerance: float) -> bool:
     """Equal on average up to a tolerance, relative where values are large."""
     scale = max(1.0, float(b.float().abs().mean()))
     return float((a - b).float().abs().mean()) <= tolerance * scale
-
-
-def _lay_out(pieces: Sequence[Piece], device: torch.device) -> _Rows:
-    length = max(piece.tokens for piece in pieces)
-    ids = torch.zeros(len(pieces), length, dtype=torch.long)
-    positions = torch.zeros_like(ids)
-    segments = torch.full_like(ids, -1)  # -1 padding, 0 prompt, 1 and up an answer each
-    rows: list[int] = []
-    columns: list[int] = []
-    for row, piece in enumerate(pieces):
-        start = len(piece.prompt)
-        ids[row, :start] = torch.tensor(piece.prompt)
-        positions[row, :start] = torch.arange(start)
-        segments[row, :start] = 0
-        for number, answer in enumerate(piece.answers, start=1):
-            inner = len(answer) - 1
-            ids[row, start : start + inner] = torch.tensor(answer[:-1], dtype=torch.long)
-            positions[row, start : start + inner] = len(piece.prompt) + torch.arange(inner)
-            segments[row, start : start + inner] = number
-            rows += [row] * len(answer)
-            columns += [len(piece.prompt) - 1, *range(start, start + inner)]
-            start += inner
-    targets = torch.tensor([token for piece in pieces for token in piece.targets])
-    where = (torch.tensor(rows, device=device), torch.tensor(columns, device=device))
-    return _Rows(
-        ids.to(device), positions.to(device), segments.to(device), where, targets.to(device)
-    )
-
-
-def _tree_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask, shape (rows, 1, length, length): causal, own prompt and own answer only."""
-    query, key = segments[:, :, None], segments[:, None, :]
-    causal = torch.ones(segments.shape[1], segments.shape[1], device=segments.device).tril().bool()
-    allowed = causal & ((key == 0) | (key == query))
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=segments.device)
-    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]

@@ -68,7 +68,7 @@ def step_metrics(
         "truncated_rate": _ratio(sum(d.finish_reason == "length" for d in draws), len(draws)),
         "tokens_drawn": sum(len(draw.token_ids) for draw in draws) if fresh else 0,
         "tokens_trained": sum(stats.tokens for stats in applied),
-        "prompt_tokens_trained": sum(stats.prompt_tokens for stats in applied),
+        "positions_trained": sum(stats.positions for stats in applied),
         "updates": len(applied),
         "updates_skipped": len(updates) - len(applied),
         "minibatches_empty": empty_minibatches,

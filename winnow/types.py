@@ -170,7 +170,8 @@ class StepStats:
         lr: Learning rate used.
         draws: Draws that went through the model.
         tokens: Their answer tokens.
-        prompt_tokens: Prompt tokens encoded for them.
+        positions: Tokens that went through the model for them: prompts and answers, what several
+            begin with counted once, padding counted.
         clipped: Tokens whose gradient the clip zeroed.
         ratio_tokens: Tokens that had a ratio s = pi / pi_old; the next three run over them.
         ratio_sum: Sum of ratios.
@@ -186,7 +187,7 @@ class StepStats:
     lr: float
     draws: int
     tokens: int
-    prompt_tokens: int
+    positions: int
     clipped: int
     ratio_tokens: int
     ratio_sum: float

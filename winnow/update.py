@@ -13,6 +13,7 @@ import torch
 
 from winnow.forward import Piece, PolicyForward
 from winnow.losses import Clipped, Term, Totals
+from winnow.tree import added
 from winnow.types import Group
 
 
@@ -23,7 +24,7 @@ class Accumulated:
     loss: float = 0.0
     draws: int = 0
     tokens: int = 0
-    prompt_tokens: int = 0
+    positions: int = 0
     clipped: int = 0
     ratio_tokens: int = 0
     ratio_sum: float = 0.0
@@ -95,8 +96,9 @@ def accumulate(
     Args:
         groups: Weighed groups of a mini-batch, the rejected draws included.
         temperature: Of the sampler. Ratios are taken at it, likelihoods at 1.
-        microbatch_tokens: Most tokens (padding included) in one forward pass, where a single
-            answer behind its prompt is not longer than that already.
+        microbatch_tokens: Most tokens that go through the model at a time (a shared beginning
+            counted once, padding counted), where a single answer behind its prompt is not longer
+            than that already.
     """
     counts = totals(groups)
     done = Accumulated(influence=[[0.0] * len(group.draws) for group in groups])
@@ -123,7 +125,7 @@ def _loss(
     done: Accumulated,
 ) -> torch.Tensor:
     """The part of the mini-batch's loss that one micro-batch holds."""
-    features, targets = forward.features([part.piece for part in parts])
+    at = forward.contexts([part.piece for part in parts])
     members = [(part.group, i) for part in parts for i in part.draws]
     lengths = torch.tensor([len(group.draws[i].token_ids) for group, i in members])
 
@@ -131,12 +133,12 @@ def _loss(
         return torch.tensor(values, dtype=torch.float64).repeat_interleave(lengths).to(like)
 
     logp_at: dict[float, torch.Tensor] = {}
-    total = torch.zeros((), device=targets.device)
+    total = torch.zeros((), device=at.targets.device)
     for number, term in enumerate(terms):
-        at = temperature if term.loss.needs_old else 1.0
-        if at not in logp_at:
-            logp_at[at] = forward.logprobs(features, targets, at)
-        logp = logp_at[at]
+        heat = temperature if term.loss.needs_old else 1.0
+        if heat not in logp_at:
+            logp_at[heat] = forward.logprobs(at, heat)
+        logp = logp_at[heat]
         recorded = [x for group, i in members for x in group.draws[i].logprobs]
         old = torch.tensor(recorded, dtype=torch.float64).to(logp)
         weight = per_token([group.weights[i] for group, i in members], logp)
@@ -145,8 +147,8 @@ def _loss(
         if term.loss.needs_old:
             _measure_ratio(term, logp.detach(), old, weight, done)
     done.draws += len(members)
-    done.tokens += len(targets)
-    done.prompt_tokens += sum(len(part.group.prompt_ids) for part in parts)
+    done.tokens += len(at.targets)
+    done.positions += at.positions
     return total
 
 
@@ -164,30 +166,62 @@ def _measure_ratio(
 
 
 def _microbatches(groups: Sequence[Group], limit: int, share: bool) -> list[list[_Part]]:
-    """Whole groups together, rows of like length side by side, longer groups split.
+    return _trees(groups, limit) if share else _rows(groups, limit)
 
-    Where prompts cannot be shared, each answer is a row of its own.
+
+def _trees(groups: Sequence[Group], limit: int) -> list[list[_Part]]:
+    """Whole groups together, those whose prompts begin alike side by side, longer groups split.
+
+    Micro-batches are about equally long: no last one is too small for a good matrix product.
     """
-    parts = [part for group in groups for part in _split(group, limit if share else 0)]
-    parts.sort(key=lambda part: -part.piece.tokens)
+    ordered = sorted((g for g in groups if trained(g)), key=lambda group: group.prompt_ids)
+    sizes = [added((), _Part(group, trained(group)).piece.inputs) for group in ordered]
+    parts = [
+        part
+        for group, size in zip(ordered, sizes, strict=True)
+        for part in (_split(group, limit) if size > limit else [_Part(group, trained(group))])
+    ]
+    whole = added((), [ids for part in parts for ids in part.piece.inputs])
+    enough = whole / max(1, -(-whole // limit))
     batches: list[list[_Part]] = []
+    used = 0
+    before: tuple[int, ...] = ()
     for part in parts:
-        if batches and (len(batches[-1]) + 1) * batches[-1][0].piece.tokens <= limit:
-            batches[-1].append(part)
-        else:
-            batches.append([part])
+        inputs = part.piece.inputs
+        extra = added(before, inputs)
+        if not batches or used >= enough or used + extra > limit:
+            batches.append([])
+            used, extra = 0, added((), inputs)
+        batches[-1].append(part)
+        used, before = used + extra, max(inputs)
     return batches
 
 
 def _split(group: Group, limit: int) -> list[_Part]:
+    """Draws of like beginnings together."""
+    inputs = {i: (*group.prompt_ids, *group.draws[i].token_ids[:-1]) for i in trained(group)}
     parts: list[_Part] = []
     taken: list[int] = []
-    used = len(group.prompt_ids)
-    for i in trained(group):
-        inner = len(group.draws[i].token_ids) - 1
-        if taken and used + inner > limit:
+    used = 0
+    for i in sorted(inputs, key=lambda i: inputs[i]):
+        extra = added(inputs[taken[-1]] if taken else (), [inputs[i]])
+        if taken and used + extra > limit:
             parts.append(_Part(group, tuple(taken)))
-            taken, used = [], len(group.prompt_ids)
+            taken, used, extra = [], 0, len(inputs[i])
         taken.append(i)
-        used += inner
-    return [*parts, _Part(group, tuple(taken))] if taken else parts
+        used += extra
+    return [*parts, _Part(group, tuple(taken))]
+
+
+def _rows(groups: Sequence[Group], limit: int) -> list[list[_Part]]:
+    """Each answer in a row of its own, rows of like length side by side."""
+    parts = [_Part(group, (i,)) for group in groups for i in trained(group)]
+    lengths = {id(part): len(part.piece.inputs[0]) for part in parts}
+    parts.sort(key=lambda part: -lengths[id(part)])
+    batches: list[list[_Part]] = []
+    for part in parts:
+        if batches and (len(batches[-1]) + 1) * lengths[id(batches[-1][0])] <= limit:
+            batches[-1].append(part)
+        else:
+            batches.append([part])
+    return batches

@@ -1,0 +1,85 @@
+"""Log-probabilities in slices of the vocabulary, against log_softmax of the whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from winnow import head
+
+
+def case(contexts, items, vocabulary, bias, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def some(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    index = torch.randint(contexts, (items,), generator=generator)
+    targets = torch.randint(vocabulary, (items,), generator=generator)
+    return (
+        some(contexts, 5),
+        some(vocabulary, 5),
+        some(vocabulary) if bias else None,
+        index,
+        targets,
+    )
+
+
+def whole(features, weight, bias, index, targets, t):
+    logits = features @ weight.t() + (0 if bias is None else bias)
+    return (logits / t).log_softmax(-1)[index, targets]
+
+
+@settings(deadline=None)
+@given(
+    contexts=st.integers(1, 6), items=st.integers(1, 20), vocabulary=st.integers(1, 30),
+    bias=st.booleans(), t=st.sampled_from([1.0, 0.5, 1.7]), slice_=st.integers(1, 31),
+)  # fmt: skip
+def test_values_and_gradients_are_those_of_log_softmax(
+    contexts, items, vocabulary, bias, t, slice_
+):
+    features, weight, shift, index, targets = case(contexts, items, vocabulary, bias)
+    leaves = [x for x in (features, weight, shift) if x is not None]
+    slopes = torch.linspace(-1, 2, items, dtype=torch.float64)
+    expected = whole(features, weight, shift, index, targets, t)
+    wanted = torch.autograd.grad((expected * slopes).sum(), leaves)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head, "_LEAST", slice_)
+        patch.setattr(head, "_ELEMENTS", 1)
+        got = head.logprobs(features, weight, shift, index, targets, t)
+        found = torch.autograd.grad((got * slopes).sum(), leaves)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_what_does_not_learn_has_no_gradient():
+    features, weight, _, index, targets = case(3, 7, 11, bias=False)
+    frozen = weight.detach()
+    head.logprobs(features, frozen, None, index, targets, 1.0).sum().backward()
+    expected = torch.autograd.grad(
+        whole(features, frozen, None, index, targets, 1.0).sum(), features
+    )
+    torch.testing.assert_close(features.grad, expected[0])
+
+
+def test_large_and_impossible_logits_stay_numbers():
+    features = torch.tensor([[1.0], [1.0]], dtype=torch.float64)
+    weight = torch.tensor([[900.0], [-900.0], [899.0]], dtype=torch.float64)
+    bias = torch.tensor([-torch.inf, 0.0, 0.0], dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head, "_LEAST", 1)
+        patch.setattr(head, "_ELEMENTS", 1)
+        got = head.logprobs(features, weight, bias, torch.tensor([0, 1]), torch.tensor([2, 1]), 1.0)
+    # one token is impossible, so the last has all the mass: log 1, and -900 - 899
+    torch.testing.assert_close(got, torch.tensor([0.0, -1799.0], dtype=torch.float64))
+
+
+def test_half_precision_features_give_float32_logprobs():
+    features, weight, _, index, targets = case(4, 9, 13, bias=False)
+    got = head.logprobs(features.bfloat16(), weight.bfloat16(), None, index, targets, 1.0)
+    assert got.dtype == torch.float32
+    expected = whole(features, weight, None, index, targets, 1.0)
+    torch.testing.assert_close(got.double(), expected, rtol=0.1, atol=0.1)

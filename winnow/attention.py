@@ -1,0 +1,120 @@
+"""Attention over a tree of tokens, through the attention interface of `transformers`.
+
+Under ``looking_at(module, plan)`` every attention layer of the module comes here. Query heads that
+share a key head are taken together, so that keys and values are never repeated for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, scaled_dot_product_attention
+
+from winnow.tree import Tree, cut
+
+_NAME = "winnow"
+_BLOCK = 64
+"""Nodes that read their keys together: fewer read fewer keys, more make larger products."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who reads what: `keys` (blocks, keys) of a single packed row; None: keys as they come.
+
+    `mask` is additive, shape (blocks or rows, 1, queries, keys).
+    """
+
+    mask: Tensor
+    keys: Tensor | None = None
+
+
+_current: ContextVar[Plan] = ContextVar("attention plan")
+
+
+def packed(tree: Tree, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Plan]:
+    """A tree as one row: ids and positions, shape (1, nodes and a few more), and who reads what."""
+    blocks = cut(tree, _BLOCK)
+    row = np.zeros((2, blocks.places), dtype=np.int64)
+    row[:, : len(tree)] = tree.tokens, tree.depths
+    ids, positions = torch.from_numpy(row).to(device)
+    keys = torch.from_numpy(blocks.keys).clamp(min=0).to(device)
+    mask = additive(torch.from_numpy(blocks.allowed).to(device), dtype)[:, None]
+    return ids[None], positions[None], Plan(mask, keys)
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where allowed, -inf elsewhere. Each query must be allowed something."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
+        ~allowed, -torch.inf
+    )
+
+
+@contextmanager
+def looking_at(module: nn.Module, plan: Plan) -> Iterator[None]:
+    """Let the module's attention follow a plan."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NAME, attend)  # again and again to no effect
+    config: Any = module.config
+    configs = {id(c): c for c in (config, config.get_text_config(decoder=True))}.values()
+    before = [c._attn_implementation for c in configs]
+    token = _current.set(plan)
+    try:
+        for c in configs:
+            c._attn_implementation = _NAME
+        yield
+    finally:
+        for c, name in zip(configs, before, strict=True):
+            c._attn_implementation = name
+        _current.reset(token)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """As the interface wants it: query (rows, heads, queries, width), keys and values likewise.
+
+    Returns:
+        (rows, queries, heads, width), and no weights.
+
+    Raises:
+        NotImplementedError: a layer asks for more than a plan says (windows, sinks, caps, biases).
+    """
+    for word in ("sliding_window", "softcap", "s_aux", "position_bias"):
+        if more.get(word) is not None:
+            raise NotImplementedError(f"attention with {word}")
+    plan = _current.get()
+    rows, heads, queries, width = query.shape
+    shared = key.shape[1]
+    blocks, _, length, _ = plan.mask.shape
+    # (rows, key heads, query heads of each, blocks of a row, queries, width)
+    folded = query.reshape(rows, shared, heads // shared, blocks // rows, length, width)
+    folded = folded.permute(0, 3, 1, 2, 4, 5).reshape(blocks, shared, -1, width)
+    if plan.keys is not None:
+        key, value = (_gather(x, plan.keys) for x in (key, value))
+    mask = plan.mask.repeat(1, 1, heads // shared, 1) if heads > shared else plan.mask
+    out = scaled_dot_product_attention(folded, key, value, mask, dropout, scale=scaling)
+    out = out.reshape(rows, blocks // rows, shared, heads // shared, length, width)
+    return out.permute(0, 1, 4, 2, 3, 5).reshape(rows, queries, heads, width), None
+
+
+def _gather(x: Tensor, keys: Tensor) -> Tensor:
+    """(1, heads, nodes, width) -> (blocks, heads, keys, width)."""
+    _, heads, nodes, width = x.shape
+    rows = embedding(keys, x[0].transpose(0, 1).reshape(nodes, heads * width))
+    return rows.reshape(*keys.shape, heads, width).transpose(1, 2)

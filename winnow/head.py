@@ -1,0 +1,105 @@
+"""Log-probabilities from a linear head, without ever holding tokens x vocabulary.
+
+The vocabulary is taken a slice at a time, for all positions, and again in the backward pass: the
+largest tensor is (positions, slice). A slice of the head's gradient is written once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+_ELEMENTS = 2**21
+"""Logits held at a time: 8 MiB in float32, so that they stay in a cache."""
+_LEAST = 1024
+
+
+def logprobs(
+    features: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, targets: Tensor, t: float
+) -> Tensor:
+    """log softmax((features @ weight.T + bias) / t) at chosen places, float32 or better.
+
+    Args:
+        features: Shape (positions, hidden).
+        weight: Of the head, shape (vocabulary, hidden).
+        bias: Shape (vocabulary,), or None.
+        index: For each item the position that predicts it, shape (items,).
+        targets: For each item its token, shape (items,).
+        t: Temperature.
+
+    Returns:
+        Shape (items,).
+    """
+    return cast(Tensor, cast(Any, _Head).apply(features, weight, bias, index, targets, t))
+
+
+class _Head(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        index: Tensor,
+        targets: Tensor,
+        t: float,
+    ) -> Tensor:
+        wide = torch.promote_types(features.dtype, torch.float32)
+        top = features.new_full((len(features),), -torch.inf, dtype=wide)
+        total = torch.zeros_like(top)
+        chosen = torch.empty(len(index), dtype=wide, device=features.device)
+        for part in _slices(features, weight):
+            logits = _logits(features, weight, bias, part, t)
+            here = _within(targets, part)
+            chosen[here] = logits[index[here], targets[here] - part.start]
+            new = torch.maximum(top, logits.amax(-1)).clamp_(min=torch.finfo(wide).min)
+            total.mul_((top - new).exp_()).add_(logits.sub_(new[:, None]).exp_().sum(-1))
+            top = new
+        norm = top + total.log_()
+        ctx.save_for_backward(features, weight, bias, index, targets, norm)
+        ctx.t = t
+        return chosen - norm[index]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        features, weight, bias, index, targets, norm = ctx.saved_tensors
+        # d/d logits = sum of grads at the target - (sum of grads) x softmax
+        each = torch.zeros_like(norm).index_add_(0, index, grad)
+        to_features = torch.zeros_like(features)
+        to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        to_bias = None if bias is None else torch.empty_like(bias)
+        for part in _slices(features, weight):
+            logits = _logits(features, weight, bias, part, ctx.t)
+            slope = logits.sub_(norm[:, None]).exp_().mul_(-each[:, None])
+            here = _within(targets, part)
+            place = (index[here], targets[here] - part.start)
+            slope.index_put_(place, grad[here], accumulate=True)
+            slope = (slope.div_(ctx.t) if ctx.t != 1 else slope).to(features.dtype)
+            to_features.addmm_(slope, weight[part])
+            if to_weight is not None:
+                torch.mm(slope.t(), features, out=to_weight[part])
+            if to_bias is not None:
+                to_bias[part] = slope.sum(0)
+        return to_features, to_weight, to_bias, None, None, None
+
+
+def _slices(features: Tensor, weight: Tensor) -> list[slice]:
+    width = max(_LEAST, _ELEMENTS // max(1, len(features)))
+    return [slice(a, min(a + width, len(weight))) for a in range(0, len(weight), width)]
+
+
+def _logits(features: Tensor, weight: Tensor, bias: Tensor | None, part: slice, t: float) -> Tensor:
+    """Of one slice of the vocabulary, in a tensor of their own, float32 or better."""
+    logits = torch.mm(features, weight[part].t())
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if bias is not None:
+        logits += bias[part]
+    return logits.div_(t) if t != 1 else logits
+
+
+def _within(targets: Tensor, part: slice) -> Tensor:
+    """Numbers of the items whose target lies in a slice."""
+    return torch.nonzero((targets >= part.start) & (targets < part.stop)).squeeze(-1)
