@@ -33,7 +33,13 @@ def job(name: str, steps: int) -> Job:
 
 
 def score(completion: str, answer: str) -> float:
-    """1 if the first line that holds a number holds the answer last."""
+    """1 for the right answer; for a wrong one .2 where it is given in the form of the example.
+
+    A graded reward, so that a model which solves few word problems still has groups to learn from.
+    """
+    given = re.search(r"[Tt]he answer is \$?(\d+)", completion)
+    if given:
+        return 1.0 if given.group(1) == answer else 0.2
     for line in completion.split("\n"):
         numbers = re.findall(r"\d+", line)
         if numbers:

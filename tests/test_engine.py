@@ -35,7 +35,7 @@ def requests(prompts: list[str], n: int, params: SamplingParams, seed: int = 0) 
 
 
 def sample(net, asked, batch=64):
-    drawn = dict(LocalSampler(net, tiny.tokenizer(), batch).sample(asked))
+    drawn = dict(LocalSampler(PolicyForward(net), tiny.tokenizer(), batch).sample(asked))
     return [drawn[i] for i in range(len(asked))]
 
 
@@ -214,7 +214,7 @@ def trained_group(token: int = 5) -> Group:
 
 def learner(net: torch.nn.Module, **settings) -> LocalLearner:
     return LocalLearner(
-        net,
+        PolicyForward(net),
         tiny.tokenizer(),
         OptimiserConfig(**settings),
         total_updates=10,

@@ -92,7 +92,7 @@ def assemble(
     engine, device = _engine(config, source, reporter)
     prompts = [*plan.prompts.train, *plan.prompts.held_out]
     engine.check_prompts(prompts, config.sampling.max_tokens)
-    sampler = engine.sampler(config.sampling.batch)
+    sampler = engine.sampler(config.sampling)
     learner = engine.learner(
         config.optimiser,
         total_updates=total_updates(config, algorithm),
@@ -165,7 +165,7 @@ def assemble_sampler(
     _check_suited(config.reward.name, prompts)
     engine, device = _engine(config, source, reporter)
     engine.check_prompts(prompts, config.sampling.max_tokens)
-    sampler = engine.sampler(config.sampling.batch)
+    sampler = engine.sampler(config.sampling)
     environment = _environment(str(device))
     return sampler, RunStore.create(out, dumps(config), environment, checkpoints=False)
 
@@ -214,7 +214,7 @@ def _drawing(
         if not made:
             reporter.progress("load draws_from", 0, 1)
             engine.check_prompts(plan.prompts.train, config.sampling.max_tokens)
-            made.append(engine.sampler(config.sampling.batch))
+            made.append(engine.sampler(config.sampling))
         return made[0]
 
     return other

@@ -149,7 +149,10 @@ class SamplingConfig(_Section):
     top_p: float = Field(1.0, gt=0, le=1, description="Keep the nucleus of this mass; 1: all.")
     max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
     stop: list[str] = Field([], description="An answer ends before any of these.")
-    batch: int = Field(128, ge=1, description="Answers decoded side by side.")
+    batch: int = Field(256, ge=1, description="Most answers under way at a time.")
+    cache_gib: float = Field(
+        2.0, gt=0, description="Room for their keys and values, GiB; where short, fewer at a time."
+    )
 
     _one = field_validator("stop", mode="before")(_listed)
 

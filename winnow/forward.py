@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import DynamicCache
 
 from winnow.attention import looking_at, packed
 from winnow.head import logprobs
@@ -87,7 +88,9 @@ class PolicyForward:
     def contexts(self, pieces: Sequence[Piece]) -> Contexts:
         """Run the model over some pieces."""
         inputs = [ids for piece in pieces for ids in piece.inputs]
-        hidden, paths = self._tree(inputs) if self.shares_prefix else self._rows(inputs)
+        hidden, paths = (
+            self._tree(inputs, use_cache=False) if self.shares_prefix else self._rows(inputs)
+        )
         starts = [len(piece.prompt) - 1 for piece in pieces for _ in piece.answers]
         where = np.concatenate([path[start:] for path, start in zip(paths, starts, strict=True)])
         used, index = np.unique(where, return_inverse=True)
@@ -121,12 +124,24 @@ class PolicyForward:
             parts.append(checkpoint(part, *args, use_reentrant=False) if learns else part(*args))
         return torch.cat(parts)[torch.argsort(order)]
 
-    def _tree(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, list[Index]]:
+    def read(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any, list[Index]]:
+        """Read some prompts, what they begin with once. Only where a prefix can be shared.
+
+        Returns:
+            Logits of the token behind each prompt, shape (prompts, vocabulary); the cache of their
+            tree, as one row; the nodes of each prompt.
+        """
+        cache = DynamicCache()
+        hidden, paths = self._tree(prompts, use_cache=True, past_key_values=cache)
+        ends = torch.tensor([int(path[-1]) for path in paths], device=self.device)
+        return self._head(hidden[ends]), cache, paths
+
+    def _tree(self, inputs: Sequence[Sequence[int]], **more: Any) -> tuple[Tensor, list[Index]]:
         """Features of every node of the inputs' tree, and the nodes of each input."""
         tree = grow(inputs)
-        ids, positions, follow = packed(tree, self._dtype, self.device)
+        ids, positions, follow = packed(tree, self.dtype, self.device)
         with looking_at(self.module, follow):
-            hidden = self._run(input_ids=ids, position_ids=positions)
+            hidden = self._run(input_ids=ids, position_ids=positions, **more)
         return hidden[0], tree.paths
 
     def _rows(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, list[Index]]:
@@ -141,16 +156,21 @@ class PolicyForward:
         paths = [row * length + np.arange(len(ids)) for row, ids in enumerate(inputs)]
         return hidden.flatten(0, 1), paths
 
-    def _run(self, **inputs: Tensor) -> Tensor:
+    def _run(self, **inputs: Any) -> Tensor:
         if self.splits_head:
-            features = self._body(use_cache=False, **inputs).last_hidden_state
+            features = self._body(**inputs).last_hidden_state
         else:
-            features = self.module(use_cache=False, **inputs).logits
+            features = self.module(**inputs).logits
         assert isinstance(features, Tensor)
         return features
 
+    def agree(self, values: Tensor, plain: Tensor) -> bool:
+        """Whether two ways to compute something in the module's precision are the same."""
+        low = self.dtype in (torch.bfloat16, torch.float16)
+        return _agree(values, plain, 0.05 if low else 1e-4)
+
     @property
-    def _dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
         return next(self.module.parameters()).dtype
 
     @property
@@ -202,8 +222,7 @@ class PolicyForward:
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             self.why = f"its attention cannot be laid over a tree ({type(error).__name__})"
             return False
-        low = self._dtype in (torch.bfloat16, torch.float16)
-        if _agree(plain, shared, 0.05 if low else 1e-4):
+        if self.agree(shared, plain):
             return True
         self.why = "its log-probs behind a shared prompt differ from those behind their own"
         return False

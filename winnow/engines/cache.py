@@ -1,74 +1,330 @@
-"""A key/value cache with room for the answers, so that a new token is written and not appended.
+"""What rows of a batch have read so far: their keys and values, and how rows come, part and go.
 
-The library's own cache concatenates: each step copies all that is cached, for every row and layer.
+`Slots` keeps each row's keys and values in a slot of its own, written in place: rows join, part and
+leave at any step, each filled to its own length. The library's own cache would copy all it holds
+at every step, and pad what joins later. `Padded` is for architectures that `Slots` cannot serve.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from winnow.attention import additive
+from winnow.errors import UserError
+from winnow.forward import PolicyForward
+from winnow.tree import Index, added
+
+_PREFILL = 4096
+"""Most tokens of prompts that go through the model at a time."""
+_GROW = 64
+"""Least number of tokens by which slots are made longer."""
 
 
-class _Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
-    """One layer: `keys` and `values` are views of the filled part of larger buffers."""
+class Memory(Protocol):
+    """Rows of a batch. A row stands for one history: a prompt, then tokens."""
 
-    def __init__(self, layer: DynamicLayer, rows: Tensor, room: int) -> None:
+    capacity: int
+    """Most rows."""
+    joins: bool
+    """Whether rows may be placed while others are under way."""
+
+    def kind(self, prompt: int) -> object:
+        """Prompts of one kind may be placed together."""
+        ...
+
+    def place(self, prompts: Sequence[int]) -> Tensor:
+        """New rows, behind those there are: the numbers of their prompts. Their next logits."""
+        ...
+
+    def forget(self, prompt: int) -> None:
+        """No row will be placed for this prompt any more."""
+        ...
+
+    def keep(self, sources: Sequence[int]) -> None:
+        """Row i is from now on what row ``sources[i]`` was; repeated, a row parts in two."""
+        ...
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """A token for each row, shape (rows,), to the logits of the next, (rows, vocabulary)."""
+        ...
+
+
+class _Stem(NamedTuple):
+    """A prompt that was read: where its keys and values are, and its next logits."""
+
+    layers: list[DynamicLayer]
+    path: Index
+    logits: Tensor
+
+
+class Slots:
+    """Prompts are read as trees, each once; every row has a slot with room for its answer.
+
+    Args:
+        prompts: Token ids of all prompts that rows may begin with.
+        room: Longest answer.
+        capacity: Slots.
+    """
+
+    joins = True
+
+    def __init__(
+        self,
+        forward: PolicyForward,
+        prompts: Sequence[Sequence[int]],
+        *,
+        room: int,
+        capacity: int,
+    ) -> None:
+        self.capacity = capacity
+        self._forward = forward
+        self._prompts = prompts
+        self._longest = max(len(prompt) for prompt in prompts)
+        self._room = self._longest + room - 1  # the last token of an answer is never read
+        self._stems: dict[int, _Stem] = {}
+        self._lengths: list[int] = []
+        self._cache = DynamicCache()
+        self._slots: list[_Slot] = []
+
+    def kind(self, prompt: int) -> object:
+        return None
+
+    def place(self, prompts: Sequence[int]) -> Tensor:
+        fresh = {p for p in prompts if p not in self._stems}
+        self._read(sorted(fresh, key=lambda p: tuple(self._prompts[p])))
+        stems = [self._stems[p] for p in prompts]
+        first = len(self._lengths)
+        if not self._slots:
+            self._slots = [
+                _Slot(layer, self.capacity, self._longest, self._room) for layer in stems[0].layers
+            ]
+            self._cache.layers = list(self._slots)
+        for source in {id(stem.layers): stem.layers for stem in stems}.values():
+            rows = [row for row, stem in enumerate(stems) if stem.layers is source]
+            paths = [torch.from_numpy(stems[row].path) for row in rows]
+            index = torch.nn.utils.rnn.pad_sequence(paths, batch_first=True)
+            index = index.to(self._forward.device)
+            slots = torch.tensor(rows, device=self._forward.device) + first
+            for layer, filled in zip(self._slots, source, strict=True):
+                layer.fill(slots, filled, index)
+        self._lengths += [len(stem.path) for stem in stems]
+        return torch.stack([stem.logits for stem in stems])
+
+    def forget(self, prompt: int) -> None:
+        self._stems.pop(prompt, None)
+
+    def keep(self, sources: Sequence[int]) -> None:
+        moved = [(i, source) for i, source in enumerate(sources) if source != i]
+        if moved:
+            to, of = torch.tensor(moved, device=self._forward.device).unbind(1)
+            length = max(self._lengths)
+            for layer in self._slots:
+                layer.copy(to, of, length)
+        self._lengths = [self._lengths[source] for source in sources]
+
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of one token, in all layers."""
+        both = [x for slot in self._slots for x in (slot.keys, slot.values) if x is not None]
+        return sum(x[0, :, 0].numel() * x.element_size() for x in both)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        places = torch.tensor(self._lengths, device=tokens.device)
+        self._lengths = [length + 1 for length in self._lengths]
+        longest = max(self._lengths)
+        seen = torch.arange(longest, device=tokens.device) <= places[:, None]
+        rows = torch.arange(len(places), device=tokens.device)
+        for layer in self._slots:
+            layer.write_at(rows, places, longest)
+        out: Any = self._forward.module(
+            input_ids=tokens[:, None],
+            attention_mask=additive(seen, self._forward.dtype)[:, None, None],
+            position_ids=places[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        logits: Tensor = out.logits[:, -1]
+        return logits
+
+    def _read(self, numbers: Sequence[int]) -> None:
+        """Stems of some prompts, given in order; what they begin with is read once."""
+        part: list[int] = []
+        size = 0
+        for number in numbers:
+            extra = added(self._prompts[part[-1]] if part else (), [self._prompts[number]])
+            if part and size + extra > _PREFILL:
+                self._read_part(part)
+                part, size = [], 0
+            part.append(number)
+            size += extra
+        if part:
+            self._read_part(part)
+
+    def _read_part(self, numbers: Sequence[int]) -> None:
+        logits, cache, paths = self._forward.read([self._prompts[n] for n in numbers])
+        for row, number in enumerate(numbers):
+            self._stems[number] = _Stem(cache.layers, paths[row], logits[row])
+
+
+class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]
+    """One layer: keys and values, shape (slots, heads, length, width); longer as it is needed.
+
+    What is not yet written is zero: a key that is masked must still be a number.
+    """
+
+    def __init__(self, like: DynamicLayer, slots: int, longest: int, room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
-        self._filled = layer.get_seq_length()
-        keys, values = layer.keys, layer.values
-        assert keys is not None
-        assert values is not None
-        self._buffers = (_widened(keys, rows, room), _widened(values, rows, room))
-        self._show()
+        assert like.keys is not None
+        assert like.values is not None
+        self.dtype, self.device, self.is_initialized = like.dtype, like.device, True
+        self.keys, self.values = (
+            x.new_zeros(slots, x.shape[1], min(room, longest + _GROW), x.shape[3])
+            for x in (like.keys, like.values)
+        )
+        self._room = room
+        self._at: tuple[Tensor, Tensor, int] | None = None
+
+    def fill(self, slots: Tensor, layer: DynamicLayer, paths: Tensor) -> None:
+        """Copy nodes of a tree, shape (slots, length), to the beginnings of some slots."""
+        for mine, theirs in ((self.keys, layer.keys), (self.values, layer.values)):
+            assert mine is not None
+            assert theirs is not None
+            mine[slots, :, : paths.shape[1]] = theirs[0][:, paths].transpose(0, 1)
+
+    def copy(self, to: Tensor, of: Tensor, length: int) -> None:
+        """All that is read before anything is written."""
+        for mine in (self.keys, self.values):
+            assert mine is not None
+            mine[to, :, :length] = mine[of, :, :length]
+
+    def write_at(self, rows: Tensor, places: Tensor, longest: int) -> None:
+        """Where the next tokens go, and how far rows will then be filled at most."""
+        self._at = (rows, places, longest)
+        assert self.keys is not None
+        assert self.values is not None
+        length = self.keys.shape[2]
+        if longest > length:
+            more = min(self._room - length, max(_GROW, length // 2))
+            self.keys, self.values = (
+                torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values)
+            )
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        end = self._filled + key_states.shape[-2]
-        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, self._filled : end] = new
-        self._filled = end
-        return self._show()
+        assert self._at is not None
+        rows, places, longest = self._at
+        shown = []
+        for mine, new in ((self.keys, key_states), (self.values, value_states)):
+            assert mine is not None
+            mine[rows, :, places] = new[:, :, 0]
+            shown.append(mine[: len(rows), :, :longest])
+        return shown[0], shown[1]
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        keys, values = self._buffers
-        self._buffers = (keys[indices], values[indices])
-        self._show()
-
-    def _show(self) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = (buffer[:, :, : self._filled] for buffer in self._buffers)
-        return self.keys, self.values
+    def get_seq_length(self) -> int:
+        return self._at[2] if self._at else 0
 
 
-def share_out(cache: Any, rows: Tensor, room: int) -> None:
-    """Give each row of a batch its prompt's part of a prefilled cache, with room for more tokens.
+class Padded:
+    """Any cache of the library's: rows begin together, their prompts padded on the left.
 
     Args:
-        cache: As the prefill left it, one entry a prompt. Changed in place.
-        rows: For each row of the batch, the prompt it continues, shape (rows,).
-        room: Tokens that each row may still add.
+        pads: Whether prompts of different lengths may be placed together.
     """
-    if all(type(layer) is DynamicLayer for layer in cache.layers):
-        cache.layers = [_Roomy(layer, rows, room) for layer in cache.layers]
-    else:  # windows, recurrent states: as their own classes do it
-        keep_rows(cache, rows)
+
+    joins = False
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        prompts: Sequence[Sequence[int]],
+        *,
+        pads: bool,
+        capacity: int,
+    ) -> None:
+        self.capacity = capacity
+        self._module = module
+        self._prompts = prompts
+        self._pads = pads
+        self._cache: Any = None
+        self._mask = torch.empty(0)
+
+    def kind(self, prompt: int) -> object:
+        return None if self._pads else len(self._prompts[prompt])
+
+    def place(self, prompts: Sequence[int]) -> Tensor:
+        rows = [self._prompts[p] for p in prompts]
+        longest = max(len(row) for row in rows)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for number, row in enumerate(rows):
+            ids[number, longest - len(row) :] = torch.tensor(row)
+            mask[number, longest - len(row) :] = 1
+        device = next(self._module.parameters()).device
+        self._cache, self._mask = None, mask.to(device)
+        return self._read(ids.to(device), (self._mask.cumsum(-1) - 1).clamp_(min=0))
+
+    def forget(self, prompt: int) -> None: ...
+
+    def keep(self, sources: Sequence[int]) -> None:
+        if not sources or list(sources) == list(range(len(self._mask))):
+            return
+        index = torch.tensor(sources, device=self._mask.device)
+        self._mask = self._mask[index]
+        for layer in self._cache.layers:
+            layer.reorder_cache(index)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+        return self._read(tokens[:, None], self._mask.sum(-1, keepdim=True) - 1)
+
+    def _read(self, ids: Tensor, positions: Tensor) -> Tensor:
+        cache = {} if self._cache is None else {"past_key_values": self._cache}
+        out: Any = self._module(
+            input_ids=ids,
+            attention_mask=self._mask,
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            **cache,
+        )
+        self._cache = getattr(out, "past_key_values", None)
+        if self._cache is None:
+            raise UserError(
+                f"model: {type(self._module).__name__} keeps no cache of its prompt that draws "
+                "could share; take an architecture with past_key_values"
+            )
+        logits: Tensor = out.logits[:, -1]
+        return logits
 
 
-def keep_rows(cache: Any, rows: Tensor) -> None:
-    """Leave these rows of the batch in the cache, in this order."""
-    for layer in cache.layers:
-        if isinstance(layer, _Roomy):
-            layer.batch_select_indices(rows)
-        else:
-            layer.reorder_cache(rows)
+@torch.inference_mode()
+def token_bytes(forward: PolicyForward) -> int | None:
+    """Keys and values of one token in all layers; ``None`` where `Slots` would not be exact.
 
-
-def _widened(filled: Tensor, rows: Tensor, room: int) -> Tensor:
-    _, heads, length, width = filled.shape
-    buffer = filled.new_empty(len(rows), heads, length + room, width)
-    buffer[:, :, :length] = torch.index_select(filled, 0, rows)
-    return buffer
+    Found out on a few tokens, against the module without any cache.
+    """
+    if not forward.shares_prefix:
+        return None
+    size = int(forward.module.config.vocab_size)  # type: ignore[union-attr,arg-type]
+    prompts = [[(5 * i + 2) % size for i in range(6)], [(3 * i + 1) % size for i in range(4)]]
+    nexts = [7 % size, 11 % size]
+    slots = Slots(forward, prompts, room=2, capacity=3)
+    try:
+        slots.place([0, 1])
+        slots.keep([0, 1, 1])
+        got = slots.step(torch.tensor([*nexts, nexts[0]], device=forward.device))
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return None
+    rows = [[*prompts[0], nexts[0]], [*prompts[1], nexts[1]], [*prompts[1], nexts[0]]]
+    for row, logits in zip(rows, got, strict=True):
+        ids = torch.tensor([row], device=forward.device)
+        alone: Any = forward.module(input_ids=ids, use_cache=False)
+        if not forward.agree(logits, alone.logits[0, -1]):
+            return None
+    return slots.token_bytes

@@ -10,11 +10,13 @@ from torch import Tensor
 from winnow.errors import WinnowError
 
 _BLOCK = 256
+_ELEMENTS = 2**19
+"""Logits worked on at a time on a CPU, where 2 MiB stay in a cache."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One token a row. All shapes (rows,); log-probs and entropies in nats, of the full softmax."""
+    """A token for each draw; log-probs and entropies in nats, of the full softmax. All (draws,)."""
 
     tokens: Tensor
     logprobs: Tensor
@@ -22,15 +24,21 @@ class Choice:
 
 
 def choose(
-    logits: Tensor, uniforms: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
+    logits: Tensor,
+    uniforms: Tensor,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    rows: Tensor | None = None,
 ) -> Choice:
     """Draw from softmax(logits / temperature), by inverting its distribution function.
 
     Args:
         logits: Shape (rows, vocabulary).
-        uniforms: Shape (rows,), float64 in [0, 1): one number decides one row's token.
+        uniforms: Shape (draws,), float64 in [0, 1): one number decides one draw's token.
         top_k: Draw among the k likeliest only; 0 for all.
         top_p: Draw among the likeliest that hold this mass only; 1 for all.
+        rows: The row that each draw is made from, in ascending order; default: a draw for each.
 
     Returns:
         Tokens, with the log-probs and entropies of the *untruncated* distribution.
@@ -38,8 +46,28 @@ def choose(
     Raises:
         WinnowError: logits that are not numbers: the policy has diverged.
     """
-    scaled = logits.float() / temperature
-    scaled = scaled - scaled.amax(-1, keepdim=True)
+    count, vocabulary = logits.shape
+    if rows is None:
+        rows = torch.arange(count, device=logits.device)
+    size = count if logits.is_cuda else max(1, _ELEMENTS // vocabulary)
+    starts = torch.arange(0, count + size, size, device=logits.device)
+    edges = torch.searchsorted(rows, starts).tolist()
+    parts = []
+    for start, a, b in zip(starts.tolist(), edges, edges[1:], strict=False):
+        if a < b:
+            part = logits[start : start + size]
+            parts.append(_choose(part, uniforms[a:b], temperature, top_k, top_p, rows[a:b] - start))
+    tokens, logprobs, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Choice(tokens, logprobs, entropies)
+
+
+def _choose(
+    logits: Tensor, uniforms: Tensor, temperature: float, top_k: int, top_p: float, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    scaled = logits.float() if logits.dtype != torch.float32 else logits.clone()
+    if temperature != 1:
+        scaled.div_(temperature)
+    scaled.sub_(scaled.amax(-1, keepdim=True))
     weights = scaled.exp()
     total = weights.sum(-1)
     if not bool(total.isfinite().all()):
@@ -49,12 +77,12 @@ def choose(
         )
     log_total = total.log()
     # H = log Z - E[z]; a logit of -inf has weight 0 and must not make 0 x inf
-    mean = (weights * scaled.clamp(min=torch.finfo(torch.float32).min)).sum(-1) / total
+    finite = scaled.clamp(min=torch.finfo(torch.float32).min)
+    mean = finite.mul_(weights).sum(-1) / total
     if top_k or top_p < 1:
         weights = _truncate(weights, top_k, top_p)
-    tokens = _invert(weights, uniforms)
-    chosen = scaled.gather(-1, tokens[:, None]).squeeze(-1)
-    return Choice(tokens, chosen - log_total, log_total - mean)
+    tokens = _invert(weights, uniforms, rows)
+    return tokens, scaled[rows, tokens] - log_total[rows], (log_total - mean)[rows]
 
 
 def _truncate(weights: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -70,21 +98,21 @@ def _truncate(weights: Tensor, top_k: int, top_p: float) -> Tensor:
     return torch.zeros_like(weights).scatter_(-1, index, ordered * keep)
 
 
-def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """The first token at which the running sum of weights passes u x total.
+def _invert(weights: Tensor, uniforms: Tensor, rows: Tensor) -> Tensor:
+    """The first token at which the running sum of its row's weights passes u x total.
 
     In two levels, blocks and then within one block, so that only block sums are accumulated over
     the whole vocabulary, and in float64, so that rounding moves no mass that could be noticed. A
     token of weight zero is never chosen.
     """
-    rows, vocabulary = weights.shape
+    count, vocabulary = weights.shape
     blocks = -(-vocabulary // _BLOCK)
-    padded = torch.nn.functional.pad(weights, (0, blocks * _BLOCK - vocabulary))
-    table = padded.view(rows, blocks, _BLOCK)
-    sums = table.sum(-1, dtype=torch.float64)
+    if vocabulary % _BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, blocks * _BLOCK - vocabulary))
+    table = weights.view(count, blocks, _BLOCK)
+    sums = table.sum(-1).double()[rows]
     block, rest = _search(sums, uniforms * sums.sum(-1))
-    inner = table[torch.arange(rows, device=weights.device), block].double()
-    place, _ = _search(inner, rest)
+    place, _ = _search(table[rows, block].double(), rest)
     return block * _BLOCK + place
 
 

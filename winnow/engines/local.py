@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from winnow.config import OptimiserConfig
+from winnow.config import OptimiserConfig, SamplingConfig
 from winnow.engines.base import Capabilities, Request, WeightsRef
+from winnow.engines.cache import Memory, Padded, Slots, token_bytes
 from winnow.engines.models import (
     ModelSource,
     context_length,
@@ -99,19 +102,35 @@ class PromptEncoder:
 
 
 class LocalSampler:
-    """Draws from a module in this process."""
+    """Draws from a module in this process.
+
+    Args:
+        forward: The module, with what was found out about it.
+        batch: Most draws under way at a time.
+        cache_gib: Room for their keys and values, in GiB; where it is short, fewer are under way.
+    """
 
     capabilities = Capabilities(true_logprobs=True, seeds=True, loads_weights=True)
 
-    def __init__(self, module: torch.nn.Module, tokenizer: Any, batch: int) -> None:
-        self.module = module
+    def __init__(
+        self, forward: PolicyForward, tokenizer: Any, batch: int, cache_gib: float = 2.0
+    ) -> None:
+        self.module = forward.module
         self.tokenizer = tokenizer
         self.version = 0
+        self._forward = forward
         self._batch = batch
+        self._cache_bytes = cache_gib * 2**30
         self._encode = PromptEncoder(tokenizer)
-        self._end_ids = end_tokens(module, tokenizer)
+        self._end_ids = end_tokens(self.module, tokenizer)
         self._stoppers: dict[tuple[str, ...], Stopper] = {}
-        self.pads = _pads_exactly(module)
+        self._token_bytes = token_bytes(forward)
+        self._pads = self._token_bytes is None and _pads_exactly(self.module)
+
+    @property
+    def joins(self) -> bool:
+        """Whether waiting draws join while others are under way."""
+        return self._token_bytes is not None
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         return self._encode(prompt)
@@ -119,24 +138,28 @@ class LocalSampler:
     def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
         """Groups as they finish, each with the position of its request.
 
-        All requests must have the same stop strings.
+        Requests of like parameters that follow each other are drawn side by side.
         """
-        if not requests:
-            return
         prompts = [self._encode(request.prompt) for request in requests]
-        drawn = decode(
-            self.module,
-            requests,
-            prompts,
-            self._stopper(requests[0].params.stop),
-            batch=self._batch,
-            pads=self.pads,
-            version=self.version,
-        )
-        for number, draws in drawn:
-            request = requests[number]
-            group = Group(request.prompt, prompts[number], tuple(draws), step=request.step)
-            yield number, group
+        for params, members in groupby(range(len(requests)), lambda i: requests[i].params):
+            numbers = list(members)
+            asked = [requests[i] for i in numbers]
+            memory = self._memory([prompts[i] for i in numbers], asked)
+            drawn = decode(asked, memory, self._stopper(params.stop), version=self.version)
+            for place, draws in drawn:
+                number = numbers[place]
+                request = requests[number]
+                group = Group(request.prompt, prompts[number], tuple(draws), step=request.step)
+                yield number, group
+
+    def _memory(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> Memory:
+        capacity = min(self._batch, sum(request.n for request in requests))
+        room = requests[0].params.max_tokens
+        if self._token_bytes is None:
+            return Padded(self.module, prompts, pads=self._pads, capacity=capacity)
+        row = self._token_bytes * (max(len(prompt) for prompt in prompts) + room)
+        capacity = max(1, min(capacity, int(self._cache_bytes / row)))
+        return Slots(self._forward, prompts, room=room, capacity=capacity)
 
     def load(self, weights: WeightsRef) -> None:
         if weights.module is not self.module:
@@ -154,21 +177,21 @@ class LocalLearner:
 
     def __init__(
         self,
-        module: torch.nn.Module,
+        forward: PolicyForward,
         tokenizer: Any,
         optimiser: OptimiserConfig,
         *,
         total_updates: int,
         microbatch_tokens: int,
     ) -> None:
-        self.module = module
+        self.module = forward.module
         self.tokenizer = tokenizer
         self.version = 0
-        self.forward = PolicyForward(module)
+        self.forward = forward
         self._config = optimiser
         self._total_updates = total_updates
         self._microbatch_tokens = microbatch_tokens
-        self._weights = [p for p in module.parameters() if p.requires_grad]
+        self._weights = [p for p in self.module.parameters() if p.requires_grad]
         self._masters = [_master(p) for p in self._weights]
         self._adam = torch.optim.AdamW(
             self._masters,
@@ -235,9 +258,12 @@ class LocalEngine:
     """A model with its tokenizer; makes the sampler and the learner that share it."""
 
     def __init__(self, source: ModelSource, dtype: str, device: torch.device, field: str) -> None:
+        # Tensors are made and freed all the time: in large pages that costs a fifth of an update.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         self.tokenizer = load_tokenizer(source, field)
         self._source, self._dtype, self._device, self._field = source, dtype, device, field
         self.module: torch.nn.Module | None = None
+        self._forward: PolicyForward | None = None
 
     def check_prompts(self, prompts: Sequence[Prompt], max_tokens: int) -> None:
         """See `PromptEncoder.check`. A GGUF file is read whole for its config, else the config."""
@@ -253,14 +279,20 @@ class LocalEngine:
             self.module = load_model(self._source, self._dtype, self._device, self._field)
         return self.module
 
-    def sampler(self, batch: int) -> LocalSampler:
-        return LocalSampler(self.load(), self.tokenizer, batch)
+    def forward(self) -> PolicyForward:
+        """The module with what is found out about it, on the first call."""
+        if self._forward is None:
+            self._forward = PolicyForward(self.load())
+        return self._forward
+
+    def sampler(self, sampling: SamplingConfig) -> LocalSampler:
+        return LocalSampler(self.forward(), self.tokenizer, sampling.batch, sampling.cache_gib)
 
     def learner(
         self, optimiser: OptimiserConfig, *, total_updates: int, microbatch_tokens: int
     ) -> LocalLearner:
         return LocalLearner(
-            self.load(),
+            self.forward(),
             self.tokenizer,
             optimiser,
             total_updates=total_updates,

@@ -1,28 +1,34 @@
-"""Decoding: one prefill for each prompt, its key/value cache shared out to its draws."""
+"""Decoding: prompts are read once, draws with the same history share a row, rows come and go.
+
+Draws of a prompt begin as one row. Where they choose different tokens the row parts; when one ends
+it leaves, and waiting draws take its place.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.cache import keep_rows, share_out
+from winnow.engines.cache import Memory
 from winnow.engines.choose import choose
 from winnow.engines.stopping import Stopper
-from winnow.errors import UserError
 from winnow.types import Draw, FinishReason
 
 
-@dataclass
-class _Row:
-    """One answer being drawn."""
+@dataclass(eq=False)
+class _Answer:
+    """One answer being drawn: which of its request's, and its random numbers."""
 
     request: int
-    uniforms: Sequence[float]
+    number: int
+    uniforms: NDArray[np.float64]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
@@ -30,141 +36,137 @@ class _Row:
 
 
 def decode(
-    module: torch.nn.Module,
-    requests: Sequence[Request],
-    prompts: Sequence[Sequence[int]],
-    stopper: Stopper,
-    *,
-    batch: int,
-    pads: bool,
-    version: int,
+    requests: Sequence[Request], memory: Memory, stopper: Stopper, *, version: int
 ) -> Iterator[tuple[int, list[Draw]]]:
     """Draw for every request; yield (its number, its draws) as requests finish.
 
     Args:
-        prompts: Token ids of each request's prompt.
-        batch: Most answers decoded side by side.
-        pads: Whether prompts of different lengths may share a batch, padded on the left.
+        requests: All of the same parameters.
+        memory: Made for the prompts of these requests, by their numbers.
         version: Policy version, recorded with each draw.
     """
-    finished: dict[int, list[Draw]] = {number: [] for number in range(len(requests))}
-    for wave in _waves(requests, prompts, batch, pads):
-        params = requests[wave[0].request].params
-        with torch.inference_mode():
-            _decode_wave(module, wave, prompts, params, stopper)
-        for row in wave:
-            finished[row.request].append(_draw(row, stopper, version))
-        for number in sorted({row.request for row in wave}):
-            if len(finished[number]) == requests[number].n:
-                yield number, finished.pop(number)
+    batch = _Batch(requests, memory, stopper)
+    drawn: dict[int, list[_Answer]] = {}
+    left = [request.n for request in requests]
+    while batch.waits or batch.rows:
+        for answer in batch.advance():
+            left[answer.request] -= 1
+            drawn.setdefault(answer.request, []).append(answer)
+            if not left[answer.request]:
+                answers = sorted(drawn.pop(answer.request), key=lambda a: a.number)
+                yield answer.request, [_draw(a, stopper, version) for a in answers]
 
 
-def _waves(
-    requests: Sequence[Request], prompts: Sequence[Sequence[int]], batch: int, pads: bool
-) -> Iterator[list[_Row]]:
-    """Rows in the order of the requests, `batch` at a time, of one kind of parameters."""
-    wave: list[_Row] = []
-    previous: tuple[object, ...] | None = None
-    for number, request in enumerate(requests):
-        kind = (request.params, None if pads else len(prompts[number]))
-        for uniforms in _uniforms(request):
-            if wave and (len(wave) == batch or kind != previous):
-                yield wave
-                wave = []
-            wave.append(_Row(number, uniforms))
-            previous = kind
-    if wave:
-        yield wave
+class _Batch:
+    """The answers under way, in rows of equal history, and those that wait."""
 
+    def __init__(self, requests: Sequence[Request], memory: Memory, stopper: Stopper) -> None:
+        self.rows: list[list[_Answer]] = []
+        self._requests = requests
+        self._params: SamplingParams = requests[0].params
+        self._memory = memory
+        self._stopper = stopper
+        self._logits: Tensor | None = None
+        self._waiting = _answers(requests)
+        self._next = next(self._waiting, None)
 
-def _uniforms(request: Request) -> list[list[float]]:
-    """The random numbers of a request's draws: of its seed alone, whatever is decoded beside it."""
-    generator = torch.Generator().manual_seed(request.seed)
-    shape = (request.n, request.params.max_tokens)
-    table: list[list[float]] = torch.rand(shape, generator=generator, dtype=torch.float64).tolist()
-    return table
+    @property
+    def waits(self) -> bool:
+        return self._next is not None
 
-
-def _decode_wave(
-    module: torch.nn.Module,
-    rows: Sequence[_Row],
-    prompts: Sequence[Sequence[int]],
-    params: SamplingParams,
-    stopper: Stopper,
-) -> None:
-    """Fill the rows. Finished rows leave the batch when a quarter of it is done."""
-    device = next(module.parameters()).device
-    numbers = sorted({row.request for row in rows})
-    logits, cache, mask = _prefill(module, [prompts[number] for number in numbers], device)
-    share = torch.tensor([numbers.index(row.request) for row in rows], device=device)
-    logits, mask = logits[share], mask[share]
-    share_out(cache, share, params.max_tokens)
-    alive = list(rows)
-    for position in range(params.max_tokens):
+    @torch.inference_mode()
+    def advance(self) -> list[_Answer]:
+        """A token for every answer under way. Those that end with it."""
+        self._admit()
+        assert self._logits is not None
+        answers = [answer for row in self.rows for answer in row]
+        device = self._logits.device
+        of = torch.tensor([i for i, row in enumerate(self.rows) for _ in row], device=device)
         uniforms = torch.tensor(
-            [row.uniforms[position] for row in alive], dtype=torch.float64, device=device
+            [answer.uniforms[len(answer.tokens)] for answer in answers],
+            dtype=torch.float64,
+            device=device,
         )
-        choice = choose(logits, uniforms, params.temperature, params.top_k, params.top_p)
+        params = self._params
+        choice = choose(self._logits, uniforms, params.temperature, params.top_k, params.top_p, of)
         columns = (choice.tokens.tolist(), choice.logprobs.tolist(), choice.entropies.tolist())
-        for row, token, logprob, entropy in zip(alive, *columns, strict=True):
-            if row.reason is None:
-                row.tokens.append(token)
-                row.logprobs.append(logprob)
-                row.entropies.append(entropy)
-                row.reason = stopper.reason(row.tokens, params.max_tokens)
-        going = [i for i, row in enumerate(alive) if row.reason is None]
-        if not going:
+        for answer, token, logprob, entropy in zip(answers, *columns, strict=True):
+            answer.tokens.append(token)
+            answer.logprobs.append(logprob)
+            answer.entropies.append(entropy)
+            answer.reason = self._stopper.reason(answer.tokens, params.max_tokens)
+        sources, self.rows = part(self.rows)
+        self._memory.keep(sources)
+        self._logits = None
+        if self.rows:
+            tokens = torch.tensor([row[0].tokens[-1] for row in self.rows], device=device)
+            self._logits = self._memory.step(tokens)
+        return [answer for answer in answers if answer.reason is not None]
+
+    def _admit(self) -> None:
+        """Let waiting answers in, once enough have left to be worth a pass over their prompts."""
+        memory = self._memory
+        free = memory.capacity - sum(len(row) for row in self.rows)
+        if self.rows and (not memory.joins or free < max(1, memory.capacity // 8)):
             return
-        tokens = choice.tokens
-        if len(going) <= 0.75 * len(alive):
-            keep = torch.tensor(going, device=device)
-            alive = [alive[i] for i in going]
-            tokens, mask = tokens[keep], mask[keep]
-            keep_rows(cache, keep)
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-        logits = module(
-            input_ids=tokens[:, None],
-            attention_mask=mask,
-            position_ids=mask.sum(-1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
+        taken: list[_Answer] = []
+        kind = self._next and memory.kind(self._next.request)
+        while self._next and len(taken) < free and memory.kind(self._next.request) == kind:
+            taken.append(self._next)
+            self._next = next(self._waiting, None)
+        if not taken:
+            return
+        rows = [list(row) for _, row in groupby(taken, key=lambda answer: answer.request)]
+        logits = memory.place([row[0].request for row in rows])
+        for row in rows:
+            if self._next is None or self._next.request != row[0].request:
+                memory.forget(row[0].request)
+        self._logits = logits if self._logits is None else torch.cat([self._logits, logits])
+        self.rows += rows
 
 
-def _prefill(
-    module: torch.nn.Module, prompts: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Tensor, Any, Tensor]:
-    """Each prompt once, padded on the left: last logits (prompts, vocabulary), cache and mask."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
-    out = module(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(-1) - 1).clamp_(min=0),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache = getattr(out, "past_key_values", None)
-    if cache is None:
-        raise UserError(
-            f"model: {type(module).__name__} keeps no cache of its prompt that draws could share; "
-            "take an architecture with past_key_values"
-        )
-    return out.logits[:, -1], cache, mask
+def part(rows: Sequence[list[_Answer]]) -> tuple[list[int], list[list[_Answer]]]:
+    """The rows of the next step: answers that have ended leave, those that differ part.
+
+    Returns:
+        For each new row the old one that it continues, and its answers. As many rows as can be stay
+        where they are: what moves must be copied.
+    """
+    stays: dict[int, list[_Answer]] = {}
+    moves: list[tuple[int, list[_Answer]]] = []
+    for number, row in enumerate(rows):
+        branches: dict[int, list[_Answer]] = {}
+        for answer in row:
+            if answer.reason is None:
+                branches.setdefault(answer.tokens[-1], []).append(answer)
+        for branch in branches.values():
+            if number in stays:
+                moves.append((number, branch))
+            else:
+                stays[number] = branch
+    count = len(stays) + len(moves)
+    moves += [(number, stays.pop(number)) for number in list(stays) if number >= count]
+    table = [(number, stays[number]) if number in stays else moves.pop() for number in range(count)]
+    return [source for source, _ in table], [row for _, row in table]
 
 
-def _draw(row: _Row, stopper: Stopper, version: int) -> Draw:
-    assert row.reason is not None
+def _answers(requests: Sequence[Request]) -> Iterator[_Answer]:
+    """Answers to be drawn, in order; random numbers are of the request's seed alone."""
+    for number, request in enumerate(requests):
+        generator = torch.Generator().manual_seed(request.seed)
+        shape = (request.n, request.params.max_tokens)
+        table = torch.rand(shape, generator=generator, dtype=torch.float64).numpy()
+        for place, uniforms in enumerate(table):
+            yield _Answer(number, place, uniforms)
+
+
+def _draw(answer: _Answer, stopper: Stopper, version: int) -> Draw:
+    assert answer.reason is not None
     return Draw(
-        token_ids=tuple(row.tokens),
-        logprobs=tuple(row.logprobs),
-        text=stopper.text(row.tokens, row.reason),
-        finish_reason=row.reason,
+        token_ids=tuple(answer.tokens),
+        logprobs=tuple(answer.logprobs),
+        text=stopper.text(answer.tokens, answer.reason),
+        finish_reason=answer.reason,
         policy_version=version,
-        entropies=tuple(row.entropies),
+        entropies=tuple(answer.entropies),
     )
