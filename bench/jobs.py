@@ -19,6 +19,8 @@ class Job:
     name: str
     prompts_per_step: int
     max_tokens: int
+    microbatch_tokens: int
+    """At which we are fastest; the other side's size is searched by `compare.py`."""
     rows: list[dict[str, str]]
 
 
@@ -27,9 +29,9 @@ def job(name: str, steps: int) -> Job:
     rng = random.Random(0)
     if name == "addition":
         rows = [_addition(rng) for _ in range(16 * steps)]
-        return Job(name, 16, 8, rows)
+        return Job(name, 16, 8, 1024, rows)
     rows = [_word_problem(rng) for _ in range(4 * steps)]
-    return Job(name, 4, 128, rows)
+    return Job(name, 4, 128, 1280, rows)
 
 
 def score(completion: str, answer: str) -> float:

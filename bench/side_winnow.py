@@ -32,7 +32,6 @@ def main() -> None:
     options.add_argument("--job", required=True)
     options.add_argument("--steps", type=int, required=True)
     options.add_argument("--model", required=True)
-    options.add_argument("--microbatch", type=int, default=1024, help="tokens")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--dtype", default="float32")
     given = options.parse_args()
@@ -53,7 +52,7 @@ def main() -> None:
             prompts_per_step=work.prompts_per_step,
             samples_per_prompt=SAMPLES,
             minibatch_prompts=work.prompts_per_step,
-            microbatch_tokens=given.microbatch,
+            microbatch_tokens=work.microbatch_tokens,
             sampling={"max_tokens": work.max_tokens},
             optimiser={"lr": LEARNING_RATE},
             eval={"size": 0},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import groupby
@@ -16,6 +15,7 @@ from torch import Tensor
 from winnow.config import OptimiserConfig, SamplingConfig
 from winnow.engines.base import Capabilities, Request, WeightsRef
 from winnow.engines.cache import Memory, Padded, Slots, token_bytes
+from winnow.engines.memory import keep_pages
 from winnow.engines.models import (
     ModelSource,
     context_length,
@@ -258,8 +258,8 @@ class LocalEngine:
     """A model with its tokenizer; makes the sampler and the learner that share it."""
 
     def __init__(self, source: ModelSource, dtype: str, device: torch.device, field: str) -> None:
-        # Tensors are made and freed all the time: in large pages that costs a fifth of an update.
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        if device.type == "cpu":
+            keep_pages()
         self.tokenizer = load_tokenizer(source, field)
         self._source, self._dtype, self._device, self._field = source, dtype, device, field
         self.module: torch.nn.Module | None = None
