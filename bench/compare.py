@@ -1,14 +1,18 @@
 """Winnow beside TRL: the same job, one after the other on the same machine, as a table.
 
-    make bench ARGS="--job addition --steps 4 --sizes 16 128"
+    make bench ARGS="--job addition"
 
-Seconds depend on the machine and on what else runs on it; the ratios are what to read.
+The same model, prompts in the same order, draws, lengths, temperature, learning rate and algorithm
+(GRPO without KL). TRL is first tried at each micro-batch size for two steps, then run at its
+fastest. Seconds depend on the machine and on what else runs on it; the ratios are what to read.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import platform
 import subprocess
 import sys
 import tempfile
@@ -16,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+DEFAULTS = {"addition": (8, [16, 32, 128]), "reasoning": (4, [4, 8, 16])}
 Side = dict[str, Any]
 
 
 def run(python: str, script: str, words: list[str]) -> Side:
     """One side's JSON; its own output goes to stderr where it fails."""
+    print(f"running {script} {' '.join(words)}", file=sys.stderr, flush=True)
     done = subprocess.run(
         [python, str(HERE / script), *words], capture_output=True, text=True, check=False
     )
@@ -31,7 +37,7 @@ def run(python: str, script: str, words: list[str]) -> Side:
 
 
 def export_model(folder: Path) -> str:
-    """The built-in model as a folder that both libraries read."""
+    """The built-in model as a folder that every library reads."""
     import torch
 
     from winnow.engines.models import load_model, load_tokenizer, resolve
@@ -42,77 +48,112 @@ def export_model(folder: Path) -> str:
     return str(folder)
 
 
-def median(side: Side, key: str) -> float:
-    """Over the steps after the first, which warms up."""
-    values = sorted(step[key] for step in side["steps"][1:] or side["steps"])
-    return values[len(values) // 2]
+def settled(side: Side, key: str) -> float:
+    """The median over the later half of the steps: the first ones warm up."""
+    steps = side["steps"]
+    values = sorted(step[key] for step in steps[len(steps) // 2 :])
+    return float(values[len(values) // 2])
 
 
-def first_half(side: Side) -> str:
-    """Seconds until the mean reward of the last three steps passes one half."""
+def until_half(side: Side) -> float | None:
+    """Seconds until the mean reward of the last three steps passes one half, warm-up included."""
     passed, steps = 0.0, side["steps"]
     for number, step in enumerate(steps):
         passed += step["step"]
         last = [s["reward"] for s in steps[max(0, number - 2) : number + 1]]
         if len(last) == 3 and sum(last) / 3 > 0.5:
-            return f"{passed:.0f} s"
-    return "not within these steps"
+            return passed
+    return None
+
+
+def memory(side: Side) -> float:
+    return float(side["gpu_gib"] or side["peak_gib"]) * 2**30 / 1e9
 
 
 def line(name: str, side: Side) -> str:
-    step, tokens = median(side, "step"), sum(s["tokens"] for s in side["steps"])
-    memory = side["gpu_gib"] or side["peak_gib"]
-    drawn = tokens / sum(s["draw"] for s in side["steps"])
+    later = side["steps"][len(side["steps"]) // 2 :]
+    drawn = sum(s["tokens"] for s in later) / sum(s["draw"] for s in later)
+    half = until_half(side)
     return (
-        f"{name:<16}{median(side, 'draw'):>9.2f}{median(side, 'update'):>9.2f}{step:>9.2f}"
-        f"{drawn:>10.0f}{memory:>10.2f}   {first_half(side)}"
+        f"{name:<22}{settled(side, 'draw'):>8.2f}{settled(side, 'update'):>9.2f}"
+        f"{settled(side, 'step'):>8.2f}{side['steps'][0]['step']:>8.2f}{drawn:>10.0f}"
+        f"{memory(side):>9.2f}   {'-' if half is None else f'{half:.0f} s'}"
     )
+
+
+def agreement(ours: Side, theirs: Side) -> str:
+    """Mean reward over all steps, and how far apart in standard errors (over prompts)."""
+    pairs = list(zip(ours["steps"], theirs["steps"], strict=True))
+    gap = sum(a["reward"] - b["reward"] for a, b in pairs) / len(pairs)
+    error = math.sqrt(sum(a["error"] ** 2 + b["error"] ** 2 for a, b in pairs)) / len(pairs)
+    return f"mean reward, winnow less trl: {gap:+.3f}, standard error {error:.3f}"
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--peer", required=True, help="Python of an environment that has TRL")
-    options.add_argument("--job", choices=["addition", "reasoning"], default="addition")
-    options.add_argument("--steps", type=int, default=4)
-    options.add_argument("--sizes", type=int, nargs="+", default=[16, 128], help="TRL micro-batch")
+    options.add_argument("--job", choices=list(DEFAULTS), default="addition")
+    options.add_argument("--steps", type=int, help="default: 8 and 4")
+    options.add_argument("--sizes", type=int, nargs="+", help="TRL's micro-batches to try")
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--dtype", default="float32")
     options.add_argument("--model", help="folder; default: the built-in model")
     given = options.parse_args()
+    steps = given.steps or DEFAULTS[given.job][0]
+    sizes = given.sizes or DEFAULTS[given.job][1]
     with tempfile.TemporaryDirectory() as folder:
         model = given.model or export_model(Path(folder) / "model")
-        common = [
-            *("--job", given.job, "--steps", str(given.steps), "--model", model),
-            *("--threads", str(given.threads)),
-        ]
-        ours = run(sys.executable, "side_winnow.py", common)
-        theirs = {
-            size: run(given.peer, "side_trl.py", [*common, "--microbatch", str(size)])
-            for size in given.sizes
+        common = ["--job", given.job, "--model", model, "--threads", str(given.threads)]
+        common += ["--dtype", given.dtype, "--order", str(Path(folder) / "order.json")]
+        long = [*common, "--steps", str(steps)]
+        ours = [run(sys.executable, "side_winnow.py", long)]
+        tried = {
+            size: run(
+                given.peer, "side_trl.py", [*common, "--steps", "2", "--microbatch", str(size)]
+            )
+            for size in sizes
         }
-        again = run(sys.executable, "side_winnow.py", common)
-    heads = ("draw s", "update s", "step s", "tokens/s", "peak GiB")
+        best = min(tried, key=lambda size: float(tried[size]["steps"][1]["step"]))
+        theirs = run(given.peer, "side_trl.py", [*long, "--microbatch", str(best)])
+        ours.append(run(sys.executable, "side_winnow.py", long))
+    report(given, ours, tried, best, theirs)
+
+
+def report(
+    given: argparse.Namespace, ours: list[Side], tried: dict[int, Side], best: int, theirs: Side
+) -> None:
     print(
-        f"{given.job}, {given.steps} steps, {given.threads} threads; medians after the first step"
+        f"{given.job}, {given.dtype}, {given.threads} threads, {platform.machine()}; "
+        "seconds a step are medians over the later half of the steps"
     )
+    heads = ("draw", "update", "step", "first", "tokens/s", "GB")
+    widths = (8, 9, 8, 8, 10, 9)
     print(
-        f"{'':<16}"
-        + "".join(h.rjust(w) for h, w in zip(heads, (9, 9, 9, 10, 10), strict=True))
+        " " * 22
+        + "".join(h.rjust(w) for h, w in zip(heads, widths, strict=True))
         + "   until reward passes 1/2"
     )
-    print(line("winnow", ours))
-    for size, side in theirs.items():
-        print(line(f"trl, batch {size}", side))
-    print(line("winnow, again", again))
-    best = min(theirs.values(), key=lambda side: median(side, "step"))
-    slower = max(ours, again, key=lambda side: median(side, "step"))
-    ratios = {key: median(best, key) / median(slower, key) for key in ("draw", "update", "step")}
+    for side in ours:
+        print(line("winnow", side))
+    print(line(f"trl, micro-batch {best}", theirs))
+    for size, side in tried.items():
+        print(line(f"trl, 2 steps at {size}", side))
+    slower = max(ours, key=lambda side: settled(side, "step"))
+    ratios = {
+        key: settled(theirs, key) / settled(slower, key) for key in ("draw", "update", "step")
+    }
     print(
-        "trl's best over winnow's slower run: "
+        "trl over winnow's slower run: "
         + ", ".join(f"{key} {ratio:.1f}x" for key, ratio in ratios.items())
-        + f", memory {best['peak_gib'] / slower['peak_gib']:.1f}x"
+        + f", memory {memory(theirs) / memory(slower):.1f}x"
     )
-    for name, side in (("winnow", ours), ("trl", best)):
+    halves = [until_half(side) for side in (*ours, theirs)]
+    if None not in halves:
+        print(f"until reward passes 1/2: {halves[-1] / max(halves[:-1]):.1f}x")  # type: ignore[operator,type-var]
+    for name, side in (("winnow", ours[0]), ("winnow", ours[1]), ("trl", theirs)):
         print(f"reward by step, {name}: " + " ".join(f"{s['reward']:.2f}" for s in side["steps"]))
+    for side in ours:
+        print(agreement(side, theirs))
 
 
 if __name__ == "__main__":

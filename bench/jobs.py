@@ -49,6 +49,15 @@ def score(completion: str, answer: str) -> float:
     return 0.0
 
 
+def spread(values: list[float]) -> tuple[float, float]:
+    """Mean reward of a step and its standard error over prompts, whose draws follow each other."""
+    prompts = [values[i : i + SAMPLES] for i in range(0, len(values), SAMPLES)]
+    means = [sum(group) / len(group) for group in prompts]
+    mean = sum(means) / len(means)
+    variance = sum((m - mean) ** 2 for m in means) / (len(means) - 1)
+    return mean, (variance / len(means)) ** 0.5
+
+
 def _addition(rng: random.Random) -> dict[str, str]:
     a, b = rng.randint(10, 99), rng.randint(10, 99)
     shots = "12 + 7 = 19\n30 + 24 = 54\n8 + 65 = 73\n"

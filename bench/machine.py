@@ -1,7 +1,7 @@
 """What this machine can do at the shapes that occur: matrix products and memory traffic.
 
-A floor counts 2 FLOPs for each weight and token of a forward pass and 4 more for a backward pass, at
-the rate at which products of the same shapes run here with nothing around them.
+A floor counts 2 FLOPs for each weight and token of a forward pass and 4 more for a backward pass,
+at the rate at which products of the same shapes run here with nothing around them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Rates:
     head: tuple[float, ...]
 
     def seconds(self, rows: float, which: str) -> float:
-        """Between the numbers of rows that were measured, in proportion; above, at the last rate."""
+        """Between two numbers of rows that were measured in proportion; above, at the last rate."""
         times = self.body if which == "body" else self.head
         if rows <= 0:
             return 0.0

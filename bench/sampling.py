@@ -106,8 +106,12 @@ def report(given: Any, model: Any, tokenizer: Any, engine: Any) -> None:
     sampler._end_ids = frozenset()
     size = sizes(model)
     rate = rates(model, tuple(sorted({38, *given.batches})))
-    print(f"draws of {LENGTH} tokens, {SAMPLES} a prompt; tokens per second, median of {given.times}")
-    print(f"{'draws':>6} {'winnow':>8} {'generate':>9} {'ratio':>6} {'floor':>7} {'time/floor':>11}")
+    print(
+        f"draws of {LENGTH} tokens, {SAMPLES} a prompt; tokens per second, median of {given.times}"
+    )
+    print(
+        f"{'draws':>6} {'winnow':>8} {'generate':>9} {'ratio':>6} {'floor':>7} {'time/floor':>11}"
+    )
     for batch in given.batches:
         prompts = [row["prompt"] for row in job("addition", 16).rows[: batch // SAMPLES]]
         tokens = batch * LENGTH

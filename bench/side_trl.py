@@ -7,11 +7,12 @@ import json
 import resource
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from jobs import LEARNING_RATE, SAMPLES, job, score
+from jobs import LEARNING_RATE, SAMPLES, job, score, spread
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -37,19 +38,25 @@ def main() -> None:
     options.add_argument("--microbatch", type=int, required=True, help="sequences")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--dtype", default="float32")
+    options.add_argument("--order", help="file with the order of the prompts")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     work = job(given.job, given.steps)
     draws = work.prompts_per_step * SAMPLES
+    prompts = work.rows
+    if given.order:
+        by_text = {row["prompt"]: row for row in work.rows}
+        order = json.loads(Path(given.order).read_text())
+        prompts = [by_text[text] for text in order if text in by_text]
     words = AutoTokenizer.from_pretrained(given.model)
     model = AutoModelForCausalLM.from_pretrained(given.model, dtype=getattr(torch, given.dtype))
-    rewards: list[float] = []
+    rewards: list[tuple[float, float]] = []
     drawn: list[int] = []
     sampling: list[float] = []
 
     def reward(prompts: list[str], completions: list[str], answer: list[str], **rest: Any) -> Any:
         values = [score(text, a) for text, a in zip(completions, answer, strict=True)]
-        rewards.append(sum(values) / len(values))
+        rewards.append(spread(values))
         drawn.append(sum(len(ids) for ids in rest["completion_ids"]))
         return values
 
@@ -85,7 +92,7 @@ def main() -> None:
             model=model,
             reward_funcs=reward,
             args=settings,
-            train_dataset=Dataset.from_list(work.rows),
+            train_dataset=Dataset.from_list(prompts),
             processing_class=words,
             callbacks=[clock],
         )
@@ -102,7 +109,7 @@ def main() -> None:
         trainer.train()
         whole = time.perf_counter() - start
     rows = [
-        {"draw": s, "update": t - s, "step": t, "reward": r, "tokens": n}
+        {"draw": s, "update": t - s, "step": t, "reward": r[0], "error": r[1], "tokens": n}
         for s, t, r, n in zip(sampling, clock.steps, rewards, drawn, strict=True)
     ]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -9,8 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import torch
-from jobs import LEARNING_RATE, SAMPLES, job, score
+from jobs import LEARNING_RATE, SAMPLES, job, score, spread
 
 import winnow
 from winnow.types import Prompt, Score
@@ -27,6 +28,15 @@ class Scored:
     def close(self) -> None: ...
 
 
+def drawn(run: Path, steps: int) -> tuple[list[list[float]], list[str]]:
+    """Rewards of each step, and all prompts in the order in which they were drawn."""
+    columns = ["step", "group", "draw", "prompt", "reward"]
+    rows = pq.read_table(run / "rollouts", columns=columns).to_pylist()
+    rows.sort(key=lambda row: (row["step"], row["group"], row["draw"]))
+    rewards = [[row["reward"] for row in rows if row["step"] == n + 1] for n in range(steps)]
+    return rewards, [row["prompt"] for row in rows if row["draw"] == 0]
+
+
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--job", required=True)
@@ -34,6 +44,7 @@ def main() -> None:
     options.add_argument("--model", required=True)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--dtype", default="float32")
+    options.add_argument("--order", help="file to write the order of the prompts to")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     work = job(given.job, given.steps)
@@ -59,17 +70,21 @@ def main() -> None:
             checkpoint={"every": 10_000},
         )
         whole = time.perf_counter() - start
+        rewards, prompts = drawn(result.folder, given.steps)
+        if given.order:
+            Path(given.order).write_text(json.dumps(prompts))
         rows = [
             {
                 "draw": m["seconds"]["draw"],
                 "update": m["seconds"]["update"],
                 "step": sum(m["seconds"].values()) - m["seconds"]["checkpoint"],
-                "reward": m["reward_mean"],
+                "reward": spread(values)[0],
+                "error": spread(values)[1],
                 "tokens": m["tokens_drawn"],
                 "trained_tokens": m["tokens_trained"],
                 "positions_trained": m["positions_trained"],
             }
-            for m in result.metrics
+            for m, values in zip(result.metrics, rewards, strict=True)
         ]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     gpu = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
