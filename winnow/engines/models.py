@@ -109,7 +109,7 @@ def load_model(
     try:
         with aside:
             model: Any = AutoModelForCausalLM.from_pretrained(
-                source.name, gguf_file=source.gguf, dtype=getattr(torch, dtype)
+                source.name, gguf_file=source.gguf, dtype=getattr(torch, dtype), disable_mmap=True
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise _unavailable(source, field, error) from error

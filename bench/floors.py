@@ -1,0 +1,232 @@
+"""Time over floor, stage by stage: what a step takes, over what this machine must take for it.
+
+    make floors ARGS="--job addition"
+
+The floor of a stage is the time of its matrix products alone, measured here at the shapes that
+occur: 2 N_body for each prompt token once and 2 N for each token drawn; 6 N_body for each prompt
+token of a trained group once and 6 N for each answer token trained; for the optimiser its memory
+traffic. It counts every token of every draw. The second floor counts what draws begin with once, as
+the engine does: against it, what is left is attention, element-wise work and bookkeeping.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from compare import export_model
+from jobs import SAMPLES, Job, job
+from machine import Rates, bandwidth, rates, sizes
+
+from winnow.algorithms import ALGORITHMS
+from winnow.config import OptimiserConfig, SamplingConfig
+from winnow.engines.base import Request, SamplingParams
+from winnow.engines.local import LocalEngine, LocalLearner, LocalSampler, pick_device
+from winnow.engines.models import ModelSource
+from winnow.tree import added
+from winnow.types import Group, Prompt, Score, Verdict
+
+FORWARD = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
+ADAM_BYTES = 4 * 7  # weight, gradient and two averages are read, all but the gradient written
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Seconds of a stage: every token counted, and what is the same counted once."""
+
+    each: float
+    distinct: float
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--job", choices=["addition", "reasoning"], default="addition")
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--times", type=int, default=5, help="runs of each stage; their median")
+    options.add_argument("--dtype", default="float32")
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--model", help="folder; default: the built-in model")
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    work = job(given.job, 1)
+    with TemporaryDirectory() as folder:
+        name = given.model or export_model(Path(folder) / "model")
+        device = pick_device(given.device)
+        engine = LocalEngine(ModelSource(name), given.dtype, device, "model")
+        sampler = engine.sampler(SamplingConfig(max_tokens=work.max_tokens))
+        learner = engine.learner(
+            OptimiserConfig(lr=0.0), total_updates=100, microbatch_tokens=work.microbatch_tokens
+        )
+        report(given, work, sampler, learner)
+
+
+def report(given: Any, work: Job, sampler: LocalSampler, learner: LocalLearner) -> None:
+    model: Any = sampler.module
+    size = sizes(model)
+    groups, draw_seconds, rows = draw(work, sampler, given.times)
+    parts = microbatches(learner, groups)
+    forward = rates(model, FORWARD)
+    both = rates(model, (sum(parts) // len(parts),), backward=True)
+    traffic = bandwidth()
+    adam = ADAM_BYTES * size.parameters / traffic
+    print(f"{work.name}, {given.dtype}, {given.threads} threads, {platform.machine()}")
+    flops = 2 * (size.body + size.head) / 1e9
+    for count in (32, 64, 128, 256, 512):
+        at = forward.seconds(count, "body") + forward.seconds(count, "head")
+        print(f"  {count:>4} rows forward: {flops * count / at:6.0f} GFLOP/s")
+    for count in both.rows:
+        at = both.seconds(count, "body") + both.seconds(count, "head")
+        print(f"  {count:>4} rows forward and backward: {3 * flops * count / at:6.0f} GFLOP/s")
+    print(f"  memory traffic: {traffic / 1e9:.1f} GB/s")
+    print(f"{'':<22}{'seconds':>9}{'floor':>8}{'ratio':>7}{'distinct':>10}{'ratio':>7}")
+
+    def show(name: str, seconds: float, floor: Floors) -> None:
+        print(
+            f"{name:<22}{seconds:>9.2f}{floor.each:>8.2f}{seconds / floor.each:>7.2f}"
+            f"{floor.distinct:>10.2f}{seconds / floor.distinct:>7.2f}"
+        )
+
+    show("sampling", draw_seconds, sampling_floor(groups, rows, forward))
+    whole = weighed(groups, 1.0)
+    some = weighed(groups, 0.3)
+    taken = {}
+    for name, batch in (("update, all survive", whole), ("update, 30 % survive", some)):
+        seconds = update(learner, batch, given.times)
+        floor = update_floor(batch, both, adam)
+        show(name, seconds, floor)
+        taken[name] = (seconds, floor)
+    show("of it the optimiser", optimiser(learner, given.times), Floors(adam, adam))
+    (a, floor_a), (b, floor_b) = taken.values()
+    print(
+        f"30 % of all: measured {b / a:.3f}, floor {floor_b.each / floor_a.each:.3f} "
+        f"({b / a / (floor_b.each / floor_a.each) - 1:+.0%}), "
+        f"distinct {floor_b.distinct / floor_a.distinct:.3f} "
+        f"({b / a / (floor_b.distinct / floor_a.distinct) - 1:+.0%})"
+    )
+
+
+def median(job: Callable[[], object], times: int) -> float:
+    """After one run that warms up."""
+    found = []
+    for _ in range(times + 1):
+        start = time.perf_counter()
+        job()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return sorted(found[1:])[times // 2]
+
+
+def draw(work: Job, sampler: LocalSampler, times: int) -> tuple[list[Group], float, list[int]]:
+    """The groups of a step, the seconds it took, and the tokens in each pass of the model."""
+    params = SamplingParams(max_tokens=work.max_tokens)
+    requests = [
+        Request(Prompt(id=str(i), text=row["prompt"]), SAMPLES, i, params)
+        for i, row in enumerate(work.rows)
+    ]
+    seconds = median(lambda: list(sampler.sample(requests)), times)
+    rows: list[int] = []
+    body: Any = sampler.module.base_model
+    hook = body.register_forward_pre_hook(
+        lambda _, __, kwargs: rows.append(int(kwargs["input_ids"].numel())), with_kwargs=True
+    )
+    drawn = dict(sampler.sample(requests))
+    hook.remove()
+    return [drawn[i] for i in range(len(requests))], seconds, rows
+
+
+def sampling_floor(groups: Sequence[Group], rows: Sequence[int], rate: Rates) -> Floors:
+    """`rows`: tokens in each pass, of which the first reads the prompts."""
+    lengths = [len(draw.token_ids) for group in groups for draw in group.draws]
+    going = [sum(length > t for length in lengths) for t in range(max(lengths))]
+    prompts = sum(len(group.prompt_ids) for group in groups)
+
+    def steps(counts: Sequence[int]) -> float:
+        return sum(rate.seconds(n, "body") + rate.seconds(n, "head") for n in counts)
+
+    return Floors(
+        rate.seconds(prompts, "body") + steps(going),
+        rate.seconds(rows[0], "body") + steps(rows[1:]),
+    )
+
+
+def weighed(groups: Sequence[Group], share: float) -> list[Group]:
+    """That share of every group's draws survives, with weights 1 and -1 by turns."""
+    out = []
+    for number, group in enumerate(groups):
+        n = len(group.draws)
+        # 2.4 of 8: two in three groups out of five, three in the others
+        count = int(share * n * (number + 1)) - int(share * n * number)
+        weights = tuple((-1.0) ** i if i < count else 0.0 for i in range(n))
+        verdicts = tuple(Verdict(weight != 0, "bench") for weight in weights)
+        scores = tuple(Score(float(weight > 0)) for weight in weights)
+        out.append(replace(group, weights=weights, verdicts=verdicts, scores=scores))
+    return out
+
+
+def microbatches(learner: LocalLearner, groups: Sequence[Group]) -> list[int]:
+    """Tokens in each pass of an update that trains on every draw."""
+    seen: list[int] = []
+    body: Any = learner.module.base_model
+    hook = body.register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(int(kwargs["input_ids"].numel())), with_kwargs=True
+    )
+    learner.step(weighed(groups, 1.0), ALGORITHMS["grpo"].terms, 1.0)
+    hook.remove()
+    return seen
+
+
+def update(learner: LocalLearner, groups: Sequence[Group], times: int) -> float:
+    return median(lambda: learner.step(groups, ALGORITHMS["grpo"].terms, 1.0), times)
+
+
+def update_floor(groups: Sequence[Group], rate: Rates, adam: float) -> Floors:
+    (rows,) = rate.rows
+    body, head = rate.body[0] / rows, rate.head[0] / rows  # seconds a token, forward and backward
+    prompts = answers = distinct = contexts = 0
+    for group in groups:
+        kept = [
+            draw.token_ids
+            for draw, weight in zip(group.draws, group.weights, strict=True)
+            if weight
+        ]
+        if kept:
+            prompts += len(group.prompt_ids)
+            answers += sum(len(tokens) for tokens in kept)
+            contexts += 1 + added((), [tokens[:-1] for tokens in kept])
+    inputs = [
+        (*group.prompt_ids, *draw.token_ids[:-1])
+        for group in groups
+        for draw, weight in zip(group.draws, group.weights, strict=True)
+        if weight
+    ]
+    distinct = added((), inputs)
+    return Floors(
+        body * (prompts + answers) + head * answers + adam,
+        body * distinct + head * contexts + adam,
+    )
+
+
+def optimiser(learner: LocalLearner, times: int) -> float:
+    """The gradient's norm and the step, on gradients of one."""
+
+    def step() -> None:
+        torch.nn.utils.clip_grad_norm_(learner._masters, 1e9, foreach=True)
+        learner._adam.step()
+
+    for weight in learner._masters:
+        weight.grad = torch.ones_like(weight)
+    seconds = median(step, times)
+    learner._adam.zero_grad(set_to_none=True)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

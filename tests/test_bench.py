@@ -1,0 +1,119 @@
+"""The arithmetic of the benchmarks: what they print must follow from what they measured."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+BENCH = Path(__file__).parent.parent / "bench"
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    yield
+    for name in ("jobs", "machine", "compare", "floors"):
+        sys.modules.pop(name, None)
+
+
+def step(draw, update, reward, error=0.1, tokens=100):
+    return {
+        "draw": draw, "update": update, "step": draw + update, "reward": reward, "error": error,
+        "tokens": tokens,
+    }  # fmt: skip
+
+
+def test_the_comparison_reads_settled_steps_and_the_time_until_half():
+    import compare
+
+    side = {
+        "steps": [step(9, 9, 0.1), step(1, 2, 0.4), step(1, 3, 0.6), step(2, 5, 0.8)],
+        "peak_gib": 2.0,
+        "gpu_gib": None,
+    }
+    assert compare.settled(side, "update") == 5  # the later of the two middle ones, 3 and 5
+    # .1 .4 .6 is .37, .4 .6 .8 is .6: passed at the fourth step
+    assert compare.until_half(side) == 18 + 3 + 4 + 7
+    assert compare.until_half({"steps": side["steps"][:3]}) is None
+    assert compare.memory(side) == pytest.approx(2.147483648)
+    other = {"steps": [step(1, 1, r - 0.05, error=0.3) for r in (0.1, 0.4, 0.6, 0.8)]}
+    # four differences of .05; sqrt(4 (.01 + .09)) / 4 = .158
+    assert compare.agreement(side, other).endswith("+0.050, standard error 0.158")
+
+
+def test_the_error_of_a_mean_reward_is_over_prompts():
+    from jobs import spread
+
+    # two prompts of 8 draws, means 1 and 0: mean .5, variance .5, error sqrt(.5 / 2)
+    assert spread([1.0] * 8 + [0.0] * 8) == (0.5, 0.5)
+    assert spread([1.0, 0.0] * 8) == (0.5, 0.0)
+
+
+def test_both_jobs_have_the_lengths_that_they_say():
+    from jobs import job, score
+
+    assert len(job("addition", 2).rows) == 32
+    assert len(job("reasoning", 3).rows) == 12
+    assert job("addition", 3).rows[:16] == job("addition", 1).rows
+    assert score(" 54\n8 + 65 = 73", "54") == 1.0
+    assert score(" 5 apples", "54") == 0.0
+    assert score(" 3 * 9 = 27. The answer is 27", "27") == 1.0
+    assert score(" 3 * 9 = 27. The answer is 28", "27") == 0.2
+
+
+def test_a_floor_counts_every_token_once():
+    import floors
+    from machine import Rates
+
+    from winnow.types import Draw, Group, Prompt, Score, Verdict
+
+    def group(prompt, answers):
+        draws = tuple(Draw(tuple(a), (-1.0,) * len(a), "", "length") for a in answers)
+        n = len(answers)
+        return Group(
+            Prompt(id="x", text="x"), tuple(prompt), draws,
+            (Score(1.0),) * n, (Verdict(True, "kept"),) * n, (1.0,) * n,
+        )  # fmt: skip
+
+    groups = [group([1, 2, 3], [[4, 5, 6], [4, 5, 7]]), group([1, 2, 9], [[4]])]
+    rate = Rates((10,), (10.0,), (1.0,))  # a second a token for the layers, a tenth for the head
+    floor = floors.update_floor(groups, rate, adam=0.5)
+    # 6 prompt tokens, 7 answer tokens; distinct: 1 2 3, 4 5, 9; heads at 3, 4, 5 and at 9
+    assert floor.each == pytest.approx(6 + 7 + 0.7 + 0.5)
+    assert floor.distinct == pytest.approx(6 + 0.4 + 0.5)
+    linear = Rates((1, 100), (1.0, 100.0), (0.1, 10.0))
+    drawing = floors.sampling_floor(groups, [4, 2], linear)
+    # 3 + 2 + 2 answers under way at each token; the second floor: passes of 4 and of 2 tokens
+    assert drawing.each == pytest.approx(6 + 1.1 * (3 + 2 + 2))
+    assert drawing.distinct == pytest.approx(4 + 1.1 * 2)
+    assert linear.seconds(50, "body") == pytest.approx(50)
+    assert linear.seconds(200, "body") == pytest.approx(200)
+
+
+def test_survivors_are_spread_over_the_groups():
+    import floors
+
+    from winnow.types import Draw, Group, Prompt
+
+    draws = (Draw((1, 2), (-1.0, -1.0), "", "length"),) * 8
+    groups = [Group(Prompt(id="x", text="x"), (1,), draws)] * 5
+    kept = [sum(w != 0 for w in g.weights) for g in floors.weighed(groups, 0.3)]
+    assert sum(kept) == 12
+    assert set(kept) == {2, 3}
+    assert all(sum(w != 0 for w in g.weights) == 8 for g in floors.weighed(groups, 1.0))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_rates_run_the_products_of_a_model(backward):
+    from machine import rates, sizes
+
+    model = tiny.model()
+    size = sizes(model)
+    assert size.head == model.get_output_embeddings().weight.numel()
+    measured = rates(model, (2, 3), backward=backward)
+    assert len(measured.body) == len(measured.head) == 2
+    assert all(seconds > 0 for seconds in (*measured.body, *measured.head))
