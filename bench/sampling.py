@@ -20,7 +20,7 @@ from jobs import SAMPLES, job
 from machine import rates, sizes
 
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.local import LocalSampler
+from winnow.engines.local import LocalSampler, pick_device
 from winnow.forward import PolicyForward
 from winnow.types import Prompt
 
@@ -89,8 +89,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     with TemporaryDirectory() as folder:
         name = given.model or export_model(Path(folder) / "model")
-        dtype = getattr(torch, given.dtype)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).eval().to(given.device)
+        dtype, device = getattr(torch, given.dtype), pick_device(given.device)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).eval().to(device)
         tokenizer = AutoTokenizer.from_pretrained(name)
         tokenizer.pad_token = tokenizer.eos_token
         engine = None

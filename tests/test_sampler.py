@@ -69,8 +69,12 @@ def one_by_one(forward: PolicyForward, requests: list[Request]) -> list[list[tup
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 @pytest.mark.parametrize("batch", [1, 3, 8, 64])
-def test_draws_are_those_of_each_answer_alone(forward, batch, temperature):
+@pytest.mark.parametrize("steps_to_pack", [1, 1000])
+def test_draws_are_those_of_each_answer_alone(
+    forward, batch, temperature, steps_to_pack, monkeypatch
+):
     """At .3 draws stay together for long, at 1 they part at once; small batches make them wait."""
+    monkeypatch.setattr("winnow.engines.packing._STEPS", steps_to_pack)
     sampler = LocalSampler(forward, tiny.tokenizer(), batch)
     assert sampler.joins
     requests = ask(temperature=temperature)

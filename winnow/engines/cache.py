@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from winnow.attention import additive
+from winnow.engines.packing import PackedLinears
 from winnow.errors import UserError
 from winnow.forward import PolicyForward
 from winnow.tree import Index, added
@@ -90,6 +91,7 @@ class Slots:
         self._lengths: list[int] = []
         self._cache = DynamicCache()
         self._slots: list[_Slot] = []
+        self._linears = PackedLinears(forward.module, rows=capacity, steps=room)
 
     def kind(self, prompt: int) -> object:
         return None
@@ -143,13 +145,14 @@ class Slots:
         rows = torch.arange(len(places), device=tokens.device)
         for layer in self._slots:
             layer.write_at(rows, places, longest)
-        out: Any = self._forward.module(
-            input_ids=tokens[:, None],
-            attention_mask=additive(seen, self._forward.dtype)[:, None, None],
-            position_ids=places[:, None],
-            past_key_values=self._cache,
-            use_cache=True,
-        )
+        with self._linears.used():
+            out: Any = self._forward.module(
+                input_ids=tokens[:, None],
+                attention_mask=additive(seen, self._forward.dtype)[:, None, None],
+                position_ids=places[:, None],
+                past_key_values=self._cache,
+                use_cache=True,
+            )
         logits: Tensor = out.logits[:, -1]
         return logits
 
