@@ -5,8 +5,9 @@
 The floor of a stage is the time of its matrix products alone, measured here at the shapes that
 occur: 2 N_body for each prompt token once and 2 N for each token drawn; 6 N_body for each prompt
 token of a trained group once and 6 N for each answer token trained; for the optimiser its memory
-traffic. It counts every token of every draw. The second floor counts what draws begin with once, as
-the engine does: against it, what is left is attention, element-wise work and bookkeeping.
+traffic. It counts every token of every draw, the last one too, which nobody reads. The second floor
+counts what draws begin with once, as the engine does: against it, what is left is attention,
+element-wise work and bookkeeping.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ def main() -> None:
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     work = job(given.job, 1)
+    device = pick_device(given.device)
     with TemporaryDirectory() as folder:
         name = given.model or export_model(Path(folder) / "model")
-        device = pick_device(given.device)
         engine = LocalEngine(ModelSource(name), given.dtype, device, "model")
         sampler = engine.sampler(SamplingConfig(max_tokens=work.max_tokens))
         learner = engine.learner(
@@ -74,7 +75,7 @@ def report(given: Any, work: Job, sampler: LocalSampler, learner: LocalLearner) 
     parts = microbatches(learner, groups)
     forward = rates(model, FORWARD)
     both = rates(model, (sum(parts) // len(parts),), backward=True)
-    traffic = bandwidth()
+    traffic = bandwidth(learner.forward.device)
     adam = ADAM_BYTES * size.parameters / traffic
     print(f"{work.name}, {given.dtype}, {given.threads} threads, {platform.machine()}")
     flops = 2 * (size.body + size.head) / 1e9

@@ -104,9 +104,8 @@ def rates(model: Any, rows: tuple[int, ...] = ROWS, *, backward: bool = False) -
         )
 
 
-def bandwidth() -> float:
+def bandwidth(device: torch.device) -> float:
     """Bytes per second of reading two large arrays and writing a third."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     a, b, c = (torch.ones(2**26, device=device) for _ in range(3))
 
     def triad() -> None:

@@ -87,9 +87,10 @@ def main() -> None:
     options.add_argument("--model", help="folder; default: the built-in model")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
+    device = pick_device(given.device)
     with TemporaryDirectory() as folder:
         name = given.model or export_model(Path(folder) / "model")
-        dtype, device = getattr(torch, given.dtype), pick_device(given.device)
+        dtype = getattr(torch, given.dtype)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).eval().to(device)
         tokenizer = AutoTokenizer.from_pretrained(name)
         tokenizer.pad_token = tokenizer.eos_token

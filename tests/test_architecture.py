@@ -14,7 +14,7 @@ from winnow.algorithms import ALGORITHMS
 
 ROOT = Path(winnow.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-PURE = ("types", "errors", "cells", "selection", "advantages", "losses", "metrics")
+PURE = ("types", "errors", "cells", "selection", "advantages", "losses", "metrics", "tree")
 
 
 def name_of(path: Path) -> str:

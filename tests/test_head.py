@@ -83,3 +83,19 @@ def test_half_precision_features_give_float32_logprobs():
     assert got.dtype == torch.float32
     expected = whole(features, weight, None, index, targets, 1.0)
     torch.testing.assert_close(got.double(), expected, rtol=0.1, atol=0.1)
+
+
+def test_half_precision_gradients_are_summed_in_full():
+    """A sum over many slices, rounded to bfloat16 after each, would drift from a single product."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 64, generator=generator).bfloat16().requires_grad_()
+    weight = (torch.randn(2000, 64, generator=generator) * 0.2).bfloat16()
+    index, targets = torch.tensor([0, 1, 2]), torch.tensor([5, 700, 1999])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head, "_LEAST", 4)
+        patch.setattr(head, "_ELEMENTS", 1)
+        head.logprobs(features, weight, None, index, targets, 1.0).sum().backward()
+    exact = features.detach().double().requires_grad_()
+    whole(exact, weight.double(), None, index, targets, 1.0).sum().backward()
+    error = (features.grad.double() - exact.grad).norm() / exact.grad.norm()
+    assert error < 0.004  # a unit in the last place of bfloat16; rounded after each slice it is .025

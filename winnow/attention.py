@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from torch.nn.functional import embedding, scaled_dot_product_attention
 from winnow.tree import Tree, cut
 
 _NAME = "winnow"
-_BLOCK = 64
-"""Nodes that read their keys together: fewer read fewer keys, more make larger products."""
+_BLOCK, _BLOCKS = 64, 8
+"""Nodes that read their keys together: fewer read fewer keys, more make larger products. No more
+blocks than that, however long a tree: each holds the keys of its path."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ class Plan:
 
     mask: Tensor
     keys: Tensor | None = None
+    _repeated: dict[int, Tensor] = field(default_factory=dict)
+
+    def mask_for(self, heads: int) -> Tensor:
+        """For so many query heads behind each other, the same tensor for every layer."""
+        if heads not in self._repeated:
+            self._repeated[heads] = self.mask.repeat(1, 1, heads, 1) if heads > 1 else self.mask
+        return self._repeated[heads]
 
 
 _current: ContextVar[Plan] = ContextVar("attention plan")
@@ -40,7 +48,7 @@ _current: ContextVar[Plan] = ContextVar("attention plan")
 
 def packed(tree: Tree, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Plan]:
     """A tree as one row: ids and positions, shape (1, nodes and a few more), and who reads what."""
-    blocks = cut(tree, _BLOCK)
+    blocks = cut(tree, max(_BLOCK, -(-len(tree) // _BLOCKS)))
     row = np.zeros((2, blocks.places), dtype=np.int64)
     row[:, : len(tree)] = tree.tokens, tree.depths
     ids, positions = torch.from_numpy(row).to(device)
@@ -107,7 +115,7 @@ def attend(
     folded = folded.permute(0, 3, 1, 2, 4, 5).reshape(blocks, shared, -1, width)
     if plan.keys is not None:
         key, value = (_gather(x, plan.keys) for x in (key, value))
-    mask = plan.mask.repeat(1, 1, heads // shared, 1) if heads > shared else plan.mask
+    mask = plan.mask_for(heads // shared)
     out = scaled_dot_product_attention(folded, key, value, mask, dropout, scale=scaling)
     out = out.reshape(rows, blocks // rows, shared, heads // shared, length, -1)
     return out.permute(0, 1, 4, 2, 3, 5).reshape(rows, queries, heads, -1), None

@@ -26,6 +26,10 @@ from winnow.tree import Index, grow
 
 _CHUNK_ELEMENTS = 2**22
 """Logits held at a time where the head is not a plain matrix product."""
+PROBE_ERRORS = (
+    AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What an architecture raises that does not take what it is tried with."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,7 @@ class PolicyForward:
     def contexts(self, pieces: Sequence[Piece]) -> Contexts:
         """Run the model over some pieces."""
         inputs = [ids for piece in pieces for ids in piece.inputs]
-        hidden, paths = (
-            self._tree(inputs, use_cache=False) if self.shares_prefix else self._rows(inputs)
-        )
+        hidden, paths = self._tree(inputs) if self.shares_prefix else self._rows(inputs)
         starts = [len(piece.prompt) - 1 for piece in pieces for _ in piece.answers]
         where = np.concatenate([path[start:] for path, start in zip(paths, starts, strict=True)])
         used, index = np.unique(where, return_inverse=True)
@@ -114,7 +116,7 @@ class PolicyForward:
             logits = logits / temperature if temperature != 1 else logits
             return -cross_entropy(logits, ids, reduction="none")
 
-        size = max(16, _CHUNK_ELEMENTS // self._vocabulary)
+        size = max(16, _CHUNK_ELEMENTS // self.vocabulary)
         order = torch.argsort(at.index)
         parts = []
         for items in torch.split(order, size):
@@ -132,16 +134,23 @@ class PolicyForward:
             tree, as one row; the nodes of each prompt.
         """
         cache = DynamicCache()
-        hidden, paths = self._tree(prompts, use_cache=True, past_key_values=cache)
-        ends = torch.tensor([int(path[-1]) for path in paths], device=self.device)
-        return self._head(hidden[ends]), cache, paths
+        tree = grow(prompts)
+        ends = torch.tensor([int(path[-1]) for path in tree.paths], device=self.device)
+        ids, positions, follow = packed(tree, self.dtype, self.device)
+        inputs = {"input_ids": ids, "position_ids": positions, "past_key_values": cache}
+        with looking_at(self.module, follow):
+            if self.splits_head:
+                logits = self._head(self._run(use_cache=True, **inputs)[0, ends])
+            else:
+                logits = self._run(use_cache=True, logits_to_keep=ends, **inputs)[0]
+        return logits, cache, tree.paths
 
-    def _tree(self, inputs: Sequence[Sequence[int]], **more: Any) -> tuple[Tensor, list[Index]]:
+    def _tree(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, list[Index]]:
         """Features of every node of the inputs' tree, and the nodes of each input."""
         tree = grow(inputs)
         ids, positions, follow = packed(tree, self.dtype, self.device)
         with looking_at(self.module, follow):
-            hidden = self._run(input_ids=ids, position_ids=positions, **more)
+            hidden = self._run(input_ids=ids, position_ids=positions, use_cache=False)
         return hidden[0], tree.paths
 
     def _rows(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, list[Index]]:
@@ -152,7 +161,9 @@ class PolicyForward:
         for row, ids in enumerate(inputs):
             table[row, : len(ids)] = torch.tensor(ids)
             mask[row, : len(ids)] = 1
-        hidden = self._run(input_ids=table.to(self.device), attention_mask=mask.to(self.device))
+        hidden = self._run(
+            input_ids=table.to(self.device), attention_mask=mask.to(self.device), use_cache=False
+        )
         paths = [row * length + np.arange(len(ids)) for row, ids in enumerate(inputs)]
         return hidden.flatten(0, 1), paths
 
@@ -180,8 +191,9 @@ class PolicyForward:
         return body
 
     @property
-    def _vocabulary(self) -> int:
-        return int(self.module.config.vocab_size)  # type: ignore[union-attr,arg-type]
+    def vocabulary(self) -> int:
+        config: Any = self.module.config
+        return int(config.get_text_config(decoder=True).vocab_size)
 
     def _head(self, hidden: Tensor) -> Tensor:
         if not self.splits_head:
@@ -192,7 +204,7 @@ class PolicyForward:
 
     def _probe(self) -> list[Piece]:
         """Ragged groups of arbitrary tokens, some of which begin alike."""
-        token = [(7 * i + 3) % self._vocabulary for i in range(24)]
+        token = [(7 * i + 3) % self.vocabulary for i in range(24)]
         return [
             Piece(token[:7], [token[7:11], token[11:12], token[12:15]]),
             Piece(token[15:19], [token[19:24], token[3:5], token[19:22]]),
@@ -219,7 +231,7 @@ class PolicyForward:
         self.shares_prefix = True
         try:
             shared = self.logprobs(self.contexts(pieces), 1.0)
-        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        except PROBE_ERRORS as error:
             self.why = f"its attention cannot be laid over a tree ({type(error).__name__})"
             return False
         if self.agree(shared, plain):

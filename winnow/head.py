@@ -68,7 +68,7 @@ class _Head(torch.autograd.Function):
         features, weight, bias, index, targets, norm = ctx.saved_tensors
         # d/d logits = sum of grads at the target - (sum of grads) x softmax
         each = torch.zeros_like(norm).index_add_(0, index, grad)
-        to_features = torch.zeros_like(features)
+        to_features = torch.zeros_like(features, dtype=norm.dtype)  # a sum over many slices
         to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         to_bias = None if bias is None else torch.empty_like(bias)
         for part in _slices(features, weight):
@@ -78,12 +78,15 @@ class _Head(torch.autograd.Function):
             place = (index[here], targets[here] - part.start)
             slope.index_put_(place, grad[here], accumulate=True)
             slope = (slope.div_(ctx.t) if ctx.t != 1 else slope).to(features.dtype)
-            to_features.addmm_(slope, weight[part])
+            if features.dtype == norm.dtype:
+                to_features.addmm_(slope, weight[part])
+            else:
+                to_features += torch.mm(slope, weight[part])
             if to_weight is not None:
                 torch.mm(slope.t(), features, out=to_weight[part])
             if to_bias is not None:
                 to_bias[part] = slope.sum(0)
-        return to_features, to_weight, to_bias, None, None, None
+        return to_features.to(features.dtype), to_weight, to_bias, None, None, None
 
 
 def _slices(features: Tensor, weight: Tensor) -> list[slice]:

@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from winnow.attention import additive
 from winnow.engines.packing import PackedLinears
 from winnow.errors import UserError
-from winnow.forward import PolicyForward
+from winnow.forward import PROBE_ERRORS, PolicyForward
 from winnow.tree import Index, added
 
 _PREFILL = 4096
@@ -316,7 +316,7 @@ def token_bytes(forward: PolicyForward) -> int | None:
     """
     if not forward.shares_prefix:
         return None
-    size = int(forward.module.config.vocab_size)  # type: ignore[union-attr,arg-type]
+    size = forward.vocabulary
     prompts = [[(5 * i + 2) % size for i in range(6)], [(3 * i + 1) % size for i in range(4)]]
     nexts = [7 % size, 11 % size]
     slots = Slots(forward, prompts, room=2, capacity=3)
@@ -324,12 +324,13 @@ def token_bytes(forward: PolicyForward) -> int | None:
         slots.place([0, 1])
         slots.keep([0, 1, 1])
         got = slots.step(torch.tensor([*nexts, nexts[0]], device=forward.device))
-    except (AttributeError, TypeError, ValueError, RuntimeError):
+    except PROBE_ERRORS:
         return None
     rows = [[*prompts[0], nexts[0]], [*prompts[1], nexts[1]], [*prompts[1], nexts[0]]]
     for row, logits in zip(rows, got, strict=True):
         ids = torch.tensor([row], device=forward.device)
         alone: Any = forward.module(input_ids=ids, use_cache=False)
-        if not forward.agree(logits, alone.logits[0, -1]):
+        plain = alone.logits[0, -1].float().log_softmax(-1)
+        if not forward.agree(logits.float().log_softmax(-1), plain):
             return None
     return slots.token_bytes

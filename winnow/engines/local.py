@@ -157,10 +157,11 @@ class LocalSampler:
     def _memory(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> Memory:
         capacity = min(self._batch, sum(request.n for request in requests))
         room = requests[0].params.max_tokens
+        token = self._token_bytes or _guessed_token_bytes(self._forward)
+        row = token * (max(len(prompt) for prompt in prompts) + room)
+        capacity = max(1, min(capacity, int(self._cache_bytes / row)))
         if self._token_bytes is None:
             return Padded(self.module, prompts, pads=self._pads, capacity=capacity)
-        row = self._token_bytes * (max(len(prompt) for prompt in prompts) + room)
-        capacity = max(1, min(capacity, int(self._cache_bytes / row)))
         return Slots(self._forward, prompts, room=room, capacity=capacity)
 
     def load(self, weights: WeightsRef) -> None:
@@ -345,9 +346,18 @@ def _stats(done: Accumulated, *, applied: bool, grad_norm: float, lr: float) -> 
     return StepStats(applied=applied, grad_norm=grad_norm, lr=lr, **shared)
 
 
+def _guessed_token_bytes(forward: PolicyForward) -> int:
+    """Keys and values of a token by the config, for caches that cannot be looked into."""
+    config = cast(Any, forward.module).config.get_text_config(decoder=True)
+    heads = getattr(config, "num_attention_heads", None) or 1
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    return int(2 * config.num_hidden_layers * shared * width * forward.dtype.itemsize)
+
+
 def _pads_exactly(module: torch.nn.Module) -> bool:
     """Whether a prompt padded on the left gives the logits that it gives alone."""
-    vocabulary = int(cast(Any, module).config.vocab_size)
+    vocabulary = int(cast(Any, module).config.get_text_config(decoder=True).vocab_size)
     ids = torch.tensor([[0, 0, 0, *[(5 * i + 2) % vocabulary for i in range(6)]]])
     device = next(module.parameters()).device
     mask = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1]])

@@ -34,9 +34,13 @@ class PackedLinears:
         pack: Any = torch.ops.mkl._mkl_reorder_linear_weight
         for layer in module.modules():
             weight: Any = getattr(layer, "weight", None)
-            if type(layer) is not nn.Linear or not _suits(weight):
+            if type(layer) is not nn.Linear or "forward" in vars(layer) or not _suits(weight):
                 continue
-            forward = partial(_product, pack(weight.detach(), rows), weight.detach(), layer.bias)
+            try:
+                order = pack(weight.detach(), rows)
+            except RuntimeError:
+                return
+            forward = partial(_product, order, weight.detach(), layer.bias)
             if not self._forwards and not _same(forward, layer):
                 return
             self._forwards.append((layer, forward))
