@@ -98,4 +98,4 @@ def test_half_precision_gradients_are_summed_in_full():
     exact = features.detach().double().requires_grad_()
     whole(exact, weight.double(), None, index, targets, 1.0).sum().backward()
     error = (features.grad.double() - exact.grad).norm() / exact.grad.norm()
-    assert error < 0.004  # a unit in the last place of bfloat16; rounded after each slice it is .025
+    assert error < 0.004  # rounded to bfloat16 after each slice it is .025
