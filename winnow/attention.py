@@ -27,13 +27,15 @@ blocks than that, however long a tree: each holds the keys of its path."""
 
 @dataclass(frozen=True)
 class Plan:
-    """Who reads what: `keys` (blocks, keys) of a single packed row; None: keys as they come.
+    """Who reads what in a single packed row.
 
-    `mask` is additive, shape (blocks or rows, 1, queries, keys).
+    Attributes:
+        mask: Additive, shape (blocks, 1, queries, keys).
+        keys: Nodes that each block reads, shape (blocks, keys).
     """
 
     mask: Tensor
-    keys: Tensor | None = None
+    keys: Tensor
     _repeated: dict[int, Tensor] = field(default_factory=dict)
 
     def mask_for(self, heads: int) -> Tensor:
@@ -95,10 +97,10 @@ def attend(
     dropout: float = 0.0,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """As the interface wants it: query (rows, heads, queries, width), keys and values likewise.
+    """As the interface wants it: query (1, heads, nodes, width), keys and values likewise.
 
     Returns:
-        (rows, queries, heads, width of a value), and no weights.
+        (1, nodes, heads, width of a value), and no weights.
 
     Raises:
         NotImplementedError: a layer asks for more than a plan says (windows, sinks, caps, biases).
@@ -107,18 +109,17 @@ def attend(
         if more.get(word) is not None:
             raise NotImplementedError(f"attention with {word}")
     plan = _current.get()
-    rows, heads, queries, width = query.shape
+    _, heads, nodes, width = query.shape
     shared = key.shape[1]
     blocks, _, length, _ = plan.mask.shape
-    # (rows, key heads, query heads of each, blocks of a row, queries, width)
-    folded = query.reshape(rows, shared, heads // shared, blocks // rows, length, width)
-    folded = folded.permute(0, 3, 1, 2, 4, 5).reshape(blocks, shared, -1, width)
-    if plan.keys is not None:
-        key, value = (_gather(x, plan.keys) for x in (key, value))
+    # (key heads, query heads of each, blocks, queries of each, width)
+    folded = query.reshape(shared, heads // shared, blocks, length, width)
+    folded = folded.permute(2, 0, 1, 3, 4).reshape(blocks, shared, -1, width)
+    key, value = (_gather(x, plan.keys) for x in (key, value))
     mask = plan.mask_for(heads // shared)
     out = scaled_dot_product_attention(folded, key, value, mask, dropout, scale=scaling)
-    out = out.reshape(rows, blocks // rows, shared, heads // shared, length, -1)
-    return out.permute(0, 1, 4, 2, 3, 5).reshape(rows, queries, heads, -1), None
+    out = out.reshape(blocks, shared, heads // shared, length, -1)
+    return out.permute(0, 3, 1, 2, 4).reshape(1, nodes, heads, -1), None
 
 
 def _gather(x: Tensor, keys: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicCache
 
 from winnow.attention import looking_at, packed
 from winnow.head import logprobs
-from winnow.tree import Index, grow
+from winnow.tree import Index, Tree, grow
 
 _CHUNK_ELEMENTS = 2**22
 """Logits held at a time where the head is not a plain matrix product."""
@@ -136,22 +136,22 @@ class PolicyForward:
         cache = DynamicCache()
         tree = grow(prompts)
         ends = torch.tensor([int(path[-1]) for path in tree.paths], device=self.device)
-        ids, positions, follow = packed(tree, self.dtype, self.device)
-        inputs = {"input_ids": ids, "position_ids": positions, "past_key_values": cache}
-        with looking_at(self.module, follow):
-            if self.splits_head:
-                logits = self._head(self._run(use_cache=True, **inputs)[0, ends])
-            else:
-                logits = self._run(use_cache=True, logits_to_keep=ends, **inputs)[0]
+        if self.splits_head:
+            logits = self._head(self._over(tree, use_cache=True, past_key_values=cache)[ends])
+        else:
+            logits = self._over(tree, use_cache=True, past_key_values=cache, logits_to_keep=ends)
         return logits, cache, tree.paths
 
     def _tree(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, list[Index]]:
         """Features of every node of the inputs' tree, and the nodes of each input."""
         tree = grow(inputs)
+        return self._over(tree, use_cache=False), tree.paths
+
+    def _over(self, tree: Tree, **more: Any) -> Tensor:
+        """Features of a tree's nodes, as one row."""
         ids, positions, follow = packed(tree, self.dtype, self.device)
         with looking_at(self.module, follow):
-            hidden = self._run(input_ids=ids, position_ids=positions, use_cache=False)
-        return hidden[0], tree.paths
+            return self._run(input_ids=ids, position_ids=positions, **more)[0]
 
     def _rows(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, list[Index]]:
         """The same for inputs in rows of their own, padded on the right."""

@@ -175,12 +175,7 @@ def _trees(groups: Sequence[Group], limit: int) -> list[list[_Part]]:
     Micro-batches are about equally long: no last one is too small for a good matrix product.
     """
     ordered = sorted((g for g in groups if trained(g)), key=lambda group: group.prompt_ids)
-    sizes = [added((), _Part(group, trained(group)).piece.inputs) for group in ordered]
-    parts = [
-        part
-        for group, size in zip(ordered, sizes, strict=True)
-        for part in (_split(group, limit) if size > limit else [_Part(group, trained(group))])
-    ]
+    parts = [part for group in ordered for part in _split(group, limit)]
     whole = added((), [ids for part in parts for ids in part.piece.inputs])
     enough = whole / max(1, -(-whole // limit))
     batches: list[list[_Part]] = []
@@ -198,7 +193,7 @@ def _trees(groups: Sequence[Group], limit: int) -> list[list[_Part]]:
 
 
 def _split(group: Group, limit: int) -> list[_Part]:
-    """Draws of like beginnings together."""
+    """The whole group where it is short enough, else draws of like beginnings together."""
     inputs = {i: (*group.prompt_ids, *group.draws[i].token_ids[:-1]) for i in trained(group)}
     parts: list[_Part] = []
     taken: list[int] = []
@@ -206,11 +201,11 @@ def _split(group: Group, limit: int) -> list[_Part]:
     for i in sorted(inputs, key=lambda i: inputs[i]):
         extra = added(inputs[taken[-1]] if taken else (), [inputs[i]])
         if taken and used + extra > limit:
-            parts.append(_Part(group, tuple(taken)))
+            parts.append(_Part(group, tuple(sorted(taken))))
             taken, used, extra = [], 0, len(inputs[i])
         taken.append(i)
         used += extra
-    return [*parts, _Part(group, tuple(taken))]
+    return [*parts, _Part(group, tuple(sorted(taken)))]
 
 
 def _rows(groups: Sequence[Group], limit: int) -> list[list[_Part]]:

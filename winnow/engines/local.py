@@ -127,7 +127,7 @@ class LocalSampler:
         self._end_ids = end_tokens(self.module, tokenizer)
         self._stoppers: dict[tuple[str, ...], Stopper] = {}
         self._token_bytes = token_bytes(forward)
-        self._pads = self._token_bytes is None and _pads_exactly(self.module)
+        self._pads = self._token_bytes is None and _pads_exactly(forward)
 
     @property
     def joins(self) -> bool:
@@ -355,11 +355,10 @@ def _guessed_token_bytes(forward: PolicyForward) -> int:
     return int(2 * config.num_hidden_layers * shared * width * forward.dtype.itemsize)
 
 
-def _pads_exactly(module: torch.nn.Module) -> bool:
+def _pads_exactly(forward: PolicyForward) -> bool:
     """Whether a prompt padded on the left gives the logits that it gives alone."""
-    vocabulary = int(cast(Any, module).config.get_text_config(decoder=True).vocab_size)
-    ids = torch.tensor([[0, 0, 0, *[(5 * i + 2) % vocabulary for i in range(6)]]])
-    device = next(module.parameters()).device
+    module, device = forward.module, forward.device
+    ids = torch.tensor([[0, 0, 0, *[(5 * i + 2) % forward.vocabulary for i in range(6)]]])
     mask = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1]])
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.inference_mode():

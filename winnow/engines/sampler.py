@@ -62,7 +62,6 @@ class _Batch:
 
     def __init__(self, requests: Sequence[Request], memory: Memory, stopper: Stopper) -> None:
         self.rows: list[list[_Answer]] = []
-        self._requests = requests
         self._params: SamplingParams = requests[0].params
         self._memory = memory
         self._stopper = stopper
