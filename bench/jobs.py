@@ -6,9 +6,14 @@ reasoning   word problems, prompts of 100 to 200 tokens, 4 x 8 draws of up to 12
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
 import re
+import resource
 from dataclasses import dataclass
+
+import torch
 
 LEARNING_RATE = 1e-5
 SAMPLES = 8
@@ -22,6 +27,25 @@ class Job:
     microbatch_tokens: int
     """At which we are fastest; the other side's size is searched by `compare.py`."""
     rows: list[dict[str, str]]
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What both sides of the comparison are told."""
+    options = argparse.ArgumentParser()
+    options.add_argument("--job", required=True)
+    options.add_argument("--steps", type=int, required=True)
+    options.add_argument("--model", required=True)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--dtype", default="float32")
+    options.add_argument("--order", help="file for the order of the prompts: ours writes it")
+    return options
+
+
+def hand_over(steps: list[dict[str, float]], whole: float) -> None:
+    """Print what both sides measured, as one line of JSON."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    gpu = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
+    print(json.dumps({"steps": steps, "whole": whole, "peak_gib": peak, "gpu_gib": gpu}))
 
 
 def job(name: str, steps: int) -> Job:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from jobs import LEARNING_RATE, SAMPLES, job, score, spread
+from jobs import LEARNING_RATE, SAMPLES, arguments, hand_over, job, score, spread
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -31,14 +29,8 @@ class Clock(TrainerCallback):
 
 
 def main() -> None:
-    options = argparse.ArgumentParser()
-    options.add_argument("--job", required=True)
-    options.add_argument("--steps", type=int, required=True)
-    options.add_argument("--model", required=True)
+    options = arguments()
     options.add_argument("--microbatch", type=int, required=True, help="sequences")
-    options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--dtype", default="float32")
-    options.add_argument("--order", help="file with the order of the prompts")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     work = job(given.job, given.steps)
@@ -112,9 +104,7 @@ def main() -> None:
         {"draw": s, "update": t - s, "step": t, "reward": r[0], "error": r[1], "tokens": n}
         for s, t, r, n in zip(sampling, clock.steps, rewards, drawn, strict=True)
     ]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    gpu = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
-    print(json.dumps({"steps": rows, "whole": whole, "peak_gib": peak, "gpu_gib": gpu}))
+    hand_over(rows, whole)
 
 
 main()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import resource
 import tempfile
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
-from jobs import LEARNING_RATE, SAMPLES, job, score, spread
+from jobs import LEARNING_RATE, SAMPLES, arguments, hand_over, job, score, spread
 
 import winnow
 from winnow.types import Prompt, Score
@@ -38,14 +36,7 @@ def drawn(run: Path, steps: int) -> tuple[list[list[float]], list[str]]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser()
-    options.add_argument("--job", required=True)
-    options.add_argument("--steps", type=int, required=True)
-    options.add_argument("--model", required=True)
-    options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--dtype", default="float32")
-    options.add_argument("--order", help="file to write the order of the prompts to")
-    given = options.parse_args()
+    given = arguments().parse_args()
     torch.set_num_threads(given.threads)
     work = job(given.job, given.steps)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,9 +77,7 @@ def main() -> None:
             }
             for m, values in zip(result.metrics, rewards, strict=True)
         ]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    gpu = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
-    print(json.dumps({"steps": rows, "whole": whole, "peak_gib": peak, "gpu_gib": gpu}))
+    hand_over(rows, whole)
 
 
 main()
