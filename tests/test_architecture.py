@@ -14,7 +14,23 @@ from winnow.algorithms import ALGORITHMS
 
 ROOT = Path(winnow.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-PURE = ("types", "errors", "cells", "selection", "advantages", "losses", "metrics", "tree")
+THEORY = tuple(f"theory.{path.stem}" for path in (ROOT / "theory").glob("[a-z]*.py"))
+PURE = (
+    "types",
+    "errors",
+    "cells",
+    "theory",
+    *THEORY,
+    "paths",
+    "lots",
+    "selection",
+    "advantages",
+    "losses",
+    "metrics",
+    "preference",
+    "overoptimisation",
+    "tree",
+)
 
 
 def name_of(path: Path) -> str:
@@ -85,7 +101,8 @@ def test_the_command_line_and_the_engines_are_known_to_nobody_below() -> None:
             assert "winnow.cli" not in wants, name
         if name not in ("winnow.cli", "winnow"):
             assert "winnow.api" not in wants, name
-        if name not in ("winnow.assemble", "winnow.doctor") and ".engines" not in name:
+        doors = ("winnow.assemble", "winnow.parts", "winnow.doctor")
+        if name not in doors and ".engines" not in name:
             assert not {w for w in wants if ".engines" in w} - {"winnow.engines.base"}, name
 
 
@@ -119,7 +136,9 @@ def test_files_and_functions_are_short(path: Path) -> None:
             assert last - first < 60, node.name
 
 
-@pytest.mark.parametrize("room", ["loop", "rollout", "update", "evaluation", "assemble"])
+@pytest.mark.parametrize(
+    "room", ["loop", "rollout", "recorded", "update", "evaluation", "assemble", "parts", "sampling"]
+)
 def test_the_loop_never_asks_which_algorithm_it_runs(room: str) -> None:
     words = {
         node.value

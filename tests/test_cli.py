@@ -24,7 +24,18 @@ from winnow.config import Config, describe, from_dict
 from winnow.errors import WinnowError
 from winnow.recipe import recipes
 
-COMMANDS = ("train", "eval", "algorithms", "settings", "doctor")
+COMMANDS = (
+    "train",
+    "eval",
+    "sample",
+    "select",
+    "best-of",
+    "overoptimisation",
+    "fit-reward",
+    "algorithms",
+    "settings",
+    "doctor",
+)
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +397,7 @@ class TestResults:
 
         target = {
             "begun": "winnow.api.run_loop",
-            "before": "winnow.assemble._engine",
+            "before": "winnow.assemble.engine_for",
             "early": "winnow.recipe.load",
         }
         monkeypatch.setattr(target[moment], stop)
@@ -504,7 +515,7 @@ class TestHelp:
             assert (done.returncode, done.stderr) == (0, ""), args
             assert re.search(r"Example:\s+winnow", done.stdout), args
             assert max(map(len, done.stdout.splitlines())) <= 100
-        listed = re.findall(r"^  (\w+)  +[A-Z]", helps["--help"].stdout, re.MULTILINE)
+        listed = re.findall(r"^  ([\w-]+)  +[A-Z]", helps["--help"].stdout, re.MULTILINE)
         assert listed == list(COMMANDS)
 
     def test_every_recipe_is_named(self, helps) -> None:

@@ -12,13 +12,19 @@ from hypothesis import strategies as st
 
 from winnow.advantages import ADVANTAGES, LeaveOneOut
 from winnow.algorithms import ALGORITHMS, Algorithm
-from winnow.config import Config, check, describe, dumps, from_dict
+from winnow.config import Config, check, describe, from_dict
 from winnow.errors import UserError
 from winnow.losses import NLL, Clipped, Constant, DrawMeans, Term
-from winnow.recipe import load, recipes
+from winnow.recipe import dumps, load, recipes
 from winnow.selection import RULES, Best, Correct, Everything
 
 FREE_TEXT = st.text(max_size=20)
+NEEDED = {"at-most": "(3)", "gibbs": "(beta=0.5, r_max=sample)", "rso": "(0.5)", "softmax": "(2)"}
+"""Arguments of the cells that cannot go without."""
+WRITTEN_RULES = [name + NEEDED.get(name, "") for name in RULES]
+WRITTEN_ADVANTAGES = [name + NEEDED.get(name, "") for name in ADVANTAGES]
+
+
 SETTINGS = st.fixed_dictionaries(
     {},
     optional={
@@ -30,8 +36,8 @@ SETTINGS = st.fixed_dictionaries(
         "algorithm": st.fixed_dictionaries(
             {"name": st.sampled_from(list(ALGORITHMS))},
             optional={
-                "select": st.lists(st.sampled_from(list(RULES)), min_size=1, max_size=3),
-                "advantage": st.sampled_from(list(ADVANTAGES)),
+                "select": st.lists(st.sampled_from(WRITTEN_RULES), min_size=1, max_size=3),
+                "advantage": st.sampled_from(WRITTEN_ADVANTAGES),
                 "reward_scale": st.sampled_from(["0/1", "-1/+1"]),
                 "loss": st.builds(Clipped, st.floats(0, 1), st.floats(0, 9)).map(str),
                 "denominator": st.floats(0.1, 1e6).map(lambda x: str(Constant(x))),
@@ -330,14 +336,14 @@ class TestCheck:
         with pytest.raises(UserError, match=rf"^sampling\.{key}: {re.escape(row.name)} divides by"):
             check(config, row)
 
-    @pytest.mark.parametrize("text", list(ADVANTAGES))
+    @pytest.mark.parametrize("text", [*WRITTEN_ADVANTAGES, "softmax(2, over=set)"])
     def test_one_sample_with_a_group_baseline(self, text) -> None:
         algorithm = ALGORITHMS["raft"].with_cells({"advantage": text})
         config = from_dict({"samples_per_prompt": 1})
-        if text in ("one", "reward"):
+        if text in ("one", "reward", "softmax(2, over=set)"):
             check(config, algorithm)
             return
-        with pytest.raises(UserError, match=rf"^samples_per_prompt = 1: advantage {text}"):
+        with pytest.raises(UserError, match=rf"^samples_per_prompt = 1: advantage {text[:7]}"):
             check(config, algorithm)
         check(from_dict({"samples_per_prompt": 2}), algorithm)
 

@@ -401,10 +401,9 @@ def test_several_updates_a_set_of_draws_make_the_clip_act(tiny_model, tmp_path):
 
 def test_mini_batches_partition_the_prompts_drawn():
     config = Config(prompts_per_step=7, minibatch_prompts=3)
-    row = winnow.ALGORITHMS["raft++"].with_cells({"epochs": 2})
-    batches = [list(b) for b in minibatches(7, config, row, 1)]
+    batches = [list(b) for b in minibatches(7, config, 2, 1)]
     assert [len(b) for b in batches] == [3, 3, 1, 3, 3, 1]
     assert sorted(chain(*batches[:3])) == sorted(chain(*batches[3:])) == list(range(7))
     assert batches[:3] != batches[3:]
-    assert batches == [list(b) for b in minibatches(7, config, row, 1)]
-    assert batches != [list(b) for b in minibatches(7, config, row, 2)]
+    assert batches == [list(b) for b in minibatches(7, config, 2, 1)]
+    assert batches != [list(b) for b in minibatches(7, config, 2, 2)]

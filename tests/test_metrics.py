@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def stats(influence, **changes):
     values = {
         "applied": True, "loss": 0.5, "grad_norm": 2.0, "lr": 1e-5, "draws": 3, "tokens": 10,
         "positions": 7, "clipped": 2, "ratio_tokens": 10, "ratio_sum": 11.0, "ratio_max": 0.4,
-        "kl_sum": 0.2, "influence": influence,
+        "kl_sum": 0.2, "token_ratios": [0.9, 1.0, 1.1], "log_weights": [0.0, 0.0],
+        "influence": influence,
     }  # fmt: skip
     return StepStats(**{**values, **changes})
 
@@ -61,7 +63,18 @@ def test_a_row_by_hand():
     )
     updates = [
         ((0, 1), stats([[0.5, 0, 0], [0, 0]])),
-        ((2,), stats([[0.5, 0.5]], loss=1.5, grad_norm=4.0, clipped=0, ratio_max=0.1)),
+        (
+            (2,),
+            stats(
+                [[0.5, 0.5]],
+                loss=1.5,
+                grad_norm=4.0,
+                clipped=0,
+                ratio_max=0.1,
+                token_ratios=[2.0],
+                log_weights=[math.log(3.0), 0.0],
+            ),
+        ),
         ((2,), stats([[9.0, 9.0]], applied=False, loss=float("inf"))),
     ]
     out = row(groups, updates)
@@ -75,6 +88,10 @@ def test_a_row_by_hand():
     assert (out["ratio_mean"], out["ratio_max_deviation"]) == (1.1, 0.4)
     assert out["kl_to_drawing_policy"] == pytest.approx(0.02)
     assert out["tokens_trained"] == 20
+    # of .9, 1, 1.1, 2: the 1 % quantile lies .03 of the way from the first to the second
+    assert out["ratio_quantiles"] == pytest.approx({"1%": 0.903, "50%": 1.05, "99%": 1.973})
+    # two equal weights: 1; weights 3 and 1: 16/10 of 2
+    assert out["ess"] == pytest.approx((1.0 + 0.8) / 2)
 
 
 def test_what_was_not_applied_has_no_influence():

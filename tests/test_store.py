@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from winnow import disk as disk_module
 from winnow import store as store_module
 from winnow.errors import UserError, WinnowError
 from winnow.store import RunStore
-from winnow.types import Draw, Group, Prompt, Score, Verdict
+from winnow.types import Draw, Group, Origin, Prompt, Score, Verdict
 
 HALF = "\ud83d"
 """Half a character: some tokenizers make such text of the pieces of an emoji."""
@@ -95,7 +97,7 @@ class TestDraws:
     def test_the_columns_say_what_happened(self, store) -> None:
         third = float(np.float32(1) / 3)
         group = Group(
-            Prompt("p", "2 + 2", "4", "easy"),
+            Prompt("p", "2 + 2", "4", "easy", {"question": "2 + 2", "day": date(2026, 11, 21)}),
             (5, 6),
             (
                 Draw((7, 8), (-third, -math.inf), " 4", "eos", 2, (third, 0.0)),
@@ -105,6 +107,7 @@ class TestDraws:
             (Verdict(True, "kept"), Verdict(False, "verifier error: it broke\nhere")),
             (-1.5, 0.0),
             right_at=0.3,
+            origin=Origin("m", 0.7, truncated=True),
         )
         store.write_draws("train", 12, [group])
         first, second = pq.read_table(store.folder / "rollouts/train-000012.parquet").to_pylist()
@@ -116,16 +119,23 @@ class TestDraws:
             "prompt_id": "p",
             "prompt": "2 + 2",
             "prompt_ids": [5, 6],
+            "messages": None,
             "answer": "4",
             "difficulty": "easy",
+            "data": '{"question": "2 + 2", "day": "2026-11-21"}',
             "text": " 4",
+            "tokens": 2,
             "token_ids": [7, 8],
             "logprobs": [-third, -math.inf],
             "entropies": [third, 0.0],
             "finish_reason": "eos",
+            "model": "m",
             "policy_version": 2,
+            "temperature": 0.7,
+            "truncated": True,
             "reward": 0.1 + 0.2,
             "error": None,
+            "right_at": 0.3,
             "right": True,
             "kept": True,
             "reason": "kept",
@@ -363,10 +373,9 @@ class TestCheckpoints:
 
     def test_everything_is_on_the_disk_before_it_has_its_name(self, store, monkeypatch) -> None:
         synced: list[str] = []
-        real = store_module._sync
-        monkeypatch.setattr(
-            store_module, "_sync", lambda path: (synced.append(path.name), real(path))
-        )
+        real = disk_module.sync
+        for module in (disk_module, store_module):
+            monkeypatch.setattr(module, "sync", lambda path: (synced.append(path.name), real(path)))
         store.checkpoint(1, save, {}, keep=1)
         end = synced.index("checkpoints")
         assert {"weights", "inner", "more", "state.json", ".step-1.partial"} <= set(synced[:end])

@@ -7,6 +7,7 @@ dividing by a tiny sigma.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from winnow.cells import Cell, by_name
 from winnow.errors import UserError
+from winnow.theory.importance import normalised_weights
 from winnow.types import Group
 
 Array = NDArray[np.float64]
@@ -106,7 +108,47 @@ class LeaveOneOut(Cell):
         return np.asarray((rewards - rewards.mean()) * (n / (n - 1)))
 
 
-ADVANTAGES = by_name([One, Reward, Centred, Standardised, LeaveOneOut])
+@dataclass(frozen=True)
+class Softmax(Cell):
+    """A_i = n exp(r_i / beta) / sum exp(r / beta): self-normalised importance weights of pi*.
+
+    The draws being pi_ref's, the weighted draws stand for pi* = pi_ref exp(r / beta) / Z; mean
+    weight 1. `over` = `group` normalises each prompt by itself, so that every prompt counts the
+    same; `set` all draws together, so that a prompt counts by its Z, as it does among the survivors
+    of exact rejection sampling.
+    """
+
+    beta: float
+    over: Literal["group", "set"] = "group"
+    cell: ClassVar[str] = "softmax"
+    one_policy: ClassVar[bool] = True
+    """The draws of a prompt must all be of one distribution."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < math.inf:
+            raise ValueError("beta is above 0 and finite")
+        if self.over not in ("group", "set"):
+            raise ValueError("over is group or set")
+
+    @property
+    def formula(self) -> str:
+        return f"n softmax(r / {self.beta:g})"
+
+    @property
+    def group_baseline(self) -> bool:
+        return self.over == "group"
+
+    @property
+    def over_set(self) -> bool:
+        return self.over == "set"
+
+    def __call__(self, rewards: Array) -> Array:
+        with np.errstate(over="ignore"):  # to -inf: a weight of 0
+            log_weights = (rewards - rewards.max()) / self.beta
+        return np.asarray(len(rewards) * normalised_weights(log_weights))
+
+
+ADVANTAGES = by_name([One, Reward, Centred, Standardised, LeaveOneOut, Softmax])
 
 
 def rescale(rewards: Array, scale: RewardScale) -> Array:
@@ -131,20 +173,30 @@ def weigh(groups: Sequence[Group], advantage: Advantage, scale: RewardScale) -> 
     """The groups with a weight for each draw: its advantage if it survived, else 0.
 
     Statistics run over all valid draws of a group, the rejected ones included: a baseline made of
-    survivors alone would be another estimator.
+    survivors alone would be another estimator. An advantage that says ``over_set`` is given the
+    rewards of all groups at once.
     """
+    rewards = [rescale(np.array(group.values, dtype=np.float64), scale) for group in groups]
+    if getattr(advantage, "over_set", False):
+        ends = np.cumsum([len(values) for values in rewards])[:-1]
+        weights = np.split(_called(advantage, np.concatenate(rewards)), ends)
+    else:
+        weights = [_called(advantage, values) for values in rewards]
     return [
-        group.with_(weights=tuple(_weights(group, advantage, scale).tolist())) for group in groups
+        group.with_(weights=tuple(_of_survivors(group, own).tolist()))
+        for group, own in zip(groups, weights, strict=True)
     ]
 
 
-def _weights(group: Group, advantage: Advantage, scale: RewardScale) -> Array:
+def _called(advantage: Advantage, rewards: Array) -> Array:
+    return advantage(rewards) if rewards.size else rewards
+
+
+def _of_survivors(group: Group, valid_weights: Array) -> Array:
+    """A weight for each draw of a group, from those of its valid draws."""
     weights = np.zeros(len(group.draws))
-    valid = np.array(group.valid, dtype=bool)
-    if valid.any():
-        weights[valid] = advantage(rescale(np.array(group.values, dtype=np.float64), scale))
-    kept = np.array([verdict.kept for verdict in group.verdicts], dtype=bool)
-    return np.where(kept, weights, 0.0)
+    weights[np.array(group.valid, dtype=bool)] = valid_weights
+    return np.where([verdict.kept for verdict in group.verdicts], weights, 0.0)
 
 
 def _all_equal(rewards: Array) -> bool:

@@ -22,6 +22,7 @@ from winnow.advantages import (
     One,
     Reward,
     RewardScale,
+    Softmax,
     Standardised,
 )
 from winnow.cells import parse, show
@@ -36,6 +37,7 @@ from winnow.losses import (
     SurvivorSums,
     Term,
 )
+from winnow.lots import Gibbs
 from winnow.selection import RULES, Correct, Distinct, Everything, Mixed, Rule
 
 Schedule = Literal["every-step", "once"]
@@ -90,6 +92,14 @@ class Algorithm:
             return f"advantage {show(self.advantage)}"
         rules = [rule for rule in self.select if getattr(rule, "group_rule", False)]
         return f"select {show(rules[0])}" if rules else None
+
+    @property
+    def needs_one_policy(self) -> str | None:
+        """The cell that takes all draws of a prompt to be of one distribution, if there is one."""
+        for cell in (*self.select, self.advantage):
+            if getattr(cell, "one_policy", False):
+                return show(cell)
+        return None
 
     def cells(self) -> dict[str, str | int | list[str]]:
         """The cells as a recipe writes them; `with_cells` reads them back.
@@ -200,6 +210,26 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             terms=(Term(Clipped(0.2, 0.28), SurvivorMeans()),),
             paper=_XIONG,
             note="REINFORCE on prompts with right and wrong answers only.",
+        ),
+        Algorithm(
+            "gibbs",
+            select=(Gibbs(0.5, 1.0),),
+            advantage=One(),
+            terms=(Term(NLL(), SurvivorSums()),),
+            draws="once",
+            epochs=3,
+            paper="von Neumann 1951; pi* of Rafailov et al. 2023, 2305.18290, eq. 4",
+            note="Exact rejection sampling from pi* at beta, then its likelihood. Rewards up to 1.",
+        ),
+        Algorithm(
+            "snis",
+            select=(Everything(),),
+            advantage=Softmax(0.5),
+            terms=(Term(NLL(), SurvivorSums()),),
+            draws="once",
+            epochs=3,
+            paper="Kahn & Marshall 1953; pi* of Rafailov et al. 2023, 2305.18290, eq. 4",
+            note="The same target by self-normalised importance weights: every draw is kept.",
         ),
     )
 }

@@ -18,31 +18,33 @@ print(result.before, result.after, result.checkpoint)
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from winnow.algorithms import Algorithm
-from winnow.assemble import Plan, assemble, assemble_sampler, plan, reward_for
-from winnow.config import Config, from_dict
+from winnow.assemble import Plan, assemble, plan
+from winnow.config import Config
 from winnow.console import ConsoleReporter, opening
 from winnow.errors import Stopped, UserError
 from winnow.evaluation import evaluate as evaluate_prompts
+from winnow.given import (
+    RewardFunction,
+    Rows,
+    Source,
+    config_of,
+    merge_section,
+    next_folder,
+    reporter,
+    reward_name,
+)
 from winnow.loop import train as run_loop
 from winnow.metrics import Evaluation, Metrics
+from winnow.parts import environment, reward_for, sampler_for
 from winnow.prompts import load_held_out
-from winnow.recipe import load
-from winnow.reporter import Reporter, Silent
+from winnow.recipe import dumps, load
+from winnow.reporter import Reporter
 from winnow.store import RunStore
-from winnow.types import Prompt
-
-RewardFunction = Callable[[Prompt, str], Any]
-Rows = Sequence[Mapping[str, Any]]
-Source = str | Rows | Mapping[str, Any]
-"""A source as in a recipe; rows; or the whole table of settings, `source` (either) among them."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,14 @@ def train(
     }
     over = {key: value for key, value in given.items() if value is not None} | settings
     if eval_prompts is not None:
-        _merge_section(over, "eval", {"source": eval_prompts})
+        merge_section(over, "eval", {"source": eval_prompts})
     with reporter(quiet) as listener:
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out:
                 raise UserError("resume: a run goes on with its own settings; give none beside it")
             return run(resume=Path(resume), reporter=listener, reward=reward, algorithm=own)
         folder = Path(out) if out is not None else next_folder(own.name if own else "run")
-        with _config(recipe, over, folder) as config:
+        with config_of(recipe, over, folder) as config:
             return run(config, out=folder, reporter=listener, reward=reward, algorithm=own)
 
 
@@ -166,11 +168,11 @@ def evaluate(
     given = {"model": model, "reward": reward_name(reward)}
     over = {key: value for key, value in given.items() if value is not None} | settings
     if prompts is not None:
-        _merge_section(over, "eval", {"source": prompts})
+        merge_section(over, "eval", {"source": prompts})
         if not isinstance(prompts, str):
-            _merge_section(over, "eval", {"size": max(1, len(prompts))})
+            merge_section(over, "eval", {"size": max(1, len(prompts))})
     folder = Path(out) if out is not None else next_folder("eval")
-    with _config(recipe, over, folder) as config, reporter(quiet) as listener:
+    with config_of(recipe, over, folder) as config, reporter(quiet) as listener:
         return run_evaluation(config, out=folder, reporter=listener, reward=reward)
 
 
@@ -187,7 +189,8 @@ def run_evaluation(
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
     held_out = load_held_out(config.prompts, config.eval, config.seed)
     with reward_for(config, None if isinstance(reward, str) else reward) as verifier:
-        sampler, store = assemble_sampler(config, held_out, reporter, out=out)
+        sampler = sampler_for(config, held_out, reporter)
+        store = RunStore.create(out, dumps(config), environment(config), checkpoints=False)
         return evaluate_prompts(config, sampler, held_out, verifier, store, reporter, step=0)
 
 
@@ -206,79 +209,11 @@ def result_of(folder: Path) -> Result:
     )
 
 
-def next_folder(name: str, parent: Path = Path("runs")) -> Path:
-    """`runs/NAME-001`, or the first number that is free."""
-    number = 1
-    while (parent / f"{name}-{number:03d}").exists():
-        number += 1
-    return parent / f"{name}-{number:03d}"
-
-
-def reward_name(reward: str | RewardFunction | None) -> str | None:
-    """How a config names a reward; a function by where it was defined."""
-    if reward is None or isinstance(reward, str):
-        return reward
-    owner = reward if hasattr(reward, "__qualname__") else type(reward)
-    return f"{owner.__module__}:{owner.__qualname__}"
-
-
-@contextmanager
-def _config(recipe: str | None, over: Mapping[str, Any], folder: Path) -> Iterator[Config]:
-    """A config; rows given in Python are written beside the run, so that it can be repeated.
-
-    If there is no run in the end, because something was wrong, the rows are removed again.
-    """
-    values = dict(over)
-    written: dict[Path, str] = {}
-    for section in ("prompts", "eval"):
-        table = values.get(section)
-        table = dict(table) if isinstance(table, Mapping) else {"source": table}
-        rows = table.get("source")
-        if isinstance(rows, Sequence) and not isinstance(rows, str):
-            path = folder.with_name(f"{folder.name}.{section}.jsonl")
-            written[path] = "".join(_json_line(section, row) for row in rows)
-            values[section] = {**table, "source": str(path)}
-    config = load(recipe, over=values) if recipe is not None else from_dict(values)
-    for path in (folder, *written):
-        RunStore.refuse(path)
-    for path, text in written.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    try:
-        yield config
-    finally:
-        if not folder.exists():
-            for path in written:
-                path.unlink()
-
-
-def _json_line(section: str, row: object) -> str:
-    if not isinstance(row, Mapping):
-        raise UserError(f"{section}: each row is a dict, e.g. {{'prompt': ..., 'answer': ...}}")
-    try:
-        return json.dumps(dict(row)) + "\n"
-    except TypeError as error:
-        raise UserError(f"{section}: a row cannot be written as JSON: {error}") from error
-
-
-def _merge_section(over: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
-    over[section] = {**over.get(section, {}), **values}
-
-
 def _announce(reporter: Reporter, checked: Plan, out: Path) -> None:
     if isinstance(reporter, ConsoleReporter):
         train, held_out = len(checked.prompts.train), len(checked.prompts.held_out)
         reporter.console.print(
-            opening(checked.config, checked.algorithm, train, held_out), soft_wrap=True
+            opening(checked.config, checked.algorithm, train, held_out, checked.file),
+            soft_wrap=True,
         )
         reporter.console.print(f"run folder: {out}\n", soft_wrap=True)
-
-
-@contextmanager
-def reporter(quiet: bool) -> Iterator[Reporter]:
-    """A terminal's reporter, or one that says nothing."""
-    if quiet:
-        yield Silent()
-    else:
-        with ConsoleReporter() as console:
-            yield console

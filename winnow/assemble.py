@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from winnow import __version__
 from winnow.algorithms import Algorithm
-from winnow.config import Config, check, dumps
+from winnow.config import Config, check
 from winnow.engines.base import Sampler
 from winnow.engines.models import ModelSource, resolve
 from winnow.errors import UserError
 from winnow.evaluation import sampling_params
 from winnow.loop import Run
-from winnow.prompts import PromptSet, load_prompts
+from winnow.parts import check_suited, engine_for, environment
+from winnow.prompts import PromptSet, family, load_held_out, load_prompts
+from winnow.recipe import dumps
+from winnow.recorded import File, Recorded, open_file
 from winnow.reporter import Reporter
-from winnow.rewards import make_reward
 from winnow.rewards.base import Reward
-from winnow.rollout import EveryStep, Once, Rollout, Stopwatch
+from winnow.rollout import EveryStep, Once, Rollout, Source, Stopwatch
 from winnow.store import RunStore
-from winnow.types import Prompt
+from winnow.types import Group, Prompt
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +39,7 @@ class Plan:
     prompts: PromptSet
     model: ModelSource
     draws_from: ModelSource | None
+    file: File | None = None
 
 
 def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
@@ -54,26 +54,35 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
     if config.draws_from is not None:
         draws_from = resolve(config.draws_from, "draws_from")
     model = resolve(config.model)
-    prompts = load_prompts(config.prompts, config.eval, config.seed)
-    _check_suited(config.reward.name, [*prompts.train, *prompts.held_out])
-    return Plan(config, algorithm, prompts, model, draws_from)
+    file = None
+    if config.draws is None:
+        prompts = load_prompts(config.prompts, config.eval, config.seed)
+    else:
+        file = open_file(
+            config.draws, algorithm, config.reward.right_at, config.sampling.temperature
+        )
+        prompts = PromptSet((), _held_out(config, file))
+    check_suited(config.reward.name, [*prompts.train, *prompts.held_out])
+    return Plan(config, algorithm, prompts, model, draws_from, file)
 
 
-@contextmanager
-def reward_for(
-    config: Config, reward: Callable[[Prompt, str], Any] | None = None
-) -> Iterator[Reward]:
-    """The verifier of a config (or the one given), its processes ended on leaving."""
-    made = make_reward(
-        config.reward.name if reward is None else reward,
-        options=config.reward.options,
-        time_limit=config.reward.time_limit,
-        workers=config.reward.workers,
-    )
-    try:
-        yield made
-    finally:
-        made.close()
+def _held_out(config: Config, file: File) -> tuple[Prompt, ...]:
+    """The held-out prompts beside a file of draws.
+
+    Raises:
+        UserError: the file has draws of one of them.
+    """
+    if config.eval.size == 0:
+        return ()
+    held_out = load_held_out(config.prompts, config.eval, config.seed)
+    away = {family(prompt) for prompt in held_out}
+    for text in file.prompts():
+        if " ".join(text.split()) in away:
+            raise UserError(
+                f"draws: {config.draws} has draws of a held-out prompt ({text[-60:]!r}); draw with "
+                "the same prompts, eval and seed settings, or set eval.size = 0"
+            )
+    return tuple(held_out)
 
 
 def assemble(
@@ -89,21 +98,23 @@ def assemble(
     found = store.latest_checkpoint() if store else None
     state: dict[str, Any] = found[1] if found else {"step": 0}
     source = ModelSource(str(found[0])) if found else plan.model
-    engine, device = _engine(config, source, reporter)
+    engine, device = engine_for(config, reporter, source)
     prompts = [*plan.prompts.train, *plan.prompts.held_out]
     engine.check_prompts(prompts, config.sampling.max_tokens)
     sampler = engine.sampler(config.sampling)
+    drawing = _drawing(plan, sampler, engine.tokenizer, reporter, device)
+    watch = Stopwatch()
+    make_source = _source(plan, reward, reporter, drawing, engine, watch)
     learner = engine.learner(
         config.optimiser,
-        total_updates=total_updates(config, algorithm),
+        total_updates=total_updates(config, algorithm, plan.file),
         microbatch_tokens=config.microbatch_tokens,
     )
     if found:
         learner.load(found[0])
-    drawing = _drawing(plan, sampler, engine.tokenizer, reporter, device)
     # Last, when everything was found to be right: what fails before leaves nothing on the disk.
     if store is None:
-        store = RunStore.create(out, dumps(config, algorithm), _environment(str(device)))
+        store = RunStore.create(out, dumps(config, algorithm), environment(config))
     store.rewind(state["step"])
     if not sampler.joins:
         reporter.note(
@@ -114,16 +125,12 @@ def assemble(
         reporter.note(
             f"{plan.model.name}: prompts are encoded once for each answer, {learner.forward.why}"
         )
-    watch = Stopwatch()
-    rollout = _rollout(plan, reward, reporter, drawing, store, watch)
     return Run(
         config=config,
         algorithm=algorithm,
         sampler=sampler,
         learner=learner,
-        source=EveryStep(rollout, config.steps)
-        if algorithm.draws == "every-step"
-        else Once(rollout, config.steps, algorithm.epochs, config.seed),
+        source=make_source(store),
         reward=reward,
         held_out=plan.prompts.held_out,
         store=store,
@@ -131,6 +138,62 @@ def assemble(
         reporter=reporter,
         steps_done=state["step"],
     )
+
+
+def _source(
+    plan: Plan,
+    reward: Reward,
+    reporter: Reporter,
+    drawing: Callable[[], Sampler],
+    engine: LocalEngine,
+    watch: Stopwatch,
+) -> Callable[[RunStore], Source]:
+    """Where the groups of a step come from, once there is a folder to keep them in.
+
+    Raises:
+        UserError: a file of draws that this model cannot learn from.
+    """
+    config, algorithm, file = plan.config, plan.algorithm, plan.file
+    if file is not None:
+        for note in file.notes:
+            reporter.note(note)
+        complete = _complete(plan, file, engine, reporter)
+        return lambda store: Recorded(
+            file,
+            algorithm,
+            prompts_per_step=config.prompts_per_step,
+            seed=config.seed,
+            complete=complete,
+            store=store,
+            watch=watch,
+        )
+
+    def make(store: RunStore) -> Source:
+        rollout = _rollout(plan, reward, reporter, drawing, store, watch)
+        if algorithm.draws == "every-step":
+            return EveryStep(rollout, config.steps, algorithm.epochs)
+        return Once(rollout, config.steps, algorithm.epochs, config.seed)
+
+    return make
+
+
+def _complete(
+    plan: Plan, file: File, engine: LocalEngine, reporter: Reporter
+) -> Callable[[Group], Group]:
+    """What makes a file's groups ready for this model: tokens where the file has none of it.
+
+    Raises:
+        UserError: a ratio is wanted, and the recorded log-probs are another vocabulary's.
+    """
+    same = engine.same_vocabulary(file.table.group(0))
+    if not same and "old" in plan.algorithm.needs:
+        raise UserError(
+            f"draws: {file.path} was drawn with another vocabulary or chat template than that of "
+            f"{plan.config.model!r}, so its log-probs say nothing here; use a row without a ratio"
+        )
+    if not same:
+        reporter.note(f"{file.path}: other tokens than this model's; its texts are tokenised anew")
+    return engine.retokeniser(plan.config.sampling.stop, anew=not same)
 
 
 def _rollout(
@@ -150,6 +213,7 @@ def _rollout(
         prompts_per_step=config.prompts_per_step,
         samples_per_prompt=config.samples_per_prompt,
         params=sampling_params(config),
+        model=config.draws_from or config.model,
         right_at=config.reward.right_at,
         seed=config.seed,
         store=store,
@@ -158,40 +222,10 @@ def _rollout(
     )
 
 
-def assemble_sampler(
-    config: Config, prompts: Sequence[Prompt], reporter: Reporter, *, out: Path
-) -> tuple[Sampler, RunStore]:
-    """Load a model for drawing alone, and make a folder for what it draws.
-
-    Raises:
-        UserError: as `assemble`.
-    """
-    source = resolve(config.model)
-    _check_suited(config.reward.name, prompts)
-    engine, device = _engine(config, source, reporter)
-    engine.check_prompts(prompts, config.sampling.max_tokens)
-    sampler = engine.sampler(config.sampling)
-    environment = _environment(str(device))
-    return sampler, RunStore.create(out, dumps(config), environment, checkpoints=False)
-
-
-def _engine(
-    config: Config, source: ModelSource, reporter: Reporter
-) -> tuple[LocalEngine, torch.device]:
-    import torch
-
-    from winnow.engines.local import LocalEngine, pick_device
-
-    device = pick_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    reporter.progress("load model", 0, 1)
-    return LocalEngine(source, config.dtype, device, "model"), device
-
-
-def total_updates(config: Config, algorithm: Algorithm) -> int:
+def total_updates(config: Config, algorithm: Algorithm, file: File | None = None) -> int:
     """Updates of the whole run, where every mini-batch makes one."""
-    return config.steps * algorithm.epochs * config.minibatches
+    steps = config.steps if file is None else file.steps(config.prompts_per_step)
+    return steps * algorithm.epochs * config.minibatches
 
 
 def _drawing(
@@ -223,33 +257,3 @@ def _drawing(
         return made[0]
 
     return other
-
-
-_COMPARING = ("number", "exact", "gsm8k", "math")
-
-
-def _check_suited(reward: str, prompts: Sequence[Prompt]) -> None:
-    """Refuse prompts that a built-in verifier can say nothing of."""
-    for prompt in prompts:
-        if reward in _COMPARING and prompt.answer is None:
-            raise UserError(
-                f"reward = {reward!r} compares with an answer, but prompt {prompt.id!r} has none; "
-                "set prompts.answer_column to the column that holds it"
-            )
-        if reward == "gym" and "gym" not in prompt.data:
-            raise UserError(
-                f"reward = 'gym' judges gym tasks, but prompt {prompt.id!r} is from none; "
-                "set prompts.source = 'gym:TASK' (and eval.source, if any), or another reward"
-            )
-
-
-def _environment(device: str) -> dict[str, Any]:
-    from importlib.metadata import version
-
-    return {
-        "winnow": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": device,
-        **{name: version(name) for name in ("torch", "transformers", "numpy", "pyarrow")},
-    }

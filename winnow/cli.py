@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from winnow import cli_draws
+from winnow.cli_options import Json, Out, Recipe, Set, print_json
 from winnow.errors import UserError, WinnowError
 
 app = typer.Typer(
@@ -20,20 +22,6 @@ app = typer.Typer(
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Click's; some versions of Typer bring a Click of their own."""
-
-_Recipe = Annotated[
-    str | None, typer.Argument(help="A TOML file or a built-in recipe: arithmetic, gsm8k.")
-]
-_Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a setting; may be repeated. KEY= puts it back to its default.",
-    ),
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
-_Out = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-001, -002, ...")]
 
 
 @app.callback(invoke_without_command=True, epilog="Example: winnow train")
@@ -48,22 +36,22 @@ def winnow(context: typer.Context) -> None:
     "Every setting: winnow settings."
 )
 def train(
-    recipe: _Recipe = None,
-    sets: _Set = None,
-    out: _Out = None,
+    recipe: Recipe = None,
+    sets: Set = None,
+    out: Out = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with this run folder where it stopped.")
     ] = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Sample, score, keep the good draws, learn from them.
 
     Without a recipe: SmolLM2-135M on two-digit addition.
     """
-    from winnow import api
+    from winnow import api, given
     from winnow.recipe import load
 
-    with api.reporter(as_json) as reporter:
+    with given.reporter(as_json) as reporter:
         if resume is not None:
             if recipe is not None or sets or out is not None:
                 raise UserError(
@@ -73,9 +61,9 @@ def train(
         else:
             config = load(recipe, sets or ())
             name = f"{Path(recipe or 'arithmetic').stem}-{config.algorithm.name}"
-            result = api.run(config, out=out or api.next_folder(name), reporter=reporter)
+            result = api.run(config, out=out or given.next_folder(name), reporter=reporter)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "folder": str(result.folder),
                 "checkpoint": str(result.checkpoint),
@@ -97,31 +85,35 @@ def train(
     "Draws on all of a file with --set eval.source=FILE.jsonl --set eval.size=100000.",
 )
 def evaluate(
-    recipe: _Recipe = None, sets: _Set = None, out: _Out = None, as_json: _Json = False
+    recipe: Recipe = None, sets: Set = None, out: Out = None, as_json: Json = False
 ) -> None:
     """Sampled accuracy on held-out prompts, which training with the same settings never sees."""
     from dataclasses import asdict
 
-    from winnow import api
+    from winnow import api, given
     from winnow.recipe import load
 
     config = load(recipe, sets or ())
-    folder = out or api.next_folder(f"{Path(recipe or 'arithmetic').stem}-eval")
-    with api.reporter(as_json) as reporter:
+    folder = out or given.next_folder(f"{Path(recipe or 'arithmetic').stem}-eval")
+    with given.reporter(as_json) as reporter:
         result = api.run_evaluation(config, out=folder, reporter=reporter)
     if as_json:
-        _print_json({"folder": str(folder), **asdict(result)})
+        print_json({"folder": str(folder), **asdict(result)})
     else:
         typer.echo(f"draws:  {folder / 'rollouts'}")
 
 
+for _name, (_function, _example) in cli_draws.COMMANDS.items():
+    app.command(name=_name, epilog=_example)(_function)
+
+
 @app.command(epilog="Example: winnow algorithms --json")
-def algorithms(as_json: _Json = False) -> None:
+def algorithms(as_json: Json = False) -> None:
     """Print the table of algorithms."""
     from winnow.algorithms import ALGORITHMS
 
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "name": row.name,
@@ -145,13 +137,13 @@ def algorithms(as_json: _Json = False) -> None:
 
 
 @app.command(epilog="Example: winnow settings > mine.toml; winnow train mine.toml")
-def settings(as_json: _Json = False) -> None:
+def settings(as_json: Json = False) -> None:
     """Print every setting with its default, what it does and its type, as a recipe."""
     from winnow.config import describe
 
     rows = describe()
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     import json
 
@@ -163,24 +155,18 @@ def settings(as_json: _Json = False) -> None:
 
 
 @app.command(epilog="Example: winnow doctor")
-def doctor(as_json: _Json = False) -> None:
+def doctor(as_json: Json = False) -> None:
     """Say what this machine has: versions, device, the built-in model, optional libraries."""
     from winnow.doctor import examine
 
     findings = examine()
     if as_json:
-        _print_json([vars(finding) for finding in findings])
+        print_json([vars(finding) for finding in findings])
     else:
         for finding in findings:
             typer.echo(f"{'ok  ' if finding.ok else 'no  '} {finding.what}: {finding.detail}")
     if any(finding.needed and not finding.ok for finding in findings):
         raise typer.Exit(2)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=2))
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ Each field has a type, a default and one line: this file is the manual that `doc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -18,13 +17,12 @@ from winnow.algorithms import ALGORITHMS, Algorithm
 from winnow.cells import nearest, show
 from winnow.complaints import one_line
 from winnow.errors import UserError
-from winnow.losses import Term
 
 SHORT = {"algorithm": "name", "prompts": "source", "reward": "name"}
 """Tables that may be written as one string, and the key that the string then stands for."""
 
 
-_OWN = "own:"
+OWN = "own:"
 """Before the recorded name of an algorithm that was made in Python and no cells can restore."""
 
 
@@ -60,7 +58,7 @@ class AlgorithmConfig(_Section):
     @property
     def made_in_python(self) -> bool:
         """Whether it stands for an algorithm that only its maker can pass again."""
-        return self.name.startswith(_OWN)
+        return self.name.startswith(OWN)
 
     def build(self, table: Mapping[str, Algorithm] = ALGORITHMS) -> Algorithm:
         """The algorithm: the named row with these cells over it, or a new row made of all cells.
@@ -70,7 +68,7 @@ class AlgorithmConfig(_Section):
         """
         if self.made_in_python:
             raise UserError(
-                f"algorithm: {self.name.removeprefix(_OWN)!r} was made in Python and is more than "
+                f"algorithm: {self.name.removeprefix(OWN)!r} was made in Python and is more than "
                 "a recipe can say; pass it again: winnow.train(resume=..., algorithm=...)"
             )
         cells = self.model_dump(exclude={"name"})
@@ -171,6 +169,21 @@ class SamplingConfig(_Section):
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+class ServerConfig(_Section):
+    """An OpenAI-compatible server that draws instead of a model in this process."""
+
+    url: str | None = Field(None, description="E.g. 'http://localhost:8000/v1'.")
+    model: str | None = Field(None, description="Its name at the server. Default: `model`.")
+    api: Literal["completions", "chat"] = Field("completions", description="Which endpoint.")
+    concurrency: int = Field(16, ge=1, description="Requests in flight.")
+    requests_per_minute: float = Field(0.0, ge=0, description="0: no limit.")
+    timeout: float = Field(120.0, gt=0, description="Seconds that a request may take.")
+    retries: int = Field(6, ge=0, description="Further attempts at a request, with back-off.")
+    key_env: str = Field(
+        "OPENAI_API_KEY", description="Environment variable that holds the API key, if any."
+    )
+
+
 class OptimiserConfig(_Section):
     """AdamW. With bfloat16 weights it steps a float32 copy, so that small steps are not lost."""
 
@@ -211,11 +224,18 @@ class Config(_Section):
     draws_from: str | None = Field(
         None, description="Model that draws, where draws are made once. Default: `model`."
     )
+    draws: str | None = Field(
+        None, description="Train on this file or folder of scored draws instead of making any."
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the weights.")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1'.")
     threads: int = Field(0, ge=0, description="CPU threads; 0: torch's choice.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
-    steps: int = Field(30, ge=1, description="Sets of draws; with draws 'once', steps per epoch.")
+    steps: int = Field(
+        30,
+        ge=1,
+        description="Sets of draws; with draws 'once', steps per epoch; a file is read whole.",
+    )
     prompts_per_step: int = Field(16, ge=1, description="Prompts drawn for each step.")
     samples_per_prompt: int = Field(8, ge=1, description="Answers drawn for each prompt.")
     minibatch_prompts: int = Field(16, ge=1, description="Prompts in one update.")
@@ -224,6 +244,7 @@ class Config(_Section):
     prompts: PromptsConfig = PromptsConfig()
     reward: RewardConfig = RewardConfig()
     sampling: SamplingConfig = SamplingConfig()
+    server: ServerConfig = ServerConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -274,6 +295,13 @@ def check(config: Config, algorithm: Algorithm) -> None:
         raise UserError(
             "draws_from: only an algorithm that draws once can draw from another model; "
             "set algorithm.draws = 'once' (as rft does) or leave draws_from out"
+        )
+    if config.draws is not None and config.draws_from is not None:
+        raise UserError("draws_from: draws of a file are there already; leave one of the two out")
+    if config.server.url is not None:
+        raise UserError(
+            "server.url: training needs the model itself; draw from the server with winnow sample, "
+            "then train with --set draws=FOLDER"
         )
     if config.minibatch_prompts > config.prompts_per_step:
         raise UserError(
@@ -336,43 +364,3 @@ def _kind(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(filter(None, map(_kind, inner)))
     return _KINDS[origin or annotation]
-
-
-def dumps(config: Config, algorithm: Algorithm | None = None) -> str:
-    """The config as TOML; with an algorithm, every cell of it written out.
-
-    An algorithm made in Python that these cells do not restore is marked, so that `build` asks for
-    it instead of making another.
-    """
-    values = config.model_dump(exclude_none=True)
-    if algorithm is not None:
-        values["algorithm"] = _recorded(algorithm)
-    return tomli_w.dumps(values)
-
-
-def _recorded(algorithm: Algorithm) -> dict[str, Any]:
-    marked = {"name": _OWN + algorithm.name}
-    try:
-        cells = {"name": algorithm.name, **algorithm.cells()}
-        restored = AlgorithmConfig.model_validate(cells).build()
-    except (UserError, ValidationError):
-        return marked
-    return cells if _alike(restored, algorithm) else {**cells, **marked}
-
-
-def _alike(one: Algorithm, other: Algorithm) -> bool:
-    """Whether two algorithms do the same, their names and papers aside."""
-    return all(
-        _same(getattr(one, field), getattr(other, field))
-        for field in ("select", "advantage", "terms", "reward_scale", "draws", "epochs")
-    )
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equal; or objects of one class that hold nothing; or tuples and terms of such."""
-    if isinstance(one, tuple) and isinstance(other, tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, Term) and isinstance(other, Term):
-        return all(_same(getattr(one, f.name), getattr(other, f.name)) for f in fields(Term))
-    stateless = type(one) is type(other) and not getattr(one, "__dict__", True)
-    return bool(one == other) or (stateless and not hasattr(one, "__qualname__"))

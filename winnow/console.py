@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -14,6 +14,12 @@ from winnow.algorithms import ALGORITHMS, Algorithm
 from winnow.cells import show
 from winnow.config import Config
 from winnow.metrics import Evaluation, Metrics
+
+if TYPE_CHECKING:
+    from winnow.best import BestOf
+    from winnow.overoptimisation import Measured, Study
+    from winnow.recorded import File
+    from winnow.sifting import Sifted
 
 _COLUMNS = (
     ("step", 5),
@@ -27,6 +33,7 @@ _COLUMNS = (
     ("trained", 8),
     ("upd", 4),
     ("clip", 6),
+    ("ess", 6),
     ("grad", 6),
     ("draw", 6),
     ("score", 6),
@@ -101,6 +108,7 @@ def step_line(m: Metrics) -> str:
         str(m["tokens_trained"]),
         str(m["updates"]),
         _number(m["clip_fraction"], ".1%"),
+        _number(m["ess"], ".0%"),
         _number(m["grad_norm"], ".2f"),
         *(f"{m['seconds'][stage]:.1f}s" for stage in ("draw", "score", "update")),
     )
@@ -121,21 +129,34 @@ def evaluation_line(result: Evaluation) -> str:
     )
 
 
-def opening(config: Config, algorithm: Algorithm, train: int, held_out: int) -> str:
+def opening(
+    config: Config, algorithm: Algorithm, train: int, held_out: int, file: File | None = None
+) -> str:
     """What is about to happen: the algorithm and the arithmetic of the batches."""
-    draws = config.prompts_per_step * config.samples_per_prompt
     rules = ", ".join(show(rule) for rule in algorithm.select)
-    when = (
-        f"{config.steps} steps"
-        if algorithm.draws == "every-step"
-        else f"drawn once for {config.steps} steps, then {algorithm.epochs} passes"
-    )
-    passes = algorithm.epochs if algorithm.draws == "every-step" else 1
-    updates = config.minibatches * passes
+    prompts = f"{train} training prompts" if file is None else file.summary
     return (
         f"{algorithm.name}: select {rules}; advantage {show(algorithm.advantage)} of rewards "
         f"{algorithm.reward_scale}; loss {algorithm.formula}\n"
-        f"{config.model}, {config.dtype}; {train} training prompts, {held_out} held out\n"
+        f"{config.model}, {config.dtype}; {prompts}, {held_out} held out\n"
+        f"{_arithmetic(config, algorithm, file)}"
+    )
+
+
+def _arithmetic(config: Config, algorithm: Algorithm, file: File | None) -> str:
+    updates = config.minibatches
+    if file is not None:
+        steps = file.steps(config.prompts_per_step)
+        return (
+            f"{algorithm.epochs} passes of {steps} steps over the file: {config.prompts_per_step} "
+            f"prompts a step; up to {updates} updates of {config.minibatch_prompts} prompts"
+        )
+    draws = config.prompts_per_step * config.samples_per_prompt
+    when = f"drawn once for {config.steps} steps, then {algorithm.epochs} passes"
+    if algorithm.draws == "every-step":
+        when = f"{config.steps} steps"
+        updates *= algorithm.epochs
+    return (
         f"{when}: {config.prompts_per_step} prompts x {config.samples_per_prompt} samples = "
         f"{draws} draws; up to {updates} updates of {config.minibatch_prompts} prompts"
     )
@@ -183,6 +204,99 @@ _NEEDS = (
     ("ref", "reference model"),
     ("values", "critic"),
 )
+
+
+def sifted_report(sifted: Sifted) -> None:
+    """What selection kept and lost, rule by rule, and why."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
+    for heading in ("rule", "draws", "lost", "left", "prompts lost"):
+        table.add_column(heading, justify="left" if heading == "rule" else "right")
+    table.add_column("why", overflow="fold")
+    for tally in sifted.tallies:
+        why = ", ".join(f"{reason} {count}" for reason, count in tally.reasons.most_common(3))
+        more = len(tally.reasons) - 3
+        counts = (tally.seen, tally.lost, tally.seen - tally.lost, tally.prompts_lost)
+        tail = f" and {more} more reasons" if more > 0 else ""
+        table.add_row(Text(tally.rule), *map(str, counts), Text(why + tail))
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    share = sifted.survivors / sifted.draws
+    console.print(
+        f"{sifted.survivors} of {sifted.draws} draws survive ({share:.1%}), of "
+        f"{sifted.prompts_left} of {sifted.prompts} prompts",
+        soft_wrap=True,
+    )
+    for note in sifted.notes:
+        console.print(note, style="yellow", soft_wrap=True)
+
+
+def best_of_report(made: BestOf) -> None:
+    """Who won, and a line for each n."""
+    console = Console(highlight=False, markup=False)
+    console.print(
+        f"best of {made.n} by {made.by}, {made.prompts} prompts: {_percent(made.accuracy)} right; "
+        f"one answer: {_percent(made.first)}",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
+    curves = made.curves
+    vote = bool(curves.majority)
+    headings = ["n", "pass@n", "vote@n" if vote else f"best of n by {made.by}"]
+    for heading in [*headings, *([] if vote else ["its score", "KL, plug-in", "KL at most"])]:
+        table.add_column(heading, justify="right")
+    for place, one in enumerate(curves.passes):
+        chosen = (curves.majority if vote else curves.best)[place]
+        cells = [str(one.n), *(_percent((p.value, p.low, p.high)) for p in (one, chosen))]
+        if not vote:
+            score = curves.score[place]
+            cells += [f"{score.value:.3f}", f"{curves.kl_plugin[place]:.3f}"]
+            cells.append(f"{curves.kl_bound[place]:.3f}")
+        table.add_row(*cells)
+    console.print(table)
+    for note in made.notes:
+        console.print(note, style="yellow", soft_wrap=True)
+
+
+def study_report(study: Study) -> None:
+    """The points of a study, the fit and where gold turns over."""
+    console = Console(highlight=False, markup=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
+    at = "n" if study.form == "best-of-n" else "step"
+    for heading in (at, "KL", "sqrt(KL)", "proxy", "gold"):
+        table.add_column(heading, justify="right")
+    for point in study.points:
+        table.add_row(
+            str(point.at),
+            f"{point.kl:.3f}",
+            f"{max(point.kl, 0.0) ** 0.5:.3f}",
+            _measured(point.proxy),
+            _measured(point.gold),
+        )
+    console.print(table)
+    second = "d" if study.form == "best-of-n" else "log d"
+    console.print(
+        f"gold = gold({at} = {study.points[0].at}) + d (alpha - beta {second}), d = sqrt(KL): "
+        f"alpha {_measured(study.alpha)}, beta {_measured(study.beta)}; "
+        f"its top is at d = {study.fitted_peak:.2f}",
+        soft_wrap=True,
+    )
+    peak = study.peak
+    console.print(
+        f"measured gold is highest at {at} = {peak.value:g} [{peak.low:g}, {peak.high:g}]; it is "
+        f"lower at the end in {study.turns:.0%} of the resamples of {study.prompts} prompts",
+        soft_wrap=True,
+    )
+
+
+def _measured(measured: Measured) -> str:
+    return f"{measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}]"
+
+
+def _percent(interval: tuple[float | None, float | None, float | None]) -> str:
+    value, low, high = interval
+    if value is None:
+        return "-"
+    return f"{value:.1%}" + ("" if low is None else f" [{low:.1%}, {high:.1%}]")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -50,6 +50,7 @@ def evaluate(
                 prompts,
                 n=config.eval.samples,
                 params=sampling_params(config, config.eval.temperature),
+                model=config.model,
                 seed=config.seed,
                 split="eval",
                 step=step,

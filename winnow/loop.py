@@ -101,7 +101,7 @@ def update(run: Run, step: int, groups: Sequence[Group]) -> tuple[Updates, int]:
     """
     updates: Updates = []
     empty = 0
-    batches = list(minibatches(len(groups), run.config, run.algorithm, step))
+    batches = list(minibatches(len(groups), run.config, run.source.passes, step))
     for number, positions in enumerate(batches):
         run.reporter.progress("update", number, len(batches))
         batch = [groups[i] for i in positions]
@@ -118,16 +118,12 @@ def update(run: Run, step: int, groups: Sequence[Group]) -> tuple[Updates, int]:
     return updates, empty
 
 
-def minibatches(
-    groups: int, config: Config, algorithm: Algorithm, step: int
-) -> Iterator[Sequence[int]]:
+def minibatches(groups: int, config: Config, passes: int, step: int) -> Iterator[Sequence[int]]:
     """Positions of the groups of each update: cut from the prompts drawn, before selection.
 
-    Draws that are made for every step are passed over `epochs` times within it, each time in
-    another order; draws made once are passed over by the source.
+    The groups of a step are passed over so many times, each time in another order.
     """
-    epochs = algorithm.epochs if algorithm.draws == "every-step" else 1
-    for epoch in range(epochs):
+    for epoch in range(passes):
         rng = np.random.default_rng(derive_seed(config.seed, "minibatches", step, epoch))
         order = rng.permutation(groups).tolist()
         for start in range(0, groups, config.minibatch_prompts):

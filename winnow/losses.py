@@ -94,7 +94,33 @@ class Importance(Cell):
         return -(logp - old).exp() * weight
 
 
-LOSSES = by_name([NLL, Clipped, Importance])
+@dataclass(frozen=True)
+class Truncated(Cell):
+    """-min(s, cap) A log pi, the weight held constant: truncated importance sampling.
+
+    Every token keeps a gradient, of bounded weight: no draw is thrown away for being stale. The
+    bias is that of the weights above the cap (Ionides 2008; TIS, IMPALA 1802.01561; the same
+    gradient as CISPO's without a lower bound, 2506.13585).
+    """
+
+    cap: float = 2.0
+    cell: ClassVar[str] = "truncated"
+    needs_old: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.cap > 0:
+            raise ValueError("cap is above 0")
+
+    @property
+    def formula(self) -> str:
+        return f"-const(min(s, {self.cap:g})) A log pi"
+
+    def __call__(self, logp: Tensor, old: Tensor, weight: Tensor) -> Tensor:
+        ratio = (logp - old).exp().clamp(max=self.cap).detach()
+        return -ratio * weight * logp
+
+
+LOSSES = by_name([NLL, Clipped, Importance, Truncated])
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from winnow.theory.importance import effective_sample_size
 from winnow.types import Group, StepStats
 
 Metrics = dict[str, Any]
@@ -81,6 +82,8 @@ def step_metrics(
         if ratio_tokens
         else None,
         "kl_to_drawing_policy": per_ratio_token(sum(stats.kl_sum for stats in applied)),
+        "ratio_quantiles": _quantiles([x for stats in applied for x in stats.token_ratios]),
+        "ess": _mean([_relative_ess(s.log_weights) for s in applied if s.log_weights]),
         "success_by_difficulty": success_by_difficulty(groups),
         "eval_accuracy": evaluation.accuracy if evaluation else None,
         "eval_low": evaluation.low if evaluation else None,
@@ -153,10 +156,10 @@ def evaluation(step: int, groups: Sequence[Group], seconds: float) -> Evaluation
     rates = np.array([sum(g.right) / sum(g.valid) for g in groups if any(g.valid)])
     draws = sum(len(group.draws) for group in groups)
     single = all(sum(group.valid) <= 1 for group in groups)
-    low, high = (wilson if single else _normal)(rates)
+    low, high = wilson(rates) if single else mean_interval(rates)[1:]
     return Evaluation(
         step=step,
-        accuracy=float(rates.mean()) if rates.size else None,
+        accuracy=mean_interval(rates)[0],
         low=low,
         high=high,
         prompts=len(groups),
@@ -181,12 +184,22 @@ def wilson(outcomes: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _normal(rates: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
-    if rates.size < 2:
-        return None, None
-    half = _Z * float(rates.std(ddof=1)) / math.sqrt(rates.size)
-    mean = float(rates.mean())
-    return max(0.0, mean - half), min(1.0, mean + half)
+def mean_interval(
+    values: np.ndarray[Any, Any], *, bounded: bool = True
+) -> tuple[float | None, float | None, float | None]:
+    """A mean and its 95 % interval by the normal approximation.
+
+    Args:
+        bounded: Whether the values are rates, so that the interval is cut at 0 and 1.
+    """
+    if values.size == 0:
+        return None, None, None
+    mean = float(values.mean())
+    if values.size < 2:
+        return mean, None, None
+    half = _Z * float(values.std(ddof=1)) / math.sqrt(values.size)
+    low, high = mean - half, mean + half
+    return (mean, max(0.0, low), min(1.0, high)) if bounded else (mean, low, high)
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -195,3 +208,16 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float] | None:
+    """1 %, 50 % and 99 % quantiles."""
+    if not values:
+        return None
+    marks = {"1%": 0.01, "50%": 0.5, "99%": 0.99}
+    found = np.quantile(np.array(values), list(marks.values()))
+    return dict(zip(marks, found.tolist(), strict=True))
+
+
+def _relative_ess(log_weights: Sequence[float]) -> float:
+    return float(effective_sample_size(np.array(log_weights))) / len(log_weights)

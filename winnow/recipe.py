@@ -1,20 +1,24 @@
-"""A recipe in TOML, with `--set key=value` over it -> a config."""
+"""A recipe in TOML, with `--set key=value` over it -> a config, and back."""
 
 from __future__ import annotations
 
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import ValidationError
 
+from winnow.algorithms import Algorithm
 from winnow.cells import nearest
 from winnow.complaints import one_line
-from winnow.config import SHORT, Config, from_dict
+from winnow.config import OWN, SHORT, AlgorithmConfig, Config, from_dict
 from winnow.errors import UserError
+from winnow.losses import Term
 
 
 def load(
@@ -126,3 +130,43 @@ def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
             _merge(old, new)
         else:
             values[key] = new
+
+
+def dumps(config: Config, algorithm: Algorithm | None = None) -> str:
+    """The config as TOML; with an algorithm, every cell of it written out.
+
+    An algorithm made in Python that these cells do not restore is marked, so that `build` asks for
+    it instead of making another.
+    """
+    values = config.model_dump(exclude_none=True)
+    if algorithm is not None:
+        values["algorithm"] = _recorded(algorithm)
+    return tomli_w.dumps(values)
+
+
+def _recorded(algorithm: Algorithm) -> dict[str, Any]:
+    marked = {"name": OWN + algorithm.name}
+    try:
+        cells = {"name": algorithm.name, **algorithm.cells()}
+        restored = AlgorithmConfig.model_validate(cells).build()
+    except (UserError, ValidationError):
+        return marked
+    return cells if _alike(restored, algorithm) else {**cells, **marked}
+
+
+def _alike(one: Algorithm, other: Algorithm) -> bool:
+    """Whether two algorithms do the same, their names and papers aside."""
+    return all(
+        _same(getattr(one, field), getattr(other, field))
+        for field in ("select", "advantage", "terms", "reward_scale", "draws", "epochs")
+    )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal; or objects of one class that hold nothing; or tuples and terms of such."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, Term) and isinstance(other, Term):
+        return all(_same(getattr(one, f.name), getattr(other, f.name)) for f in fields(Term))
+    stateless = type(one) is type(other) and not getattr(one, "__dict__", True)
+    return bool(one == other) or (stateless and not hasattr(one, "__qualname__"))

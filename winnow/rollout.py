@@ -22,7 +22,7 @@ from winnow.prompts import PromptSet
 from winnow.rewards.base import Reward
 from winnow.selection import select
 from winnow.store import RunStore
-from winnow.types import Group, Prompt, Split
+from winnow.types import Group, Origin, Prompt, Split
 
 _PATIENCE = 3
 """Steps in a row with more verifier errors than verdicts before a run stops."""
@@ -63,20 +63,22 @@ def draw(
     *,
     n: int,
     params: SamplingParams,
+    model: str,
     seed: int,
     split: Split,
     step: int,
     progress: Progress,
 ) -> list[Group]:
-    """n draws of each prompt, in the order of the prompts."""
+    """n draws of each prompt from a model of that name, in the order of the prompts."""
     requests = [
         Request(prompt, n, derive_seed(seed, split, step, place), params, step)
         for place, prompt in enumerate(prompts)
     ]
+    origin = Origin(model, params.temperature, params.truncated)
     groups: dict[int, Group] = {}
     progress("draw", 0, len(prompts))
     for place, group in sampler.sample(requests):
-        groups[place] = group
+        groups[place] = group.with_(origin=origin)
         progress("draw", len(groups), len(prompts))
     return [groups[place] for place in range(len(prompts))]
 
@@ -118,6 +120,7 @@ class Rollout:
         prompts_per_step: int,
         samples_per_prompt: int,
         params: SamplingParams,
+        model: str,
         right_at: float,
         seed: int,
         store: RunStore,
@@ -126,7 +129,7 @@ class Rollout:
     ) -> None:
         self._sampler, self._reward, self._algorithm = sampler, reward, algorithm
         self._prompts, self._prompts_per_step = prompts, prompts_per_step
-        self._samples_per_prompt, self._params = samples_per_prompt, params
+        self._samples_per_prompt, self._params, self._model = samples_per_prompt, params, model
         self._right_at, self._seed = right_at, seed
         self._store, self._watch, self._progress = store, watch, progress
         self._bad_steps: list[int] = []
@@ -143,6 +146,7 @@ class Rollout:
                     prompts,
                     n=self._samples_per_prompt,
                     params=self._params,
+                    model=self._model,
                     seed=self._seed,
                     split="train",
                     step=step,
@@ -199,6 +203,11 @@ class Source(Protocol):
         """How many there are."""
         ...
 
+    @property
+    def passes(self) -> int:
+        """Passes over the groups of a step, within the step."""
+        ...
+
     def groups(self, step: int) -> tuple[list[Group], bool]:
         """Groups of a step (from 1), and whether it is the first pass over their draws."""
         ...
@@ -210,6 +219,7 @@ class EveryStep:
 
     rollout: Rollout
     steps: int
+    passes: int = 1
 
     def groups(self, step: int) -> tuple[list[Group], bool]:
         return self.rollout.make(step), True
@@ -217,6 +227,8 @@ class EveryStep:
 
 class Once:
     """All draws before the first update, then passes over them, each in its own order: RFT."""
+
+    passes = 1
 
     def __init__(self, rollout: Rollout, steps: int, epochs: int, seed: int) -> None:
         self._rollout, self._rounds, self._seed = rollout, steps, seed

@@ -6,21 +6,29 @@ compose: each sees only what the ones before it left, and the first reason is th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
 
-from winnow.cells import Cell, by_name
+from winnow.cells import Cell, by_name, show
+from winnow.errors import UserError
+from winnow.lots import RSO, AtMost, Gibbs
+from winnow.paths import first_of_each, folded, reasoning_path
 from winnow.types import Group, Verdict
 
 KEPT = "kept"
 
 
 class Rule(Protocol):
-    """A selection rule of the table."""
+    """A selection rule of the table.
+
+    A rule that reads texts or counts tokens says so in ``reads``; a file of draws is then read for
+    no more than it must be. One that says nothing is given everything. A rule that chooses without
+    a look at any draw's text, length or score says that it is ``blind``: what it leaves is still a
+    sample of the same distribution.
+    """
 
     def __call__(
         self, group: Group, alive: Sequence[bool], rng: np.random.Generator
@@ -32,19 +40,44 @@ class Rule(Protocol):
         ...
 
 
-def select(group: Group, rules: Sequence[Rule], rng: np.random.Generator) -> Group:
-    """The group with a verdict for each draw.
+Fate = tuple[int, str] | None
+"""Why a draw was rejected: the number of the rule (-1: it had no verdict) and what it said."""
+
+
+def sieve(group: Group, rules: Sequence[Rule], rng: np.random.Generator) -> list[Fate]:
+    """For each draw of a scored group the first rule that rejected it, ``None`` if none did.
 
     A draw without a number from its verifier never survives, whatever the rules.
+
+    Raises:
+        UserError: a rule of one's own that gives another number of verdicts; what a rule raises.
     """
-    reasons: list[str | None] = [
-        None if score.error is None else f"verifier error: {score.error}" for score in group.scores
+    fates: list[Fate] = [
+        None if score.error is None else (-1, f"verifier error: {score.error}")
+        for score in group.scores
     ]
-    for rule in rules:
-        alive = [reason is None for reason in reasons]
-        said = rule(group, alive, rng)
-        reasons = [old if old is not None else new for old, new in zip(reasons, said, strict=True)]
-    return group.with_(verdicts=tuple(Verdict(r is None, r or KEPT) for r in reasons))
+    for number, rule in enumerate(rules):
+        said = rule(group, [fate is None for fate in fates], rng)
+        if len(said) != len(fates):
+            raise UserError(f"{show(rule)}: {len(said)} verdicts for {len(fates)} draws")
+        for place, reason in enumerate(said):
+            if fates[place] is None and reason is not None:
+                fates[place] = (number, reason)
+    return fates
+
+
+def select(group: Group, rules: Sequence[Rule], rng: np.random.Generator) -> Group:
+    """The group with a verdict for each draw."""
+    fates = sieve(group, rules, rng)
+    return group.with_(
+        verdicts=tuple(Verdict(fate is None, KEPT if fate is None else fate[1]) for fate in fates)
+    )
+
+
+def columns_read(rules: Sequence[Rule]) -> frozenset[str]:
+    """Which of `text` and `tokens` (their number) the rules look at."""
+    every = frozenset({"text", "tokens"})
+    return frozenset().union(*(getattr(rule, "reads", every) for rule in rules))
 
 
 @dataclass(frozen=True)
@@ -53,6 +86,8 @@ class Everything(Cell):
 
     cell: ClassVar[str] = "everything"
     group_rule: ClassVar[bool] = False
+    blind: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(
         self, group: Group, alive: Sequence[bool], rng: np.random.Generator
@@ -61,11 +96,28 @@ class Everything(Cell):
 
 
 @dataclass(frozen=True)
+class AsRecorded(Cell):
+    """Draws survive that did when the file they are read from was made."""
+
+    cell: ClassVar[str] = "as-recorded"
+    group_rule: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(
+        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
+    ) -> list[str | None]:
+        if not group.verdicts:
+            return [None] * len(alive)
+        return [None if verdict.kept else verdict.reason for verdict in group.verdicts]
+
+
+@dataclass(frozen=True)
 class Correct(Cell):
     """Right answers survive: score >= ``right_at``. RFT; RAFT as run in 2504.11343."""
 
     cell: ClassVar[str] = "correct"
     group_rule: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(
         self, group: Group, alive: Sequence[bool], rng: np.random.Generator
@@ -83,6 +135,7 @@ class Best(Cell):
     k: int = 1
     cell: ClassVar[str] = "best"
     group_rule: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -104,20 +157,26 @@ class Distinct(Cell):
 
     cell: ClassVar[str] = "distinct"
     group_rule: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def __call__(
         self, group: Group, alive: Sequence[bool], rng: np.random.Generator
     ) -> list[str | None]:
-        first: dict[tuple[str, ...], int] = {}
-        reasons: list[str | None] = []
-        for index, (draw, lives) in enumerate(zip(group.draws, alive, strict=True)):
-            if not lives:
-                reasons.append(None)
-                continue
-            path = reasoning_path(draw.text)
-            seen = first.setdefault(path, index)
-            reasons.append(None if seen == index else f"same path as draw {seen}")
-        return reasons
+        return first_of_each(group, alive, reasoning_path, "path")
+
+
+@dataclass(frozen=True)
+class DistinctText(Cell):
+    """One survivor for each distinct text, case and white space aside. The first drawn is kept."""
+
+    cell: ClassVar[str] = "distinct-text"
+    group_rule: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    def __call__(
+        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
+    ) -> list[str | None]:
+        return first_of_each(group, alive, folded, "text")
 
 
 def _whole_group(group: Group, kind: str, reason: str) -> list[str | None]:
@@ -130,6 +189,7 @@ class DropAllWrong(Cell):
 
     cell: ClassVar[str] = "drop-all-wrong"
     group_rule: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(
         self, group: Group, alive: Sequence[bool], rng: np.random.Generator
@@ -143,6 +203,7 @@ class DropAllRight(Cell):
 
     cell: ClassVar[str] = "drop-all-right"
     group_rule: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(
         self, group: Group, alive: Sequence[bool], rng: np.random.Generator
@@ -157,6 +218,7 @@ class Mixed(Cell):
     cell: ClassVar[str] = "mixed"
     group_rule: ClassVar[bool] = True
     """With one draw a prompt no group is ever mixed."""
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(
         self, group: Group, alive: Sequence[bool], rng: np.random.Generator
@@ -166,27 +228,71 @@ class Mixed(Cell):
         return [a or b for a, b in zip(wrong, right, strict=True)]
 
 
-RULES = by_name([Everything, Correct, Best, Distinct, DropAllWrong, DropAllRight, Mixed])
+@dataclass(frozen=True)
+class Length(Cell):
+    """Answers of at least `low` and at most `high` tokens, the end-of-sequence token included."""
 
-_CALCULATION = re.compile(r"<<([^<>]+)>>")
-_NUMBER = r"[-(]*\$?\d[\d.,]*+%?\)*"
-# Each repetition needs a digit, and no number starts inside another: linear in the text.
-_EQUATION = re.compile(rf"(?<![\d.,]){_NUMBER}(?:\s*[-+*/x×÷]\s*{_NUMBER})+\s*=\s*-?\$?[\d.,]*\d")
+    low: int = 1
+    high: int = 2**31
+    cell: ClassVar[str] = "length"
+    group_rule: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset({"tokens"})
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.low <= self.high:
+            raise ValueError("1 <= low <= high")
+
+    def __call__(
+        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
+    ) -> list[str | None]:
+        return [
+            "too short" if d.length < self.low else "too long" if d.length > self.high else None
+            for d in group.draws
+        ]
 
 
-def reasoning_path(text: str) -> tuple[str, ...]:
-    """What makes two answers the same path: the list of equations, normalised.
+@dataclass(frozen=True)
+class Band(Cell):
+    """Prompts whose success rate, over all their valid draws, is from `low` to `high`.
 
-    Calculator annotations (`<<16-3-4=9>>`) count first, then equations written out in the text;
-    an answer without any is its own words, lower-cased, white space folded.
+    The rate is estimated from the draws that are then kept or not: with few draws a prompt, a
+    narrow band keeps the lucky.
     """
-    found = _CALCULATION.findall(text) or _EQUATION.findall(text)
-    if found:
-        return tuple(_normalise(equation) for equation in found)
-    return ("text:" + " ".join(text.lower().split()),)
+
+    low: float = 0.0
+    high: float = 1.0
+    cell: ClassVar[str] = "band"
+    group_rule: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError("0 <= low <= high <= 1")
+
+    def __call__(
+        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
+    ) -> list[str | None]:
+        valid = sum(group.valid)
+        rate = sum(group.right) / valid if valid else 0.0
+        reason = "too hard" if rate < self.low else "too easy" if rate > self.high else None
+        return [reason] * len(alive)
 
 
-def _normalise(equation: str) -> str:
-    folded = re.sub(r"[\s,$%]", "", equation).replace("×", "*").replace("÷", "/").replace("x", "*")
-    folded = re.sub(r"(\.\d*?)0+(?=\D|$)", r"\1", folded)
-    return re.sub(r"\.(?!\d)", "", folded)
+RULES = by_name(
+    [
+        Everything,
+        AsRecorded,
+        Correct,
+        Best,
+        Distinct,
+        DistinctText,
+        DropAllWrong,
+        DropAllRight,
+        Mixed,
+        Length,
+        AtMost,
+        Band,
+        Gibbs,
+        RSO,
+    ]
+)

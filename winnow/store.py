@@ -18,50 +18,21 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from winnow.errors import UserError, WinnowError
-from winnow.types import Draw, Group, Prompt, Score, Split, Verdict
+from winnow.disk import append_line, disk, refuse, sync, write_text
+from winnow.draws.schema import SCHEMA, clean, group_of, write_groups
+from winnow.errors import UserError
+from winnow.types import Group, Prompt, Split
 
 _STATE = "state.json"
-
-_UNSELECTED: Mapping[Split, str | None] = {"train": None, "eval": "held out"}
-"""The reason that a draw without a verdict carries."""
-
-SCHEMA = pa.schema(
-    [
-        ("step", pa.int32()),
-        ("split", pa.string()),
-        ("group", pa.int32()),  # position of the prompt in the step
-        ("draw", pa.int32()),  # position of the draw in its group
-        ("prompt_id", pa.string()),
-        ("prompt", pa.string()),
-        ("prompt_ids", pa.list_(pa.int32())),
-        ("answer", pa.string()),
-        ("difficulty", pa.string()),
-        ("text", pa.string()),
-        ("token_ids", pa.list_(pa.int32())),
-        ("logprobs", pa.list_(pa.float32())),
-        ("entropies", pa.list_(pa.float32())),
-        ("finish_reason", pa.string()),
-        ("policy_version", pa.int64()),
-        ("reward", pa.float64()),
-        ("error", pa.string()),
-        ("right", pa.bool_()),
-        ("kept", pa.bool_()),
-        ("reason", pa.string()),
-        ("weight", pa.float64()),
-    ]
-)
 
 
 class RunStore:
@@ -92,8 +63,8 @@ class RunStore:
                 (folder / "checkpoints").mkdir()
         except OSError as error:
             raise UserError(f"out: cannot make {folder}: {error.strerror}") from error
-        _write_text(folder / "environment.json", json.dumps(dict(environment), indent=2) + "\n")
-        _write_text(folder / "config.toml", config_toml)
+        write_text(folder / "environment.json", json.dumps(dict(environment), indent=2) + "\n")
+        write_text(folder / "config.toml", config_toml)
         return store
 
     @staticmethod
@@ -103,21 +74,12 @@ class RunStore:
         Raises:
             UserError: it exists already, or cannot be made where it would lie.
         """
-        above = folder.absolute().parent
-        try:
-            there = _exists(folder)
-            while not _exists(above):
-                above = above.parent
-            writable = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
-        except OSError as error:
-            raise UserError(f"out: cannot make {folder}: {error.strerror}") from error
-        if there:
+
+        def go_on() -> str:
             resumable = (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir()
-            hint = f", or go on with it: winnow train --resume {folder}" if resumable else ""
-            raise UserError(f"out: {folder} exists already; choose another --out{hint}")
-        if not writable:
-            what = "cannot be written to" if above.is_dir() else "is no folder"
-            raise UserError(f"out: cannot make {folder}: {above} {what}; choose another --out")
+            return f", or go on with it: winnow train --resume {folder}" if resumable else ""
+
+        refuse(folder, go_on)
 
     @classmethod
     def open(cls, folder: Path) -> RunStore:
@@ -134,7 +96,7 @@ class RunStore:
 
     def write_draws(self, split: Split, step: int, groups: Sequence[Group]) -> None:
         """All draws of a step, or of an evaluation, as one closed Parquet file."""
-        _write_groups(self._rollouts(split, step), split, step, groups)
+        write_groups(self._rollouts(split, step), split, step, groups)
 
     def read_draws(
         self, split: Split, step: int, prompts: Sequence[Prompt], right_at: float
@@ -157,16 +119,14 @@ class RunStore:
         for row in table.to_pylist():
             by_group.setdefault(row["group"], []).append(row)
         same = len(by_group) == len(prompts) and all(
-            rows[0]["prompt"] == _unicode(prompts[place].text) for place, rows in by_group.items()
+            rows[0]["prompt"] == clean(prompts[place].text) for place, rows in by_group.items()
         )
         if not same:
             raise UserError(
                 f"resume: the prompts have changed since {path} was written; "
                 "put them back, or begin a new run"
             )
-        return [
-            _group(prompt, by_group[place], right_at, step) for place, prompt in enumerate(prompts)
-        ]
+        return [group_of(prompt, by_group[place], right_at) for place, prompt in enumerate(prompts)]
 
     def set_aside(self, step: int) -> None:
         """Move draws made after a step's update to `superseded/`: its verdicts are others now."""
@@ -187,10 +147,7 @@ class RunStore:
         except ValueError as error:
             odd = [key for key, value in row.items() if not _finite(value)]
             raise ValueError(f"{name}: not finite: {', '.join(odd)}") from error
-        with _disk(self.folder / name), (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.folder / name, line)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl or evals.jsonl; a line cut short by a kill is no row.
@@ -217,7 +174,7 @@ class RunStore:
         """
         for name in ("metrics.jsonl", "evals.jsonl"):
             rows = [row for row in self.lines(name) if 0 < step >= row["step"]]
-            _write_text(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+            write_text(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
 
     def checkpoint(
         self, step: int, save: Callable[[Path], None], state: Mapping[str, Any], keep: int
@@ -225,18 +182,18 @@ class RunStore:
         """Save a checkpoint whole, then drop all but the newest `keep`."""
         final = self.folder / "checkpoints" / f"step-{step}"
         partial = final.with_name(f".{final.name}.partial")
-        with _disk(final):
+        with disk(final):
             for left in final.parent.glob(".step-*"):  # by a run that was killed meanwhile
                 shutil.rmtree(left)
             partial.mkdir()
             save(partial)
-            _write_text(partial / _STATE, json.dumps({"step": step, **state}, indent=2) + "\n")
+            write_text(partial / _STATE, json.dumps({"step": step, **state}, indent=2) + "\n")
             for path in [*partial.rglob("*"), partial]:
-                _sync(path)
+                sync(path)
             if final.exists():
                 self._drop(final)
             partial.rename(final)
-            _sync(final.parent)
+            sync(final.parent)
             for _, old in list(self._checkpoints())[:-keep]:
                 self._drop(old)
         return final
@@ -259,7 +216,7 @@ class RunStore:
         """A batch whose loss or gradient was not finite, for inspection."""
         path = self.folder / "skipped" / f"step-{step:06d}-update-{update}.parquet"
         path.parent.mkdir(exist_ok=True)
-        _write_groups(path, "train", step, groups)
+        write_groups(path, "train", step, groups)
         return path
 
     def _rollouts(self, split: Split, step: int) -> Path:
@@ -274,126 +231,7 @@ class RunStore:
         yield from sorted(found)
 
 
-def _write_groups(path: Path, split: Split, step: int, groups: Sequence[Group]) -> None:
-    rows = [row for place, group in enumerate(groups) for row in _rows(split, step, place, group)]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    _whole(path, lambda partial: pq.write_table(table, partial))
-
-
-def _rows(split: Split, step: int, place: int, group: Group) -> Iterator[dict[str, Any]]:
-    for number, draw in enumerate(group.draws):
-        score = group.scores[number] if group.scores else None
-        verdict = group.verdicts[number] if group.verdicts else None
-        yield {
-            "step": step,
-            "split": split,
-            "group": place,
-            "draw": number,
-            "prompt_id": _unicode(group.prompt.id),
-            "prompt": _unicode(group.prompt.text),
-            "prompt_ids": group.prompt_ids,
-            "answer": _unicode(group.prompt.answer),
-            "difficulty": _unicode(group.prompt.difficulty),
-            "text": _unicode(draw.text),
-            "token_ids": draw.token_ids,
-            "logprobs": draw.logprobs,
-            "entropies": draw.entropies,
-            "finish_reason": draw.finish_reason,
-            "policy_version": draw.policy_version,
-            "reward": score.value if score else None,
-            "error": _unicode(score.error) if score else None,
-            "right": group.right[number] if score and score.value is not None else None,
-            "kept": verdict.kept if verdict else None,
-            "reason": _unicode(verdict.reason) if verdict else _UNSELECTED[split],
-            "weight": group.weights[number] if group.weights else None,
-        }
-
-
-def _group(prompt: Prompt, rows: list[dict[str, Any]], right_at: float, step: int) -> Group:
-    rows = sorted(rows, key=lambda row: row["draw"])
-    draws = tuple(
-        Draw(
-            token_ids=tuple(row["token_ids"]),
-            logprobs=tuple(row["logprobs"]),
-            text=row["text"],
-            finish_reason=row["finish_reason"],
-            policy_version=row["policy_version"],
-            entropies=tuple(row["entropies"]),
-        )
-        for row in rows
-    )
-    return Group(
-        prompt=prompt,
-        prompt_ids=tuple(rows[0]["prompt_ids"]),
-        draws=draws,
-        scores=tuple(
-            Score(row["reward"], row["error"])
-            for row in rows
-            if row["reward"] is not None or row["error"] is not None
-        ),
-        verdicts=tuple(
-            Verdict(row["kept"], row["reason"]) for row in rows if row["kept"] is not None
-        ),
-        weights=tuple(row["weight"] for row in rows if row["weight"] is not None),
-        right_at=right_at,
-        step=step,
-    )
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is anything of that name, a dangling link included."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
-def _unicode(text: str | None) -> str | None:
-    """Text that a file can hold: half a character (a lone surrogate) becomes U+FFFD."""
-    if text is None or text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def _finite(value: object) -> bool:
     if isinstance(value, Mapping):
         return all(map(_finite, value.values()))
     return not isinstance(value, float) or math.isfinite(value)
-
-
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the final name, flush to the disk, rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    with _disk(path):
-        try:
-            write(partial)
-            _sync(partial)
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        _sync(path.parent)
-
-
-def _write_text(path: Path, text: str) -> None:
-    _whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """A full or read-only disk is the user's to mend, and no run is lost by it."""
-    try:
-        yield
-    except OSError as error:
-        raise WinnowError(
-            f"cannot write {path}: {error.strerror or error}; make room (or leave to write), then "
-            "go on with winnow train --resume"
-        ) from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

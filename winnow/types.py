@@ -15,7 +15,7 @@ from typing import Any, Literal
 FinishReason = Literal["eos", "stop", "length"]
 """Why a draw ended: an end-of-sequence token, a stop string, or the token limit."""
 
-Split = Literal["train", "eval"]
+Split = Literal["train", "eval", "sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,15 @@ class Draw:
     """One sampled answer.
 
     Attributes:
-        token_ids: Every token that was drawn, the end-of-sequence token included. Never empty.
+        token_ids: Every token that was drawn, the end-of-sequence token included. Empty where only
+            the text is known: a server's answer, a file of draws read for its texts alone.
         logprobs: log pi(token | prefix) of each token, under the full softmax at the sampling
-            temperature, in nats. Same length as ``token_ids``.
+            temperature, in nats. Empty where they are not known.
         text: The answer as text, without special tokens and without the stop string.
         finish_reason: Why it ended. Masks follow from this and from lengths, never from token ids.
         policy_version: Number of updates the policy had seen when it drew this.
         entropies: Entropy of the next-token distribution at each position, in nats, if gauged.
+        length: Number of tokens, at least 1. Default: that of ``token_ids``.
     """
 
     token_ids: tuple[int, ...]
@@ -63,12 +65,16 @@ class Draw:
     finish_reason: FinishReason
     policy_version: int = 0
     entropies: tuple[float, ...] = ()
+    length: int = 0
 
     def __post_init__(self) -> None:
-        if not self.token_ids:
+        length = self.length or len(self.token_ids)
+        if length < 1:
             raise ValueError("a draw has at least one token")
-        if len(self.token_ids) != len(self.logprobs):
-            raise ValueError(f"{len(self.token_ids)} tokens but {len(self.logprobs)} log-probs")
+        for name, values in (("token ids", self.token_ids), ("log-probs", self.logprobs)):
+            if values and len(values) != length:
+                raise ValueError(f"{length} tokens but {len(values)} {name}")
+        object.__setattr__(self, "length", length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,21 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The distribution that draws were made from.
+
+    Attributes:
+        model: Name of the model, as the settings say it.
+        temperature: Of the softmax.
+        truncated: Whether top-k or top-p cut it off.
+    """
+
+    model: str
+    temperature: float = 1.0
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """One prompt, encoded once, and the n draws that hang off it.
 
@@ -120,6 +141,7 @@ class Group:
         weights: What each draw weighs in the update; 0 for a draw that does not survive.
         right_at: A score of at least this counts as right.
         step: The training step that these draws were made for.
+        origin: What they were drawn from, where it is known.
     """
 
     prompt: Prompt
@@ -130,6 +152,7 @@ class Group:
     weights: tuple[float, ...] = ()
     right_at: float = 1.0
     step: int = 0
+    origin: Origin | None = None
 
     @property
     def valid(self) -> tuple[bool, ...]:
@@ -177,6 +200,9 @@ class StepStats:
         ratio_sum: Sum of ratios.
         ratio_max: Largest distance of a ratio from 1.
         kl_sum: Sum of s - 1 - log s, which estimates KL(pi_old || pi) (k3).
+        token_ratios: The ratios themselves, of every token that had one.
+        log_weights: For each draw that had ratios the log-ratio of its whole answer, the sum over
+            its tokens.
         influence: For each group, for each of its draws: |coefficient x weight| summed over its
             tokens. What a draw could move if nothing were clipped.
     """
@@ -193,4 +219,6 @@ class StepStats:
     ratio_sum: float
     ratio_max: float
     kl_sum: float
+    token_ratios: list[float]
+    log_weights: list[float]
     influence: list[list[float]]

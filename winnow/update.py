@@ -30,6 +30,8 @@ class Accumulated:
     ratio_sum: float = 0.0
     ratio_max: float = 0.0
     kl_sum: float = 0.0
+    token_ratios: list[float] = field(default_factory=list)
+    log_weights: list[float] = field(default_factory=list)
     influence: list[list[float]] = field(default_factory=list)
 
 
@@ -116,6 +118,28 @@ def accumulate(
     return done
 
 
+@torch.no_grad()
+def sequence_logprobs(
+    forward: PolicyForward, groups: Sequence[Group], temperature: float, microbatch_tokens: int
+) -> list[list[float]]:
+    """log pi of every whole answer at a temperature, nats: for each group, for each of its draws.
+
+    Args:
+        microbatch_tokens: As for `accumulate`.
+    """
+    every = [group.with_(weights=(1.0,) * len(group.draws)) for group in groups]
+    numbers = {id(group): number for number, group in enumerate(every)}
+    found = [[0.0] * len(group.draws) for group in groups]
+    for parts in _microbatches(every, microbatch_tokens, forward.shares_prefix):
+        at = forward.contexts([part.piece for part in parts])
+        members = [(numbers[id(part.group)], i) for part in parts for i in part.draws]
+        lengths = [len(groups[number].draws[i].token_ids) for number, i in members]
+        logp = forward.logprobs(at, temperature).double()
+        for (number, i), answer in zip(members, torch.split(logp, lengths), strict=True):
+            found[number][i] = float(answer.sum())
+    return found
+
+
 def _loss(
     forward: PolicyForward,
     parts: Sequence[_Part],
@@ -145,7 +169,7 @@ def _loss(
         scale = per_token([scales[id(group)][number][i] for group, i in members], logp)
         total = total + (term.loss(logp, old, weight) * scale).sum()
         if term.loss.needs_old:
-            _measure_ratio(term, logp.detach(), old, weight, done)
+            _measure_ratio(term, logp.detach(), old, weight, lengths, done)
     done.draws += len(members)
     done.tokens += len(at.targets)
     done.positions += at.positions
@@ -153,10 +177,18 @@ def _loss(
 
 
 def _measure_ratio(
-    term: Term, logp: torch.Tensor, old: torch.Tensor, weight: torch.Tensor, done: Accumulated
+    term: Term,
+    logp: torch.Tensor,
+    old: torch.Tensor,
+    weight: torch.Tensor,
+    lengths: torch.Tensor,
+    done: Accumulated,
 ) -> None:
     log_ratio = logp - old
     ratio = log_ratio.exp()
+    done.token_ratios += ratio.tolist()
+    answers = torch.split(log_ratio.double(), lengths.tolist())
+    done.log_weights += [float(answer.sum()) for answer in answers]
     done.ratio_tokens += ratio.numel()
     done.ratio_sum += float(ratio.sum())
     done.ratio_max = max(done.ratio_max, float((ratio - 1).abs().max()))

@@ -24,6 +24,11 @@ class SamplingParams:
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
 
+    @property
+    def truncated(self) -> bool:
+        """Whether other probabilities are drawn from than those of the full softmax."""
+        return self.top_k > 0 or self.top_p < 1
+
 
 @dataclass(frozen=True)
 class Request:

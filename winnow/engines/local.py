@@ -15,6 +15,7 @@ from torch import Tensor
 from winnow.config import OptimiserConfig, SamplingConfig
 from winnow.engines.base import Capabilities, Request, WeightsRef
 from winnow.engines.cache import Memory, Padded, Slots, token_bytes
+from winnow.engines.encoding import PromptEncoder, Retokeniser
 from winnow.engines.memory import keep_pages
 from winnow.engines.models import (
     ModelSource,
@@ -30,7 +31,7 @@ from winnow.errors import UserError, WinnowError
 from winnow.forward import PolicyForward
 from winnow.losses import Term
 from winnow.types import Group, Prompt, StepStats
-from winnow.update import Accumulated, accumulate
+from winnow.update import Accumulated, accumulate, sequence_logprobs
 
 _OPTIMISER_FILE = "optimiser.pt"
 
@@ -56,51 +57,6 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"device: {name!r} cannot be used here: {reason:.120}") from error
     return device
-
-
-class PromptEncoder:
-    """Prompt -> token ids, through the chat template where the prompt is a conversation."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def __call__(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids.
-
-        Raises:
-            UserError: the tokenizer has no chat template, or it makes no token of the prompt.
-        """
-        if prompt.messages is None:
-            ids = self.tokenizer.encode(prompt.text)
-        else:
-            if not getattr(self.tokenizer, "chat_template", None):
-                raise UserError(
-                    "prompts.chat: this model's tokenizer has no chat template; "
-                    "set prompts.chat = false and write prompts.template"
-                )
-            text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in prompt.messages],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
-        if not ids:
-            raise UserError(f"prompts: prompt {prompt.id!r} has no tokens")
-        return tuple(ids)
-
-    def check(self, prompts: Sequence[Prompt], max_tokens: int, context: int | None) -> None:
-        """Every prompt must leave room for its answer.
-
-        Raises:
-            UserError: naming the longest prompt.
-        """
-        longest = max(((len(self(prompt)), prompt.id) for prompt in prompts), default=(0, ""))
-        if context is not None and longest[0] + max_tokens > context:
-            raise UserError(
-                f"prompts: prompt {longest[1]!r} has {longest[0]} tokens and sampling.max_tokens = "
-                f"{max_tokens}, more than the model's context of {context}; "
-                "shorten or drop it, or lower sampling.max_tokens"
-            )
 
 
 class LocalSampler:
@@ -273,11 +229,22 @@ class LocalEngine:
 
     def check_prompts(self, prompts: Sequence[Prompt], max_tokens: int) -> None:
         """See `PromptEncoder.check`. A GGUF file is read whole for its config, else the config."""
+        PromptEncoder(self.tokenizer).check(prompts, max_tokens, self.context())
+
+    def context(self) -> int | None:
+        """Most tokens that the model takes; ``None`` if it does not say."""
         if self._source.gguf is None:
-            config = load_config(self._source, self._field)
-        else:
-            config = cast(Any, self.load()).config
-        PromptEncoder(self.tokenizer).check(prompts, max_tokens, context_length(config))
+            return context_length(load_config(self._source, self._field))
+        return context_length(cast(Any, self.load()).config)
+
+    def same_vocabulary(self, group: Group) -> bool:
+        """Whether a recorded group's prompt has the tokens here that it was drawn with."""
+        known = group.prompt_ids
+        return not known or PromptEncoder(self.tokenizer)(group.prompt) == known
+
+    def retokeniser(self, stop: Sequence[str], *, anew: bool) -> Retokeniser:
+        """What gives recorded draws the tokens that they lack."""
+        return Retokeniser(self.tokenizer, stop, anew=anew, context=self.context())
 
     def load(self) -> torch.nn.Module:
         """The module, read on the first call."""
@@ -290,6 +257,12 @@ class LocalEngine:
         if self._forward is None:
             self._forward = PolicyForward(self.load())
         return self._forward
+
+    def sequence_logprobs(
+        self, groups: Sequence[Group], temperature: float, microbatch_tokens: int
+    ) -> list[list[float]]:
+        """log pi of every draw: see `update.sequence_logprobs`."""
+        return sequence_logprobs(self.forward(), groups, temperature, microbatch_tokens)
 
     def sampler(self, sampling: SamplingConfig) -> LocalSampler:
         return LocalSampler(self.forward(), self.tokenizer, sampling.batch, sampling.cache_gib)

@@ -1,0 +1,230 @@
+"""Among answers that were drawn, the best of n: `winnow.best_of(...)`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from winnow.choosing import Curves, Drawn, curves, sizes
+from winnow.config import Config, RewardConfig
+from winnow.draws.table import DrawTable
+from winnow.errors import UserError
+from winnow.export import Form, check_output, export
+from winnow.given import RewardFunction, reporter, reward_name
+from winnow.metrics import mean_interval
+from winnow.parts import reward_for
+from winnow.plots import check_picture, draw_curves
+from winnow.reporter import Reporter
+from winnow.scoring import RECORDED, scored_draws, scores
+from winnow.selection import KEPT
+from winnow.sifting import Sifted
+from winnow.types import Group
+from winnow.voting import Answers, ballots, winner
+
+Array = NDArray[np.float64]
+Interval = tuple[float | None, float | None, float | None]
+
+_VOTES = ("majority", "weighted")
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """The winners, and what n buys.
+
+    Attributes:
+        n: Answers among which each winner was chosen: the first n of a prompt that have a verdict.
+        prompts: Prompts that took part: those with n such answers.
+        accuracy: Share of prompts whose winner is right, with its 95 % interval; a prompt where
+            nobody had a vote counts as wrong.
+        first: The same of each prompt's first answer.
+        won: For each row of the draws, in their order, whether it is a winner.
+        notes: What a person should know.
+    """
+
+    by: str
+    n: int
+    prompts: int
+    accuracy: Interval
+    first: Interval
+    curves: Curves
+    won: NDArray[np.bool_]
+    notes: list[str]
+
+
+def best_of(
+    draws: str | Path | Sequence[str | Path],
+    n: int | None = None,
+    *,
+    by: str | RewardFunction = RECORDED,
+    votes: str | RewardFunction = RECORDED,
+    answers: Answers = "number",
+    out: Sequence[str | Path] = (),
+    form: Form = "messages",
+    plot: str | Path | None = None,
+    right_at: float | None = None,
+    pool: bool = False,
+    seed: int = 0,
+    quiet: bool = True,
+) -> BestOf:
+    """The best of n answers to each prompt, and curves over n from all draws.
+
+    Args:
+        draws: Scored draws: folders or Parquet files.
+        n: Answers to choose among; default: as many as every prompt has.
+        by: `verifier`, the recorded reward (an oracle: best-of-n is then pass@n); `majority`, the
+            answer given most often; `weighted`, votes weighed by `votes`; or a reward to score
+            with, such as `model:FOLDER`.
+        votes: What weighs the votes of `weighted`: the recorded reward or another; below 0 is 0.
+        answers: How answers are compared for a vote: see `voting.ballots`.
+        out: Files for the winners, as `winnow.select` writes them.
+        plot: A picture of the curves.
+        pool: Take draws of several policies as one set.
+
+    Raises:
+        UserError: something that the caller can mend, n above the number of draws among it.
+    """
+    outputs = [Path(path) for path in out]
+    for path in outputs:
+        check_output(path)
+    if plot is not None:
+        check_picture(Path(plot))
+    name = reward_name(by) or ""
+    judge = RECORDED if by == "majority" else votes if by == "weighted" else by
+    with reporter(quiet) as listener:
+        table = scored_draws(draws, ["text"], [judge], right_at, pool, "best-of")
+        groups = list(table)
+        judged = scores(table, judge, listener)
+        labels, notes = None, list[str]()
+        if name in _VOTES:
+            labels, notes = _labels(groups, answers, listener)
+        weights = np.maximum(judged, 0.0) if name == "weighted" else np.ones_like(judged)
+        prompts = _prompts(table, groups, judged, weights, labels)
+        made = _choose(prompts, n, name, table.rows, notes, np.random.default_rng(seed))
+        for path in outputs:
+            export(table, _as_sifted(table, made), path, form=form)
+        if plot is not None:
+            draw_curves(made.curves, Path(plot), name, name not in _VOTES)
+    return made
+
+
+def _choose(
+    prompts: Sequence[Drawn],
+    n: int | None,
+    by: str,
+    rows: int,
+    notes: list[str],
+    rng: np.random.Generator,
+) -> BestOf:
+    """The winners of all prompts that have n answers, and the curves."""
+    enough, notes = _enough(prompts, n, notes)
+    fewest = min(len(prompt.right) for prompt in enough)
+    size = n or fewest
+    winners = [_winner(prompt, size, rng) for prompt in enough]
+    pairs = list(zip(enough, winners, strict=True))
+    won = np.zeros(rows, dtype=bool)
+    won[[prompt.rows[place] for prompt, place in pairs if place is not None]] = True
+    return BestOf(
+        by=by,
+        n=size,
+        prompts=len(enough),
+        accuracy=_accuracy([place is not None and p.right[place] for p, place in pairs]),
+        first=_accuracy([prompt.right[0] for prompt in enough]),
+        curves=curves(enough, sizes(fewest), rng),
+        won=won,
+        notes=notes,
+    )
+
+
+def _labels(
+    groups: Sequence[Group], answers: Answers, listener: Reporter
+) -> tuple[list[list[int | None]], list[str]]:
+    listener.progress("vote", 0, 1)
+    if answers != "math":
+        return ballots(groups, answers).labels, []
+    with reward_for(Config(reward=RewardConfig(name="math"))) as equal:
+        made = ballots(groups, answers, equal)
+    failed = f"{made.failed} comparisons of formulas failed; their answers count as different"
+    return made.labels, [failed] if made.failed else []
+
+
+def _prompts(
+    table: DrawTable,
+    groups: Sequence[Group],
+    scores: Array,
+    weights: Array,
+    labels: Sequence[list[int | None]] | None,
+) -> list[Drawn]:
+    """The draws of each prompt that have a verdict and a score."""
+    prompts = []
+    for number, group in enumerate(groups):
+        rows = table.rows_of(number)
+        usable = np.flatnonzero(np.array(group.valid) & np.isfinite(scores[rows]))
+        prompts.append(
+            Drawn(
+                rows=rows[usable],
+                right=np.array(group.right, dtype=bool)[usable],
+                scores=scores[rows][usable],
+                weights=weights[rows][usable],
+                labels=[labels[number][i] for i in usable] if labels is not None else [],
+            )
+        )
+    return prompts
+
+
+def _enough(
+    prompts: Sequence[Drawn], n: int | None, notes: list[str]
+) -> tuple[list[Drawn], list[str]]:
+    """The prompts with n answers.
+
+    Raises:
+        UserError: none has, or n is not a number of answers.
+    """
+    if n is not None and n < 1:
+        raise UserError(f"n = {n}: at least one answer is needed")
+    most = Counter(len(p.right) for p in prompts)
+    enough = [p for p in prompts if len(p.right) >= (n or 1)]
+    if not enough:
+        raise UserError(
+            f"n = {n} is more than the draws: no prompt has more than {max(most)} with a verdict"
+        )
+    left = len(prompts) - len(enough)
+    if left:
+        notes = [
+            *notes,
+            f"{left} prompts have fewer than {n or 1} answers with a verdict: left out",
+        ]
+    return enough, notes
+
+
+def _winner(prompt: Drawn, n: int, rng: np.random.Generator) -> int | None:
+    """The place of the best of the first n answers, ties broken by lot."""
+    if prompt.labels:
+        return winner(prompt.labels[:n], prompt.weights[:n].tolist(), rng.random)
+    top = np.flatnonzero(prompt.scores[:n] == prompt.scores[:n].max())
+    return int(rng.choice(top))
+
+
+def _accuracy(right: Sequence[bool]) -> Interval:
+    return mean_interval(np.array(right, dtype=np.float64))
+
+
+def _as_sifted(table: DrawTable, made: BestOf) -> Sifted:
+    """The winners as survivors, for writing."""
+    count = int(made.won.sum())
+    return Sifted(
+        draws=table.rows,
+        prompts=len(table),
+        survivors=count,
+        prompts_left=count,
+        kept=made.won,
+        reasons=np.where(made.won, 0, 1).astype(np.int32),
+        words=[KEPT, f"not the best by {made.by}"],
+        tallies=[],
+        notes=[],
+        scores=None,
+    )

@@ -1,0 +1,180 @@
+"""The best of n answers: who wins, and what n buys, from one set of draws. Pure.
+
+Curves use all N draws of a prompt for every n up to N (order statistics for pass@n and best-of-n,
+random subsets for votes); intervals are over prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from winnow.metrics import mean_interval
+from winnow.theory import (
+    best_of_n,
+    best_of_n_weights,
+    kl_best_of_n_bound,
+    kl_best_of_n_plugin,
+    majority_at_n,
+    pass_at_k,
+)
+from winnow.voting import Labels
+
+Array = NDArray[np.float64]
+
+_Z = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The draws of one prompt that have a verdict, as numbers.
+
+    Attributes:
+        rows: Their rows among all draws, shape (N,).
+        right: Whether each is right by the verifier, shape (N,).
+        scores: What picks the best, shape (N,).
+        weights: What each one's vote counts, shape (N,).
+        labels: Which answer each gives; empty where no vote is held.
+    """
+
+    rows: NDArray[np.int64]
+    right: NDArray[np.bool_]
+    scores: Array
+    weights: Array
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mean over prompts with its 95 % interval."""
+
+    n: int
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What n answers buy. Either a vote is held, or a score takes the best: the rest is empty.
+
+    Attributes:
+        passes: pass@n, the share of prompts of whose n answers one is right.
+        majority: Share of right answers by (weighted) vote.
+        best: Share of right answers when the one with the best score is taken.
+        score: Mean score of the one that is taken.
+        kl_plugin: KL(best-of-n || one draw), nats, mean over prompts, the probabilities of the
+            score's levels being estimated by their frequencies (a plug-in: too low where n is not
+            far below the number of draws).
+        kl_bound: log n - (n - 1)/n, which no score exceeds.
+    """
+
+    passes: list[Point]
+    majority: list[Point]
+    best: list[Point]
+    score: list[Point]
+    kl_plugin: list[float]
+    kl_bound: list[float]
+
+
+def sizes(largest: int) -> list[int]:
+    """1, 2, 4, ... and the largest."""
+    powers = [2**i for i in range(largest.bit_length()) if 2**i < largest]
+    return [*powers, largest]
+
+
+def curves(prompts: Sequence[Drawn], ns: Sequence[int], rng: np.random.Generator) -> Curves:
+    """Curves over n.
+
+    Args:
+        prompts: Each with at least max(ns) answers.
+    """
+    drawn = min(len(one.right) for one in prompts)
+    passes = [pass_at_k(len(one.right), int(one.right.sum()), ns) for one in prompts]
+    if prompts[0].labels:
+        votes = [_vote(one, ns, rng) for one in prompts]
+        return Curves(_rates(ns, passes, drawn), _rates(ns, votes, drawn), [], [], [], [])
+    best = [best_of_n_weights(one.scores, ns) @ one.right for one in prompts]
+    score = [best_of_n(one.scores, ns) for one in prompts]
+    kl = [kl_best_of_n_plugin(one.scores, ns) for one in prompts]
+    return Curves(
+        passes=_rates(ns, passes, drawn),
+        majority=[],
+        best=_rates(ns, best, drawn),
+        score=_means(ns, score),
+        kl_plugin=np.mean(kl, axis=0).tolist(),
+        kl_bound=kl_best_of_n_bound(ns).tolist(),
+    )
+
+
+def _vote(one: Drawn, ns: Sequence[int], rng: np.random.Generator) -> Array:
+    labels = [None if label is None else str(label) for label in one.labels]
+    right = label_verdicts(one.labels, one.right)
+    return majority_at_n(labels, right, ns, rng, weights=one.weights).value
+
+
+def label_verdicts(labels: Labels, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether each draw's answer is right: what the verifier said of most draws that give it.
+
+    A verifier may look at more than the answer (at its form, say) and judge equal answers
+    differently; a vote has one verdict for each answer. Right as often as wrong is right.
+    """
+    verdicts = np.array(right, dtype=bool)
+    keys = np.array([-1 if label is None else label for label in labels])
+    for key in np.unique(keys[keys >= 0]):
+        members = keys == key
+        verdicts[members] = 2 * right[members].sum() >= members.sum()
+    return verdicts
+
+
+def _means(ns: Sequence[int], rows: Sequence[Array]) -> list[Point]:
+    return [
+        _point(n, *mean_interval(column, bounded=False))
+        for n, column in zip(ns, np.array(rows).T, strict=True)
+    ]
+
+
+def _rates(ns: Sequence[int], rows: Sequence[Array], drawn: int) -> list[Point]:
+    """Means over prompts; the Monte Carlo's own error is part of the spread between them.
+
+    Args:
+        drawn: Draws of each prompt, at least.
+    """
+    return [
+        _point(n, *rate_interval(column, drawn / n))
+        for n, column in zip(ns, np.array(rows).T, strict=True)
+    ]
+
+
+def rate_interval(values: Array, blocks: float) -> tuple[float, float | None, float | None]:
+    """A mean of rates and its 95 % interval, which does not close where all are 0 or all are 1.
+
+    Wilson's interval (1927) for as many yes/no outcomes as would vary as the values do between
+    prompts: an effective sample size, as for surveys (Korn & Graubard 1998), but no more than there
+    are separate outcomes. Near neither end it is the normal approximation; where each value is 0
+    or 1 it is Wilson's own.
+
+    Args:
+        values: One for each prompt, 0 to 1.
+        blocks: Separate outcomes behind each value: N / n for n answers out of N draws.
+    """
+    values = np.clip(values, 0.0, 1.0)  # sums of weights may pass 1 by rounding
+    mean, prompts = float(values.mean()), values.size
+    if prompts < 2:
+        return mean, None, None
+    size = float(prompts)
+    if not np.isclose(values, np.round(values), rtol=0, atol=1e-9).all():
+        spread = float(values.var(ddof=1))
+        size *= min(blocks, mean * (1.0 - mean) / spread) if spread > 0 else blocks
+    centre = (mean + _Z**2 / (2 * size)) / (1 + _Z**2 / size)
+    half = math.sqrt(mean * (1 - mean) / size + _Z**2 / (4 * size**2)) * _Z / (1 + _Z**2 / size)
+    return mean, max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
+
+
+def _point(n: int, value: float | None, low: float | None, high: float | None) -> Point:
+    assert value is not None
+    return Point(n, value, low, high)

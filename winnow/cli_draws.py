@@ -1,0 +1,392 @@
+"""Commands that work on files of draws. Heavy imports happen only inside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from winnow.cli_options import Json, Recipe, Set, print_json
+from winnow.errors import UserError
+
+if TYPE_CHECKING:
+    from winnow.sampling import Sampled
+
+_Draws = Annotated[
+    list[str], typer.Argument(help="Parquet files, or folders: of winnow sample, of a run.")
+]
+_Folder = Annotated[Path | None, typer.Option(help="Folder for the draws. Default: runs/NAME-001.")]
+_Form = Annotated[str, typer.Option(help="Of a .jsonl file: messages or prompt-completion.")]
+_RightAt = Annotated[
+    float | None, typer.Option(help="A reward of at least this is right. Default: as recorded.")
+]
+_Pool = Annotated[bool, typer.Option("--pool", help="Take draws of several models as one set.")]
+_Seed = Annotated[int, typer.Option(help="Of all that is decided by lot.")]
+
+
+def sample(
+    recipe: Recipe = None,
+    sets: Set = None,
+    out: _Folder = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this folder where it stopped.")
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Draw for the held-out prompts instead.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Draw answers, score them, keep them all.
+
+    Nothing is trained. A kill loses nothing: --resume makes what is missing.
+    Draws come from the model in this process, or from any OpenAI-compatible server (server.url).
+    """
+    from dataclasses import asdict
+
+    from winnow import given, offline
+    from winnow.recipe import load
+
+    with given.reporter(as_json) as reporter:
+        if resume is not None:
+            if recipe is not None or sets or out is not None or held_out:
+                raise UserError(
+                    "--resume goes on with the folder's own settings; give no recipe, --set, --out "
+                    "or --held-out"
+                )
+            result = offline.resume_sample(resume, reporter=reporter)
+        else:
+            config = load(recipe, sets or ())
+            folder = out or given.next_folder(f"{Path(recipe or 'arithmetic').stem}-sample")
+            result = offline.run_sample(config, out=folder, held_out=held_out, reporter=reporter)
+    done = result.sampled
+    if as_json:
+        print_json({"folder": str(result.folder), **asdict(done)})
+        return
+    typer.echo(_sampled(done))
+    typer.echo(f"draws:  {result.folder}")
+
+
+def _sampled(done: Sampled) -> str:
+    if not (done.made or done.scored):
+        return f"nothing to draw: all {done.found} draws were there"
+    judged = done.scored - done.errors
+    of = "these" if done.scored == done.made else f"the {judged} scored now"
+    right = f"; {done.right / judged:.1%} of {of} right" if judged else ""
+    errors = f"; {done.errors} verdicts were errors" if done.errors else ""
+    there = f" ({done.found} were there)" if done.found else ""
+    return f"{done.made} draws, {done.tokens} tokens{there}{right}{errors}"
+
+
+def select(
+    draws: _Draws,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="A rule; may be repeated, each sees what is left. Default: correct."),
+    ] = None,
+    out: Annotated[
+        list[Path] | None, typer.Option(help="A .parquet or .jsonl file to write; repeatable.")
+    ] = None,
+    form: _Form = "messages",
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Write rejected draws to Parquet too, with reasons.")
+    ] = False,
+    rescore: Annotated[
+        str | None, typer.Option(help="Score all draws with this reward first; none is drawn.")
+    ] = None,
+    options: Annotated[str, typer.Option("--reward-options", help="Its options, as JSON.")] = "{}",
+    right_at: _RightAt = None,
+    pool: _Pool = False,
+    seed: _Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Decide which draws survive, and why.
+
+    Rules: correct, best(4), distinct (by reasoning path), distinct-text, mixed, drop-all-wrong,
+    drop-all-right, length(low=1, high=200), at-most(4), band(low=0.1, high=0.9), gibbs(beta=0.5,
+    r_max=1), rso(beta=0.5, k=8), everything, as-recorded, or module:function.
+    """
+    from winnow import offline
+    from winnow.console import sifted_report
+
+    sifted = offline.select(
+        list(draws),
+        rule or ["correct"],
+        out=list(out or ()),
+        form=_form(form),
+        rejected=rejected,
+        rescore_with=rescore,
+        reward_options=_json_table("--reward-options", options),
+        right_at=right_at,
+        pool=pool,
+        seed=seed,
+        quiet=as_json,
+    )
+    if as_json:
+        print_json(
+            {
+                "draws": sifted.draws,
+                "prompts": sifted.prompts,
+                "survivors": sifted.survivors,
+                "prompts_left": sifted.prompts_left,
+                "rules": [{**vars(t), "reasons": dict(t.reasons)} for t in sifted.tallies],
+                "notes": sifted.notes,
+            }
+        )
+        return
+    sifted_report(sifted)
+    for path in out or ():
+        typer.echo(f"written:  {path}")
+
+
+def best_of(
+    draws: Annotated[
+        list[str] | None,
+        typer.Argument(help="Scored draws: Parquet files or folders. Without any, draws are made."),
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", help="Answers to choose among. Default: all there are."),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="verifier (the recorded reward), majority, weighted, or a reward to score with: "
+            "model:FOLDER, a built-in name, module:function."
+        ),
+    ] = "verifier",
+    votes: Annotated[
+        str, typer.Option(help="What weighs the votes of weighted; as for --by.")
+    ] = "verifier",
+    answers: Annotated[
+        str, typer.Option(help="How answers are compared for a vote: number, math or text.")
+    ] = "number",
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(help="A .parquet or .jsonl file for the winners; repeatable."),
+    ] = None,
+    form: _Form = "messages",
+    plot: Annotated[Path | None, typer.Option(help="A picture: .svg or .png.")] = None,
+    right_at: _RightAt = None,
+    pool: _Pool = False,
+    seed: _Seed = 0,
+    recipe: Annotated[
+        str | None, typer.Option(help="Where no draws are given: draw as this recipe says.")
+    ] = None,
+    sets: Set = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where no draws are given: the folder for them.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The best of n answers, and what n buys.
+
+    By verifier, reward model, majority vote (equal answers as mathematics) or weighted vote; with
+    pass@n, best-of-n and vote curves from one set of draws, and the KL that best-of-n spends.
+    Without draws, n answers to the held-out prompts are drawn first.
+    """
+    from dataclasses import asdict
+
+    from winnow import best, given, offline
+    from winnow.console import best_of_report
+    from winnow.recipe import load
+
+    if answers not in ("number", "math", "text"):
+        raise UserError(f"--answers {answers}: number, math or text")
+    if draws and (recipe or sets or folder):
+        raise UserError("--recipe, --set and --folder say how to draw; give them or draws")
+    if not draws:
+        over = {"samples_per_prompt": n or 16}
+        config = load(recipe, sets or (), over)
+        where = folder or given.next_folder(f"{Path(recipe or 'arithmetic').stem}-best-of")
+        with given.reporter(as_json) as reporter:
+            offline.run_sample(config, out=where, held_out=True, reporter=reporter)
+        draws = [str(where)]
+    made = best.best_of(
+        draws,
+        n,
+        by=by,
+        votes=votes,
+        answers=answers,  # type: ignore[arg-type]  # checked above
+        out=list(out or ()),
+        form=_form(form),
+        plot=plot,
+        right_at=right_at,
+        pool=pool,
+        seed=seed,
+        quiet=as_json,
+    )
+    if as_json:
+        shown = {key: getattr(made, key) for key in ("by", "n", "prompts", "accuracy", "first")}
+        print_json({**shown, "curves": asdict(made.curves), "notes": made.notes})
+        return
+    best_of_report(made)
+    for path in (*(out or ()), *([plot] if plot else ())):
+        typer.echo(f"written:  {path}")
+
+
+def overoptimisation(
+    draws: _Draws,
+    proxy: Annotated[
+        str,
+        typer.Option(help="The reward that chooses, e.g. model:FOLDER."),
+    ],
+    gold: Annotated[
+        str, typer.Option(help="The reward that judges. Default: the recorded one.")
+    ] = "verifier",
+    largest: Annotated[
+        int | None, typer.Option("--n", help="The largest n. Default: all draws of a prompt.")
+    ] = None,
+    checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoints", help="DRAWS is a training run: its evaluations, on the same axes."
+        ),
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="The picture: .svg or .png.")] = None,
+    pool: _Pool = False,
+    seed: _Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Proxy and gold reward against KL.
+
+    Of best-of-n, or of the checkpoints of a run: with Gao et al.'s fit, and where gold turns over.
+    """
+    from dataclasses import asdict
+
+    from winnow import study as studies
+    from winnow.console import study_report
+
+    if checkpoints:
+        if len(draws) != 1 or largest is not None or pool:
+            raise UserError("--checkpoints: give one run folder, without --n or --pool")
+        study = studies.run_overoptimisation(
+            draws[0], proxy, gold=gold, plot=plot, seed=seed, quiet=as_json
+        )
+    else:
+        study = studies.overoptimisation(
+            list(draws),
+            proxy,
+            gold=gold,
+            largest=largest,
+            plot=plot,
+            pool=pool,
+            seed=seed,
+            quiet=as_json,
+        )
+    if as_json:
+        print_json(asdict(study))
+        return
+    study_report(study)
+    if plot:
+        typer.echo(f"written:  {plot}")
+
+
+def fit_reward(
+    draws: _Draws,
+    out: Annotated[Path, typer.Option(help="Folder for the reward model.")],
+    model: Annotated[
+        str, typer.Option(help="Causal language model to start from.")
+    ] = "smollm2-135m",
+    per_prompt: Annotated[int, typer.Option(help="Most pairs of a prompt.")] = 4,
+    prompts: Annotated[
+        int | None, typer.Option(help="Learn from so many prompts only, chosen by lot.")
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(help="Share of the prompts whose pairs are kept for measuring.")
+    ] = 0.2,
+    epochs: Annotated[int, typer.Option(help="Passes over the pairs.")] = 1,
+    lr: Annotated[float, typer.Option(help="Learning rate; it falls linearly to 0.")] = 1e-5,
+    batch_pairs: Annotated[int, typer.Option(help="Pairs of an update.")] = 16,
+    layers: Annotated[
+        int | None, typer.Option(help="Keep only the model's first layers: small and quick.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    seed: _Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a reward model on scored draws.
+
+    On pairs of a better and a worse draw (Bradley-Terry). What it makes scores with reward = "model:FOLDER", in training, select and best-of.
+    """
+    from dataclasses import asdict
+
+    from winnow.preferring import fit_reward as fit
+
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"--dtype {dtype}: float32 or bfloat16")
+    made = fit(
+        list(draws),
+        out=out,
+        model=model,
+        per_prompt=per_prompt,
+        prompts=prompts,
+        held_out=held_out,
+        epochs=epochs,
+        lr=lr,
+        batch_pairs=batch_pairs,
+        layers=layers,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        quiet=as_json,
+    )
+    if as_json:
+        print_json({**asdict(made), "folder": str(made.folder)})
+        return
+    left = f", {made.left_out} left out" if made.left_out else ""
+    typer.echo(
+        f"{made.pairs} pairs{left}, {made.steps} updates: loss {made.first_loss:.3f} -> "
+        f"{made.last_loss:.3f}; {made.accuracy:.1%} of them in the right order"
+    )
+    if made.held_out_accuracy is not None:
+        typer.echo(
+            f"held out: {made.held_out} pairs, {made.held_out_accuracy:.1%} in the right order "
+            f"[{made.held_out_low:.1%}, {made.held_out_high:.1%}]"
+        )
+    typer.echo(f"model:  {made.folder}")
+
+
+def _form(form: str) -> Any:
+    if form not in ("messages", "prompt-completion"):
+        raise UserError(f"--form {form}: messages or prompt-completion")
+    return form
+
+
+def _json_table(option: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{option}: no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{option}: a JSON object, e.g. '{{\"ignore_case\": true}}'")
+    return value
+
+
+COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
+    "sample": (
+        sample,
+        "Example: winnow sample gsm8k --set prompts.source=train.jsonl "
+        "--set samples_per_prompt=100 --out draws",
+    ),
+    "select": (
+        select,
+        "Example: winnow select draws --rule correct --rule distinct --rule 'at-most(4)' "
+        "--out kept.parquet --out kept.jsonl",
+    ),
+    "best-of": (
+        best_of,
+        "Example: winnow best-of draws --n 16 --by majority --plot curves.svg",
+    ),
+    "overoptimisation": (
+        overoptimisation,
+        "Example: winnow overoptimisation draws --proxy model:proxy --plot goodhart.svg",
+    ),
+    "fit-reward": (
+        fit_reward,
+        "Example: winnow fit-reward draws --prompts 32 --out proxy",
+    ),
+}

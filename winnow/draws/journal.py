@@ -1,0 +1,286 @@
+"""The folder that `winnow sample` fills: a journal line for each set of draws, then whole files.
+
+    config.toml, environment.json   as in a run folder
+    draws/part-00001.parquet        closed files
+    journal.jsonl                   what is in no closed file yet: a line of draws, a line of scores
+
+A line is on the disk before the next set is waited for. When the journal holds enough, its draws
+become a Parquet file, and it starts anew; a kill between the two leaves draws in both, which are
+then taken once. An empty journal says that the folder is complete; else it begins with a newline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from winnow.disk import append_line, refuse, whole, write_text
+from winnow.draws.schema import clean, draw_of, prompt_columns, write_groups
+from winnow.draws.table import JOURNAL
+from winnow.errors import UserError
+from winnow.types import Draw, Group, Prompt, Score
+
+PART_DRAWS = 16_384
+"""Draws that the journal gathers before they become a file."""
+PART_TOKENS = 1_000_000
+"""Tokens that it gathers at most: long answers make smaller files, and as little to remember."""
+_SAME = ("prompt_id", "prompt", "messages")
+"""What must not change in a prompt while its draws are being made."""
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a set of draws belongs: the number of its prompt, and of its first draw."""
+
+    prompt: int
+    first: int
+
+
+class Journal:
+    """One such folder.
+
+    Args:
+        group: The empty group of a prompt's number: its text, `right_at` and origin.
+    """
+
+    def __init__(self, folder: Path, group: Callable[[int], Group]) -> None:
+        self.folder = folder
+        self._group = group
+        self._open: dict[Place, Group] = {}
+        self._draws = self._tokens = 0
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        config_toml: str,
+        environment: Mapping[str, Any],
+        *,
+        marks: Sequence[str] = (),
+        group: Callable[[int], Group],
+    ) -> Journal:
+        """A new folder. Its config is written last: without one, nothing is in it.
+
+        Args:
+            marks: Empty files that say something of it.
+
+        Raises:
+            UserError: it exists already; nothing in it is touched.
+        """
+        cls.refuse(folder)
+        try:
+            (folder / "draws").mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"out: cannot make {folder}: {error.strerror}") from error
+        write_text(folder / "environment.json", json.dumps(dict(environment), indent=2) + "\n")
+        for mark in marks:
+            write_text(folder / mark, "")
+        write_text(folder / JOURNAL, "\n")
+        write_text(folder / "config.toml", config_toml)
+        return cls(folder, group)
+
+    @staticmethod
+    def refuse(folder: Path) -> None:
+        """See that a folder can be made.
+
+        Raises:
+            UserError: it exists already, or cannot be made there.
+        """
+        refuse(folder, lambda: _go_on(folder))
+
+    @staticmethod
+    def check(folder: Path) -> None:
+        """See that a folder can be gone on with.
+
+        Raises:
+            UserError: it is no such folder.
+        """
+        if not (folder / JOURNAL).is_file():
+            raise UserError(f"resume: {folder} is no folder of winnow sample")
+        if not (folder / "config.toml").is_file():
+            raise UserError(
+                f"resume: {folder} has no config.toml: it was stopped before anything was drawn; "
+                "remove it and begin anew"
+            )
+
+    def restore(self, prompts: Sequence[Prompt]) -> dict[int, set[int]]:
+        """For each prompt the numbers of the draws that are there; the journal's are taken up.
+
+        Raises:
+            UserError: the prompts have changed since, or a file is damaged.
+        """
+        there: dict[int, set[int]] = {}
+        for path in self._parts():
+            for prompt, number in _closed(path, prompts):
+                there.setdefault(prompt, set()).add(number)
+        for number, line in _lines(self.folder / JOURNAL):
+            try:
+                place, group = self._taken_up(line, prompts, there)
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{self.folder / JOURNAL} line {number} is none of Winnow's; mend or remove it"
+                ) from error
+            if group is not None:
+                self._open[place] = group
+                numbers = range(place.first, place.first + len(group.draws))
+                there.setdefault(place.prompt, set()).update(numbers)
+        for group in self._open.values():
+            self._count(group)
+        return there
+
+    def _taken_up(
+        self, line: Mapping[str, Any], prompts: Sequence[Prompt], there: Mapping[int, set[int]]
+    ) -> tuple[Place, Group | None]:
+        """What a line says of a set of draws; nothing where a closed file holds it already."""
+        place = Place(line["prompt"], line["first"])
+        if "draws" not in line:
+            group = self._open.get(place)
+            scores = tuple(Score(value, error) for value, error in line["scores"])
+            if group is not None and len(scores) != len(group.draws):
+                raise ValueError(f"{len(scores)} scores of {len(group.draws)} draws")
+            return place, None if group is None else group.with_(scores=scores)
+        if place.prompt >= len(prompts) or line["of"] != _digest(prompts[place.prompt]):
+            raise _changed(self.folder / JOURNAL)
+        if place.first in there.get(place.prompt, ()):
+            return place, None  # its file was closed, and the kill came before the journal's end
+        return place, self._group(place.prompt).with_(
+            prompt_ids=tuple(line["prompt_ids"]),
+            draws=tuple(draw_of(row) for row in line["draws"]),
+        )
+
+    def _count(self, group: Group) -> None:
+        self._draws += len(group.draws)
+        self._tokens += sum(draw.length for draw in group.draws)
+
+    def unscored(self) -> list[tuple[Place, Group]]:
+        """Draws of the journal that no verifier has seen, or whose verdict was an error."""
+        return [
+            (place, group)
+            for place, group in self._open.items()
+            if not group.scores or any(score.error is not None for score in group.scores)
+        ]
+
+    def add(self, place: Place, group: Group) -> None:
+        """Draws, on the disk before this returns. Those before them have their scores."""
+        if self._draws >= PART_DRAWS or self._tokens >= PART_TOKENS:
+            self._close_part("\n")
+        line = {
+            "prompt": place.prompt,
+            "first": place.first,
+            "of": _digest(group.prompt),
+            "prompt_ids": group.prompt_ids,
+            "draws": [_row(draw) for draw in group.draws],
+        }
+        append_line(self.folder / JOURNAL, json.dumps(line) + "\n")
+        self._open[place] = group
+        self._count(group)
+
+    def score(self, place: Place, scores: Sequence[Score]) -> None:
+        """Their scores, on the disk before this returns."""
+        line = {
+            "prompt": place.prompt,
+            "first": place.first,
+            "scores": [[score.value, clean(score.error)] for score in scores],
+        }
+        append_line(self.folder / JOURNAL, json.dumps(line) + "\n")
+        self._open[place] = self._open[place].with_(scores=tuple(scores))
+
+    def finish(self) -> None:
+        """All draws are made: close the last file. An empty journal says that it is complete."""
+        self._close_part("")
+
+    def _close_part(self, journal: str) -> None:
+        """Make a whole Parquet file of the journal's draws, then begin the journal anew."""
+        places = sorted(self._open)
+        if places:
+            parts = self._parts()
+            number = 1 + int(parts[-1].stem.removeprefix("part-")) if parts else 1
+            write_groups(
+                self.folder / "draws" / f"part-{number:05d}.parquet",
+                "sample",
+                0,
+                [self._open[place] for place in places],
+                [(place.prompt, place.first) for place in places],
+            )
+        write_text(self.folder / JOURNAL, journal)
+        self._open, self._draws, self._tokens = {}, 0, 0
+
+    @property
+    def complete(self) -> bool:
+        return (self.folder / JOURNAL).stat().st_size == 0
+
+    def _parts(self) -> list[Path]:
+        return sorted((self.folder / "draws").glob("part-*.parquet"))
+
+
+def _row(draw: Draw) -> dict[str, Any]:
+    return {
+        "text": clean(draw.text),
+        "tokens": draw.length,
+        "token_ids": draw.token_ids,
+        "logprobs": draw.logprobs,
+        "entropies": draw.entropies,
+        "finish_reason": draw.finish_reason,
+        "policy_version": draw.policy_version,
+    }
+
+
+def _closed(path: Path, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
+    """The numbers of the prompt and the draw in each row of a closed file."""
+    columns = ["group", "draw", *_SAME]
+    try:
+        table = pq.read_table(path, columns=columns, read_dictionary=list(_SAME))
+        table = table.select(columns).unify_dictionaries()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise UserError(
+            f"resume: {path} is damaged; remove it to have its draws made anew"
+        ) from error
+    for row in table.group_by(["group", *_SAME]).aggregate([]).to_pylist():
+        place = row["group"]
+        if place >= len(prompts):
+            raise _changed(path)
+        now = prompt_columns(prompts[place])
+        if any(row[name] != now[name] for name in _SAME):
+            raise _changed(path)
+    yield from zip(table["group"].to_pylist(), table["draw"].to_pylist(), strict=True)
+
+
+def _digest(prompt: Prompt) -> str:
+    """Stands for a prompt in the journal."""
+    columns = prompt_columns(prompt)
+    told = json.dumps([columns[name] for name in _SAME])
+    return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+
+
+def _changed(path: Path) -> UserError:
+    return UserError(
+        f"resume: the prompts have changed since {path} was written; put them back, or begin anew"
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The lines of the journal; one cut short by a kill is no line, and is taken off the file."""
+    lines, _, cut = path.read_bytes().rpartition(b"\n")
+    if cut:
+        whole(path, lambda partial: partial.write_bytes(lines + b"\n"))
+    for number, line in enumerate(lines.split(b"\n"), start=1):
+        if line:
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path} line {number} is no JSON; mend or remove it") from error
+
+
+def _go_on(folder: Path) -> str:
+    if not (folder / JOURNAL).is_file():
+        return ""
+    if not (folder / "config.toml").is_file():
+        return ", or remove it: it was stopped before anything was drawn"
+    return f", or go on with it: winnow sample --resume {folder}"

@@ -1,0 +1,192 @@
+"""A draw as a row of a Parquet file: the columns, and the way there and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from winnow.disk import whole
+from winnow.types import Draw, Group, Origin, Prompt, Score, Split, Verdict
+
+_UNSELECTED: Mapping[Split, str | None] = {"train": None, "eval": "held out", "sample": None}
+"""The reason that a draw without a verdict carries."""
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("split", pa.string()),
+        ("group", pa.int32()),  # position of the prompt in the step
+        ("draw", pa.int32()),  # position of the draw in its group
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("messages", pa.string()),  # the conversation, as JSON
+        ("answer", pa.string()),
+        ("difficulty", pa.string()),
+        ("data", pa.string()),  # the row that the prompt was made from, as JSON
+        ("text", pa.string()),
+        ("tokens", pa.int32()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("entropies", pa.list_(pa.float32())),
+        ("finish_reason", pa.string()),
+        ("model", pa.string()),
+        ("policy_version", pa.int64()),
+        ("temperature", pa.float64()),
+        ("truncated", pa.bool_()),
+        ("reward", pa.float64()),
+        ("error", pa.string()),
+        ("right_at", pa.float64()),
+        ("right", pa.bool_()),
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),
+        ("weight", pa.float64()),
+    ]
+)
+
+
+def write_groups(
+    path: Path,
+    split: Split,
+    step: int,
+    groups: Sequence[Group],
+    places: Sequence[tuple[int, int]] | None = None,
+) -> None:
+    """Groups as one whole Parquet file.
+
+    Args:
+        places: For each group the number of its prompt and of its first draw; default: groups are
+            counted from 0, and each begins with its draw 0.
+    """
+    places = places or [(place, 0) for place in range(len(groups))]
+    rows = [
+        row
+        for (place, first), group in zip(places, groups, strict=True)
+        for row in _rows(split, step, place, first, group)
+    ]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    whole(path, lambda partial: pq.write_table(table, partial))
+
+
+def _rows(
+    split: Split, step: int, place: int, first: int, group: Group
+) -> Iterator[dict[str, Any]]:
+    shared = {
+        "step": step,
+        "split": split,
+        "group": place,
+        "prompt_ids": group.prompt_ids,
+        "right_at": group.right_at,
+        **prompt_columns(group.prompt),
+    }
+    if group.origin is not None:
+        shared["model"] = clean(group.origin.model)
+        shared["temperature"] = group.origin.temperature
+        shared["truncated"] = group.origin.truncated
+    for number, draw in enumerate(group.draws):
+        score = group.scores[number] if group.scores else None
+        verdict = group.verdicts[number] if group.verdicts else None
+        yield {
+            **shared,
+            "draw": first + number,
+            "text": clean(draw.text),
+            "tokens": draw.length,
+            "token_ids": draw.token_ids,
+            "logprobs": draw.logprobs,
+            "entropies": draw.entropies,
+            "finish_reason": draw.finish_reason,
+            "policy_version": draw.policy_version,
+            "reward": score.value if score else None,
+            "error": clean(score.error) if score else None,
+            "right": group.right[number] if score and score.value is not None else None,
+            "kept": verdict.kept if verdict else None,
+            "reason": clean(verdict.reason) if verdict else _UNSELECTED[split],
+            "weight": group.weights[number] if group.weights else None,
+        }
+
+
+def prompt_columns(prompt: Prompt) -> dict[str, str | None]:
+    """What a file keeps of a prompt; `prompt_of` reads it back."""
+    messages = prompt.messages
+    return {
+        "prompt_id": clean(prompt.id),
+        "prompt": clean(prompt.text),
+        "messages": None if messages is None else clean(_json([dict(m) for m in messages])),
+        "answer": clean(prompt.answer),
+        "difficulty": clean(prompt.difficulty),
+        "data": clean(_json(dict(prompt.data))) if prompt.data else None,
+    }
+
+
+def prompt_of(row: Mapping[str, Any]) -> Prompt:
+    """The prompt of a row, as far as its columns tell."""
+    messages, data = row.get("messages"), row.get("data")
+    text = row.get("prompt") or ""
+    return Prompt(
+        id=row.get("prompt_id") or text,
+        text=text,
+        answer=row.get("answer"),
+        difficulty=row.get("difficulty"),
+        data=json.loads(data) if data else {},
+        messages=tuple(json.loads(messages)) if messages else None,
+    )
+
+
+def origin_of(row: Mapping[str, Any]) -> Origin | None:
+    """What a row was drawn from; ``None`` where no model is named."""
+    if row.get("model") is None:
+        return None
+    heat = row.get("temperature")
+    return Origin(row["model"], 1.0 if heat is None else heat, bool(row.get("truncated")))
+
+
+def group_of(prompt: Prompt, rows: Sequence[Mapping[str, Any]], right_at: float) -> Group:
+    """The group that rows of one prompt make, in the order of their draws."""
+    rows = sorted(rows, key=lambda row: row["draw"])
+    return Group(
+        prompt=prompt,
+        prompt_ids=tuple(rows[0]["prompt_ids"] or ()),
+        draws=tuple(map(draw_of, rows)),
+        scores=tuple(
+            Score(row["reward"], row["error"])
+            for row in rows
+            if row["reward"] is not None or row["error"] is not None
+        ),
+        verdicts=tuple(
+            Verdict(row["kept"], row["reason"]) for row in rows if row["kept"] is not None
+        ),
+        weights=tuple(row["weight"] for row in rows if row["weight"] is not None),
+        right_at=right_at,
+        step=rows[0]["step"],
+        origin=origin_of(rows[0]),
+    )
+
+
+def draw_of(row: Mapping[str, Any]) -> Draw:
+    """The draw of a row."""
+    token_ids = tuple(row.get("token_ids") or ())
+    return Draw(
+        token_ids=token_ids,
+        logprobs=tuple(row.get("logprobs") or ()),
+        text=row.get("text") or "",
+        finish_reason=row.get("finish_reason") or "eos",
+        policy_version=row.get("policy_version") or 0,
+        entropies=tuple(row.get("entropies") or ()),
+        length=row.get("tokens") or len(token_ids) or 1,
+    )
+
+
+def clean(text: str | None) -> str | None:
+    """Text that a file can hold: half a character (a lone surrogate) becomes U+FFFD."""
+    if text is None or text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,393 @@
+"""A file of draws, read a group at a time, and no more of it than is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from winnow.draws.schema import SCHEMA, draw_of, origin_of, prompt_of
+from winnow.errors import UserError
+from winnow.types import Group, Score, Verdict
+
+JOURNAL = "journal.jsonl"
+"""Draws of a sample folder that are in no Parquet file yet."""
+
+_IDENTITY = ("prompt_id", "draw", "model", "policy_version", "temperature", "truncated")
+_SCORES = ("reward", "error", "right", "right_at", "kept", "reason")
+_REPEATED = ("prompt_id", "prompt", "messages", "answer", "data", "model", "error", "reason")
+"""Columns whose values many rows share: kept in memory once."""
+_KEY = ("prompt_id", "prompt", "messages")
+"""What the draws of one prompt have in common. An id alone is often a row's number in some file."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One Parquet file, and where its rows begin among those of all."""
+
+    path: Path
+    first: int
+    rows: int
+
+
+class DrawTable:
+    """Draws of one or several Parquet files, gathered by prompt.
+
+    A row is a draw; a group is the rows of one prompt, in the order of their numbers: of one
+    `prompt_id`, `prompt` and conversation, as far as the files have these. Columns that are not
+    asked for are not kept.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        table: pa.Table,
+        order: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        right_at: float | None,
+    ) -> None:
+        self.parts, self.order, self.starts = parts, order, starts
+        self._table = table
+        self._right_at = right_at
+
+    @classmethod
+    def gathered(
+        cls,
+        parts: Sequence[Part],
+        table: pa.Table,
+        right_at: float | None,
+        asked: Collection[str],
+    ) -> DrawTable:
+        """The rows of these files, brought into the order of their groups.
+
+        Args:
+            asked: The columns to keep.
+        """
+        order, starts = _gathered(table)
+        asked = {*asked, *_naming(table)}
+        table = table.select([name for name in table.column_names if name in asked])
+        if not np.array_equal(order, np.arange(len(order))):
+            table = table.take(pa.array(order))
+        return cls(parts, table, order, starts, right_at)
+
+    def only(self, columns: Collection[str]) -> DrawTable:
+        """The same draws with fewer columns; scores and what names a prompt stay."""
+        kept = {*_IDENTITY, *_SCORES, *columns, *_naming(self._table)}
+        names = [n for n in self.columns if n in kept]
+        return DrawTable(
+            self.parts, self._table.select(names), self.order, self.starts, self._right_at
+        )
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self.starts) - 1
+
+    @property
+    def rows(self) -> int:
+        return int(self._table.num_rows)
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self._table.column_names)
+
+    def rows_of(self, group: int) -> NDArray[np.int64]:
+        """The numbers, over all files, of the rows of a group."""
+        return self.order[self.starts[group] : self.starts[group + 1]]
+
+    def group(self, number: int) -> Group:
+        """One group, with what was read of it: scores where there are any, verdicts likewise.
+
+        Raises:
+            UserError: rows that no draws can be made of.
+        """
+        first, last = int(self.starts[number]), int(self.starts[number + 1])
+        rows = self._table.slice(first, last - first).to_pylist()
+        try:
+            return _group(rows, self._right_at)
+        except ValueError as error:
+            row = int(self.order[first])
+            part = next(part for part in self.parts if row < part.first + part.rows)
+            raise UserError(
+                f"draws: {part.path}: the draws of the prompt in row {row - part.first + 1} cannot "
+                f"be used: {error}; mend the file"
+            ) from error
+
+    def __iter__(self) -> Iterator[Group]:
+        for number in range(len(self)):
+            yield self.group(number)
+
+    def policies(self) -> list[str]:
+        """The policies that the draws are of, each in words; empty where no model is named."""
+        names = [c for c in ("model", "policy_version", "temperature", "truncated") if c in self]
+        if "model" not in names:
+            return []
+        distinct = self._table.select(names).group_by(names).aggregate([])
+        return sorted(_policy(row) for row in distinct.to_pylist() if row["model"] is not None)
+
+    def unscored(self) -> int:
+        """Rows with neither a reward nor an error."""
+        if "reward" not in self:
+            return self.rows
+        missing = pc.is_null(self._table["reward"])
+        if "error" in self:
+            missing = pc.and_(missing, pc.is_null(self._table["error"]))
+        return int(pc.sum(missing).as_py() or 0)
+
+    def count(self, column: str, value: bool) -> int:
+        """Rows where a yes/no column says so; 0 where there is no such column."""
+        if column not in self:
+            return 0
+        return int(pc.sum(pc.equal(self._table[column], value)).as_py() or 0)
+
+    def values(self, column: str) -> list[Any]:
+        """The distinct values of a column, those that are not known aside."""
+        if column not in self:
+            return []
+        return [v for v in pc.unique(self._table[column]).to_pylist() if v is not None]
+
+    def empty_lists(self, column: str) -> int:
+        """Rows that have nothing in a column of lists."""
+        lengths = pc.fill_null(pc.list_value_length(self._table[column]), 0)
+        return int(pc.sum(pc.equal(lengths, 0)).as_py() or 0)
+
+    def __contains__(self, column: str) -> bool:
+        return column in self._table.column_names
+
+
+def read_draws(
+    paths: Sequence[str | Path],
+    wanted: Sequence[str],
+    *,
+    why: str,
+    optional: Sequence[str] = (),
+    right_at: float | None = None,
+) -> DrawTable:
+    """The draws of files and folders.
+
+    Args:
+        paths: Parquet files; folders of a run (its training draws, else its evaluations), of
+            `winnow sample`, or of Parquet files.
+        wanted: Columns that must be there, beside one of `prompt_id` and `prompt`.
+        why: What needs them, for the message.
+        optional: Columns that are read where they are there, as scores and policies always are.
+        right_at: A reward of at least this is right. Default: as each file says, else 1.
+
+    Raises:
+        UserError: no such file, one that is no Parquet file or damaged, a missing column, a folder
+            that is still being sampled into, no draws at all.
+    """
+    parts: list[Part] = []
+    tables: list[pa.Table] = []
+    asked = dict.fromkeys([*_IDENTITY, *_SCORES, *wanted, *optional])
+    for path in _files(paths):
+        with _readable(path):
+            table = _read(path, list(asked), wanted, why)
+        parts.append(Part(path, sum(part.rows for part in parts), table.num_rows))
+        tables.append(table)
+    try:
+        whole = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+    except pa.ArrowException as error:
+        raise UserError(f"draws: the files' columns differ: {error}") from error
+    if whole.num_rows == 0:
+        raise UserError(f"draws: {', '.join(map(str, paths))}: no draws in it")
+    return DrawTable.gathered(parts, whole, right_at, asked)
+
+
+def _read(path: Path, asked: Sequence[str], wanted: Sequence[str], why: str) -> pa.Table:
+    """The columns of one file that are asked for, and those that tell its prompts apart."""
+    schema = pq.read_schema(path)
+    there = schema.names
+    _check_columns(path, there, wanted, why)
+    texts = [name for name in there if _is_text(schema.field(name).type)]
+    names = [name for name in asked if name in there]
+    names += [name for name in _KEY if name in texts and name not in names]
+    if "prompt_id" not in there and "prompt" not in names:
+        names.append("prompt")
+    repeated = [name for name in _REPEATED if name in names and name in texts]
+    with pq.ParquetFile(path, read_dictionary=repeated) as file:
+        return _as_written(path, file.read(columns=names))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _files(paths: Sequence[str | Path]) -> list[Path]:
+    found: list[Path] = []
+    for name in paths:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            found += _in_folder(path)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UserError(f"draws: no file or folder {path}")
+    once: set[Path] = set()
+    for path in found:
+        if path.resolve() in once:
+            raise UserError(f"draws: {path} is given twice; name each file or folder once")
+        once.add(path.resolve())
+    return found
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    journal = folder / JOURNAL
+    if journal.is_file() and (journal.stat().st_size or not (folder / "config.toml").is_file()):
+        raise UserError(
+            f"draws: {folder} is not complete: finish it with winnow sample --resume {folder} "
+            f"(or read what is closed so far: {folder / 'draws'})"
+        )
+    for pattern in (
+        "draws/*.parquet",
+        "rollouts/train-*.parquet",
+        "rollouts/*.parquet",
+        "*.parquet",
+    ):
+        files = sorted(folder.glob(pattern))
+        if files:
+            return files
+    raise UserError(f"draws: folder {folder} holds no draws (no .parquet file)")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"draws: {path} cannot be read as Parquet: half-written, or another kind of file "
+            f"({reason:.80})"
+        ) from error
+
+
+def _check_columns(path: Path, there: Sequence[str], wanted: Sequence[str], why: str) -> None:
+    missing = [name for name in wanted if name not in there]
+    if not {"prompt_id", "prompt"} & set(there):
+        missing.insert(0, "prompt_id (or prompt)")
+    if missing:
+        raise UserError(
+            f"draws: {path} has no column {', '.join(missing)}, which {why} needs; "
+            f"it has {', '.join(there) or 'none'}"
+        )
+    twice = [name for name in SCHEMA.names if there.count(name) > 1]
+    if twice:
+        raise UserError(f"draws: {path} has two columns {twice[0]}; rename one")
+
+
+def _as_written(path: Path, table: pa.Table) -> pa.Table:
+    """Columns of the types that Winnow writes, so that files of others can stand beside its own.
+
+    Raises:
+        UserError: a column that does not convert.
+    """
+    for place, name in enumerate(table.column_names):
+        wanted = SCHEMA.field(name).type if name in SCHEMA.names else None
+        have = table.schema.field(name).type
+        try:
+            if name in _REPEATED:
+                table = table.set_column(place, name, _encoded(table[name]))
+            elif wanted is not None and have != wanted:
+                # texts of all files together may pass 2 GiB
+                wanted = pa.large_string() if pa.types.is_string(wanted) else wanted
+                table = table.set_column(place, name, table[name].cast(wanted))
+        except pa.ArrowException as error:
+            raise UserError(
+                f"draws: {path}: column {name} holds {have}, which does not convert to "
+                f"{SCHEMA.field(name).type}; convert it or leave it out"
+            ) from error
+    if "text" in table.column_names:
+        place = table.column_names.index("text")
+        table = table.set_column(place, "text", table["text"].cast(pa.large_string()))
+    return table
+
+
+def _encoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of texts of which many are the same, each of them held once."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.large_string()).dictionary_encode()
+    chunks = [
+        pa.DictionaryArray.from_arrays(
+            chunk.indices.cast(pa.int32()), chunk.dictionary.cast(pa.large_string())
+        )
+        for chunk in column.chunks
+    ]
+    return pa.chunked_array(chunks, type=pa.dictionary(pa.int32(), pa.large_string()))
+
+
+def _naming(table: pa.Table) -> tuple[str, ...]:
+    """Columns that a prompt's name is taken from."""
+    if "prompt_id" in table.column_names and not table["prompt_id"].null_count:
+        return ("prompt_id",)
+    return ("prompt_id", "prompt")
+
+
+def _gathered(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows in the order of their prompts' first appearance, and where each prompt's begin."""
+    codes = np.zeros(table.num_rows, dtype=np.int64)
+    for name in _KEY:
+        if name in table.column_names and pa.types.is_dictionary(table.schema.field(name).type):
+            own = np.concatenate(
+                [chunk.indices.fill_null(-1).to_numpy() for chunk in table[name].chunks]
+            )
+            pairs = codes * (own.max() + 2) + own + 1
+            codes = np.unique(pairs, return_inverse=True)[1].astype(np.int64)
+    _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+    rank = np.empty_like(first)
+    rank[np.argsort(first)] = np.arange(len(first))
+    codes = rank[codes]
+    if "draw" in table.column_names:
+        number = table["draw"].fill_null(0).to_numpy()
+        order = np.lexsort((number, codes))
+    else:
+        order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(first) + 1))
+    return order.astype(np.int64), starts.astype(np.int64)
+
+
+def _group(rows: Sequence[dict[str, Any]], right_at: float | None) -> Group:
+    first = rows[0]
+    bound = first.get("right_at") if right_at is None else right_at
+    scored = all(r.get("reward") is not None or r.get("error") is not None for r in rows)
+    return Group(
+        prompt=prompt_of(first),
+        prompt_ids=tuple(first.get("prompt_ids") or ()),
+        draws=tuple(draw_of(row) for row in rows),
+        scores=tuple(_score(row) for row in rows) if scored else (),
+        verdicts=_verdicts(rows),
+        right_at=1.0 if bound is None else bound,
+        origin=origin_of(first),
+    )
+
+
+def _score(row: dict[str, Any]) -> Score:
+    if row.get("error") is not None:
+        return Score.failed(row["error"])
+    return Score.of(row["reward"])
+
+
+def _verdicts(rows: Sequence[dict[str, Any]]) -> tuple[Verdict, ...]:
+    if any(row.get("kept") is None for row in rows):
+        return ()
+    return tuple(Verdict(row["kept"], row.get("reason") or "") for row in rows)
+
+
+def _policy(row: dict[str, Any]) -> str:
+    version = f" after {row['policy_version']} updates" if row.get("policy_version") else ""
+    heat = row.get("temperature")
+    return (
+        f"{row['model']}{version}"
+        + ("" if heat is None else f" at temperature {heat:g}")
+        + (", truncated" if row.get("truncated") else "")
+    )

@@ -1,0 +1,285 @@
+"""What a server is asked and how its answers are read, in OpenAI's two protocols. Sends nothing.
+
+A server may be wrong about anything: what cannot be believed is counted and never used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from winnow.engines.base import Request, SamplingParams
+from winnow.types import Draw, FinishReason
+
+Api = Literal["completions", "chat"]
+
+_SEED_BITS = 0x7FFF_FFFF  # what every server takes for a seed
+_CHARACTERS_A_TOKEN = 4
+
+_REFUSABLE = {
+    "max_tokens": r"\bmax_completion_tokens\b",  # its newer name, which some hosts insist on
+    "logprobs": r"logprobs",
+    "n": r"\bn\b|choice",
+    "seed": r"seed",
+}
+"""What a request can do without, and how a refusal names it. Tried in this order."""
+
+
+class BadAnswer(Exception):
+    """The server's answer has nothing in it that can be used."""
+
+
+@dataclass
+class Counts:
+    """What went wrong on the way to the draws.
+
+    Attributes:
+        retries: Requests that were sent again, for any reason.
+        rate_limited: Requests that the server told to come later (429).
+        timeouts: Requests that had no answer in time.
+        bad_answers: Requests whose answer was no JSON or held no text.
+        short_answers: Answers with fewer choices than asked, until it was known how many it gives.
+        long_answers: Answers with more choices than asked; the first ones were kept.
+        bad_choices: Choices without a text, beside others that had one; asked for again.
+        bad_usage: Draws whose length is a guess.
+        bad_logprobs: Draws whose log-probs were no log-probs and were dropped.
+        most_choices: Choices that the server gives a request, where that is fewer than asked.
+        groups: Groups of two draws or more.
+        same: Of these, those whose draws have one text, at a temperature that is not 0.
+        refused: Parameters that the server takes no request with.
+    """
+
+    retries: int = 0
+    rate_limited: int = 0
+    timeouts: int = 0
+    bad_answers: int = 0
+    short_answers: int = 0
+    long_answers: int = 0
+    bad_choices: int = 0
+    bad_usage: int = 0
+    bad_logprobs: int = 0
+    most_choices: int | None = None
+    groups: int = 0
+    same: int = 0
+    refused: set[str] = field(default_factory=set)
+
+    def notes(self) -> list[str]:
+        """The same in sentences; none where all was well."""
+        causes = [
+            f"{number} {what}"
+            for number, what in (
+                (self.rate_limited, "told to come later"),
+                (self.timeouts, "without an answer in time"),
+                (self.bad_answers, "whose answer could not be read"),
+            )
+            if number
+        ]
+        why = f" ({', '.join(causes)})" if causes else ""
+        told = (
+            (self.retries, f"{many(self.retries, 'request')} had to be sent again{why}"),
+            (
+                self.short_answers,
+                f"the server gave fewer answers than asked for; it is asked for "
+                f"{self.most_choices} at a time",
+            ),
+            (self.long_answers, "the server gave more answers than asked for; they were dropped"),
+            (
+                self.bad_choices,
+                f"{many(self.bad_choices, 'answer')} had no text and had to be asked for again",
+            ),
+            (
+                self.bad_usage,
+                f"the length of {many(self.bad_usage, 'draw')} is a guess: the server's count of "
+                "tokens was missing or cannot be true",
+            ),
+            (
+                self.bad_logprobs,
+                f"the log-probs of {many(self.bad_logprobs, 'draw')} were none and were dropped",
+            ),
+            (
+                self.same and self.same == self.groups,
+                "all draws of a prompt are the same, for every prompt: the server may be taking "
+                "the likeliest token, whatever the temperature",
+            ),
+            ("logprobs" in self.refused, "the server refuses `logprobs`: its draws have none"),
+            ("n" in self.refused, "the server refuses `n`: it is asked for one answer at a time"),
+            ("seed" in self.refused, "the server refuses `seed`: other draws come every time"),
+        )
+        return [sentence for applies, sentence in told if applies]
+
+
+def many(number: int, what: str) -> str:
+    """The number with its noun."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def question(
+    request: Request,
+    api: Api,
+    model: str,
+    *,
+    n: int,
+    offset: int,
+    logprobs: bool,
+    without: Collection[str] = (),
+) -> dict[str, Any]:
+    """The body of a request for n choices.
+
+    ``top_p`` of 1 and ``top_k`` of 0 are not sent, as not every server knows them: its own defaults
+    then hold. (vLLM takes those from the model's generation config, unless it is told not to.)
+
+    Args:
+        offset: Choices of this request that were asked for before. It moves the seed, or a server
+            that heeds seeds would give the same choices again.
+        without: What the server refuses.
+    """
+    prompt, params = request.prompt, request.params
+    body: dict[str, Any] = {"model": model, "temperature": params.temperature}
+    if api == "chat":
+        asked = prompt.messages or ({"role": "user", "content": prompt.text},)
+        body["messages"] = [dict(message) for message in asked]
+    else:
+        body["prompt"] = prompt.text
+    body["max_completion_tokens" if "max_tokens" in without else "max_tokens"] = params.max_tokens
+    if params.stop:
+        body["stop"] = list(params.stop)
+    if params.top_p < 1:
+        body["top_p"] = params.top_p
+    if params.top_k > 0:
+        body["top_k"] = params.top_k
+    if n > 1 and "n" not in without:
+        body["n"] = n
+    if "seed" not in without:
+        body["seed"] = (request.seed + offset) & _SEED_BITS
+    if logprobs and "logprobs" not in without:
+        body["logprobs"] = True if api == "chat" else 1  # 0 is "none" to some servers
+    return body
+
+
+def dispensable(body: dict[str, Any], refusal: str) -> str | None:
+    """What to leave out of a refused request: what the refusal names, else the first that can go.
+
+    None where nothing is left to go, and the refusal is about something else.
+    """
+    sent = [name for name in _REFUSABLE if name in body]
+    named = [name for name in sent if re.search(_REFUSABLE[name], refusal)]
+    return next(iter(named or [name for name in sent if name != "max_tokens"]), None)
+
+
+def read(
+    answer: object, params: SamplingParams, *, asked: int, counts: Counts
+) -> tuple[int, list[Draw]]:
+    """How many choices an answer has, and the draws among the first ``asked`` of them.
+
+    The length of a draw is that of its log-probs; else its even share of the tokens that the server
+    counts for all choices; else the token limit, where the draw ended there; else a guess from its
+    text at four characters a token.
+
+    Raises:
+        BadAnswer: no choice has a text.
+    """
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(answer, dict) or not isinstance(choices, list) or not choices:
+        raise BadAnswer("its answer holds no choices")
+    given = len(choices)
+    counts.long_answers += given > asked
+    shares = _shares(answer.get("usage"), given, params.max_tokens)
+    read = [
+        _draw(choice, params, share, counts)
+        for choice, share in zip(choices[:asked], shares, strict=False)
+    ]
+    draws = [draw for draw in read if draw is not None]
+    if not draws:
+        raise BadAnswer("its answer holds no text")
+    counts.bad_choices += len(read) - len(draws)
+    return given, draws
+
+
+def _shares(usage: object, given: int, most: int) -> list[int | None]:
+    """Tokens of each choice, as evenly as their sum allows; None where that cannot be the sum."""
+    total = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    if type(total) is not int or not given <= total <= given * most:
+        return [None] * given
+    whole, rest = divmod(total, given)
+    return [whole + (place < rest) for place in range(given)]
+
+
+def _draw(choice: object, params: SamplingParams, share: int | None, counts: Counts) -> Draw | None:
+    if not isinstance(choice, dict) or (text := _text(choice)) is None:
+        return None
+    listed = _listed_logprobs(choice)
+    logprobs: tuple[float, ...] = ()
+    if all(map(_is_logprob, listed)) and len(listed) <= params.max_tokens:
+        logprobs = tuple(min(0.0, float(value)) for value in listed)
+    else:
+        counts.bad_logprobs += 1
+    known = len(logprobs) or share
+    kept = _before_stop(text, params.stop)
+    reason = "stop" if kept != text else _finish_reason(choice, known or 0, params)
+    if known is None and choice.get("finish_reason") == "length":
+        known = params.max_tokens
+    if known is None:
+        counts.bad_usage += text != ""  # an empty answer is one token, its end, whatever is said
+        known = min(params.max_tokens, 1 + len(text) // _CHARACTERS_A_TOKEN)
+    return Draw((), logprobs, kept, reason, length=known)
+
+
+def _text(choice: dict[str, Any]) -> str | None:
+    """The text of a choice, of either protocol, without the thoughts of a reasoning model.
+
+    One that is cut short before it answers has said nothing: that is an empty text.
+    """
+    message = choice.get("message")
+    if isinstance(message, dict):
+        text = message.get("content")
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        if text is None and (thought or choice.get("finish_reason") == "length"):
+            text = ""
+    else:
+        text = choice.get("text")
+    if not isinstance(text, str):
+        return None
+    return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
+
+
+def _listed_logprobs(choice: dict[str, Any]) -> list[Any]:
+    """One entry a token, in the shape of either protocol: some servers answer in the other's."""
+    held = choice.get("logprobs")
+    if not isinstance(held, dict):
+        return []
+    values, content = held.get("token_logprobs"), held.get("content")
+    if isinstance(values, list):
+        return values
+    if isinstance(content, list):
+        return [token.get("logprob") if isinstance(token, dict) else None for token in content]
+    return []
+
+
+def _is_logprob(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -1e9 < value < 1e-3  # neither NaN nor infinite; a rounded 0 may lie above 0
+
+
+def _before_stop(text: str, stop: tuple[str, ...]) -> str:
+    """The text up to the first stop string. Some servers leave it in, some do not heed it."""
+    return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
+
+
+def _finish_reason(choice: dict[str, Any], length: int, params: SamplingParams) -> FinishReason:
+    """Why an answer ended, in Winnow's words.
+
+    "stop" is a stop string where one was asked for, unless the server names what it stopped at
+    (vLLM's `stop_reason`) and that is no string. A content filter cuts an answer short, as the
+    limit does. With anything else (a tool call, or no reason given) the model has ended by itself,
+    if it was not at the limit.
+    """
+    said = choice.get("finish_reason")
+    if said in ("length", "max_tokens", "content_filter"):
+        return "length"
+    if said == "stop":
+        at_string = params.stop and isinstance(choice.get("stop_reason", ""), str)
+        return "stop" if at_string else "eos"
+    return "length" if length >= params.max_tokens else "eos"

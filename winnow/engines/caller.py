@@ -1,0 +1,352 @@
+"""Requests to a server: sent in their time, again where that may help, else explained in a line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import random
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from winnow.engines.answers import Api, BadAnswer, Counts, dispensable, question, read
+from winnow.engines.base import Request
+from winnow.errors import UserError
+from winnow.types import Draw
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI
+
+Sleep = Callable[[float], Awaitable[None]]
+
+_MOST_AT_ONCE = 1000  # connections that the openai package opens
+_LONGEST_BACK_OFF = 30.0
+_LONGEST_WAIT = 600.0  # a server that asks for a longer one is out of quota
+_CHECK_TIMEOUT = 10.0
+_CHECK_RETRIES = 2
+_NOBODY_BEHIND = (0, 502, 503, 504)  # no answer; a proxy without a server; one that still loads
+_NEW_SEEDS = 2**20  # beyond the offsets of the choices of one request
+_LONGEST_QUOTE = 300
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a server is and how to ask it.
+
+    Attributes:
+        url: Its address up to the version, as "http://localhost:8000/v1".
+        model: What the server calls the model.
+        api: "completions" sends a prompt's text as it is; "chat" sends messages, to which the
+            server applies the model's chat template.
+        concurrency: Most requests under way at a time.
+        requests_per_minute: Requests are sent at most so often, evenly spaced; 0: no limit.
+        timeout: Seconds that a request may take.
+        retries: Times that a failed request is sent again.
+        key_env: Name of the environment variable with the key. The key itself is nowhere else.
+        logprobs: Whether to ask for log-probs. They also tell how long each draw is.
+    """
+
+    url: str
+    model: str
+    api: Api = "completions"
+    concurrency: int = 16
+    requests_per_minute: float = 0.0
+    timeout: float = 600.0
+    retries: int = 8
+    key_env: str | None = None
+    logprobs: bool = True
+
+    def __post_init__(self) -> None:
+        if "@" in self.url or "?" in self.url:  # before any message that shows the address
+            raise UserError(
+                "server.url: holds a password or a query ('@' or '?'); leave it out, and name the "
+                "environment variable with the key in server.key_env"
+            )
+        if self.key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.key_env, re.ASCII):
+            raise UserError(  # which does not show it: it may be the key
+                "server.key_env: is the name of an environment variable (letters, digits and '_'), "
+                "not the key itself"
+            )
+        if not _is_address(self.url):
+            raise UserError(
+                f"server.url: {self.url!r} is no address; it looks like 'http://localhost:8000/v1'"
+            )
+        if self.api not in ("completions", "chat"):
+            raise UserError(f"server.api: {self.api!r} is none; use 'completions' or 'chat'")
+        if not 1 <= self.concurrency <= _MOST_AT_ONCE:
+            raise UserError(f"server.concurrency: must be from 1 to {_MOST_AT_ONCE}")
+        if not (self.requests_per_minute >= 0 and self.timeout > 0 and self.retries >= 0):
+            raise UserError(
+                "server: requests_per_minute and retries cannot be negative, and timeout must be "
+                "more than 0"
+            )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+class Pacer:
+    """When the next request may be sent."""
+
+    def __init__(self, per_minute: float, clock: Callable[[], float], sleep: Sleep) -> None:
+        self._gap = 60 / per_minute if per_minute else 0.0
+        self._clock, self.sleep = clock, sleep
+        self._next = -math.inf
+
+    async def turn(self) -> None:
+        now = self._clock()
+        at = max(now, self._next)
+        self._next = at + self._gap
+        if at > now:
+            await self.sleep(at - now)
+
+    def hold(self, seconds: float) -> None:
+        """Nothing is sent for so long."""
+        self._next = max(self._next, self._clock() + seconds)
+
+
+class Passing(Exception):
+    """It failed, and may not when it is tried again (after `wait` seconds, the server says)."""
+
+    def __init__(self, message: str, status: int = 0, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.wait = status, wait
+
+
+class Refused(Exception):
+    """The server does not take this request, and will not when it is tried again."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Caller:
+    """Asks for draws.
+
+    The key lives in here for as long as a `sample` or `check` lasts, and in no message.
+    """
+
+    def __init__(self, server: Server, counts: Counts, pacer: Pacer, backoff: float) -> None:
+        self._server, self._counts, self._pacer, self._backoff = server, counts, pacer, backoff
+        self._key = _key(server.key_env)
+        self._client = _client(server, self._key)
+        self._random = random.Random()  # not the global one, which a run may have seeded
+
+    async def __aenter__(self) -> Caller:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._client.close()
+
+    async def check(self) -> None:
+        """See `ServerSampler.check`."""
+        limit = min(self._server.timeout, _CHECK_TIMEOUT)
+        for attempt in range(_CHECK_RETRIES + 1):
+            try:
+                await self._answer(self._client.models.with_raw_response.list(), limit)
+                return
+            except Refused:  # such as 404: a server that lists no models is a server
+                return
+            except Passing as failure:
+                if failure.status not in _NOBODY_BEHIND:
+                    return
+                reason = str(failure)
+            if attempt < _CHECK_RETRIES:
+                await self._pacer.sleep(self._backoff * 2**attempt)
+        raise self._error(f"{reason}; start the server, or mend server.url")
+
+    async def draw(self, request: Request, size: int, offset: int) -> list[Draw]:
+        """At least one draw and at most ``size``.
+
+        Raises:
+            UserError: they cannot be had.
+        """
+        attempts = self._server.retries + 1
+        for attempt in range(attempts):
+            try:
+                return await self._draw(request, size, offset)
+            except BadAnswer as error:
+                self._counts.bad_answers += 1
+                offset += _NEW_SEEDS  # the same seed might bring the same answer
+                failure = Passing(str(error))
+            except Passing as error:
+                failure = error
+            except Refused as error:
+                raise self._error(f"{error}{_remedy(error.status)}") from None
+            if attempt + 1 < attempts:
+                self._counts.retries += 1
+                await self._back_off(attempt, failure.wait)
+        raise self._error(f"failed {attempts} times in a row; last: {failure}")
+
+    async def _draw(self, request: Request, size: int, offset: int) -> list[Draw]:
+        """Ask once; if refused, then without what the server may not know, for good if it helps."""
+        server, counts = self._server, self._counts
+        size = min(size, counts.most_choices or size)
+        refusal: Refused | None = None
+        without = set(counts.refused)
+        while True:
+            body = question(
+                request,
+                server.api,
+                server.model,
+                n=size,
+                offset=offset,
+                logprobs=server.logprobs,
+                without=without,
+            )
+            try:
+                answer = await self._post(body)
+                break
+            except Refused as error:
+                refusal = refusal or error
+                left_out = dispensable(body, str(error)) if error.status in (400, 422) else None
+                if left_out is None:
+                    raise refusal from None
+                without.add(left_out)
+        counts.refused |= without
+        if "n" in without:
+            size = counts.most_choices = 1
+        given, draws = read(answer, request.params, asked=size, counts=counts)
+        if given < size:
+            counts.short_answers += 1
+            counts.most_choices = min(given, counts.most_choices or given)
+        return draws
+
+    async def _post(self, body: dict[str, Any]) -> object:
+        """The answer to a request. The package checks neither what is sent nor what comes back."""
+        await self._pacer.turn()
+        call: Awaitable[Any]
+        rest = {key: body[key] for key in body.keys() - {"model", "messages", "prompt"}}
+        if "messages" in body:
+            call = self._client.chat.completions.with_raw_response.create(
+                model=body["model"], messages=body["messages"], extra_body=rest
+            )
+        else:
+            call = self._client.completions.with_raw_response.create(
+                model=body["model"], prompt=body["prompt"], extra_body=rest
+            )
+        text = await self._answer(call, self._server.timeout)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise BadAnswer("its answer is not JSON") from None
+
+    async def _answer(self, call: Awaitable[Any], limit: float) -> bytes:
+        """What the server answered. Errors come without their cause: that holds the request."""
+        import openai
+
+        try:
+            async with asyncio.timeout(limit):
+                return cast(bytes, (await call).http_response.content)
+        except (TimeoutError, openai.APITimeoutError):
+            self._counts.timeouts += 1
+            raise Passing(f"no answer within {limit:g} seconds") from None
+        except openai.APIStatusError as error:
+            raise self._judged(error) from None
+        except openai.APIConnectionError as error:
+            reason = str(error.__cause__ or "") or type(error.__cause__ or error).__name__
+            raise Passing(self._quote(f"no connection: {reason}")) from None
+
+    def _judged(self, error: APIStatusError) -> Exception:
+        """What to make of a status from 400 on."""
+        status = error.status_code
+        if status in (401, 403):
+            return self._error(f"refuses the key ({status}); {_about_key(self._server, self._key)}")
+        said = self._quote(f"{status} {_said(error.body)}")
+        if status not in (408, 409, 429) and status < 500:
+            return Refused(said, status)
+        self._counts.rate_limited += status == 429
+        wait = _retry_after(error.response.headers.get("retry-after", ""))
+        if wait is not None and wait > _LONGEST_WAIT:
+            return self._error(f"asks to come back in {wait:.0f} seconds: {said}")
+        if wait is not None:
+            self._pacer.hold(wait)
+        return Passing(said, status, wait)
+
+    async def _back_off(self, attempt: int, wait: float | None) -> None:
+        """Longer with each attempt, and not in step with others; at least what the server said."""
+        delay = min(_LONGEST_BACK_OFF, self._backoff * 2**attempt) * self._random.uniform(0.5, 1)
+        await self._pacer.sleep(delay if wait is None else wait + delay)
+
+    def _error(self, message: str) -> UserError:
+        return UserError(f"server: {self._server.url}: {message}")
+
+    def _quote(self, text: str) -> str:
+        """The server's words on one short line, without the key should they hold it."""
+        if self._key:
+            text = text.replace(self._key, "(key)")
+        line = " ".join(text.split())
+        return line if len(line) <= _LONGEST_QUOTE else line[: _LONGEST_QUOTE - 1] + "…"
+
+
+def _client(server: Server, key: str | None) -> AsyncOpenAI:
+    try:
+        from openai import AsyncOpenAI
+    except ImportError:
+        raise UserError(
+            "server: drawing from a server needs the openai package: "
+            'pip install "winnow-rl[server]"'
+        ) from None
+    # a key must be named, or the package sends the one in OPENAI_API_KEY, to whatever server it is
+    client = AsyncOpenAI(
+        base_url=server.url, api_key=key or "EMPTY", timeout=server.timeout, max_retries=0
+    )
+    client.organization = client.project = None  # from the environment too, and only for OpenAI
+    return client
+
+
+def _key(name: str | None) -> str | None:
+    """The key, or None where there is none.
+
+    Raises:
+        UserError: it has characters that no key has, which the package would show in its errors.
+    """
+    key = os.environ.get(name, "").strip() if name else ""
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise UserError(f"server.key_env: what the environment variable {name} holds is no key")
+    return key or None
+
+
+def _about_key(server: Server, key: str | None) -> str:
+    if server.key_env is None:
+        return "name the environment variable that holds one in server.key_env"
+    if key is None:
+        return f"the environment variable {server.key_env} is not set"
+    return f"the environment variable {server.key_env} is set, but not to a key it takes"
+
+
+def _said(body: object) -> str:
+    """The message in the body of an error, in whichever of the usual places it is."""
+    while isinstance(body, dict):
+        body = next((body[key] for key in ("message", "detail", "error") if key in body), str(body))
+    return str(body or "")
+
+
+def _remedy(status: int) -> str:
+    return "; mend server.url (it mostly ends in /v1) or server.model" if status == 404 else ""
+
+
+def _retry_after(header: str) -> float | None:
+    """Seconds to wait, from a number or a date; None where it is neither."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(header)
+        except ValueError:
+            return None
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        seconds = (date - datetime.now(UTC)).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -1,0 +1,109 @@
+"""Text -> the tokens that a model sees: prompts, and recorded answers without tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from winnow.errors import UserError
+from winnow.types import Draw, Group, Prompt
+
+
+class PromptEncoder:
+    """Prompt -> token ids, through the chat template where the prompt is a conversation."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids.
+
+        Raises:
+            UserError: the tokenizer has no chat template, or it makes no token of the prompt.
+        """
+        if prompt.messages is None:
+            ids = self.tokenizer.encode(prompt.text)
+        else:
+            if not getattr(self.tokenizer, "chat_template", None):
+                raise UserError(
+                    "prompts.chat: this model's tokenizer has no chat template; "
+                    "set prompts.chat = false and write prompts.template"
+                )
+            text = self.tokenizer.apply_chat_template(
+                [dict(message) for message in prompt.messages],
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if not ids:
+            raise UserError(f"prompts: prompt {prompt.id!r} has no tokens")
+        return tuple(ids)
+
+    def check(self, prompts: Sequence[Prompt], max_tokens: int, context: int | None) -> None:
+        """Every prompt must leave room for its answer.
+
+        Raises:
+            UserError: naming the longest prompt.
+        """
+        longest = max(((len(self(prompt)), prompt.id) for prompt in prompts), default=(0, ""))
+        if context is not None and longest[0] + max_tokens > context:
+            raise UserError(
+                f"prompts: prompt {longest[1]!r} has {longest[0]} tokens and sampling.max_tokens = "
+                f"{max_tokens}, more than the model's context of {context}; "
+                "shorten or drop it, or lower sampling.max_tokens"
+            )
+
+
+class Retokeniser:
+    """Completes the groups of a file: token ids of prompts and answers where they are not known.
+
+    An answer's end is made of its finish reason: the end-of-sequence token after `eos`, the stop
+    string after `stop` where there is only one that it can have been, nothing after `length`.
+
+    Args:
+        anew: Whether tokens that the file has are another model's, and only its text can be used.
+        context: Most tokens that the model takes; ``None`` if it does not say.
+    """
+
+    def __init__(
+        self, tokenizer: Any, stop: Sequence[str], *, anew: bool, context: int | None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._encode = PromptEncoder(tokenizer)
+        self._stop = stop[0] if len(stop) == 1 else ""
+        self._anew = anew
+        self._context = context
+
+    def __call__(self, group: Group) -> Group:
+        """The group, complete.
+
+        Raises:
+            UserError: a draw that is longer than the model's context, or of no token at all.
+        """
+        known = bool(group.prompt_ids) and not self._anew
+        prompt_ids = group.prompt_ids if known else self._encode(group.prompt)
+        draws = tuple(
+            draw if draw.token_ids and not self._anew else self._complete(group, draw)
+            for draw in group.draws
+        )
+        longest = len(prompt_ids) + max(len(draw.token_ids) for draw in draws)
+        if self._context is not None and longest > self._context:
+            raise UserError(
+                f"draws: a draw of prompt {group.prompt.id!r} is {longest} tokens long with its "
+                f"prompt, more than the model's context of {self._context}; leave it out with "
+                "winnow select --rule 'length(high=...)'"
+            )
+        return group.with_(prompt_ids=prompt_ids, draws=draws)
+
+    def _complete(self, group: Group, draw: Draw) -> Draw:
+        end = self._stop if draw.finish_reason == "stop" else ""
+        ids = self._tokenizer.encode(draw.text + end, add_special_tokens=False)
+        if draw.finish_reason == "eos" and self._tokenizer.eos_token_id is not None:
+            ids.append(self._tokenizer.eos_token_id)
+        if not ids:
+            raise UserError(
+                f"draws: an answer to prompt {group.prompt.id!r} is empty, and not even an "
+                "end-of-sequence token can be learned from it; leave it out with winnow select"
+            )
+        return replace(draw, token_ids=tuple(ids), logprobs=(), entropies=(), length=len(ids))

@@ -1,0 +1,302 @@
+"""A reward out of any sequence classifier: a reward model judges (prompt, completion).
+
+    reward = RewardModel("owner/name", device=torch.device("cpu"))
+    reward.score([(prompt, completion), ...])
+
+What is read is one logit at the last token of the text. The text is the prompt with the completion
+right after it, or, for a conversation, what the reward model's own chat template makes of it with
+the completion as the assistant's message. What fits a reward model reads it by the same functions.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from typing import Any, TypeVar
+
+import torch
+from jinja2 import TemplateError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from winnow.engines.models import ModelSource, context_length, load_tokenizer, resolve
+from winnow.errors import UserError, WinnowError
+from winnow.types import Prompt, Score
+
+Row = tuple[int, ...]
+"""The token ids of one text."""
+
+_T = TypeVar("_T")
+
+
+class RewardModel:
+    """A sequence classifier as a :class:`winnow.rewards.base.Reward`.
+
+    Equal texts are read once, however many draws they are; a text gets the same score in any
+    company, up to rounding. A text that is longer than the model's context, or for which the model
+    gives no finite number, is that draw's error.
+
+    Args:
+        name: Folder or hub id.
+        dtype: ``float32`` or ``bfloat16``; the latter leaves a score about three digits.
+        label: Whose logit is the score, by index or by name in the model's ``id2label``; not
+            needed where there is one label only. It is the logit, not a probability.
+        batch_tokens: About so many tokens are read at a time, padding counted. A text that is
+            longer than that is read alone.
+        field: The setting that names the model, for messages.
+
+    Raises:
+        UserError: it cannot be had, its head is not among its weights (its scores would be
+            random), or it has several labels of which none is named. One line.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        device: torch.device,
+        dtype: str = "float32",
+        label: int | str | None = None,
+        batch_tokens: int = 16384,
+        field: str = "reward.model",
+    ) -> None:
+        source = resolve(name, field)
+        if source.gguf is not None:
+            raise UserError(f"{field}: {name!r} is no reward model: GGUF files have no such head")
+        tokenizer = load_tokenizer(source, field)
+        model, missing = load_classifier(source, dtype, field)
+        if missing:
+            raise UserError(
+                f"{field}: {name!r} is no reward model: {missing[0]} is not among its weights, "
+                "so that its scores would be random"
+            )
+        self.name = name
+        self._column = _column(model.config, label, f"{field}: {name!r}")
+        self._model: Any = model.to(device).eval()
+        self._encode = Encoder(tokenizer, model.config, field)
+        self._batch_tokens = batch_tokens
+
+    def score(self, items: Sequence[tuple[Prompt, str]]) -> list[Score]:
+        """One score an item, in order.
+
+        Raises:
+            UserError: a prompt is a conversation and the model's tokenizer has no chat template.
+            WinnowError: it is closed.
+        """
+        if self._model is None:
+            raise WinnowError("the reward model is closed")
+        encoded = self._encode(items)
+        rows = [row for row in encoded if not isinstance(row, str)]
+        values = iter(read_all(self._model, rows, self._batch_tokens, self._column))
+        return [
+            Score.failed(row) if isinstance(row, str) else _score(next(values)) for row in encoded
+        ]
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._model = None
+
+
+class Encoder:
+    """(prompt, completion) -> token ids: what a reward model is trained on and scores.
+
+    Args:
+        config: The model's, which tells its context.
+        field: The setting that names the model, for messages.
+    """
+
+    def __init__(self, tokenizer: Any, config: Any, field: str) -> None:
+        self._tokenizer = tokenizer
+        self._field = field
+        # Where positions begin above 0 (RoBERTa), the tokenizer alone knows what is left of them.
+        limits = (context_length(config.get_text_config()), tokenizer.model_max_length)
+        self._context = min(limit for limit in limits if limit is not None)
+
+    def __call__(self, items: Sequence[tuple[Prompt, str]]) -> list[Row | str]:
+        """For each item its token ids, or in a line why it has none that the model could read.
+
+        Raises:
+            UserError: a prompt is a conversation, and there is no chat template.
+        """
+        encoded: list[Row | str] = [""] * len(items)
+        plain: dict[tuple[str, bool], list[int]] = {}
+        for i, (prompt, completion) in enumerate(items):
+            if prompt.messages is None:
+                plain.setdefault((prompt.text + completion, True), []).append(i)
+                continue
+            try:
+                text = self._conversation(prompt.messages, completion)
+            except TemplateError as error:
+                encoded[i] = f"the reward model's chat template refuses it: {error}"
+            else:
+                plain.setdefault((text, False), []).append(i)
+        for (text, special), places in plain.items():
+            row = self._row(text, special)
+            for i in places:
+                encoded[i] = row
+        return encoded
+
+    def _conversation(self, messages: Sequence[Any], completion: str) -> str:
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise UserError(
+                f"{self._field}: its tokenizer has no chat template, and the prompts are "
+                "conversations; set prompts.chat = false and write prompts.template"
+            )
+        answered = [*map(dict, messages), {"role": "assistant", "content": completion}]
+        return str(self._tokenizer.apply_chat_template(answered, tokenize=False))
+
+    def _row(self, text: str, special: bool) -> Row | str:
+        row = tuple(self._tokenizer.encode(text, add_special_tokens=special))
+        if not row:
+            return "the text has no tokens"
+        if len(row) > self._context:
+            return f"{len(row)} tokens, more than the reward model's context of {self._context}"
+        return row
+
+
+def load_classifier(
+    source: ModelSource,
+    dtype: str,
+    field: str,
+    shape: Callable[[Any], None] = lambda config: None,
+) -> tuple[Any, list[str]]:
+    """A sequence classifier, and the names of its weights that were not in the file.
+
+    Those are whatever chance made them: the caller must refuse them or put something in their
+    place. ``shape`` may change the config before the model is built.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    # The GGUF reader draws a progress bar of its own; errors are raised all the same.
+    aside = redirect_stderr(io.StringIO()) if source.gguf else nullcontext()
+    try:
+        with aside:
+            config = AutoConfig.from_pretrained(source.name, gguf_file=source.gguf)
+            shape(config)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                source.name,
+                gguf_file=source.gguf,
+                config=config,
+                dtype=getattr(torch, dtype),
+                disable_mmap=True,
+                ignore_mismatched_sizes=True,  # they are told, as what is missing is
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{field}: cannot load {source.name!r}: {reason}") from error
+    if source.gguf is not None:  # the weights are plain now: saved, they are ordinary safetensors
+        model.config.__dict__.pop("quantization_config", None)
+        model.hf_quantizer = None
+        model.is_quantized = False
+    missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    return model, sorted(missing)
+
+
+def read_all(model: Any, rows: Sequence[Row], batch_tokens: int, column: int = 0) -> list[float]:
+    """One logit of each row, in order; equal rows are read once. Not for gradients."""
+    values: dict[Row, float] = {}
+    with torch.inference_mode():
+        for batch in batches(sorted(set(rows)), len, batch_tokens, widest(model)):
+            values.update(zip(batch, read(model, batch)[:, column].tolist(), strict=True))
+    return [values[row] for row in rows]
+
+
+def read(model: Any, rows: Sequence[Row]) -> Tensor:
+    """Logits at the last token of each row, shape (rows, labels), float32; gradients flow.
+
+    transformers finds the last token of a row by its not being the padding. So that it does where
+    a text ends in what is the model's padding too (often the end-of-sequence token), such a batch
+    is padded with another token, one in which none of its texts ends; masked, it could be any.
+
+    Args:
+        rows: At most ``widest(model)``.
+    """
+    device = model.get_input_embeddings().weight.device
+    padding = _padding(model, rows)
+    longest = max(map(len, rows))
+    ids = [[*row, *[padding] * (longest - len(row))] for row in rows]
+    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    with _set(model, pad_token_id=padding, use_cache=False):
+        logits: Tensor = model(
+            input_ids=torch.tensor(ids, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+        ).logits
+    return logits.float()
+
+
+def widest(model: Any) -> int:
+    """Most rows that `read` takes at a time: one token must be left in which none ends."""
+    return max(1, int(model.get_input_embeddings().num_embeddings) - 1)
+
+
+def batches(
+    items: Sequence[_T], length: Callable[[_T], int], tokens: int, most: int
+) -> Iterator[list[_T]]:
+    """Items of like length side by side, the longest first.
+
+    Args:
+        length: Tokens of an item.
+        tokens: Room of a batch, padding counted; an item that is longer is a batch of its own.
+        most: Most items of a batch.
+    """
+    batch: list[_T] = []
+    room = 1
+    for item in sorted(items, key=length, reverse=True):
+        if len(batch) >= room:
+            yield batch
+            batch = []
+        if not batch:
+            room = min(most, tokens // length(item))
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _padding(model: Any, rows: Sequence[Row]) -> int:
+    """The model's own padding where that is a token and no row ends in it; else another token."""
+    ends = {row[-1] for row in rows}
+    count = int(model.get_input_embeddings().num_embeddings)
+    own = model.config.get_text_config().pad_token_id
+    if own is not None and 0 <= own < count and own not in ends:
+        return int(own)
+    return next(i for i in range(count) if i not in ends)
+
+
+@contextmanager
+def _set(model: Any, **settings: Any) -> Iterator[None]:
+    """Settings of the model's config, for a while."""
+    configs = {id(c): c for c in (model.config, model.config.get_text_config())}.values()
+    before = [(c, key, getattr(c, key)) for c in configs for key in settings if hasattr(c, key)]
+    try:
+        for config, key, _ in before:
+            setattr(config, key, settings[key])
+        yield
+    finally:
+        for config, key, value in before:
+            setattr(config, key, value)
+
+
+def _column(config: Any, label: int | str | None, model: str) -> int:
+    """The place of a label among the logits."""
+    names = {int(place): str(name) for place, name in config.id2label.items()}
+    if label is None and len(names) == 1:
+        return 0
+    for place, name in names.items():
+        if label == name or (type(label) is int and label == place):
+            return place
+    known = ", ".join(f"{place} {name}" for place, name in sorted(names.items())[:8])
+    if label is None:
+        raise UserError(
+            f"{model} has {len(names)} labels; say whose logit it is: label = ({known})"
+        )
+    raise UserError(f"{model} has no label {label!r}; it has {known}")
+
+
+def _score(value: float) -> Score:
+    score = Score.of(value)
+    return score if score.error is None else Score.failed(f"the reward model returned {value}")

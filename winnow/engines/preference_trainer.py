@@ -1,0 +1,319 @@
+"""Fits a reward model to preferences: a causal language model with one number for a head.
+
+fit_reward_model("smollm2-135m", pairs, out=Path("judge"), device=torch.device("cpu"))
+RewardModel("judge", device=...).score([(prompt, completion), ...])
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+
+from winnow.engines.judge import Encoder, Row, batches, load_classifier, read, read_all, widest
+from winnow.engines.models import load_tokenizer, resolve
+from winnow.errors import UserError, WinnowError
+from winnow.metrics import wilson
+from winnow.preference import Pair, bradley_terry
+
+Progress = Callable[[int, int, float], None]
+"""Told after each step: steps done, steps in all, the step's loss."""
+
+_MAX_GRAD_NORM = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What a fit came to.
+
+    Attributes:
+        folder: Where the reward model lies.
+        steps: Updates made.
+        pairs: Training pairs that could be read.
+        left_out: Pairs that could not, of both kinds: too long, or the same tokens twice.
+        first_loss, last_loss: Mean loss of the first and of the last batch, before its update, in
+            nats a pair; log 2 is that of a model that has no preference.
+        accuracy: Share of the training pairs whose better text now scores higher; a tie is wrong.
+        held_out: Held-out pairs that could be read.
+        held_out_accuracy: The same share among those; ``None`` where there are none.
+        held_out_low, held_out_high: 95 % interval of that (Wilson), as if pairs were independent:
+            too narrow where many share a prompt.
+    """
+
+    folder: Path
+    steps: int
+    pairs: int
+    left_out: int
+    first_loss: float
+    last_loss: float
+    accuracy: float
+    held_out: int
+    held_out_accuracy: float | None
+    held_out_low: float | None
+    held_out_high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A pair as the model reads it."""
+
+    better: Row
+    worse: Row
+
+    @property
+    def tokens(self) -> int:
+        return 2 * max(len(self.better), len(self.worse))
+
+
+def fit_reward_model(
+    base: str,
+    pairs: Sequence[Pair],
+    *,
+    out: Path,
+    device: torch.device,
+    epochs: int = 1,
+    lr: float = 1e-5,
+    batch_pairs: int = 16,
+    seed: int = 0,
+    dtype: str = "float32",
+    held_out: Sequence[Pair] = (),
+    layers: int | None = None,
+    microbatch_tokens: int = 8192,
+    progress: Progress | None = None,
+    field: str = "model",
+) -> FitResult:
+    """Fit a reward model by maximum likelihood (Bradley-Terry) and write it to a folder.
+
+    The head starts at zero: no text is preferred at first, whatever the seed, and what the trunk
+    has learned is not pulled about by a random head (Kumar et al. 2022, 2202.10054). A base that
+    is a reward model with one label already keeps its head and is fitted further. AdamW with the
+    learning rate falling linearly to 0; the loss of a batch is the mean over its pairs, however
+    they are cut into micro-batches. No dropout. On a CPU the same seed gives the same weights.
+
+    Args:
+        base: Folder or hub id of a causal language model, ``.gguf`` file, or the built-in one.
+        pairs: Preferences to learn. See :func:`winnow.preference.pairs`.
+        out: Folder to be made. It appears when it is whole.
+        epochs: Passes over the pairs, each in an order of its own.
+        lr: Learning rate of the first update.
+        batch_pairs: Pairs of an update; the last one of an epoch may have fewer.
+        seed: Decides the order of the pairs.
+        dtype: ``bfloat16``: passes are made and the result is written in it; what is trained is
+            in float32 all the same.
+        held_out: Pairs to measure by that are not trained on. Pairs of one prompt should not be
+            in both.
+        layers: Keep only the first so many layers of the base: a smaller, quicker model.
+        microbatch_tokens: About so many tokens go through the model at a time, padding counted.
+        progress: See :data:`Progress`.
+        field: The setting that names the base, for messages.
+
+    Raises:
+        UserError: ``out`` exists or cannot be written, a setting is out of range, the base cannot
+            be had or has no plain head, or fewer than two pairs can be read.
+        WinnowError: loss or gradient are not finite. Nothing is written.
+    """
+    _check_settings(epochs=epochs, batch_pairs=batch_pairs, lr=lr, dtype=dtype)
+    _check_number(len(pairs))
+    partial = _make_room(out)
+    source = resolve(base, field)
+    tokenizer = load_tokenizer(source, field)
+    model = _with_head(source, layers, field).to(device).eval()
+    _agree_on_padding(model, tokenizer)
+    encode = Encoder(tokenizer, model.config, field)
+    rows, held_rows = _readable(encode, pairs), _readable(encode, held_out)
+    _check_number(len(rows), len(pairs))
+    losses = []
+    steps = epochs * math.ceil(len(rows) / batch_pairs)
+    order = _order(rows, epochs, batch_pairs, seed)
+    for loss in _train(model, order, steps, lr, getattr(torch, dtype), microbatch_tokens):
+        losses.append(loss)
+        if progress is not None:
+            progress(len(losses), steps, loss)
+    model.to(getattr(torch, dtype))  # measured as it will be read
+    right = _right(model, rows, microbatch_tokens)
+    held_right = _right(model, held_rows, microbatch_tokens)
+    low, high = wilson(held_right)
+    _write(model, tokenizer, partial, out)
+    return FitResult(
+        folder=out,
+        steps=steps,
+        pairs=len(rows),
+        left_out=len(pairs) + len(held_out) - len(rows) - len(held_rows),
+        first_loss=losses[0],
+        last_loss=losses[-1],
+        accuracy=float(right.mean()),
+        held_out=len(held_rows),
+        held_out_accuracy=float(held_right.mean()) if held_rows else None,
+        held_out_low=low,
+        held_out_high=high,
+    )
+
+
+def _check_settings(*, epochs: int, batch_pairs: int, lr: float, dtype: str) -> None:
+    for name, value in (("epochs", epochs), ("batch_pairs", batch_pairs)):
+        if value < 1:
+            raise UserError(f"{name}: at least 1, not {value}")
+    if not (lr > 0 and math.isfinite(lr)):
+        raise UserError(f"lr: a number above 0, not {lr}")
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype: 'float32' or 'bfloat16', not {dtype!r}")
+
+
+def _check_number(readable: int, given: int | None = None) -> None:
+    if readable < 2:
+        out_of = "" if given is None else f" of {given} that the model can read and tell apart"
+        raise UserError(
+            f"pairs: a reward model is fitted to at least 2, and there are {readable}{out_of}"
+        )
+
+
+def _with_head(source: Any, layers: int | None, field: str) -> Any:
+    """The base with one label, in float32; what it has no weights for is a head, and is zero."""
+
+    def shape(config: Any) -> None:
+        config.num_labels = 1
+        if layers is not None:
+            _cut(config.get_text_config(), layers)
+
+    model, missing = load_classifier(source, "float32", field, shape)
+    head = {name: weight for name, weight in model.named_parameters() if name in missing}
+    trunk = model.base_model_prefix + "."
+    lost = [name for name in missing if name not in head or name.startswith(trunk)]
+    if lost or len({name.rpartition(".")[0] for name in head}) > 1:
+        raise UserError(
+            f"{field}: {source.name!r} is no causal language model that a reward model can be "
+            f"made of: {(lost or missing)[0]} is not among its weights"
+        )
+    with torch.no_grad():
+        for weight in head.values():
+            weight.zero_()
+    return model
+
+
+def _cut(config: Any, layers: int) -> None:
+    """Make a config that of a model with fewer layers.
+
+    Raises:
+        UserError: it has not as many.
+    """
+    if not 1 <= layers <= config.num_hidden_layers:
+        raise UserError(f"layers: from 1 to the base's {config.num_hidden_layers}, not {layers}")
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    config.num_hidden_layers = layers
+
+
+def _agree_on_padding(model: Any, tokenizer: Any) -> None:
+    """One padding for tokenizer and config: where there is a choice, none that ends a text.
+
+    Our own reading needs none (see `judge.read`), but others will read the folder.
+    """
+    names = (tokenizer.pad_token, tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token)
+    there = [name for name in names if name is not None]
+    if there:
+        tokenizer.pad_token = next((n for n in there if n != tokenizer.eos_token), there[0])
+    for config in (model.config, model.config.get_text_config()):
+        config.pad_token_id = tokenizer.pad_token_id if there else 0
+
+
+def _readable(encode: Encoder, pairs: Sequence[Pair]) -> list[_Rows]:
+    """The pairs that the model can read and tell apart."""
+    better = encode([(pair.prompt, pair.better) for pair in pairs])
+    worse = encode([(pair.prompt, pair.worse) for pair in pairs])
+    return [
+        _Rows(b, w)
+        for b, w in zip(better, worse, strict=True)
+        if not isinstance(b, str) and not isinstance(w, str) and b != w
+    ]
+
+
+def _order(rows: Sequence[_Rows], epochs: int, batch: int, seed: int) -> Iterator[list[_Rows]]:
+    rng = Random(f"preference {seed}")
+    for _ in range(epochs):
+        shuffled = rng.sample(rows, len(rows))
+        yield from (shuffled[i : i + batch] for i in range(0, len(rows), batch))
+
+
+def _train(
+    model: Any,
+    order: Iterator[list[_Rows]],
+    steps: int,
+    lr: float,
+    dtype: torch.dtype,
+    microbatch_tokens: int,
+) -> Iterator[float]:
+    """One update a batch; the loss of each as it is made."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    adam = torch.optim.AdamW(weights, lr=lr)
+    for step, batch in enumerate(order):
+        adam.zero_grad(set_to_none=True)
+        loss = _accumulate(model, batch, dtype, microbatch_tokens)
+        norm = float(torch.nn.utils.clip_grad_norm_(weights, _MAX_GRAD_NORM))
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            raise WinnowError(
+                f"the reward model has diverged: loss or gradient of step {step + 1} are not "
+                f"finite; nothing is written; try a lower lr than {lr:g}"
+            )
+        for group in adam.param_groups:
+            group["lr"] = lr * (1 - step / steps)
+        adam.step()
+        yield loss
+    adam.zero_grad(set_to_none=True)
+
+
+def _accumulate(
+    model: Any, batch: Sequence[_Rows], dtype: torch.dtype, microbatch_tokens: int
+) -> float:
+    """Gradient of the mean loss over the batch's pairs; returns that mean."""
+    device = model.get_input_embeddings().weight.device
+    total = 0.0
+    most = max(1, widest(model) // 2)
+    for part in batches(batch, lambda pair: pair.tokens, microbatch_tokens, most):
+        rows = [pair.better for pair in part] + [pair.worse for pair in part]
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            better, worse = read(model, rows)[:, 0].chunk(2)
+        loss = bradley_terry(better, worse).sum() / len(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total
+
+
+def _right(model: Any, rows: Sequence[_Rows], batch_tokens: int) -> np.ndarray[Any, Any]:
+    """For each pair whether the better text scores higher, 1 or 0, shape (pairs,)."""
+    better = read_all(model, [pair.better for pair in rows], batch_tokens)
+    worse = read_all(model, [pair.worse for pair in rows], batch_tokens)
+    return np.array([float(b > w) for b, w in zip(better, worse, strict=True)])
+
+
+def _make_room(out: Path) -> Path:
+    """The folder beside ``out`` that is written first.
+
+    Raises:
+        UserError: ``out`` is there already, or its parent cannot be written.
+    """
+    if out.exists() or out.is_symlink():
+        raise UserError(f"out: {out} exists; name a new folder")
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        partial.rmdir()
+    except OSError as error:
+        raise UserError(f"out: cannot write {out}: {error.strerror}") from error
+    return partial
+
+
+def _write(model: Any, tokenizer: Any, partial: Path, out: Path) -> None:
+    try:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(out)
+    except OSError as error:
+        raise UserError(f"out: cannot write {out}: {error.strerror}; it is in {partial}") from error

@@ -1,0 +1,196 @@
+"""Draws from any server that speaks OpenAI's protocol: vLLM, transformers serve, llama.cpp, a host.
+
+The server has its own weights and its own tokenizer, so its draws have no token ids. Requests are
+sent from an event loop in a thread, so that the server is kept busy while draws are scored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
+from queue import SimpleQueue
+
+from winnow.engines.answers import Counts, many
+from winnow.engines.base import Capabilities, Request, WeightsRef
+from winnow.engines.caller import Caller, Pacer, Server, Sleep
+from winnow.errors import UserError, WinnowError
+from winnow.types import Draw, Group, Prompt
+
+_GRACE = 5.0  # seconds that open connections may take to be closed
+
+
+class ServerSampler:
+    """Draws from a server. A `Sampler`; its weights never change.
+
+    Its log-probs are what the server says, which mostly are those of the raw logits, whatever the
+    temperature: nothing may be divided by them. One `sample` is under way at a time.
+
+    Args:
+        server: Where and how to ask.
+        backoff: Seconds before the first retry; doubled for each further one.
+        clock, sleep: Time, for tests.
+    """
+
+    capabilities = Capabilities(true_logprobs=False, seeds=False, loads_weights=False)
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        backoff: float = 0.5,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self.server = server
+        self.counts = Counts()
+        self._pacer = Pacer(server.requests_per_minute, clock, sleep)
+        self._backoff = backoff
+
+    def notes(self) -> list[str]:
+        """What went wrong so far and was mended, in sentences."""
+        return self.counts.notes()
+
+    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """Nothing: the server has the tokenizer."""
+        return ()
+
+    def load(self, weights: WeightsRef) -> None:
+        raise WinnowError(
+            f"the server at {self.server.url} draws from its own weights and takes no others"
+        )
+
+    def check(self) -> None:
+        """Ask for the list of models, to learn whether there is a server before a run begins.
+
+        Raises:
+            UserError: nobody answers, or the key is refused. A server without such a list is fine.
+        """
+        with _loop_in_a_thread() as loop:
+            asyncio.run_coroutine_threadsafe(_check(self._caller()), loop).result()
+
+    def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
+        """Groups as they finish, each with the position of its request.
+
+        Closing the iterator cancels what is under way.
+
+        Raises:
+            UserError: the server cannot be reached or refuses. What had been drawn by then comes
+                first: the last groups before the error may have fewer draws than were asked for.
+        """
+        if self.server.api == "completions" and any(r.prompt.messages for r in requests):
+            raise UserError(
+                "server.api: these prompts are conversations, which the completions endpoint does "
+                "not take; set server.api = 'chat'"
+            )
+        return self._sample(requests)
+
+    def _sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
+        if not requests:
+            return
+        caller = self._caller()
+        drawn = 0
+        with _loop_in_a_thread() as loop:
+            job = _Job(caller, self.counts, self.server.concurrency)
+            done = asyncio.run_coroutine_threadsafe(job.run(requests), loop)
+            done.add_done_callback(lambda _: job.finished.put(None))
+            while (item := job.finished.get()) is not None:
+                loop.call_soon_threadsafe(job.places.release)
+                drawn += len(item[1].draws)
+                yield item
+            try:
+                done.result()
+            except UserError as error:
+                kept = f"; what was drawn is kept: {many(drawn, 'draw')}" if drawn else ""
+                raise UserError(f"{error}{kept}") from None
+
+    def _caller(self) -> Caller:
+        return Caller(self.server, self.counts, self._pacer, self._backoff)
+
+
+async def _check(caller: Caller) -> None:
+    async with caller:
+        await caller.check()
+
+
+@contextmanager
+def _loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs beside the block. On leaving, its tasks are cancelled."""
+    loop = asyncio.new_event_loop()
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.get_loop().run_forever()
+
+    thread = threading.Thread(target=run, name="winnow-server", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_GRACE)
+
+
+class _Job:
+    """The requests of one `sample`, from the first to the last."""
+
+    def __init__(self, caller: Caller, counts: Counts, concurrency: int) -> None:
+        self.finished: SimpleQueue[tuple[int, Group] | None] = SimpleQueue()
+        # a place is taken from a request's start until its group is fetched: results never pile up
+        self.places = asyncio.Semaphore(2 * concurrency)
+        self._slots = asyncio.Semaphore(concurrency)
+        self._caller, self._counts = caller, counts
+
+    async def run(self, requests: Sequence[Request]) -> None:
+        """All requests; if one fails for good the others are cancelled, and keep what they have."""
+        try:
+            async with self._caller, asyncio.TaskGroup() as tasks:
+                for number, request in enumerate(requests):
+                    await self.places.acquire()
+                    tasks.create_task(self._one(number, request))
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+
+    async def _one(self, number: int, request: Request) -> None:
+        drawn: list[tuple[int, Draw]] = []
+        try:
+            await self._fill(request, drawn)
+        finally:
+            if drawn:
+                draws = tuple(draw for _, draw in sorted(drawn, key=itemgetter(0)))
+                self._compare(draws, request.params.temperature)
+                self.finished.put((number, Group(request.prompt, (), draws, step=request.step)))
+
+    def _compare(self, draws: Sequence[Draw], temperature: float) -> None:
+        if len(draws) > 1 and temperature > 0:
+            self._counts.groups += 1
+            self._counts.same += len({draw.text for draw in draws}) == 1
+
+    async def _fill(self, request: Request, drawn: list[tuple[int, Draw]]) -> None:
+        """Ask until there are as many draws as were asked for. Each round brings at least one."""
+        asked = 0
+        while (missing := request.n - len(drawn)) > 0:
+            most = self._counts.most_choices or missing
+            async with asyncio.TaskGroup() as calls:
+                for start in range(0, missing, most):
+                    size = min(most, missing - start)
+                    calls.create_task(self._call(request, size, asked + start, drawn))
+            asked += missing
+
+    async def _call(
+        self, request: Request, size: int, offset: int, drawn: list[tuple[int, Draw]]
+    ) -> None:
+        async with self._slots:
+            draws = await self._caller.draw(request, size, offset)
+        drawn += [(offset, draw) for draw in draws]
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What started it, out of groups within groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,122 @@
+"""Selection rules that draw lots. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from winnow.cells import Cell
+from winnow.errors import UserError
+from winnow.paths import first_of_each
+from winnow.theory.rejection import accept, rso
+from winnow.types import Group
+
+
+@dataclass(frozen=True)
+class AtMost(Cell):
+    """No more than m survivors of a prompt, chosen by lot: easy prompts do not fill the set."""
+
+    m: int
+    cell: ClassVar[str] = "at-most"
+    group_rule: ClassVar[bool] = False
+    blind: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.m < 1:
+            raise ValueError("m is at least 1")
+
+    def __call__(
+        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
+    ) -> list[str | None]:
+        lot = np.where(alive, rng.random(len(alive)), np.inf)
+        chosen = set(np.argsort(lot)[: self.m].tolist())
+        return [None if i in chosen else f"more than {self.m}" for i in range(len(alive))]
+
+
+@dataclass(frozen=True)
+class Gibbs(Cell):
+    """Exact rejection sampling from pi* = pi_ref exp(r / beta) / Z, the draws being pi_ref's.
+
+    A draw is accepted when u < exp((r - r_max) / beta), u uniform (von Neumann 1951). That is exact
+    only if no answer at all has a reward above `r_max`; with `r_max` = `sample`, the largest reward
+    of the prompt's draws, it is not.
+    """
+
+    beta: float
+    r_max: float | str = "sample"
+    cell: ClassVar[str] = "gibbs"
+    group_rule: ClassVar[bool] = False
+    one_policy: ClassVar[bool] = True
+    """The draws of a prompt must all be of one distribution."""
+    reads: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < math.inf:
+            raise ValueError("beta is above 0 and finite")
+        if self.r_max != "sample" and (
+            isinstance(self.r_max, str) or not math.isfinite(self.r_max)
+        ):
+            raise ValueError("r_max is a number that no reward exceeds, or sample")
+
+    def __call__(
+        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
+    ) -> list[str | None]:
+        """As all rules.
+
+        Raises:
+            UserError: a reward above `r_max`.
+        """
+        rewards = np.array([0.0 if s.value is None else s.value for s in group.scores])
+        living = np.flatnonzero(alive)
+        reasons: list[str | None] = [None] * len(alive)
+        if not living.size:
+            return reasons
+        largest = float(rewards[living].max())
+        bound = largest if isinstance(self.r_max, str) else float(self.r_max)
+        if largest > bound:
+            raise UserError(
+                f"{self}: a draw of prompt {group.prompt.id!r} has reward {largest:g}, above "
+                f"r_max = {bound:g}; declare the largest reward that there can be"
+            )
+        accepted = accept(rewards[living], self.beta, bound, rng)
+        for place, taken in zip(living.tolist(), accepted.tolist(), strict=True):
+            reasons[place] = None if taken else "rejected by lot"
+        return reasons
+
+
+@dataclass(frozen=True)
+class RSO(Cell):
+    """k draws of each prompt by statistical rejection sampling as published (2309.06657, alg. 1).
+
+    In sweeps over the candidates that are left, each is taken when u < exp((r - r_max) / beta),
+    r_max being the largest reward left. Equal texts are one candidate. Not exact sampling from pi*.
+    """
+
+    beta: float
+    k: int = 8
+    cell: ClassVar[str] = "rso"
+    group_rule: ClassVar[bool] = False
+    one_policy: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < math.inf:
+            raise ValueError("beta is above 0 and finite")
+        if self.k < 1:
+            raise ValueError("k is at least 1")
+
+    def __call__(
+        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
+    ) -> list[str | None]:
+        reasons = first_of_each(group, alive, str, "text")
+        left = [i for i, lives in enumerate(alive) if lives and reasons[i] is None]
+        values = [group.scores[i].value or 0.0 for i in left]
+        chosen = {left[i] for i in rso(np.array(values), self.beta, self.k, rng).tolist()}
+        for i in left:
+            reasons[i] = None if i in chosen else f"not among the {self.k} taken"
+        return reasons

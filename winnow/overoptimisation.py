@@ -1,0 +1,181 @@
+"""Over-optimisation of a proxy reward: proxy and gold against the KL spent. Pure.
+
+Gao, Schulman & Hilton 2022 (2210.10760): with d = sqrt(KL), gold reward above that of one draw is
+
+    best-of-n   R(d) = d (alpha - beta d)         peak at d = alpha / (2 beta)
+    RL          R(d) = d (alpha - beta log d)     peak at d = exp(alpha / beta - 1)
+
+Both are linear in alpha and beta and are fitted by least squares; intervals come from resampling
+prompts, since the points of a curve share their draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from winnow.theory import best_of_n_weights, kl_best_of_n_bound, kl_best_of_n_plugin
+
+Array = NDArray[np.float64]
+Form = Literal["best-of-n", "rl"]
+
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place of the curve.
+
+    Attributes:
+        at: n of best-of-n, or the step of a checkpoint.
+        kl: Spent, in nats; `bound` is what best-of-n spends at most (NaN for checkpoints).
+        proxy, gold: Mean reward over prompts.
+    """
+
+    at: int
+    kl: float
+    bound: float
+    proxy: Measured
+    gold: Measured
+
+
+@dataclass(frozen=True)
+class Study:
+    """Proxy and gold against the KL spent.
+
+    Attributes:
+        alpha, beta: Of the fit to gold; its unit a sqrt(nat), and a nat.
+        peak: Where measured gold is highest: n, or a step.
+        fitted_peak: d of the fitted curve's top; infinite where it does not turn over.
+        turns: Share of the resamples of prompts in which gold at the end is below its peak by more
+            than nothing: how sure one can be that it turned over.
+    """
+
+    form: Form
+    prompts: int
+    points: list[Point]
+    alpha: Measured
+    beta: Measured
+    peak: Measured
+    fitted_peak: float
+    turns: float
+
+
+def best_of_n_study(
+    proxies: Sequence[Array], golds: Sequence[Array], ns: Sequence[int], seed: int = 0
+) -> Study:
+    """The study of best-of-n, from one set of draws.
+
+    Args:
+        proxies: For each prompt the proxy's score of each of its N draws, shape (N,).
+        golds: The gold score of the same draws.
+        ns: From 1 upwards, at most the smallest N.
+    """
+    rows = [best_of_n_weights(proxy, ns) for proxy in proxies]
+    proxy = np.array([w @ values for w, values in zip(rows, proxies, strict=True)])
+    gold = np.array([w @ values for w, values in zip(rows, golds, strict=True)])
+    kl = np.array([kl_best_of_n_plugin(values, ns) for values in proxies])
+    return study_of(ns, kl, proxy, gold, "best-of-n", kl_best_of_n_bound(ns).tolist(), seed)
+
+
+def study_of(
+    at: Sequence[int],
+    kl: Array,
+    proxy: Array,
+    gold: Array,
+    form: Form,
+    bounds: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Study:
+    """The study, from per-prompt curves.
+
+    Args:
+        at: Where the points are; the first spends nothing.
+        kl, proxy, gold: Shape (prompts, points).
+
+    Raises:
+        ValueError: fewer than three points or two prompts.
+    """
+    prompts, count = gold.shape
+    if count < 3 or prompts < 2:
+        raise ValueError("a fit needs three points and two prompts at least")
+    draws = np.random.default_rng(seed).integers(prompts, size=(_RESAMPLES, prompts))
+    sampled = {
+        name: np.array([values[rows].mean(axis=0) for rows in draws])
+        for name, values in (("kl", kl), ("proxy", proxy), ("gold", gold))
+    }
+    fits = np.array([fit(k, g, form) for k, g in zip(sampled["kl"], sampled["gold"], strict=True)])
+    mean_kl, mean_gold = kl.mean(axis=0), gold.mean(axis=0)
+    alpha, beta = fit(mean_kl, mean_gold, form)
+    tops = np.array(at)[sampled["gold"].argmax(axis=1)]
+    place = int(mean_gold.argmax())
+    falls = sampled["gold"][:, place] - sampled["gold"][:, -1]
+    return Study(
+        form=form,
+        prompts=prompts,
+        points=[
+            Point(
+                at=int(at[i]),
+                kl=float(mean_kl[i]),
+                bound=math.nan if bounds is None else float(bounds[i]),
+                proxy=_measured(float(proxy[:, i].mean()), sampled["proxy"][:, i]),
+                gold=_measured(float(mean_gold[i]), sampled["gold"][:, i]),
+            )
+            for i in range(count)
+        ],
+        alpha=_measured(alpha, fits[:, 0]),
+        beta=_measured(beta, fits[:, 1]),
+        peak=_measured(float(at[place]), tops),
+        fitted_peak=_top(alpha, beta, form),
+        turns=float((falls > 0).mean()),
+    )
+
+
+def fit(kl: Array, gold: Array, form: Form) -> tuple[float, float]:
+    """alpha and beta of the form by least squares; the first point is where nothing is spent."""
+    d = np.sqrt(np.maximum(kl[1:] - kl[0], 0.0))
+    gain = gold[1:] - gold[0]
+    used = d > 0
+    d, gain = d[used], gain[used]
+    if d.size < 2:
+        return math.nan, math.nan
+    second = -d * d if form == "best-of-n" else -d * np.log(d)
+    solved = np.linalg.lstsq(np.stack([d, second], axis=1), gain, rcond=None)[0]
+    return float(solved[0]), float(solved[1])
+
+
+def fitted(d: Array, study: Study) -> Array:
+    """Gold of the fitted curve at d = sqrt(KL), shape of `d`."""
+    start = study.points[0].gold.value
+    if study.form == "best-of-n":
+        return np.asarray(start + d * (study.alpha.value - study.beta.value * d))
+    logs = np.log(np.maximum(d, 1e-12))
+    return np.asarray(start + d * (study.alpha.value - study.beta.value * logs))
+
+
+def _top(alpha: float, beta: float, form: Form) -> float:
+    if not beta > 0 or not alpha > 0:
+        return math.inf
+    return alpha / (2 * beta) if form == "best-of-n" else math.exp(alpha / beta - 1)
+
+
+def _measured(value: float, resampled: Array | NDArray[np.int64]) -> Measured:
+    finite = resampled[np.isfinite(resampled)]
+    if not finite.size:
+        return Measured(value, math.nan, math.nan)
+    low, high = np.quantile(finite, [0.025, 0.975]).tolist()
+    return Measured(value, low, high)

@@ -1,0 +1,48 @@
+"""What makes two answers the same reasoning path, or the same text. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from winnow.types import Group
+
+_CALCULATION = re.compile(r"<<([^<>]+)>>")
+_NUMBER = r"[-(]*\$?\d[\d.,]*+%?\)*"
+# Each repetition needs a digit, and no number starts inside another: linear in the text.
+_EQUATION = re.compile(rf"(?<![\d.,]){_NUMBER}(?:\s*[-+*/x×÷]\s*{_NUMBER})+\s*=\s*-?\$?[\d.,]*\d")
+
+
+def reasoning_path(text: str) -> tuple[str, ...]:
+    """What makes two answers the same path: the list of equations, normalised.
+
+    Calculator annotations (`<<16-3-4=9>>`) count first, then equations written out in the text;
+    an answer without any is its own words, lower-cased, white space folded.
+    """
+    found = _CALCULATION.findall(text) or _EQUATION.findall(text)
+    if found:
+        return tuple(_normalise(equation) for equation in found)
+    return ("text:" + folded(text),)
+
+
+def folded(text: str) -> str:
+    """A text lower-cased, its white space folded."""
+    return " ".join(text.lower().split())
+
+
+def _normalise(equation: str) -> str:
+    folded = re.sub(r"[\s,$%]", "", equation).replace("×", "*").replace("÷", "/").replace("x", "*")
+    folded = re.sub(r"(\.\d*?)0+(?=\D|$)", r"\1", folded)
+    return re.sub(r"\.(?!\d)", "", folded)
+
+
+def first_of_each(
+    group: Group, alive: Sequence[bool], key: Callable[[str], object], what: str
+) -> list[str | None]:
+    """Reject what has the key of an earlier draw still alive."""
+    first: dict[object, int] = {}
+    reasons: list[str | None] = []
+    for index, (draw, lives) in enumerate(zip(group.draws, alive, strict=True)):
+        seen = first.setdefault(key(draw.text), index) if lives else index
+        reasons.append(None if seen == index else f"same {what} as draw {seen}")
+    return reasons

@@ -1,0 +1,90 @@
+"""Preferences: which of two answers to a prompt is better, and the loss that learns from it. Pure.
+
+    pairs(groups, per_prompt=4, rng=random.Random(0)) -> [Pair(prompt, better, worse), ...]
+    bradley_terry(r(better), r(worse))                -> loss of each pair
+
+Only tensor methods are used: importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from random import Random
+from typing import TYPE_CHECKING
+
+from winnow.types import Group, Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt, as texts, of which the first was preferred."""
+
+    prompt: Prompt
+    better: str
+    worse: str
+
+
+def pairs(groups: Iterable[Group], *, per_prompt: int, rng: Random) -> list[Pair]:
+    """Pairs of different reward out of scored groups, the higher reward being the better one.
+
+    A text that was drawn several times enters once, with the mean of its scores, so that no pair
+    says the opposite of another. Draws without a verdict enter nowhere; a group whose texts all
+    have the same reward gives no pair.
+
+    Args:
+        groups: Scored groups. Each is taken for itself, also where two have the same prompt.
+        per_prompt: Most pairs of a group: a sample of them without replacement, each pair being as
+            likely as any other.
+        rng: Decides the sample and the order within a group; groups keep theirs.
+
+    Raises:
+        ValueError: ``per_prompt`` is below 1, or a group has not been scored.
+    """
+    if per_prompt < 1:
+        raise ValueError(f"at least one pair a prompt, not {per_prompt}")
+    found = []
+    for group in groups:
+        ranked = sorted(_rewards(group).items(), key=lambda item: item[1])
+        unequal = [
+            Pair(group.prompt, better, worse)
+            for (worse, low), (better, high) in combinations(ranked, 2)
+            if low < high
+        ]
+        found.extend(rng.sample(unequal, min(per_prompt, len(unequal))))
+    return found
+
+
+def bradley_terry(better: Tensor, worse: Tensor) -> Tensor:
+    """-log sigmoid(r_better - r_worse): negative log-likelihood of each preference, in nats.
+
+    The probability that one is preferred is sigma(r_better - r_worse) (Bradley & Terry 1952); as a
+    loss for reward models Christiano et al. 2017 (1706.03741) and, with this sign and form, Ouyang
+    et al. 2022 (2203.02155, eq. 1). Its gradient with respect to r_better is
+    -sigma(r_worse - r_better). Neither value nor gradient over- or underflows.
+
+    Args:
+        better: Rewards of the preferred answers, shape (pairs,).
+        worse: Rewards of the others, shape (pairs,).
+
+    Returns:
+        Shape (pairs,), unreduced.
+    """
+    margin = better - worse
+    return (-margin).logaddexp(margin.new_zeros(()))  # log(exp(-margin) + 1)
+
+
+def _rewards(group: Group) -> dict[str, float]:
+    """The reward of each distinct text that has one."""
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    for draw, score in zip(group.draws, group.scores, strict=True):
+        if score.value is not None:
+            values[draw.text].append(score.value)
+    # statistics.mean is exact: equal scores have exactly their value as a mean
+    return {text: statistics.mean(scores) for text, scores in values.items()}

@@ -1,0 +1,92 @@
+"""From scored draws to a reward model: `winnow.fit_reward(...)`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from winnow.disk import refuse
+from winnow.draws.table import read_draws
+from winnow.errors import UserError
+from winnow.given import reporter
+from winnow.parts import fit_reward as fit_pairs
+from winnow.preference import Pair, pairs
+
+if TYPE_CHECKING:
+    from winnow.engines.preference_trainer import FitResult
+
+
+def fit_reward(
+    draws: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    model: str = "smollm2-135m",
+    per_prompt: int = 4,
+    prompts: int | None = None,
+    held_out: float = 0.2,
+    epochs: int = 1,
+    lr: float = 1e-5,
+    batch_pairs: int = 16,
+    layers: int | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    seed: int = 0,
+    quiet: bool = True,
+) -> FitResult:
+    """Train a reward model on pairs of better and worse draws (Bradley-Terry).
+
+    Args:
+        draws: Scored draws: folders or Parquet files.
+        out: Folder for the model; `reward = "model:FOLDER"` then scores with it.
+        model: A causal language model to start from, or a reward model to go on with.
+        per_prompt: Most pairs of a prompt.
+        prompts: Use so many prompts only, chosen by lot: few labels make a poor judge.
+        held_out: Share of these prompts whose pairs are kept for measuring.
+        layers: Keep only the model's first layers.
+
+    Raises:
+        UserError: something that the caller can mend.
+    """
+    if not 0 <= held_out < 1:
+        raise UserError(f"held_out = {held_out}: a share from 0 to below 1")
+    out = Path(out)
+    refuse(out)
+    with reporter(quiet) as listener:
+        listener.progress("read", 0, 1)
+        paths = [draws] if isinstance(draws, str | Path) else list(draws)
+        table = read_draws(
+            paths,
+            ["prompt", "text", "reward"],
+            why="fit-reward",
+            optional=("messages", "answer"),
+        )
+        unscored = table.unscored()
+        if unscored:
+            raise UserError(f"draws: {unscored} of {table.rows} draws have no score")
+        rng = random.Random(seed)
+        by_prompt = [
+            made for group in table if (made := pairs([group], per_prompt=per_prompt, rng=rng))
+        ]
+        rng.shuffle(by_prompt)
+        by_prompt = by_prompt[:prompts]
+        away = int(len(by_prompt) * held_out)
+        return fit_pairs(
+            model,
+            _joined(by_prompt[away:]),
+            held_out=_joined(by_prompt[:away]),
+            out=out,
+            device=device,
+            epochs=epochs,
+            lr=lr,
+            batch_pairs=batch_pairs,
+            seed=seed,
+            dtype=dtype,
+            layers=layers,
+            progress=lambda done, steps, _: listener.progress("fit", done, steps),
+        )
+
+
+def _joined(parts: Sequence[Sequence[Pair]]) -> list[Pair]:
+    return [pair for part in parts for pair in part]

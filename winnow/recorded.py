@@ -1,0 +1,175 @@
+"""A file of draws as what the loop trains on: nothing is drawn, nothing is scored.
+
+read -> select -> weigh, once for the whole file; then passes over it, each in its own order
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from winnow.advantages import weigh
+from winnow.algorithms import Algorithm
+from winnow.draws.table import DrawTable, read_draws
+from winnow.errors import UserError
+from winnow.rollout import Stopwatch, derive_seed
+from winnow.selection import AsRecorded, columns_read, select
+from winnow.store import RunStore
+from winnow.types import Group, Verdict
+
+Complete = Callable[[Group], Group]
+"""Fills in token ids that a file does not hold."""
+
+_FOR_TRAINING = ("prompt", "text")
+_TOKENS = (
+    "prompt_ids",
+    "messages",
+    "answer",
+    "difficulty",
+    "tokens",
+    "token_ids",
+    "logprobs",
+    "entropies",
+    "finish_reason",
+)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of draws that a run can train on, as far as one can tell without the model."""
+
+    path: str
+    table: DrawTable
+    notes: tuple[str, ...]
+
+    def steps(self, prompts_per_step: int) -> int:
+        """Steps of one pass over the file."""
+        return -(-len(self.table) // prompts_per_step)
+
+    @property
+    def summary(self) -> str:
+        return f"{self.path}: {self.table.rows} draws of {len(self.table)} prompts"
+
+    def prompts(self) -> list[str]:
+        """The distinct prompts, as texts."""
+        return self.table.values("prompt")
+
+
+def open_file(path: str, algorithm: Algorithm, right_at: float, temperature: float) -> File:
+    """Read a file of scored draws, its tokens too, and see that the algorithm can use them.
+
+    Raises:
+        UserError: what `read_draws` raises; draws without a score; log-probs or a temperature that
+            the algorithm's ratio cannot use; draws of several policies where it takes one.
+    """
+    table = read_draws(
+        [path], [*_FOR_TRAINING, "reward"], why="training", optional=_TOKENS, right_at=right_at
+    )
+    unscored = table.unscored()
+    if unscored:
+        raise UserError(
+            f"draws: {path}: {unscored} of {table.rows} draws have no score; score them: "
+            f"winnow select {path} --rescore REWARD --rule everything --out scored.parquet"
+        )
+    policies = table.policies()
+    one = algorithm.needs_one_policy
+    if one and len(policies) > 1:
+        raise UserError(
+            f"draws: {path} holds draws of {len(policies)} policies ({'; '.join(policies)}), and "
+            f"{one} takes them all to be of one"
+        )
+    if "old" in algorithm.needs:
+        _check_ratio(path, table, temperature)
+    notes = []
+    if len(policies) > 1:
+        notes.append(f"{path}: draws of {len(policies)} policies: {'; '.join(policies)}")
+    out = table.count("kept", False)
+    if out:
+        notes.append(f"{path}: {out} of {table.rows} draws were rejected before and stay out")
+    return File(path, table, tuple(notes))
+
+
+def _check_ratio(path: str, table: DrawTable, temperature: float) -> None:
+    advice = "use a row without a ratio (rft, raft, gibbs, snis)"
+    if "logprobs" not in table or table.empty_lists("logprobs"):
+        raise UserError(
+            f"draws: {path} lacks the log-probs of its draws, which this loss divides by; {advice}"
+        )
+    if table.count("truncated", True):
+        raise UserError(
+            f"draws: {path} was drawn with top-k or top-p, so that its log-probs are not those of "
+            f"what drew; this loss divides by them; {advice}"
+        )
+    other = [heat for heat in table.values("temperature") if heat != temperature]
+    if other:
+        raise UserError(
+            f"draws: {path} was drawn at temperature {other[0]:g}, and this loss takes its ratios at "
+            f"sampling.temperature = {temperature:g}; set it to {other[0]:g}, or {advice}"
+        )
+
+
+class Recorded:
+    """Groups of a file, selected and weighed as a whole; `epochs` passes over all of them."""
+
+    passes = 1
+
+    def __init__(
+        self,
+        file: File,
+        algorithm: Algorithm,
+        *,
+        prompts_per_step: int,
+        seed: int,
+        complete: Complete,
+        store: RunStore,
+        watch: Stopwatch,
+    ) -> None:
+        self._table, self._complete, self._store, self._watch = file.table, complete, store, watch
+        self._prompts_per_step, self._seed = prompts_per_step, seed
+        self._round = file.steps(prompts_per_step)
+        self.steps = self._round * algorithm.epochs
+        with watch("select"):
+            self._judged = judge(self._table, algorithm, seed)
+
+    def groups(self, step: int) -> tuple[list[Group], bool]:
+        """Groups of a step; never fresh: their draws were made elsewhere."""
+        epoch, place = divmod(step - 1, self._round)
+        order = np.random.default_rng(derive_seed(self._seed, "pass", epoch)).permutation(
+            len(self._table)
+        )
+        chosen = order[place * self._prompts_per_step : (place + 1) * self._prompts_per_step]
+        with self._watch("draw"):
+            groups = [
+                self._complete(self._table.group(i)).with_(
+                    verdicts=self._judged[i].verdicts, weights=self._judged[i].weights, step=step
+                )
+                for i in chosen.tolist()
+            ]
+        if epoch == 0:
+            with self._watch("store"):
+                self._store.write_draws("train", step, groups)
+        return groups, False
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What selection and weighing said of a group."""
+
+    verdicts: tuple[Verdict, ...]
+    weights: tuple[float, ...]
+
+
+def judge(table: DrawTable, algorithm: Algorithm, seed: int) -> list[Judged]:
+    """Verdicts and weights of every group of a file.
+
+    A draw that an earlier selection rejected stays out; the algorithm's own rules judge the others.
+    """
+    rules = (AsRecorded(), *algorithm.select)
+    chosen = [
+        select(group, rules, np.random.default_rng([seed, number]))
+        for number, group in enumerate(table.only(columns_read(rules)))
+    ]
+    weighed = weigh(chosen, algorithm.advantage, algorithm.reward_scale)
+    return [Judged(group.verdicts, group.weights) for group in weighed]

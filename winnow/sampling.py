@@ -1,0 +1,181 @@
+"""Many draws of many prompts, once, into a folder that a kill cannot hurt.
+
+prompts -> sets of draws -> journal -> scores -> journal -> closed Parquet files
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from winnow.draws.journal import Journal, Place
+from winnow.engines.base import Request, Sampler, SamplingParams
+from winnow.errors import UserError
+from winnow.reporter import Reporter
+from winnow.rewards.base import Reward
+from winnow.rollout import derive_seed, score
+from winnow.types import Group, Origin, Prompt
+
+SET_DRAWS = {True: 128, False: 8}
+"""Draws of a prompt that are made together, where draws can be repeated by their seed or not.
+
+A kill costs the sets that are not finished. Draws with a seed are merely made again; a server's are
+paid for.
+"""
+_WINDOW = 8192
+"""Draws that a sampler is asked for at a time."""
+_PATIENCE = 3
+_JUDGED = 64
+"""A run stops when, `_PATIENCE` times running, most of this many verdicts were errors."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What one call of `collect` did, and what the folder holds now.
+
+    Attributes:
+        asked: Draws that the folder holds when it is complete.
+        found: Draws that were there before.
+        made: Draws of this call.
+        scored, right, errors: Verdicts of this call, also on draws that were there before.
+        tokens: Tokens drawn in this call.
+    """
+
+    asked: int
+    found: int
+    made: int
+    scored: int
+    right: int
+    errors: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Want:
+    """What is to be drawn."""
+
+    prompts: Sequence[Prompt]
+    n: int
+    params: SamplingParams
+    seed: int
+    right_at: float
+    origin: Origin
+
+    def empty(self, prompt: int) -> Group:
+        """The group of a prompt, without draws."""
+        return Group(self.prompts[prompt], (), (), right_at=self.right_at, origin=self.origin)
+
+
+def collect(
+    want: Want, sampler: Sampler, reward: Reward, journal: Journal, reporter: Reporter
+) -> Sampled:
+    """Make every draw that the folder lacks; score each set as it comes; close the files.
+
+    Raises:
+        UserError: the prompts have changed since the folder was begun; the verifier fails most of
+            the time. What was drawn is kept.
+    """
+    there = journal.restore(want.prompts)
+    found = sum(map(len, there.values()))
+    asked = len(want.prompts) * want.n
+    judge = _Judge(reward, want.right_at, journal)
+    for place, group in journal.unscored():
+        judge(place, group)
+    made = tokens = 0
+    reporter.progress("draw", found, asked)
+    for window in _windows(_missing(want, there, SET_DRAWS[sampler.capabilities.seeds])):
+        requests = [_request(want, place, count) for place, count in window]
+        with _ended(sampler.sample(requests)) as drawn:
+            for number, group in drawn:
+                place = window[number][0]
+                group = group.with_(origin=want.origin, right_at=want.right_at)
+                journal.add(place, group)
+                made += len(group.draws)
+                tokens += sum(draw.length for draw in group.draws)
+                judge(place, group)
+                reporter.progress("draw", found + made, asked)
+    journal.finish()
+    return Sampled(asked, found, made, judge.scored, judge.right, judge.errors, tokens)
+
+
+def complete(want: Want, journal: Journal) -> Sampled | None:
+    """What `collect` would say of a folder that lacks nothing; ``None`` if it lacks something."""
+    if not journal.complete:
+        return None
+    there = journal.restore(want.prompts)
+    if any(_missing(want, there, want.n)):
+        return None
+    return Sampled(len(want.prompts) * want.n, sum(map(len, there.values())), 0, 0, 0, 0, 0)
+
+
+@contextmanager
+def _ended(drawn: Iterator[tuple[int, Group]]) -> Iterator[Iterator[tuple[int, Group]]]:
+    """No draw is asked of a server, and paid for, after the block was left by an error."""
+    try:
+        yield drawn
+    finally:
+        if isinstance(drawn, Generator):
+            drawn.close()
+
+
+def _missing(want: Want, there: dict[int, set[int]], together: int) -> Iterator[tuple[Place, int]]:
+    """Draws that are not there yet: where each set of them begins, and how many it is to have.
+
+    A server may have left the end of a set, and a damaged file that was removed any of it.
+    """
+    for prompt in range(len(want.prompts)):
+        have = there.get(prompt, set())
+        first = None
+        for number in range(want.n + 1):
+            lacks = number < want.n and number not in have
+            if first is not None and (not lacks or number % together == 0):
+                yield Place(prompt, first), number - first
+                first = None
+            if lacks and first is None:
+                first = number
+
+
+def _windows(sets: Iterator[tuple[Place, int]]) -> Iterator[list[tuple[Place, int]]]:
+    window: list[tuple[Place, int]] = []
+    draws = 0
+    for place, count in sets:
+        window.append((place, count))
+        draws += count
+        if draws >= _WINDOW:
+            yield window
+            window, draws = [], 0
+    if window:
+        yield window
+
+
+def _request(want: Want, place: Place, count: int) -> Request:
+    seed = derive_seed(want.seed, "sample", place.prompt, place.first)
+    return Request(want.prompts[place.prompt], count, seed, want.params)
+
+
+class _Judge:
+    """Scores sets of draws; stops the run where the verifier mostly fails."""
+
+    def __init__(self, reward: Reward, right_at: float, journal: Journal) -> None:
+        self.scored = self.right = self.errors = 0
+        self._reward, self._right_at, self._journal = reward, right_at, journal
+        self._verdicts: list[str | None] = []
+        self._bad = 0
+
+    def __call__(self, place: Place, group: Group) -> None:
+        (scored,) = score([group], self._reward, self._right_at)
+        self._journal.score(place, scored.scores)
+        self.scored += len(scored.scores)
+        self.right += sum(scored.right)
+        self.errors += sum(one.error is not None for one in scored.scores)
+        self._verdicts += [one.error for one in scored.scores]
+        if len(self._verdicts) >= _JUDGED:
+            errors = [error for error in self._verdicts if error is not None]
+            self._bad = self._bad + 1 if 2 * len(errors) > len(self._verdicts) else 0
+            self._verdicts = []
+            if self._bad >= _PATIENCE:
+                raise UserError(
+                    f"reward: most verdicts are errors, the last of them: {errors[-1]}; mend the "
+                    f"verifier and go on with winnow sample --resume {self._journal.folder}"
+                )

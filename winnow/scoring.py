@@ -1,0 +1,73 @@
+"""Draws of a file with the scores that a judge gives them: the recorded ones, or another's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from winnow.config import Config, RewardConfig
+from winnow.draws.table import DrawTable, read_draws
+from winnow.errors import UserError
+from winnow.given import RewardFunction, reward_name
+from winnow.parts import reward_for
+from winnow.reporter import Reporter
+from winnow.sifting import rescore
+
+RECORDED = "verifier"
+"""Stands for the reward that the draws carry."""
+
+_PROMPT = ("answer", "data", "messages", "difficulty")
+
+
+def scored_draws(
+    draws: str | Path | Sequence[str | Path],
+    wanted: Sequence[str],
+    judges: Sequence[str | RewardFunction],
+    right_at: float | None,
+    pool: bool,
+    why: str,
+) -> DrawTable:
+    """Scored draws of one policy, with what the judges must know of the prompts.
+
+    Raises:
+        UserError: they are not.
+    """
+    others = [judge for judge in judges if judge != RECORDED]
+    table = read_draws(
+        [draws] if isinstance(draws, str | Path) else list(draws),
+        [*wanted, "reward", *(["prompt"] if others else [])],
+        why=why,
+        optional=_PROMPT if others else (),
+        right_at=right_at,
+    )
+    unscored = table.unscored()
+    if unscored:
+        raise UserError(
+            f"draws: {unscored} of {table.rows} draws have no score; score them with "
+            "winnow select --rescore"
+        )
+    policies = table.policies()
+    if len(policies) > 1 and not pool:
+        raise UserError(
+            f"draws: draws of {len(policies)} policies ({'; '.join(policies)}): what n draws of "
+            "one policy buy cannot be told from them; --pool takes them as one set"
+        )
+    return table
+
+
+def scores(
+    table: DrawTable, judge: str | RewardFunction, listener: Reporter
+) -> NDArray[np.float64]:
+    """The score of every row, in the order of the files; NaN beside an error."""
+    if judge == RECORDED:
+        found = np.full(table.rows, np.nan)
+        for number, group in enumerate(table.only(())):
+            values = [np.nan if s.value is None else s.value for s in group.scores]
+            found[table.rows_of(number)] = values
+        return found
+    config = Config(reward=RewardConfig(name=reward_name(judge) or ""))
+    with reward_for(config, None if isinstance(judge, str) else judge) as verifier:
+        return rescore(table, verifier, 1.0, listener.progress).rewards

@@ -1,0 +1,153 @@
+"""The study of over-optimisation on real draws: `winnow.overoptimisation(...)`.
+
+Of best-of-n, from one set of draws; and of a training run, from the draws of its evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from winnow.choosing import sizes
+from winnow.config import Config
+from winnow.draws.table import DrawTable
+from winnow.errors import UserError
+from winnow.given import RewardFunction, reporter, reward_name
+from winnow.overoptimisation import Study, best_of_n_study, study_of
+from winnow.parts import engine_for
+from winnow.plots import check_picture, draw_study
+from winnow.recipe import load
+from winnow.reporter import Reporter
+from winnow.scoring import RECORDED, scored_draws, scores
+
+Array = NDArray[np.float64]
+_TOKENS = ["prompt", "text", "prompt_ids", "token_ids", "logprobs"]
+
+
+def overoptimisation(
+    draws: str | Path | Sequence[str | Path],
+    proxy: str | RewardFunction,
+    *,
+    gold: str | RewardFunction = RECORDED,
+    largest: int | None = None,
+    plot: str | Path | None = None,
+    pool: bool = False,
+    seed: int = 0,
+    quiet: bool = True,
+) -> Study:
+    """Proxy and gold of best-of-n against the KL it spends, from one set of draws.
+
+    Args:
+        draws: Scored draws: folders or Parquet files.
+        proxy, gold: Rewards to score with, such as `model:FOLDER`; `verifier` is the recorded one.
+        largest: The largest n; default: as many as every prompt has.
+
+    Raises:
+        UserError: something that the caller can mend.
+    """
+    if plot is not None:
+        check_picture(Path(plot))
+    with reporter(quiet) as listener:
+        table = scored_draws(draws, ["text"], [proxy, gold], None, pool, "the study")
+        by_proxy, by_gold = (scores(table, judge, listener) for judge in (proxy, gold))
+        proxies, golds = [], []
+        for number in range(len(table)):
+            rows = table.rows_of(number)
+            rows = rows[np.isfinite(by_proxy[rows]) & np.isfinite(by_gold[rows])]
+            if len(rows) >= (largest or 1):
+                proxies.append(by_proxy[rows])
+                golds.append(by_gold[rows])
+        if len(proxies) < 2:
+            raise UserError(
+                f"draws: {len(proxies)} prompts have {largest or 1} draws with both scores; the "
+                "study needs two at least"
+            )
+        top = largest or min(map(len, proxies))
+        if top < 4:
+            raise UserError(f"n = {top}: the study needs four draws a prompt at least")
+        made = best_of_n_study(proxies, golds, sizes(top), seed)
+        if plot is not None:
+            draw_study(made, Path(plot), reward_name(proxy) or "", reward_name(gold) or "")
+    return made
+
+
+def run_overoptimisation(
+    run: str | Path,
+    proxy: str | RewardFunction,
+    *,
+    gold: str | RewardFunction = RECORDED,
+    plot: str | Path | None = None,
+    seed: int = 0,
+    quiet: bool = True,
+) -> Study:
+    """Proxy and gold of a training run's policies against their KL to the starting model.
+
+    The policies are those of its evaluations (`eval.every`), whose draws are on the disk. KL is the
+    mean over their draws of log pi - log pi_start of the whole answer (k1: unbiased), at the
+    temperature that they were drawn with.
+
+    Args:
+        run: A run folder with three evaluations at least, the first of step 0.
+
+    Raises:
+        UserError: something that the caller can mend.
+    """
+    if plot is not None:
+        check_picture(Path(plot))
+    folder = Path(run)
+    files = sorted((folder / "rollouts").glob("eval-*.parquet"))
+    if len(files) < 3 or not (folder / "config.toml").is_file():
+        raise UserError(
+            f"run: {folder} has {len(files)} evaluations with draws; the study needs three (train "
+            "with --set eval.every=5, say)"
+        )
+    config = load(str(folder / "config.toml"))
+    with reporter(quiet) as listener:
+        tables = [
+            scored_draws(file, _TOKENS, [proxy, gold], None, False, "the study") for file in files
+        ]
+        by_proxy = [_by_prompt(table, scores(table, proxy, listener)) for table in tables]
+        by_gold = [_by_prompt(table, scores(table, gold, listener)) for table in tables]
+        kl = _kl_to_start(config, tables, listener)
+        whole = np.isfinite(np.array([*by_proxy, *by_gold])).all(axis=0)
+        if whole.sum() < 2:
+            raise UserError(f"run: {whole.sum()} prompts have both scores at every evaluation")
+        steps = [int(file.stem.removeprefix("eval-")) for file in files]
+        curves = [np.array(rows).T[whole] for rows in (kl, by_proxy, by_gold)]
+        made = study_of(steps, curves[0], curves[1], curves[2], "rl", seed=seed)
+        if plot is not None:
+            draw_study(made, Path(plot), reward_name(proxy) or "", reward_name(gold) or "")
+    return made
+
+
+def _by_prompt(table: DrawTable, values: Array) -> Array:
+    """The mean score of each prompt's draws; NaN where none has one."""
+    means = np.full(len(table), np.nan)
+    for number in range(len(table)):
+        own = values[table.rows_of(number)]
+        if np.isfinite(own).any():
+            means[number] = np.nanmean(own)
+    return means
+
+
+def _kl_to_start(config: Config, tables: Sequence[DrawTable], listener: Reporter) -> list[Array]:
+    """For each evaluation, for each prompt: the mean log-ratio of its draws to the start."""
+    engine, _ = engine_for(config, listener)
+    found = []
+    for number, table in enumerate(tables):
+        listener.progress("read", number, len(tables))
+        groups = list(table)
+        heat = groups[0].origin.temperature if groups[0].origin else 1.0
+        start = engine.sequence_logprobs(groups, heat, config.microbatch_tokens)
+        found.append(
+            np.array(
+                [
+                    np.mean([sum(d.logprobs) - s for d, s in zip(g.draws, own, strict=True)])
+                    for g, own in zip(groups, start, strict=True)
+                ]
+            )
+        )
+    return found

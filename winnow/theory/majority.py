@@ -1,0 +1,205 @@
+"""Majority vote over n answers, averaged over the ways to pick n of N draws. Pure.
+
+Averaging over random n-subsets of all N draws is what `pass_at_k` does for pass@k: every draw is
+used, and the estimate is that of n fresh draws (Wang et al., 2203.11171, vote so; ties here are
+split, so that the order of the draws has no say).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from winnow.theory.checks import Array, finite, whole
+
+Index = NDArray[np.int64]
+
+_CELLS = 2_000_000
+"""Entries of the largest array made at a time."""
+
+_TIE = 1e-12
+"""Sums of weights this close, relatively, tie: they were added in different orders."""
+
+
+@dataclass(frozen=True)
+class MajorityEstimate:
+    """For each n, the probability that the vote of n answers is right.
+
+    Attributes:
+        value: Shape (m,).
+        standard_error: Of the Monte Carlo over subsets alone, not of the draws; 0 where exact, and
+            where all subsets that were drawn agree.
+        exact: Whether all subsets were counted, shape (m,).
+    """
+
+    value: Array
+    standard_error: Array
+    exact: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Ballots:
+    """Draws as votes.
+
+    Attributes:
+        label: Shape (N,), from 0; `len(right)` for a draw without a vote.
+        weight: Shape (N,).
+        right: Whether a label is right, shape (labels,).
+        equal: Whether all votes weigh the same.
+    """
+
+    label: Index
+    weight: Array
+    right: Array
+    equal: bool
+
+    def verdicts(self, subsets: Index) -> Array:
+        """Share of right ones among the labels on top, shape (rows,), for indices (rows, n)."""
+        rows, columns = len(subsets), len(self.right) + 1
+        cells = np.arange(rows)[:, None] * columns + self.label[subsets]
+        votes = np.bincount(cells.ravel(), self.weight[subsets].ravel(), rows * columns)
+        votes = votes.reshape(rows, columns)[:, :-1]
+        if votes.shape[1] == 0:
+            return np.zeros(rows)
+        top = votes.max(axis=1, keepdims=True)
+        tied = (votes >= top * (1.0 - _TIE)) & (top > 0)
+        return np.asarray((tied @ self.right) / np.maximum(tied.sum(axis=1), 1))
+
+
+def majority_at_n(
+    labels: Sequence[object] | NDArray[np.generic],
+    right: Sequence[bool] | NDArray[np.bool_],
+    ns: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    subsets: int = 1000,
+    weights: ArrayLike | None = None,
+) -> MajorityEstimate:
+    """Probability that the label with most votes among n of the N draws is right.
+
+    The n are picked at random without replacement; labels that tie on top share the verdict. A
+    pick without any vote is wrong. Exact where that is no more work than the Monte Carlo (n = 1,
+    n = N, or no more than `subsets` ways to pick) and, for equal votes, with one or two labels (by
+    hypergeometric sums); else a Monte Carlo over random subsets, the same for all n.
+
+    Args:
+        labels: The answer of each draw, N hashable things. None or -1 is no answer: no vote. Give
+            numbers that may be -1 as text.
+        right: Whether each draw's answer is right, shape (N,). The same for the same label; not
+            read where there is no answer.
+        ns: 1 to N, one number or shape (m,).
+        rng: For the Monte Carlo only.
+        subsets: How many random subsets, at least 2.
+        weights: What each draw's vote counts, shape (N,), >= 0. 0 is no vote. By default 1.
+
+    Raises:
+        ValueError: A number or shape is outside its range, or a label is both right and wrong.
+    """
+    ballots = _ballots(labels, right, weights)
+    total = len(ballots.label)
+    sizes = np.atleast_1d(whole("ns", ns, 1))
+    if sizes.ndim > 1 or (sizes > total).any():
+        raise ValueError(f"ns must be one number or shape (m,), and not above N = {total}")
+    if subsets < 2:
+        raise ValueError("subsets must be at least 2")
+    value, error = np.zeros(len(sizes)), np.zeros(len(sizes))
+    exact = np.ones(len(sizes), dtype=np.bool_)
+    drawn: list[int] = []
+    for i, n in enumerate(sizes.tolist()):
+        if n == 1 or math.comb(total, n) <= subsets:
+            value[i] = _over_all(ballots, n)
+        elif ballots.equal and len(ballots.right) <= 2:
+            value[i] = _of_two_labels(ballots, n)
+        else:
+            drawn.append(i)
+    if drawn:
+        verdicts = _over_some(ballots, sizes[drawn].tolist(), subsets, rng)
+        value[drawn] = verdicts.mean(axis=1)
+        error[drawn] = verdicts.std(axis=1, ddof=1) / math.sqrt(subsets)
+        exact[drawn] = False
+    return MajorityEstimate(value, error, exact)
+
+
+def _ballots(
+    labels: Sequence[object] | NDArray[np.generic],
+    right: Sequence[bool] | NDArray[np.bool_],
+    weights: ArrayLike | None,
+) -> _Ballots:
+    flags = np.asarray(right)
+    weight = np.ones(len(labels)) if weights is None else finite("weights", weights)
+    if len(labels) == 0 or not flags.shape == weight.shape == (len(labels),):
+        raise ValueError("labels, right and weights must be of one shape (N,), N at least 1")
+    if flags.dtype != np.bool_:
+        raise ValueError("right must be true or false for each draw")
+    if (weight < 0).any():
+        raise ValueError("weights must not be negative")
+    codes: dict[object, int] = {}
+    verdict: list[bool] = []
+    label = np.full(len(labels), -1)
+    for i, (answer, flag) in enumerate(zip(labels, flags.tolist(), strict=True)):
+        if answer is None or (not isinstance(answer, str) and answer == -1) or weight[i] == 0:
+            continue
+        label[i] = codes.setdefault(answer, len(codes))
+        if label[i] == len(verdict):
+            verdict.append(flag)
+        elif verdict[label[i]] != flag:
+            raise ValueError(f"right must be the same for the same label, but {answer!r} is both")
+    cast = weight[label >= 0]
+    equal = cast.size == 0 or bool(cast.min() == cast.max())
+    label[label < 0] = len(verdict)
+    scale = float(cast.max()) if cast.size else 1.0  # sums of huge weights must not overflow
+    return _Ballots(label, weight / scale, np.array(verdict, dtype=np.float64), equal)
+
+
+def _over_all(ballots: _Ballots, n: int) -> float:
+    total = len(ballots.label)
+    picks: Iterator[tuple[int, ...]] = combinations(range(total), n)
+    rows = max(1, _CELLS // max(n, len(ballots.right) + 1))
+    verdicts: list[float] = []
+    while chunk := list(islice(picks, rows)):
+        verdicts.extend(ballots.verdicts(np.array(chunk)).tolist())
+    return math.fsum(verdicts) / len(verdicts)
+
+
+def _over_some(
+    ballots: _Ballots, sizes: list[int], subsets: int, rng: np.random.Generator
+) -> Array:
+    """Verdicts of random subsets, shape (sizes, subsets): the first n of shuffled draws."""
+    order = np.arange(len(ballots.label))
+    rows = max(1, _CELLS // len(order))
+    found: list[list[Array]] = [[] for _ in sizes]
+    for start in range(0, subsets, rows):
+        shuffled = rng.permuted(np.tile(order, (min(rows, subsets - start), 1)), axis=1)
+        for verdicts, n in zip(found, sizes, strict=True):
+            verdicts.append(ballots.verdicts(shuffled[:, :n]))
+    return np.array([np.concatenate(verdicts) for verdicts in found])
+
+
+def _of_two_labels(ballots: _Ballots, n: int) -> float:
+    """Sum over i votes for the first label and j for the second of
+
+    C(a, i) C(b, j) C(z, n-i-j) / C(N, n) x verdict, z draws having no vote.
+    """
+    counts = np.bincount(ballots.label, minlength=3)
+    silent = int(counts[len(ballots.right)])
+    a, b = [*counts[: len(ballots.right)].tolist(), 0, 0][:2]
+    first, second = [*ballots.right.tolist(), 0.0, 0.0][:2]
+    log_factorial = np.array([math.lgamma(i + 1) for i in range(a + b + silent + 1)])
+
+    def log_comb(top: int, bottom: Index) -> Array:
+        return np.asarray(log_factorial[top] - log_factorial[bottom] - log_factorial[top - bottom])
+
+    log_all = float(log_comb(a + b + silent, np.array(n)))
+    parts: list[float] = []
+    for i in range(max(0, n - b - silent), min(a, n) + 1):
+        j = np.arange(max(0, n - i - silent), min(b, n - i) + 1)
+        log_chance = log_comb(a, np.array(i)) + log_comb(b, j) + log_comb(silent, n - i - j)
+        verdict = np.where(j < i, first, np.where(j > i, second, 0.5 * (first + second)))
+        verdict = np.where((j == 0) & (i == 0), 0.0, verdict)
+        parts.append(float(np.exp(log_chance - log_all) @ verdict))
+    return min(1.0, math.fsum(parts))

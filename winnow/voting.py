@@ -1,0 +1,123 @@
+"""Which answers of a prompt are the same answer, so that they can be counted as votes.
+
+Numbers are compared exactly, as fractions; formulas as mathematics, by math-verify, in processes
+that are ended when they hang; or texts as texts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from winnow.paths import folded
+from winnow.rewards.base import Reward
+from winnow.rewards.numbers import last_boxed, marked_number
+from winnow.types import Group, Prompt
+
+Answers = Literal["number", "math", "text"]
+Labels = list[int | None]
+"""For each draw of a group the number of its answer; ``None`` where it gives none: no vote."""
+
+_PLAIN_NUMBER = re.compile(
+    r"\s*[-\u2212]?\s*(?:\\?\$)?\s*(?:[\d.,]+(?:[eE][-+]?\d+)?|\d+/\d+|\\[dt]?frac\{\d+\}\{\d+\})\s*"
+)
+"""One number and nothing else: what `marked_number` finds in it is the whole answer."""
+
+
+@dataclass
+class Ballots:
+    """The labels of all groups.
+
+    Attributes:
+        labels: For each group, for each draw.
+        failed: Comparisons that could not be made; their answers were taken as different.
+    """
+
+    labels: list[Labels]
+    failed: int = 0
+
+
+def ballots(groups: Sequence[Group], answers: Answers, equal: Reward | None = None) -> Ballots:
+    r"""The labels of every draw: equal answers to a prompt have the same label.
+
+    Args:
+        answers: `number`: the number behind ``####``, in ``\boxed{}``, or last in the text. `math`:
+            that, and where it is no plain number the content of the last ``\boxed{}``. `text`: the
+            whole text, case and white space aside.
+        equal: The `math` verifier; needed for `math`.
+    """
+    if answers == "text":
+        return Ballots([_numbered([folded(d.text) for d in g.draws]) for g in groups])
+    if answers == "number":
+        return Ballots([_numbered([marked_number(d.text) for d in g.draws]) for g in groups])
+    assert equal is not None
+    made = Ballots([])
+    for group in groups:
+        made.labels.append(_formulas([draw.text for draw in group.draws], equal, made))
+    return made
+
+
+def _numbered(keys: Sequence[object | None]) -> Labels:
+    numbers: dict[object, int] = {}
+    return [None if key is None else numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+def _formulas(texts: Sequence[str], equal: Reward, made: Ballots) -> Labels:
+    """Labels of answers of which some are formulas.
+
+    Two numbers are compared exactly. A formula has the label of the first number or formula that it
+    equals, in an order of its own, so that the order of the draws has no say.
+    """
+    keys = [_answer(text) for text in texts]
+    numbers = sorted({key for key in keys if isinstance(key, Fraction)})
+    formulas = sorted({key for key in keys if isinstance(key, str)})
+    same: dict[object, Fraction | str] = {number: number for number in numbers}
+    known: list[Fraction | str] = [*numbers]
+    for formula in formulas:
+        same[formula] = _same(formula, known, equal, made)
+        if same[formula] == formula:
+            known.append(formula)
+    return _numbered([None if key is None else same[key] for key in keys])
+
+
+def _answer(text: str) -> Fraction | str | None:
+    """A number, or the formula in the last box."""
+    box = last_boxed(text)
+    if box is None:
+        return marked_number(text)
+    number = marked_number(f"\\boxed{{{box}}}") if _PLAIN_NUMBER.fullmatch(box) else None
+    return (box.strip() or None) if number is None else number
+
+
+def _same(
+    formula: str, known: Sequence[Fraction | str], equal: Reward, made: Ballots
+) -> Fraction | str:
+    """What a formula equals; itself if nothing."""
+    items = [(Prompt("vote", "", answer=str(other)), f"\\boxed{{{formula}}}") for other in known]
+    for other, score in zip(known, equal.score(items) if items else (), strict=True):
+        if score.value is None:
+            made.failed += 1
+        elif score.value >= 1:
+            return other
+    return formula
+
+
+def winner(labels: Labels, weights: Sequence[float], lot: Callable[[], float]) -> int | None:
+    """The draw that stands for the label with most votes: its heaviest, of those the first.
+
+    Ties between labels are broken by lot. ``None`` where nobody has a vote.
+    """
+    votes: dict[int, float] = {}
+    for label, weight in zip(labels, weights, strict=True):
+        if label is not None and weight > 0:
+            votes[label] = votes.get(label, 0.0) + weight
+    if not votes:
+        return None
+    top = max(votes.values())
+    tied = [label for label, total in votes.items() if total >= top * (1 - 1e-12)]
+    chosen = tied[int(lot() * len(tied))]
+    members = [i for i, label in enumerate(labels) if label == chosen]
+    return max(members, key=lambda i: weights[i])
