@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo install test peers lint check bench bench-sampling floors clean
+.PHONY: demo install test peers lint check bench bench-sampling bench-selection floors clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M on two-digit addition
 	$(BIN)/winnow train $(ARGS)
@@ -30,6 +30,9 @@ bench: $(VENV)/installed $(VENV)-trl/installed ## one job with Winnow and with T
 
 bench-sampling: $(VENV)/installed    ## the sampler beside generate
 	$(BIN)/python bench/sampling.py $(ARGS)
+
+bench-selection: $(VENV)/installed   ## a million draws through `winnow select`
+	$(BIN)/python bench/selection.py $(ARGS)
 
 floors: $(VENV)/installed            ## each stage's time over what this machine must take for it
 	$(BIN)/python bench/floors.py $(ARGS)

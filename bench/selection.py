@@ -27,6 +27,21 @@ from winnow.draws.schema import SCHEMA
 
 TOKENS = 20
 FILES = 4
+WORDS = [
+    "well",
+    "first",
+    "we",
+    "then",
+    "let",
+    "us",
+    "see",
+    "that",
+    "she",
+    "has",
+    "so",
+    "there",
+    "are",
+]
 BOTH = ("kept.parquet", "kept.jsonl")
 CASES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("correct", "distinct", "at-most(4)"), BOTH),
@@ -72,10 +87,11 @@ def _draws(prompts: Sequence[int], draws: int, rng: np.random.Generator) -> pa.T
     asked = [prompt for prompt in prompts for _ in range(draws)]
     first, second = rng.integers(1, 40, rows), rng.integers(1, 6, rows)
     right = rng.random(rows) < np.repeat(rng.beta(0.5, 1, len(prompts)), draws)
+    words = rng.choice(WORDS, size=(rows, 4)).tolist()
     texts = [
-        f"She has {a} boxes of {p} each, so {a} * {p} = {a * p} in all. Then {a * p} + {b} = "
+        f"{' '.join(said)}: {a} boxes of {p}, so {a} * {p} = {a * p} in all. Then {a * p} + {b} = "
         f"{a * p + b} with the others. The answer is {a * p + b}."
-        for p, a, b in zip(asked, first.tolist(), second.tolist(), strict=True)
+        for p, a, b, said in zip(asked, first.tolist(), second.tolist(), words, strict=True)
     ]
     offsets = pa.array(np.arange(rows + 1) * TOKENS, pa.int32())
     ids = pa.array(rng.integers(0, 49_152, rows * TOKENS), pa.int32())

@@ -3,9 +3,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.special import softmax
 
 from tests.build import group, judged
-from winnow.advantages import ADVANTAGES, Centred, LeaveOneOut, One, Reward, Standardised, rescale
+from winnow.advantages import (
+    ADVANTAGES,
+    Centred,
+    LeaveOneOut,
+    One,
+    Reward,
+    Softmax,
+    Standardised,
+    rescale,
+)
 from winnow.algorithms import ALGORITHMS
 from winnow.errors import UserError
 
@@ -100,6 +110,61 @@ def test_weights_follow_selection_and_skip_errors():
 
 
 def test_every_advantage_is_in_the_vocabulary():
-    assert {cls.cell for cls in (One, Reward, Centred, Standardised, LeaveOneOut)} == set(
-        ADVANTAGES
-    )
+    mine = (One, Reward, Centred, Standardised, LeaveOneOut, Softmax)
+    assert {cls.cell for cls in mine} == set(ADVANTAGES)
+
+
+class TestSoftmax:
+    def test_by_hand(self):
+        """Rewards 0 and beta log 3: the weights are 1 : 3, their mean is 1."""
+        weights = Softmax(0.5)(np.array([0.0, 0.5 * np.log(3)]))
+        np.testing.assert_allclose(weights, [0.5, 1.5], rtol=1e-14)
+
+    @given(several, st.floats(0.001, 1e6))
+    def test_it_is_the_softmax(self, rewards, beta):
+        """By scipy's, rewards a thousand million times beta among them; mean weight 1."""
+        weights = Softmax(beta)(rewards)
+        direct = len(rewards) * softmax((rewards - rewards.max()) / beta)
+        np.testing.assert_allclose(weights, direct, rtol=1e-9, atol=1e-300)
+        assert weights.mean() == pytest.approx(1, rel=1e-12)
+        assert (weights >= 0).all()
+
+    @pytest.mark.parametrize("offset", [0, 700, -700, 1e6])
+    def test_rewards_of_hundreds_of_betas(self, offset):
+        """exp(700) is the end of float64; only differences count."""
+        weights = Softmax(1.0)(np.array([0.0, 1.0, -800.0]) + offset)
+        total = 1 + np.e
+        np.testing.assert_allclose(weights, [3 / total, 3 * np.e / total, 0], rtol=1e-9)
+
+    def test_rewards_beyond_all_bounds(self):
+        assert Softmax(1e-300)(np.array([1e300, 1e300, -1e300])).tolist() == [1.5, 1.5, 0.0]
+        assert Softmax(1e-300)(np.array([-1e300, 0.0])).tolist() == [0.0, 2.0]
+
+    def test_each_prompt_by_itself_or_all_together(self):
+        """With e = exp(1 / beta): a prompt's weights sum to its draws, or to its share of Z.
+
+        Rewards 1 0 and 0 0, an error among the second: by itself 2e/(e+1), 2/(e+1) and 1, 1;
+        together 4e/(e+3), 4/(e+3) and twice the latter.
+        """
+        e = np.exp(1 / 0.5)
+        groups = [group([1, 0]), group([0, None, 0])]
+        row = ALGORITHMS["snis"]
+        first, second = judged(groups, row.with_cells({"advantage": "softmax(0.5)"}))
+        np.testing.assert_allclose(first.weights, [2 * e / (e + 1), 2 / (e + 1)], rtol=1e-14)
+        np.testing.assert_allclose(second.weights, [1, 0, 1], rtol=1e-14)
+        first, second = judged(groups, row.with_cells({"advantage": "softmax(0.5, set)"}))
+        one = 4 / (e + 3)
+        np.testing.assert_allclose(first.weights, [e * one, one], rtol=1e-14)
+        np.testing.assert_allclose(second.weights, [one, 0, one], rtol=1e-14)
+
+    @pytest.mark.parametrize("over", ["group", "set"])
+    def test_groups_without_a_verdict_and_rejected_draws(self, over):
+        """Rejected draws are in the sum, and weigh nothing; a group of errors changes nothing."""
+        row = ALGORITHMS["snis"].with_cells(
+            {"advantage": f"softmax(1, {over})", "select": ["correct"]}
+        )
+        broken, mixed = judged([group([None, None]), group([1, 0])], row)
+        assert broken.weights == (0.0, 0.0)
+        np.testing.assert_allclose(mixed.weights, [2 * np.e / (np.e + 1), 0], rtol=1e-14)
+        (alone,) = judged([group([None])], row)
+        assert alone.weights == (0.0,)

@@ -28,11 +28,24 @@ VOCABULARIES = {
 CELLS = [(kind, cls) for kind, words in VOCABULARIES.items() for cls in words.values()]
 
 UNIT = st.floats(0, 1)
+BETA = st.floats(0, exclude_min=True, allow_infinity=False)
 ARGUMENTS = {
     ("best", "k"): st.integers(1, 10**9),
     ("standardised", "sigma"): st.sampled_from(["sample", "population"]),
     ("clipped", "low"): UNIT,
     ("clipped", "high"): st.floats(0, allow_nan=False),  # infinity: no upper clip
+    ("length", "low"): st.integers(1, 50),
+    ("length", "high"): st.integers(50, 2**40),
+    ("at-most", "m"): st.integers(1, 10**9),
+    ("band", "low"): st.floats(0, 0.5),
+    ("band", "high"): st.floats(0.5, 1),
+    ("gibbs", "beta"): BETA,
+    ("gibbs", "r_max"): st.just("sample") | st.floats(allow_nan=False, allow_infinity=False),
+    ("rso", "beta"): BETA,
+    ("rso", "k"): st.integers(1, 10**9),
+    ("softmax", "beta"): BETA,
+    ("softmax", "over"): st.sampled_from(["group", "set"]),
+    ("truncated", "cap"): st.floats(0, exclude_min=True, allow_nan=False),  # infinity: no cap
     ("constant", "length"): st.floats(0, 1e300, exclude_min=True) | st.integers(1, 10**6),
 }
 
@@ -84,6 +97,12 @@ def test_every_row_of_the_table_is_read_back(row) -> None:
         ("advantage", "standardised(sigma=population)", "standardised(population)"),
         ("select", "best", "best(1)"),
         ("select", "best(k=4)", "best(4)"),
+        ("select", "gibbs(1)", "gibbs(beta=1, r_max=sample)"),
+        ("select", "gibbs(beta=0.5, r_max=1)", "gibbs(beta=0.5, r_max=1)"),
+        ("select", "rso(0.5)", "rso(beta=0.5, k=8)"),
+        ("select", "at-most(4)", "at-most(4)"),
+        ("advantage", "softmax(0.5, set)", "softmax(beta=0.5, over=set)"),
+        ("loss", "truncated", "truncated(2.0)"),
         ("denominator", "constant(256)", "constant(256)"),
     ],
 )
@@ -95,9 +114,30 @@ def test_short_and_long_forms(kind: str, text: str, expected: str) -> None:
     ("kind", "text", "message"),
     [
         ("select", "corect", "select: no cell 'corect'; did you mean 'correct'?"),
-        ("select", "", "select: no cell ''; known: everything, correct, best"),
+        ("select", "", "select: no cell ''; known: everything, as-recorded, correct"),
         ("select", "Correct", "no cell 'Correct'; did you mean 'correct'?"),
         ("select", "best(", "no cell 'best('"),
+        ("select", "gibs(1)", "no cell 'gibs'; did you mean 'gibbs'?"),
+        ("select", "gibbs", "'gibbs': gibbs takes (beta, r_max=sample)"),
+        ("select", "gibbs(0)", "'gibbs(0)': beta is above 0 and finite"),
+        ("select", "gibbs(inf)", "beta is above 0 and finite"),
+        ("select", "gibbs(hot)", "beta is a number"),
+        ("select", "gibbs(1, max)", "r_max is a number that no reward exceeds, or sample"),
+        ("select", "gibbs(1, inf)", "r_max is a number that no reward exceeds, or sample"),
+        ("select", "gibbs(1, [2])", "gibbs takes (beta, r_max=sample)"),
+        ("select", "rso(-1)", "beta is above 0 and finite"),
+        ("select", "rso(1, 0)", "k is at least 1"),
+        ("select", "rso(1, 2.5)", "k is a whole number"),
+        ("select", "at-most", "'at-most': at-most takes (m)"),
+        ("select", "at-most(0)", "m is at least 1"),
+        ("select", "length(5, 4)", "1 <= low <= high"),
+        ("select", "length(0)", "1 <= low <= high"),
+        ("select", "band(0.5, 0.4)", "0 <= low <= high <= 1"),
+        ("select", "band(high=2)", "0 <= low <= high <= 1"),
+        ("advantage", "softmax(0)", "beta is above 0 and finite"),
+        ("advantage", "softmax(1, prompt)", "over is group or set"),
+        ("loss", "truncated(0)", "cap is above 0"),
+        ("loss", "truncated(nan)", "cap is a number"),
         ("select", "best(k)", "'best(k)': k is a whole number; best takes (k=1)"),
         ("select", "best(2.5)", "k is a whole number"),
         ("select", "best(True)", "k is a whole number"),

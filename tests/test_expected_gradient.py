@@ -7,27 +7,63 @@ other side of each comparison is a closed form, derived where it stands.
 """
 
 from itertools import product
-from math import comb
+from math import comb, exp
 
+import numpy as np
 import pytest
 import torch
 
-from tests.build import group, judged
+from tests.build import group
+from winnow.advantages import weigh
 from winnow.algorithms import ALGORITHMS
+from winnow.lots import Gibbs
+from winnow.selection import select
 from winnow.update import factors, totals
 
 PS = (0.05, 0.3, 0.5, 0.9)
 NS = (2, 4, 5)
 
 
+C = exp(-1 / 0.5)
+"""What the row `gibbs` accepts a wrong draw with: exp((0 - 1) / beta)."""
+
+
+class Lots:
+    """A generator whose uniform numbers are given; only draws by lot ask for any."""
+
+    def __init__(self, numbers):
+        self.numbers = np.array(numbers)
+
+    def random(self, shape):
+        assert shape in (len(self.numbers), (len(self.numbers),))
+        return self.numbers
+
+
+def all_lots(n):
+    """For each of n uniform numbers just below C and just above it, and how likely that is."""
+    for low in product((True, False), repeat=n):
+        numbers = [C * (1 - 1e-9) if below else C * (1 + 1e-9) for below in low]
+        yield numbers, C ** sum(low) * (1 - C) ** (n - sum(low))
+
+
+def outcomes(algorithm, p, n):
+    """All that can come of n draws, selected and weighed, with its probability."""
+    by_lot = any(isinstance(rule, Gibbs) for rule in algorithm.select)
+    for outcome in product((1.0, 0.0), repeat=n):
+        texts = ["right" if r else "wrong" for r in outcome]
+        drawn = group(outcome, texts=texts)
+        probability = p ** sum(outcome) * (1 - p) ** (n - sum(outcome))
+        for numbers, chance in all_lots(n) if by_lot else [((), 1.0)]:
+            chosen = select(drawn, algorithm.select, Lots(numbers))
+            (weighed,) = weigh([chosen], algorithm.advantage, algorithm.reward_scale)
+            yield outcome, weighed, probability * chance
+
+
 def expected_coefficient(algorithm, p, n):
     chance = torch.tensor(p, dtype=torch.float64, requires_grad=True)
     total = torch.zeros((), dtype=torch.float64)
-    for outcome in product((1.0, 0.0), repeat=n):
-        texts = ["right" if r else "wrong" for r in outcome]
-        (scored,) = judged([group(outcome, texts=texts)], algorithm)
+    for outcome, scored, probability in outcomes(algorithm, p, n):
         counts = totals([scored])
-        probability = p ** sum(outcome) * (1 - p) ** (n - sum(outcome))
         for term in algorithm.terms:
             scale = factors(scored, term, counts)
             for i, right in enumerate(outcome):
@@ -73,6 +109,22 @@ def reinforce_rej(p, n):
     )
 
 
+def gibbs(p, n):
+    """An exact sample of pi*, p* = p/a with a = p + (1-p) C the rate of acceptance: given that
+    there are any, survivors are pi*'s, and E_pi*[grad log pi] = p*/p - (1-p*)/(1-p) = (1-C)/a.
+    """
+    a = p + (1 - p) * C
+    return (1 - (1 - a) ** n) * (1 - C) / a
+
+
+def snis(p, n):
+    """k right of n: weights n/(k + (n-k) C) and C times that, mean over all n draws."""
+    return sum(
+        probability * (k / p - (n - k) * C / (1 - p)) / (k + (n - k) * C)
+        for k, probability in enumerate(binomial(p, n))
+    )
+
+
 EXPECTED = {
     "rft": any_right,  # the right answers are one path: one survivor
     "raft": any_right,
@@ -80,6 +132,8 @@ EXPECTED = {
     "reinforce": lambda p, n: 2.0,  # the same with r = 2 r' - 1: grad (2p - 1)
     "grpo": grpo,
     "reinforce-rej": reinforce_rej,
+    "gibbs": gibbs,
+    "snis": snis,
 }
 
 
@@ -89,6 +143,17 @@ EXPECTED = {
 def test_row(name, p, n):
     got = expected_coefficient(ALGORITHMS[name], p, n)
     assert got == pytest.approx(EXPECTED[name](p, n), rel=1e-10)
+
+
+@pytest.mark.parametrize("p", PS)
+def test_both_roads_to_pi_star_point_to_it(p):
+    """With many draws either row's coefficient is that of pi* itself, (1 - C) / (p + (1-p) C);
+    with few, self-normalised weights fall short by O(1/n), rejection by having no survivor."""
+    limit = (1 - C) / (p + (1 - p) * C)
+    assert gibbs(p, 5_000) == pytest.approx(limit, rel=1e-12)
+    short = [1 - expected_coefficient(ALGORITHMS["snis"], p, n) / limit for n in (4, 8)]
+    assert 0 < short[1] < short[0] < 1
+    assert 1 - snis(p, 400) / limit == pytest.approx(2 * (1 - snis(p, 800) / limit), rel=0.05)
 
 
 @pytest.mark.parametrize(("p", "value"), [(0.5, 1.875), (0.05, 3.710)])

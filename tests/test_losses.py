@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from winnow.losses import (
     DENOMINATORS,
+    LOSSES,
     NLL,
     Clipped,
     Constant,
@@ -18,6 +19,7 @@ from winnow.losses import (
     SurvivorTokens,
     Tokens,
     Totals,
+    Truncated,
 )
 
 
@@ -66,6 +68,53 @@ def test_likelihood_and_importance_by_hand():
     assert value_and_slope(NLL(), 0.25, 1.0) == pytest.approx((-math.log(0.25), -1.0))
     assert value_and_slope(NLL(), 0.25, -0.5) == pytest.approx((0.5 * math.log(0.25), 0.5))
     assert value_and_slope(Importance(), 1.7, 2.0) == pytest.approx((-3.4, -3.4))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "weight", "value", "slope"),
+    [
+        # cap 2: -min(s, 2) A log pi, whose slope is the weight; log pi is log s here
+        (0.5, 1.0, 0.5 * math.log(2), -0.5),
+        (1.5, 2.0, -3.0 * math.log(1.5), -3.0),
+        (2.0, 1.0, -2.0 * math.log(2), -2.0),
+        (3.0, 1.0, -2.0 * math.log(3), -2.0),  # above the cap: bounded, and still a gradient
+        (3.0, -1.5, 3.0 * math.log(3), 3.0),
+        (0.5, -1.5, -0.75 * math.log(2), 0.75),
+    ],
+)
+def test_truncated_by_hand(ratio, weight, value, slope):
+    got = value_and_slope(Truncated(2.0), ratio, weight)
+    assert got == pytest.approx((value, slope), rel=1e-12)
+
+
+def gradient(loss, logits, proposal, advantages):
+    """Of the expected loss of one draw of the proposal, by enumeration of the answers."""
+    logits = logits.clone().requires_grad_()
+    losses = loss(logits.log_softmax(0), proposal.log(), advantages)
+    (proposal * losses).sum().backward()
+    return logits.grad
+
+
+@pytest.mark.parametrize("cap", [0.3, 1.0, 2.0, math.inf])
+def test_the_expected_gradient_of_truncated(cap):
+    """-sum_y min(pi, cap q) A grad log pi, which without a cap is importance weighting's:
+    that of -E_pi[A], whatever drew."""
+    logits = torch.tensor([1.5, 0.0, -1.0, 0.3], dtype=torch.float64)
+    q = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    advantages = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)
+    pi = logits.softmax(0)
+    weighted = pi.minimum(cap * q) * advantages
+    expected = -(weighted - weighted.sum() * pi)  # d log pi_y / d logit_k = [y = k] - pi_k
+    got = gradient(Truncated(cap), logits, q, advantages)
+    assert torch.allclose(got, expected, rtol=1e-12, atol=1e-15)
+    unbiased = -pi * (advantages - (pi * advantages).sum())  # of -E_pi[A]
+    assert torch.allclose(gradient(Importance(), logits, q, advantages), unbiased, rtol=1e-12)
+    assert torch.allclose(got, unbiased, rtol=1e-12) == (cap == math.inf)
+
+
+def test_every_loss_is_in_the_vocabulary():
+    assert set(LOSSES) == {"nll", "clipped", "importance", "truncated"}
+    assert [name for name, loss in LOSSES.items() if not loss.needs_old] == ["nll"]
 
 
 @given(st.floats(0.05, 5), st.floats(-3, 3))

@@ -1,23 +1,85 @@
+import re
+from collections import Counter
+from itertools import combinations
+from math import exp
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from scipy.stats import binomtest, chisquare
 
 from tests.build import group
+from winnow import paths
+from winnow.errors import UserError
 from winnow.selection import (
+    RSO,
     RULES,
+    AsRecorded,
+    AtMost,
+    Band,
     Best,
     Correct,
     Distinct,
+    DistinctText,
     DropAllRight,
     DropAllWrong,
     Everything,
+    Gibbs,
+    Length,
     Mixed,
+    columns_read,
     reasoning_path,
     select,
+    sieve,
 )
+from winnow.theory import rso
+from winnow.types import Verdict
 
 rewards = st.lists(st.sampled_from([0.0, 1.0, None]), min_size=1, max_size=8)
+
+EACH = (
+    Everything(),
+    AsRecorded(),
+    Correct(),
+    Best(2),
+    Distinct(),
+    DistinctText(),
+    DropAllWrong(),
+    DropAllRight(),
+    Mixed(),
+    Length(2, 3),
+    AtMost(2),
+    Band(0.2, 0.8),
+    Gibbs(0.5, 1.0),
+    Gibbs(2.0),
+    RSO(0.5, 2),
+)
+"""Every rule, and one of them with either kind of bound."""
+
+DRAW = st.tuples(
+    st.sampled_from([0.0, 0.5, 1.0, None]),
+    st.sampled_from(["1 + 1 = 2", "1+1 = 2", "2", "TWO", "two "]),
+    st.integers(1, 4),
+    st.booleans(),
+)
+
+
+def made(drawn):
+    """A group of (reward, text, length, whether an earlier selection kept it)."""
+    scores, texts, lengths, before = zip(*drawn, strict=True)
+    verdicts = tuple(Verdict(kept, "kept" if kept else "of old") for kept in before)
+    return group(scores, texts=texts, lengths=lengths).with_(verdicts=verdicts)
+
+
+class Only:
+    """A rule that lets through what it is told to."""
+
+    def __init__(self, mask):
+        self.mask = mask
+
+    def __call__(self, group, alive, rng):
+        return [None if lives else "killed" for lives in self.mask]
 
 
 def kept(scored, *rules, seed=0):
@@ -88,17 +150,207 @@ def test_distinct_after_correct_is_not_shadowed_by_a_wrong_draw():
         ("3 - 1 = 2, then 10 * 2 = 20", "3-1=2 and 100*2=20", False),
         ("The answer is 7", "the  answer is 7", True),
         ("The answer is 7", "It is 7", False),
+        ("I add 3 + 4", "so it is 3+4", False),  # no result: no equation
     ],
 )
 def test_paths_are_lists_of_normalised_equations(one, other, same):
     assert (reasoning_path(one) == reasoning_path(other)) is same
 
 
-@given(rewards)
-def test_a_draw_without_a_verdict_never_survives(scores):
-    for rule in RULES.values():
-        verdicts = kept(group(scores), rule())
-        assert not any(k for k, score in zip(verdicts, scores, strict=True) if score is None)
+def test_each_rule_is_tried_below():
+    assert {rule.cell for rule in EACH} == RULES.keys()
+
+
+@pytest.mark.parametrize("rule", EACH, ids=str)
+@given(scores=rewards)
+def test_a_draw_without_a_verdict_never_survives(rule, scores):
+    verdicts = kept(group(scores), rule)
+    assert not any(k for k, score in zip(verdicts, scores, strict=True) if score is None)
+
+
+@pytest.mark.parametrize("rule", EACH, ids=str)
+@given(drawn=st.lists(st.tuples(DRAW, st.booleans()), min_size=1, max_size=7), seed=st.integers(0))
+def test_nothing_is_revived_and_the_first_reason_stands(rule, drawn, seed):
+    scored, mask = made([one for one, _ in drawn]), [lives for _, lives in drawn]
+    fates = sieve(scored, [Only(mask), rule], np.random.default_rng(seed))
+    alone = sieve(scored, [Only(mask)], np.random.default_rng(0))
+    assert [new for new, old in zip(fates, alone, strict=True) if old] == [x for x in alone if x]
+    again = sieve(scored, [Only(mask), rule], np.random.default_rng(seed))
+    assert fates == again  # nothing but the generator decides
+
+
+WHOLE = (AsRecorded, DropAllWrong, DropAllRight, Mixed, Band)
+"""Rules that speak of all draws of a prompt, rejected or not; or of an earlier selection."""
+
+
+@pytest.mark.parametrize("rule", [r for r in EACH if not isinstance(r, WHOLE)], ids=str)
+@given(drawn=st.lists(st.tuples(DRAW, DRAW, st.booleans()), min_size=1, max_size=7))
+def test_what_is_dead_decides_nothing(rule, drawn):
+    """Other draws in the place of the rejected ones: the same draws survive."""
+    mask = [lives and one[0] is not None for one, _, lives in drawn]
+    others = [one if lives else other for (one, other, _), lives in zip(drawn, mask, strict=True)]
+    assert kept(made([one for one, _, _ in drawn]), Only(mask), rule) == kept(
+        made(others), Only(mask), rule
+    )
+
+
+def test_what_an_earlier_selection_kept():
+    judged = group([0, 1, None, 1]).with_(
+        verdicts=(
+            Verdict(True, "kept"),
+            Verdict(False, "too long"),
+            Verdict(True, "kept"),
+            Verdict(True, "kept"),
+        )
+    )
+    assert reasons(judged, AsRecorded()) == ["kept", "too long", "verifier error: broken", "kept"]
+    assert kept(judged, AsRecorded(), Correct()) == [False, False, False, True]
+    assert kept(group([0, 1]), AsRecorded()) == [True, True]
+
+
+def test_distinct_text_folds_case_and_white_space_and_nothing_else():
+    texts = ["It is 4", " it  is\n4 ", "It is 4.", "IT IS 4", "Itis 4"]
+    assert reasons(group([1] * 5, texts=texts), DistinctText()) == [
+        "kept",
+        "same text as draw 0",
+        "kept",
+        "same text as draw 0",
+        "kept",
+    ]
+    assert kept(group([0, 1, 1], texts=["a", "A", "a"]), Correct(), DistinctText()) == [
+        False,
+        True,
+        False,
+    ]
+    sums = group([1, 1], texts=["so 1 + 1 = 2", "thus 1+1 = 2"])
+    assert kept(sums, DistinctText()) == [True, True]
+    assert kept(sums, Distinct()) == [True, False]
+
+
+def test_lengths_by_hand():
+    sizes = group([1] * 4, lengths=[1, 2, 4, 5])
+    assert reasons(sizes, Length(2, 4)) == ["too short", "kept", "kept", "too long"]
+    assert kept(sizes, Length()) == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ([1, 0, 0, 0], "kept"),  # 1/4 is within [.25, .5]
+        ([1, 1, 0, 0], "kept"),  # and 1/2
+        ([1, 1, 0], "too easy"),
+        ([1, 0, 0, 0, 0], "too hard"),
+        ([0, 0], "too hard"),
+        ([1, 0, None, None], "kept"),  # 1 of 2: an error is no wrong answer
+        ([1, 0, 0, 0, None], "kept"),
+    ],
+)
+def test_a_band_of_success_rates(scores, said):
+    seen = reasons(group(scores), Band(0.25, 0.5))
+    assert {r for r, score in zip(seen, scores, strict=True) if score is not None} == {said}
+
+
+def test_a_band_counts_the_draws_that_earlier_rules_rejected():
+    assert kept(group([1, 1, 0, 0]), Correct(), Band(0.4, 0.6)) == [True, True, False, False]
+
+
+def test_a_rule_of_ones_own_that_miscounts_is_told():
+    with pytest.raises(UserError, match=r"^tests\.test_selection:Only: 1 verdicts for 2 draws$"):
+        kept(group([1, 1]), Only([True]))
+
+
+def test_which_columns_rules_read():
+    assert columns_read([Correct(), AtMost(2), Gibbs(1.0)]) == frozenset()
+    assert columns_read([Correct(), Distinct()]) == columns_read([RSO(1.0)]) == {"text"}
+    assert columns_read([Length(), DistinctText()]) == {"text", "tokens"}
+    assert columns_read([Only([])]) == {"text", "tokens"}
+
+
+class TestLots:
+    def test_at_most_m_are_chosen_evenly(self):
+        """Of the 5 that live, 10 pairs, each as likely as another."""
+        scored, rng = group([1, 0, None, 1, 0, 1]), np.random.default_rng(1)
+        seen = Counter(
+            tuple(i for i, fate in enumerate(sieve(scored, [AtMost(2)], rng)) if fate is None)
+            for _ in range(5_000)
+        )
+        pairs = list(combinations([0, 1, 3, 4, 5], 2))
+        assert set(seen) == set(pairs)
+        assert chisquare([seen[pair] for pair in pairs]).pvalue > 0.001
+
+    @given(st.lists(st.sampled_from([0.0, 1.0, None]), min_size=1, max_size=8), st.integers(1, 9))
+    def test_at_most_m_are_as_many_as_there_can_be(self, scores, m):
+        valid = sum(score is not None for score in scores)
+        assert sum(kept(group(scores), AtMost(m))) == min(m, valid)
+        said = set(reasons(group(scores), AtMost(m)))
+        assert said <= {"kept", f"more than {m}", "verifier error: broken"}
+
+    def test_gibbs_accepts_with_the_chance_that_the_theory_says(self):
+        """exp((r - r_max) / beta), with r_max above all rewards and equal to the largest."""
+        values, times = [1.0, 0.6, 0.0, -1.0], 5_000
+        scored = group(values * times)
+        for rule, bound in ((Gibbs(0.7, 1.4), 1.4), (Gibbs(0.7, 1), 1.0), (Gibbs(0.7), 1.0)):
+            passed = np.reshape(kept(scored, rule, seed=2), (times, 4)).sum(axis=0)
+            for value, count in zip(values, passed.tolist(), strict=True):
+                chance = exp((value - bound) / 0.7)
+                if chance == 1:
+                    assert count == times
+                else:
+                    assert binomtest(count, times, chance).pvalue > 0.001
+        assert set(reasons(group([0.0, -9.0]), Gibbs(0.01))) == {"kept", "rejected by lot"}
+
+    def test_the_samples_bound_is_that_of_the_draws_that_are_left(self):
+        """With the best draw gone, the next best is accepted for certain."""
+        scored = group([9.0, 1.0, 1.0])
+        for seed in range(20):
+            assert kept(scored, Only([False, True, True]), Gibbs(0.1), seed=seed) == [
+                False,
+                True,
+                True,
+            ]
+        assert kept(scored, Gibbs(0.1)) == [True, False, False]  # e^-80
+
+    def test_a_reward_above_the_bound_is_told(self):
+        with pytest.raises(
+            UserError,
+            match=r"^gibbs\(beta=1, r_max=1\): a draw of prompt 'p7' has reward 1\.5, abo",
+        ):
+            kept(group([0, 1.5], name="p7"), Gibbs(1, 1))
+        assert kept(group([0.0, None]), Gibbs(1.0, 0.0)) == [True, False]
+        assert kept(group([None, None]), Gibbs(1.0, -5.0)) == [False, False]
+
+    @pytest.mark.parametrize("rule", [Gibbs, RSO])
+    @pytest.mark.parametrize("beta", [0, -1.0, float("inf"), float("nan")])
+    def test_a_temperature_that_is_none(self, rule, beta):
+        with pytest.raises(ValueError, match="beta is above 0 and finite"):
+            rule(beta)
+
+    @given(st.lists(DRAW, min_size=1, max_size=9), st.integers(1, 6), st.integers(0, 2**32))
+    def test_rso_is_the_theorys_on_the_distinct_draws_that_live(self, drawn, k, seed):
+        scored = made(drawn)
+        first = {}
+        for place, (value, text, _, _) in enumerate(drawn):
+            if value is not None:
+                first.setdefault(text, place)
+        places = list(first.values())
+        values = [drawn[place][0] for place in places]
+        chosen = rso(np.array(values), 0.4, k, np.random.default_rng(seed))
+        verdicts = kept(scored, RSO(0.4, k), seed=seed)
+        assert [i for i, lives in enumerate(verdicts) if lives] == sorted(places[i] for i in chosen)
+        assert sum(verdicts) == min(k, len(places))
+
+    def test_rso_says_why(self):
+        same = group([1, 0, 1], texts=["a", "b", "a"])
+        said = reasons(same, RSO(0.01, 1))
+        assert said == ["kept", "not among the 1 taken", "same text as draw 0"]
+
+    def test_the_order_of_rules_counts(self):
+        """One of the right draws; or one draw, if it is right."""
+        half = group([0, 1])
+        after = [sum(kept(half, Correct(), AtMost(1), seed=s)) for s in range(40)]
+        before = [sum(kept(half, AtMost(1), Correct(), seed=s)) for s in range(40)]
+        assert set(after) == {1}
+        assert set(before) == {0, 1}
 
 
 @given(rewards)
@@ -106,6 +358,23 @@ def test_more_rules_never_keep_more(scores):
     scored = group(scores)
     both = kept(scored, Correct(), Distinct())
     assert all(one or not two for one, two in zip(kept(scored, Correct()), both, strict=True))
+
+
+NUMBER = r"[-(]*\$?\d[\d.,]*+%?\)*"
+PLAIN = re.compile(rf"(?<![\d.,]){NUMBER}(?:\s*[-+*/x]\s*{NUMBER})+\s*=\s*-?\$?[\d.,]*\d")
+"""An equation, said more plainly and found in quadratic time."""
+
+
+@given(
+    st.text("12.,+-=()x $%", max_size=25)
+    | st.lists(st.sampled_from(["1", "2.5", "$", "+", "-", "=", "(", ")", " ", "= 3"])).map("".join)
+)
+@example("1(1x1=1")
+@example("2((3+4)=7")
+@example("5 - 2 of 3 + 4 = 7")
+def test_every_equation_is_found(text):
+    found = [match.group() for match in paths._EQUATION.finditer(text) if match.group(1)]
+    assert found == PLAIN.findall(text)
 
 
 @pytest.mark.parametrize("tail", ["-" * 5000, "- " * 3000, "1" * 20_000, "(" * 5000, "1+" * 5000])

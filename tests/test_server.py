@@ -138,6 +138,7 @@ def test_only_what_was_set_is_sent():
         "prompt": "a",
         "temperature": 1.0,
         "max_tokens": 9,
+        "top_p": 1.0,
         "seed": 5,
     }
     assert full == {
@@ -261,7 +262,7 @@ def test_lengths_without_a_count():
         ([float("-inf"), -1], None),
         ([-(10**400), -1], None),
         (["x", -1], None),
-        ([True, -1], None),
+        ([False, -1], None),
         ([-1] * 5, None),  # more than max_tokens
     ],
 )
@@ -795,6 +796,16 @@ def test_an_iterator_that_nobody_wants_any_more():
 
 
 def test_ctrl_c():
+    # a job in the background starts with this signal ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupt_a_drawing()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not ours()
+
+
+def interrupt_a_drawing() -> None:
     with FakeServer(default=hang) as server:
         drawing = sampler(server)
 
@@ -807,7 +818,6 @@ def test_ctrl_c():
         with pytest.raises(KeyboardInterrupt):
             drawn(drawing, request())
         pressing.join()
-    assert not ours()
 
 
 # settings
@@ -960,6 +970,13 @@ def test_a_real_server_says_what_the_model_says(api, real_server, real_model):
         assert draw.length == len(answer)
 
 
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_a_real_server_and_the_limit(api, real_server):
+    (group,), drawing = draws_of(real_server, api, request("1+2=", n=8, max_tokens=1))
+    assert {(draw.length, draw.finish_reason) for draw in group.draws} == {(1, "length")}
+    assert drawing.counts.bad_usage == 0
+
+
 def test_a_real_server_and_a_stop_string(real_server):
     """It leaves the stop string in the text."""
     stop = tuple("0123456789")
@@ -975,3 +992,4 @@ def test_a_real_server_that_refuses(real_server):
     groups, error = until_the_error(drawing, request("1+2=", n=2, top_k=3))
     assert groups == []
     assert "422 Unexpected fields in the request: {'top_k'}" in str(error)
+    assert drawing.counts.retries == 0

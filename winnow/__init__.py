@@ -14,6 +14,12 @@ _HOME = {
     "train": "api",
     "evaluate": "api",
     "Result": "api",
+    "sample": "offline",
+    "select": "offline",
+    "best_of": "best",
+    "overoptimisation": "study",
+    "run_overoptimisation": "study",
+    "fit_reward": "preferring",
     "ALGORITHMS": "algorithms",
     "Algorithm": "algorithms",
     "Term": "losses",
@@ -35,10 +41,16 @@ if TYPE_CHECKING:
     from winnow.api import Result as Result
     from winnow.api import evaluate as evaluate
     from winnow.api import train as train
+    from winnow.best import best_of as best_of
     from winnow.config import Config as Config
     from winnow.errors import UserError as UserError
     from winnow.errors import WinnowError as WinnowError
     from winnow.losses import Term as Term
+    from winnow.offline import sample as sample
+    from winnow.offline import select as select
+    from winnow.preferring import fit_reward as fit_reward
+    from winnow.study import overoptimisation as overoptimisation
+    from winnow.study import run_overoptimisation as run_overoptimisation
     from winnow.types import Draw as Draw
     from winnow.types import Group as Group
     from winnow.types import Prompt as Prompt

@@ -15,7 +15,7 @@ from winnow.errors import UserError
 from winnow.evaluation import sampling_params
 from winnow.loop import Run
 from winnow.parts import check_suited, engine_for, environment
-from winnow.prompts import PromptSet, family, load_held_out, load_prompts
+from winnow.prompts import PromptSet, load_held_out, load_prompts
 from winnow.recipe import dumps
 from winnow.recorded import File, Recorded, open_file
 from winnow.reporter import Reporter
@@ -75,9 +75,9 @@ def _held_out(config: Config, file: File) -> tuple[Prompt, ...]:
     if config.eval.size == 0:
         return ()
     held_out = load_held_out(config.prompts, config.eval, config.seed)
-    away = {family(prompt) for prompt in held_out}
+    away = {prompt.text for prompt in held_out}
     for text in file.prompts():
-        if " ".join(text.split()) in away:
+        if text in away:
             raise UserError(
                 f"draws: {config.draws} has draws of a held-out prompt ({text[-60:]!r}); draw with "
                 "the same prompts, eval and seed settings, or set eval.size = 0"

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.choosing import Curves, Drawn, curves, sizes
+from winnow.choosing import Curves, Drawn, curves, rate_interval, sizes
 from winnow.config import Config, RewardConfig
 from winnow.draws.table import DrawTable
 from winnow.errors import UserError
 from winnow.export import Form, check_output, export
 from winnow.given import RewardFunction, reporter, reward_name
-from winnow.metrics import mean_interval
-from winnow.parts import reward_for
+from winnow.parts import check_reward, reward_for
 from winnow.plots import check_picture, draw_curves
 from winnow.reporter import Reporter
 from winnow.scoring import RECORDED, scored_draws, scores
@@ -39,8 +38,8 @@ class BestOf:
     Attributes:
         n: Answers among which each winner was chosen: the first n of a prompt that have a verdict.
         prompts: Prompts that took part: those with n such answers.
-        accuracy: Share of prompts whose winner is right, with its 95 % interval; a prompt where
-            nobody had a vote counts as wrong.
+        accuracy: Share of prompts whose winner is right, with its 95 % interval (Wilson); a prompt
+            where nobody had a vote counts as wrong.
         first: The same of each prompt's first answer.
         won: For each row of the draws, in their order, whether it is a winner.
         notes: What a person should know.
@@ -63,7 +62,7 @@ def best_of(
     by: str | RewardFunction = RECORDED,
     votes: str | RewardFunction = RECORDED,
     answers: Answers = "number",
-    out: Sequence[str | Path] = (),
+    out: str | Path | Sequence[str | Path] = (),
     form: Form = "messages",
     plot: str | Path | None = None,
     right_at: float | None = None,
@@ -79,7 +78,8 @@ def best_of(
         by: `verifier`, the recorded reward (an oracle: best-of-n is then pass@n); `majority`, the
             answer given most often; `weighted`, votes weighed by `votes`; or a reward to score
             with, such as `model:FOLDER`.
-        votes: What weighs the votes of `weighted`: the recorded reward or another; below 0 is 0.
+        votes: What weighs the votes of `weighted`: the recorded reward or another; below 0 is 0,
+            so a reward whose zero means nothing (a reward model's logit) weighs badly.
         answers: How answers are compared for a vote: see `voting.ballots`.
         out: Files for the winners, as `winnow.select` writes them.
         plot: A picture of the curves.
@@ -88,13 +88,10 @@ def best_of(
     Raises:
         UserError: something that the caller can mend, n above the number of draws among it.
     """
-    outputs = [Path(path) for path in out]
-    for path in outputs:
-        check_output(path)
-    if plot is not None:
-        check_picture(Path(plot))
+    outputs = [Path(path) for path in ([out] if isinstance(out, str | Path) else out)]
+    check(n, by=by, votes=votes, answers=answers, outputs=outputs, plot=plot)
     name = reward_name(by) or ""
-    judge = RECORDED if by == "majority" else votes if by == "weighted" else by
+    judge = _judge(by, votes)
     with reporter(quiet) as listener:
         table = scored_draws(draws, ["text"], [judge], right_at, pool, "best-of")
         groups = list(table)
@@ -102,14 +99,45 @@ def best_of(
         labels, notes = None, list[str]()
         if name in _VOTES:
             labels, notes = _labels(groups, answers, listener)
-        weights = np.maximum(judged, 0.0) if name == "weighted" else np.ones_like(judged)
+        weights = np.ones_like(judged)
+        if name == "weighted":
+            weights = np.maximum(judged, 0.0)
+            notes += _weightless(judged)
         prompts = _prompts(table, groups, judged, weights, labels)
         made = _choose(prompts, n, name, table.rows, notes, np.random.default_rng(seed))
         for path in outputs:
             export(table, _as_sifted(table, made), path, form=form)
         if plot is not None:
-            draw_curves(made.curves, Path(plot), name, name not in _VOTES)
+            draw_curves(made.curves, Path(plot), name, made.prompts)
     return made
+
+
+def check(
+    n: int | None,
+    *,
+    by: str | RewardFunction,
+    votes: str | RewardFunction,
+    answers: str,
+    outputs: Sequence[Path],
+    plot: str | Path | None,
+) -> None:
+    """See that a choice can be made and written so, before anything is drawn or scored.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if n is not None and n < 1:
+        raise UserError(f"n = {n}: at least one answer is needed")
+    if answers not in get_args(Answers):
+        raise UserError(f"answers = {answers!r}: {', '.join(get_args(Answers))}")
+    if votes != RECORDED and by != "weighted":
+        raise UserError("votes: they weigh only the votes of by = weighted")
+    for path in outputs:
+        check_output(path)
+        if not path.absolute().parent.is_dir():
+            raise UserError(f"out: no folder {path.parent}")
+    if plot is not None:
+        check_picture(Path(plot))
 
 
 def _choose(
@@ -134,10 +162,30 @@ def _choose(
         prompts=len(enough),
         accuracy=_accuracy([place is not None and p.right[place] for p, place in pairs]),
         first=_accuracy([prompt.right[0] for prompt in enough]),
-        curves=curves(enough, sizes(fewest), rng),
+        curves=curves(enough, sorted({*sizes(fewest), size}), rng),
         won=won,
         notes=notes,
     )
+
+
+def check_judge(by: str | RewardFunction, votes: str | RewardFunction) -> None:
+    """See that what chooses is there, without loading a model.
+
+    Raises:
+        UserError: it is not.
+    """
+    judge = _judge(by, votes)
+    if isinstance(judge, str) and judge != RECORDED:
+        check_reward(Config(reward=RewardConfig(name=judge)))
+
+
+def _judge(by: str | RewardFunction, votes: str | RewardFunction) -> str | RewardFunction:
+    return RECORDED if by == "majority" else votes if by == "weighted" else by
+
+
+def _weightless(judged: Array) -> list[str]:
+    none = int((judged < 0).sum())
+    return [f"{none} of {judged.size} votes weigh nothing: a score below 0"] if none else []
 
 
 def _labels(
@@ -148,7 +196,7 @@ def _labels(
         return ballots(groups, answers).labels, []
     with reward_for(Config(reward=RewardConfig(name="math"))) as equal:
         made = ballots(groups, answers, equal)
-    failed = f"{made.failed} comparisons of formulas failed; their answers count as different"
+    failed = f"comparisons of formulas that failed: {made.failed}; their answers count as different"
     return made.labels, [failed] if made.failed else []
 
 
@@ -182,22 +230,20 @@ def _enough(
     """The prompts with n answers.
 
     Raises:
-        UserError: none has, or n is not a number of answers.
+        UserError: none has.
     """
-    if n is not None and n < 1:
-        raise UserError(f"n = {n}: at least one answer is needed")
-    most = Counter(len(p.right) for p in prompts)
     enough = [p for p in prompts if len(p.right) >= (n or 1)]
     if not enough:
+        most = max(len(p.right) for p in prompts)
         raise UserError(
-            f"n = {n} is more than the draws: no prompt has more than {max(most)} with a verdict"
+            f"n = {n} is more than the draws: no prompt has more than {most} with a verdict"
+            if most
+            else "draws: none has a verdict, all are errors"
         )
     left = len(prompts) - len(enough)
     if left:
-        notes = [
-            *notes,
-            f"{left} prompts have fewer than {n or 1} answers with a verdict: left out",
-        ]
+        few = f"fewer than {n} answers" if n and n > 1 else "no answer"
+        notes = [*notes, f"left out: {left} of {len(prompts)} prompts, with {few} with a verdict"]
     return enough, notes
 
 
@@ -210,7 +256,7 @@ def _winner(prompt: Drawn, n: int, rng: np.random.Generator) -> int | None:
 
 
 def _accuracy(right: Sequence[bool]) -> Interval:
-    return mean_interval(np.array(right, dtype=np.float64))
+    return rate_interval(np.array(right, dtype=np.float64), 1.0)
 
 
 def _as_sifted(table: DrawTable, made: BestOf) -> Sifted:

@@ -25,6 +25,30 @@ _RightAt = Annotated[
 ]
 _Pool = Annotated[bool, typer.Option("--pool", help="Take draws of several models as one set.")]
 _Seed = Annotated[int, typer.Option(help="Of all that is decided by lot.")]
+_Plot = Annotated[Path | None, typer.Option(help="A picture: .svg, .png or .pdf.")]
+_SomeDraws = Annotated[
+    list[str] | None,
+    typer.Argument(help="Scored draws: Parquet files or folders. Without any, draws are made."),
+]
+_By = Annotated[
+    str,
+    typer.Option(
+        help="verifier (the recorded reward), majority, weighted, or a reward to score with: "
+        "model:FOLDER, a built-in name, module:function."
+    ),
+]
+_Answers = Annotated[
+    str, typer.Option(help="How answers are compared for a vote: number, math or text.")
+]
+_Winners = Annotated[
+    list[Path] | None, typer.Option(help="A .parquet or .jsonl file for the winners; repeatable.")
+]
+_DrawBy = Annotated[
+    str | None, typer.Option(help="Where no draws are given: draw as this recipe says.")
+]
+_DrawTo = Annotated[
+    Path | None, typer.Option(help="Where no draws are given: the folder for them.")
+]
 
 
 def sample(
@@ -142,43 +166,25 @@ def select(
 
 
 def best_of(
-    draws: Annotated[
-        list[str] | None,
-        typer.Argument(help="Scored draws: Parquet files or folders. Without any, draws are made."),
-    ] = None,
+    draws: _SomeDraws = None,
     n: Annotated[
         int | None,
-        typer.Option("--n", help="Answers to choose among. Default: all there are."),
+        typer.Option("--n", help="Answers to choose among. Default: all; 16 where none are given."),
     ] = None,
-    by: Annotated[
-        str,
-        typer.Option(
-            help="verifier (the recorded reward), majority, weighted, or a reward to score with: "
-            "model:FOLDER, a built-in name, module:function."
-        ),
-    ] = "verifier",
+    by: _By = "verifier",
     votes: Annotated[
         str, typer.Option(help="What weighs the votes of weighted; as for --by.")
     ] = "verifier",
-    answers: Annotated[
-        str, typer.Option(help="How answers are compared for a vote: number, math or text.")
-    ] = "number",
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(help="A .parquet or .jsonl file for the winners; repeatable."),
-    ] = None,
+    answers: _Answers = "number",
+    out: _Winners = None,
     form: _Form = "messages",
-    plot: Annotated[Path | None, typer.Option(help="A picture: .svg or .png.")] = None,
+    plot: _Plot = None,
     right_at: _RightAt = None,
     pool: _Pool = False,
     seed: _Seed = 0,
-    recipe: Annotated[
-        str | None, typer.Option(help="Where no draws are given: draw as this recipe says.")
-    ] = None,
+    recipe: _DrawBy = None,
     sets: Set = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where no draws are given: the folder for them.")
-    ] = None,
+    folder: _DrawTo = None,
     as_json: Json = False,
 ) -> None:
     """The best of n answers, and what n buys.
@@ -189,21 +195,17 @@ def best_of(
     """
     from dataclasses import asdict
 
-    from winnow import best, given, offline
+    from winnow import best
     from winnow.console import best_of_report
-    from winnow.recipe import load
 
-    if answers not in ("number", "math", "text"):
-        raise UserError(f"--answers {answers}: number, math or text")
+    written = [*(out or ()), *([plot] if plot else ())]
+    shape = _form(form)
+    best.check(n, by=by, votes=votes, answers=answers, outputs=list(out or ()), plot=plot)
     if draws and (recipe or sets or folder):
         raise UserError("--recipe, --set and --folder say how to draw; give them or draws")
     if not draws:
-        over = {"samples_per_prompt": n or 16}
-        config = load(recipe, sets or (), over)
-        where = folder or given.next_folder(f"{Path(recipe or 'arithmetic').stem}-best-of")
-        with given.reporter(as_json) as reporter:
-            offline.run_sample(config, out=where, held_out=True, reporter=reporter)
-        draws = [str(where)]
+        best.check_judge(by, votes)
+        draws = [_drawn(recipe, [f"samples_per_prompt={n or 16}", *(sets or ())], folder, as_json)]
     made = best.best_of(
         draws,
         n,
@@ -211,7 +213,7 @@ def best_of(
         votes=votes,
         answers=answers,  # type: ignore[arg-type]  # checked above
         out=list(out or ()),
-        form=_form(form),
+        form=shape,
         plot=plot,
         right_at=right_at,
         pool=pool,
@@ -220,11 +222,24 @@ def best_of(
     )
     if as_json:
         shown = {key: getattr(made, key) for key in ("by", "n", "prompts", "accuracy", "first")}
-        print_json({**shown, "curves": asdict(made.curves), "notes": made.notes})
+        shown |= {"draws": draws, "curves": asdict(made.curves), "notes": made.notes}
+        print_json(shown)
         return
     best_of_report(made)
-    for path in (*(out or ()), *([plot] if plot else ())):
+    for path in written:
         typer.echo(f"written:  {path}")
+
+
+def _drawn(recipe: str | None, sets: list[str], folder: Path | None, quiet: bool) -> str:
+    """A new folder of draws for the held-out prompts."""
+    from winnow import given, offline
+    from winnow.recipe import load
+
+    config = load(recipe, sets)
+    where = folder or given.next_folder(f"{Path(recipe or 'arithmetic').stem}-best-of")
+    with given.reporter(quiet) as reporter:
+        offline.run_sample(config, out=where, held_out=True, reporter=reporter)
+    return str(where)
 
 
 def overoptimisation(
@@ -245,7 +260,7 @@ def overoptimisation(
             "--checkpoints", help="DRAWS is a training run: its evaluations, on the same axes."
         ),
     ] = False,
-    plot: Annotated[Path | None, typer.Option(help="The picture: .svg or .png.")] = None,
+    plot: _Plot = None,
     pool: _Pool = False,
     seed: _Seed = 0,
     as_json: Json = False,
@@ -254,10 +269,9 @@ def overoptimisation(
 
     Of best-of-n, or of the checkpoints of a run: with Gao et al.'s fit, and where gold turns over.
     """
-    from dataclasses import asdict
-
     from winnow import study as studies
     from winnow.console import study_report
+    from winnow.overoptimisation import as_json_table
 
     if checkpoints:
         if len(draws) != 1 or largest is not None or pool:
@@ -277,7 +291,7 @@ def overoptimisation(
             quiet=as_json,
         )
     if as_json:
-        print_json(asdict(study))
+        print_json(as_json_table(study))
         return
     study_report(study)
     if plot:
@@ -310,14 +324,14 @@ def fit_reward(
 ) -> None:
     """Train a reward model on scored draws.
 
-    On pairs of a better and a worse draw (Bradley-Terry). What it makes scores with reward = "model:FOLDER", in training, select and best-of.
+    On pairs of a better and a worse draw (Bradley-Terry). What it makes scores with reward =
+    "model:FOLDER", in training, select and best-of.
     """
     from dataclasses import asdict
 
+    from winnow.console import fit_report
     from winnow.preferring import fit_reward as fit
 
-    if dtype not in ("float32", "bfloat16"):
-        raise UserError(f"--dtype {dtype}: float32 or bfloat16")
     made = fit(
         list(draws),
         out=out,
@@ -337,17 +351,7 @@ def fit_reward(
     if as_json:
         print_json({**asdict(made), "folder": str(made.folder)})
         return
-    left = f", {made.left_out} left out" if made.left_out else ""
-    typer.echo(
-        f"{made.pairs} pairs{left}, {made.steps} updates: loss {made.first_loss:.3f} -> "
-        f"{made.last_loss:.3f}; {made.accuracy:.1%} of them in the right order"
-    )
-    if made.held_out_accuracy is not None:
-        typer.echo(
-            f"held out: {made.held_out} pairs, {made.held_out_accuracy:.1%} in the right order "
-            f"[{made.held_out_low:.1%}, {made.held_out_high:.1%}]"
-        )
-    typer.echo(f"model:  {made.folder}")
+    fit_report(made)
 
 
 def _form(form: str) -> Any:

@@ -179,8 +179,8 @@ class ServerConfig(_Section):
     requests_per_minute: float = Field(0.0, ge=0, description="0: no limit.")
     timeout: float = Field(120.0, gt=0, description="Seconds that a request may take.")
     retries: int = Field(6, ge=0, description="Further attempts at a request, with back-off.")
-    key_env: str = Field(
-        "OPENAI_API_KEY", description="Environment variable that holds the API key, if any."
+    key_env: str | None = Field(
+        None, description="Environment variable that holds the API key, where one is needed."
     )
 
 

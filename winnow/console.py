@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from winnow.metrics import Evaluation, Metrics
 
 if TYPE_CHECKING:
     from winnow.best import BestOf
+    from winnow.engines.preference_trainer import FitResult
     from winnow.overoptimisation import Measured, Study
     from winnow.recorded import File
     from winnow.sifting import Sifted
@@ -210,10 +211,14 @@ def sifted_report(sifted: Sifted) -> None:
     """What selection kept and lost, rule by rule, and why."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
     for heading in ("rule", "draws", "lost", "left", "prompts lost"):
-        table.add_column(heading, justify="left" if heading == "rule" else "right")
+        side: Any = "left" if heading == "rule" else "right"
+        table.add_column(heading, justify=side, overflow="fold")
     table.add_column("why", overflow="fold")
     for tally in sifted.tallies:
-        why = ", ".join(f"{reason} {count}" for reason, count in tally.reasons.most_common(3))
+        often = tally.reasons.most_common(3)
+        why = ", ".join(
+            f"{count} x {reason}" if len(often) > 1 else reason for reason, count in often
+        )
         more = len(tally.reasons) - 3
         counts = (tally.seen, tally.lost, tally.seen - tally.lost, tally.prompts_lost)
         tail = f" and {more} more reasons" if more > 0 else ""
@@ -234,69 +239,111 @@ def best_of_report(made: BestOf) -> None:
     """Who won, and a line for each n."""
     console = Console(highlight=False, markup=False)
     console.print(
-        f"best of {made.n} by {made.by}, {made.prompts} prompts: {_percent(made.accuracy)} right; "
-        f"one answer: {_percent(made.first)}",
+        f"best of {made.n} by {made.by}, {made.prompts} prompts: {_percent(made.accuracy)} of the "
+        f"winners are right; of the first answers {_percent(made.first)}",
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
     curves = made.curves
-    vote = bool(curves.majority)
-    headings = ["n", "pass@n", "vote@n" if vote else f"best of n by {made.by}"]
-    for heading in [*headings, *([] if vote else ["its score", "KL, plug-in", "KL at most"])]:
-        table.add_column(heading, justify="right")
+    scored = ["best of n", "its score", "KL plug-in", "KL bound"] if curves.best else ["vote of n"]
+    rows = []
     for place, one in enumerate(curves.passes):
-        chosen = (curves.majority if vote else curves.best)[place]
+        chosen = (curves.best or curves.majority)[place]
         cells = [str(one.n), *(_percent((p.value, p.low, p.high)) for p in (one, chosen))]
-        if not vote:
-            score = curves.score[place]
-            cells += [f"{score.value:.3f}", f"{curves.kl_plugin[place]:.3f}"]
+        if curves.best:
+            cells += [_short(curves.score[place].value), f"{curves.kl_plugin[place]:.3f}"]
             cells.append(f"{curves.kl_bound[place]:.3f}")
-        table.add_row(*cells)
-    console.print(table)
+        rows.append(cells)
+    _print_table(console, ["n", "pass@n", *scored], rows)
+    if curves.best:
+        console.print(_KL_NOTE, style="dim")
     for note in made.notes:
         console.print(note, style="yellow", soft_wrap=True)
+
+
+_KL_NOTE = (
+    "KL of the best of n to one answer, in nats. Plug-in: from the shares of equal scores; too low "
+    "where n is not far below the number of draws. Bound: log n - (n-1)/n, reached without ties."
+)
 
 
 def study_report(study: Study) -> None:
     """The points of a study, the fit and where gold turns over."""
     console = Console(highlight=False, markup=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
-    at = "n" if study.form == "best-of-n" else "step"
-    for heading in (at, "KL", "sqrt(KL)", "proxy", "gold"):
-        table.add_column(heading, justify="right")
+    of_n = study.form == "best-of-n"
+    at = "n" if of_n else "step"
+    rows = []
     for point in study.points:
-        table.add_row(
-            str(point.at),
-            f"{point.kl:.3f}",
-            f"{max(point.kl, 0.0) ** 0.5:.3f}",
-            _measured(point.proxy),
-            _measured(point.gold),
+        kl = [f"{point.kl:.3f}", *([f"{point.bound:.3f}"] if of_n else [])]
+        d = f"{max(point.kl, 0.0) ** 0.5:.2f}"
+        rows.append([str(point.at), *kl, d, _measured(point.proxy), _measured(point.gold)])
+    names = ["KL plug-in", "KL bound"] if of_n else ["KL"]
+    _print_table(console, [at, *names, "d", "proxy", "gold"], rows)
+    if of_n:
+        console.print(f"d = sqrt(KL plug-in). {_KL_NOTE}", style="dim")
+    second = "d" if of_n else "log d"
+    top = f"its top is at d = {study.fitted_peak:.2f}"
+    if not study.fitted_peak < float("inf"):
+        top = "it does not turn over"
+    console.print(
+        f"fit: gold = gold at {at} {study.points[0].at} + d (alpha - beta {second}), "
+        f"alpha {_measured(study.alpha)}, beta {_measured(study.beta)}; {top}",
+        soft_wrap=True,
+    )
+    peak, end = study.peak, study.points[-1].at
+    found = f"measured gold is highest at {at} = {peak.value:g} [{peak.low:g}, {peak.high:g}]"
+    fall = f"it is lower at {at} = {end} in {study.turns:.1%} of the resamples of"
+    if peak.value == end:
+        fall = "the end; over"
+    left = f", {study.left_out} left out: too few scores" if study.left_out else ""
+    console.print(f"{found}, {fall} {study.prompts} prompts{left}", soft_wrap=True)
+
+
+def fit_report(made: FitResult) -> None:
+    """What a reward model has learned, and where it lies."""
+    console = Console(highlight=False, markup=False)
+    left = f", {made.left_out} left out" if made.left_out else ""
+    console.print(
+        f"{made.pairs} pairs{left}, {made.steps} updates: loss {made.first_loss:.3f} -> "
+        f"{made.last_loss:.3f}; {made.accuracy:.1%} of them in the right order",
+        soft_wrap=True,
+    )
+    if made.held_out_accuracy is not None:
+        low, high = made.held_out_low, made.held_out_high
+        console.print(
+            f"held out: {made.held_out} pairs, {_percent((made.held_out_accuracy, low, high))} in "
+            "the right order (the interval as if pairs of one prompt were independent)",
+            soft_wrap=True,
         )
-    console.print(table)
-    second = "d" if study.form == "best-of-n" else "log d"
-    console.print(
-        f"gold = gold({at} = {study.points[0].at}) + d (alpha - beta {second}), d = sqrt(KL): "
-        f"alpha {_measured(study.alpha)}, beta {_measured(study.beta)}; "
-        f"its top is at d = {study.fitted_peak:.2f}",
-        soft_wrap=True,
-    )
-    peak = study.peak
-    console.print(
-        f"measured gold is highest at {at} = {peak.value:g} [{peak.low:g}, {peak.high:g}]; it is "
-        f"lower at the end in {study.turns:.0%} of the resamples of {study.prompts} prompts",
-        soft_wrap=True,
-    )
+    console.print(f"model:  {made.folder}", soft_wrap=True)
+
+
+def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A row a line, however narrow the console is."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    needed = sum(map(_width, zip(headings, *rows, strict=True))) + 2 * (len(headings) - 1)
+    wide = Console(highlight=False, markup=False, width=max(console.width, needed))
+    wide.print(table, crop=False)
 
 
 def _measured(measured: Measured) -> str:
-    return f"{measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}]"
+    return f"{_short(measured.value)} [{_short(measured.low)}, {_short(measured.high)}]"
 
 
 def _percent(interval: tuple[float | None, float | None, float | None]) -> str:
     value, low, high = interval
     if value is None:
         return "-"
-    return f"{value:.1%}" + ("" if low is None else f" [{low:.1%}, {high:.1%}]")
+    bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{value:.1%}{bounds}"
+
+
+def _short(value: float) -> str:
+    """Three decimals, fewer of a large number."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -49,7 +49,7 @@ def disk(path: Path) -> Iterator[None]:
     except OSError as error:
         raise WinnowError(
             f"cannot write {path}: {error.strerror or error}; make room (or leave to write), then "
-            "go on with --resume"
+            "try again; what has a --resume goes on where it stopped"
         ) from error
 
 

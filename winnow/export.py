@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from winnow.disk import refuse, whole
+from winnow.disk import disk, refuse, whole
 from winnow.draws.schema import SCHEMA, clean
 from winnow.draws.table import DrawTable, Part
 from winnow.errors import UserError
@@ -23,15 +22,36 @@ _ROWS = 16_384
 _NEEDED = ("prompt", "text")
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, form: str = "messages") -> None:
     """See that survivors can be written there.
 
     Raises:
-        UserError: a kind of file that is not known, or something is there already.
+        UserError: a kind of file or a form of lines that is not known, or something is there
+            already.
     """
     if path.suffix not in (".parquet", ".jsonl"):
         raise UserError(f"out: {path} is neither .parquet nor .jsonl")
+    if form not in get_args(Form):
+        raise UserError(f"form: {form!r} is none; it is {' or '.join(get_args(Form))}")
     refuse(path)
+
+
+def check_columns(table: DrawTable, path: Path) -> None:
+    """See that the files of draws have what a file of that kind needs, before any is written.
+
+    Raises:
+        UserError: no prompt or text for a .jsonl file; columns that cannot be one column.
+    """
+    if path.suffix == ".parquet":
+        _unified(table)
+        return
+    for part in table.parts:
+        there = pq.read_schema(part.path).names
+        missing = [name for name in _NEEDED if name not in there]
+        if missing:
+            raise UserError(
+                f"draws: {part.path} has no column {', '.join(missing)}, which {path} needs"
+            )
 
 
 def export(
@@ -41,13 +61,16 @@ def export(
 
     Args:
         form: Of the lines of a .jsonl file. `messages`: a conversation that ends with the answer;
-            `prompt-completion`: the two, as texts, or as messages where the prompt was a
+            `prompt-completion`: the two, as texts, or all as messages where some prompt was a
             conversation. As TRL, axolotl and LLaMA-Factory read them.
         rejected: Whether a Parquet file is to hold the rejected draws too, with their reasons.
 
     Raises:
-        UserError: a .jsonl file of draws whose prompt or text is not in the file.
+        UserError: what `check_columns` raises.
     """
+    check_columns(table, path)
+    with disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         whole(path, lambda partial: _parquet(table, sifted, partial, rejected))
     else:
@@ -59,32 +82,55 @@ def _parquet(table: DrawTable, sifted: Sifted, path: Path, rejected: bool) -> No
     with pq.ParquetWriter(path, schema) as writer:
         for part in table.parts:
             for first, batch in _batches(part):
-                judged = _judged(batch, sifted, first)
+                judged = _judged(batch, sifted, first, table.right_at)
                 if not rejected:
                     judged = judged.filter(judged["kept"])
                 if judged.num_rows:
-                    writer.write_table(_shaped(judged, schema))
+                    writer.write_table(_shaped(judged, schema, part.path))
 
 
 def _unified(table: DrawTable) -> pa.Schema:
-    """All columns that any of the files has, and those that selection fills."""
+    """All columns that any of the files has, and those that selection fills.
+
+    Raises:
+        UserError: a column whose types in two files no type can hold.
+    """
     fields: dict[str, pa.Field] = {}
     for part in table.parts:
         for own in pq.read_schema(part.path):
-            known = own.name in SCHEMA.names
-            fields.setdefault(own.name, SCHEMA.field(own.name) if known else own)
-    for name in ("reward", "error", "right", "kept", "reason"):
+            seen = fields.get(own.name, own)
+            if own.name in SCHEMA.names:
+                fields[own.name] = SCHEMA.field(own.name)
+                continue
+            try:
+                one = pa.unify_schemas(
+                    [pa.schema([seen]), pa.schema([own])], promote_options="permissive"
+                )
+            except pa.ArrowException as error:
+                raise UserError(
+                    f"draws: column {own.name} holds {own.type} in {part.path} and {seen.type} in "
+                    "another file; rename one, or leave one of the files out"
+                ) from error
+            fields[own.name] = one.field(0).with_nullable(True)
+    for name in ("reward", "error", "right_at", "right", "kept", "reason"):
         fields.setdefault(name, SCHEMA.field(name))
     return pa.schema(list(fields.values()))
 
 
-def _shaped(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    columns = [
-        table[own.name].cast(own.type)
-        if own.name in table.column_names
-        else pa.nulls(table.num_rows, own.type)
-        for own in schema
-    ]
+def _shaped(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
+    columns = []
+    for own in schema:
+        if own.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, own.type))
+            continue
+        try:
+            columns.append(table[own.name].cast(own.type))
+        except pa.ArrowException as error:
+            have = table.schema.field(own.name).type
+            raise UserError(
+                f"draws: {path}: column {own.name} holds {have}, which does not convert to "
+                f"{own.type}; convert it or leave it out"
+            ) from error
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -97,58 +143,66 @@ def _batches(part: Part, columns: list[str] | None = None) -> Iterator[tuple[int
             first += batch.num_rows
 
 
-def _judged(batch: pa.Table, sifted: Sifted, first: int) -> pa.Table:
-    """A batch with its verdicts, and its new scores where there are any."""
+def _judged(batch: pa.Table, sifted: Sifted, first: int, right_at: float | None) -> pa.Table:
+    """A batch with its verdicts, and its new scores or its new bound where there are any."""
     here = slice(first, first + batch.num_rows)
     words = pa.array([clean(word) for word in sifted.words])
     changed: dict[str, pa.Array] = {
         "kept": pa.array(sifted.kept[here]),
         "reason": words.take(pa.array(sifted.reasons[here])),
     }
+    rewards = None
     if sifted.scores is not None:
-        rewards = sifted.scores.rewards[here]
+        rewards, right_at = sifted.scores.rewards[here], sifted.scores.right_at
         changed["reward"] = pa.array(rewards, mask=np.isnan(rewards))
-        changed["right"] = pa.array(rewards >= sifted.scores.right_at, mask=np.isnan(rewards))
-        changed["right_at"] = pa.array(np.full(len(rewards), sifted.scores.right_at))
         changed["error"] = pa.array(
             [clean(sifted.scores.errors.get(row)) for row in range(here.start, here.stop)],
             pa.string(),
         )
+    elif right_at is not None and "reward" in batch.column_names:
+        rewards = batch["reward"].cast(pa.float64()).to_numpy()
+    if rewards is not None and right_at is not None:
+        changed["right"] = pa.array(rewards >= right_at, mask=np.isnan(rewards))
+        changed["right_at"] = pa.array(np.full(len(rewards), right_at))
     for name, column in changed.items():
         if name in batch.column_names:
-            batch = batch.set_column(batch.column_names.index(name), name, column)
-        else:
-            batch = batch.append_column(name, column)
+            batch = batch.drop_columns([name])
+        batch = batch.append_column(name, column)
     return batch
 
 
 def _jsonl(table: DrawTable, sifted: Sifted, path: Path, form: Form) -> None:
+    talk = any(map(_has_conversations, table.parts))
     with path.open("w", encoding="utf-8") as file:
         for part in table.parts:
             there = pq.read_schema(part.path).names
-            missing = [name for name in _NEEDED if name not in there]
-            if missing:
-                raise UserError(
-                    f"draws: {part.path} has no column {', '.join(missing)}, which .jsonl needs"
-                )
             columns = [name for name in (*_NEEDED, "messages") if name in there]
             for first, batch in _batches(part, columns):
                 kept = sifted.kept[first : first + batch.num_rows]
-                _write_lines(file, batch, kept, form)
+                for row in batch.filter(pa.array(kept)).to_pylist():
+                    file.write(json.dumps(line(row, form, talk), ensure_ascii=False) + "\n")
 
 
-def _write_lines(file: IO[str], batch: pa.Table, kept: NDArray[np.bool_], form: Form) -> None:
-    for row in batch.filter(pa.array(kept)).to_pylist():
-        file.write(json.dumps(line(row, form), ensure_ascii=False) + "\n")
+def _has_conversations(part: Part) -> bool:
+    name = "messages"
+    if name not in pq.read_schema(part.path).names:
+        return False
+    column = pq.read_table(part.path, columns=[name], read_dictionary=[name])[name]
+    return bool(column.null_count < len(column))
 
 
-def line(row: dict[str, Any], form: Form) -> dict[str, Any]:
-    """A draw as another trainer reads it."""
-    said = {"role": "assistant", "content": row["text"]}
-    conversation = json.loads(row["messages"]) if row.get("messages") else None
+def line(row: dict[str, Any], form: Form, talk: bool) -> dict[str, Any]:
+    """A draw as another trainer reads it.
+
+    Args:
+        talk: Whether prompt and completion are messages: so are all of a file, or none.
+    """
+    answer = row["text"] or ""
+    said = {"role": "assistant", "content": answer}
+    messages = row.get("messages")
+    asked = json.loads(messages) if messages else [{"role": "user", "content": row["prompt"]}]
     if form == "messages":
-        asked = conversation or [{"role": "user", "content": row["prompt"]}]
         return {"messages": [*asked, said]}
-    if conversation:
-        return {"prompt": conversation, "completion": [said]}
-    return {"prompt": row["prompt"], "completion": row["text"]}
+    if talk:
+        return {"prompt": asked, "completion": [said]}
+    return {"prompt": row["prompt"], "completion": answer}

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from winnow.cells import parse
-from winnow.config import Config, RewardConfig
+from winnow.config import Config, from_dict
 from winnow.console import ConsoleReporter
 from winnow.disk import alone
 from winnow.draws.journal import Journal
 from winnow.draws.table import read_draws
 from winnow.errors import Stopped, UserError
 from winnow.evaluation import sampling_params
-from winnow.export import Form, check_output, export
+from winnow.export import Form, check_columns, check_output, export
 from winnow.given import (
     RewardFunction,
     Rows,
@@ -225,7 +225,9 @@ def select(
         form: Of a .jsonl file.
         rejected: Whether Parquet files are to hold the rejected draws too, with their reasons.
         rescore_with: A reward to score all draws with first; nothing is drawn again.
-        right_at: A reward of at least this is right. Default: as the file says, else 1.
+        reward_options: Of `rescore_with`.
+        right_at: A reward of at least this is right. Default: as the file says, else 1; new scores:
+            1.
         pool: Take draws of several policies as one set.
 
     Raises:
@@ -233,8 +235,10 @@ def select(
     """
     paths = [draws] if isinstance(draws, str | Path) else list(draws)
     outputs = [Path(p) for p in ([out] if isinstance(out, str | Path) else out)]
-    for path in outputs:
-        check_output(path)
+    _check_outputs(outputs, form, rejected)
+    if rescore_with is None and reward_options:
+        raise UserError("reward options: they are those of the reward to rescore with; name one")
+    rules = [rules] if isinstance(rules, str) else rules
     chosen = [parse("rule", r, RULES) if isinstance(r, str) else r for r in rules]
     if not chosen:
         raise UserError("rule: give at least one, e.g. correct or everything")
@@ -250,9 +254,11 @@ def select(
             optional=_PROMPT if rescore_with is not None else (),
             right_at=right_at,
         )
+        for path in outputs:
+            check_columns(table, path)
         if rescore_with is not None:
             name = reward_name(rescore_with) or ""
-            config = Config(reward=RewardConfig(name=name, options=reward_options or {}))
+            config = from_dict({"reward": {"name": name, "options": reward_options or {}}})
             function = None if isinstance(rescore_with, str) else rescore_with
             with reward_for(config, function) as verifier:
                 bound = 1.0 if right_at is None else right_at
@@ -269,3 +275,12 @@ def select(
             listener.progress(f"write {path.name}", 0, 1)
             export(table, sifted, path, form=form, rejected=rejected)
     return sifted
+
+
+def _check_outputs(outputs: Sequence[Path], form: str, rejected: bool) -> None:
+    for path in outputs:
+        check_output(path, form)
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise UserError("out: one file is named twice")
+    if rejected and not any(path.suffix == ".parquet" for path in outputs):
+        raise UserError("rejected: only a .parquet file holds rejected draws; name one as output")

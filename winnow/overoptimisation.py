@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ Array = NDArray[np.float64]
 Form = Literal["best-of-n", "rl"]
 
 _RESAMPLES = 1000
+_HIGHEST = 700.0
+"""Of an exponent that a float can hold."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ class Study:
     """Proxy and gold against the KL spent.
 
     Attributes:
-        alpha, beta: Of the fit to gold; its unit a sqrt(nat), and a nat.
+        alpha, beta: Of the fit to gold, d in sqrt(nat).
         peak: Where measured gold is highest: n, or a step.
         fitted_peak: d of the fitted curve's top; infinite where it does not turn over.
-        turns: Share of the resamples of prompts in which gold at the end is below its peak by more
-            than nothing: how sure one can be that it turned over.
+        turns: Share of the resamples of prompts in which gold at the end is below gold at `peak`:
+            how sure one can be that it turned over. 0 where `peak` is the end.
+        left_out: Prompts with too few scores to take part.
     """
 
     form: Form
@@ -73,6 +76,7 @@ class Study:
     peak: Measured
     fitted_peak: float
     turns: float
+    left_out: int = 0
 
 
 def best_of_n_study(
@@ -121,8 +125,8 @@ def study_of(
     fits = np.array([fit(k, g, form) for k, g in zip(sampled["kl"], sampled["gold"], strict=True)])
     mean_kl, mean_gold = kl.mean(axis=0), gold.mean(axis=0)
     alpha, beta = fit(mean_kl, mean_gold, form)
-    tops = np.array(at)[sampled["gold"].argmax(axis=1)]
-    place = int(mean_gold.argmax())
+    tops = np.array(at)[_first_highest(sampled["gold"])]
+    place = int(_first_highest(mean_gold[None])[0])
     falls = sampled["gold"][:, place] - sampled["gold"][:, -1]
     return Study(
         form=form,
@@ -141,8 +145,18 @@ def study_of(
         beta=_measured(beta, fits[:, 1]),
         peak=_measured(float(at[place]), tops),
         fitted_peak=_top(alpha, beta, form),
-        turns=float((falls > 0).mean()),
+        turns=float((falls > _rounding(gold)).mean()),
     )
+
+
+def _first_highest(rows: Array) -> NDArray[np.int64]:
+    """For each row the first place of its highest value, up to rounding."""
+    near = rows >= rows.max(axis=1, keepdims=True) - _rounding(rows)
+    return np.asarray(near.argmax(axis=1))
+
+
+def _rounding(values: Array) -> float:
+    return 1e-9 * float(np.abs(values).max())
 
 
 def fit(kl: Array, gold: Array, form: Form) -> tuple[float, float]:
@@ -167,10 +181,29 @@ def fitted(d: Array, study: Study) -> Array:
     return np.asarray(start + d * (study.alpha.value - study.beta.value * logs))
 
 
+def as_json_table(study: Study) -> dict[str, Any]:
+    """The study as JSON can hold it: ``None`` for what is infinite or no number."""
+    return {key: _plain(value) for key, value in asdict(study).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _top(alpha: float, beta: float, form: Form) -> float:
-    if not beta > 0 or not alpha > 0:
+    """d of the curve's top, at least 0; infinite where it does not come down again."""
+    if math.isnan(beta):
+        return math.nan
+    if beta <= 0:
         return math.inf
-    return alpha / (2 * beta) if form == "best-of-n" else math.exp(alpha / beta - 1)
+    if form == "best-of-n":
+        return max(0.0, alpha / (2 * beta))
+    power = alpha / beta - 1
+    return math.exp(power) if power < _HIGHEST else math.inf
 
 
 def _measured(value: float, resampled: Array | NDArray[np.int64]) -> Measured:

@@ -44,6 +44,19 @@ def reward_for(
         made.close()
 
 
+def check_reward(config: Config) -> None:
+    """See that the verifier of a config is there, without loading a model.
+
+    Raises:
+        UserError: it is not.
+    """
+    if config.reward.name.startswith(_LEARNED):
+        resolve(config.reward.name.removeprefix(_LEARNED), "reward")
+        return
+    with reward_for(config):
+        pass
+
+
 def _learned(config: Config) -> Reward:
     """A reward model, on the device where the run's model is.
 

@@ -9,8 +9,10 @@ from winnow.types import Group
 
 _CALCULATION = re.compile(r"<<([^<>]+)>>")
 _NUMBER = r"[-(]*\$?\d[\d.,]*+%?\)*"
-# Each repetition needs a digit, and no number starts inside another: linear in the text.
-_EQUATION = re.compile(rf"(?<![\d.,]){_NUMBER}(?:\s*[-+*/x×÷]\s*{_NUMBER})+\s*=\s*-?\$?[\d.,]*\d")
+# A sum is read once, whether or not a result follows, and no number, bracket or sign starts inside
+# what was tried: linear in the text.
+_START = r"(?:(?<![\d.,(-])|(?<=[\d.,][(-]))"
+_EQUATION = re.compile(rf"{_START}{_NUMBER}(?:\s*[-+*/x×÷]\s*{_NUMBER})++(\s*=\s*-?\$?[\d.,]*\d)?")
 
 
 def reasoning_path(text: str) -> tuple[str, ...]:
@@ -19,7 +21,8 @@ def reasoning_path(text: str) -> tuple[str, ...]:
     Calculator annotations (`<<16-3-4=9>>`) count first, then equations written out in the text;
     an answer without any is its own words, lower-cased, white space folded.
     """
-    found = _CALCULATION.findall(text) or _EQUATION.findall(text)
+    written = (match.group() for match in _EQUATION.finditer(text) if match.group(1))
+    found = _CALCULATION.findall(text) or list(written)
     if found:
         return tuple(_normalise(equation) for equation in found)
     return ("text:" + folded(text),)

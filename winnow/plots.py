@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,107 +12,152 @@ import numpy as np
 from winnow.choosing import Curves, Point
 from winnow.disk import whole
 from winnow.errors import UserError
-from winnow.overoptimisation import Study, fitted
+from winnow.overoptimisation import Measured, Study, fitted
 
 _KINDS = (".svg", ".png", ".pdf")
-_COLOURS = {"one": "#1b6ca8", "two": "#c8553d", "three": "#5a8f3c", "faint": "#8a8a8a"}
+_COLOURS = {"one": "#1b6ca8", "two": "#c8553d", "faint": "#8a8a8a"}
+_APART = 0.045
+"""Labels stand at least so far apart, as a share of the axis."""
 
 
 def check_picture(path: Path) -> None:
     """See that a picture can be drawn there.
 
     Raises:
-        UserError: a kind of file that is not known.
+        UserError: a kind of file that is not known, a folder that is not there, no Matplotlib.
     """
     if path.suffix not in _KINDS:
         raise UserError(f"plot: {path} is none of {', '.join(_KINDS)}")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"plot: no folder {path.parent}")
+    if path.is_dir():
+        raise UserError(f"plot: {path} is a folder")
+    if find_spec("matplotlib") is None:
+        raise UserError("plot: needs Matplotlib: pip install matplotlib")
 
 
-def draw_curves(curves: Curves, path: Path, chooser: str, by_score: bool) -> None:
-    """pass@n, best-of-n and the vote against n."""
-    figure, axes = _figure()
-    lines = [("pass@n: one of n is right", curves.passes, "faint")]
-    if by_score:
-        lines.append((f"best of n by {chooser}", curves.best, "one"))
+def draw_curves(curves: Curves, path: Path, chooser: str, prompts: int) -> None:
+    """pass@n, and best-of-n or the vote, against n."""
+    figure = _figure(4.6)
+    axes = figure.subplots()
+    _plain(axes)
+    lines = [("pass@n: one of the n answers is right", curves.passes, "faint")]
+    if curves.best and _alike(curves.best, curves.passes):  # by the verifier they are one
+        lines = [(f"pass@n, and best of n by {_short(chooser)}", curves.best, "one")]
+    elif curves.best:
+        lines.append((f"best of n by {_short(chooser)}", curves.best, "one"))
     if curves.majority:
-        lines.append(("vote of n", curves.majority, "two"))
+        lines.append((f"{_short(chooser)} vote of n", curves.majority, "two"))
+    ns = [point.n for point in curves.passes]
     for label, points, colour in lines:
-        _line(axes, points, label, _COLOURS[colour])
+        _line(axes, ns, points, label, _COLOURS[colour])
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:g}")
+    shown = spaced(np.log2(ns)) if len(ns) > 1 else [0]
+    axes.set_xticks([ns[i] for i in shown], [f"{ns[i]}" for i in shown])
+    axes.minorticks_off()
     axes.set_xlabel("answers drawn for each prompt, n")
-    axes.set_ylabel("share of prompts answered rightly")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    axes.set_ylabel("prompts answered rightly")
+    axes.set_ylim(0, 1.02)
+    axes.set_yticks(np.linspace(0, 1, 6), [f"{share:.0%}" for share in np.linspace(0, 1, 6)])
+    bands = f"{prompts} prompts; bands: 95 % intervals over prompts"
+    figure.legend(loc="outside upper left", frameon=False, title=bands, alignment="left")
     _save(figure, path)
 
 
 def draw_study(study: Study, path: Path, proxy: str, gold: str) -> None:
-    """Proxy and gold against sqrt(KL), with the fit to gold."""
-    figure, axes = _figure()
+    """Gold with its fit, and below it the proxy, against sqrt(KL)."""
+    figure = _figure(6.2)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     d = np.sqrt([max(point.kl, 0.0) for point in study.points])
+    order = np.argsort(d, kind="stable")
     smooth = np.linspace(0, d.max(), 200)
-    axes.plot(smooth, fitted(smooth, study), color=_COLOURS["two"], linewidth=1, linestyle="--")
-    _band(axes, d, [p.gold for p in study.points], f"gold: {gold}", _COLOURS["two"])
-    other = axes.twinx()
-    _band(other, d, [p.proxy for p in study.points], f"proxy: {proxy}", _COLOURS["one"])
-    other.set_ylabel("mean proxy score", color=_COLOURS["one"])
-    axes.set_ylabel("mean gold score (dashed: fit)", color=_COLOURS["two"])
-    labels = "n" if study.form == "best-of-n" else "steps"
-    axes.set_xlabel(f"sqrt(KL), KL in nats; the labels are {labels}")
-    for x, point in zip(d, study.points, strict=True):
-        axes.annotate(
-            str(point.at),
-            (x, point.gold.value),
-            textcoords="offset points",
-            xytext=(0, -12),
-            ha="center",
-            fontsize=8,
-            color=_COLOURS["two"],
-        )
-    lines = axes.get_lines()[1:] + other.get_lines()
-    axes.legend(lines, [line.get_label() for line in lines], frameon=False, loc="upper left")
-    other.spines["right"].set_visible(True)
+    at = "n" if study.form == "best-of-n" else "step"
+    for axes in (above, below):
+        _plain(axes)
+    _band(above, d, [p.gold for p in study.points], f"gold: {_short(gold)}", _COLOURS["two"])
+    if np.isfinite(study.alpha.value):
+        fit = "gold, fitted: d (α − β d)" if at == "n" else "gold, fitted: d (α − β log d)"
+        above.plot(smooth, fitted(smooth, study), color="#333333", linestyle="--", label=fit)
+    _band(below, d, [p.proxy for p in study.points], f"proxy: {_short(proxy)}", _COLOURS["one"])
+    above.set_ylabel("mean gold score")
+    below.set_ylabel("mean proxy score")
+    below.set_xlabel(
+        "d = √KL of the best of n to one answer (plug-in), KL in nats; at the points: n"
+        if at == "n"
+        else "d = √KL to the starting policy, KL in nats; at the points: the step"
+    )
+    for axes, values in ((above, "gold"), (below, "proxy")):
+        for i in (order[place] for place in spaced(d[order])):
+            point = study.points[i]
+            axes.annotate(
+                str(point.at),
+                (d[i], getattr(point, values).value),
+                textcoords="offset points",
+                xytext=(0, 6),
+                ha="center",
+                fontsize=8,
+                bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5},
+            )
+    bands = f"{study.prompts} prompts; bands: 95 % intervals over prompts"
+    figure.legend(loc="outside upper left", frameon=False, title=bands, alignment="left")
     _save(figure, path)
 
 
-def _figure() -> tuple[Any, Any]:
-    import matplotlib
+def spaced(places: Sequence[float] | np.ndarray[Any, Any]) -> list[int]:
+    """Which labels to show, so that none stands on another; the first and the last are shown.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    Args:
+        places: Where they stand, in ascending order.
+    """
+    room = _APART * (places[-1] - places[0])
+    shown = [0]
+    for i in range(1, len(places) - 1):
+        if places[i] - places[shown[-1]] >= room and places[-1] - places[i] >= room:
+            shown.append(i)
+    return [*shown, len(places) - 1] if len(places) > 1 else shown
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.4), layout="constrained")
+
+def _alike(ones: Sequence[Point], others: Sequence[Point]) -> bool:
+    return all(abs(one.value - other.value) < 1e-9 for one, other in zip(ones, others, strict=True))
+
+
+def _short(name: str) -> str:
+    """A judge's name that a legend has room for: its end says most."""
+    return name if len(name) <= 40 else f"…{name[-39:]}"
+
+
+def _figure(height: float) -> Any:
+    from matplotlib.figure import Figure  # not pyplot: that keeps figures, and picks a screen
+
+    return Figure(figsize=(7, height), layout="constrained")
+
+
+def _plain(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
-def _line(axes: Any, points: Sequence[Point], label: str, colour: str) -> None:
-    x = [point.n for point in points]
-    axes.plot(x, [p.value for p in points], marker="o", markersize=4, label=label, color=colour)
-    if all(p.low is not None for p in points):
-        axes.fill_between(
-            x,
-            [p.low for p in points],
-            [p.high for p in points],
-            color=colour,
-            alpha=0.15,
-            linewidth=0,
-        )
+def _line(axes: Any, ns: Sequence[int], points: Sequence[Point], label: str, colour: str) -> None:
+    values = [point.value for point in points]
+    axes.plot(ns, values, marker="o", markersize=4, label=label, color=colour)
+    if all(point.low is not None for point in points):
+        low, high = [point.low for point in points], [point.high for point in points]
+        axes.fill_between(ns, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _band(axes: Any, x: Any, values: Sequence[Any], label: str, colour: str) -> None:
+def _band(axes: Any, x: Any, values: Sequence[Measured], label: str, colour: str) -> None:
+    order = np.argsort(x, kind="stable")
     axes.plot(x, [v.value for v in values], marker="o", markersize=4, label=label, color=colour)
     axes.fill_between(
-        x, [v.low for v in values], [v.high for v in values], color=colour, alpha=0.15, linewidth=0
+        x[order],
+        [values[i].low for i in order],
+        [values[i].high for i in order],
+        color=colour,
+        alpha=0.15,
+        linewidth=0,
     )
-    axes.spines["top"].set_visible(False)
 
 
 def _save(figure: Any, path: Path) -> None:
-    from matplotlib import pyplot
-
     whole(path, lambda partial: figure.savefig(partial, format=path.suffix[1:], dpi=150))
-    pyplot.close(figure)

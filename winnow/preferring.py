@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from winnow.disk import refuse
-from winnow.draws.table import read_draws
+from winnow.draws.table import DrawTable, read_draws
 from winnow.errors import UserError
 from winnow.given import reporter
 from winnow.parts import fit_reward as fit_pairs
@@ -42,8 +43,10 @@ def fit_reward(
         out: Folder for the model; `reward = "model:FOLDER"` then scores with it.
         model: A causal language model to start from, or a reward model to go on with.
         per_prompt: Most pairs of a prompt.
-        prompts: Use so many prompts only, chosen by lot: few labels make a poor judge.
-        held_out: Share of these prompts whose pairs are kept for measuring.
+        prompts: Use so many prompts only, chosen by lot: few labels make a poor judge. Prompts
+            without two answers of different reward are not counted.
+        held_out: Share of these prompts whose pairs are kept for measuring: one prompt at least,
+            if it is above 0 and there are two.
         layers: Keep only the model's first layers.
 
     Raises:
@@ -51,27 +54,16 @@ def fit_reward(
     """
     if not 0 <= held_out < 1:
         raise UserError(f"held_out = {held_out}: a share from 0 to below 1")
+    for name, value in (("per_prompt", per_prompt), ("prompts", prompts)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} = {value}: at least 1")
     out = Path(out)
     refuse(out)
     with reporter(quiet) as listener:
         listener.progress("read", 0, 1)
-        paths = [draws] if isinstance(draws, str | Path) else list(draws)
-        table = read_draws(
-            paths,
-            ["prompt", "text", "reward"],
-            why="fit-reward",
-            optional=("messages", "answer"),
-        )
-        unscored = table.unscored()
-        if unscored:
-            raise UserError(f"draws: {unscored} of {table.rows} draws have no score")
-        rng = random.Random(seed)
-        by_prompt = [
-            made for group in table if (made := pairs([group], per_prompt=per_prompt, rng=rng))
-        ]
-        rng.shuffle(by_prompt)
-        by_prompt = by_prompt[:prompts]
-        away = int(len(by_prompt) * held_out)
+        table = _scored(draws)
+        by_prompt = _by_prompt(table, per_prompt, random.Random(seed))[:prompts]
+        away = _number_away(len(by_prompt), held_out)
         return fit_pairs(
             model,
             _joined(by_prompt[away:]),
@@ -86,6 +78,32 @@ def fit_reward(
             layers=layers,
             progress=lambda done, steps, _: listener.progress("fit", done, steps),
         )
+
+
+def _scored(draws: str | Path | Sequence[str | Path]) -> DrawTable:
+    paths = [draws] if isinstance(draws, str | Path) else list(draws)
+    wanted = ["prompt", "text", "reward"]
+    table = read_draws(paths, wanted, why="fit-reward", optional=("messages", "answer"))
+    unscored = table.unscored()
+    if unscored:
+        raise UserError(f"draws: {unscored} of {table.rows} draws have no score")
+    return table
+
+
+def _number_away(prompts: int, share: float) -> int:
+    """How many prompts are held out: at least one, at most all but one."""
+    return min(max(1, round(prompts * share)), max(0, prompts - 1)) if share else 0
+
+
+def _by_prompt(table: DrawTable, per_prompt: int, rng: random.Random) -> list[list[Pair]]:
+    """The pairs of each prompt that has any, prompts in an order by lot."""
+    found = defaultdict[str, list[Pair]](list)  # one text may have several ids
+    for group in table:
+        for pair in pairs([group], per_prompt=per_prompt, rng=rng):
+            found[f"{pair.prompt.text}\n{pair.prompt.messages}"].append(pair)
+    by_prompt = list(found.values())
+    rng.shuffle(by_prompt)
+    return by_prompt
 
 
 def _joined(parts: Sequence[Sequence[Pair]]) -> list[Pair]:

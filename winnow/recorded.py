@@ -105,8 +105,8 @@ def _check_ratio(path: str, table: DrawTable, temperature: float) -> None:
     other = [heat for heat in table.values("temperature") if heat != temperature]
     if other:
         raise UserError(
-            f"draws: {path} was drawn at temperature {other[0]:g}, and this loss takes its ratios at "
-            f"sampling.temperature = {temperature:g}; set it to {other[0]:g}, or {advice}"
+            f"draws: {path} was drawn at temperature {other[0]:g}, and the loss takes its ratios "
+            f"at sampling.temperature = {temperature:g}; set it to {other[0]:g}, or {advice}"
         )
 
 

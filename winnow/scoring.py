@@ -51,9 +51,10 @@ def scored_draws(
         )
     policies = table.policies()
     if len(policies) > 1 and not pool:
+        named = "; ".join(policies[:3]) + (" and others" if len(policies) > 3 else "")
         raise UserError(
-            f"draws: draws of {len(policies)} policies ({'; '.join(policies)}): what n draws of "
-            "one policy buy cannot be told from them; --pool takes them as one set"
+            f"draws: draws of {len(policies)} policies ({named}): what n draws of one policy buy "
+            "cannot be told from them; --pool takes them as one set"
         )
     return table
 

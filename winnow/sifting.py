@@ -5,6 +5,7 @@ read what the rules look at -> select -> write what survives, a part of the file
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +16,16 @@ from numpy.typing import NDArray
 from winnow.cells import show
 from winnow.draws.table import DrawTable
 from winnow.errors import UserError
-from winnow.lots import Gibbs
+from winnow.lots import RSO, Gibbs
 from winnow.rewards.base import Reward
-from winnow.selection import KEPT, Rule, sieve
+from winnow.selection import KEPT, AsRecorded, Rule, sieve
 from winnow.types import Prompt, Score
 
 Progress = Callable[[str, int, int], None]
 _BATCH = 1024
 """Draws that a verifier is given at a time."""
+_NAMED = re.compile(r" as draw \d+$")
+"""What a rule says of another draw of the group."""
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Tally:
         seen: Draws alive before it.
         lost: Of those, the ones that it rejected.
         prompts_lost: Prompts that lost their last draw to it.
-        reasons: How often it said what; the number of the draw that it named left out.
+        reasons: How often it said what, without the draw that it named.
     """
 
     rule: str
@@ -166,7 +169,7 @@ def sift(
         reasons=reasons,
         words=list(words),
         tallies=tallies if tallies[0].lost else tallies[1:],
-        notes=_claims(table, rules, tallies),
+        notes=_notes(table, rules, tallies),
         scores=scores,
     )
 
@@ -195,33 +198,52 @@ def _count(tallies: Sequence[Tally], fates: Sequence[tuple[int, str] | None]) ->
         lost = [fate[1] for fate in fates if fate is not None and fate[0] == place - 1]
         tally.seen += alive
         tally.lost += len(lost)
-        tally.reasons.update(reason.rstrip("0123456789").rstrip() for reason in lost)
+        tally.reasons.update(_NAMED.sub("", reason) for reason in lost)
         tally.prompts_lost += bool(lost) and len(lost) == alive
         alive -= len(lost)
 
 
-def _claims(table: DrawTable, rules: Sequence[Rule], tallies: Sequence[Tally]) -> list[str]:
-    """What exact rejection sampling may be called, and what stands against it."""
-    claims = []
+def _notes(table: DrawTable, rules: Sequence[Rule], tallies: Sequence[Tally]) -> list[str]:
+    """What a sample may be called, and what stands against it."""
+    notes = []
+    unjudged = table.rows - table.count("kept", True) - table.count("kept", False)
     for place, rule in enumerate(rules):
-        if not isinstance(rule, Gibbs):
-            continue
-        tally = tallies[place + 1]
-        against = [
-            *(["r_max is only the largest reward seen for each prompt"] * (rule.r_max == "sample")),
-            *([f"{show(rules[0])} came before it"] * (place > 0)),
-            *([f"{tallies[0].lost} draws had no verdict"] * (tallies[0].lost > 0)),
-            *(["later rules choose among what it accepted"] * (place + 1 < len(rules))),
-        ]
-        rate = (tally.seen - tally.lost) / tally.seen if tally.seen else 0.0
-        what = (
-            f"exact draws from pi* of what drew, beta = {rule.beta:g}, if no reward can exceed "
-            f"{rule.r_max}"
-            if not against
-            else f"NOT exact draws from pi*: {'; '.join(against)}"
-        )
-        claims.append(
-            f"{show(rule)}: {tally.seen} proposals, {tally.seen - tally.lost} accepted "
-            f"({rate:.4f}); {what}"
-        )
-    return claims
+        if isinstance(rule, Gibbs):
+            notes.append(_claim(table, rules, place, tallies))
+        elif isinstance(rule, RSO):
+            notes.append(
+                f"{show(rule)}: NOT exact draws from pi*: as published, r_max is the largest "
+                "reward among those left, and none is drawn twice"
+            )
+        elif isinstance(rule, AsRecorded) and unjudged:
+            notes.append(f"{show(rule)}: {unjudged} draws have no verdict in the file and pass it")
+    return notes
+
+
+def _claim(table: DrawTable, rules: Sequence[Rule], place: int, tallies: Sequence[Tally]) -> str:
+    """How many proposals one `gibbs` accepted, and what they are worth."""
+    rule, tally = rules[place], tallies[place + 1]
+    assert isinstance(rule, Gibbs)
+    before = [show(other) for other in rules[:place] if not _blind(other)]
+    after = [show(other) for other in rules[place + 1 :] if not _blind(other)]
+    gaps, errors = table.gaps(), tallies[0].lost
+    against = [
+        *(["r_max is only the largest reward seen for each prompt"] * (rule.r_max == "sample")),
+        *([f"draws of {gaps} prompts are missing from the file"] * (gaps > 0)),
+        *([f"{errors} draws had no verdict"] * (errors > 0)),
+        *([f"{', '.join(before)} chose before it"] * bool(before)),
+        *([f"{', '.join(after)} chose among what it accepted"] * bool(after)),
+    ]
+    accepted = tally.seen - tally.lost
+    rate = accepted / tally.seen if tally.seen else 0.0
+    what = (
+        f"NOT exact draws from pi*: {'; '.join(against)}"
+        if against
+        else f"exact draws from pi* of {''.join(table.policies()) or 'what drew them'}, "
+        f"beta = {rule.beta:g}, if no reward can exceed {rule.r_max:g}"
+    )
+    return f"{show(rule)}: {tally.seen} proposals, {accepted} accepted ({rate:.4f}); {what}"
+
+
+def _blind(rule: Rule) -> bool:
+    return getattr(rule, "blind", False)

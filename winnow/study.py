@@ -6,6 +6,7 @@ Of best-of-n, from one set of draws; and of a training run, from the draws of it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,7 @@ def overoptimisation(
         if top < 4:
             raise UserError(f"n = {top}: the study needs four draws a prompt at least")
         made = best_of_n_study(proxies, golds, sizes(top), seed)
+        made = replace(made, left_out=len(table) - len(proxies))
         if plot is not None:
             draw_study(made, Path(plot), reward_name(proxy) or "", reward_name(gold) or "")
     return made
@@ -109,18 +111,45 @@ def run_overoptimisation(
         tables = [
             scored_draws(file, _TOKENS, [proxy, gold], None, False, "the study") for file in files
         ]
+        _check_evaluations(folder, files, tables)
         by_proxy = [_by_prompt(table, scores(table, proxy, listener)) for table in tables]
         by_gold = [_by_prompt(table, scores(table, gold, listener)) for table in tables]
         kl = _kl_to_start(config, tables, listener)
         whole = np.isfinite(np.array([*by_proxy, *by_gold])).all(axis=0)
         if whole.sum() < 2:
             raise UserError(f"run: {whole.sum()} prompts have both scores at every evaluation")
-        steps = [int(file.stem.removeprefix("eval-")) for file in files]
+        steps = [_step(file) for file in files]
         curves = [np.array(rows).T[whole] for rows in (kl, by_proxy, by_gold)]
         made = study_of(steps, curves[0], curves[1], curves[2], "rl", seed=seed)
+        made = replace(made, left_out=len(whole) - made.prompts)
         if plot is not None:
             draw_study(made, Path(plot), reward_name(proxy) or "", reward_name(gold) or "")
     return made
+
+
+def _step(file: Path) -> int:
+    return int(file.stem.removeprefix("eval-"))
+
+
+def _check_evaluations(folder: Path, files: Sequence[Path], tables: Sequence[DrawTable]) -> None:
+    """See that the draws are those of one run's policies, from its start, on the same prompts.
+
+    Raises:
+        UserError: they are not, or their log-probs are not those of what drew.
+    """
+    if _step(files[0]) != 0:
+        raise UserError(f"run: {folder} has no evaluation of step 0, where KL is counted from")
+    prompts = [[group.prompt.id for group in table.only(["prompt"])] for table in tables]
+    for file, table, own in zip(files, tables, prompts, strict=True):
+        if own != prompts[0]:
+            raise UserError(f"run: {file} is of other prompts than {files[0]}")
+        if table.empty_lists("logprobs"):
+            raise UserError(f"run: {file} lacks the log-probs of its draws, which KL needs")
+        if table.count("truncated", True):
+            raise UserError(
+                f"run: {file} was drawn with top-k or top-p, so that its log-probs are not those "
+                "of what drew: KL cannot be told from them"
+            )
 
 
 def _by_prompt(table: DrawTable, values: Array) -> Array:

@@ -22,7 +22,9 @@ Labels = list[int | None]
 """For each draw of a group the number of its answer; ``None`` where it gives none: no vote."""
 
 _PLAIN_NUMBER = re.compile(
-    r"\s*[-\u2212]?\s*(?:\\?\$)?\s*(?:[\d.,]+(?:[eE][-+]?\d+)?|\d+/\d+|\\[dt]?frac\{\d+\}\{\d+\})\s*"
+    r"""\s*+ [-\u2212]? (?: \\?\$ )? (?: [\d.,]++ (?: [eE][-+]?\d++ )?
+      | (?: \d++[ ] )? \d++/\d++ | \d*+ \\[dt]?frac\{\d++\}\{\d++\} ) \s*+""",
+    re.VERBOSE,
 )
 """One number and nothing else: what `marked_number` finds in it is the whole answer."""
 
@@ -45,8 +47,8 @@ def ballots(groups: Sequence[Group], answers: Answers, equal: Reward | None = No
 
     Args:
         answers: `number`: the number behind ``####``, in ``\boxed{}``, or last in the text. `math`:
-            that, and where it is no plain number the content of the last ``\boxed{}``. `text`: the
-            whole text, case and white space aside.
+            what the last ``\boxed{}`` holds, a number or a formula; without one, as `number`, so
+            formulas need their box. `text`: the whole text, case and white space aside.
         equal: The `math` verifier; needed for `math`.
     """
     if answers == "text":
@@ -69,14 +71,20 @@ def _formulas(texts: Sequence[str], equal: Reward, made: Ballots) -> Labels:
     """Labels of answers of which some are formulas.
 
     Two numbers are compared exactly. A formula has the label of the first number or formula that it
-    equals, in an order of its own, so that the order of the draws has no say.
+    equals, in an order of its own, so that the order of the draws has no say. One that cannot even
+    be compared with itself (it cannot be read, or takes for ever) is compared with no other.
     """
     keys = [_answer(text) for text in texts]
     numbers = sorted({key for key in keys if isinstance(key, Fraction)})
     formulas = sorted({key for key in keys if isinstance(key, str)})
     same: dict[object, Fraction | str] = {number: number for number in numbers}
     known: list[Fraction | str] = [*numbers]
-    for formula in formulas:
+    readable = equal.score([_question(f, f) for f in formulas]) if formulas else []
+    for formula, score in zip(formulas, readable, strict=True):
+        same[formula] = formula
+        if score.value is None:
+            made.failed += 1
+            continue
         same[formula] = _same(formula, known, equal, made)
         if same[formula] == formula:
             known.append(formula)
@@ -96,13 +104,18 @@ def _same(
     formula: str, known: Sequence[Fraction | str], equal: Reward, made: Ballots
 ) -> Fraction | str:
     """What a formula equals; itself if nothing."""
-    items = [(Prompt("vote", "", answer=str(other)), f"\\boxed{{{formula}}}") for other in known]
+    items = [_question(formula, other) for other in known]
     for other, score in zip(known, equal.score(items) if items else (), strict=True):
         if score.value is None:
             made.failed += 1
         elif score.value >= 1:
             return other
     return formula
+
+
+def _question(formula: str, other: Fraction | str) -> tuple[Prompt, str]:
+    """Whether a formula equals another answer, as the verifier is asked it."""
+    return Prompt("vote", "", answer=str(other)), f"\\boxed{{{formula}}}"
 
 
 def winner(labels: Labels, weights: Sequence[float], lot: Callable[[], float]) -> int | None:

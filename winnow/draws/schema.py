@@ -88,6 +88,7 @@ def _rows(
         shared["model"] = clean(group.origin.model)
         shared["temperature"] = group.origin.temperature
         shared["truncated"] = group.origin.truncated
+    right = group.right
     for number, draw in enumerate(group.draws):
         score = group.scores[number] if group.scores else None
         verdict = group.verdicts[number] if group.verdicts else None
@@ -103,7 +104,7 @@ def _rows(
             "policy_version": draw.policy_version,
             "reward": score.value if score else None,
             "error": clean(score.error) if score else None,
-            "right": group.right[number] if score and score.value is not None else None,
+            "right": right[number] if score and score.value is not None else None,
             "kept": verdict.kept if verdict else None,
             "reason": clean(verdict.reason) if verdict else _UNSELECTED[split],
             "weight": group.weights[number] if group.weights else None,
@@ -124,17 +125,33 @@ def prompt_columns(prompt: Prompt) -> dict[str, str | None]:
 
 
 def prompt_of(row: Mapping[str, Any]) -> Prompt:
-    """The prompt of a row, as far as its columns tell."""
-    messages, data = row.get("messages"), row.get("data")
+    """The prompt of a row, as far as its columns tell.
+
+    Raises:
+        ValueError: `messages` or `data` are not what `prompt_columns` writes.
+    """
+    messages, data = _parsed(row, "messages", list), _parsed(row, "data", dict)
     text = row.get("prompt") or ""
     return Prompt(
         id=row.get("prompt_id") or text,
         text=text,
         answer=row.get("answer"),
         difficulty=row.get("difficulty"),
-        data=json.loads(data) if data else {},
-        messages=tuple(json.loads(messages)) if messages else None,
+        data=data or {},
+        messages=None if messages is None else tuple(messages),
     )
+
+
+def _parsed(row: Mapping[str, Any], column: str, kind: type) -> Any:
+    if not (text := row.get(column)):
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, kind):
+        raise ValueError(f"{column} is no JSON {kind.__name__}: {text!r:.60}")
+    return value
 
 
 def origin_of(row: Mapping[str, Any]) -> Origin | None:

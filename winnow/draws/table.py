@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class DrawTable:
     ) -> None:
         self.parts, self.order, self.starts = parts, order, starts
         self._table = table
-        self._right_at = right_at
+        self.right_at = right_at
 
     @classmethod
     def gathered(
@@ -83,7 +84,7 @@ class DrawTable:
         kept = {*_IDENTITY, *_SCORES, *columns, *_naming(self._table)}
         names = [n for n in self.columns if n in kept]
         return DrawTable(
-            self.parts, self._table.select(names), self.order, self.starts, self._right_at
+            self.parts, self._table.select(names), self.order, self.starts, self.right_at
         )
 
     def __len__(self) -> int:
@@ -111,7 +112,7 @@ class DrawTable:
         first, last = int(self.starts[number]), int(self.starts[number + 1])
         rows = self._table.slice(first, last - first).to_pylist()
         try:
-            return _group(rows, self._right_at)
+            return _group(rows, self.right_at)
         except ValueError as error:
             row = int(self.order[first])
             part = next(part for part in self.parts if row < part.first + part.rows)
@@ -129,23 +130,26 @@ class DrawTable:
         names = [c for c in ("model", "policy_version", "temperature", "truncated") if c in self]
         if "model" not in names:
             return []
-        distinct = self._table.select(names).group_by(names).aggregate([])
-        return sorted(_policy(row) for row in distinct.to_pylist() if row["model"] is not None)
+        distinct = self._table.select(names).group_by(names).aggregate([]).to_pylist()
+        named = any(row["model"] is not None for row in distinct)
+        return sorted(set(map(_policy, distinct))) if named else []
 
     def unscored(self) -> int:
         """Rows with neither a reward nor an error."""
-        if "reward" not in self:
-            return self.rows
-        missing = pc.is_null(self._table["reward"])
-        if "error" in self:
-            missing = pc.and_(missing, pc.is_null(self._table["error"]))
-        return int(pc.sum(missing).as_py() or 0)
+        said = [pc.is_valid(self._table[name]) for name in ("reward", "error") if name in self]
+        return self.rows - int(pc.sum(reduce(pc.or_, said)).as_py()) if said else self.rows
 
     def count(self, column: str, value: bool) -> int:
         """Rows where a yes/no column says so; 0 where there is no such column."""
         if column not in self:
             return 0
         return int(pc.sum(pc.equal(self._table[column], value)).as_py() or 0)
+
+    def gaps(self) -> int:
+        """Prompts whose draws' numbers skip some, so that draws of theirs are missing."""
+        numbers = pc.fill_null(self._table["draw"], 0).to_numpy() if "draw" in self else []
+        skips = np.setdiff1d(np.flatnonzero(np.diff(numbers) > 1) + 1, self.starts)
+        return len(np.unique(np.searchsorted(self.starts, skips, side="right")))
 
     def values(self, column: str) -> list[Any]:
         """The distinct values of a column, those that are not known aside."""
@@ -378,16 +382,16 @@ def _score(row: dict[str, Any]) -> Score:
 
 
 def _verdicts(rows: Sequence[dict[str, Any]]) -> tuple[Verdict, ...]:
-    if any(row.get("kept") is None for row in rows):
+    if all(row.get("kept") is None for row in rows):
         return ()
-    return tuple(Verdict(row["kept"], row.get("reason") or "") for row in rows)
+    return tuple(Verdict(row.get("kept") is not False, row.get("reason") or "") for row in rows)
 
 
 def _policy(row: dict[str, Any]) -> str:
     version = f" after {row['policy_version']} updates" if row.get("policy_version") else ""
     heat = row.get("temperature")
     return (
-        f"{row['model']}{version}"
+        f"{row['model'] or '(no model named)'}{version}"
         + ("" if heat is None else f" at temperature {heat:g}")
         + (", truncated" if row.get("truncated") else "")
     )

@@ -127,8 +127,8 @@ def question(
 ) -> dict[str, Any]:
     """The body of a request for n choices.
 
-    ``top_p`` of 1 and ``top_k`` of 0 are not sent, as not every server knows them: its own defaults
-    then hold. (vLLM takes those from the model's generation config, unless it is told not to.)
+    ``top_p`` is sent even where it is 1: some servers take what is left out from the model's
+    generation config, and would truncate unasked. ``top_k`` of 0 is not sent, as few know it.
 
     Args:
         offset: Choices of this request that were asked for before. It moves the seed, or a server
@@ -145,8 +145,7 @@ def question(
     body["max_completion_tokens" if "max_tokens" in without else "max_tokens"] = params.max_tokens
     if params.stop:
         body["stop"] = list(params.stop)
-    if params.top_p < 1:
-        body["top_p"] = params.top_p
+    body["top_p"] = params.top_p
     if params.top_k > 0:
         body["top_k"] = params.top_k
     if n > 1 and "n" not in without:

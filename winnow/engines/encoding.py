@@ -46,7 +46,9 @@ class PromptEncoder:
         Raises:
             UserError: naming the longest prompt.
         """
-        longest = max(((len(self(prompt)), prompt.id) for prompt in prompts), default=(0, ""))
+        if not prompts:
+            return
+        longest = max((len(self(prompt)), prompt.id) for prompt in prompts)
         if context is not None and longest[0] + max_tokens > context:
             raise UserError(
                 f"prompts: prompt {longest[1]!r} has {longest[0]} tokens and sampling.max_tokens = "

@@ -10,9 +10,8 @@ the completion as the assistant's message. What fits a reward model reads it by 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -20,7 +19,15 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from winnow.engines.models import ModelSource, context_length, load_tokenizer, resolve
+from winnow.engines.models import (
+    ModelSource,
+    context_length,
+    load_tokenizer,
+    plain_weights,
+    quiet_reading,
+    resolve,
+    unavailable,
+)
 from winnow.errors import UserError, WinnowError
 from winnow.types import Prompt, Score
 
@@ -171,10 +178,8 @@ def load_classifier(
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    # The GGUF reader draws a progress bar of its own; errors are raised all the same.
-    aside = redirect_stderr(io.StringIO()) if source.gguf else nullcontext()
     try:
-        with aside:
+        with quiet_reading(source):
             config = AutoConfig.from_pretrained(source.name, gguf_file=source.gguf)
             shape(config)
             model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -187,12 +192,8 @@ def load_classifier(
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{field}: cannot load {source.name!r}: {reason}") from error
-    if source.gguf is not None:  # the weights are plain now: saved, they are ordinary safetensors
-        model.config.__dict__.pop("quantization_config", None)
-        model.hf_quantizer = None
-        model.is_quantized = False
+        raise unavailable(source, field, error) from error
+    plain_weights(source, model)
     missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     return model, sorted(missing)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import re
-from contextlib import nullcontext, redirect_stderr
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ def load_tokenizer(source: ModelSource, field: str = "model") -> Any:
     try:
         return AutoTokenizer.from_pretrained(source.name, gguf_file=source.gguf)
     except (OSError, ValueError) as error:  # what transformers raises for "not there"
-        raise _unavailable(source, field, error) from error
+        raise unavailable(source, field, error) from error
 
 
 def load_config(source: ModelSource, field: str = "model") -> Any:
@@ -88,7 +88,7 @@ def load_config(source: ModelSource, field: str = "model") -> Any:
     try:
         return AutoConfig.from_pretrained(source.name)
     except (OSError, ValueError) as error:
-        raise _unavailable(source, field, error) from error
+        raise unavailable(source, field, error) from error
 
 
 def load_model(
@@ -103,23 +103,31 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    _quieten()
-    # The GGUF reader draws a progress bar of its own over ours; errors are raised all the same.
-    aside = redirect_stderr(io.StringIO()) if source.gguf else nullcontext()
     try:
-        with aside:
+        with quiet_reading(source):
             model: Any = AutoModelForCausalLM.from_pretrained(
                 source.name, gguf_file=source.gguf, dtype=getattr(torch, dtype), disable_mmap=True
             )
     except (OSError, ValueError, SafetensorError) as error:
-        raise _unavailable(source, field, error) from error
-    if source.gguf is not None:  # the weights are plain now: saved, they are ordinary safetensors
-        model.config.__dict__.pop("quantization_config", None)
-        model.hf_quantizer = None
-        model.is_quantized = False
+        raise unavailable(source, field, error) from error
+    plain_weights(source, model)
     model.to(device).eval()
     assert isinstance(model, torch.nn.Module)
     return model
+
+
+def quiet_reading(source: ModelSource) -> AbstractContextManager[Any]:
+    """No progress bar of the library over ours; errors are raised all the same."""
+    _quieten()
+    return redirect_stderr(io.StringIO()) if source.gguf else nullcontext()
+
+
+def plain_weights(source: ModelSource, model: Any) -> None:
+    """Weights read from GGUF are plain now: saved, they are ordinary safetensors."""
+    if source.gguf is not None:
+        model.config.__dict__.pop("quantization_config", None)
+        model.hf_quantizer = None
+        model.is_quantized = False
 
 
 def context_length(model_config: Any) -> int | None:
@@ -154,7 +162,8 @@ def _quieten() -> None:
     logging.disable_progress_bar()
 
 
-def _unavailable(source: ModelSource, field: str, error: Exception) -> UserError:
+def unavailable(source: ModelSource, field: str, error: Exception) -> UserError:
+    """Why a model cannot be had, in one line."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     hint = ""
     if source.name == _HUB:

@@ -1,0 +1,498 @@
+"""Files of draws: what is written is read back, ours and others' alike, gathered by prompt."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from winnow.draws.schema import write_groups
+from winnow.draws.table import DrawTable, read_draws
+from winnow.errors import UserError
+from winnow.types import Draw, Group, Origin, Prompt, Score, Verdict
+
+HALF = "\ud83d"
+"""Half a character; files hold U+FFFD in its place."""
+ALL = ["prompt", "prompt_ids", "messages", "answer", "difficulty", "data", "text", "tokens"]
+ALL += ["token_ids", "logprobs", "entropies", "finish_reason"]
+
+WHOLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
+TEXT = st.lists(WHOLE | st.just(HALF), max_size=3).map("".join)
+FLOAT = st.floats(allow_nan=False, allow_infinity=False)
+FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False, max_value=0)
+JSON = st.none() | st.booleans() | st.integers() | FLOAT | TEXT | st.lists(TEXT, max_size=2)
+
+
+def stored(value: Any) -> Any:
+    """What a file gives back: half a character is gone, all else is as it was."""
+    if isinstance(value, str):
+        return value.replace(HALF, "\ufffd")
+    if isinstance(value, dict):
+        return {stored(key): stored(inner) for key, inner in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(stored, value))
+    if isinstance(value, (Prompt, Draw, Score, Verdict, Group, Origin)):
+        return type(value)(*(stored(getattr(value, name)) for name in value.__slots__))
+    return value
+
+
+@st.composite
+def draws(draw) -> Draw:
+    length = draw(st.integers(1, 4))
+
+    def each(strategy):
+        return tuple(draw(st.lists(strategy, min_size=length, max_size=length)))
+
+    return Draw(
+        token_ids=each(st.integers(0, 2**31 - 1)) if draw(st.booleans()) else (),
+        logprobs=each(FLOAT32 | st.just(-math.inf)) if draw(st.booleans()) else (),
+        text=draw(TEXT),
+        finish_reason=draw(st.sampled_from(["eos", "stop", "length"])),
+        policy_version=draw(st.integers(0, 2**40)),
+        entropies=each(FLOAT32.map(abs)) if draw(st.booleans()) else (),
+        length=length,
+    )
+
+
+@st.composite
+def groups(draw, name: str) -> Group:
+    made = tuple(draw(st.lists(draws(), min_size=1, max_size=4)))
+
+    def each(strategy):
+        return tuple(draw(strategy) for _ in made) if draw(st.booleans()) else ()
+
+    turn = st.fixed_dictionaries({"role": TEXT, "content": TEXT})
+    prompt = Prompt(
+        id=name + draw(TEXT),
+        text=draw(TEXT),
+        answer=draw(st.none() | TEXT),
+        difficulty=draw(st.none() | TEXT),
+        data=draw(st.dictionaries(TEXT.map(stored), JSON, max_size=2)),
+        messages=draw(st.none() | st.lists(turn, min_size=1, max_size=2).map(tuple)),
+    )
+    return Group(
+        prompt=prompt,
+        prompt_ids=tuple(draw(st.lists(st.integers(0, 2**31 - 1), max_size=3))),
+        draws=made,
+        scores=each(st.builds(Score, FLOAT) | st.builds(Score.failed, TEXT)),
+        verdicts=each(st.builds(Verdict, st.booleans(), TEXT)),
+        right_at=draw(FLOAT),
+        origin=draw(st.none() | st.builds(Origin, TEXT, FLOAT, st.booleans())),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_groups_are_read_back_as_they_were_written(tmp_path_factory, data) -> None:
+    written = [data.draw(groups(f"{i}-")) for i in range(data.draw(st.integers(1, 3)))]
+    path = tmp_path_factory.mktemp("draws") / "d.parquet"
+    write_groups(path, "sample", 0, written)
+    table = read_draws([path], ALL, why="the test")
+    assert list(table) == [stored(group) for group in written]
+    assert table.rows == sum(len(group.draws) for group in written)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_rows_of_a_set_that_begins_later(tmp_path) -> None:
+    """A folder's files hold sets of draws by the number of their prompt and their first draw."""
+    group = Group(Prompt("p", "x"), (1,), (Draw((2,), (-1.0,), "a", "eos"),) * 2)
+    write_groups(tmp_path / "d.parquet", "sample", 0, [group, group], [(7, 0), (7, 40)])
+    rows = pq.read_table(tmp_path / "d.parquet").to_pylist()
+    assert [(row["group"], row["draw"]) for row in rows] == [(7, 0), (7, 1), (7, 40), (7, 41)]
+    assert {(row["split"], row["step"], row["reason"], row["kept"]) for row in rows} == {
+        ("sample", 0, None, None)
+    }
+
+
+# gathered by prompt
+
+
+COLUMNS = ("prompt_id", "prompt", "draw", "text", "reward", "error", "kept", "model", "logprobs")
+
+
+@st.composite
+def files(draw) -> list[list[dict[str, Any]]]:
+    """Rows of some files, each with columns of its own; the text tells every row apart."""
+    made, number = [], 0
+    for _ in range(draw(st.integers(1, 3))):
+        named = draw(st.sampled_from([("prompt_id",), ("prompt",), ("prompt_id", "prompt")]))
+        other = draw(st.sets(st.sampled_from(COLUMNS[4:])))
+        rows = []
+        for _ in range(draw(st.integers(0, 6))):
+            number += 1
+            row = {
+                "prompt_id": draw(st.sampled_from(["1", "2", "3"])),
+                "prompt": draw(st.sampled_from(["a", "b"])),
+                "draw": draw(st.integers(0, 3)),
+                "text": str(number),
+                "reward": draw(st.none() | st.integers(0, 2)),
+                "error": draw(st.none() | st.just("broken")),
+                "kept": draw(st.none() | st.booleans()),
+                "model": draw(st.sampled_from([None, "m", "n"])),
+                "logprobs": draw(st.sampled_from([None, [], [-1.0]])),
+            }
+            rows.append({name: row[name] for name in (*named, "draw", "text", *sorted(other))})
+        made.append(rows)
+    return made
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A file of another's making: only the columns there are, whole numbers as int64."""
+    types = {"text": pa.string(), "logprobs": pa.list_(pa.float64()), "kept": pa.bool_()}
+    types |= dict.fromkeys(("prompt_id", "prompt", "error", "model"), pa.string())
+    types |= dict.fromkeys(("draw", "reward"), pa.int64())
+    names = list(rows[0]) if rows else ["prompt", "text"]
+    columns = {name: pa.array([row[name] for row in rows], types[name]) for name in names}
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@settings(max_examples=80, deadline=None)
+@given(files())
+def test_rows_are_gathered_by_prompt(tmp_path_factory, written) -> None:
+    folder = tmp_path_factory.mktemp("files")
+    paths = [write(folder / f"{i}.parquet", rows) for i, rows in enumerate(written)]
+    rows = [row for part in written for row in part]
+    if not rows:
+        with pytest.raises(UserError, match="no draws in it"):
+            read_draws(paths, ["text"], why="the test")
+        return
+    there = {name for row in rows for name in row}
+    optional = ["prompt", "logprobs"]
+    table = read_draws(paths, ["text"], why="the test", optional=optional)
+
+    expected: dict[Any, list[int]] = {}
+    for number, row in enumerate(rows):
+        expected.setdefault((row.get("prompt_id"), row.get("prompt")), []).append(number)
+    for numbers in expected.values():
+        numbers.sort(key=lambda i: rows[i]["draw"])
+    assert [table.rows_of(i).tolist() for i in range(len(table))] == list(expected.values())
+    assert [[int(draw.text) - 1 for draw in group.draws] for group in table] == list(
+        expected.values()
+    )
+    names = [key[0] or key[1] for key in expected]
+    assert [group.prompt.id for group in table] == names
+    assert [(part.path, part.first, part.rows) for part in table.parts] == [
+        (path, sum(map(len, written[:i])), len(written[i])) for i, path in enumerate(paths)
+    ]
+    assert table.rows == len(rows)
+    assert table.unscored() == sum(
+        row.get("reward") is None and row.get("error") is None for row in rows
+    )
+    for value in (True, False):
+        assert table.count("kept", value) == sum(row.get("kept") is value for row in rows)
+    for column in ("prompt_id", "prompt", "model", "reward", "draw"):
+        known = {row.get(column) for row in rows} - {None}
+        assert Counter(table.values(column)) == Counter(known)
+    if "logprobs" in there:
+        assert table.empty_lists("logprobs") == sum(not row.get("logprobs") for row in rows)
+    models = {row.get("model") for row in rows}
+    named = {model or "(no model named)" for model in models} if models - {None} else set()
+    assert table.policies() == sorted(named)
+    check_scores(table, rows)
+
+    fewer = table.only(())
+    assert "text" not in fewer
+    assert "logprobs" not in fewer
+    assert [group.prompt.id for group in fewer] == names
+    assert [group.scores for group in fewer] == [group.scores for group in table]
+    assert [fewer.rows_of(i).tolist() for i in range(len(fewer))] == list(expected.values())
+
+
+def check_scores(table: DrawTable, rows: list[dict[str, Any]]) -> None:
+    """A group has scores if each of its rows has one; an error is never a number."""
+    for number, group in enumerate(table):
+        own = [rows[i] for i in table.rows_of(number)]
+        said = [(row.get("reward"), row.get("error")) for row in own]
+        if (None, None) in said:
+            assert group.scores == ()
+        else:
+            assert group.scores == tuple(Score(None, e) if e else Score(r) for r, e in said)
+        kept = [row.get("kept") for row in own]
+        judged = any(one is not None for one in kept)  # what nobody rejected has survived
+        assert [v.kept for v in group.verdicts] == [one is not False for one in kept if judged]
+
+
+def test_one_id_for_two_prompts(tmp_path) -> None:
+    """Ids are often row numbers: two sources of draws may use one for different prompts."""
+    first = [{"prompt_id": "0", "prompt": "2 + 2", "draw": i, "text": f"a{i}"} for i in (1, 0)]
+    second = [{"prompt_id": "0", "prompt": "3 + 3", "draw": i, "text": f"b{i}"} for i in (0, 1)]
+    paths = [write(tmp_path / "a.parquet", first), write(tmp_path / "b.parquet", second)]
+    table = read_draws(paths, ["prompt", "text"], why="the test")
+    found = [(group.prompt.text, [draw.text for draw in group.draws]) for group in table]
+    assert found == [("2 + 2", ["a0", "a1"]), ("3 + 3", ["b0", "b1"])]
+    assert "prompt" not in read_draws(paths, ["text"], why="the test").columns
+
+
+def test_one_question_under_two_system_prompts(tmp_path) -> None:
+    draw = Draw((1,), (-1.0,), "x", "eos")
+    for system in ("short", "long"):
+        turns = ({"role": "system", "content": system}, {"role": "user", "content": "q"})
+        group = Group(Prompt("0", "q", messages=turns), (1,), (draw,))
+        write_groups(tmp_path / f"{system}.parquet", "sample", 0, [group])
+    table = read_draws([tmp_path], ["text"], why="the test", optional=["messages"])
+    assert [g.prompt.messages[0]["content"] for g in table] == ["long", "short"]
+
+
+def test_policies_in_words(tmp_path) -> None:
+    draw = Draw((1,), (-1.0,), "x", "eos")
+    group = Group(Prompt("p", "x"), (1,), (draw, replace(draw, policy_version=3)))
+    made = [group.with_(origin=Origin("m", 0.7, truncated=True)), group.with_(origin=Origin("n"))]
+    write_groups(tmp_path / "a.parquet", "train", 1, [made[0]])
+    write_groups(tmp_path / "b.parquet", "train", 1, [made[1]] * 2, [(0, 0), (0, 2)])
+    assert read_draws([tmp_path], [], why="the test").policies() == [
+        "m after 3 updates at temperature 0.7, truncated",
+        "m at temperature 0.7, truncated",
+        "n after 3 updates at temperature 1",
+        "n at temperature 1",
+    ]
+
+
+def test_what_is_right_is_said_once(tmp_path) -> None:
+    """By the caller, else by the file, else 1."""
+    draw = Draw((1,), (-1.0,), "x", "eos")
+    group = Group(Prompt("p", "x"), (1,), (draw,) * 2, (Score(0.5), Score(1.0)), right_at=0.4)
+    write_groups(tmp_path / "ours.parquet", "sample", 0, [group])
+    rows = [{"prompt": "x", "text": "a", "reward": reward} for reward in (0, 1)]
+    theirs = write(tmp_path / "theirs.parquet", rows)
+    for path, right_at, right in [
+        (tmp_path / "ours.parquet", None, (True, True)),
+        (tmp_path / "ours.parquet", 0.6, (False, True)),
+        (theirs, None, (False, True)),
+        (theirs, 0.0, (True, True)),
+    ]:
+        (found,) = read_draws([path], [], why="the test", right_at=right_at)
+        assert found.right == right
+
+
+# files of others
+
+
+THREE = {"prompt": ["a", "b", "a"], "text": ["x", "y", "z"], "reward": [1.0, 0.5, 0.0]}
+IDS = ["7", "8", "7"]
+FOREIGN: dict[str, dict[str, Any]] = {
+    "only prompt, text and reward": {},
+    "whole numbers for ids": {"prompt_id": pa.array([7, 8, 7])},
+    "large strings": {
+        "prompt_id": pa.array(IDS, pa.large_string()),
+        "prompt": pa.array(THREE["prompt"], pa.large_string()),
+        "text": pa.array(THREE["text"], pa.large_string()),
+    },
+    "string views": {"prompt_id": pa.array(IDS, pa.string_view())},
+    "dictionaries": {
+        "prompt_id": pa.array(IDS).cast(pa.dictionary(pa.int8(), pa.string())),
+        "prompt": pa.array(THREE["prompt"]).dictionary_encode(),
+        "text": pa.array(THREE["text"]).dictionary_encode(),
+    },
+    "dictionary of numbers": {"prompt_id": pa.array([7, 8, 7]).dictionary_encode()},
+    "bytes": {"prompt_id": pa.array([i.encode() for i in IDS])},
+    "rewards as text": {"reward": ["1", "0.5", "0"]},
+    "rewards of half the width": {"reward": pa.array([1, 0.5, 0], pa.float32())},
+    "other columns beside": {"usage": [{"tokens": 1}] * 3, "prompt_id": IDS},
+}
+
+
+def foreign(path: Path, **columns: Any) -> Path:
+    pq.write_table(pa.table({**THREE, **columns}), path)
+    return path
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_files_of_others(kind, beside, tmp_path) -> None:
+    path = foreign(tmp_path / "theirs.parquet", **FOREIGN[kind])
+    ours = tmp_path / "ours.parquet"
+    group = Group(Prompt("9", "c"), (1,), (Draw((1,), (-1.0,), "w", "eos"),), (Score(0.25),))
+    write_groups(ours, "sample", 0, [group])
+    paths = [ours, path] if beside else [path]
+    found = read_draws(paths, ["prompt", "text", "reward"], why="the test")
+    texts = [(g.prompt.text, [d.text for d in g.draws], g.values) for g in found]
+    expected = [("a", ["x", "z"], (1.0, 0.0)), ("b", ["y"], (0.5,))]
+    assert texts == ([("c", ["w"], (0.25,))] if beside else []) + expected
+    named = ["7", "8"] if "prompt_id" in FOREIGN[kind] else ["a", "b"]
+    assert [g.prompt.id for g in found][beside:] == named
+    assert [d.length for g in found for d in g.draws] == [1] * (3 + beside)
+
+
+def test_rewards_that_are_yes_or_no(tmp_path) -> None:
+    path = foreign(tmp_path / "d.parquet", reward=[True, False, None])
+    table = read_draws([path], ["reward"], why="the test")
+    assert (table.unscored(), table.values("reward")) == (1, [1.0, 0.0])
+
+
+def test_a_reward_that_is_no_number_is_an_error(tmp_path) -> None:
+    path = foreign(tmp_path / "d.parquet", reward=[math.nan, 1.0, math.inf])
+    first, _ = read_draws([path], ["reward"], why="the test")
+    assert [score.value for score in first.scores] == [None, None]
+    assert "not a finite number" in first.scores[0].error
+
+
+# what cannot be read
+
+
+def cut(path: Path) -> Path:
+    whole = foreign(path / "d.parquet").read_bytes()
+    (path / "d.parquet").write_bytes(whole[: len(whole) // 2])
+    return path / "d.parquet"
+
+
+def bad_page(path: Path) -> Path:
+    file = foreign(path / "d.parquet", text=["x" * 999, "y" * 999, "z" * 999])
+    whole = bytearray(file.read_bytes())
+    whole[4:40] = b"\xff" * 36  # the first column's first page; the footer is whole
+    file.write_bytes(bytes(whole))
+    return file
+
+
+def json_file(path: Path) -> Path:
+    (path / "d.parquet").write_text(json.dumps(THREE))
+    return path / "d.parquet"
+
+
+def unfinished(path: Path) -> Path:
+    foreign(path / "d.parquet")
+    (path / "config.toml").touch()
+    (path / "journal.jsonl").write_text("\n")
+    return path
+
+
+def twice(path: Path) -> Path:
+    foreign(path / "d.parquet")
+    columns = [pa.array(["x"])] * 3
+    table = pa.Table.from_arrays(columns, names=["prompt", "text", "text"])
+    pq.write_table(table, path / "d.parquet")
+    return path / "d.parquet"
+
+
+def empty(path: Path) -> Path:
+    table = pa.table({name: pa.array([], pa.string()) for name in ("prompt", "text")})
+    pq.write_table(table, path / "d.parquet")
+    return path / "d.parquet"
+
+
+def no_name(path: Path) -> Path:
+    pq.write_table(pa.table({"text": ["x"], "answer": ["y"]}), path / "d.parquet")
+    return path / "d.parquet"
+
+
+CONVERSATION = [[{"role": "user", "content": "a"}]] * 3
+BAD = {
+    "no such file": (lambda path: path / "no.parquet", "no file or folder {path}/no.parquet"),
+    "a file cut in half": (cut, "{path}/d.parquet cannot be read as Parquet: half-written, or"),
+    "a damaged page": (bad_page, "{path}/d.parquet cannot be read as Parquet: half-written, or"),
+    "JSON": (json_file, "{path}/d.parquet cannot be read as Parquet: half-written, or another kin"),
+    "a folder without draws": (lambda path: path, "folder {path} holds no draws"),
+    "an unfinished sample": (
+        unfinished,
+        "{path} is not complete: finish it with winnow sample --resume {path}",
+    ),
+    "no rows": (empty, "{path}/d.parquet: no draws in it"),
+    "two columns of one name": (twice, "{path}/d.parquet has two columns text; rename one"),
+    "neither id nor prompt": (
+        no_name,
+        "{path}/d.parquet has no column prompt_id (or prompt), which the test needs; it has tex",
+    ),
+    "a missing column": (
+        lambda path: foreign(path / "d.parquet").rename(path / "e.parquet"),
+        "{path}/e.parquet has no column logprobs, which the test needs; it has prompt, text, rew",
+    ),
+    "words for rewards": (
+        lambda path: foreign(path / "d.parquet", reward=["good", "bad", "ugly"]),
+        "{path}/d.parquet: column reward holds string, which does not convert to double; convert",
+    ),
+    "lists for texts": (
+        lambda path: foreign(path / "d.parquet", text=[["x"], ["y"], ["z"]]),
+        "{path}/d.parquet: column text holds list<element: string>, which does not convert to str",
+    ),
+    "conversations for prompts": (
+        lambda path: foreign(path / "d.parquet", prompt=CONVERSATION),
+        "{path}/d.parquet: column prompt holds list<element: struct<",
+    ),
+    "numbers of draws that are none": (
+        lambda path: foreign(path / "d.parquet", draw=["first", "second", "third"]),
+        "{path}/d.parquet: column draw holds string, which does not convert to int32",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_be_read_is_one_line(what, tmp_path) -> None:
+    make, says = BAD[what]
+    wanted = ["text", "logprobs"] if what == "a missing column" else ["text"]
+    path = make(tmp_path)
+    with pytest.raises(UserError) as caught:
+        read_draws([path], wanted, why="the test")
+    line = str(caught.value)
+    assert line.startswith("draws: " + says.format(path=tmp_path))
+    assert "\n" not in line
+
+
+CANNOT_BE_DRAWS = {
+    "fewer tokens than ids": ({"tokens": [1] * 3, "token_ids": [[1, 2]] * 3}, "1 tokens but 2 tok"),
+    "data that is no table": ({"data": ["[1]"] * 3}, "data is no JSON dict: '[1]'"),
+    "messages that are no JSON": ({"messages": ["hi"] * 3}, "messages is no JSON list: 'hi'"),
+}
+
+
+@pytest.mark.parametrize("what", CANNOT_BE_DRAWS)
+def test_rows_that_no_draws_can_be_made_of(what, tmp_path) -> None:
+    columns, says = CANNOT_BE_DRAWS[what]
+    paths = [foreign(tmp_path / "a.parquet"), foreign(tmp_path / "b.parquet", **columns)]
+    paths[0].write_bytes(foreign(tmp_path / "c.parquet", prompt=["c", "d", "c"]).read_bytes())
+    table = read_draws(paths, ["text"], why="the test", optional=[*columns, "prompt"])
+    with pytest.raises(UserError, match=r"^draws: \S+b\.parquet: the draws of the prompt in row 1"):
+        list(table)
+    with pytest.raises(UserError) as caught:
+        table.group(2)
+    assert says in str(caught.value)
+
+
+def test_columns_that_differ_in_kind(tmp_path) -> None:
+    """A column that is none of Winnow's, wanted by a rule, say."""
+    first = foreign(tmp_path / "a.parquet", level=[1, 2, 3])
+    second = foreign(tmp_path / "b.parquet", level=[[1], [2], [3]])
+    with pytest.raises(UserError, match=r"^draws: the files' columns differ: .*level.*") as caught:
+        read_draws([first, second], ["level"], why="the test")
+    assert "\n" not in str(caught.value)
+    number = foreign(tmp_path / "c.parquet", level=[1.5, 2.5, 3.5])
+    levels = read_draws([first, number], ["level"], why="the test").values("level")
+    assert sorted(levels) == [1, 1.5, 2, 2.5, 3, 3.5]
+
+
+def test_nothing_is_read_twice(tmp_path) -> None:
+    path = foreign(tmp_path / "d.parquet")
+    for again in ([path, path], [tmp_path, path], [path, tmp_path / ".." / tmp_path.name]):
+        with pytest.raises(UserError, match=r"d\.parquet is given twice; name each"):
+            read_draws(again, ["text"], why="the test")
+
+
+def test_which_files_of_a_folder(tmp_path) -> None:
+    """Closed files of a sample, else training draws, else evaluations, else any."""
+    kinds = ["x.parquet", "rollouts/eval-000000.parquet", "rollouts/train-000001.parquet"]
+    kinds.append("draws/part-00001.parquet")
+    for kind in kinds:
+        (tmp_path / kind).parent.mkdir(exist_ok=True)
+        path = foreign(tmp_path / kind)
+        (path.parent / f".{path.name}.partial").write_bytes(b"half")
+        assert [p.path for p in read_draws([tmp_path], [], why="the test").parts] == [path]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5)), min_size=1, max_size=9))
+def test_gaps(tmp_path_factory, numbers) -> None:
+    rows = [{"prompt": prompt, "draw": draw, "text": "x"} for prompt, draw in numbers]
+    path = write(tmp_path_factory.mktemp("gaps") / "d.parquet", rows)
+    broken = 0
+    for prompt in {name for name, _ in numbers}:
+        have = {draw for name, draw in numbers if name == prompt}
+        broken += have != set(range(min(have), max(have) + 1))
+    assert read_draws([path], [], why="the test").gaps() == broken

@@ -1,0 +1,362 @@
+"""Over-optimisation: the fit, where gold turns over, KL of a run's policies, and the pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from tests import tiny
+from tests.build import draw
+from tests.test_cli import Case, check_line, in_process
+from winnow import api
+from winnow.config import from_dict
+from winnow.console import study_report
+from winnow.draws.schema import write_groups
+from winnow.forward import PolicyForward
+from winnow.overoptimisation import as_json_table, best_of_n_study, fit, fitted, study_of
+from winnow.reporter import Silent
+from winnow.study import overoptimisation, run_overoptimisation
+from winnow.types import Draw, Group, Prompt, Score
+from winnow.update import sequence_logprobs
+
+NS = (1, 2, 4, 8, 16)
+
+
+def gold_of(d: np.ndarray, alpha: float, beta: float, form: str) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        second = d if form == "best-of-n" else np.where(d > 0, np.log(d), 0.0)
+    return d * (alpha - beta * second)
+
+
+class TestFit:
+    @given(
+        st.sampled_from(["best-of-n", "rl"]),
+        st.floats(-3, 3),
+        st.floats(-3, 3),
+        st.floats(-5, 5),
+        st.lists(st.floats(0.05, 4), min_size=3, max_size=8, unique_by=lambda d: round(d, 1)),
+    )
+    def test_noiseless_curves_give_back_what_made_them(self, form, alpha, beta, start, ds) -> None:
+        d = np.array([0.0, *sorted(ds)])
+        found = fit(d**2, start + gold_of(d, alpha, beta, form), form)
+        assert found == pytest.approx((alpha, beta), abs=1e-6)
+
+    def test_points_that_spend_nothing_are_left_out(self) -> None:
+        d = np.array([0.0, 0.5, 1.0, 2.0])
+        kl = np.array([0.01, 0.26, 0.0, 1.01, 4.01])  # one below the start, by noise
+        gold = np.insert(gold_of(d, 1.0, 0.2, "best-of-n"), 2, 99.0)
+        assert fit(kl, gold, "best-of-n") == pytest.approx((1.0, 0.2))
+        assert all(map(math.isnan, fit(np.zeros(4), np.arange(4.0), "rl")))
+
+    @pytest.mark.parametrize("form", ["best-of-n", "rl"])
+    @pytest.mark.parametrize("alpha", [-0.5, 0.1, 1.0])
+    @pytest.mark.parametrize("beta", [-0.3, 0.0, 1e-4, 0.3])
+    def test_the_fitted_peak_is_the_top_of_the_fitted_curve(self, form, alpha, beta) -> None:
+        d = np.array([0.0, 0.4, 0.8, 1.2, 1.6])
+        rows = np.tile(gold_of(d, alpha, beta, form), (3, 1))
+        study = study_of(range(5), np.tile(d**2, (3, 1)), rows, rows, form)
+        grid = np.linspace(0, 40, 400_001)
+        top = float(grid[np.argmax(fitted(grid, study))])
+        if top == 40:  # beyond, or there is none
+            assert study.fitted_peak > 40
+            assert math.isinf(study.fitted_peak) or beta > 0
+        else:
+            assert study.fitted_peak == pytest.approx(top, abs=1e-3)
+
+    @pytest.mark.parametrize("form", ["best-of-n", "rl"])
+    def test_intervals_cover(self, form, monkeypatch) -> None:
+        """Prompts differ in how fast they rise and fall: data sets drawn anew, 40 prompts each."""
+        monkeypatch.setattr("winnow.overoptimisation._RESAMPLES", 200)
+        rng = np.random.default_rng(7)
+        d = np.sqrt([0.0, 0.2, 0.6, 1.2, 1.8])
+        covered = np.zeros(3)
+        for seed in range(150):
+            made = [gold_of(d, *rng.normal([1.0, 0.4], 0.5), form) for _ in range(40)]
+            gold = np.array(made) + rng.normal(0, 0.3, (40, 5))
+            study = study_of(range(5), np.tile(d**2, (40, 1)), gold, gold, form, seed=seed)
+            end = study.points[-1].gold
+            truth = gold_of(d, 1.0, 0.4, form)[-1]
+            checks = [(study.alpha, 1.0), (study.beta, 0.4), (end, truth)]
+            covered += [m.low <= true <= m.high for m, true in checks]
+        assert (covered / 150 > 0.89).all(), covered / 150
+        assert (covered / 150 < 0.995).all(), covered / 150
+
+
+def tails(prompts: int, number: int, perfect: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Scores of draws: gold follows the proxy, but in its uppermost tenth gold is at its worst."""
+    rng = np.random.default_rng(5)
+    proxies = [rng.normal(size=number) for _ in range(prompts)]
+    wrong = [p > 1.2816 for p in proxies]
+    golds = [np.where(w & (not perfect), -2.0, p) for p, w in zip(proxies, wrong, strict=True)]
+    return proxies, golds
+
+
+class TestTurningOver:
+    def test_a_proxy_that_is_wrong_in_its_tail(self) -> None:
+        """Of n normal draws the best is in the tail with 1 - .9^n: gold is highest at n = 4."""
+        study = best_of_n_study(*tails(60, 32, False), ns=[1, 2, 4, 8, 16, 32])
+        gold = [point.gold.value for point in study.points]
+        proxy = [point.proxy.value for point in study.points]
+        assert proxy == sorted(proxy)
+        assert study.peak.value in (2, 4)
+        assert study.peak.value == study.points[int(np.argmax(gold))].at
+        assert study.turns > 0.99
+        assert study.beta.low > 0
+        assert study.fitted_peak < math.sqrt(study.points[-1].kl)
+
+    def test_a_perfect_proxy_does_not(self) -> None:
+        study = best_of_n_study(*tails(60, 32, True), ns=[1, 2, 4, 8, 16, 32])
+        assert (study.peak.value, study.peak.low, study.turns) == (32, 32, 0)
+        assert study.points[-1].gold.value > study.points[0].gold.value + 1.5
+
+    def test_a_plateau_is_no_fall(self) -> None:
+        """Gold of 0 or 1 reaches 1, and stays there but for rounding."""
+        gold = np.array([0.1, 0.6, 1.0 + 3e-16, 1.0, 1.0 - 3e-16])
+        rows = np.tile(gold, (4, 1))
+        study = study_of(NS, np.tile(np.arange(5.0), (4, 1)), rows, rows, "best-of-n")
+        assert (study.peak.value, study.peak.high, study.turns) == (4, 4, 0)
+
+    def test_best_of_n_of_random_subsets(self) -> None:
+        """Proxy and gold of each point, against picking from random subsets."""
+        rng = np.random.default_rng(1)
+        proxies, golds = tails(20, 16, False)
+        proxies = [np.round(p) for p in proxies]  # ties
+        study = best_of_n_study(proxies, golds, NS)
+        for point in study.points:
+            found = []
+            for proxy, gold in zip(proxies, golds, strict=True):
+                for _ in range(1000):
+                    chosen = rng.permutation(16)[: point.at]
+                    top = chosen[proxy[chosen] == proxy[chosen].max()]
+                    found.append((proxy[top].mean(), gold[top].mean()))
+            error = np.std(found, axis=0) / math.sqrt(len(found))
+            measured = (point.proxy.value, point.gold.value)
+            assert (np.abs(np.mean(found, axis=0) - measured) <= 4.5 * error + 1e-9).all()
+
+    def test_too_little(self) -> None:
+        rows = np.zeros((1, 5))
+        with pytest.raises(ValueError, match="three points and two prompts"):
+            study_of(NS, rows, rows, rows, "rl")
+
+    def test_what_is_not_finite_is_null(self) -> None:
+        rows = np.tile(np.arange(5.0), (3, 1))
+        for kl in (rows, np.zeros((3, 5))):
+            study = study_of(NS, kl, rows, rows, "rl")
+            table = json.loads(json.dumps(as_json_table(study), allow_nan=False))
+            assert table["fitted_peak"] is None
+            assert table["points"][0]["bound"] is None
+            assert table["points"][4]["gold"]["value"] == 4
+
+
+def answers(prompts: int = 8, number: int = 16) -> list[Group]:
+    """Of 16 answers the longest are wrong: a proxy that likes length goes astray."""
+    rng = np.random.default_rng(0)
+    made = []
+    for place in range(prompts):
+        lengths = rng.integers(1, 12, number)
+        made.append(
+            Group(
+                Prompt(f"p{place}", f"q{place}"),
+                (1,),
+                tuple(draw("x" * length) for length in lengths),
+                tuple(Score(float(3 < length < 9)) for length in lengths),
+            )
+        )
+    return made
+
+
+class Length:
+    name = "length"
+
+    def score(self, items: Sequence[tuple[Prompt, str]]) -> list[Score]:
+        return [Score(float(len(text))) for _, text in items]
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    write_groups(tmp_path / "d.parquet", "sample", 0, answers())
+    return tmp_path / "d.parquet"
+
+
+class TestCommand:
+    def test_the_study_of_a_file(self, file) -> None:
+        study = overoptimisation(file, Length())
+        proxies = [np.array([float(len(d.text)) for d in g.draws]) for g in answers()]
+        golds = [np.array([s.value for s in g.scores]) for g in answers()]
+        assert study == best_of_n_study(proxies, golds, NS)
+        assert study.peak.value < 16
+        assert overoptimisation(file, Length(), largest=8).points[-1].at == 8
+
+    def test_prompts_with_too_few_are_told(self, tmp_path, capsys) -> None:
+        made = answers()
+        made[0] = made[0].with_(scores=(Score.failed("broken"),) * 3 + made[0].scores[3:])
+        write_groups(tmp_path / "d.parquet", "sample", 0, made)
+        study = overoptimisation(tmp_path / "d.parquet", Length(), largest=16)
+        assert (study.prompts, study.left_out) == (7, 1)
+        study_report(study)
+        assert "of 7 prompts, 1 left out: too few scores" in capsys.readouterr().out
+
+    def test_it_is_printed_in_eighty_columns(self, file, monkeypatch, capsys) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        args = ["overoptimisation", str(file), "--proxy", "verifier"]
+        code, out, _ = in_process(monkeypatch, capsys, *args)
+        assert code == 0
+        heading, *lines = out.splitlines()
+        names = ["n", "KL plug-in", "KL bound", "d", "proxy", "gold"]
+        assert re.split(r"\s{2,}", heading.strip()) == names
+        for n, line in zip(NS, lines, strict=False):
+            assert re.match(rf" *{n} .*\]$", line)
+            assert len(line) <= 80
+        code, out, err = in_process(monkeypatch, capsys, *args, "--json")
+        assert (code, err) == (0, "")
+        found = json.loads(out, parse_constant=pytest.fail)
+        assert [point["at"] for point in found["points"]] == list(NS)
+
+    @pytest.mark.parametrize(
+        ("args", "says"),
+        [
+            ("d.parquet", "missing option '--proxy'"),
+            ("d.parquet --proxy lenght", "no reward called 'lenght'"),
+            ("d.parquet --proxy verifier --n 3", "n = 3: the study needs four draws a prompt"),
+            ("d.parquet --proxy verifier --n 17", "0 prompts have 17 draws with both scores"),
+            ("d.parquet --proxy verifier --plot p.jpg", "plot: p.jpg is none of .svg, .png, .pdf"),
+            (
+                "d.parquet --proxy verifier --checkpoints --n 4",
+                "--checkpoints: give one run folder",
+            ),
+            ("run --proxy verifier --checkpoints", "run: run has 2 evaluations with draws; the st"),
+        ],
+    )
+    def test_a_mistake(self, file, monkeypatch, capsys, args, says) -> None:
+        monkeypatch.chdir(file.parent)
+        Path("run/rollouts").mkdir(parents=True)
+        Path("run/config.toml").touch()
+        for step in (0, 5):
+            shutil.copy(file, f"run/rollouts/eval-{step:06d}.parquet")
+        done = in_process(monkeypatch, capsys, "overoptimisation", *args.split())
+        check_line(Case(args, says), *done)
+        assert not list(Path().glob("p.*"))
+
+
+def plain_logprob(net, prompt, answer, temperature: float) -> float:
+    """log pi of an answer, by one plain pass over it alone."""
+    with torch.no_grad():
+        logits = net(torch.tensor([[*prompt, *answer]])).logits[0].double() / temperature
+    at = torch.log_softmax(logits, dim=-1)[len(prompt) - 1 : -1]
+    return float(at.gather(1, torch.tensor(answer)[:, None]).sum())
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("room", [1, 24, 4096])
+def test_sequence_logprobs_are_those_of_one_sequence_at_a_time(share, room) -> None:
+    rng = np.random.default_rng(2)
+    net = tiny.model(3)
+    made = []
+    for length, count in ((1, 3), (5, 1), (2, 6), (9, 2)):
+        prompt = rng.integers(2, 40, length).tolist()
+        lengths = rng.integers(1, 7, count)
+        ids = [tuple(rng.integers(0, 40, k).tolist()) for k in lengths]
+        ids.append(ids[0])  # the same answer twice
+        draws = tuple(Draw(i, (-1.0,) * len(i), "", "stop") for i in ids)
+        made.append(Group(Prompt(str(length), ""), tuple(prompt), draws))
+    made.append(made[0])  # and a group
+    forward = PolicyForward(net, share_prefix=share)
+    for temperature in (1.0, 0.7):
+        found = sequence_logprobs(forward, made, temperature, room)
+        for group, own in zip(made, found, strict=True):
+            expected = [
+                plain_logprob(net, group.prompt_ids, d.token_ids, temperature) for d in group.draws
+            ]
+            assert own == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model) -> Path:
+    """A run that moves away from where it began."""
+    folder = tmp_path_factory.mktemp("over")
+    rows = [{**row, "answer": row["answer"]} for row in tiny.problems()]
+    (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = from_dict(
+        {
+            "model": str(tiny_model), "steps": 4, "prompts_per_step": 8, "samples_per_prompt": 4,
+            "minibatch_prompts": 4, "reward": "exact", "optimiser": {"lr": 3e-3}, "device": "cpu",
+            "prompts": {"source": str(folder / "p.jsonl")},
+            "sampling": {"max_tokens": 3, "temperature": 0.8},
+            "eval": {"size": 5, "samples": 12, "every": 2},
+        }
+    )  # fmt: skip
+    api.run(config, out=folder / "run", reporter=Silent())
+    return folder / "run"
+
+
+class TestRun:
+    def test_kl_is_that_of_plain_passes(self, run, tiny_model) -> None:
+        study = run_overoptimisation(run, "verifier")
+        assert [point.at for point in study.points] == [0, 2, 4]
+        assert study.points[0].kl == pytest.approx(0, abs=1e-4)
+        assert study.points[2].kl > 0.01
+        net = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+        for point in study.points:
+            rows = pq.read_table(run / f"rollouts/eval-{point.at:06d}.parquet").to_pylist()
+            ratios = [
+                sum(r["logprobs"]) - plain_logprob(net, r["prompt_ids"], r["token_ids"], 0.8)
+                for r in rows
+            ]
+            assert point.kl == pytest.approx(np.mean(ratios), abs=1e-4)
+            assert point.gold.value == pytest.approx(np.mean([r["reward"] for r in rows]))
+
+    def test_the_command(self, run, tmp_path, monkeypatch, capsys) -> None:
+        args = ["overoptimisation", str(run), "--proxy", "verifier", "--checkpoints"]
+        picture = tmp_path / "p.png"
+        code, out, _ = in_process(monkeypatch, capsys, *args, "--plot", str(picture))
+        assert code == 0
+        assert re.split(r"\s{2,}", out.splitlines()[0].strip()) == [
+            "step", "KL", "d", "proxy", "gold",
+        ]  # fmt: skip
+        assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+        code, out, _ = in_process(monkeypatch, capsys, *args, "--json")
+        found = json.loads(out, parse_constant=pytest.fail)
+        assert (code, found["form"], found["points"][0]["bound"]) == (0, "rl", None)
+
+    @pytest.mark.parametrize(
+        ("harm", "says"),
+        [
+            ("start", "has no evaluation of step 0"),
+            ("few", "has 2 evaluations with draws; the study needs three"),
+            ("prompts", "eval-000002.parquet is of other prompts than"),
+            ("logprobs", "eval-000002.parquet lacks the log-probs of its draws"),
+            ("truncated", "eval-000002.parquet was drawn with top-k or top-p"),
+        ],
+    )
+    def test_a_run_that_will_not_do(self, run, tmp_path, monkeypatch, capsys, harm, says) -> None:
+        folder = shutil.copytree(run, tmp_path / "run")
+        files = [folder / f"rollouts/eval-{step:06d}.parquet" for step in (0, 2, 4)]
+        if harm == "few":
+            files[1].unlink()
+        elif harm == "start":
+            files[0].rename(files[0].with_name("eval-000009.parquet"))
+        else:
+            table = pq.read_table(files[1])
+            rows = table.to_pylist()
+            for row in rows:
+                row["prompt_id"] += "x" if harm == "prompts" else ""
+                row["truncated"] = harm == "truncated"
+                row["logprobs"] = [] if harm == "logprobs" else row["logprobs"]
+            pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), files[1])
+        args = ["overoptimisation", str(folder), "--proxy", "verifier", "--checkpoints"]
+        check_line(Case(args, says), *in_process(monkeypatch, capsys, *args))

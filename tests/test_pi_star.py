@@ -1,0 +1,175 @@
+"""pi* reached with real models: by selection from draws, and by training on what was selected.
+
+The policies are small enough, or their answers short enough, that pi* = pi_ref exp(r / beta) / Z
+can be enumerated. The enumeration uses plain forward passes of transformers and NumPy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from scipy import stats
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+import winnow
+
+BETA = 0.5
+ANSWERS = [(0,), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+"""All answers of at most two tokens over {end, a, b}."""
+REWARDS = {"": 0.1, "a": 0.9, "aa": 0.0, "ab": 1.0, "b": 0.3, "ba": 0.6, "bb": 0.45}
+PROMPT = "ab"
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory) -> Path:
+    """A Llama over three tokens whose answers are far from equally likely."""
+    torch.manual_seed(3)
+    net = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=3,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=16,
+            eos_token_id=0,
+            pad_token_id=0,
+            bos_token_id=None,
+            initializer_range=0.4,
+        )
+    )
+    core = Tokenizer(models.WordLevel({"<end>": 0, "a": 1, "b": 2}, unk_token="b"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    core.decoder = decoders.Fuse()
+    folder = tmp_path_factory.mktemp("policy") / "model"
+    net.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>").save_pretrained(folder)
+    return folder
+
+
+def enumerated(folder: Path, prompt: str) -> np.ndarray:
+    """The probability of each of ANSWERS."""
+    net = AutoModelForCausalLM.from_pretrained(folder)
+    found = []
+    for answer in ANSWERS:
+        ids = [{"a": 1, "b": 2}[c] for c in prompt] + list(answer)
+        with torch.no_grad():
+            logp = net(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        places = range(len(prompt) - 1, len(ids) - 1)
+        found.append(sum(float(logp[i, ids[i + 1]]) for i in places))
+    probabilities = np.exp(found)
+    assert probabilities.sum() == pytest.approx(1, abs=1e-6)
+    return probabilities
+
+
+def tilted(probabilities: np.ndarray) -> np.ndarray:
+    rewards = np.array(["".join({0: "", 1: "a", 2: "b"}[t] for t in a) for a in ANSWERS])
+    weights = probabilities * np.exp(np.array([REWARDS[r] for r in rewards]) / BETA)
+    return weights / weights.sum()
+
+
+def total_variation(p: np.ndarray, q: np.ndarray) -> float:
+    return 0.5 * float(np.abs(p - q).sum())
+
+
+@pytest.fixture(scope="module")
+def draws(policy, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("draws") / "drawn"
+    winnow.sample(
+        model=str(policy),
+        prompts=[{"prompt": PROMPT}],
+        reward=lambda prompt, completion: REWARDS[completion],
+        n=12_000,
+        sampling={"max_tokens": 2, "batch": 4096},
+        out=folder,
+        quiet=True,
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("row", "advantage"),
+    [
+        ("gibbs", "one"),
+        ("snis", f"softmax({BETA}, over=group)"),
+    ],
+)
+def test_training_reaches_pi_star(policy, draws, tmp_path, row, advantage) -> None:
+    result = winnow.train(
+        model=str(policy),
+        draws=str(draws),
+        algorithm={"name": row, "epochs": 40, "advantage": advantage},
+        prompts_per_step=1,
+        minibatch_prompts=1,
+        optimiser={"lr": 3e-3, "schedule": "linear"},
+        eval={"size": 0},
+        checkpoint={"every": 1000},
+        out=tmp_path / "run",
+        quiet=True,
+    )
+    start = enumerated(policy, PROMPT)
+    assert total_variation(start, tilted(start)) > 0.1
+    assert total_variation(enumerated(result.checkpoint, PROMPT), tilted(start)) < 0.02
+
+
+def fits(counts: np.ndarray, probabilities: np.ndarray) -> float:
+    """p-value of a chi-square test, cells of less than 5 expected pooled."""
+    expected = probabilities * counts.sum()
+    small = expected < 5
+    observed = np.append(counts[~small], counts[small].sum())
+    wanted = np.append(expected[~small], expected[small].sum())
+    keep = wanted > 0
+    return float(stats.chisquare(observed[keep], wanted[keep]).pvalue)
+
+
+def test_exact_draws_from_a_real_models_pi_star(tmp_path) -> None:
+    """SmolLM2, one token: pi* is enumerated over its whole vocabulary."""
+    prompt, beta = "My favourite colour is", 0.2
+    reward = lambda _, completion: min(len(completion.strip()), 8) / 8  # noqa: E731
+    folder = tmp_path / "draws"
+    winnow.sample(
+        prompts=[{"prompt": prompt}],
+        reward=reward,
+        n=40_000,
+        sampling={"max_tokens": 1, "batch": 4096},
+        out=folder,
+        quiet=True,
+    )
+    kept = tmp_path / "kept.parquet"
+    sifted = winnow.select(folder, [f"gibbs(beta={beta}, r_max=1)"], out=kept)
+    assert "exact draws" in sifted.notes[0]
+    assert "NOT" not in sifted.notes[0]
+
+    from winnow.engines.models import load_model, load_tokenizer, resolve
+
+    source = resolve("smollm2-135m")
+    net, words = load_model(source, "float32", torch.device("cpu")), load_tokenizer(source)
+    with torch.no_grad():
+        logits = net(input_ids=torch.tensor([words.encode(prompt)])).logits[0, -1].double()
+    reference = logits.softmax(-1).numpy()
+    said = [words.decode([token], skip_special_tokens=True) for token in range(len(reference))]
+    target = reference * np.exp(np.array([reward(None, text) for text in said]) / beta)
+    accepted = target.sum() / np.exp(1 / beta)  # Z / M
+    target /= target.sum()
+
+    def counted(path: Path) -> np.ndarray:
+        tokens = [row[0] for row in pq.read_table(path)["token_ids"].to_pylist()]
+        return np.bincount(tokens, minlength=len(reference))
+
+    counts = counted(kept)
+    rate = counts.sum() / 40_000
+    assert abs(rate - accepted) < 4 * np.sqrt(accepted * (1 - accepted) / 40_000)
+    assert fits(counted(folder / "draws"), reference) > 0.001
+    assert fits(counts, target) > 0.001
+    assert fits(counts, reference) < 1e-6

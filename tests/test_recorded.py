@@ -1,0 +1,299 @@
+"""Training on a file of draws: drawn elsewhere, selected, weighed and learned from here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import winnow
+from tests import tiny
+from winnow.errors import UserError
+
+SETTINGS = {
+    "prompts_per_step": 4,
+    "minibatch_prompts": 2,
+    "optimiser": {"lr": 1e-3},
+    "sampling": {"max_tokens": 4},
+    "eval": {"size": 0},
+    "checkpoint": {"every": 100},
+    "threads": 1,
+    "reward": "exact",
+}
+
+
+@pytest.fixture(scope="module")
+def draws(tiny_model, tmp_path_factory) -> Path:
+    """Ten prompts x 16 scored draws of the tiny model."""
+    folder = tmp_path_factory.mktemp("draws") / "drawn"
+    winnow.sample(
+        model=str(tiny_model),
+        prompts=tiny.problems()[:10],
+        reward="exact",
+        n=16,
+        sampling={"max_tokens": 4},
+        out=folder,
+        quiet=True,
+    )
+    return folder
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return pq.read_table(folder).to_pylist()
+
+
+def changed(draws: Path, to: Path, **columns) -> Path:
+    """The draws as one file, with columns replaced (by a function of the row) or left out."""
+    rows = rows_of(draws / "draws")
+    for name, value in columns.items():
+        for row in rows:
+            if value is None:
+                del row[name]
+            else:
+                row[name] = value(row)
+    pq.write_table(pa.Table.from_pylist(rows), to)
+    return to
+
+
+def train(model: Path, draws: Path, out: Path, **settings):
+    return winnow.train(
+        model=str(model), draws=str(draws), out=out, quiet=True, **{**SETTINGS, **settings}
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+def differs(one: Path, other: Path) -> bool:
+    left, right = weights(one), weights(other)
+    return any(not torch.equal(left[name], right[name]) for name in left)
+
+
+def test_every_pass_sees_every_prompt_once(tiny_model, draws, tmp_path) -> None:
+    result = train(tiny_model, draws, tmp_path / "run", algorithm={"name": "rft", "epochs": 2})
+    assert [row["prompts"] for row in result.metrics] == [4, 4, 2] * 2
+    assert {row["tokens_drawn"] for row in result.metrics} == {0}
+    seen = rows_of(result.folder / "rollouts")  # the first pass, as it was trained on
+    drawn = rows_of(draws / "draws")
+    key = lambda row: (row["prompt"], tuple(row["token_ids"]), row["reward"])  # noqa: E731
+    assert Counter(map(key, seen)) == Counter(map(key, drawn))
+    assert differs(result.checkpoint, tiny_model)
+
+
+def test_selection_and_weights_are_the_algorithms(tiny_model, draws, tmp_path) -> None:
+    row = {"name": "grpo", "select": ["mixed"]}
+    result = train(tiny_model, draws, tmp_path / "run", algorithm=row)
+    by_prompt: dict[str, list[dict]] = {}
+    for draw in rows_of(result.folder / "rollouts"):
+        by_prompt.setdefault(draw["prompt"], []).append(draw)
+    for group in by_prompt.values():
+        rewards = np.array([draw["reward"] for draw in group])
+        mixed = 0 < rewards.sum() < len(rewards)
+        expected = (rewards - rewards.mean()) / rewards.std(ddof=1) if mixed else 0 * rewards
+        assert [draw["weight"] for draw in group] == pytest.approx(expected.tolist())
+        assert {draw["kept"] for draw in group} == {mixed}
+
+
+def test_fresh_draws_are_not_stale(tiny_model, draws, tmp_path) -> None:
+    """The model that drew: ratios are 1, every draw counts in full."""
+    result = train(
+        tiny_model,
+        draws,
+        tmp_path / "run",
+        algorithm={"name": "raft++", "select": ["everything"]},
+        prompts_per_step=10,
+        minibatch_prompts=10,
+    )
+    (row,) = result.metrics
+    assert row["ess"] == pytest.approx(1, abs=1e-6)
+    assert list(row["ratio_quantiles"].values()) == pytest.approx([1, 1, 1], abs=1e-4)
+
+
+def test_stale_draws_are_shown_to_be(tiny_model, draws, tmp_path) -> None:
+    """Another model: ESS and quantiles are those of its ratios, computed one draw at a time."""
+    torch.manual_seed(0)
+    other = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight += 0.3 * torch.randn_like(weight) * weight.std()
+    other.save_pretrained(tmp_path / "other")
+    tiny.tokenizer().save_pretrained(tmp_path / "other")
+    result = train(
+        tmp_path / "other",
+        draws,
+        tmp_path / "run",
+        algorithm={"name": "raft++", "loss": "truncated(1.2)", "select": ["everything"]},
+        prompts_per_step=10,
+        minibatch_prompts=10,
+    )
+    ratios, whole = [], []
+    for row in rows_of(draws / "draws"):
+        ids = torch.tensor([row["prompt_ids"] + row["token_ids"]])
+        with torch.no_grad():
+            logp = other(input_ids=ids).logits[0].double().log_softmax(-1)
+        first = len(row["prompt_ids"])
+        own = [float(logp[first - 1 + i, t]) for i, t in enumerate(row["token_ids"])]
+        difference = np.array(own) - np.array(row["logprobs"])
+        ratios += np.exp(difference).tolist()
+        whole.append(np.exp(difference.sum()))
+    whole = np.array(whole)
+    (shown,) = result.metrics
+    assert shown["ess"] == pytest.approx(whole.sum() ** 2 / (whole**2).sum() / len(whole), rel=1e-3)
+    assert shown["ess"] < 0.99
+    expected = np.quantile(ratios, [0.01, 0.5, 0.99])
+    assert list(shown["ratio_quantiles"].values()) == pytest.approx(expected, rel=1e-3)
+
+
+def test_no_learning_rate_no_change(tiny_model, draws, tmp_path) -> None:
+    result = train(tiny_model, draws, tmp_path / "run", optimiser={"lr": 0.0}, algorithm="rft")
+    assert not differs(result.checkpoint, tiny_model)
+
+
+def test_a_resumed_run_is_the_unbroken_run(tiny_model, draws, tmp_path, monkeypatch) -> None:
+    how = {"algorithm": {"name": "rft", "epochs": 2}, "checkpoint": {"every": 2}}
+    whole = train(tiny_model, draws, tmp_path / "whole", **how)
+    from winnow.engines.local import LocalLearner
+
+    step, count = LocalLearner.step, 0
+
+    def stops(self, *args):
+        nonlocal count
+        count += 1
+        if count == 8:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(LocalLearner, "step", stops)
+    with pytest.raises(winnow.WinnowError, match="--resume"):
+        train(tiny_model, draws, tmp_path / "broken", **how)
+    monkeypatch.undo()
+    resumed = winnow.train(resume=tmp_path / "broken", quiet=True)
+    assert not differs(whole.checkpoint, resumed.checkpoint)
+    strip = lambda row: {k: v for k, v in row.items() if k != "seconds"}  # noqa: E731
+    assert list(map(strip, whole.metrics)) == list(map(strip, resumed.metrics))
+
+
+def test_what_was_rejected_before_stays_out(tiny_model, draws, tmp_path) -> None:
+    file = tmp_path / "judged.parquet"
+    winnow.select(draws, ["correct", "at-most(1)"], out=file, rejected=True)
+    result = train(tiny_model, file, tmp_path / "run", algorithm="raft++")
+    drawn = rows_of(result.folder / "rollouts")
+    assert len(drawn) == 160  # the rejected ones are still there to be counted
+    before = {(row["prompt"], row["draw"]): row["kept"] for row in rows_of(file)}
+    assert {(row["prompt"], row["draw"]): row["kept"] for row in drawn} == before
+    assert {row["reason"] for row in drawn if not row["kept"]} == {"wrong", "more than 1"}
+
+
+class TestTextAlone:
+    """Draws of a server, or of another model: text, prompt and reward are all there is."""
+
+    FOREIGN = ("prompt_ids", "token_ids", "logprobs", "entropies", "tokens", "model")
+
+    def test_tokens_are_made_of_the_text(self, tiny_model, draws, tmp_path) -> None:
+        file = changed(draws, tmp_path / "text.parquet", **dict.fromkeys(self.FOREIGN))
+        result = train(tiny_model, file, tmp_path / "run", algorithm="rft")
+        made = {(r["prompt"], r["draw"]): r for r in rows_of(result.folder / "rollouts")}
+        for row in rows_of(draws / "draws"):
+            # one token a character, so that text and end say what was drawn
+            assert made[row["prompt"], row["draw"]]["token_ids"] == row["token_ids"]
+            assert made[row["prompt"], row["draw"]]["prompt_ids"] == row["prompt_ids"]
+
+    def test_it_trains_as_the_tokens_do(self, tiny_model, draws, tmp_path) -> None:
+        file = changed(draws, tmp_path / "text.parquet", **dict.fromkeys(self.FOREIGN))
+        one = train(tiny_model, file, tmp_path / "text", algorithm="rft")
+        other = train(tiny_model, draws, tmp_path / "tokens", algorithm="rft")
+        assert not differs(one.checkpoint, other.checkpoint)
+
+    def test_no_ratio_without_log_probs(self, tiny_model, draws, tmp_path) -> None:
+        file = changed(draws, tmp_path / "text.parquet", logprobs=None)
+        with pytest.raises(UserError, match=r"^draws: .*lacks the log-probs.*row without a ratio"):
+            train(tiny_model, file, tmp_path / "run", algorithm="raft++")
+        assert not (tmp_path / "run").exists()
+
+    def test_another_vocabulary(self, tiny_model, draws, tmp_path) -> None:
+        file = changed(draws, tmp_path / "other.parquet", prompt_ids=lambda row: [9, 9, 9])
+        with pytest.raises(UserError, match=r"^draws: .*another vocabulary"):
+            train(tiny_model, file, tmp_path / "run", algorithm="raft++")
+        result = train(tiny_model, file, tmp_path / "run", algorithm="rft")
+        assert [9, 9, 9] not in [row["prompt_ids"] for row in rows_of(result.folder / "rollouts")]
+
+    def test_nothing_to_learn_from(self, tiny_model, draws, tmp_path) -> None:
+        empty = {"text": lambda row: "", "finish_reason": lambda row: "length"}
+        left = dict.fromkeys(("token_ids", "logprobs", "entropies"))
+        file = changed(draws, tmp_path / "empty.parquet", **empty, **left)
+        with pytest.raises(UserError, match=r"^draws: an answer to prompt .* is empty"):
+            train(tiny_model, file, tmp_path / "run", algorithm="rft")
+
+
+class TestRefused:
+    def refused(self, model, file, tmp_path, match, **settings) -> None:
+        with pytest.raises(UserError, match=match) as error:
+            train(model, file, tmp_path / "run", **settings)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "run").exists()
+
+    def test_unscored(self, tiny_model, draws, tmp_path) -> None:
+        unscored = {"reward": lambda row: None if row["draw"] == 3 else row["reward"]}
+        file = changed(draws, tmp_path / "d.parquet", **unscored)
+        self.refused(tiny_model, file, tmp_path, r"10 of 160 draws have no score.*--rescore")
+
+    def test_no_reward_at_all(self, tiny_model, draws, tmp_path) -> None:
+        file = changed(draws, tmp_path / "d.parquet", reward=None)
+        self.refused(tiny_model, file, tmp_path, r"has no column reward, which training needs")
+
+    def test_another_temperature(self, tiny_model, draws, tmp_path) -> None:
+        file = changed(draws, tmp_path / "d.parquet", temperature=lambda row: 0.7)
+        self.refused(tiny_model, file, tmp_path, r"drawn at temperature 0\.7.*set it to 0\.7")
+        train(tiny_model, file, tmp_path / "run", algorithm="rft")  # likelihood has no ratio
+
+    def test_truncated(self, tiny_model, draws, tmp_path) -> None:
+        file = changed(draws, tmp_path / "d.parquet", truncated=lambda row: row["draw"] == 0)
+        self.refused(tiny_model, file, tmp_path, r"drawn with top-k or top-p")
+
+    @pytest.mark.parametrize("row", ["gibbs", "snis"])
+    def test_several_policies(self, tiny_model, draws, tmp_path, row) -> None:
+        mixed = {"model": lambda row: "abc"[row["draw"] % 3]}
+        file = changed(draws, tmp_path / "d.parquet", **mixed)
+        self.refused(tiny_model, file, tmp_path, r"3 policies \(a .*; b .*; c .*\)", algorithm=row)
+        train(tiny_model, file, tmp_path / "run", algorithm="rft")  # a pool, as in RFT's paper
+
+    def test_held_out_prompts(self, tiny_model, draws, tmp_path) -> None:
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text('{"prompt": "0+1=", "answer": "1"}\n{"prompt": "0+7=", "answer": "7"}\n')
+        own = {"eval": {"size": 2}, "prompts": str(rows)}
+        self.refused(tiny_model, draws, tmp_path, r"draws of a held-out prompt \('0\+1='\)", **own)
+
+    def test_too_long_for_the_model(self, tiny_model, draws, tmp_path) -> None:
+        def longer(name: str):
+            return lambda row: row[name] * 100
+
+        lists = ("token_ids", "logprobs", "entropies")
+        file = changed(
+            draws,
+            tmp_path / "d.parquet",
+            tokens=lambda row: row["tokens"] * 100,
+            **{name: longer(name) for name in lists},
+        )
+        with pytest.raises(UserError, match=r"model's context of 128.*length\(high=\.\.\.\)"):
+            train(tiny_model, file, tmp_path / "run", algorithm="rft")
+
+    def test_draws_from_beside_a_file(self, tiny_model, draws, tmp_path) -> None:
+        how = {"algorithm": "rft", "draws_from": str(tiny_model)}
+        self.refused(tiny_model, draws, tmp_path, r"^draws_from: draws of a file", **how)
+
+    def test_a_server(self, tiny_model, tmp_path) -> None:
+        with pytest.raises(UserError, match=r"^server\.url: training needs the model itself"):
+            winnow.train(
+                model=str(tiny_model),
+                prompts=tiny.problems(),
+                server={"url": "http://localhost:1/v1"},
+                out=tmp_path / "run",
+                quiet=True,
+            )

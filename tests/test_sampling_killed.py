@@ -1,0 +1,232 @@
+"""`winnow sample` under `kill -9`, twenty times, at moments it does not choose.
+
+Run as a script, this file is what kills: one process imports everything, forks the samplers and
+kills them. The test starts it, and reads what is left on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests import tiny
+
+KILLS = 20
+PROMPTS, DRAWS = 25, 18
+SET, PART = 3, 13
+
+
+def settings(model: str, source: Path) -> dict[str, Any]:
+    return {
+        "model": model,
+        "prompts": str(source),
+        "samples_per_prompt": DRAWS,
+        "sampling": {"max_tokens": 4, "stop": [], "batch": 8},
+        "eval": {"size": 0},
+        "threads": 1,
+    }
+
+
+class Slow:
+    """Right answers, looked up slowly, so that many kills fall into the scoring."""
+
+    name = "slow"
+
+    def score(self, items: Sequence[tuple[Any, str]]) -> list[Any]:
+        from winnow.types import Score
+
+        time.sleep(0.004)
+        return [Score(float(text == prompt.answer)) for prompt, text in items]
+
+    def close(self) -> None: ...
+
+
+def sample(folder: Path, config: Any) -> None:
+    """Begin a folder or go on with it, as the command does."""
+    from winnow import offline
+    from winnow.reporter import Silent
+
+    if folder.exists():
+        offline.resume_sample(folder, reporter=Silent(), reward=Slow())
+    else:
+        offline.run_sample(config, out=folder, held_out=False, reporter=Silent(), reward=Slow())
+
+
+def fork(folder: Path, config: Any) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:
+        sample(folder, config)
+    except BaseException as error:  # noqa: BLE001 (whatever it is, the parent must hear of it)
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """What is on the disk."""
+    journal = folder / "journal.jsonl"
+    text = journal.read_bytes() if journal.exists() else b""
+    lines = text.split(b"\n")
+    closed = sorted(folder.glob("draws/part-*.parquet"))
+    drawn = [json.loads(line) for line in lines[:-1] if b'"draws"' in line]
+    return {
+        "begun": (folder / "config.toml").exists(),
+        "complete": journal.exists() and not text,
+        "closed": sum(pq.read_metadata(path).num_rows for path in closed),
+        "open": sum(len(line["draws"]) for line in drawn),
+        "partial": any(folder.rglob(".*.partial")),
+        "last": "draws" if b'"draws"' in b"".join(lines[-2:-1]) else "scores",
+    }
+
+
+def moments(folder: Path, rng: random.Random) -> list[Callable[[], bool]]:
+    """What a kill may wait for, from now on."""
+
+    def size() -> int:
+        path = folder / "journal.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+    def files() -> int:
+        return len(list(folder.glob("draws/part-*")))
+
+    began, had, end = size(), files(), time.monotonic() + rng.uniform(0, 0.1)
+    later = rng.randrange(5)
+    return [
+        lambda: time.monotonic() >= end,  # while the model is loaded, mostly
+        lambda: files() > had + later,
+        lambda: size() != began,  # a line of draws, most likely without its scores
+        lambda: any(folder.glob("draws/.*.partial")),
+        lambda: files() > had,  # the journal still holds what the file does
+    ]
+
+
+def kill_once(folder: Path, config: Any, kind: int, rng: random.Random) -> dict[str, Any] | None:
+    """The state after the kill; ``None`` where the sampler had ended before it."""
+    waits = moments(folder, rng)[kind]
+    child = fork(folder, config)
+    while not waits():
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            assert status == 0, "the sampler failed"
+            return None
+        time.sleep(0.0005)
+    time.sleep(rng.choice([0, rng.uniform(0, 0.02)]))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status):
+        assert status == 0, "the sampler failed"
+        return None
+    return state(folder)
+
+
+def main(model: str, where: str) -> None:
+    """Fill folders, each killed until it is complete, until there were kills enough."""
+    import torch
+
+    from winnow import sampling
+    from winnow.config import from_dict
+    from winnow.draws import journal
+    from winnow.engines import local  # noqa: F401 (imported once, for all)
+
+    torch.set_num_threads(1)
+    sampling.SET_DRAWS = {True: SET, False: SET}
+    journal.PART_DRAWS = PART
+    rng = random.Random(0)
+    config = from_dict(settings(model, Path(where) / "prompts.jsonl"))
+    _, status = os.waitpid(fork(Path(where) / "whole", config), 0)
+    assert status == 0, "the unbroken run failed"
+    kills: list[dict[str, Any]] = []
+    number = 0
+    while len(kills) < KILLS:
+        number += 1
+        folder = Path(where) / f"broken-{number}"
+        while len(kills) < KILLS:
+            found = kill_once(folder, config, len(kills) % 5, rng)
+            if found is None or found["complete"]:
+                break
+            kills.append(found)
+            if not found["begun"]:
+                shutil.rmtree(folder, ignore_errors=True)
+        _, status = os.waitpid(fork(folder, config), 0)
+        assert status == 0, "the resumed run failed"
+    print(json.dumps(kills))
+
+
+@pytest.fixture(scope="module")
+def killed(tiny_model, tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
+    """A folder of folders, and what was on the disk after each kill."""
+    where = tmp_path_factory.mktemp("killed")
+    rows = "".join(json.dumps(row) + "\n" for row in tiny.problems())
+    (where / "prompts.jsonl").write_text(rows)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.test_sampling_killed", str(tiny_model), str(where)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return where, json.loads(done.stdout.splitlines()[-1])
+
+
+def draws(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
+    """Every draw of the closed files, by its prompt's number and its own."""
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    for path in sorted(folder.glob("draws/part-*.parquet")):
+        for row in pq.read_table(path).to_pylist():
+            place = (row["group"], row["draw"])
+            assert place not in found, f"{place} is there twice"
+            found[place] = row
+    return found
+
+
+def test_twenty_kills_lose_nothing_and_double_nothing(killed) -> None:
+    where, kills = killed
+    assert len(kills) == KILLS
+    assert not any(kill["complete"] for kill in kills)
+    whole = draws(where / "whole")
+    folders = sorted(where.glob("broken-*"))
+    assert folders
+    for folder in folders:
+        found = draws(folder)
+        assert set(found) == {(p, i) for p in range(PROMPTS) for i in range(DRAWS)}
+        assert (folder / "journal.jsonl").read_bytes() == b""
+        assert not list(folder.rglob("*.partial"))
+        for place, row in found.items():
+            one = whole[place]
+            logprobs = row.pop("logprobs"), row.pop("entropies")
+            for own, other in zip(logprobs, (one["logprobs"], one["entropies"]), strict=True):
+                assert own == pytest.approx(other, abs=1e-5)  # batches differ after a resume
+            assert row == {key: value for key, value in one.items() if key in row}
+            assert row["right"] == (row["text"] == row["answer"])
+    assert {row["right"] for row in whole.values()} == {True, False}
+
+
+def test_the_kills_fell_into_every_phase(killed) -> None:
+    _, kills = killed
+    there = [kill["closed"] + kill["open"] for kill in kills]
+    assert len(set(there)) >= 8
+    assert any(kill["open"] and kill["last"] == "draws" for kill in kills), "while scoring"
+    assert any(kill["open"] and kill["last"] == "scores" for kill in kills), "while drawing"
+    assert any(kill["partial"] for kill in kills), "while a file was written"
+    assert sum(kill["closed"] > 0 for kill in kills) >= 5
+    assert any(now == before for before, now in pairwise(there)), "at the start"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

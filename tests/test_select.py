@@ -1,0 +1,299 @@
+"""`winnow select`: scoring anew, draws of several models, what is printed, mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import winnow
+from tests.build import group
+from winnow import cli, offline
+from winnow.draws.schema import write_groups
+from winnow.errors import UserError
+from winnow.types import Group, Origin, Prompt, Score
+
+
+def write(folder: Path, groups: Sequence[Group], name: str = "draws.parquet") -> Path:
+    path = folder / name
+    write_groups(path, "sample", 0, groups)
+    return path
+
+
+def some(number: int = 3, model: str = "m") -> list[Group]:
+    """Prompts with right, wrong and doubled answers, an error among those of each."""
+    texts = ["1+1=2", "so 1 + 1 = 2", "2", "two", "4"]
+    return [
+        group([1, 1, 0, None, i % 2], texts=texts, lengths=[1, 2, 3, 4, 5], name=f"p{i}").with_(
+            origin=Origin(model)
+        )
+        for i in range(number)
+    ]
+
+
+def length(prompt: Prompt, text: str) -> float:
+    """A verifier: how long the text is, and an error where it is four."""
+    if text == "4":
+        raise ValueError("I do not like four")
+    return float(len(text))
+
+
+class Counting:
+    """A ready-made reward that remembers what it was asked."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def score(self, items):
+        self.asked += [(prompt.id, text) for prompt, text in items]
+        return [Score.failed("no") if text == "4" else Score(len(text) / 2) for _, text in items]
+
+    def close(self) -> None: ...
+
+    def __call__(self, prompt, text):
+        raise AssertionError
+
+
+class TestRescoring:
+    def test_it_asks_once_a_draw_and_draws_nothing(self, tmp_path, monkeypatch) -> None:
+        def nobody(*_):
+            raise AssertionError("something was to be drawn")
+
+        monkeypatch.setattr(offline, "sampler_for", nobody)
+        groups, counting, out = some(600), Counting(), tmp_path / "all.parquet"
+        path = write(tmp_path, groups)
+        sifted = offline.select(
+            path, ["correct"], rescore_with=counting, right_at=2.0, out=out, rejected=True
+        )
+        asked = [(one.prompt.id, draw.text) for one in groups for draw in one.draws]
+        assert counting.asked == asked  # 3,000: more than a verifier is given at a time
+        before, after = (pq.read_table(p).to_pylist() for p in (path, out))
+        changed = {"reward", "error", "right", "right_at", "kept", "reason"}
+        for old, new in zip(before, after, strict=True):
+            assert {k: v for k, v in new.items() if k not in changed} == {
+                k: v for k, v in old.items() if k not in changed
+            }
+            failed = old["text"] == "4"
+            value = None if failed else len(old["text"]) / 2
+            right = None if failed else value >= 2
+            assert (new["reward"], new["right"], new["right_at"]) == (value, right, 2.0)
+            assert new["error"] == ("no" if failed else None)
+            assert new["kept"] == bool(right)
+        assert sifted.kept.tolist() == [bool(row["kept"]) for row in after]
+        assert sifted.tallies[0].reasons == {"verifier error: no": 600}
+        assert pq.read_table(path).to_pylist() == before
+
+    def test_a_function_of_ones_own(self, tmp_path) -> None:
+        """In a process of its own; what it raises stays an error."""
+        path = write(tmp_path, some(2))
+        sifted = offline.select(path, ["everything"], rescore_with=length)
+        assert sifted.scores is not None
+        values = [float(len(d.text)) for one in some(2) for d in one.draws]
+        values[4] = values[9] = np.nan
+        np.testing.assert_array_equal(sifted.scores.rewards, values)
+        assert set(sifted.scores.errors) == {4, 9}
+        assert "I do not like four" in sifted.scores.errors[4]
+        assert sifted.kept.tolist() == ([True] * 4 + [False]) * 2
+
+    def test_what_was_unscored_can_be_scored(self, tmp_path) -> None:
+        bare = [one.with_(scores=()) for one in some(2)]
+        path, out = write(tmp_path, bare), tmp_path / "scored.parquet"
+        with pytest.raises(UserError, match=r"^draws: 10 of 10 draws have no score; score them w"):
+            offline.select(path, ["everything"])
+        offline.select(path, ["correct"], rescore_with=Counting(), right_at=0.5, out=out)
+        assert pq.read_table(out)["reward"].to_pylist() == [2.5, 6, 0.5, 1.5] * 2
+
+    def test_nothing_but_errors_is_a_mistake(self, tmp_path) -> None:
+        path = write(tmp_path, [group([1], texts=["4"])])
+        with pytest.raises(UserError, match=r"^reward: every verdict was an error, e\.g\. no$"):
+            offline.select(path, ["everything"], rescore_with=Counting(), out=tmp_path / "a.jsonl")
+        assert not (tmp_path / "a.jsonl").exists()
+
+    def test_another_bound_of_what_is_right(self, tmp_path) -> None:
+        made = [group([0.2, 0.5, 1, None])]
+        path, out = write(tmp_path, made), tmp_path / "all.parquet"
+        sifted = offline.select(path, ["correct"], right_at=0.5, out=out, rejected=True)
+        assert sifted.kept.tolist() == [False, True, True, False]
+        written = pq.read_table(out)
+        assert written["right"].to_pylist() == [False, True, True, None]
+        assert written["right_at"].to_pylist() == [0.5] * 4
+        assert written["reward"].to_pylist() == [0.2, 0.5, 1, None]
+
+
+# Several policies
+
+LOTS = ["gibbs(1, 1)", "gibbs(1)", "rso(1)"]
+
+
+class TestPolicies:
+    @pytest.fixture
+    def two(self, tmp_path) -> list[Path]:
+        return [write(tmp_path, some(1, model), f"{model}.parquet") for model in ("m", "n")]
+
+    def test_they_are_taken_as_one_only_where_asked(self, two) -> None:
+        with pytest.raises(
+            UserError,
+            match=r"^draws: draws of 2 policies \(m at temperature 1; n at temperature 1\); --pool",
+        ):
+            offline.select(two, ["correct"])
+        assert offline.select(two, ["correct"], pool=True).survivors == 4
+
+    @pytest.mark.parametrize("pool", [False, True])
+    @pytest.mark.parametrize("rule", LOTS)
+    def test_and_never_where_a_rule_needs_one(self, two, rule, pool) -> None:
+        with pytest.raises(UserError, match=r"^draws: draws of 2 policies .* takes them all to be"):
+            offline.select(two, ["everything", rule], pool=pool)
+
+    @pytest.mark.parametrize("origin", [Origin("m", 0.5), Origin("m", truncated=True)])
+    def test_a_policy_is_a_model_at_a_temperature(self, tmp_path, origin) -> None:
+        groups = [*some(1), group([1], name="y").with_(origin=origin)]
+        with pytest.raises(UserError, match=r"^draws: draws of 2 policies"):
+            offline.select(write(tmp_path, groups), ["correct"])
+
+
+# The command
+
+
+def run(monkeypatch, capsys, *args: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["winnow", "select", *args])
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capsys.readouterr()
+    return end.value.code, said.out, said.err
+
+
+MISTAKES = {
+    "rule": (["--rule", "corect"], "rule: no cell 'corect'; did you mean 'correct'?"),
+    "beta": (["--rule", "gibbs(0)"], "rule: 'gibbs(0)': beta is above 0 and finite"),
+    "no beta": (["--rule", "rso"], "rule: 'rso': rso takes (beta, k=8)"),
+    "bound": (["--rule", "gibbs(1, 0.5)"], "a draw of prompt 'p0' has reward 1, above r_max = 0.5"),
+    "form": (["--form", "chat"], "--form chat: messages or prompt-completion"),
+    "no JSON": (["--reward-options", "{a"], "--reward-options: no JSON: "),
+    "no object": (["--reward-options", "[1]"], "--reward-options: a JSON object, e.g. '{"),
+    "no reward for them": (["--reward-options", '{"a": 1}'], "reward options: they are those of"),
+    "unknown option": (
+        ["--rescore", "exact", "--reward-options", '{"x": 1}'],
+        "reward.options.x: exact has no such option",
+    ),
+    "option that is nothing": (
+        ["--rescore", "exact", "--reward-options", '{"x": null}'],
+        "reward.options: must be what TOML can hold",
+    ),
+    "reward": (["--rescore", "nummber"], "no reward called 'nummber': did you mean 'number'?"),
+    "suffix": (["--out", "kept.csv"], "out: kept.csv is neither .parquet nor .jsonl"),
+    "exists": (["--out", "there.jsonl"], "out: there.jsonl exists already; choose another --out"),
+    "second exists": (
+        ["--out", "new.parquet", "--out", "there.jsonl"],
+        "out: there.jsonl exists already",
+    ),
+    "twice": (["--out", "a.jsonl", "--out", "a.jsonl"], "out: one file is named twice"),
+    "below a file": (["--out", "there.jsonl/a.jsonl"], "out: cannot make there.jsonl/a.jsonl: "),
+    "rejected": (
+        ["--out", "a.jsonl", "--rejected"],
+        "rejected: only a .parquet file holds rejected draws",
+    ),
+    "draws": (["no.parquet"], "draws: no file or folder no.parquet"),
+}
+
+
+class TestCommand:
+    @pytest.fixture
+    def here(self, tmp_path, monkeypatch) -> Path:
+        write(tmp_path, some(3))
+        (tmp_path / "there.jsonl").write_text("mine\n")
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    def test_what_it_prints(self, here, monkeypatch, capsys) -> None:
+        """p0: right 0 1, alike; p1: right 0 1 4, of which 0 and 1 alike; p2 as p0."""
+        args = ["--rule", "correct", "--rule", "distinct", "--rule", "best(1)"]
+        code, out, err = run(monkeypatch, capsys, "draws.parquet", *args, "--out", "k.parquet")
+        lines = [" ".join(line.split()) for line in out.splitlines()]
+        assert (code, err) == (0, "")
+        assert lines == [
+            "rule draws lost left prompts lost why",
+            "(no verdict) 15 3 12 0 verifier error: broken",
+            "correct 12 5 7 0 wrong",
+            "distinct 7 3 4 0 same path",
+            "best(1) 4 1 3 0 not among the best 1",
+            "3 of 15 draws survive (20.0%), of 3 of 3 prompts",
+            "written: k.parquet",
+        ]
+
+    def test_several_reasons_are_counted(self, here, monkeypatch, capsys) -> None:
+        _, out, _ = run(monkeypatch, capsys, "draws.parquet", "--rule", "length(2, 3)")
+        assert "3 x too short, 3 x too long" in out
+
+    def test_correct_is_the_rule_without_any(self, here, monkeypatch, capsys) -> None:
+        code, out, _ = run(monkeypatch, capsys, "draws.parquet", "--json")
+        assert code == 0
+        assert json.loads(out) == {
+            "draws": 15,
+            "prompts": 3,
+            "survivors": 7,
+            "prompts_left": 3,
+            "rules": [
+                {
+                    "rule": "(no verdict)",
+                    "seen": 15,
+                    "lost": 3,
+                    "prompts_lost": 0,
+                    "reasons": {"verifier error: broken": 3},
+                },
+                {
+                    "rule": "correct",
+                    "seen": 12,
+                    "lost": 5,
+                    "prompts_lost": 0,
+                    "reasons": {"wrong": 5},
+                },
+            ],
+            "notes": [],
+        }
+
+    def test_notes_are_printed(self, here, monkeypatch, capsys) -> None:
+        _, out, _ = run(monkeypatch, capsys, "draws.parquet", "--rule", "gibbs(0.5, 1)")
+        assert "NOT exact draws from pi*: 3 draws had no verdict\n" in out
+
+    @pytest.mark.parametrize("mistake", MISTAKES)
+    def test_a_mistake_is_one_line(self, here, monkeypatch, capsys, mistake) -> None:
+        args, says = MISTAKES[mistake]
+        before = {path: path.read_bytes() for path in here.iterdir()}
+        code, out, err = run(monkeypatch, capsys, "draws.parquet", *args)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"winnow: {says}") or says in err
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+        assert {path: path.read_bytes() for path in here.iterdir()} == before
+
+    def test_it_needs_no_model_library(self, here) -> None:
+        for name in ("torch", "transformers"):
+            (here / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
+        done = subprocess.run(
+            [sys.executable, "-m", "winnow", "select", "draws.parquet", "--out", "k.jsonl"],
+            env={**os.environ, "PYTHONPATH": str(here)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert len((here / "k.jsonl").read_text().splitlines()) == 7
+
+
+def test_from_python(tmp_path) -> None:
+    path = write(tmp_path, some(1))
+    assert winnow.select(path).survivors == winnow.select([path], "correct").survivors == 2
+    with pytest.raises(UserError, match=r"^rule: give at least one"):
+        winnow.select(path, [])
+    with pytest.raises(UserError, match=r"^form: 'chat' is none; it is messages or prompt-compl"):
+        winnow.select(path, form="chat", out=tmp_path / "a.jsonl")

@@ -1,0 +1,288 @@
+"""From a file of draws to verdicts: exactness by chi-square, tallies by brute force, mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from tests.build import group
+from winnow import offline
+from winnow.cells import parse
+from winnow.draws.schema import write_groups
+from winnow.draws.table import read_draws
+from winnow.selection import RULES, columns_read, select
+from winnow.sifting import sift
+from winnow.types import Group, Origin, Verdict
+
+
+def write(folder: Path, groups: Sequence[Group], name: str = "draws.parquet") -> Path:
+    path = folder / name
+    write_groups(path, "sample", 0, groups)
+    return path
+
+
+# Exactness
+
+ANSWERS = np.array(["a", "b", "c", "d", "e"])
+REF = np.array([0.4, 0.25, 0.2, 0.1, 0.05])
+REWARDS = np.array([0.0, 0.5, 0.9, 1.0, 0.85])
+PROMPTS, EACH = 2_100, 100
+
+
+def pi_star(beta: float) -> np.ndarray:
+    weights = REF * np.exp((REWARDS - 1) / beta)
+    return weights / weights.sum()
+
+
+def proposals(path: Path, each: int, prompts: int, seed: int) -> Path:
+    """Draws of a policy over five answers, the same for every prompt."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(len(REF), size=prompts * each, p=REF)
+    table = {
+        "prompt_id": np.repeat([f"p{i}" for i in range(prompts)], each),
+        "draw": np.tile(np.arange(each, dtype=np.int32), prompts),
+        "text": ANSWERS[drawn],
+        "reward": REWARDS[drawn],
+        "model": ["five"] * len(drawn),
+        "temperature": np.ones(len(drawn)),
+    }
+    pq.write_table(pa.table(table), path)
+    return path
+
+
+def p_value(path: Path, expected: np.ndarray) -> float:
+    """Chi-square of the answers in a file, cells that expect fewer than 5 pooled."""
+    texts = pq.read_table(path, columns=["text"])["text"].to_numpy()
+    seen = np.array([(texts == answer).sum() for answer in ANSWERS], dtype=float)
+    wanted = expected * seen.sum()
+    small = wanted < 5
+    if small.any():
+        small[np.argmin(np.where(small, np.inf, wanted))] = True
+        seen = np.append(seen[~small], seen[small].sum())
+        wanted = np.append(wanted[~small], wanted[small].sum())
+    return float(chisquare(seen, wanted).pvalue)
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory) -> Path:
+    return proposals(tmp_path_factory.mktemp("five") / "five.parquet", EACH, PROMPTS, 1)
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.5, 5, 100])
+def test_what_gibbs_accepts_is_drawn_from_pi_star(five, tmp_path, beta):
+    """210,000 proposals in one go; the rate of acceptance is Z / M."""
+    out = tmp_path / "kept.parquet"
+    sifted = offline.select(five, [f"gibbs(beta={beta}, r_max=1)"], out=out, seed=5)
+    expected = pi_star(beta)
+    assert sifted.draws == PROMPTS * EACH == 210_000
+    assert pq.read_metadata(out).num_rows == sifted.survivors > 10_000
+    assert p_value(out, expected) > 0.001
+    rate = (REF * np.exp((REWARDS - 1) / beta)).sum()
+    error = (rate * (1 - rate) / sifted.draws) ** 0.5
+    assert abs(sifted.survivors / sifted.draws - rate) < 4 * error
+    assert sifted.notes == [
+        f"gibbs(beta={beta}, r_max=1): 210000 proposals, {sifted.survivors} accepted "
+        f"({sifted.survivors / 210_000:.4f}); exact draws from pi* of five at temperature 1, "
+        f"beta = {beta:g}, if no reward can exceed 1"
+    ]
+    if beta == 0.5:  # the test can tell: not from a temperature a little off, not from what drew
+        assert p_value(out, pi_star(0.55)) < 1e-6
+        assert p_value(five, expected) < 1e-6
+
+
+def test_a_bound_above_all_rewards_costs_draws_only(five, tmp_path):
+    out = tmp_path / "kept.parquet"
+    sifted = offline.select(five, ["at-most(60)", "gibbs(0.5, 1.5)", "at-most(20)"], out=out)
+    assert p_value(out, pi_star(0.5)) > 0.001
+    assert sifted.notes[0].endswith("if no reward can exceed 1.5")
+    assert "; exact draws from pi* of five" in sifted.notes[0]
+
+
+def test_the_largest_reward_seen_is_no_bound(tmp_path):
+    """With four draws a prompt, the best of each is kept for certain: it is not pi*."""
+    four = proposals(tmp_path / "four.parquet", 4, 12_000, 2)
+    out = tmp_path / "kept.parquet"
+    sifted = offline.select(four, ["gibbs(0.5)"], out=out)
+    assert p_value(out, pi_star(0.5)) < 1e-6
+    (note,) = sifted.notes
+    assert "NOT exact draws from pi*: r_max is only the largest reward seen for each p" in note
+
+
+def mine(group, alive, rng):
+    return [None] * len(alive)
+
+
+EXACT = [
+    ["gibbs(1, 1)"],
+    ["everything", "gibbs(1, 1)", "everything"],
+    ["at-most(2)", "gibbs(1, 1)", "at-most(1)"],
+]
+INEXACT = [
+    (["gibbs(1)"], "r_max is only the largest reward seen for each prompt"),
+    (["correct", "gibbs(1, 1)"], "correct chose before it"),
+    (["everything", "correct", "length(1, 9)", "gibbs(1, 1)"], "correct, length(low=1, high=9) ch"),
+    (["as-recorded", "gibbs(1, 1)"], "as-recorded chose before it"),
+    (["gibbs(1, 1)", "distinct"], "distinct chose among what it accepted"),
+    (["gibbs(1, 1)", "at-most(2)", "best"], "best(1) chose among what it accepted"),
+    (["tests.test_sifting:mine", "gibbs(1, 1)"], "tests.test_sifting:mine chose before it"),
+    (["correct", "gibbs(1)", "mixed"], "r_max is only the largest reward seen for each prompt; co"),
+]
+
+
+class TestWhatIsClaimed:
+    def note(self, folder: Path, groups: Sequence[Group], rules: Sequence[str]) -> str:
+        table = read_draws([write(folder, groups)], ["text", "tokens"], why="here")
+        *_, note = sift(table, [parse("rule", rule, RULES) for rule in rules]).notes
+        return note
+
+    @pytest.mark.parametrize("rules", EXACT, ids=str)
+    def test_what_is_exact(self, tmp_path, rules) -> None:
+        """Rules that look at no draw leave a sample of the same distribution."""
+        made = [group([1, 0, 1, 0]).with_(origin=Origin("m", 0.7, True))]
+        note = self.note(tmp_path, made, rules)
+        assert "; exact draws from pi* of m at temperature 0.7, truncated, beta = 1, if n" in note
+        assert "NOT" not in note
+        unnamed = self.note(tmp_path, [group([1, 0])], rules)
+        assert "; exact draws from pi* of what drew them, beta = 1, if no rew" in unnamed
+
+    @pytest.mark.parametrize(("rules", "why"), INEXACT, ids=str)
+    def test_what_is_not_and_why(self, tmp_path, rules, why) -> None:
+        note = self.note(tmp_path, [group([1, 0, 1, 0])], rules)
+        assert f"; NOT exact draws from pi*: {why}" in note
+        assert "; exact" not in note
+
+    def test_errors_stand_against_it(self, tmp_path) -> None:
+        note = self.note(tmp_path, [group([1, 0, None]), group([1], name="y")], ["gibbs(1, 1)"])
+        assert note.startswith("gibbs(beta=1, r_max=1): 3 proposals, ")
+        assert note.endswith("NOT exact draws from pi*: 1 draws had no verdict")
+
+    def test_survivors_of_another_selection_are_no_proposals(self, tmp_path) -> None:
+        path, out = write(tmp_path, [group([1, 0, 1]), group([1, 1, 0], name="y")]), tmp_path / "o"
+        out.mkdir()
+        offline.select(path, ["everything"], out=out / "all.parquet")
+        (note,) = offline.select(out / "all.parquet", ["gibbs(1, 1)"]).notes
+        assert "; exact draws" in note
+        offline.select(path, ["correct"], out=out / "kept.parquet")
+        (note,) = offline.select(out / "kept.parquet", ["gibbs(1, 1)"]).notes
+        assert "NOT exact draws from pi*: draws of 1 prompts are missing from the file" in note
+
+    @settings(max_examples=30, deadline=None)
+    @given(st.lists(st.sets(st.integers(0, 6), min_size=1), min_size=1, max_size=5))
+    def test_missing_draws_are_noticed(self, tmp_path_factory, there) -> None:
+        rows = [(f"p{i}", number) for i, numbers in enumerate(there) for number in numbers]
+        path = tmp_path_factory.mktemp("gaps") / "draws.parquet"
+        names, numbers = zip(*rows[::-1], strict=True)
+        pq.write_table(pa.table({"prompt_id": names, "draw": numbers}), path)
+        gaps = sum(max(s) - min(s) + 1 > len(s) for s in there)
+        assert read_draws([path], [], why="here").gaps() == gaps
+        pq.write_table(pa.table({"prompt_id": names}), path)
+        assert read_draws([path], [], why="here").gaps() == 0
+
+    def test_rso_is_not_called_exact(self, tmp_path) -> None:
+        note = self.note(tmp_path, [group([1, 0])], ["rso(1)"])
+        assert note.startswith("rso(beta=1, k=8): NOT exact draws from pi*: as published, r_max is")
+
+    def test_draws_that_nobody_has_judged_pass_as_recorded(self, tmp_path) -> None:
+        said = (Verdict(True, "kept"), Verdict(False, "wrong"))
+        old = write(tmp_path, [group([1, 0]).with_(verdicts=said)], "old.parquet")
+        new = write(tmp_path, [group([0, 0, 0])], "new.parquet")
+        sifted = offline.select([old, new], ["as-recorded"])
+        assert sifted.kept.tolist() == [True, False, True, True, True]
+        assert sifted.notes == ["as-recorded: 3 draws have no verdict in the file and pass it"]
+        assert offline.select(old, ["as-recorded"]).notes == []
+
+
+# Agreement, and what was lost to what
+
+CHOICES = [
+    "everything", "correct", "best(2)", "distinct", "distinct-text", "mixed", "drop-all-wrong",
+    "drop-all-right", "length(2, 3)", "at-most(2)", "band(0.3, 0.7)", "gibbs(0.5)",
+    "gibbs(0.5, 1)", "rso(0.5, 2)",
+]  # fmt: skip
+CERTAIN = ["correct", "distinct", "distinct-text", "mixed", "length(2, 3)", "band(0.3, 0.7)"]
+
+
+@st.composite
+def files(draw) -> list[Group]:
+    return [
+        group(
+            draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, None]), min_size=n, max_size=n)),
+            texts=draw(st.lists(st.sampled_from(["1+1=2", "1 + 1 = 2", "2", "TWO", "two"]),
+                                min_size=n, max_size=n)),
+            lengths=draw(st.lists(st.integers(1, 4), min_size=n, max_size=n)),
+            name=f"p{place}",
+        )
+        for place, n in enumerate(draw(st.lists(st.integers(1, 6), min_size=1, max_size=5)))
+    ]  # fmt: skip
+
+
+def rules_of(names: Sequence[str]) -> list:
+    return [parse("rule", name, RULES) for name in names]
+
+
+class TestAgreement:
+    @settings(max_examples=60, deadline=None)
+    @given(files(), st.lists(st.sampled_from(CHOICES), min_size=1, max_size=4), st.integers(0, 99))
+    def test_a_file_is_judged_as_its_groups_are(self, tmp_path_factory, groups, names, seed):
+        path, rules = write(tmp_path_factory.mktemp("agree"), groups), rules_of(names)
+        table = read_draws([path], sorted(columns_read(rules)), why="here")
+        rng = np.random.default_rng(seed)
+        verdicts = [v for one in groups for v in select(one, rules, rng).verdicts]
+        sifted = sift(table, rules, seed=seed)
+        assert sifted.kept.tolist() == [v.kept for v in verdicts]
+        assert [sifted.words[i] for i in sifted.reasons] == [v.reason for v in verdicts]
+        assert (sifted.draws, sifted.prompts) == (len(verdicts), len(groups))
+        self.adds_up(sifted, any(s.error for one in groups for s in one.scores), len(names))
+
+    def adds_up(self, sifted, errors: bool, rules: int) -> None:
+        tallies = sifted.tallies
+        assert len(tallies) == rules + errors
+        assert tallies[0].seen == sifted.draws
+        for one, following in pairwise(tallies):
+            assert one.seen - one.lost == following.seen
+        assert tallies[-1].seen - tallies[-1].lost == sifted.survivors == sifted.kept.sum()
+        assert sum(t.prompts_lost for t in tallies) == sifted.prompts - sifted.prompts_left
+        assert all(sum(t.reasons.values()) == t.lost for t in tallies)
+
+    @settings(max_examples=60, deadline=None)
+    @given(files(), st.lists(st.sampled_from(CERTAIN), min_size=1, max_size=4))
+    def test_a_rules_losses_are_what_it_takes_from_the_rules_before(
+        self, tmp_path_factory, groups, names
+    ):
+        """Brute force: the first k rules alone, and the prompts of which they leave a draw."""
+        table = read_draws(
+            [write(tmp_path_factory.mktemp("brute"), groups)], ["text", "tokens"], why="here"
+        )
+        sizes = np.repeat(np.arange(len(groups)), [len(one.draws) for one in groups])
+        kept = [sift(table, rules_of(["everything", *names[:k]])).kept for k in range(5)]
+        alive = [(int(mask.sum()), len(set(sizes[mask]))) for mask in kept]
+        tallies = sift(table, rules_of(names)).tallies[-len(names) :]
+        for k, tally in enumerate(tallies):
+            assert tally.rule == str(rules_of(names)[k])
+            (draws, prompts), (draws_left, prompts_left) = alive[k], alive[k + 1]
+            assert (tally.seen, tally.lost) == (draws, draws - draws_left)
+            assert tally.prompts_lost == prompts - prompts_left
+
+    def test_reasons_are_counted_without_the_draw_they_name(self, tmp_path) -> None:
+        made = [group([1, 1, 1, None], texts=["a", "a", "a", "b"]), group([1] * 2, name="y")]
+        sifted = offline.select(write(tmp_path, made), ["distinct", "at-most(1)"])
+        assert [dict(t.reasons) for t in sifted.tallies] == [
+            {"verifier error: broken": 1},
+            {"same path": 2},
+            {"more than 1": 1},
+        ]
+        assert set(sifted.words) >= {"kept", "same path as draw 0", "more than 1"}
+
+    def test_another_seed_draws_other_lots(self, tmp_path) -> None:
+        path = write(tmp_path, [group([1] * 40)])
+        kept = [offline.select(path, ["at-most(20)"], seed=s).kept.tolist() for s in (0, 0, 1)]
+        assert kept[0] == kept[1] != kept[2]
