@@ -8,6 +8,7 @@ Only tensor methods are used: importing this module does not import torch.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
@@ -55,7 +56,7 @@ def pairs(groups: Iterable[Group], *, per_prompt: int, rng: Random) -> list[Pair
         unequal = [
             Pair(group.prompt, better, worse)
             for (worse, low), (better, high) in combinations(ranked, 2)
-            if low < high
+            if not math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-9)  # means round
         ]
         found.extend(rng.sample(unequal, min(per_prompt, len(unequal))))
     return found
