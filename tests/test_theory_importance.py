@@ -159,7 +159,8 @@ def test_draws_for_success_at_the_ends():
     got = draws_for_success([0.0, 1.0, 0.5, 0.75, 0.9, 1e-12], 0.125)
     assert got[:5].tolist() == [np.inf, 1, 3, 2, 1]
     assert got[5] == pytest.approx(log(8) * 1e12, rel=1e-9)
-    assert draws_for_success(0.9, 0.1**3) == 3
+    for k in range(1, 12):  # log(.7^k) / log(.7) is a hair above k in floating point
+        assert draws_for_success(0.3, 0.7**k) == k
     assert draws_for_success(5e-324, 0.5) == np.inf or draws_for_success(5e-324, 0.5) > 1e300
     assert draws_for_success(0.999999, 0.999) == 1
 
