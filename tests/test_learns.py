@@ -27,6 +27,17 @@ ROWS = {
     **{name: {"algorithm": name} for name in winnow.ALGORITHMS},
     # offline: one round of many draws, then many passes over the survivors
     "rft": {"algorithm": {"name": "rft", "epochs": 25}, "samples_per_prompt": 64, "steps": 2},
+    # pi* itself must be right nine times in ten: at the rows' own beta it is so six times in ten
+    "gibbs": {
+        "algorithm": {"name": "gibbs", "select": ["gibbs(beta=0.1, r_max=1)"], "epochs": 25},
+        "samples_per_prompt": 64,
+        "steps": 2,
+    },
+    "snis": {
+        "algorithm": {"name": "snis", "advantage": "softmax(0.1)", "epochs": 25},
+        "samples_per_prompt": 64,
+        "steps": 2,
+    },
 }
 
 
