@@ -211,9 +211,13 @@ class TestTextAlone:
         other = train(tiny_model, draws, tmp_path / "tokens", algorithm="rft")
         assert not differs(one.checkpoint, other.checkpoint)
 
-    def test_no_ratio_without_log_probs(self, tiny_model, draws, tmp_path) -> None:
-        file = changed(draws, tmp_path / "text.parquet", logprobs=None)
-        with pytest.raises(UserError, match=r"^draws: .*lacks the log-probs.*row without a ratio"):
+    @pytest.mark.parametrize(
+        ("column", "what"), [("logprobs", "log-probs"), ("token_ids", "token ids")]
+    )
+    def test_no_ratio_without(self, tiny_model, draws, tmp_path, column, what) -> None:
+        """A server may tell log-probs, but they are not those of tokens that are known here."""
+        file = changed(draws, tmp_path / "text.parquet", **{column: None})
+        with pytest.raises(UserError, match=rf"^draws: .*lacks the {what}.*row without a ratio"):
             train(tiny_model, file, tmp_path / "run", algorithm="raft++")
         assert not (tmp_path / "run").exists()
 

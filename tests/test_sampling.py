@@ -162,8 +162,9 @@ def complete(folder: Path, wanted: Want) -> dict[tuple[int, int], dict[str, Any]
     return found
 
 
-def journal_lines(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "journal.jsonl").read_text().split("\n")
+def journal_lines(folder: Path, cut: bool = False) -> list[dict[str, Any]]:
+    *lines, last = (folder / "journal.jsonl").read_text().split("\n")
+    assert cut or not last
     return [json.loads(line) for line in lines if line]
 
 
@@ -323,17 +324,8 @@ def test_a_file_is_on_the_disk_before_the_journal_is_emptied(tmp_path, monkeypat
 
 def stop_after(folder: Path, wanted: Want, groups: int) -> None:
     """A folder whose journal holds some groups; the last lacks its scores."""
-    calls = 0
-
-    def dies(text: str) -> bool:
-        nonlocal calls
-        calls += 1
-        if calls > 2 * (groups - 1):
-            raise Killed
-        return False
-
     with pytest.raises(Killed):
-        run(folder, wanted, verifier=Verifier(dies))
+        run(folder, wanted, verifier=Verifier(dies_at(2 * (groups - 1) + 1)))
 
 
 def asked_sets(sampler: Sampler) -> set[tuple[str, int]]:
@@ -366,6 +358,61 @@ def test_cut_at_every_byte(tmp_path, small, monkeypatch) -> None:
         assert asked_sets(sampler) <= asked_sets(everything)
         assert len(verifier.asked) == 12 - 2 * scored
         shutil.rmtree(folder)
+
+
+class OneSet(Sampler):
+    """Gone after a set."""
+
+    def sample(self, requests):
+        yield from itertools.islice(super().sample(requests), 1)
+        raise Stopped
+
+
+def test_cut_and_stopped_again(tmp_path, small, monkeypatch) -> None:
+    """What was cut short stays out of the way of the lines that come after it."""
+    monkeypatch.setattr(journal_module, "PART_DRAWS", 99)
+    wanted = want(3, 4)
+    run(tmp_path / "whole", wanted)
+    stop_after(tmp_path / "stopped", wanted, 4)
+    journal = (tmp_path / "stopped/journal.jsonl").read_bytes()
+    for end in range(1, len(journal), 41):
+        folder = tmp_path / f"cut-{end}"
+        shutil.copytree(tmp_path / "stopped", folder)
+        (folder / "journal.jsonl").write_bytes(journal[:end])
+        drawn = len(drawn_in(folder))
+        with pytest.raises(Stopped):
+            run(folder, wanted, OneSet())
+        assert run(folder, wanted).found == drawn + 2
+        assert complete(folder, wanted) == complete(tmp_path / "whole", wanted)
+
+
+def test_a_folder_that_was_complete_is_cut(tmp_path, small, monkeypatch) -> None:
+    """A file was removed, and the first line after that cut short: it is not complete again."""
+    wanted, folder = want(1, 4), tmp_path / "d"
+    run(folder, wanted)
+    whole = complete(folder, wanted)
+    (folder / "draws/part-00001.parquet").unlink()
+    (folder / "journal.jsonl").write_bytes(b'{"prompt": 0, "fir')
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "sample", dies_at(1))
+        with pytest.raises(Killed):
+            run(folder, wanted)
+    with pytest.raises(UserError, match="is not complete"):
+        read_draws([folder], [], why="the test")
+    run(folder, wanted)
+    assert complete(folder, wanted) == whole
+
+
+def dies_at(call: int) -> Callable[..., bool]:
+    """Killed in that call of it."""
+    calls = itertools.count(1)
+
+    def called(*_: Any) -> bool:
+        if next(calls) >= call:
+            raise Killed
+        return False
+
+    return called
 
 
 def test_stopped_before_and_after_every_step_on_the_disk(tmp_path, small, monkeypatch) -> None:
@@ -463,7 +510,7 @@ def test_a_server_that_goes_away(tmp_path, small) -> None:
 def drawn_in(folder: Path) -> dict[tuple[int, int], str]:
     """Texts of all draws of an unfinished folder, journal and files."""
     found = {place: row["text"] for place, row in rows(folder).items()}
-    for line in journal_lines(folder):
+    for line in journal_lines(folder, cut=True):
         for i, draw in enumerate(line.get("draws", ())):
             found[line["prompt"], line["first"] + i] = draw["text"]
     return found
@@ -566,6 +613,11 @@ def test_a_line_that_somebody_else_wrote(line, says, tmp_path, small) -> None:
     stop_after(folder, wanted, 2)
     journal = folder / "journal.jsonl"
     lines = journal.read_text().split("\n")
+    assert "scores" in lines[2]
+    wrong = json.dumps({**json.loads(lines[2]), "scores": [[1, None]] * 9})
+    journal.write_text("\n".join([*lines[:2], wrong, ""]))
+    with pytest.raises(UserError, match="line 3 is none of Winnow's"):
+        run(folder, wanted)
     journal.write_text("\n".join([*lines[:1], line, *lines[2:]]))
     with pytest.raises(UserError) as caught:
         run(folder, wanted)

@@ -37,6 +37,7 @@ def examine() -> list[Finding]:
         ),
         _library("reasoning-gym", extra="gym"),
         _library("datasets", extra="hub"),
+        _library("openai", extra="server"),
     ]
 
 

@@ -93,10 +93,12 @@ def open_file(path: str, algorithm: Algorithm, right_at: float, temperature: flo
 
 def _check_ratio(path: str, table: DrawTable, temperature: float) -> None:
     advice = "use a row without a ratio (rft, raft, gibbs, snis)"
-    if "logprobs" not in table or table.empty_lists("logprobs"):
-        raise UserError(
-            f"draws: {path} lacks the log-probs of its draws, which this loss divides by; {advice}"
-        )
+    for column, what in (("logprobs", "log-probs"), ("token_ids", "token ids")):
+        if column not in table or table.empty_lists(column):
+            raise UserError(
+                f"draws: {path} lacks the {what} of its draws, and this loss divides by what each "
+                f"token was drawn with; {advice}"
+            )
     if table.count("truncated", True):
         raise UserError(
             f"draws: {path} was drawn with top-k or top-p, so that its log-probs are not those of "
