@@ -15,7 +15,7 @@ from winnow.config import Config, RewardConfig
 from winnow.draws.table import DrawTable
 from winnow.errors import UserError
 from winnow.export import Form, check_output, export
-from winnow.given import RewardFunction, reporter, reward_name
+from winnow.given import Paths, RewardFunction, paths_of, reporter, reward_name
 from winnow.parts import check_reward, reward_for
 from winnow.plots import check_picture, draw_curves
 from winnow.reporter import Reporter
@@ -56,13 +56,13 @@ class BestOf:
 
 
 def best_of(
-    draws: str | Path | Sequence[str | Path],
+    draws: Paths,
     n: int | None = None,
     *,
     by: str | RewardFunction = RECORDED,
     votes: str | RewardFunction = RECORDED,
     answers: Answers = "number",
-    out: str | Path | Sequence[str | Path] = (),
+    out: Paths = (),
     form: Form = "messages",
     plot: str | Path | None = None,
     right_at: float | None = None,
@@ -88,7 +88,7 @@ def best_of(
     Raises:
         UserError: something that the caller can mend, n above the number of draws among it.
     """
-    outputs = [Path(path) for path in ([out] if isinstance(out, str | Path) else out)]
+    outputs = paths_of(out)
     check(n, by=by, votes=votes, answers=answers, outputs=outputs, plot=plot)
     name = reward_name(by) or ""
     judge = _judge(by, votes)

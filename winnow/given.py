@@ -18,8 +18,15 @@ from winnow.types import Prompt
 
 RewardFunction = Callable[[Prompt, str], Any]
 Rows = Sequence[Mapping[str, Any]]
+Paths = str | Path | Sequence[str | Path]
+"""One file or folder, or several."""
 Source = str | Rows | Mapping[str, Any]
 """A source as in a recipe; rows; or the whole table of settings, `source` (either) among them."""
+
+
+def paths_of(given: Paths) -> list[Path]:
+    """One path or several as a list."""
+    return [Path(path) for path in ([given] if isinstance(given, str | Path) else given)]
 
 
 def next_folder(name: str, parent: Path = Path("runs")) -> Path:

@@ -22,11 +22,13 @@ from winnow.errors import Stopped, UserError
 from winnow.evaluation import sampling_params
 from winnow.export import Form, check_columns, check_output, export
 from winnow.given import (
+    Paths,
     RewardFunction,
     Rows,
     config_of,
     merge_section,
     next_folder,
+    paths_of,
     reporter,
     reward_name,
 )
@@ -36,7 +38,7 @@ from winnow.recipe import dumps, load
 from winnow.reporter import Reporter
 from winnow.sampling import Sampled, Want, collect, complete
 from winnow.selection import RULES, Rule, columns_read
-from winnow.sifting import Sifted, rescore, sift
+from winnow.sifting import OF_PROMPT, Sifted, rescore, sift
 from winnow.types import Origin, Prompt
 
 
@@ -198,15 +200,11 @@ def _prompts(config: Config, held_out: bool) -> list[Prompt]:
     return list(once.values())
 
 
-_PROMPT = ("answer", "data", "messages", "difficulty")
-"""What a verifier may want to know of a prompt."""
-
-
 def select(
-    draws: str | Path | Sequence[str | Path],
+    draws: Paths,
     rules: Sequence[str | Rule] = ("correct",),
     *,
-    out: str | Path | Sequence[str | Path] = (),
+    out: Paths = (),
     form: Form = "messages",
     rejected: bool = False,
     rescore_with: str | RewardFunction | None = None,
@@ -233,8 +231,7 @@ def select(
     Raises:
         UserError: something that the caller can mend; nothing is written then.
     """
-    paths = [draws] if isinstance(draws, str | Path) else list(draws)
-    outputs = [Path(p) for p in ([out] if isinstance(out, str | Path) else out)]
+    outputs = paths_of(out)
     _check_outputs(outputs, form, rejected)
     if rescore_with is None and reward_options:
         raise UserError("reward options: they are those of the reward to rescore with; name one")
@@ -248,10 +245,10 @@ def select(
         scores = None
         wanted = columns | {"text", "prompt"} if rescore_with is not None else columns
         table = read_draws(
-            paths,
+            paths_of(draws),
             sorted(wanted),
             why="select",
-            optional=_PROMPT if rescore_with is not None else (),
+            optional=OF_PROMPT if rescore_with is not None else (),
             right_at=right_at,
         )
         for path in outputs:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from winnow.disk import refuse
 from winnow.draws.table import DrawTable, read_draws
 from winnow.errors import UserError
-from winnow.given import reporter
+from winnow.given import Paths, paths_of, reporter
 from winnow.parts import fit_reward as fit_pairs
 from winnow.preference import Pair, pairs
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def fit_reward(
-    draws: str | Path | Sequence[str | Path],
+    draws: Paths,
     *,
     out: str | Path,
     model: str = "smollm2-135m",
@@ -80,10 +80,9 @@ def fit_reward(
         )
 
 
-def _scored(draws: str | Path | Sequence[str | Path]) -> DrawTable:
-    paths = [draws] if isinstance(draws, str | Path) else list(draws)
+def _scored(draws: Paths) -> DrawTable:
     wanted = ["prompt", "text", "reward"]
-    table = read_draws(paths, wanted, why="fit-reward", optional=("messages", "answer"))
+    table = read_draws(paths_of(draws), wanted, why="fit-reward", optional=("messages", "answer"))
     unscored = table.unscored()
     if unscored:
         raise UserError(f"draws: {unscored} of {table.rows} draws have no score")

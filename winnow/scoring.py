@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,19 +10,17 @@ from numpy.typing import NDArray
 from winnow.config import Config, RewardConfig
 from winnow.draws.table import DrawTable, read_draws
 from winnow.errors import UserError
-from winnow.given import RewardFunction, reward_name
+from winnow.given import Paths, RewardFunction, paths_of, reward_name
 from winnow.parts import reward_for
 from winnow.reporter import Reporter
-from winnow.sifting import rescore
+from winnow.sifting import OF_PROMPT, rescore
 
 RECORDED = "verifier"
 """Stands for the reward that the draws carry."""
 
-_PROMPT = ("answer", "data", "messages", "difficulty")
-
 
 def scored_draws(
-    draws: str | Path | Sequence[str | Path],
+    draws: Paths,
     wanted: Sequence[str],
     judges: Sequence[str | RewardFunction],
     right_at: float | None,
@@ -37,10 +34,10 @@ def scored_draws(
     """
     others = [judge for judge in judges if judge != RECORDED]
     table = read_draws(
-        [draws] if isinstance(draws, str | Path) else list(draws),
+        paths_of(draws),
         [*wanted, "reward", *(["prompt"] if others else [])],
         why=why,
-        optional=_PROMPT if others else (),
+        optional=OF_PROMPT if others else (),
         right_at=right_at,
     )
     unscored = table.unscored()

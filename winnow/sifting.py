@@ -22,6 +22,8 @@ from winnow.selection import KEPT, AsRecorded, Rule, sieve
 from winnow.types import Prompt, Score
 
 Progress = Callable[[str, int, int], None]
+OF_PROMPT = ("answer", "data", "messages", "difficulty")
+"""Columns that a verifier may want of a prompt, beside its text."""
 _BATCH = 1024
 """Draws that a verifier is given at a time."""
 _NAMED = re.compile(r" as draw \d+$")

@@ -16,7 +16,7 @@ from winnow.choosing import sizes
 from winnow.config import Config
 from winnow.draws.table import DrawTable
 from winnow.errors import UserError
-from winnow.given import RewardFunction, reporter, reward_name
+from winnow.given import Paths, RewardFunction, reporter, reward_name
 from winnow.overoptimisation import Study, best_of_n_study, study_of
 from winnow.parts import engine_for
 from winnow.plots import check_picture, draw_study
@@ -29,7 +29,7 @@ _TOKENS = ["prompt", "text", "prompt_ids", "token_ids", "logprobs"]
 
 
 def overoptimisation(
-    draws: str | Path | Sequence[str | Path],
+    draws: Paths,
     proxy: str | RewardFunction,
     *,
     gold: str | RewardFunction = RECORDED,

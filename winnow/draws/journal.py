@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from winnow.disk import append_line, refuse, whole, write_text
-from winnow.draws.schema import clean, draw_of, prompt_columns, write_groups
+from winnow.draws.schema import clean, draw_columns, draw_of, prompt_columns, write_groups
 from winnow.draws.table import JOURNAL
 from winnow.errors import UserError
-from winnow.types import Draw, Group, Prompt, Score
+from winnow.types import Group, Prompt, Score
 
 PART_DRAWS = 16_384
 """Draws that the journal gathers before they become a file."""
@@ -176,7 +176,7 @@ class Journal:
             "first": place.first,
             "of": _digest(group.prompt),
             "prompt_ids": group.prompt_ids,
-            "draws": [_row(draw) for draw in group.draws],
+            "draws": [draw_columns(draw) for draw in group.draws],
         }
         append_line(self.folder / JOURNAL, json.dumps(line) + "\n")
         self._open[place] = group
@@ -218,18 +218,6 @@ class Journal:
 
     def _parts(self) -> list[Path]:
         return sorted((self.folder / "draws").glob("part-*.parquet"))
-
-
-def _row(draw: Draw) -> dict[str, Any]:
-    return {
-        "text": clean(draw.text),
-        "tokens": draw.length,
-        "token_ids": draw.token_ids,
-        "logprobs": draw.logprobs,
-        "entropies": draw.entropies,
-        "finish_reason": draw.finish_reason,
-        "policy_version": draw.policy_version,
-    }
 
 
 def _closed(path: Path, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:

@@ -95,13 +95,7 @@ def _rows(
         yield {
             **shared,
             "draw": first + number,
-            "text": clean(draw.text),
-            "tokens": draw.length,
-            "token_ids": draw.token_ids,
-            "logprobs": draw.logprobs,
-            "entropies": draw.entropies,
-            "finish_reason": draw.finish_reason,
-            "policy_version": draw.policy_version,
+            **draw_columns(draw),
             "reward": score.value if score else None,
             "error": clean(score.error) if score else None,
             "right": right[number] if score and score.value is not None else None,
@@ -109,6 +103,19 @@ def _rows(
             "reason": clean(verdict.reason) if verdict else _UNSELECTED[split],
             "weight": group.weights[number] if group.weights else None,
         }
+
+
+def draw_columns(draw: Draw) -> dict[str, Any]:
+    """What a file keeps of a draw; `draw_of` reads it back."""
+    return {
+        "text": clean(draw.text),
+        "tokens": draw.length,
+        "token_ids": draw.token_ids,
+        "logprobs": draw.logprobs,
+        "entropies": draw.entropies,
+        "finish_reason": draw.finish_reason,
+        "policy_version": draw.policy_version,
+    }
 
 
 def prompt_columns(prompt: Prompt) -> dict[str, str | None]:
