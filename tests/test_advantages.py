@@ -6,18 +6,10 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 
 from tests.build import group, judged
-from winnow.advantages import (
-    ADVANTAGES,
-    Centred,
-    LeaveOneOut,
-    One,
-    Reward,
-    Softmax,
-    Standardised,
-    rescale,
-)
+from winnow.advantages import ADVANTAGES, Centred, LeaveOneOut, One, Reward, Softmax, Standardised
 from winnow.algorithms import ALGORITHMS
 from winnow.errors import UserError
+from winnow.weighing import rescale
 
 BASELINED = [Centred(), Standardised("sample"), Standardised("population"), LeaveOneOut()]
 finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3))

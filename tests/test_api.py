@@ -10,7 +10,8 @@ import pytest
 import winnow
 from tests import tiny
 from winnow.algorithms import ALGORITHMS, Algorithm
-from winnow.losses import NLL, DrawMeans, Term
+from winnow.denominators import DrawMeans
+from winnow.losses import NLL, Term
 from winnow.selection import Correct, Everything
 
 ROWS = tiny.problems()

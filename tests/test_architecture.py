@@ -25,7 +25,11 @@ PURE = (
     "lots",
     "selection",
     "advantages",
+    "denominators",
     "losses",
+    "penalties",
+    "weighing",
+    "patience",
     "metrics",
     "preference",
     "overoptimisation",
@@ -137,7 +141,22 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["loop", "rollout", "recorded", "update", "evaluation", "assemble", "parts", "sampling"]
+    "room",
+    [
+        "loop",
+        "updates",
+        "rollout",
+        "sources",
+        "recorded",
+        "wanted",
+        "update",
+        "evaluation",
+        "assemble",
+        "workshop",
+        "phases",
+        "parts",
+        "sampling",
+    ],
 )
 def test_the_loop_never_asks_which_algorithm_it_runs(room: str) -> None:
     words = {

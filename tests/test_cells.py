@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from winnow.advantages import ADVANTAGES
 from winnow.algorithms import ALGORITHMS
 from winnow.cells import Cell, nearest, parse, show
+from winnow.denominators import DENOMINATORS
 from winnow.errors import UserError
-from winnow.losses import DENOMINATORS, LOSSES
+from winnow.losses import LOSSES
 from winnow.selection import RULES
 
 VOCABULARIES = {

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from winnow.advantages import ADVANTAGES, LeaveOneOut
 from winnow.algorithms import ALGORITHMS, Algorithm
-from winnow.config import Config, check, describe, from_dict
+from winnow.checks import check
+from winnow.config import Config, describe, from_dict
+from winnow.denominators import Constant, DrawMeans
 from winnow.errors import UserError
-from winnow.losses import NLL, Clipped, Constant, DrawMeans, Term
+from winnow.losses import NLL, Clipped, Term
 from winnow.recipe import dumps, load, recipes
 from winnow.selection import RULES, Best, Correct, Everything
 
@@ -236,7 +238,7 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
         ("stpes=", "stpes: no such setting; did you mean 'steps'?"),
         ("optimizer.lr=3", "optimizer: no such setting; did you mean 'optimiser'?"),
         ("optimiser.lrr=3", "optimiser.lrr: no such setting; did you mean 'lr'?"),
-        ("lr=3", "lr: no such setting; did you mean 'optimiser.lr'?"),
+        ("lr=3", "lr: no such setting; did you mean 'optimiser.lr' or 'critic.lr'?"),
         ("temperature=3", "did you mean 'sampling.temperature' or 'eval.temperature'?"),
         ("eval.stop=3", "eval.stop: no such setting; did you mean 'sampling.stop'?"),
         ("steps.x=1", "steps: is one value and has no setting 'x' of its own"),
@@ -340,7 +342,7 @@ class TestCheck:
     def test_one_sample_with_a_group_baseline(self, text) -> None:
         algorithm = ALGORITHMS["raft"].with_cells({"advantage": text})
         config = from_dict({"samples_per_prompt": 1})
-        if text in ("one", "reward", "softmax(2, over=set)"):
+        if text in ("one", "reward", "gae", "softmax(2, over=set)"):
             check(config, algorithm)
             return
         with pytest.raises(UserError, match=rf"^samples_per_prompt = 1: advantage {text[:7]}"):

@@ -13,7 +13,8 @@ from winnow import cli
 from winnow.advantages import ADVANTAGES
 from winnow.algorithms import ALGORITHMS
 from winnow.config import from_dict
-from winnow.losses import DENOMINATORS, LOSSES
+from winnow.denominators import DENOMINATORS
+from winnow.losses import LOSSES
 from winnow.rewards import REWARDS
 from winnow.selection import RULES
 

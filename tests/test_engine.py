@@ -10,13 +10,15 @@ from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 
 from tests import tiny
 from winnow.config import OptimiserConfig
+from winnow.denominators import DrawMeans
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.local import LocalLearner, LocalSampler, PromptEncoder, learning_rate
+from winnow.engines.learner import LocalLearner, learning_rate
+from winnow.engines.local import LocalSampler, PromptEncoder
 from winnow.engines.models import load_model, resolve
 from winnow.engines.stopping import Stopper
 from winnow.errors import UserError
 from winnow.forward import Piece, PolicyForward
-from winnow.losses import NLL, Clipped, DrawMeans, Term
+from winnow.losses import NLL, Clipped, Term
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from tests.build import group
-from winnow.advantages import weigh
 from winnow.algorithms import ALGORITHMS
 from winnow.lots import Gibbs
 from winnow.selection import select
 from winnow.update import factors, totals
+from winnow.weighing import weigh
 
 PS = (0.05, 0.3, 0.5, 0.9)
 NS = (2, 4, 5)
@@ -54,7 +54,8 @@ def outcomes(algorithm, p, n):
         drawn = group(outcome, texts=texts)
         probability = p ** sum(outcome) * (1 - p) ** (n - sum(outcome))
         for numbers, chance in all_lots(n) if by_lot else [((), 1.0)]:
-            chosen = select(drawn, algorithm.select, Lots(numbers))
+            lots = Lots(numbers) if by_lot else np.random.default_rng(0)  # else for ties alone
+            chosen = select(drawn, algorithm.select, lots)
             (weighed,) = weigh([chosen], algorithm.advantage, algorithm.reward_scale)
             yield outcome, weighed, probability * chance
 
@@ -65,13 +66,25 @@ def expected_coefficient(algorithm, p, n):
     for outcome, scored, probability in outcomes(algorithm, p, n):
         counts = totals([scored])
         for term in algorithm.terms:
-            scale = factors(scored, term, counts)
-            for i, right in enumerate(outcome):
-                if scored.weights[i]:
-                    logp = (chance if right else 1 - chance).log()[None]
-                    weight = torch.tensor([scored.weights[i]], dtype=torch.float64)
-                    loss = term.loss(logp, logp.detach(), weight).sum() * scale[i]
-                    total = total + probability * loss
+            covered = term.covers(scored)
+            if not covered:
+                continue
+            logp = torch.stack([(chance if outcome[i] else 1 - chance).log() for i in covered])
+            given = {
+                "logp": logp,
+                "old": logp.detach(),  # the first update after drawing,
+                "ref": logp.detach(),  # and of the run
+                "weight": torch.tensor([scored.weights[i] for i in covered], dtype=torch.float64),
+                "draw": torch.arange(len(covered)),
+                "group": torch.zeros(len(covered), dtype=torch.long),
+            }
+            loss = term.loss(*(given[name] for name in term.reads))
+            factor = factors(scored, term, counts)
+            scale = torch.tensor([factor[i] for i in covered], dtype=torch.float64)
+            if term.span == "group":
+                assert len(set(scale.tolist())) == 1
+                scale = scale[:1]
+            total = total + probability * (loss * scale).sum()
     if not total.requires_grad:
         return 0.0
     total.backward()
@@ -98,6 +111,19 @@ def grpo(p, n):
             s = (k * (n - k) / (n * (n - 1))) ** 0.5
             total += probability * k * (n - k) / (n * n * s) * (1 / p + 1 / (1 - p))
     return total
+
+
+def whitened(p, n):
+    """GRPO's with the deviation of the population, s^2 = k(n-k) / n^2: one-token answers, no
+    critic yet (it begins at 0), no KL yet."""
+    return grpo(p, n) * ((n - 1) / n) ** -0.5
+
+
+def dpo(p, n):
+    """A pair where the group is mixed; at the reference the margin is 0 and sigmoid(0) = 1/2:
+    beta/2 [grad log pi(right) - grad log pi(wrong)]."""
+    mixed = 1 - p**n - (1 - p) ** n
+    return mixed * 0.1 / 2 * (1 / p + 1 / (1 - p))
 
 
 def reinforce_rej(p, n):
@@ -134,6 +160,13 @@ EXPECTED = {
     "reinforce-rej": reinforce_rej,
     "gibbs": gibbs,
     "snis": snis,
+    "ppo": whitened,
+    "rloo": lambda p, n: 1.0,  # a baseline without the draw itself: E = grad p
+    "dr-grpo": lambda p, n: (n - 1) / n,  # a baseline that holds it
+    "dapo": grpo,  # of one mixed group; the others have no advantage
+    "gspo": grpo,  # one ratio a draw is 1 as well
+    "dpo": dpo,
+    "iterative-dpo": dpo,
 }
 
 

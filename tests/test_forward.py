@@ -19,10 +19,11 @@ from transformers import (
 
 from winnow.advantages import Reward
 from winnow.algorithms import ALGORITHMS
+from winnow.denominators import DrawMeans, SurvivorTokens
 from winnow.forward import Piece, PolicyForward
-from winnow.losses import NLL, Clipped, DrawMeans, SurvivorTokens, Term
+from winnow.losses import NLL, Clipped, Term
 from winnow.types import Draw, Group, Prompt, Score, Verdict
-from winnow.update import accumulate, totals
+from winnow.update import Models, accumulate, totals
 
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 64}
@@ -121,7 +122,9 @@ TERMS = (Term(Clipped(0.2, 0.28), DrawMeans()), Term(NLL(), SurvivorTokens(), co
 
 def gradients(model, groups, terms, limit, share=True, temperature=1.0):
     model.zero_grad()
-    done = accumulate(PolicyForward(model, share_prefix=share), groups, terms, temperature, limit)
+    done = accumulate(
+        Models(PolicyForward(model, share_prefix=share)), groups, terms, temperature, limit
+    )
     grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return done, grads
 
@@ -206,7 +209,7 @@ def test_a_prompt_is_encoded_once_and_rejected_draws_never():
         lambda _, __, kwargs: seen.append(int(kwargs["input_ids"].numel())), with_kwargs=True
     )
     g = group(RAGGED[0], [1.0, 0.0, 2.0])
-    done = accumulate(forward, [g], TERMS, 1.0, 1000)
+    done = accumulate(Models(forward), [g], TERMS, 1.0, 1000)
     # prompt 5, answers of 3 and 6 tokens whose last token is no input: 5 + 2 + 5
     assert seen == [12]
     assert (done.draws, done.tokens, done.positions) == (2, 9, 12)
@@ -271,7 +274,7 @@ def test_without_sharing_a_micro_batch_still_keeps_its_limit():
     )
     forward = PolicyForward(model, share_prefix=False)
     rows.clear()
-    done = accumulate(forward, GROUPS, TERMS, 1.0, 20)
+    done = accumulate(Models(forward), GROUPS, TERMS, 1.0, 20)
     assert all(n == 1 or n * length <= 20 for n, length in rows)
     assert len(rows) > 1
     # each answer behind a prompt of its own

@@ -38,6 +38,13 @@ ROWS = {
         "samples_per_prompt": 64,
         "steps": 2,
     },
+    # one update a set of draws would be too few for the critic to be worth its while
+    "ppo": {"algorithm": "ppo", "steps": 20, "critic": {"lr": 3e-3}},
+    "dpo": {
+        "algorithm": {"name": "dpo", "epochs": 25},
+        "samples_per_prompt": 64,
+        "steps": 2,
+    },
 }
 
 

@@ -19,8 +19,8 @@ import winnow
 from tests import tiny
 from winnow.config import Config
 from winnow.engines import local
-from winnow.loop import minibatches
 from winnow.types import Score
+from winnow.updates import minibatches
 
 SMALL = {
     "prompts_per_step": 6,

@@ -5,22 +5,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.losses import (
+from winnow.denominators import (
     DENOMINATORS,
-    LOSSES,
-    NLL,
-    Clipped,
     Constant,
     DrawMeans,
-    Importance,
     PromptMeans,
     SurvivorMeans,
     SurvivorSums,
     SurvivorTokens,
     Tokens,
     Totals,
-    Truncated,
 )
+from winnow.losses import LOSSES, NLL, Clipped, Importance, Truncated
 
 
 def value_and_slope(loss, ratio, weight):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.build import group, judged
 from winnow.algorithms import ALGORITHMS
 from winnow.metrics import concentration, evaluation, step_metrics, success_by_difficulty, wilson
+from winnow.rollout import Batch
 from winnow.types import Prompt, StepStats
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -28,7 +29,7 @@ def stats(influence, **changes):
 
 def row(groups, updates, **changes):
     values = {
-        "step": 1, "policy_version": 1, "groups": groups, "fresh": True, "updates": updates,
+        "step": 1, "policy_version": 1, "batch": Batch(list(groups), True), "updates": updates,
         "empty_minibatches": 0, "seconds": {"draw": 1.0}, "evaluation": None,
     }  # fmt: skip
     return step_metrics(**{**values, **changes})

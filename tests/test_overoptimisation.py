@@ -28,9 +28,9 @@ from winnow.draws.schema import write_groups
 from winnow.forward import PolicyForward
 from winnow.overoptimisation import as_json_table, best_of_n_study, fit, fitted, study_of
 from winnow.reporter import Silent
+from winnow.signals import sequence_logprobs
 from winnow.study import overoptimisation, run_overoptimisation
 from winnow.types import Draw, Group, Prompt, Score
-from winnow.update import sequence_logprobs
 
 NS = (1, 2, 4, 8, 16)
 

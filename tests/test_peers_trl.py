@@ -23,11 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
-from winnow.advantages import Advantage, Centred, LeaveOneOut, Standardised, weigh
+from winnow.advantages import Advantage, Centred, LeaveOneOut, Standardised
+from winnow.denominators import Constant, DrawMeans, Tokens
 from winnow.forward import Piece, PolicyForward
-from winnow.losses import Clipped, Constant, DrawMeans, Term, Tokens
+from winnow.losses import Clipped, Term
 from winnow.types import Draw, Group, Prompt, Score, Verdict
-from winnow.update import accumulate, factors, totals
+from winnow.update import Models, accumulate, factors, totals
+from winnow.weighing import weigh
 
 pytestmark = pytest.mark.peers
 
@@ -429,7 +431,7 @@ def test_gradient_of_a_model(trl, loss_type):
     theirs.backward()
 
     term = Term(Clipped(0.2, 0.28), DENOMINATORS[loss_type])
-    done = accumulate(forward, groups, [term], temperature, microbatch_tokens=24)
+    done = accumulate(Models(forward), groups, [term], temperature, microbatch_tokens=24)
 
     # No closer: TRL's head works in float32.
     assert done.loss == pytest.approx(theirs.item(), rel=0, abs=2e-7)

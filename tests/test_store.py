@@ -19,7 +19,7 @@ from winnow import disk as disk_module
 from winnow import store as store_module
 from winnow.errors import UserError, WinnowError
 from winnow.store import RunStore
-from winnow.types import Draw, Group, Origin, Prompt, Score, Verdict
+from winnow.types import Draw, Group, Origin, Prompt, Score, Signals, Verdict
 
 HALF = "\ud83d"
 """Half a character: some tokenizers make such text of the pieces of an emoji."""
@@ -68,6 +68,10 @@ def groups(draw) -> Group:
         return tuple(draw(strategy) for _ in range(number)) if stage else ()
 
     judged = draw(st.booleans())
+    numbers = [
+        st.just(()) | st.tuples(*[st.floats(allow_nan=False)] * len(one.token_ids)) for one in made
+    ]
+    signals = tuple(Signals(*(draw(strategy) for _ in range(4))) for strategy in numbers)
     return Group(
         prompt=Prompt(
             draw(TEXT), draw(TEXT), draw(st.none() | TEXT), draw(st.none() | TEXT), {"a": 1}
@@ -77,6 +81,7 @@ def groups(draw) -> Group:
         scores=each(scores, True),
         verdicts=each(st.builds(Verdict, st.booleans(), TEXT), judged),
         weights=each(st.floats(allow_nan=False), judged),
+        signals=signals if any(one != Signals() for one in signals) else (),
         right_at=0.5,
         step=3,
     )
@@ -106,6 +111,7 @@ class TestDraws:
             (Score(0.1 + 0.2), Score.failed("it broke\nhere")),
             (Verdict(True, "kept"), Verdict(False, "verifier error: it broke\nhere")),
             (-1.5, 0.0),
+            (Signals((-2.0, -0.1), (0.25, 1 / 3), (0.5, 0.75), (-1.0, -2.0)), Signals()),
             right_at=0.3,
             origin=Origin("m", 0.7, truncated=True),
         )
@@ -140,7 +146,12 @@ class TestDraws:
             "kept": True,
             "reason": "kept",
             "weight": -1.5,
+            "ref_logprobs": [-2.0, -0.1],
+            "values": [0.25, 1 / 3],
+            "returns": [0.5, 0.75],
+            "advantages": [-1.0, -2.0],
         }
+        assert second["ref_logprobs"] is second["advantages"] is None
         assert (second["reward"], second["error"], second["right"]) == (
             None,
             "it broke\nhere",

@@ -1,4 +1,4 @@
-"""What each survivor weighs. Pure.
+"""The advantages of the table. Pure; `weighing.py` lays them on the survivors.
 
 An advantage maps the scaled rewards of one group's valid draws, shape (n,), to n numbers. A group
 whose rewards are all equal has no advantage over itself: that is decided by max == min, never by
@@ -8,7 +8,6 @@ dividing by a tiny sigma.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -16,15 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.cells import Cell, by_name
-from winnow.errors import UserError
 from winnow.theory.importance import normalised_weights
-from winnow.types import Group
 
 Array = NDArray[np.float64]
-RewardScale = Literal["0/1", "-1/+1"]
 
 
 class Advantage(Protocol):
+    """One that says ``per_token`` is given (rewards, values) of the tokens of one draw instead."""
+
     def __call__(self, rewards: Array) -> Array:
         """Advantages of one group, shape (n,), from its rewards, shape (n,)."""
         ...
@@ -148,55 +146,60 @@ class Softmax(Cell):
         return np.asarray(len(rewards) * normalised_weights(log_weights))
 
 
-ADVANTAGES = by_name([One, Reward, Centred, Standardised, LeaveOneOut, Softmax])
+@dataclass(frozen=True)
+class Extremes(Cell):
+    """+1 for the best of the group, -1 for its worst, 0 between: the two sides of a pair."""
 
+    cell: ClassVar[str] = "extremes"
+    formula: ClassVar[str] = "+1 best, -1 worst"
+    group_baseline: ClassVar[bool] = True
 
-def rescale(rewards: Array, scale: RewardScale) -> Array:
-    """Rewards as they are (`0/1`), or 2 r - 1 (`-1/+1`).
-
-    Raises:
-        UserError: `-1/+1` over rewards outside [0, 1].
-    """
-    if scale == "0/1":
-        return rewards
-    if rewards.size and (rewards.min() < 0 or rewards.max() > 1):
-        worst = rewards[np.argmax(np.abs(rewards - 0.5))]
-        raise UserError(
-            f"algorithm.reward_scale = '-1/+1' maps rewards in [0, 1] to 2r - 1, but a reward was "
-            f"{worst:g}: let the verifier return 0 to 1, or set algorithm.reward_scale = '0/1' "
-            "(rewards as they are)"
+    def __call__(self, rewards: Array) -> Array:
+        if _all_equal(rewards):
+            return np.zeros_like(rewards)
+        return np.where(
+            rewards == rewards.max(), 1.0, np.where(rewards == rewards.min(), -1.0, 0.0)
         )
-    return 2.0 * rewards - 1.0
 
 
-def weigh(groups: Sequence[Group], advantage: Advantage, scale: RewardScale) -> list[Group]:
-    """The groups with a weight for each draw: its advantage if it survived, else 0.
+@dataclass(frozen=True)
+class GAE(Cell):
+    """Generalised advantage estimation, a number a token (1506.02438, eq. 16).
 
-    Statistics run over all valid draws of a group, the rejected ones included: a baseline made of
-    survivors alone would be another estimator. An advantage that says ``over_set`` is given the
-    rewards of all groups at once.
+    delta_t = r_t + gamma V_(t+1) - V_t; A_t = delta_t + gamma lam A_(t+1); nothing is expected
+    behind the last token, whatever ended the answer. `whiten` = `batch` gives the advantages of all
+    survivors of a step mean 0 and deviation 1, a token counting once; `none` leaves them.
     """
-    rewards = [rescale(np.array(group.values, dtype=np.float64), scale) for group in groups]
-    if getattr(advantage, "over_set", False):
-        ends = np.cumsum([len(values) for values in rewards])[:-1]
-        weights = np.split(_called(advantage, np.concatenate(rewards)), ends)
-    else:
-        weights = [_called(advantage, values) for values in rewards]
-    return [
-        group.with_(weights=tuple(_of_survivors(group, own).tolist()))
-        for group, own in zip(groups, weights, strict=True)
-    ]
+
+    gamma: float = 1.0
+    lam: float = 0.95
+    whiten: Literal["batch", "none"] = "batch"
+    cell: ClassVar[str] = "gae"
+    formula: ClassVar[str] = "sum_k (gamma lam)^k delta_(t+k)"
+    per_token: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
+            raise ValueError("gamma and lam are from 0 to 1")
+        if self.whiten not in ("batch", "none"):
+            raise ValueError("whiten is batch or none")
+
+    def __call__(self, rewards: Array, values: Array | None = None) -> Array:
+        """Advantages of the tokens of one draw, shape (tokens,), before whitening.
+
+        Args:
+            rewards: Of each token, shape (tokens,); the verifier's at the last.
+            values: What the critic expects before each token, shape (tokens,); default: 0.
+        """
+        values = np.zeros_like(rewards) if values is None else values
+        delta = rewards + self.gamma * np.append(values[1:], 0.0) - values
+        advantages, ahead = np.empty_like(delta), 0.0
+        for t in range(len(delta) - 1, -1, -1):
+            ahead = advantages[t] = delta[t] + self.gamma * self.lam * ahead
+        return advantages
 
 
-def _called(advantage: Advantage, rewards: Array) -> Array:
-    return advantage(rewards) if rewards.size else rewards
-
-
-def _of_survivors(group: Group, valid_weights: Array) -> Array:
-    """A weight for each draw of a group, from those of its valid draws."""
-    weights = np.zeros(len(group.draws))
-    weights[np.array(group.valid, dtype=bool)] = valid_weights
-    return np.where([verdict.kept for verdict in group.verdicts], weights, 0.0)
+ADVANTAGES = by_name([One, Reward, Centred, Standardised, LeaveOneOut, Softmax, Extremes, GAE])
 
 
 def _all_equal(rewards: Array) -> bool:

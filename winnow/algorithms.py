@@ -14,38 +14,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from winnow.advantages import (
     ADVANTAGES,
+    GAE,
     Advantage,
+    Centred,
+    Extremes,
+    LeaveOneOut,
     One,
     Reward,
-    RewardScale,
     Softmax,
     Standardised,
 )
 from winnow.cells import parse, show
-from winnow.errors import UserError
-from winnow.losses import (
+from winnow.denominators import (
     DENOMINATORS,
-    LOSSES,
-    NLL,
-    Clipped,
+    Constant,
     DrawMeans,
+    GroupMeans,
     SurvivorMeans,
     SurvivorSums,
-    Term,
+    Tokens,
 )
+from winnow.errors import UserError
+from winnow.losses import DPO, LOSSES, NLL, Clipped, Importance, SequenceClipped, Term
 from winnow.lots import Gibbs
-from winnow.selection import RULES, Correct, Distinct, Everything, Mixed, Rule
+from winnow.penalties import CRITICS, PENALTIES, Entropy, InLoss, InReward, NoCritic, NoKL, Value
+from winnow.selection import RULES, BestWorst, Correct, Distinct, Everything, Mixed, Rule
+from winnow.weighing import RewardScale
 
 Schedule = Literal["every-step", "once"]
+CellValue = str | int | float | list[str]
 
 
 _EVERYTHING = Everything()
 _ONE = One()
 _LIKELIHOOD = (Term(NLL(), SurvivorMeans()),)
+_NO_KL = NoKL()
+_NO_CRITIC = NoCritic()
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,11 @@ class Algorithm:
         reward_scale: Rewards as they are (`0/1`) or 2 r - 1 (`-1/+1`).
         draws: New draws `every-step`, or all of them `once`, before the first update.
         epochs: Passes over each set of draws.
+        kl: What leaving the reference costs, in the reward or in the loss.
+        entropy: Coefficient of a bonus for the entropy of the next token.
+        critic: How a critic learns what to expect, for advantages that compare with it.
+        refill: Where fewer prompts than a step's have survivors, how many times over as many more
+            are drawn, so that the batch is full of groups that survive; 0: none.
         paper: Where it was published.
         note: How it differs from its neighbour; where it departs from the paper.
     """
@@ -71,19 +84,51 @@ class Algorithm:
     reward_scale: RewardScale = "0/1"
     draws: Schedule = "every-step"
     epochs: int = 1
+    kl: NoKL | InReward | InLoss = _NO_KL
+    entropy: float = 0.0
+    critic: NoCritic | Value = _NO_CRITIC
+    refill: int = 0
     paper: str = ""
     note: str = ""
 
     def __post_init__(self) -> None:
         if not self.select or not self.terms:
             raise ValueError("an algorithm has at least one rule and one term")
-        if self.epochs < 1:
-            raise ValueError("epochs is at least 1")
+        if self.epochs < 1 or self.refill < 0:
+            raise ValueError("epochs is at least 1 and refill not negative")
+        if isinstance(self.critic, Value) and not getattr(self.advantage, "per_token", False):
+            raise ValueError("a critic learns the returns of an advantage by token, such as gae")
+
+    @property
+    def objective(self) -> tuple[Term, ...]:
+        """All terms of the loss: the row's own, and what it holds beside rewards."""
+        under = self.terms[0].denominator
+        terms = list(self.terms)
+        if isinstance(self.kl, InLoss):
+            terms.append(Term(self.kl.loss, under, self.kl.beta))
+        if self.entropy:
+            terms.append(Term(Entropy(), under, self.entropy))
+        if isinstance(self.critic, Value):
+            terms.append(Term(self.critic, under, self.critic.coefficient))
+        return tuple(terms)
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the loop must provide: `old` where a term divides by the drawing policy."""
-        return frozenset({"old"} if any(term.loss.needs_old for term in self.terms) else ())
+        """What must be provided; what is not named here costs nothing.
+
+        `old`: true log-probs of the policy that drew; `ref`: those of a reference; `values`: a
+        critic; `rejected`: another pass for draws that no reward speaks for.
+        """
+        objective = self.objective
+        reads = {name for term in objective for name in term.reads}
+        penalised = isinstance(self.kl, InReward)
+        found = {
+            "old": penalised or any(term.loss.needs_old for term in objective),
+            "ref": penalised or bool(reads & {"ref", "kl"}),
+            "values": isinstance(self.critic, Value),
+            "rejected": any(getattr(t.loss, "covers", "") == "counted" for t in objective),
+        }
+        return frozenset(name for name, needed in found.items() if needed)
 
     @property
     def needs_group(self) -> str | None:
@@ -101,7 +146,7 @@ class Algorithm:
                 return show(cell)
         return None
 
-    def cells(self) -> dict[str, str | int | list[str]]:
+    def cells(self) -> dict[str, CellValue]:
         """The cells as a recipe writes them; `with_cells` reads them back.
 
         Raises:
@@ -118,40 +163,62 @@ class Algorithm:
             "denominator": show(term.denominator),
             "draws": self.draws,
             "epochs": self.epochs,
+            "kl": show(self.kl),
+            "entropy": self.entropy,
+            "critic": show(self.critic),
+            "refill": self.refill,
         }
 
-    def with_cells(self, cells: Mapping[str, str | int | list[str]]) -> Algorithm:
+    def with_cells(self, cells: Mapping[str, CellValue]) -> Algorithm:
         """This row with some cells changed.
 
         Raises:
-            UserError: a cell that does not parse, named `algorithm.<cell>`.
+            UserError: a cell that does not parse, named `algorithm.<cell>`; cells that do not go
+                together.
         """
-        row, (term, *more) = self, self.terms
+        changed: dict[str, Any] = {}
+        term, *more = self.terms
         for key, value in cells.items():
             field = f"algorithm.{key}"
             if key == "select":
                 texts = [value] if isinstance(value, str) else value
                 assert isinstance(texts, list)
-                row = replace(row, select=tuple(parse(field, text, RULES) for text in texts))
-            elif key == "advantage":
-                row = replace(row, advantage=parse(field, str(value), ADVANTAGES))
-            elif key == "loss":
-                term = replace(term, loss=parse(field, str(value), LOSSES))
-            elif key == "denominator":
-                term = replace(term, denominator=parse(field, str(value), DENOMINATORS))
-            else:  # reward_scale, draws and epochs are plain values, checked by the config
-                row = replace(row, **{key: value})  # type: ignore[arg-type]
-        return replace(row, terms=(term, *more))
+                changed[key] = tuple(parse(field, text, RULES) for text in texts)
+            elif key in _VOCABULARIES:
+                changed[key] = parse(field, str(value), _VOCABULARIES[key])
+            else:  # plain values, checked by the config
+                changed[key] = value
+        given = {key: changed.pop(key) for key in ("loss", "denominator") if key in changed}
+        try:
+            return replace(self, terms=(replace(term, **given), *more), **changed)
+        except ValueError as error:
+            raise UserError(f"algorithm: {error}") from error
 
     @property
     def formula(self) -> str:
         """The loss, put together from the cells."""
         return " + ".join(
             ("" if t.coefficient == 1 else f"{t.coefficient:g} ")
-            + f"{getattr(t.denominator, 'formula', show(t.denominator))} "
-            + f"[{getattr(t.loss, 'formula', show(t.loss))}]"
-            for t in self.terms
+            + f"{_mean(t)} [{getattr(t.loss, 'formula', show(t.loss))}]"
+            for t in self.objective
         )
+
+
+_VOCABULARIES: Mapping[str, Any] = {
+    "advantage": ADVANTAGES,
+    "loss": LOSSES,
+    "denominator": DENOMINATORS,
+    "kl": PENALTIES,
+    "critic": CRITICS,
+}
+
+
+def _mean(term: Term) -> str:
+    """A term's denominator as a formula over what the term runs over."""
+    formula = str(getattr(term.denominator, "formula", show(term.denominator)))
+    if term.span != "token":
+        formula = formula.replace(" 1/|a|", "").replace(" sum_t", "")
+    return formula.replace(" 1/survivors_x sum", "") if term.span == "group" else formula
 
 
 _XIONG = "Xiong et al. 2025, 2504.11343"
@@ -230,6 +297,70 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             epochs=3,
             paper="Kahn & Marshall 1953; pi* of Rafailov et al. 2023, 2305.18290, eq. 4",
             note="The same target by self-normalised importance weights: every draw is kept.",
+        ),
+        Algorithm(
+            "ppo",
+            select=(Everything(),),
+            advantage=GAE(1.0, 0.95),
+            terms=(Term(Clipped(0.2, 0.2), Tokens()),),
+            kl=InReward(0.05),
+            critic=Value(0.2, 0.5),
+            epochs=4,
+            paper="Schulman et al. 2017, 1707.06347; Ouyang et al. 2022, 2203.02155",
+            note="A critic says what to expect at each token; KL to the reference in the reward.",
+        ),
+        Algorithm(
+            "rloo",
+            select=(Everything(),),
+            advantage=LeaveOneOut(),
+            terms=(Term(Importance(), Constant(1.0)),),
+            kl=InReward(0.05),
+            paper="Ahmadian et al. 2024, 2402.14740",
+            note="REINFORCE against the mean of the other draws; no critic, no clip.",
+        ),
+        Algorithm(
+            "dr-grpo",
+            select=(Everything(),),
+            advantage=Centred(),
+            terms=(Term(Clipped(0.2, 0.2), Constant(1.0)),),
+            paper="Liu et al. 2025, 2503.20783",
+            note="GRPO without its two biases: no sigma, no 1/|a|.",
+        ),
+        Algorithm(
+            "dapo",
+            select=(Mixed(),),
+            advantage=Standardised("sample"),
+            terms=(Term(Clipped(0.2, 0.28), Tokens()),),
+            refill=3,
+            paper="Yu et al. 2025, 2503.14476",
+            note="GRPO on batches full of mixed groups, every token counting the same. Without its "
+            "penalty for long answers.",
+        ),
+        Algorithm(
+            "gspo",
+            select=(Everything(),),
+            advantage=Standardised("sample"),
+            terms=(Term(SequenceClipped(3e-4, 4e-4), DrawMeans()),),
+            paper="Zheng et al. 2025, 2507.18071",
+            note="GRPO with one ratio an answer, clipped as a whole.",
+        ),
+        Algorithm(
+            "dpo",
+            select=(BestWorst(),),
+            advantage=Extremes(),
+            terms=(Term(DPO(0.1), GroupMeans()),),
+            draws="once",
+            epochs=1,
+            paper="Rafailov et al. 2023, 2305.18290",
+            note="Best against worst of each prompt by the verifier, pairs drawn once.",
+        ),
+        Algorithm(
+            "iterative-dpo",
+            select=(BestWorst(),),
+            advantage=Extremes(),
+            terms=(Term(DPO(0.1), GroupMeans()),),
+            paper=f"Dong et al. 2024, 2405.07863; as a baseline of {_XIONG}",
+            note="DPO with pairs of the policy as it is, against the same reference.",
         ),
     )
 }

@@ -44,7 +44,7 @@ from winnow.parts import environment, reward_for, sampler_for
 from winnow.prompts import load_held_out
 from winnow.recipe import dumps, load
 from winnow.reporter import Reporter
-from winnow.store import RunStore
+from winnow.store import FINAL, RunStore
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Result:
 
     Attributes:
         folder: The run folder, with every draw.
-        checkpoint: Loads with `AutoModelForCausalLM.from_pretrained`.
+        checkpoint: The model it ends with; loads with `AutoModelForCausalLM.from_pretrained`. The
+            best of a run that stops early, the final one where weights were averaged or merged.
         metrics: The rows of metrics.jsonl.
         before, after: Accuracy on the held-out prompts; ``None`` where none were held out.
     """
@@ -141,8 +142,10 @@ def run(
     with reward_for(config, callable_reward) as verifier:
         _announce(reporter, checked, out)
         try:
-            made = assemble(checked, verifier, reporter, out=out, resume=resume is not None)
-            run_loop(made)
+            workshop = assemble(checked, verifier, reporter, out=out, resume=resume is not None)
+            for made in workshop.runs():
+                run_loop(made)
+            workshop.finish()
         except KeyboardInterrupt as stop:
             begun = (out / "config.toml").is_file()
             hint = f"; go on with: winnow train --resume {out}" if begun else " before it began"
@@ -198,11 +201,11 @@ def result_of(folder: Path) -> Result:
     """What a run folder holds."""
     store = RunStore.open(folder)
     evals = [row["accuracy"] for row in store.lines("evals.jsonl")]
-    found = store.latest_checkpoint()
-    assert found is not None
+    final = folder / FINAL
+    patience = load(str(folder / "config.toml")).eval.patience
     return Result(
         folder=folder,
-        checkpoint=found[0],
+        checkpoint=final if final.is_dir() else store.chosen_checkpoint(patience),
         metrics=store.lines("metrics.jsonl"),
         before=evals[0] if evals else None,
         after=evals[-1] if evals else None,
@@ -213,7 +216,6 @@ def _announce(reporter: Reporter, checked: Plan, out: Path) -> None:
     if isinstance(reporter, ConsoleReporter):
         train, held_out = len(checked.prompts.train), len(checked.prompts.held_out)
         reporter.console.print(
-            opening(checked.config, checked.algorithm, train, held_out, checked.file),
-            soft_wrap=True,
+            opening(checked.config, checked.phases, train, held_out), soft_wrap=True
         )
         reporter.console.print(f"run folder: {out}\n", soft_wrap=True)

@@ -14,7 +14,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from winnow.algorithms import ALGORITHMS, Algorithm
-from winnow.cells import nearest, show
+from winnow.cells import nearest
 from winnow.complaints import one_line
 from winnow.errors import UserError
 
@@ -52,6 +52,12 @@ class AlgorithmConfig(_Section):
     denominator: str | None = Field(None, description="E.g. 'draw-means'.")
     draws: Literal["every-step", "once"] | None = Field(None, description="When draws are made.")
     epochs: int | None = Field(None, ge=1, description="Passes over each set of draws.")
+    kl: str | None = Field(None, description="E.g. 'none', 'in-reward(0.05)', 'in-loss(0.04, k3)'.")
+    entropy: float | None = Field(None, ge=0, description="Coefficient of the entropy bonus.")
+    critic: str | None = Field(None, description="E.g. 'none', 'value(clip=0.2, coefficient=0.5)'.")
+    refill: int | None = Field(
+        None, ge=0, description="How often prompts are drawn for those without a survivor."
+    )
 
     _one_rule = field_validator("select", mode="before")(_listed)
 
@@ -200,6 +206,54 @@ class OptimiserConfig(_Section):
     max_grad_norm: float = Field(1.0, gt=0, description="Longer gradients are scaled down to it.")
 
 
+class CriticConfig(_Section):
+    """What a row with a critic trains beside the policy."""
+
+    trunk: Literal["shared", "own"] = Field(
+        "shared", description="Reads the policy's features, or a copy of the model of its own."
+    )
+    lr: float = Field(1e-4, ge=0, description="Learning rate of the head, and of its own trunk.")
+    warmup: int = Field(0, ge=0, description="First updates that train the critic alone.")
+
+
+class LoraConfig(_Section):
+    """Low-rank adapters (2106.09685) instead of all weights, by peft."""
+
+    rank: int = Field(0, ge=0, description="Of the adapters; 0: all weights are trained.")
+    alpha: float = Field(16.0, gt=0, description="Their output is scaled by alpha / rank.")
+    targets: list[str] = Field(
+        ["all-linear"], min_length=1, description="Names of layers, or 'all-linear'."
+    )
+    merge: bool = Field(False, description="Write a model with the adapters merged in the end.")
+
+    _one = field_validator("targets", mode="before")(_listed)
+
+
+class RoundsConfig(_Section):
+    """What becomes of earlier rounds; a round is a step with draws of its own."""
+
+    restart: bool = Field(
+        False, description="Train each round from the starting weights again (ReST-EM)."
+    )
+    merge: int = Field(
+        0, ge=0, description="Earlier rounds whose draws are trained on again; older ones are not."
+    )
+
+
+class AnchorConfig(_Section):
+    """Supervised examples mixed into every update, so that other skills are kept."""
+
+    source: str | None = Field(None, description="A .jsonl or .parquet file, or 'hub:NAME'.")
+    split: str = Field("train", description="Split of a hub data set.")
+    prompt_column: str = Field("prompt", description="Column with the prompt.")
+    completion_column: str = Field("completion", description="Column with the answer to learn.")
+    template: str | None = Field(None, description="As prompts.template.")
+    ratio: float = Field(
+        0.25, gt=0, description="Examples for each prompt of an update, rounded up."
+    )
+    coefficient: float = Field(1.0, gt=0, description="Of their mean -log pi of a token.")
+
+
 class EvalConfig(_Section):
     """Held-out prompts, never trained on."""
 
@@ -208,6 +262,9 @@ class EvalConfig(_Section):
     samples: int = Field(1, ge=1, description="Answers a prompt.")
     temperature: float | None = Field(None, gt=0, description="Default: sampling.temperature.")
     every: int = Field(0, ge=0, description="Steps between evaluations; 0: first and last only.")
+    patience: int = Field(
+        0, ge=0, description="Stop after so many without a better reward, keep the best; 0: never."
+    )
 
 
 class CheckpointConfig(_Section):
@@ -215,6 +272,9 @@ class CheckpointConfig(_Section):
 
     every: int = Field(10, ge=1, description="Steps between checkpoints.")
     keep: int = Field(2, ge=1, description="Newest checkpoints kept.")
+    average: float = Field(
+        0.0, ge=0, lt=1, description="Share of the starting weights in the final model."
+    )
 
 
 class Config(_Section):
@@ -240,12 +300,24 @@ class Config(_Section):
     samples_per_prompt: int = Field(8, ge=1, description="Answers drawn for each prompt.")
     minibatch_prompts: int = Field(16, ge=1, description="Prompts in one update.")
     microbatch_tokens: int = Field(1024, ge=1, description="Tokens in one forward pass; memory.")
+    reference: str = Field(
+        "start",
+        description="Of KL, DPO: 'start', 'phase' (as the phase began), 'average(0.99)', a model.",
+    )
+    phases: list[dict[str, Any]] = Field(
+        [], description="Settings of each phase over these, as [[phases]]; docs/phases.md."
+    )
+    cycles: int = Field(1, ge=1, description="How often the phases are gone through.")
     algorithm: AlgorithmConfig = AlgorithmConfig()
     prompts: PromptsConfig = PromptsConfig()
     reward: RewardConfig = RewardConfig()
     sampling: SamplingConfig = SamplingConfig()
     server: ServerConfig = ServerConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+    critic: CriticConfig = CriticConfig()
+    lora: LoraConfig = LoraConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    anchor: AnchorConfig = AnchorConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
@@ -264,50 +336,6 @@ class Config(_Section):
             key: {SHORT[key]: value} if key in SHORT and isinstance(value, str) else value
             for key, value in values.items()
         }
-
-
-def check(config: Config, algorithm: Algorithm) -> None:
-    """Refuse what no run should begin with, before any model is loaded.
-
-    Raises:
-        UserError: naming the field and the remedy.
-    """
-    for term in algorithm.terms:
-        if not hasattr(term.loss, "needs_old"):
-            raise UserError(
-                f"algorithm.loss: {show(term.loss)} must say needs_old = True or False: whether "
-                "it reads the log-probs of the policy that drew"
-            )
-    if config.samples_per_prompt == 1 and algorithm.needs_group:
-        raise UserError(
-            f"samples_per_prompt = 1: {algorithm.needs_group} compares the draws of a prompt with "
-            "each other; draw 2 or more, or set algorithm.advantage = 'reward' and "
-            "algorithm.select = ['everything']"
-        )
-    if config.sampling.truncated and "old" in algorithm.needs:
-        field = "sampling.top_k" if config.sampling.top_k else "sampling.top_p"
-        raise UserError(
-            f"{field}: {algorithm.name} divides by the probabilities that its draws were made "
-            "with, and truncated sampling has others; set top_k = 0 and top_p = 1, or use a row "
-            "without a ratio (raft, rft)"
-        )
-    if config.draws_from is not None and algorithm.draws != "once":
-        raise UserError(
-            "draws_from: only an algorithm that draws once can draw from another model; "
-            "set algorithm.draws = 'once' (as rft does) or leave draws_from out"
-        )
-    if config.draws is not None and config.draws_from is not None:
-        raise UserError("draws_from: draws of a file are there already; leave one of the two out")
-    if config.server.url is not None:
-        raise UserError(
-            "server.url: training needs the model itself; draw from the server with winnow sample, "
-            "then train with --set draws=FOLDER"
-        )
-    if config.minibatch_prompts > config.prompts_per_step:
-        raise UserError(
-            f"minibatch_prompts = {config.minibatch_prompts} is more than prompts_per_step = "
-            f"{config.prompts_per_step}; an update cannot hold more prompts than a step draws"
-        )
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

@@ -14,12 +14,13 @@ from winnow.algorithms import ALGORITHMS, Algorithm
 from winnow.cells import show
 from winnow.config import Config
 from winnow.metrics import Evaluation, Metrics
+from winnow.penalties import InReward
 
 if TYPE_CHECKING:
     from winnow.best import BestOf
     from winnow.engines.preference_trainer import FitResult
     from winnow.overoptimisation import Measured, Study
-    from winnow.recorded import File
+    from winnow.phases import Phase
     from winnow.sifting import Sifted
 
 _COLUMNS = (
@@ -124,27 +125,38 @@ def evaluation_line(result: Evaluation) -> str:
     errors = f", {result.errors} verdicts were errors" if result.errors else ""
     shown = [f"{label} {rate:.1%}" for label, rate in result.by_difficulty.items()]
     detail = f"  ({', '.join(shown)})" if len(shown) > 1 else ""
+    what = "of the final model" if result.split == "final" else f"at step {result.step}"
     return (
-        f"held-out accuracy at step {result.step}: {result.accuracy:.1%}{interval}, "
+        f"held-out accuracy {what}: {result.accuracy:.1%}{interval}, "
         f"{result.draws} draws of {result.prompts} problems{errors}, {result.seconds:.0f} s{detail}"
     )
 
 
-def opening(
-    config: Config, algorithm: Algorithm, train: int, held_out: int, file: File | None = None
-) -> str:
-    """What is about to happen: the algorithm and the arithmetic of the batches."""
+def opening(config: Config, phases: Sequence[Phase], train: int, held_out: int) -> str:
+    """What is about to happen: the algorithms and the arithmetic of the batches."""
+    files = [phase.file.summary for phase in phases if phase.file is not None]
+    prompts = files + [f"{train} training prompts"] * any(phase.file is None for phase in phases)
+    lora = f", LoRA of rank {config.lora.rank}" if config.lora.rank else ""
+    model = f"{config.model}, {config.dtype}{lora}; {', '.join(prompts)}, {held_out} held out"
+    lines = []
+    for phase in phases:
+        if len(phases) > 1:
+            lines.append(f"phase {phase.number}, steps {phase.before + 1} to {phase.last}")
+        lines += [_row(phase.algorithm), _arithmetic(phase)]
+    return "\n".join([*lines, model] if len(phases) > 1 else [lines[0], model, lines[1]])
+
+
+def _row(algorithm: Algorithm) -> str:
     rules = ", ".join(show(rule) for rule in algorithm.select)
-    prompts = f"{train} training prompts" if file is None else file.summary
+    penalty = f" - {show(algorithm.kl)}" if isinstance(algorithm.kl, InReward) else ""
     return (
         f"{algorithm.name}: select {rules}; advantage {show(algorithm.advantage)} of rewards "
-        f"{algorithm.reward_scale}; loss {algorithm.formula}\n"
-        f"{config.model}, {config.dtype}; {prompts}, {held_out} held out\n"
-        f"{_arithmetic(config, algorithm, file)}"
+        f"{algorithm.reward_scale}{penalty}; loss {algorithm.formula}"
     )
 
 
-def _arithmetic(config: Config, algorithm: Algorithm, file: File | None) -> str:
+def _arithmetic(phase: Phase) -> str:
+    config, algorithm, file = phase.config, phase.algorithm, phase.file
     updates = config.minibatches
     if file is not None:
         steps = file.steps(config.prompts_per_step)
@@ -204,6 +216,7 @@ _NEEDS = (
     ("old", "log-probs of the drawing policy"),
     ("ref", "reference model"),
     ("values", "critic"),
+    ("rejected", "another pass for rejected draws"),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,23 @@ def whole(path: Path, write: Callable[[Path], object]) -> None:
             partial.rename(path)
         finally:
             partial.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+def whole_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """A folder that stands under its name only when all in it is written.
+
+    Raises:
+        WinnowError: the disk is full or cannot be written to.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with disk(path):
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed meanwhile
+        partial.mkdir()
+        write(partial)
+        for inner in [*partial.rglob("*"), partial]:
+            sync(inner)
+        partial.rename(path)
         sync(path.parent)
 
 

@@ -12,7 +12,7 @@ from winnow.reporter import Reporter
 from winnow.rewards.base import Reward
 from winnow.rollout import Stopwatch, draw, score
 from winnow.store import RunStore
-from winnow.types import Prompt
+from winnow.types import Prompt, Split
 
 
 def sampling_params(config: Config, temperature: float | None = None) -> SamplingParams:
@@ -36,14 +36,18 @@ def evaluate(
     reporter: Reporter,
     *,
     step: int,
+    split: Split = "eval",
 ) -> Evaluation:
     """Draw, score, store and measure; draws that are on the disk already are not made again.
 
     Of those only verdicts that were errors are asked for anew.
+
+    Args:
+        split: `final` for the final model, where that is another than the last step's.
     """
     watch = Stopwatch()
     with watch("evaluate"):
-        drawn = store.read_draws("eval", step, prompts, config.reward.right_at)
+        drawn = store.read_draws(split, step, prompts, config.reward.right_at)
         if drawn is None:
             drawn = draw(
                 sampler,
@@ -52,15 +56,15 @@ def evaluate(
                 params=sampling_params(config, config.eval.temperature),
                 model=config.model,
                 seed=config.seed,
-                split="eval",
+                split=split,
                 step=step,
                 progress=lambda _, done, total: reporter.progress("evaluate", done, total),
             )
-            store.write_draws("eval", step, drawn)
+            store.write_draws(split, step, drawn)
         groups = score(drawn, reward, config.reward.right_at)
         if groups != drawn:
-            store.write_draws("eval", step, groups)
-    result = evaluation(step, groups, round(watch.seconds["evaluate"], 3))
+            store.write_draws(split, step, groups)
+    result = evaluation(step, groups, round(watch.seconds["evaluate"], 3), split)
     store.append("evals.jsonl", asdict(result))
     reporter.evaluation(result)
     return result

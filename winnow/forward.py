@@ -111,7 +111,7 @@ class PolicyForward:
             return logprobs(at.features, head.weight, head.bias, at.index, at.targets, temperature)
 
         def part(features: Tensor, index: Tensor, ids: Tensor) -> Tensor:
-            logits = self._head(features)[index]
+            logits = self.logits(features)[index]
             logits = logits if logits.dtype == torch.float64 else logits.float()
             logits = logits / temperature if temperature != 1 else logits
             return -cross_entropy(logits, ids, reduction="none")
@@ -126,6 +126,14 @@ class PolicyForward:
             parts.append(checkpoint(part, *args, use_reentrant=False) if learns else part(*args))
         return torch.cat(parts)[torch.argsort(order)]
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits from the features of contexts."""
+        if not self.splits_head:
+            return hidden
+        logits = self.module.get_output_embeddings()(hidden)  # type: ignore[operator]
+        assert isinstance(logits, Tensor)
+        return logits
+
     def read(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any, list[Index]]:
         """Read some prompts, what they begin with once. Only where a prefix can be shared.
 
@@ -137,7 +145,7 @@ class PolicyForward:
         tree = grow(prompts)
         ends = torch.tensor([int(path[-1]) for path in tree.paths], device=self.device)
         if self.splits_head:
-            logits = self._head(self._over(tree, use_cache=True, past_key_values=cache)[ends])
+            logits = self.logits(self._over(tree, use_cache=True, past_key_values=cache)[ends])
         else:
             logits = self._over(tree, use_cache=True, past_key_values=cache, logits_to_keep=ends)
         return logits, cache, tree.paths
@@ -195,13 +203,6 @@ class PolicyForward:
         config: Any = self.module.config
         return int(config.get_text_config(decoder=True).vocab_size)
 
-    def _head(self, hidden: Tensor) -> Tensor:
-        if not self.splits_head:
-            return hidden
-        logits = self.module.get_output_embeddings()(hidden)  # type: ignore[operator]
-        assert isinstance(logits, Tensor)
-        return logits
-
     def _probe(self) -> list[Piece]:
         """Ragged groups of arbitrary tokens, some of which begin alike."""
         token = [(7 * i + 3) % self.vocabulary for i in range(24)]
@@ -218,7 +219,7 @@ class PolicyForward:
             return False
         whole = self.module(input_ids=ids, use_cache=False).logits
         self.splits_head = True
-        split = self._head(self._body(input_ids=ids, use_cache=False).last_hidden_state)
+        split = self.logits(self._body(input_ids=ids, use_cache=False).last_hidden_state)
         # The same operations: anything but rounding means that the model does more to its logits.
         return split.shape == whole.shape and _agree(split, whole, 1e-3)
 

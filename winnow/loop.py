@@ -5,29 +5,40 @@ source (draw, score, select, weigh) -> mini-batches -> updates -> publish -> mea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from winnow.algorithms import Algorithm
+from winnow.anchors import Anchor
 from winnow.config import Config
 from winnow.engines.base import Learner, Sampler
-from winnow.errors import WinnowError
 from winnow.evaluation import evaluate
 from winnow.metrics import Evaluation, step_metrics
+from winnow.patience import Standing, standing
 from winnow.reporter import Reporter
 from winnow.rewards.base import Reward
-from winnow.rollout import Rollout, Source, Stopwatch, derive_seed
+from winnow.rollout import Rollout, Stopwatch
+from winnow.sources import Source
 from winnow.store import RunStore
-from winnow.types import Group, Prompt, StepStats
+from winnow.types import Prompt
+from winnow.updates import update
 
 STAGES = (*Rollout.stages, "update", "evaluate", "checkpoint")
 
 
 @dataclass
 class Run:
-    """Everything the loop works with."""
+    """Everything the loop works with: one phase of a run.
+
+    Attributes:
+        steps_done: Steps of the whole run that are done.
+        unhealthy: Updates running whose loss or gradient was not finite.
+        anchor: Supervised examples beside every update.
+        restart: The weights that each round is trained from, where that is not where it left off.
+        protect: Steps whose checkpoints must be kept.
+        phase: Its number, where there are several.
+    """
 
     config: Config
     algorithm: Algorithm
@@ -41,41 +52,45 @@ class Run:
     reporter: Reporter
     steps_done: int = 0
     unhealthy: int = 0
-    """Updates running whose loss or gradient was not finite."""
+    anchor: Anchor | None = None
+    restart: Sequence[Any] | None = None
+    protect: Sequence[int] = ()
+    phase: int | None = None
 
 
 def train(run: Run) -> None:
-    """Run the remaining steps.
+    """Run the remaining steps, fewer if the held-out reward has long been no better.
 
     Raises:
         UserError: the verifier fails most of the time, three steps running.
         WinnowError: loss or gradient were not finite twice running.
     """
-    config, watch, store = run.config, run.watch, run.store
-
-    def held_out_accuracy(step: int) -> Evaluation:
-        with watch("evaluate"):
-            return evaluate(
-                config, run.sampler, run.held_out, run.reward, store, run.reporter, step=step
-            )
-
+    config, watch, store, patience = run.config, run.watch, run.store, run.config.eval.patience
     run.sampler.load(run.learner.publish())
     if run.steps_done == 0 and run.held_out:
-        held_out_accuracy(0)
+        held_out_accuracy(run, 0)
+        if patience:
+            checkpoint(run, 0)
         watch.read(STAGES)
-    for step in range(run.steps_done + 1, run.source.steps + 1):
-        groups, fresh = run.source.groups(step)
+    enough = patience > 0 and best_so_far(run).stale >= patience  # of a run that had stopped
+    steps = () if enough else range(run.steps_done + 1, run.source.last + 1)
+    for step in steps:
+        batch = run.source.groups(step)
         with watch("update"):
-            updates, empty = update(run, step, groups)
+            if run.restart is not None:
+                run.learner.restart(run.restart)
+            updates, empty = update(run, step, batch)
         run.sampler.load(run.learner.publish())
-        last = step == run.source.steps
+        last = step == run.source.last
         due = last or (config.eval.every > 0 and step % config.eval.every == 0)
-        result = held_out_accuracy(step) if run.held_out and due else None
+        result = held_out_accuracy(run, step) if run.held_out and due else None
+        found = best_so_far(run) if patience else Standing()
+        enough = patience > 0 and found.stale >= patience
         metrics = step_metrics(
             step=step,
+            phase=run.phase,
             policy_version=run.learner.version,
-            groups=groups,
-            fresh=fresh,
+            batch=batch,
             updates=updates,
             empty_minibatches=empty,
             seconds=watch.read(STAGES),
@@ -83,60 +98,37 @@ def train(run: Run) -> None:
         )
         store.append("metrics.jsonl", metrics)
         run.reporter.step(metrics)
-        if last or step % config.checkpoint.every == 0:
-            with watch("checkpoint"):
-                run.reporter.progress("checkpoint", 0, 1)
-                state = {"policy_version": run.learner.version}
-                store.checkpoint(step, run.learner.save, state, config.checkpoint.keep)
+        if last or enough or found.step == step or step % config.checkpoint.every == 0:
+            checkpoint(run, step)
+        if enough:
+            break
+    if patience:
+        run.reporter.note(_verdict(best_so_far(run), patience))
 
 
-Updates = list[tuple[Sequence[int], StepStats]]
-
-
-def update(run: Run, step: int, groups: Sequence[Group]) -> tuple[Updates, int]:
-    """The updates that one set of draws gives, and how many mini-batches had nothing to learn from.
-
-    Raises:
-        WinnowError: loss or gradient were not finite for two updates running.
-    """
-    updates: Updates = []
-    empty = 0
-    batches = list(minibatches(len(groups), run.config, run.source.passes, step))
-    for number, positions in enumerate(batches):
-        run.reporter.progress("update", number, len(batches))
-        batch = [groups[i] for i in positions]
-        if not any(weight != 0 for group in batch for weight in group.weights):
-            empty += 1
-            continue
-        stats = run.learner.step(batch, run.algorithm.terms, run.config.sampling.temperature)
-        updates.append((positions, stats))
-        run.unhealthy = 0 if stats.applied else run.unhealthy + 1
-        if not stats.applied:
-            _skipped(run, step, number, batch, stats)
-    if empty == len(batches):
-        run.reporter.note(f"step {step}: nothing survived that could be learned from, no update")
-    return updates, empty
-
-
-def minibatches(groups: int, config: Config, passes: int, step: int) -> Iterator[Sequence[int]]:
-    """Positions of the groups of each update: cut from the prompts drawn, before selection.
-
-    The groups of a step are passed over so many times, each time in another order.
-    """
-    for epoch in range(passes):
-        rng = np.random.default_rng(derive_seed(config.seed, "minibatches", step, epoch))
-        order = rng.permutation(groups).tolist()
-        for start in range(0, groups, config.minibatch_prompts):
-            yield order[start : start + config.minibatch_prompts]
-
-
-def _skipped(run: Run, step: int, number: int, batch: Sequence[Group], stats: StepStats) -> None:
-    """Keep a batch whose loss or gradient was not finite; stop the second time running."""
-    path = run.store.keep_skipped(step, number, batch)
-    what = f"loss {stats.loss:g}, gradient norm {stats.grad_norm:g}"
-    if run.unhealthy >= 2:
-        raise WinnowError(
-            f"step {step}: not finite for the second update running ({what}); the batches are in "
-            f"{path.parent}; try a lower optimiser.lr, or dtype = 'float32'"
+def held_out_accuracy(run: Run, step: int) -> Evaluation:
+    """Try the held-out prompts."""
+    with run.watch("evaluate"):
+        return evaluate(
+            run.config, run.sampler, run.held_out, run.reward, run.store, run.reporter, step=step
         )
-    run.reporter.note(f"step {step}: {what}: update skipped, its batch is in {path}")
+
+
+def best_so_far(run: Run) -> Standing:
+    """Which evaluation was the best, and how many have come since."""
+    return standing(run.store.lines("evals.jsonl"))
+
+
+def checkpoint(run: Run, step: int) -> None:
+    """Save weights, optimiser and what the next step depends on."""
+    with run.watch("checkpoint"):
+        run.reporter.progress("checkpoint", 0, 1)
+        state = {"policy_version": run.learner.version, "source": dict(run.source.state())}
+        best = best_so_far(run).step if run.config.eval.patience else None
+        protect = {*run.protect, *(() if best is None else (best,))}
+        run.store.checkpoint(step, run.learner.save, state, run.config.checkpoint.keep, protect)
+
+
+def _verdict(found: Standing, patience: int) -> str:
+    why = f"no better for {found.stale} evaluations" if found.stale >= patience else "the last step"
+    return f"stopped: {why}; the best is that of step {found.step}, mean reward {found.reward:.3f}"

@@ -1,39 +1,61 @@
-"""Losses per token, unreduced, and the denominators that reduce them. Pure.
+"""Losses, unreduced, and the terms that they are part of. Pure.
 
-A loss maps tensors of shape (tokens,) to a tensor of shape (tokens,). What makes a number of it is
-one named denominator, computed from counts of the whole mini-batch, so that neither the size of a
-micro-batch nor the number of machines changes a gradient. Only tensor methods are used: importing
-this module does not import torch.
+A loss maps tensors to a tensor of a number a token, a draw or a group: its span. What makes one
+number of them is a denominator (`denominators.py`). Only tensor methods are used: importing this
+module does not import torch.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from winnow.cells import Cell, by_name
+from winnow.denominators import Denominator, Totals
+from winnow.types import Group
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Span = Literal["token", "draw", "group"]
+Covers = Literal["weighted", "survivors", "counted"]
+"""Which draws a term runs over: those that have a weight, all survivors, or all draws that its
+denominator counts."""
+
 
 class Loss(Protocol):
-    """A loss of the table."""
+    """A loss of the table.
+
+    It says what it is given in ``reads``, in that order (default: ``logp, old, weight``), each of
+    shape (tokens,) unless said otherwise; nothing else is computed for it:
+
+        logp      log pi_theta of each token, nats; at the sampling temperature if the loss is
+                  ``tempered`` (default: if ``needs_old``), else at temperature 1
+        old       log pi_old of the same tokens, at the sampling temperature
+        weight    what the token weighs, mostly the same for all tokens of a draw
+        ref       log pi_ref, at the temperature of ``logp``
+        entropy   of the next-token distribution, nats
+        kl        KL(pi || pi_ref) of the next-token distributions over the whole vocabulary, nats
+        value     what the critic expects before the token; ``old_value``: what it did when the
+                  draws were made; ``returns``: what it should
+        draw      number of the token's draw
+        group     number of a draw's group, shape (draws,)
+
+    ``span`` says whether it gives a number a token (default), a draw or a group; ``covers`` which
+    draws it runs over (default: those with a weight). ``measure``, if there is one, takes the same
+    and names what should be shown.
+    """
 
     @property
     def needs_old(self) -> bool:
         """Whether it reads the log-probs of the policy that drew (true probabilities)."""
         ...
 
-    def __call__(self, logp: Tensor, old: Tensor, weight: Tensor) -> Tensor:
-        """Loss of each token, shape (tokens,).
-
-        Args:
-            logp: log pi_theta of each token, shape (tokens,), nats. At the sampling temperature
-                if ``needs_old``, else at temperature 1.
-            old: log pi_old of the same tokens at the sampling temperature, shape (tokens,).
-            weight: The draw's weight, repeated for each of its tokens, shape (tokens,).
-        """
+    @property
+    def __call__(self) -> Callable[..., Tensor]:
+        """The loss of each token, draw or group."""
         ...
 
 
@@ -120,138 +142,163 @@ class Truncated(Cell):
         return -ratio * weight * logp
 
 
-LOSSES = by_name([NLL, Clipped, Importance, Truncated])
-
-
 @dataclass(frozen=True)
-class Totals:
-    """Counts over one mini-batch, before anything is cut into micro-batches.
+class SequenceClipped(Cell):
+    """Of a whole draw, -min(s A, clip(s, 1 - low, 1 + high) A): GSPO (2507.18071, eq. 5 to 7).
 
-    Draws without a verdict are in none of them. ``prompts`` counts prompts with a valid draw;
-    ``survivors`` the draws that selection kept, also where their weight is 0.
+    s = (pi(y)/pi_old(y))^(1/|y|), the geometric mean of its tokens' ratios: all tokens of a draw
+    are clipped together or not at all. The clip is far narrower than that of tokens.
     """
 
-    prompts: int
-    draws: int
-    survivors: int
-    tokens: int
-    survivor_tokens: int
-
-
-class Denominator(Protocol):
-    def __call__(self, length: int, siblings: int, totals: Totals) -> float:
-        """What each token's loss of a draw is multiplied by.
-
-        Args:
-            length: Tokens of the draw, |a|.
-            siblings: Survivors among the draws of the same prompt, this one included.
-            totals: Counts of the mini-batch.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class DrawMeans(Cell):
-    """Mean over a draw's tokens, then over all valid draws, the rejected ones included."""
-
-    cell: ClassVar[str] = "draw-means"
-    formula: ClassVar[str] = "1/draws sum_draws 1/|a| sum_t"
-
-    def __call__(self, length: int, siblings: int, totals: Totals) -> float:
-        return 1.0 / (length * totals.draws)
-
-
-@dataclass(frozen=True)
-class SurvivorMeans(Cell):
-    """Mean over a draw's tokens, then over the survivors of the mini-batch."""
-
-    cell: ClassVar[str] = "survivor-means"
-    formula: ClassVar[str] = "1/survivors sum_survivors 1/|a| sum_t"
-
-    def __call__(self, length: int, siblings: int, totals: Totals) -> float:
-        return 1.0 / (length * totals.survivors)
-
-
-@dataclass(frozen=True)
-class PromptMeans(Cell):
-    """Mean over a draw's tokens, over its prompt's survivors, then over all prompts.
-
-    In expectation the gradient of a truncated log p: its coefficient on grad p is
-    [1 - (1 - p)^n] / p for right answers of weight 1.
-    """
-
-    cell: ClassVar[str] = "prompt-means"
-    formula: ClassVar[str] = "1/prompts sum_prompts 1/survivors_x sum 1/|a| sum_t"
-
-    def __call__(self, length: int, siblings: int, totals: Totals) -> float:
-        return 1.0 / (length * siblings * totals.prompts)
-
-
-@dataclass(frozen=True)
-class SurvivorSums(Cell):
-    """Sum over a draw's tokens, mean over the survivors: log-likelihood of whole answers."""
-
-    cell: ClassVar[str] = "survivor-sums"
-    formula: ClassVar[str] = "1/survivors sum_survivors sum_t"
-
-    def __call__(self, length: int, siblings: int, totals: Totals) -> float:
-        return 1.0 / totals.survivors
-
-
-@dataclass(frozen=True)
-class Tokens(Cell):
-    """Mean over the tokens of all valid draws: DAPO (2503.14476)."""
-
-    cell: ClassVar[str] = "tokens"
-    formula: ClassVar[str] = "1/tokens sum_draws sum_t"
-
-    def __call__(self, length: int, siblings: int, totals: Totals) -> float:
-        return 1.0 / totals.tokens
-
-
-@dataclass(frozen=True)
-class SurvivorTokens(Cell):
-    """Mean over the tokens of the survivors: what a supervised trainer does with the kept file."""
-
-    cell: ClassVar[str] = "survivor-tokens"
-    formula: ClassVar[str] = "1/survivor tokens sum_survivors sum_t"
-
-    def __call__(self, length: int, siblings: int, totals: Totals) -> float:
-        return 1.0 / totals.survivor_tokens
-
-
-@dataclass(frozen=True)
-class Constant(Cell):
-    """Sum over tokens over a fixed length, mean over all valid draws: Dr. GRPO (2503.20783).
-
-    Length 1 is the policy gradient itself: unbiased, no preference for short or long answers.
-    """
-
-    length: float
-    cell: ClassVar[str] = "constant"
+    low: float = 3e-4
+    high: float = 4e-4
+    cell: ClassVar[str] = "sequence-clipped"
+    needs_old: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("logp", "old", "weight", "draw")
+    span: ClassVar[Span] = "draw"
 
     def __post_init__(self) -> None:
-        if not self.length > 0:
-            raise ValueError("the length is above 0")
+        Clipped(self.low, self.high)  # the same bounds
 
     @property
     def formula(self) -> str:
-        return f"1/draws sum_draws 1/{self.length:g} sum_t"
+        return f"-min(s_y A, clip(s_y, {1 - self.low:g}, {1 + self.high:g}) A)"
 
-    def __call__(self, length: int, siblings: int, totals: Totals) -> float:
-        return 1.0 / (self.length * totals.draws)
+    def __call__(self, logp: Tensor, old: Tensor, weight: Tensor, draw: Tensor) -> Tensor:
+        ratio, own = draw_means(logp - old, draw).exp(), draw_means(weight, draw)
+        clipped = ratio.clamp(1 - self.low, 1 + self.high)
+        return -(ratio * own).minimum(clipped * own)
+
+    def clips(self, logp: Tensor, old: Tensor, weight: Tensor, draw: Tensor) -> Tensor:
+        """Tokens whose gradient the clip has set to zero, shape (tokens,), bool."""
+        ratio = draw_means(logp - old, draw).exp()[draw]
+        above = (weight > 0) & (ratio > 1 + self.high)
+        return above | ((weight < 0) & (ratio < 1 - self.low))
 
 
-DENOMINATORS = by_name(
-    [DrawMeans, SurvivorMeans, PromptMeans, SurvivorSums, Tokens, SurvivorTokens, Constant]
-)
+@dataclass(frozen=True)
+class SequenceImportance(Cell):
+    """Of a whole draw, -min(S, cap) A log pi(y), the weight held constant; S = pi(y)/pi_old(y).
+
+    Without a cap its gradient is, in expectation over draws of any pi_old that covers pi, that of
+    -E_pi[A]: exact importance sampling, for draws of earlier policies.
+    """
+
+    cap: float = math.inf
+    cell: ClassVar[str] = "sequence-importance"
+    needs_old: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("logp", "old", "weight", "draw")
+    span: ClassVar[Span] = "draw"
+
+    def __post_init__(self) -> None:
+        Truncated(self.cap)  # the same bounds
+
+    @property
+    def formula(self) -> str:
+        ratio = "S" if self.cap == math.inf else f"min(S, {self.cap:g})"
+        return f"-const({ratio}) A log pi(y)"
+
+    def __call__(self, logp: Tensor, old: Tensor, weight: Tensor, draw: Tensor) -> Tensor:
+        ratio = draw_sums(logp - old, draw).exp().clamp(max=self.cap).detach()
+        return -ratio * draw_means(weight, draw) * draw_sums(logp, draw)
+
+
+@dataclass(frozen=True)
+class DPO(Cell):
+    """Of a group, -log sigmoid(beta [log(pi/pi_ref)(better) - log(pi/pi_ref)(worse)]).
+
+    Direct preference optimisation (2305.18290, eq. 7). The better answer is the one whose weight
+    is above 0, the worse one that below; log-likelihoods of whole answers at temperature 1.
+    """
+
+    beta: float = 0.1
+    cell: ClassVar[str] = "dpo"
+    needs_old: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ("logp", "ref", "weight", "draw", "group")
+    span: ClassVar[Span] = "group"
+    pairwise: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < math.inf:
+            raise ValueError("beta is above 0 and finite")
+
+    @property
+    def formula(self) -> str:
+        return f"-log sigmoid({self.beta:g} sum_y sign(A) log pi/pi_ref(y))"
+
+    def __call__(
+        self, logp: Tensor, ref: Tensor, weight: Tensor, draw: Tensor, group: Tensor
+    ) -> Tensor:
+        margin = self._margin(logp, ref, weight, draw, group)
+        return (-margin).logaddexp(margin.new_zeros(()))  # log(1 + exp(-margin))
+
+    def measure(
+        self, logp: Tensor, ref: Tensor, weight: Tensor, draw: Tensor, group: Tensor
+    ) -> Mapping[str, Tensor]:
+        """The implicit reward's margin, and whether it prefers the better answer; per group."""
+        margin = self._margin(logp, ref, weight, draw, group)
+        return {"preference_margin": margin, "preference_accuracy": (margin > 0).to(margin.dtype)}
+
+    def _margin(
+        self, logp: Tensor, ref: Tensor, weight: Tensor, draw: Tensor, group: Tensor
+    ) -> Tensor:
+        signed = draw_means(weight, draw).sign() * draw_sums(logp - ref, draw)
+        return self.beta * draw_sums(signed, group)
+
+
+def draw_sums(values: Tensor, draw: Tensor) -> Tensor:
+    """Sums over what belongs together: shape (items,) and the number of each item's whole."""
+    return values.new_zeros(int(draw.max()) + 1).index_add(0, draw, values)
+
+
+def draw_means(values: Tensor, draw: Tensor) -> Tensor:
+    """Means over what belongs together."""
+    return draw_sums(values, draw) / draw_sums(values.new_ones(len(values)), draw)
+
+
+LOSSES = by_name([NLL, Clipped, Importance, Truncated, SequenceClipped, SequenceImportance, DPO])
 
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of the loss: coefficient x denominator-mean of a loss over tokens."""
+    """One summand of the objective: coefficient x denominator-mean of a loss over its span."""
 
     loss: Loss
     denominator: Denominator
     coefficient: float = 1.0
-    span: Literal["token"] = "token"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(getattr(self.loss, "reads", ("logp", "old", "weight")))
+
+    @property
+    def span(self) -> Span:
+        span: Span = getattr(self.loss, "span", "token")
+        return span
+
+    @property
+    def tempered(self) -> bool:
+        """Whether its log-probs are those at the sampling temperature."""
+        return bool(getattr(self.loss, "tempered", self.loss.needs_old))
+
+    def covers(self, group: Group) -> tuple[int, ...]:
+        """Numbers of the draws of a group that it runs over."""
+        covers: Covers = getattr(self.loss, "covers", "weighted")
+        draws = range(len(group.draws))
+        if covers == "weighted":
+            return tuple(i for i in draws if group.weighs(i))
+        if covers == "counted" and getattr(self.denominator, "counts", "survivors") == "draws":
+            return tuple(i for i in draws if group.valid[i])
+        return tuple(i for i in draws if group.verdicts[i].kept)
+
+    def factor(self, length: int, siblings: int, totals: Totals) -> float:
+        """What a token's, a draw's or a group's loss is multiplied by."""
+        if self.span == "group":
+            return self.coefficient * self.denominator(1, 1, totals)
+        length = length if self.span == "token" else 1
+        return self.coefficient * self.denominator(length, siblings, totals)
+
+
+def learned_from(group: Group, terms: Sequence[Term]) -> tuple[int, ...]:
+    """Numbers of the draws of a group that some term runs over; the others cost nothing."""
+    return tuple(sorted({i for term in terms for i in term.covers(group)}))

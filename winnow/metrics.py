@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,42 +15,88 @@ from winnow.types import Group, StepStats
 
 Metrics = dict[str, Any]
 
+MEASURES = (
+    "preference_margin",
+    "preference_accuracy",
+    "kl_term",
+    "entropy_term",
+    "value_error",
+    "critic_grad_norm",
+    "anchor_loss",
+)
+"""What terms measure in updates: means over their tokens, draws or groups."""
+OF_DRAWS = ("kl_to_reference", "kl_beta", "prompts_refilled")
+"""What is found out when draws are made."""
+
+
+class Trained(Protocol):
+    """What a step trains on: `rollout.Batch`."""
+
+    @property
+    def groups(self) -> Sequence[Group]: ...
+
+    @property
+    def fresh(self) -> bool: ...
+
+    @property
+    def merged(self) -> int: ...
+
+    @property
+    def measures(self) -> Mapping[str, float | None]: ...
+
 
 def step_metrics(
     *,
     step: int,
     policy_version: int,
-    groups: Sequence[Group],
-    fresh: bool,
+    batch: Trained,
     updates: Sequence[tuple[Sequence[int], StepStats]],
     empty_minibatches: int,
     seconds: Mapping[str, float],
     evaluation: Evaluation | None,
+    phase: int | None = None,
 ) -> Metrics:
     """One row of metrics.jsonl; the same keys at every step, ``None`` where there is no value.
 
     Args:
         step: Steps done, this one included.
-        groups: The groups of the step, weighed.
-        fresh: Whether this is the first pass over these draws.
-        updates: For each update the positions of its groups in `groups`, and what it measured.
+        batch: The groups of the step, weighed. Numbers about draws leave earlier rounds out.
+        updates: For each update the positions of its groups, and what it measured.
         empty_minibatches: Mini-batches that held nothing to learn from, so that no update was made.
+        phase: Number of the phase, in a run that has several.
     """
+    groups = batch.groups[: len(batch.groups) - batch.merged]
+    made = [(positions, stats) for positions, stats in updates if stats.applied]
+    applied = [stats for _, stats in made]
+    effective, share = concentration(batch.groups, made)
+    return {
+        "step": step,
+        "phase": phase,
+        "policy_version": policy_version,
+        **_of_draws(groups, batch.fresh),
+        "trained": sum(g.weighs(i) for g in groups for i in range(len(g.weights))),
+        "merged": batch.merged,
+        "effective_survivors": effective,
+        "largest_prompt_share": share,
+        "updates": len(applied),
+        "updates_skipped": len(updates) - len(applied),
+        "minibatches_empty": empty_minibatches,
+        **_of_updates(applied),
+        **{name: batch.measures.get(name) for name in OF_DRAWS},
+        "explained_variance": explained_variance(groups),
+        "success_by_difficulty": success_by_difficulty(groups),
+        "eval_accuracy": evaluation.accuracy if evaluation else None,
+        "eval_low": evaluation.low if evaluation else None,
+        "eval_high": evaluation.high if evaluation else None,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+    }
+
+
+def _of_draws(groups: Sequence[Group], fresh: bool) -> Metrics:
     draws = [draw for group in groups for draw in group.draws]
     values = [value for group in groups for value in group.values]
     kinds = Counter(group.kind for group in groups)
-    made = [(positions, stats) for positions, stats in updates if stats.applied]
-    effective, share = concentration(groups, made)
-    applied = [stats for _, stats in made]
-    ratio_tokens = sum(stats.ratio_tokens for stats in applied)
-    entropies = [x for draw in draws for x in draw.entropies]
-
-    def per_ratio_token(total: float) -> float | None:
-        return total / ratio_tokens if ratio_tokens else None
-
     return {
-        "step": step,
-        "policy_version": policy_version,
         "reward_mean": _mean(values),
         "right_rate": _ratio(sum(sum(g.right) for g in groups), len(values)),
         "prompts": len(groups),
@@ -61,18 +107,22 @@ def step_metrics(
         "draws": len(draws),
         "errors": len(draws) - len(values),
         "survivors": sum(verdict.kept for group in groups for verdict in group.verdicts),
-        "trained": sum(weight != 0 for group in groups for weight in group.weights),
-        "effective_survivors": effective,
-        "largest_prompt_share": share,
-        "entropy": _mean(entropies),
+        "entropy": _mean([x for draw in draws for x in draw.entropies]),
         "answer_tokens_mean": _mean([len(draw.token_ids) for draw in draws]),
         "truncated_rate": _ratio(sum(d.finish_reason == "length" for d in draws), len(draws)),
         "tokens_drawn": sum(len(draw.token_ids) for draw in draws) if fresh else 0,
+    }
+
+
+def _of_updates(applied: Sequence[StepStats]) -> Metrics:
+    ratio_tokens = sum(stats.ratio_tokens for stats in applied)
+
+    def per_ratio_token(total: float) -> float | None:
+        return total / ratio_tokens if ratio_tokens else None
+
+    return {
         "tokens_trained": sum(stats.tokens for stats in applied),
         "positions_trained": sum(stats.positions for stats in applied),
-        "updates": len(applied),
-        "updates_skipped": len(updates) - len(applied),
-        "minibatches_empty": empty_minibatches,
         "loss": _mean([stats.loss for stats in applied]),
         "grad_norm": _mean([stats.grad_norm for stats in applied]),
         "lr": applied[-1].lr if applied else None,
@@ -84,11 +134,7 @@ def step_metrics(
         "kl_to_drawing_policy": per_ratio_token(sum(stats.kl_sum for stats in applied)),
         "ratio_quantiles": _quantiles([x for stats in applied for x in stats.token_ratios]),
         "ess": _mean([_relative_ess(s.log_weights) for s in applied if s.log_weights]),
-        "success_by_difficulty": success_by_difficulty(groups),
-        "eval_accuracy": evaluation.accuracy if evaluation else None,
-        "eval_low": evaluation.low if evaluation else None,
-        "eval_high": evaluation.high if evaluation else None,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        **{name: _measured(applied, name) for name in MEASURES},
     }
 
 
@@ -118,6 +164,25 @@ def concentration(
     return total * total / squares, max(by_prompt.values()) / total
 
 
+def explained_variance(groups: Sequence[Group]) -> float | None:
+    """1 - Var(R - V)/Var(R) over tokens: how much of the returns the critic foresaw.
+
+    ``None`` without a critic, or where all returns are equal.
+    """
+    own = [s for group in groups for s in group.signals if s.values and s.returns]
+    returns = np.array([x for one in own for x in one.returns])
+    if not returns.size or returns.max() == returns.min():
+        return None
+    left = returns - np.array([x for one in own for x in one.values])
+    return float(1 - left.var() / returns.var())
+
+
+def _measured(updates: Sequence[StepStats], name: str) -> float | None:
+    found = [stats.measures[name] for stats in updates if name in stats.measures]
+    count = sum(number for _, number in found)
+    return sum(total for total, _ in found) / count if count else None
+
+
 def success_by_difficulty(groups: Iterable[Group]) -> dict[str, float]:
     """Share of right answers among the valid draws, for each label that prompts carry."""
     right: Counter[str] = Counter()
@@ -135,6 +200,7 @@ class Evaluation:
 
     Attributes:
         accuracy: Mean over prompts of the share of right answers among their valid draws.
+        reward: Mean over prompts of the mean reward of their valid draws.
         low, high: Interval over prompts (Wilson where each has one draw, else normal over the
             prompts' means).
         errors: Draws without a verdict; they are in no rate.
@@ -142,6 +208,7 @@ class Evaluation:
 
     step: int
     accuracy: float | None
+    reward: float | None
     low: float | None
     high: float | None
     prompts: int
@@ -149,9 +216,12 @@ class Evaluation:
     errors: int
     by_difficulty: Mapping[str, float]
     seconds: float
+    split: str = "eval"
 
 
-def evaluation(step: int, groups: Sequence[Group], seconds: float) -> Evaluation:
+def evaluation(
+    step: int, groups: Sequence[Group], seconds: float, split: str = "eval"
+) -> Evaluation:
     """Accuracy of scored groups."""
     rates = np.array([sum(g.right) / sum(g.valid) for g in groups if any(g.valid)])
     draws = sum(len(group.draws) for group in groups)
@@ -160,6 +230,7 @@ def evaluation(step: int, groups: Sequence[Group], seconds: float) -> Evaluation
     return Evaluation(
         step=step,
         accuracy=mean_interval(rates)[0],
+        reward=_mean([float(np.mean(g.values)) for g in groups if any(g.valid)]),
         low=low,
         high=high,
         prompts=len(groups),
@@ -167,6 +238,7 @@ def evaluation(step: int, groups: Sequence[Group], seconds: float) -> Evaluation
         errors=draws - sum(sum(group.valid) for group in groups),
         by_difficulty=success_by_difficulty(groups),
         seconds=seconds,
+        split=split,
     )
 
 

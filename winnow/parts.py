@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow import __version__
@@ -123,19 +124,21 @@ def _server(config: Config) -> Sampler:
 
 
 def engine_for(
-    config: Config, reporter: Reporter, source: ModelSource | None = None
+    config: Config, reporter: Reporter, checkpoint: Path | None = None
 ) -> tuple[LocalEngine, torch.device]:
-    """A model in this process, that of the config if no other is named, and where it runs."""
+    """The config's model in this process, as a checkpoint has it, if any; and where it runs."""
     import torch
 
     from winnow.engines.local import LocalEngine, pick_device
 
-    source = source or resolve(config.model)
+    # A checkpoint of adapters holds them alone; the learner loads them over the model.
+    whole = checkpoint is not None and not config.lora.rank
+    source = ModelSource(str(checkpoint)) if whole else resolve(config.model)
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     reporter.progress("load model", 0, 1)
-    return LocalEngine(source, config.dtype, device, "model"), device
+    return LocalEngine(source, config.dtype, device, "model", config.lora, config.seed), device
 
 
 _COMPARING = ("number", "exact", "gsm8k", "math")

@@ -38,7 +38,7 @@ def load(
     values = _read("arithmetic" if recipe is None else recipe)
     for item in sets:
         _set(values, item)
-    _merge(values, dict(over or {}))
+    merge(values, dict(over or {}))
     return from_dict(values)
 
 
@@ -77,7 +77,7 @@ def _set(values: dict[str, Any], item: str) -> None:
         raise UserError(f"--set {item!r}: write it in UTF-8")
     path = key.strip().split(".")
     if text:
-        _merge(values, _nested(path, _value(text)))
+        merge(values, _nested(path, _value(text)))
     else:
         _unset(values, path)
 
@@ -120,14 +120,14 @@ def _unset(values: dict[str, Any], path: Sequence[str]) -> None:
         table.pop([section, *rest][-1], None)
 
 
-def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
     """Lay settings over others, tables key by key; `algorithm = "x"` starts the table anew."""
     for key, new in over.items():
         old = values.get(key)
         if isinstance(old, str) and isinstance(new, Mapping) and key in SHORT:
             old = values[key] = {SHORT[key]: old}
         if isinstance(old, dict) and isinstance(new, Mapping):
-            _merge(old, new)
+            merge(old, new)
         else:
             values[key] = new
 
@@ -158,7 +158,18 @@ def _alike(one: Algorithm, other: Algorithm) -> bool:
     """Whether two algorithms do the same, their names and papers aside."""
     return all(
         _same(getattr(one, field), getattr(other, field))
-        for field in ("select", "advantage", "terms", "reward_scale", "draws", "epochs")
+        for field in (
+            "select",
+            "advantage",
+            "terms",
+            "reward_scale",
+            "draws",
+            "epochs",
+            "kl",
+            "entropy",
+            "critic",
+            "refill",
+        )
     )
 
 

@@ -5,19 +5,21 @@ read -> select -> weigh, once for the whole file; then passes over it, each in i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from winnow.advantages import weigh
 from winnow.algorithms import Algorithm
 from winnow.draws.table import DrawTable, read_draws
 from winnow.errors import UserError
-from winnow.rollout import Stopwatch, derive_seed
+from winnow.rollout import Batch, Stopwatch, derive_seed
 from winnow.selection import AsRecorded, columns_read, select
 from winnow.store import RunStore
 from winnow.types import Group, Verdict
+from winnow.wanted import Wanted
+from winnow.weighing import weigh
 
 Complete = Callable[[Group], Group]
 """Fills in token ids that a file does not hold."""
@@ -127,17 +129,20 @@ class Recorded:
         complete: Complete,
         store: RunStore,
         watch: Stopwatch,
+        wanted: Wanted,
+        before: int = 0,
     ) -> None:
         self._table, self._complete, self._store, self._watch = file.table, complete, store, watch
         self._prompts_per_step, self._seed = prompts_per_step, seed
+        self._wanted, self._before = wanted, before
         self._round = file.steps(prompts_per_step)
-        self.steps = self._round * algorithm.epochs
+        self.last = before + self._round * algorithm.epochs
         with watch("select"):
             self._judged = judge(self._table, algorithm, seed)
 
-    def groups(self, step: int) -> tuple[list[Group], bool]:
+    def groups(self, step: int) -> Batch:
         """Groups of a step; never fresh: their draws were made elsewhere."""
-        epoch, place = divmod(step - 1, self._round)
+        epoch, place = divmod(step - self._before - 1, self._round)
         order = np.random.default_rng(derive_seed(self._seed, "pass", epoch)).permutation(
             len(self._table)
         )
@@ -152,7 +157,13 @@ class Recorded:
         if epoch == 0:
             with self._watch("store"):
                 self._store.write_draws("train", step, groups)
-        return groups, False
+        with self._watch("signals"):
+            return Batch(self._wanted.fill(groups, weighing=False), fresh=False)
+
+    def state(self) -> Mapping[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,30 @@
-"""One set of draws, from prompts to weighed groups on the disk, and the order they are trained in.
+"""One set of draws, from prompts to weighed groups on the disk.
 
-prompts -> draw -> score -> select -> weigh -> store
+prompts -> draw -> score -> select -> (what else is wanted) -> weigh -> store
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from winnow.advantages import weigh
 from winnow.algorithms import Algorithm
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.errors import UserError
+from winnow.penalties import InReward
 from winnow.prompts import PromptSet
 from winnow.rewards.base import Reward
 from winnow.selection import select
 from winnow.store import RunStore
-from winnow.types import Group, Origin, Prompt, Split
+from winnow.types import Group, Origin, Prompt, Split, Verdict
+from winnow.wanted import Wanted, kl_to_reference, tempered_reference
+from winnow.weighing import weigh
 
 _PATIENCE = 3
 """Steps in a row with more verifier errors than verdicts before a run stops."""
@@ -68,10 +70,15 @@ def draw(
     split: Split,
     step: int,
     progress: Progress,
+    first: int = 0,
 ) -> list[Group]:
-    """n draws of each prompt from a model of that name, in the order of the prompts."""
+    """n draws of each prompt from a model of that name, in the order of the prompts.
+
+    Args:
+        first: Prompts that were drawn for this step before.
+    """
     requests = [
-        Request(prompt, n, derive_seed(seed, split, step, place), params, step)
+        Request(prompt, n, derive_seed(seed, split, step, first + place), params, step)
         for place, prompt in enumerate(prompts)
     ]
     origin = Origin(model, params.temperature, params.truncated)
@@ -105,10 +112,34 @@ def score(groups: Sequence[Group], reward: Reward, right_at: float) -> list[Grou
     ]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What a step trains on.
+
+    Attributes:
+        groups: Every group of the step, weighed, also those that are not trained on.
+        fresh: Whether this is the first pass over these draws.
+        trained: Positions of those that mini-batches are cut from; ``None``: all.
+        merged: How many of them, the last ones, are of earlier rounds.
+        measures: What was found out on the way, under names of metrics.
+    """
+
+    groups: list[Group]
+    fresh: bool
+    trained: Sequence[int] | None = None
+    merged: int = 0
+    measures: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """Of the groups that are trained on."""
+        return range(len(self.groups)) if self.trained is None else self.trained
+
+
 class Rollout:
     """Makes the weighed groups of a step, or finds them on the disk where they were made before."""
 
-    stages = ("draw", "score", "select", "store")
+    stages = ("draw", "score", "select", "signals", "store")
 
     def __init__(
         self,
@@ -116,6 +147,7 @@ class Rollout:
         sampler: Callable[[], Sampler],
         reward: Reward,
         algorithm: Algorithm,
+        wanted: Wanted,
         prompts: PromptSet,
         prompts_per_step: int,
         samples_per_prompt: int,
@@ -130,44 +162,117 @@ class Rollout:
         self._sampler, self._reward, self._algorithm = sampler, reward, algorithm
         self._prompts, self._prompts_per_step = prompts, prompts_per_step
         self._samples_per_prompt, self._params, self._model = samples_per_prompt, params, model
-        self._right_at, self._seed = right_at, seed
+        self._right_at, self._seed, self._wanted = right_at, seed, wanted
         self._store, self._watch, self._progress = store, watch, progress
         self._bad_steps: list[int] = []
+        self._penalty = algorithm.kl if isinstance(algorithm.kl, InReward) else None
+        self._taken: int | None = None
 
-    def make(self, step: int) -> list[Group]:
-        """The groups of a step, weighed; every draw is on the disk when this returns."""
-        prompts = self._prompts.take(step - 1, self._prompts_per_step, self._seed)
+    def make(self, step: int, *, signals: bool = True) -> Batch:
+        """The groups of a step, weighed; every draw is on the disk when this returns.
+
+        Args:
+            signals: Whether what weighing and updates read beside scores is asked for.
+        """
+        refill, count = self._algorithm.refill, self._prompts_per_step
+        first = (step - 1) * count if self._taken is None else self._taken
+        found = self._store.groups_drawn("train", step)
+        prompts = self._prompts.between(first, first + max(found, count), self._seed)
+        recorded = self._recorded(step, prompts)
+        groups = list(recorded)
+        while True:
+            groups = self._scored(self._drawn(step, prompts, groups))
+            chosen = self._selected(step, groups)
+            full = [place for place, group in enumerate(chosen) if _survives(group)]
+            if len(full) >= count or len(chosen) >= (1 + refill) * count:
+                break
+            prompts = self._prompts.between(first, first + len(chosen) + count, self._seed)
+        if refill:
+            self._taken = first + len(chosen)
+            chosen = [_surplus(g) if i in full[count:] else g for i, g in enumerate(chosen)]
+        if signals:
+            with self._watch("signals"):
+                chosen = self._wanted.fill(chosen, weighing=True)
+        with self._watch("select"):
+            row = self._algorithm
+            weighed = weigh(chosen, row.advantage, row.reward_scale, self._penalty)
+        with self._watch("store"):
+            self._keep(step, recorded, weighed)
+        self._check_verifier(step, weighed)
+        trained = full[:count] if refill else None
+        return Batch(weighed, True, trained, measures=self._measures(weighed))
+
+    def _recorded(self, step: int, prompts: Sequence[Prompt]) -> Sequence[Group]:
         with self._watch("draw"):
-            groups = self._store.read_draws("train", step, prompts, self._right_at)
-            found = groups is not None
-            if groups is None:
-                groups = draw(
-                    self._sampler(),
-                    prompts,
-                    n=self._samples_per_prompt,
-                    params=self._params,
-                    model=self._model,
-                    seed=self._seed,
-                    split="train",
-                    step=step,
-                    progress=self._progress,
-                )
-                self._store.write_draws("train", step, groups)  # a kill while scoring loses none
+            return self._store.read_draws("train", step, prompts, self._right_at) or ()
+
+    def _drawn(self, step: int, prompts: Sequence[Prompt], groups: list[Group]) -> list[Group]:
+        """A group for each prompt: those that are there, and new ones, at once on the disk."""
+        if len(groups) == len(prompts):
+            return groups
+        with self._watch("draw"):
+            new = draw(
+                self._sampler(),
+                prompts[len(groups) :],
+                n=self._samples_per_prompt,
+                params=self._params,
+                model=self._model,
+                seed=self._seed,
+                split="train",
+                step=step,
+                progress=self._progress,
+                first=len(groups),
+            )
+            every = [*(group.with_(verdicts=(), weights=()) for group in groups), *new]
+            self._store.write_draws("train", step, every)  # a kill while scoring loses none
+        return every
+
+    def _scored(self, groups: Sequence[Group]) -> list[Group]:
         with self._watch("score"):
             self._progress("score", 0, 1)
-            scored = score(groups, self._reward, self._right_at)
+            return score(groups, self._reward, self._right_at)
+
+    def _selected(self, step: int, groups: Sequence[Group]) -> list[Group]:
         with self._watch("select"):
             rng = np.random.default_rng(derive_seed(self._seed, "select", step))
-            chosen = [select(group, self._algorithm.select, rng) for group in scored]
-            weighed = weigh(chosen, self._algorithm.advantage, self._algorithm.reward_scale)
-        with self._watch("store"):
-            if weighed != groups:
-                # A verdict has changed: from here on the policy is another than the one that drew.
-                if found and groups[0].scores and self._algorithm.draws == "every-step":
-                    self._store.set_aside(step)
-                self._store.write_draws("train", step, weighed)
-        self._check_verifier(step, weighed)
-        return weighed
+            return [select(group, self._algorithm.select, rng) for group in groups]
+
+    def _keep(self, step: int, recorded: Sequence[Group], weighed: Sequence[Group]) -> None:
+        """Write what was found out; what an earlier run made of other verdicts is set aside."""
+        if list(recorded) == list(weighed):
+            return
+        if recorded and recorded[0].scores and self._algorithm.draws == "every-step":
+            said = [
+                [(group.scores, group.verdicts) for group in some] for some in (recorded, weighed)
+            ]
+            if said[0] != said[1]:
+                # From here on the policy is another than the one that drew.
+                self._store.set_aside(step)
+        self._store.write_draws("train", step, weighed)
+
+    def _measures(self, groups: Sequence[Group]) -> dict[str, float | None]:
+        """How far the policy is from the reference; what that costs from the next step on."""
+        measures: dict[str, float | None] = {}
+        if self._algorithm.refill:
+            measures["prompts_refilled"] = len(groups) - self._prompts_per_step
+        if tempered_reference(self._algorithm):
+            found = kl_to_reference(groups)
+            measures["kl_to_reference"] = found[0] if found else None
+            if self._penalty is not None:
+                measures["kl_beta"] = beta = self._penalty.beta
+                if found:
+                    self._penalty = replace(self._penalty, beta=self._penalty.adapted(beta, *found))
+        return measures
+
+    def state(self) -> dict[str, Any]:
+        """What the next step depends on beside its number."""
+        beta = None if self._penalty is None else self._penalty.beta
+        return {"prompts_taken": self._taken, "kl_beta": beta}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._taken = state.get("prompts_taken")
+        if self._penalty is not None and state.get("kl_beta"):
+            self._penalty = replace(self._penalty, beta=state["kl_beta"])
 
     def release(self) -> None:
         """No more draws will be made: let go of the sampler, which may be a model of its own."""
@@ -191,60 +296,19 @@ class Rollout:
             )
 
 
+def _survives(group: Group) -> bool:
+    return any(verdict.kept for verdict in group.verdicts)
+
+
+def _surplus(group: Group) -> Group:
+    """A group that came up when the batch was full already."""
+    return group.with_(
+        verdicts=tuple(
+            Verdict(False, "the batch was full") if verdict.kept else verdict
+            for verdict in group.verdicts
+        )
+    )
+
+
 def _released() -> Sampler:
     raise RuntimeError("all draws of this run were made before")
-
-
-class Source(Protocol):
-    """What the loop trains on, step by step."""
-
-    @property
-    def steps(self) -> int:
-        """How many there are."""
-        ...
-
-    @property
-    def passes(self) -> int:
-        """Passes over the groups of a step, within the step."""
-        ...
-
-    def groups(self, step: int) -> tuple[list[Group], bool]:
-        """Groups of a step (from 1), and whether it is the first pass over their draws."""
-        ...
-
-
-@dataclass(frozen=True)
-class EveryStep:
-    """New draws for every step, from the policy as it is then."""
-
-    rollout: Rollout
-    steps: int
-    passes: int = 1
-
-    def groups(self, step: int) -> tuple[list[Group], bool]:
-        return self.rollout.make(step), True
-
-
-class Once:
-    """All draws before the first update, then passes over them, each in its own order: RFT."""
-
-    passes = 1
-
-    def __init__(self, rollout: Rollout, steps: int, epochs: int, seed: int) -> None:
-        self._rollout, self._rounds, self._seed = rollout, steps, seed
-        self.steps = steps * epochs
-        self._all: list[Group] = []
-
-    def groups(self, step: int) -> tuple[list[Group], bool]:
-        if not self._all:
-            self._all = [
-                g for number in range(self._rounds) for g in self._rollout.make(number + 1)
-            ]
-            self._rollout.release()
-        epoch, place = divmod(step - 1, self._rounds)
-        order = np.random.default_rng(derive_seed(self._seed, "pass", epoch)).permutation(
-            len(self._all)
-        )
-        share = len(self._all) // self._rounds
-        chosen = order[place * share : (place + 1) * share].tolist()
-        return [self._all[i] for i in chosen], epoch == 0

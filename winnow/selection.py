@@ -179,6 +179,33 @@ class DistinctText(Cell):
         return first_of_each(group, alive, folded, "text")
 
 
+@dataclass(frozen=True)
+class BestWorst(Cell):
+    """The best and the worst of the draws still alive survive, ties broken at random: a pair.
+
+    A group whose scores are all equal has no pair.
+    """
+
+    cell: ClassVar[str] = "best-worst"
+    group_rule: ClassVar[bool] = True
+    pairs: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(
+        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
+    ) -> list[str | None]:
+        values = np.array([np.nan if s.value is None else s.value for s in group.scores])
+        values[~np.array(alive, dtype=bool)] = np.nan
+        lots = rng.random(len(values))
+        if not np.nanmax(values, initial=-np.inf) > np.nanmin(values, initial=np.inf):
+            return ["no pair: all equal"] * len(values)
+        best = int(np.lexsort((lots, -values))[0])
+        worst = int(np.lexsort((lots, values))[0])
+        return [
+            None if i in (best, worst) else "neither best nor worst" for i in range(len(values))
+        ]
+
+
 def _whole_group(group: Group, kind: str, reason: str) -> list[str | None]:
     return [reason if group.kind == kind else None] * len(group.draws)
 
@@ -284,6 +311,7 @@ RULES = by_name(
         AsRecorded,
         Correct,
         Best,
+        BestWorst,
         Distinct,
         DistinctText,
         DropAllWrong,

@@ -7,6 +7,8 @@
     evals.jsonl         one object an evaluation
     checkpoints/        step-10/: loads with AutoModelForCausalLM.from_pretrained; an evaluation's
                         folder has none
+    final/              the final model, where it is an average, or merged
+    base/               what adapters were trained over, where no hub has it
     skipped/            batches whose loss or gradient was not finite
     superseded/         draws of a policy that mended verdicts made another of
 
@@ -20,19 +22,23 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from winnow.disk import append_line, disk, refuse, sync, write_text
-from winnow.draws.schema import SCHEMA, clean, group_of, write_groups
+from winnow.draws.schema import SCHEMA, clean, group_of, prompt_of, write_groups
 from winnow.errors import UserError
+from winnow.patience import standing
 from winnow.types import Group, Prompt, Split
 
 _STATE = "state.json"
+FINAL = "final"
+"""Folder of the final model, where it is none of the checkpoints."""
 
 
 class RunStore:
@@ -98,6 +104,17 @@ class RunStore:
         """All draws of a step, or of an evaluation, as one closed Parquet file."""
         write_groups(self._rollouts(split, step), split, step, groups)
 
+    def groups_drawn(self, split: Split, step: int) -> int:
+        """How many groups `write_draws` wrote, 0 if it never did or the file was damaged."""
+        path = self._rollouts(split, step)
+        if not path.is_file():
+            return 0
+        try:
+            last = pc.max(pq.read_table(path, columns=["group"])["group"]).as_py()
+        except (pa.ArrowException, OSError):
+            return 0  # reading it in earnest says so
+        return 0 if last is None else int(last) + 1
+
     def read_draws(
         self, split: Split, step: int, prompts: Sequence[Prompt], right_at: float
     ) -> list[Group] | None:
@@ -110,13 +127,7 @@ class RunStore:
         if not path.is_file():
             return None
         by_group: dict[int, list[dict[str, Any]]] = {}
-        try:
-            table = pq.read_table(path, schema=SCHEMA)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"resume: {path} is damaged; remove it to have its draws made anew"
-            ) from error
-        for row in table.to_pylist():
+        for row in self._table(path).to_pylist():
             by_group.setdefault(row["group"], []).append(row)
         same = len(by_group) == len(prompts) and all(
             rows[0]["prompt"] == clean(prompts[place].text) for place, rows in by_group.items()
@@ -127,6 +138,29 @@ class RunStore:
                 "put them back, or begin a new run"
             )
         return [group_of(prompt, by_group[place], right_at) for place, prompt in enumerate(prompts)]
+
+    def groups(self, split: Split, step: int) -> list[Group]:
+        """What `write_draws` wrote, as far as the file alone tells.
+
+        Raises:
+            UserError: it never did, or the file was damaged.
+        """
+        by_group: dict[int, list[dict[str, Any]]] = {}
+        for row in self._table(self._rollouts(split, step)).to_pylist():
+            by_group.setdefault(row["group"], []).append(row)
+        return [
+            group_of(prompt_of(rows[0]), rows, rows[0]["right_at"])
+            for _, rows in sorted(by_group.items())
+        ]
+
+    @staticmethod
+    def _table(path: Path) -> pa.Table:
+        try:
+            return pq.read_table(path, schema=SCHEMA)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(
+                f"resume: {path} is damaged; remove it to have its draws made anew"
+            ) from error
 
     def set_aside(self, step: int) -> None:
         """Move draws made after a step's update to `superseded/`: its verdicts are others now."""
@@ -177,9 +211,14 @@ class RunStore:
             write_text(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
 
     def checkpoint(
-        self, step: int, save: Callable[[Path], None], state: Mapping[str, Any], keep: int
+        self,
+        step: int,
+        save: Callable[[Path], None],
+        state: Mapping[str, Any],
+        keep: int,
+        protect: Collection[int] = (),
     ) -> Path:
-        """Save a checkpoint whole, then drop all but the newest `keep`."""
+        """Save a checkpoint whole, then drop all but the newest `keep` and those of some steps."""
         final = self.folder / "checkpoints" / f"step-{step}"
         partial = final.with_name(f".{final.name}.partial")
         with disk(final):
@@ -194,9 +233,21 @@ class RunStore:
                 self._drop(final)
             partial.rename(final)
             sync(final.parent)
-            for _, old in list(self._checkpoints())[:-keep]:
-                self._drop(old)
+            for number, old in list(self._checkpoints())[:-keep]:
+                if number not in protect:
+                    self._drop(old)
         return final
+
+    def checkpoint_of(self, step: int) -> Path:
+        """The checkpoint of a step.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = dict(self._checkpoints())
+        if step not in found:
+            raise UserError(f"resume: {self.folder} has lost its checkpoint of step {step}")
+        return found[step]
 
     @staticmethod
     def _drop(checkpoint: Path) -> None:
@@ -211,6 +262,12 @@ class RunStore:
             return None
         folder = found[-1][1]
         return folder, json.loads((folder / _STATE).read_text(encoding="utf-8"))
+
+    def chosen_checkpoint(self, patience: int) -> Path:
+        """The one that a run ends with: the best, where it stops early, else the newest."""
+        best = standing(self.lines("evals.jsonl")).step if patience else None
+        found = dict(self._checkpoints())
+        return found[best] if best in found else found[max(found)]
 
     def keep_skipped(self, step: int, update: int, groups: Sequence[Group]) -> Path:
         """A batch whose loss or gradient was not finite, for inspection."""

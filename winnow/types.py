@@ -15,7 +15,7 @@ from typing import Any, Literal
 FinishReason = Literal["eos", "stop", "length"]
 """Why a draw ended: an end-of-sequence token, a stop string, or the token limit."""
 
-Split = Literal["train", "eval", "sample"]
+Split = Literal["train", "eval", "final", "sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,23 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Signals:
+    """What else is known of a draw for its update: a number a token; empty where not asked for.
+
+    Attributes:
+        ref: log pi_ref of each token, nats.
+        values: The return that the critic expected before each token.
+        returns: What the critic learns to expect there.
+        advantages: What each token weighs, where the tokens of a draw weigh differently.
+    """
+
+    ref: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+    returns: tuple[float, ...] = ()
+    advantages: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """One prompt, encoded once, and the n draws that hang off it.
 
@@ -138,7 +155,9 @@ class Group:
 
     Attributes:
         prompt_ids: Token ids of the prompt, as the model saw them.
-        weights: What each draw weighs in the update; 0 for a draw that does not survive.
+        weights: What each draw weighs in the update, on average over its tokens; 0 for a draw that
+            does not survive.
+        signals: What else is known of each draw; empty where nothing is.
         right_at: A score of at least this counts as right.
         step: The training step that these draws were made for.
         origin: What they were drawn from, where it is known.
@@ -150,6 +169,7 @@ class Group:
     scores: tuple[Score, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     weights: tuple[float, ...] = ()
+    signals: tuple[Signals, ...] = ()
     right_at: float = 1.0
     step: int = 0
     origin: Origin | None = None
@@ -178,8 +198,24 @@ class Group:
         right = sum(self.right)
         return "all-wrong" if right == 0 else "all-right" if right == number else "mixed"
 
+    def signal(self, number: int) -> Signals:
+        """What else is known of a draw."""
+        return self.signals[number] if self.signals else _NOTHING
+
+    def token_weights(self, number: int) -> tuple[float, ...]:
+        """What each token of a draw weighs."""
+        draw = self.draws[number]
+        return self.signal(number).advantages or (self.weights[number],) * len(draw.token_ids)
+
+    def weighs(self, number: int) -> bool:
+        """Whether any token of a draw has a weight."""
+        return self.weights[number] != 0 or any(self.signal(number).advantages)
+
     def with_(self, **changes: Any) -> Group:
         return replace(self, **changes)
+
+
+_NOTHING = Signals()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +241,7 @@ class StepStats:
             its tokens.
         influence: For each group, for each of its draws: |coefficient x weight| summed over its
             tokens. What a draw could move if nothing were clipped.
+        measures: What else the terms measured, by name: the sum, and of how many.
     """
 
     applied: bool
@@ -222,3 +259,4 @@ class StepStats:
     token_ratios: list[float]
     log_weights: list[float]
     influence: list[list[float]]
+    measures: dict[str, tuple[float, int]] = field(default_factory=dict)

@@ -1,20 +1,52 @@
-"""Survivors -> a gradient. Takes a module; every learner calls it on its rank.
+"""Survivors -> a gradient. Takes modules; every learner calls it on its rank.
 
-A draw that every term weighs with zero never reaches the model. Denominators are counted over the
-mini-batch before it is cut, so micro-batches change memory, not gradients.
+A draw that no term runs over never reaches the model, and what no term reads is never computed.
+Denominators are counted over the mini-batch before it is cut, so micro-batches change memory, not
+gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from winnow.forward import Piece, PolicyForward
-from winnow.losses import Clipped, Term, Totals
-from winnow.tree import added
+from winnow.denominators import Totals
+from winnow.distribution import Frozen, divergences, entropies
+from winnow.forward import Contexts, Piece, PolicyForward
+from winnow.losses import Term, learned_from
+from winnow.microbatches import Part, cut
 from winnow.types import Group
+
+
+class Critic(Protocol):
+    """Says what return to expect."""
+
+    def values(self, policy: Callable[[], Contexts], pieces: Sequence[Piece]) -> Tensor:
+        """Before each answer token of some pieces, shape (tokens,).
+
+        Args:
+            policy: Gives the policy's own contexts of the pieces, for a critic that shares them.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a mini-batch is held against.
+
+    Attributes:
+        forward: The policy.
+        critic: For terms that read values.
+        reference: The reference's whole distributions over some pieces, for terms that read `kl`.
+    """
+
+    forward: PolicyForward
+    critic: Critic | None = None
+    reference: Callable[[Sequence[Piece]], Frozen] | None = None
 
 
 @dataclass
@@ -33,18 +65,7 @@ class Accumulated:
     token_ratios: list[float] = field(default_factory=list)
     log_weights: list[float] = field(default_factory=list)
     influence: list[list[float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some trained draws of one group, by number."""
-
-    group: Group
-    draws: tuple[int, ...]
-
-    @property
-    def piece(self) -> Piece:
-        return Piece(self.group.prompt_ids, [self.group.draws[i].token_ids for i in self.draws])
+    measures: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 def totals(groups: Sequence[Group]) -> Totals:
@@ -67,27 +88,25 @@ def totals(groups: Sequence[Group]) -> Totals:
         survivors=len(survivors),
         tokens=sum(len(draw.token_ids) for draw in valid),
         survivor_tokens=sum(len(draw.token_ids) for draw in survivors),
+        groups=sum(any(verdict.kept for verdict in group.verdicts) for group in groups),
     )
 
 
-def trained(group: Group) -> tuple[int, ...]:
-    """Numbers of the draws that have a gradient."""
-    return tuple(i for i, weight in enumerate(group.weights) if weight != 0)
-
-
 def factors(group: Group, term: Term, counts: Totals) -> list[float]:
-    """What multiplies each token's loss of each draw, weight aside; 0 for what is not trained."""
+    """What multiplies the loss of each draw (of its tokens, or of its group), weights aside.
+
+    0 for draws that the term does not run over.
+    """
     siblings = sum(verdict.kept for verdict in group.verdicts)
+    covered = set(term.covers(group))
     return [
-        term.coefficient * term.denominator(len(draw.token_ids), siblings, counts)
-        if weight
-        else 0.0
-        for draw, weight in zip(group.draws, group.weights, strict=True)
+        term.factor(len(draw.token_ids), siblings, counts) if number in covered else 0.0
+        for number, draw in enumerate(group.draws)
     ]
 
 
 def accumulate(
-    forward: PolicyForward,
+    models: Models,
     groups: Sequence[Group],
     terms: Sequence[Term],
     temperature: float,
@@ -98,157 +117,176 @@ def accumulate(
     Args:
         groups: Weighed groups of a mini-batch, the rejected draws included.
         temperature: Of the sampler. Ratios are taken at it, likelihoods at 1.
-        microbatch_tokens: Most tokens that go through the model at a time (a shared beginning
-            counted once, padding counted), where a single answer behind its prompt is not longer
-            than that already.
+        microbatch_tokens: See `microbatches.cut`.
     """
     counts = totals(groups)
-    done = Accumulated(influence=[[0.0] * len(group.draws) for group in groups])
-    scales = {id(group): [factors(group, term, counts) for term in terms] for group in groups}
-    for number, group in enumerate(groups):
-        for i in trained(group):
-            done.influence[number][i] = len(group.draws[i].token_ids) * sum(
-                abs(group.weights[i] * scale[i]) for scale in scales[id(group)]
-            )
-    for parts in _microbatches(groups, microbatch_tokens, forward.shares_prefix):
-        loss = _loss(forward, parts, terms, scales, temperature, done)
+    scales = [[factors(group, term, counts) for term in terms] for group in groups]
+    done = Accumulated(
+        influence=[
+            _influence(group, scale, terms) for group, scale in zip(groups, scales, strict=True)
+        ]
+    )
+    batches = cut(
+        groups,
+        [learned_from(group, terms) for group in groups],
+        microbatch_tokens,
+        share=models.forward.shares_prefix,
+        whole=any(term.span == "group" for term in terms),
+    )
+    for parts in batches:
+        loss = _loss(_Seen(models, parts, temperature), terms, scales, done)
         if loss.requires_grad:
             torch.autograd.backward(loss)
         done.loss += float(loss.detach())
     return done
 
 
-@torch.no_grad()
-def sequence_logprobs(
-    forward: PolicyForward, groups: Sequence[Group], temperature: float, microbatch_tokens: int
-) -> list[list[float]]:
-    """log pi of every whole answer at a temperature, nats: for each group, for each of its draws.
-
-    Args:
-        microbatch_tokens: As for `accumulate`.
-    """
-    every = [group.with_(weights=(1.0,) * len(group.draws)) for group in groups]
-    numbers = {id(group): number for number, group in enumerate(every)}
-    found = [[0.0] * len(group.draws) for group in groups]
-    for parts in _microbatches(every, microbatch_tokens, forward.shares_prefix):
-        at = forward.contexts([part.piece for part in parts])
-        members = [(numbers[id(part.group)], i) for part in parts for i in part.draws]
-        lengths = [len(groups[number].draws[i].token_ids) for number, i in members]
-        logp = forward.logprobs(at, temperature).double()
-        for (number, i), answer in zip(members, torch.split(logp, lengths), strict=True):
-            found[number][i] = float(answer.sum())
+def _influence(group: Group, scales: list[list[float]], terms: Sequence[Term]) -> list[float]:
+    """Of each draw |coefficient x weight|, summed over its tokens and the terms about rewards."""
+    found = [0.0] * len(group.draws)
+    for term, scale in zip(terms, scales, strict=True):
+        if "weight" in term.reads:
+            for i in term.covers(group):
+                found[i] += abs(scale[i]) * sum(map(abs, group.token_weights(i)))
     return found
 
 
+class _Seen:
+    """What terms read of one micro-batch, each made when it is first asked for."""
+
+    def __init__(self, models: Models, parts: Sequence[Part], temperature: float) -> None:
+        self.parts = parts
+        self.members = [(part, i) for part in parts for i in part.draws]
+        self.lengths = torch.tensor([n for part in parts for n in part.lengths])
+        self._models, self._temperature = models, temperature
+        self._pieces = [part.piece for part in parts]
+        self._made: dict[tuple[str, float], Tensor] = {}
+        self._at: Contexts | None = None
+        # Before anything that is differentiated: a reference may lend itself the policy's module.
+        self._frozen: Frozen | None = None
+
+    def freeze(self) -> None:
+        """Read the reference; before the policy, whose module it may borrow."""
+        assert self._models.reference is not None
+        self._frozen = self._models.reference(self._pieces)
+
+    def __call__(self, name: str, term: Term) -> Tensor:
+        heat = self._temperature if term.tempered else 1.0
+        if (name, heat) not in self._made:
+            self._made[name, heat] = self._make(name, heat)
+        return self._made[name, heat]
+
+    @property
+    def positions(self) -> int:
+        return self._at.positions if self._at is not None else 0
+
+    def per_token(self, values: Sequence[float]) -> Tensor:
+        """A number a draw, repeated for each of its tokens."""
+        return self._tensor(values).repeat_interleave(self.lengths.to(self._device))
+
+    def per_draw(self, values: Sequence[float]) -> Tensor:
+        return self._tensor(values)
+
+    def _contexts(self) -> Contexts:
+        if self._at is None:
+            self._at = self._models.forward.contexts(self._pieces)
+        return self._at
+
+    def _make(self, name: str, heat: float) -> Tensor:
+        forward = self._models.forward
+        if name == "logp":
+            return forward.logprobs(self._contexts(), heat)
+        if name == "entropy":
+            return entropies(forward, self._contexts(), heat)
+        if name == "kl":
+            assert self._frozen is not None
+            return divergences(forward, self._contexts(), self._frozen, heat)
+        if name == "value":
+            assert self._models.critic is not None
+            return self._models.critic.values(self._contexts, self._pieces)
+        if name == "draw":
+            return torch.arange(len(self.members)).repeat_interleave(self.lengths).to(self._device)
+        if name == "group":
+            numbers = [place for place, part in enumerate(self.parts) for _ in part.draws]
+            return torch.tensor(numbers, device=self._device)
+        return self._tensor([x for part, i in self.members for x in _recorded(name, part, i)])
+
+    def _tensor(self, values: Sequence[float]) -> Tensor:
+        wide = torch.promote_types(self._models.forward.dtype, torch.float32)
+        return torch.tensor(values, dtype=torch.float64).to(self._device, wide)
+
+    @property
+    def _device(self) -> torch.device:
+        return self._models.forward.device
+
+
+def _recorded(name: str, part: Part, number: int) -> Sequence[float]:
+    """A signal of each token of a draw that was made before; zeros where it has none of it."""
+    group, draw = part.group, part.group.draws[number]
+    signals = group.signal(number)
+    given = {
+        "old": draw.logprobs,
+        "weight": group.token_weights(number),
+        "ref": signals.ref,
+        "old_value": signals.values,
+        "returns": signals.returns,
+    }[name]
+    return given or (0.0,) * len(draw.token_ids)
+
+
 def _loss(
-    forward: PolicyForward,
-    parts: Sequence[_Part],
-    terms: Sequence[Term],
-    scales: dict[int, list[list[float]]],
-    temperature: float,
-    done: Accumulated,
-) -> torch.Tensor:
+    seen: _Seen, terms: Sequence[Term], scales: list[list[list[float]]], done: Accumulated
+) -> Tensor:
     """The part of the mini-batch's loss that one micro-batch holds."""
-    at = forward.contexts([part.piece for part in parts])
-    members = [(part.group, i) for part in parts for i in part.draws]
-    lengths = torch.tensor([len(group.draws[i].token_ids) for group, i in members])
-
-    def per_token(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float64).repeat_interleave(lengths).to(like)
-
-    logp_at: dict[float, torch.Tensor] = {}
-    total = torch.zeros((), device=at.targets.device)
+    if any("kl" in term.reads for term in terms):
+        seen.freeze()
+    losses = []
     for number, term in enumerate(terms):
-        heat = temperature if term.loss.needs_old else 1.0
-        if heat not in logp_at:
-            logp_at[heat] = forward.logprobs(at, heat)
-        logp = logp_at[heat]
-        recorded = [x for group, i in members for x in group.draws[i].logprobs]
-        old = torch.tensor(recorded, dtype=torch.float64).to(logp)
-        weight = per_token([group.weights[i] for group, i in members], logp)
-        scale = per_token([scales[id(group)][number][i] for group, i in members], logp)
-        total = total + (term.loss(logp, old, weight) * scale).sum()
-        if term.loss.needs_old:
-            _measure_ratio(term, logp.detach(), old, weight, lengths, done)
-    done.draws += len(members)
-    done.tokens += len(at.targets)
-    done.positions += at.positions
+        given = [seen(name, term) for name in term.reads]
+        values = term.loss(*given)
+        scale = [scales[part.place][number][i] for part, i in seen.members]
+        if term.span == "group":
+            scale = [max(scales[p.place][number][i] for i in p.draws) for p in seen.parts]
+        factor = seen.per_token(scale) if term.span == "token" else seen.per_draw(scale)
+        losses.append((values * factor.to(values)).sum())
+        measure = getattr(term.loss, "measure", None)
+        if measure is not None:
+            _measure(measure(*given), factor != 0, done)
+        if term.loss.needs_old and "weight" in term.reads:
+            _measure_ratio(seen, term, done)
+    done.draws += len(seen.members)
+    done.tokens += int(seen.lengths.sum())
+    done.positions += seen.positions
+    total = losses[0]
+    for loss in losses[1:]:
+        total = total + loss.to(total)
     return total
 
 
-def _measure_ratio(
-    term: Term,
-    logp: torch.Tensor,
-    old: torch.Tensor,
-    weight: torch.Tensor,
-    lengths: torch.Tensor,
-    done: Accumulated,
-) -> None:
-    log_ratio = logp - old
+def _measure(values: Mapping[str, Tensor], covered: Tensor, done: Accumulated) -> None:
+    for name, value in values.items():
+        sum_, count = done.measures.get(name, (0.0, 0))
+        found = value.detach()[covered]
+        done.measures[name] = (sum_ + float(found.double().sum()), count + found.numel())
+
+
+def _measure_ratio(seen: _Seen, term: Term, done: Accumulated) -> None:
+    """How far the policy has moved from the one that drew, over the draws with a weight."""
+    given = {name: seen(name, term).detach() for name in term.reads}
+    weighs = [part.group.weighs(i) for part, i in seen.members]
+    here = torch.tensor(weighs).repeat_interleave(seen.lengths).to(given["logp"].device)
+    log_ratios = given["logp"] - given["old"]
+    answers = torch.split(log_ratios.double(), seen.lengths.tolist())
+    done.log_weights += [
+        float(answer.sum()) for answer, weighed in zip(answers, weighs, strict=True) if weighed
+    ]
+    log_ratio = log_ratios[here]
     ratio = log_ratio.exp()
     done.token_ratios += ratio.tolist()
-    answers = torch.split(log_ratio.double(), lengths.tolist())
-    done.log_weights += [float(answer.sum()) for answer in answers]
     done.ratio_tokens += ratio.numel()
     done.ratio_sum += float(ratio.sum())
-    done.ratio_max = max(done.ratio_max, float((ratio - 1).abs().max()))
+    done.ratio_max = max(done.ratio_max, float((ratio - 1).abs().max())) if len(ratio) else 0.0
     done.kl_sum += float((ratio - 1 - log_ratio).sum())
-    if isinstance(term.loss, Clipped):
-        done.clipped += int(term.loss.clips(logp, old, weight).sum())
-
-
-def _microbatches(groups: Sequence[Group], limit: int, share: bool) -> list[list[_Part]]:
-    return _trees(groups, limit) if share else _rows(groups, limit)
-
-
-def _trees(groups: Sequence[Group], limit: int) -> list[list[_Part]]:
-    """Whole groups together, those whose prompts begin alike side by side, longer groups split.
-
-    Micro-batches are about equally long: no last one is too small for a good matrix product.
-    """
-    ordered = sorted((g for g in groups if trained(g)), key=lambda group: group.prompt_ids)
-    parts = [part for group in ordered for part in _split(group, limit)]
-    whole = added((), [ids for part in parts for ids in part.piece.inputs])
-    enough = whole / max(1, -(-whole // limit))
-    batches: list[list[_Part]] = []
-    used = 0
-    before: tuple[int, ...] = ()
-    for part in parts:
-        inputs = part.piece.inputs
-        extra = added(before, inputs)
-        if not batches or used >= enough or used + extra > limit:
-            batches.append([])
-            used, extra = 0, added((), inputs)
-        batches[-1].append(part)
-        used, before = used + extra, max(inputs)
-    return batches
-
-
-def _split(group: Group, limit: int) -> list[_Part]:
-    """The whole group where it is short enough, else draws of like beginnings together."""
-    inputs = {i: (*group.prompt_ids, *group.draws[i].token_ids[:-1]) for i in trained(group)}
-    parts: list[_Part] = []
-    taken: list[int] = []
-    used = 0
-    for i in sorted(inputs, key=lambda i: inputs[i]):
-        extra = added(inputs[taken[-1]] if taken else (), [inputs[i]])
-        if taken and used + extra > limit:
-            parts.append(_Part(group, tuple(sorted(taken))))
-            taken, used, extra = [], 0, len(inputs[i])
-        taken.append(i)
-        used += extra
-    return [*parts, _Part(group, tuple(sorted(taken)))]
-
-
-def _rows(groups: Sequence[Group], limit: int) -> list[list[_Part]]:
-    """Each answer in a row of its own, rows of like length side by side."""
-    parts = [_Part(group, (i,)) for group in groups for i in trained(group)]
-    lengths = {id(part): len(part.piece.inputs[0]) for part in parts}
-    parts.sort(key=lambda part: -lengths[id(part)])
-    batches: list[list[_Part]] = []
-    for part in parts:
-        if batches and (len(batches[-1]) + 1) * lengths[id(batches[-1][0])] <= limit:
-            batches[-1].append(part)
-        else:
-            batches.append([part])
-    return batches
+    clips = getattr(term.loss, "clips", None)
+    if clips is not None:
+        done.clipped += int(clips(*given.values())[here].sum())

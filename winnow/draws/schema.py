@@ -11,9 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from winnow.disk import whole
-from winnow.types import Draw, Group, Origin, Prompt, Score, Split, Verdict
+from winnow.types import Draw, Group, Origin, Prompt, Score, Signals, Split, Verdict
 
-_UNSELECTED: Mapping[Split, str | None] = {"train": None, "eval": "held out", "sample": None}
+_UNSELECTED: Mapping[Split, str | None] = {
+    "train": None,
+    "eval": "held out",
+    "final": "held out",
+    "sample": None,
+}
 """The reason that a draw without a verdict carries."""
 
 SCHEMA = pa.schema(
@@ -46,6 +51,10 @@ SCHEMA = pa.schema(
         ("kept", pa.bool_()),
         ("reason", pa.string()),
         ("weight", pa.float64()),
+        ("ref_logprobs", pa.list_(pa.float64())),  # these where the row reads them, a token each
+        ("values", pa.list_(pa.float64())),
+        ("returns", pa.list_(pa.float64())),
+        ("advantages", pa.list_(pa.float64())),
     ]
 )
 
@@ -102,7 +111,19 @@ def _rows(
             "kept": verdict.kept if verdict else None,
             "reason": clean(verdict.reason) if verdict else _UNSELECTED[split],
             "weight": group.weights[number] if group.weights else None,
+            **{
+                column: getattr(group.signal(number), name) or None
+                for name, column in _SIGNALS.items()
+            },
         }
+
+
+_SIGNALS = {
+    "ref": "ref_logprobs",
+    "values": "values",
+    "returns": "returns",
+    "advantages": "advantages",
+}
 
 
 def draw_columns(draw: Draw) -> dict[str, Any]:
@@ -172,6 +193,10 @@ def origin_of(row: Mapping[str, Any]) -> Origin | None:
 def group_of(prompt: Prompt, rows: Sequence[Mapping[str, Any]], right_at: float) -> Group:
     """The group that rows of one prompt make, in the order of their draws."""
     rows = sorted(rows, key=lambda row: row["draw"])
+    signals = tuple(
+        Signals(**{name: tuple(row[column] or ()) for name, column in _SIGNALS.items()})
+        for row in rows
+    )
     return Group(
         prompt=prompt,
         prompt_ids=tuple(rows[0]["prompt_ids"] or ()),
@@ -185,6 +210,7 @@ def group_of(prompt: Prompt, rows: Sequence[Mapping[str, Any]], right_at: float)
             Verdict(row["kept"], row["reason"]) for row in rows if row["kept"] is not None
         ),
         weights=tuple(row["weight"] for row in rows if row["weight"] is not None),
+        signals=signals if any(one != Signals() for one in signals) else (),
         right_at=right_at,
         step=rows[0]["step"],
         origin=origin_of(rows[0]),

@@ -77,16 +77,51 @@ class Sampler(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Other groups whose gradient is added to an update, by terms of their own: anchor data."""
+
+    groups: Sequence[Group]
+    terms: Sequence[Term]
+
+
 class Learner(Protocol):
     """Turns survivors into updates."""
 
     version: int
 
-    def step(self, groups: Sequence[Group], terms: Sequence[Term], temperature: float) -> StepStats:
+    def evaluate(
+        self,
+        groups: Sequence[Group],
+        asked: Sequence[Sequence[int]],
+        wants: str,
+        temperature: float,
+    ) -> list[Group]:
+        """The groups with more signals: `ref`, log-probs of the reference, or `values`.
+
+        Args:
+            asked: For each group the numbers of the draws that need them; the others cost nothing.
+            wants: Which.
+            temperature: Of the reference's softmax.
+        """
+        ...
+
+    def step(
+        self,
+        groups: Sequence[Group],
+        terms: Sequence[Term],
+        temperature: float,
+        beside: Beside | None = None,
+    ) -> StepStats:
         """One optimiser step on a mini-batch of weighed groups, the rejected draws included.
 
-        The denominators count what the groups hold; only draws with a weight reach the model.
+        The denominators count what the groups hold; only draws that a term runs over reach the
+        model.
         """
+        ...
+
+    def restart(self, weights: Sequence[Any]) -> None:
+        """Go back to these weights, with a new optimiser."""
         ...
 
     def publish(self) -> WeightsRef:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
-from winnow.config import OptimiserConfig, SamplingConfig
+from winnow.config import CriticConfig, LoraConfig, OptimiserConfig, SamplingConfig
+from winnow.engines.adapters import Adapters
 from winnow.engines.base import Capabilities, Request, WeightsRef
 from winnow.engines.cache import Memory, Padded, Slots, token_bytes
+from winnow.engines.critic import LocalCritic
 from winnow.engines.encoding import PromptEncoder, Retokeniser
+from winnow.engines.learner import LocalLearner
 from winnow.engines.memory import keep_pages
 from winnow.engines.models import (
     ModelSource,
@@ -24,16 +24,22 @@ from winnow.engines.models import (
     load_config,
     load_model,
     load_tokenizer,
+    resolve,
+)
+from winnow.engines.reference import (
+    Average,
+    Other,
+    Reference,
+    Weights,
+    Within,
+    average_decay,
 )
 from winnow.engines.sampler import decode
 from winnow.engines.stopping import Stopper
 from winnow.errors import UserError, WinnowError
 from winnow.forward import PolicyForward
-from winnow.losses import Term
-from winnow.types import Group, Prompt, StepStats
-from winnow.update import Accumulated, accumulate, sequence_logprobs
-
-_OPTIMISER_FILE = "optimiser.pt"
+from winnow.signals import sequence_logprobs
+from winnow.types import Group, Prompt
 
 
 def pick_device(name: str) -> torch.device:
@@ -131,100 +137,28 @@ class LocalSampler:
         return self._stoppers[stop]
 
 
-class LocalLearner:
-    """AdamW on a module in this process. Weights in bfloat16 are steered by a float32 copy."""
+class LocalEngine:
+    """A model with its tokenizer; makes the sampler, the learner and the reference that share it.
+
+    Args:
+        lora: Adapters to train instead of all weights.
+        seed: Of their first values.
+    """
 
     def __init__(
         self,
-        forward: PolicyForward,
-        tokenizer: Any,
-        optimiser: OptimiserConfig,
-        *,
-        total_updates: int,
-        microbatch_tokens: int,
+        source: ModelSource,
+        dtype: str,
+        device: torch.device,
+        field: str,
+        lora: LoraConfig | None = None,
+        seed: int = 0,
     ) -> None:
-        self.module = forward.module
-        self.tokenizer = tokenizer
-        self.version = 0
-        self.forward = forward
-        self._config = optimiser
-        self._total_updates = total_updates
-        self._microbatch_tokens = microbatch_tokens
-        self._weights = [p for p in self.module.parameters() if p.requires_grad]
-        self._masters = [_master(p) for p in self._weights]
-        self._adam = torch.optim.AdamW(
-            self._masters,
-            lr=optimiser.lr,
-            betas=optimiser.betas,
-            eps=optimiser.eps,
-            weight_decay=optimiser.weight_decay,
-            fused=True,
-        )
-        for weight, first, second in zip(
-            self._masters, *(_zeros(self._masters) for _ in range(2)), strict=True
-        ):
-            step = torch.zeros((), device=weight.device)
-            self._adam.state[weight] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
-
-    def step(self, groups: Sequence[Group], terms: Sequence[Term], temperature: float) -> StepStats:
-        """One update; none if loss or gradient are not finite.
-
-        Raises:
-            ValueError: no draw has a weight. The loop makes no update of such a mini-batch.
-        """
-        self._adam.zero_grad(set_to_none=True)
-        done = accumulate(self.forward, groups, terms, temperature, self._microbatch_tokens)
-        lr = learning_rate(self._config, self.version, self._total_updates)
-        if done.draws == 0:
-            raise ValueError("no draw of this mini-batch has a weight: there is nothing to learn")
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(self._masters, self._config.max_grad_norm, foreach=True)
-        )
-        finite = math.isfinite(norm) and math.isfinite(done.loss)
-        if finite:
-            for group in self._adam.param_groups:
-                group["lr"] = lr
-            self._adam.step()
-            self._copy_back()
-            self.version += 1
-        self._adam.zero_grad(set_to_none=True)
-        return _stats(done, applied=finite, grad_norm=norm, lr=lr)
-
-    def publish(self) -> WeightsRef:
-        return WeightsRef(self.version, module=self.module)
-
-    def save(self, folder: Path) -> None:
-        module = cast(Any, self.module)
-        module.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        state: dict[str, Any] = {"adam": self._adam.state_dict(), "version": self.version}
-        if any(m is not w for m, w in zip(self._masters, self._weights, strict=True)):
-            state["masters"] = self._masters
-        torch.save(state, folder / _OPTIMISER_FILE)
-
-    def load(self, folder: Path) -> None:
-        """The module must have been loaded from the same folder."""
-        state = torch.load(folder / _OPTIMISER_FILE, map_location="cpu", weights_only=True)
-        self._adam.load_state_dict(state["adam"])
-        self.version = int(state["version"])
-        with torch.no_grad():
-            for master, saved in zip(self._masters, state.get("masters", ()), strict=False):
-                master.copy_(saved)
-
-    def _copy_back(self) -> None:
-        with torch.no_grad():
-            for weight, master in zip(self._weights, self._masters, strict=True):
-                if master is not weight:
-                    weight.copy_(master)
-
-
-class LocalEngine:
-    """A model with its tokenizer; makes the sampler and the learner that share it."""
-
-    def __init__(self, source: ModelSource, dtype: str, device: torch.device, field: str) -> None:
         self.tokenizer = load_tokenizer(source, field)
         self._source, self._dtype, self._device, self._field = source, dtype, device, field
+        self._lora, self._seed = lora, seed
         self.module: torch.nn.Module | None = None
+        self.adapters: Adapters | None = None
         self._forward: PolicyForward | None = None
 
     def check_prompts(self, prompts: Sequence[Prompt], max_tokens: int) -> None:
@@ -249,8 +183,84 @@ class LocalEngine:
     def load(self) -> torch.nn.Module:
         """The module, read on the first call."""
         if self.module is None:
-            self.module = load_model(self._source, self._dtype, self._device, self._field)
+            module = load_model(self._source, self._dtype, self._device, self._field)
+            if self._lora is not None and self._lora.rank:
+                self.adapters = Adapters(module, self._lora, self._seed, self._source.name)
+            self.module = module
         return self.module
+
+    def trained(self) -> list[torch.nn.Parameter]:
+        """What a learner moves."""
+        return [p for p in self.load().parameters() if p.requires_grad]
+
+    def weights(self) -> list[torch.Tensor]:
+        """A copy of what a learner moves, as it is now."""
+        return [p.detach().clone() for p in self.trained()]
+
+    @torch.no_grad()
+    def put(self, weights: Sequence[torch.Tensor]) -> None:
+        """Lay weights into the module."""
+        for parameter, given in zip(self.trained(), weights, strict=True):
+            parameter.copy_(given)
+
+    def read(self, source: ModelSource) -> list[torch.Tensor]:
+        """The same of a checkpoint or of another copy of the model."""
+        if self.adapters is not None:
+            return self.adapters.read(Path(source.name) if source != self._source else None)
+        other = load_model(source, self._dtype, self._device, self._field)
+        return [p.detach() for p in other.parameters()]
+
+    def averaged(
+        self, weights: Sequence[torch.Tensor], start: Sequence[torch.Tensor], share: float
+    ) -> list[torch.Tensor]:
+        """(1 - share) weights + share start; of adapters, that of the weights they stand for."""
+        if self.adapters is not None:
+            return self.adapters.towards_base(list(weights), share)
+        return [
+            torch.lerp(own.float(), first.float(), share).to(own.dtype)
+            for own, first in zip(weights, start, strict=True)
+        ]
+
+    def save(self, folder: Path, *, merged: bool) -> None:
+        """The model as it is, adapters by themselves or merged into it."""
+        if self.adapters is not None and merged:
+            self.adapters.merged(folder, self.tokenizer)
+            return
+        if self.adapters is not None:
+            self.adapters.save(folder)
+        else:
+            cast(Any, self.load()).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def reference(
+        self, what: str, start: Sequence[torch.Tensor] | None, phase: Sequence[torch.Tensor] | None
+    ) -> Reference:
+        """What `reference` names.
+
+        Args:
+            start, phase: The weights that the run and the phase began with, where they are needed.
+
+        Raises:
+            UserError: a model that cannot be had, or of another vocabulary.
+        """
+        if what == "start" and self.adapters is not None:
+            return Within(self.forward(), self.adapters.away)
+        if what in ("start", "phase"):
+            weights = start if what == "start" else phase
+            assert weights is not None
+            return Weights(self.forward(), self.trained(), weights)
+        decay = average_decay(what)
+        if decay is not None:
+            assert phase is not None
+            return Average(self.forward(), self.trained(), phase, decay)
+        other = LocalEngine(resolve(what, "reference"), self._dtype, self._device, "reference")
+        if other.tokenizer.get_vocab() != self.tokenizer.get_vocab():
+            raise UserError(
+                f"reference: {what!r} has another vocabulary than {self._source.name!r}; their "
+                "log-probs cannot be compared"
+            )
+        other.load().requires_grad_(False)
+        return Other(other.forward())
 
     def forward(self) -> PolicyForward:
         """The module with what is found out about it, on the first call."""
@@ -261,62 +271,34 @@ class LocalEngine:
     def sequence_logprobs(
         self, groups: Sequence[Group], temperature: float, microbatch_tokens: int
     ) -> list[list[float]]:
-        """log pi of every draw: see `update.sequence_logprobs`."""
+        """log pi of every draw: see `signals.sequence_logprobs`."""
         return sequence_logprobs(self.forward(), groups, temperature, microbatch_tokens)
 
     def sampler(self, sampling: SamplingConfig) -> LocalSampler:
         return LocalSampler(self.forward(), self.tokenizer, sampling.batch, sampling.cache_gib)
 
     def learner(
-        self, optimiser: OptimiserConfig, *, total_updates: int, microbatch_tokens: int
+        self,
+        optimiser: OptimiserConfig,
+        *,
+        total_updates: int,
+        microbatch_tokens: int,
+        critic: CriticConfig | None = None,
+        reference: Reference | None = None,
     ) -> LocalLearner:
+        """What trains the module, with a critic and a reference where they are asked for."""
+        forward = self.forward()
         return LocalLearner(
-            self.forward(),
+            forward,
             self.tokenizer,
             optimiser,
             total_updates=total_updates,
             microbatch_tokens=microbatch_tokens,
+            critic=LocalCritic(forward, own_trunk=critic.trunk == "own") if critic else None,
+            critic_config=critic,
+            reference=reference,
+            saver=self.adapters,
         )
-
-
-def learning_rate(config: OptimiserConfig, update: int, total: int) -> float:
-    """Learning rate of the update with this number, from 0: warm-up, then the schedule."""
-    if update < config.warmup:
-        return config.lr * (update + 1) / config.warmup
-    if config.schedule == "constant":
-        return config.lr
-    done = min(1.0, (update - config.warmup) / max(1, total - config.warmup))
-    if config.schedule == "linear":
-        return config.lr * (1 - done)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _zeros(like: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Zeros in one block, cut to shape. One by one their pages would take seconds to be had."""
-    block = torch.zeros(sum(w.numel() for w in like), device=like[0].device)
-    parts = torch.split(block, [w.numel() for w in like])
-    return (part.view_as(w) for part, w in zip(parts, like, strict=True))
-
-
-def _master(weight: torch.nn.Parameter) -> Tensor:
-    """What the optimiser steps: the weight itself, or a float32 copy that gathers its gradients."""
-    if weight.dtype not in (torch.bfloat16, torch.float16):
-        return weight
-    master = weight.detach().float().clone()
-
-    def gather(parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        gradient = parameter.grad.float()
-        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-        parameter.grad = None
-
-    cast(Any, weight).register_post_accumulate_grad_hook(gather)
-    return master
-
-
-def _stats(done: Accumulated, *, applied: bool, grad_norm: float, lr: float) -> StepStats:
-    shared = {f.name: getattr(done, f.name) for f in fields(Accumulated)}
-    return StepStats(applied=applied, grad_norm=grad_norm, lr=lr, **shared)
 
 
 def _guessed_token_bytes(forward: PolicyForward) -> int:

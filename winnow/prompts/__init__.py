@@ -30,8 +30,12 @@ class PromptSet:
 
         A function of its arguments alone, so that a resumed run goes on where it stopped.
         """
+        return self.between(step * count, (step + 1) * count, seed)
+
+    def between(self, start: int, stop: int, seed: int) -> list[Prompt]:
+        """The prompts at these positions of that order."""
         taken = []
-        for position in range(step * count, (step + 1) * count):
+        for position in range(start, stop):
             epoch, place = divmod(position, len(self.train))
             taken.append(self.train[_order(len(self.train), seed, epoch)[place]])
         return taken

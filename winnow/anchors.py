@@ -1,0 +1,85 @@
+"""Supervised examples mixed into every update, so that what is not rewarded is not forgotten."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from winnow.config import AnchorConfig, PromptsConfig
+from winnow.denominators import SurvivorMeans
+from winnow.engines.base import Beside
+from winnow.errors import UserError
+from winnow.losses import NLL, Term
+from winnow.prompts import read
+from winnow.rollout import derive_seed
+from winnow.types import Draw, Group, Prompt, Score, Verdict
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Examples, and how many of them go with an update.
+
+    Attributes:
+        groups: Each example as a group of one draw.
+        ratio: Examples for each prompt of an update, rounded up.
+        coefficient: Of their mean -log pi a token, an example counting once.
+    """
+
+    groups: Sequence[Group]
+    ratio: float
+    coefficient: float
+
+    def encoded(self, complete: Callable[[Group], Group]) -> Anchor:
+        """The same with token ids."""
+        return Anchor([complete(group) for group in self.groups], self.ratio, self.coefficient)
+
+    def beside(self, prompts: int, seed: int, update: int) -> Beside:
+        """The examples of an update, by its number: pass after pass, each in its own order."""
+        count = math.ceil(self.ratio * prompts)
+        chosen = []
+        for position in range(update * count, (update + 1) * count):
+            epoch, place = divmod(position, len(self.groups))
+            rng = np.random.default_rng(derive_seed(seed, "anchor", epoch))
+            chosen.append(self.groups[int(rng.permutation(len(self.groups))[place])])
+        return Beside(chosen, (Term(NLL(), SurvivorMeans(), self.coefficient),))
+
+
+def open_anchor(config: AnchorConfig, seed: int) -> Anchor | None:
+    """The examples that the settings name; ``None`` where they name none.
+
+    Raises:
+        UserError: a source that cannot be read, or a row without an answer.
+    """
+    if config.source is None:
+        return None
+    where = PromptsConfig(
+        source=config.source,
+        split=config.split,
+        prompt_column=config.prompt_column,
+        answer_column=config.completion_column,
+        template=config.template,
+    )
+    return Anchor(
+        [_example(prompt, config) for prompt in read(where, seed, "anchor.source")],
+        config.ratio,
+        config.coefficient,
+    )
+
+
+def _example(prompt: Prompt, config: AnchorConfig) -> Group:
+    if not prompt.answer:
+        raise UserError(
+            f"anchor.completion_column: the example {prompt.text[-60:]!r} of {config.source} has "
+            f"nothing in {config.completion_column!r}"
+        )
+    return Group(
+        prompt=prompt,
+        prompt_ids=(),
+        draws=(Draw((), (), prompt.answer, "eos", length=1),),
+        scores=(Score(1.0),),
+        verdicts=(Verdict(True, "anchor"),),
+        weights=(1.0,),
+    )

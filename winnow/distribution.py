@@ -1,0 +1,80 @@
+"""Entropy and KL of next-token distributions over the whole vocabulary, some positions at a time.
+
+Logits are made anew in the backward pass: the largest tensor is (some positions, vocabulary).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from winnow.forward import Contexts, Piece, PolicyForward
+
+_ELEMENTS = 2**22
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The distributions of a reference at the contexts of some pieces.
+
+    Attributes:
+        features: Shape (contexts, hidden), or logits where ``head`` is the identity.
+        head: Features -> logits.
+    """
+
+    features: Tensor
+    head: Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def frozen(forward: PolicyForward, pieces: Sequence[Piece]) -> Frozen:
+    """What a module says now; it keeps its meaning when the module's weights change."""
+    at = forward.contexts(pieces)
+    head = forward.module.get_output_embeddings()  # type: ignore[operator]
+    if forward.splits_head and type(head) is nn.Linear:
+        weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
+        return Frozen(at.features, lambda part: nn.functional.linear(part, weight, bias))
+    return Frozen(forward.logits(at.features), lambda part: part)
+
+
+def entropies(forward: PolicyForward, at: Contexts, temperature: float) -> Tensor:
+    """Entropy of the distribution that each answer token was drawn from, nats, shape (tokens,)."""
+
+    def entropy(features: Tensor) -> Tensor:
+        logp = _logp(forward.logits(features), temperature)
+        return -(logp.exp() * logp).sum(-1)
+
+    return _by_part(forward, entropy, at.features)[at.index]
+
+
+def divergences(
+    forward: PolicyForward, at: Contexts, reference: Frozen, temperature: float
+) -> Tensor:
+    """KL(pi || pi_ref) of those distributions, nats, shape (tokens,)."""
+
+    def divergence(features: Tensor, others: Tensor) -> Tensor:
+        logp = _logp(forward.logits(features), temperature)
+        return (logp.exp() * (logp - _logp(reference.head(others), temperature))).sum(-1)
+
+    return _by_part(forward, divergence, at.features, reference.features)[at.index]
+
+
+def _logp(logits: Tensor, temperature: float) -> Tensor:
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return (logits / temperature).log_softmax(-1)
+
+
+def _by_part(forward: PolicyForward, compute: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    size = max(16, _ELEMENTS // forward.vocabulary)
+    learns = torch.is_grad_enabled() and rows[0].requires_grad
+    parts = zip(*(torch.split(tensor, size) for tensor in rows), strict=True)
+    return torch.cat(
+        [
+            checkpoint(compute, *part, use_reentrant=False) if learns else compute(*part)
+            for part in parts
+        ]
+    )

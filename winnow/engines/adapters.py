@@ -1,0 +1,127 @@
+"""Low-rank adapters by peft: attached to a module, saved in its own format, merged on request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from winnow.config import LoraConfig
+from winnow.errors import UserError
+
+
+class Adapters:
+    """LoRA over the linear layers of a module; its base weights stay as they are.
+
+    The module goes on being one of transformers: peft replaces its layers in place.
+
+    Args:
+        seed: Of the adapters' first values. Their output is 0 at first.
+        name: Where the base model can be had, for whoever loads the adapters.
+
+    Raises:
+        UserError: peft is not installed, or no layer has such a name.
+    """
+
+    def __init__(self, module: nn.Module, config: LoraConfig, seed: int, name: str) -> None:
+        try:
+            import peft
+        except ImportError as error:
+            raise UserError("lora.rank: needs peft: pip install 'winnow-rl[lora]'") from error
+        targets: Any = config.targets
+        settings = peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,  # type: ignore[arg-type]
+            target_modules="all-linear" if targets == ["all-linear"] else targets,
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=name,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                self._peft: Any = peft.get_peft_model(cast(Any, module), settings)
+            except ValueError as error:
+                reason = str(error).split(".")[0]
+                raise UserError(f"lora.targets: {config.targets}: {reason}") from error
+        self._module = module
+        self._first = [p.detach().clone() for p in self._trained()]
+        self._copy: Path | None = None
+
+    @property
+    def base(self) -> str:
+        """Where the base model can be had."""
+        return str(self._peft.peft_config["default"].base_model_name_or_path)
+
+    def keep_base(self, folder: Path) -> None:
+        """Point to a copy of the base model, made with the first save, not to where it came from.
+
+        For models that `from_pretrained` does not find by their name alone.
+        """
+        self._copy = folder
+        self._peft.peft_config["default"].base_model_name_or_path = str(folder.absolute())
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """The base weights alone, for a while."""
+        with self._peft.disable_adapter():
+            yield
+
+    def save(self, folder: Path) -> None:
+        """The adapters, as peft and `AutoModelForCausalLM.from_pretrained` read them."""
+        if self._copy is not None and not (self._copy / "config.json").is_file():
+            self._save_base(self._copy)
+        self._peft.save_pretrained(folder)
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        """Adapters that `save` wrote."""
+        for parameter, saved in zip(self._trained(), self.read(folder), strict=True):
+            parameter.copy_(saved)
+
+    def read(self, folder: Path | None) -> list[Tensor]:
+        """The weights in a folder, in the order of the module's own; none: their first values."""
+        if folder is None:
+            return self._first
+        from safetensors.torch import load_file
+
+        saved = load_file(folder / "adapter_model.safetensors")
+        names = [name for name, p in self._peft.named_parameters() if p.requires_grad]
+        return [saved[name.replace(".default", "")] for name in names]
+
+    def towards_base(self, weights: list[Tensor], share: float) -> list[Tensor]:
+        """Weights with the difference that they make scaled down: an average with the base."""
+        names = [name for name, p in self._peft.named_parameters() if p.requires_grad]
+        return [
+            w * (1 - share) if "lora_B" in name or "lora_embedding_B" in name else w
+            for name, w in zip(names, weights, strict=True)
+        ]
+
+    def merged(self, folder: Path, tokenizer: Any) -> None:
+        """Write an ordinary model: base and adapters in one. The module is not changed."""
+        self._peft.merge_adapter()
+        try:
+            self._save_plain(folder)
+        finally:
+            self._peft.unmerge_adapter()
+        tokenizer.save_pretrained(folder)
+
+    def _save_base(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_plain(folder)
+
+    def _save_plain(self, folder: Path) -> None:
+        """The module's weights under the names that they have without adapters."""
+        module: Any = self._module
+        state = {
+            name.replace(".base_layer", ""): weight
+            for name, weight in module.state_dict().items()
+            if "lora_" not in name
+        }
+        module.save_pretrained(folder, state_dict=state)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self._module.parameters() if p.requires_grad]

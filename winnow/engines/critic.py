@@ -1,0 +1,81 @@
+"""A critic in this process: what return to expect before each token of an answer.
+
+It reads what the policy reads, beginnings that answers share once; a value is computed only where
+an answer token is predicted.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from winnow.errors import UserError
+from winnow.forward import Contexts, Piece, PolicyForward
+
+_FILE = "critic.safetensors"
+
+
+class LocalCritic(nn.Module):
+    """A linear head, at first zero, on the policy's own features or on those of a trunk of its own.
+
+    Args:
+        policy: The policy's module.
+        own_trunk: Whether to begin with a copy of it, which is then trained for values alone.
+
+    Raises:
+        UserError: the policy's features cannot be had beside its logits.
+    """
+
+    def __init__(self, policy: PolicyForward, *, own_trunk: bool) -> None:
+        super().__init__()
+        if not policy.splits_head:
+            raise UserError(
+                "algorithm.critic: this architecture changes its logits behind the head, and a "
+                "critic cannot read its features; use a row without a critic (rloo, grpo)"
+            )
+        embeddings = cast(Any, policy.module).get_output_embeddings()
+        self.head = nn.Linear(embeddings.in_features, 1, device=policy.device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.trunk = copy.deepcopy(policy.module) if own_trunk else None
+        if self.trunk is not None:
+            self.trunk.requires_grad_(True)
+        self._own = PolicyForward(self.trunk) if self.trunk is not None else None
+        self.detached = False
+        """Whether the policy's features are left alone, while only the head learns."""
+
+    def values(self, policy: Callable[[], Contexts], pieces: Sequence[Piece]) -> Tensor:
+        """Before each answer token, float32, shape (tokens,)."""
+        at = policy() if self._own is None else self._own.contexts(pieces)
+        shared = self._own is None and self.detached
+        features = at.features.detach() if shared else at.features
+        found: Tensor = self.head(features.to(self.head.weight.dtype)).squeeze(-1)
+        return found[at.index]
+
+    def trained(self) -> list[nn.Parameter]:
+        """Its parameters; those of a language model's head that it never uses are not."""
+        unused = cast(Any, self.trunk).get_output_embeddings() if self.trunk is not None else None
+        tied = (
+            unused is not None
+            and unused.weight is cast(Any, self.trunk).get_input_embeddings().weight
+        )
+        left = set() if tied or unused is None else {id(p) for p in unused.parameters()}
+        return [p for p in self.parameters() if id(p) not in left]
+
+    def save(self, folder: Path) -> None:
+        # One by one: tied weights share their memory, which the format refuses.
+        save_file(
+            {str(i): p.detach().contiguous() for i, p in enumerate(self.trained())}, folder / _FILE
+        )
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        saved = load_file(folder / _FILE)
+        for number, parameter in enumerate(self.trained()):
+            parameter.copy_(saved[str(number)])

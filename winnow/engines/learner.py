@@ -1,0 +1,300 @@
+"""The learner of this process: AdamW on a module, and on its critic if there is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from winnow.config import CriticConfig, OptimiserConfig
+from winnow.distribution import Frozen, frozen
+from winnow.engines.base import Beside, WeightsRef
+from winnow.engines.critic import LocalCritic
+from winnow.engines.reference import Reference
+from winnow.forward import Piece, PolicyForward
+from winnow.losses import Term
+from winnow.signals import logprobs, per_token
+from winnow.types import Group, Signals, StepStats
+from winnow.update import Accumulated, Models, accumulate
+
+_OPTIMISER_FILE = "optimiser.pt"
+
+
+class Saver(Protocol):
+    """Writes what was trained of a module."""
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+class LocalLearner:
+    """AdamW on a module in this process. Weights in bfloat16 are steered by a float32 copy.
+
+    Args:
+        total_updates: Of the whole run, for the schedule of the learning rate.
+        saver: Writes the module where it is more than its own `save_pretrained`.
+    """
+
+    def __init__(
+        self,
+        forward: PolicyForward,
+        tokenizer: Any,
+        optimiser: OptimiserConfig,
+        *,
+        total_updates: int,
+        microbatch_tokens: int,
+        critic: LocalCritic | None = None,
+        critic_config: CriticConfig | None = None,
+        reference: Reference | None = None,
+        saver: Saver | None = None,
+    ) -> None:
+        self.module = forward.module
+        self.tokenizer = tokenizer
+        self.version = 0
+        self.forward = forward
+        self.reference = reference
+        self._critic, self._critic_config = critic, critic_config or CriticConfig()
+        self._saver = saver
+        self._config = optimiser
+        self._total_updates = total_updates
+        self._microbatch_tokens = microbatch_tokens
+        self.weights = [p for p in self.module.parameters() if p.requires_grad]
+        own = critic.trained() if critic is not None else []
+        self._masters = [_master(p) for p in self.weights]
+        self._critic_masters = [_master(p) for p in own]
+        self._pairs = list(
+            zip([*self.weights, *own], [*self._masters, *self._critic_masters], strict=True)
+        )
+        self._updates = 0
+        self._adam = self._new_adam()
+
+    def evaluate(
+        self,
+        groups: Sequence[Group],
+        asked: Sequence[Sequence[int]],
+        wants: str,
+        temperature: float,
+    ) -> list[Group]:
+        """The groups with `ref` or `values` among the signals of the draws asked for."""
+        share = self.forward.shares_prefix
+        limit = self._microbatch_tokens
+        if wants == "ref":
+            assert self.reference is not None
+            with self.reference.used() as forward:
+                found = per_token(
+                    logprobs(forward, temperature),
+                    groups,
+                    asked,
+                    share=forward.shares_prefix,
+                    microbatch_tokens=limit,
+                )
+        else:
+            critic = self._critic
+            assert critic is not None
+
+            def values(pieces: Sequence[Piece]) -> Tensor:
+                return critic.values(lambda: self.forward.contexts(pieces), pieces)
+
+            found = per_token(values, groups, asked, share=share, microbatch_tokens=limit)
+        return [
+            group.with_(
+                signals=tuple(
+                    replace(group.signals[i] if group.signals else Signals(), **{wants: numbers})
+                    for i, numbers in enumerate(own)
+                )
+            )
+            for group, own in zip(groups, found, strict=True)
+        ]
+
+    def step(
+        self,
+        groups: Sequence[Group],
+        terms: Sequence[Term],
+        temperature: float,
+        beside: Beside | None = None,
+    ) -> StepStats:
+        """One update; none if loss or gradient are not finite.
+
+        While the critic warms up, only its own terms count and only its own weights move.
+
+        Raises:
+            ValueError: no draw has a weight. The loop makes no update of such a mini-batch.
+        """
+        self._adam.zero_grad(set_to_none=True)
+        warming = self._critic is not None and self._updates < self._critic_config.warmup
+        if self._critic is not None:
+            self._critic.detached = warming
+        if warming:
+            terms, beside = [term for term in terms if "value" in term.reads], None
+        models = Models(self.forward, self._critic, self._distributions)
+        done = accumulate(models, groups, terms, temperature, self._microbatch_tokens)
+        if done.draws == 0:
+            raise ValueError("no draw of this mini-batch has a weight: there is nothing to learn")
+        if beside is not None:
+            other = accumulate(models, beside.groups, beside.terms, 1.0, self._microbatch_tokens)
+            done.measures["anchor_loss"] = (other.loss / beside.terms[0].coefficient, 1)
+            done.loss += other.loss
+        norm, critic_norm = self._clipped(self._masters), self._clipped(self._critic_masters)
+        lr = self._rates()
+        finite = all(map(math.isfinite, (norm, critic_norm, done.loss)))
+        if finite:
+            self._adam.step()
+            self._copy_back()
+            self.version += 1
+            self._updates += 1
+            if self.reference is not None:
+                self.reference.follow()
+        self._adam.zero_grad(set_to_none=True)
+        if self._critic is not None:
+            done.measures["critic_grad_norm"] = (critic_norm, 1)
+        return _stats(done, applied=finite, grad_norm=norm, lr=lr)
+
+    def publish(self) -> WeightsRef:
+        return WeightsRef(self.version, module=self.module)
+
+    @torch.no_grad()
+    def restart(self, weights: Sequence[Tensor]) -> None:
+        """Go back to these weights, with a new optimiser."""
+        for weight, given in zip(self.weights, weights, strict=True):
+            weight.copy_(given)
+        self._refresh_masters()
+        self._adam = self._new_adam()
+
+    def save(self, folder: Path) -> None:
+        if self._saver is None:
+            cast(Any, self.module).save_pretrained(folder)
+        else:
+            self._saver.save(folder)
+        self.tokenizer.save_pretrained(folder)
+        state: dict[str, Any] = {
+            "adam": self._adam.state_dict(),
+            "version": self.version,
+            "updates": self._updates,
+        }
+        if any(master is not weight for weight, master in self._pairs):
+            state["masters"] = [*self._masters, *self._critic_masters]
+        if self.reference is not None and self.reference.state():
+            state["reference"] = self.reference.state()
+        torch.save(state, folder / _OPTIMISER_FILE)
+        if self._critic is not None:
+            self._critic.save(folder)
+
+    def load(self, folder: Path, *, optimiser: bool = True) -> None:
+        """The module must have been loaded from the same folder, or have a saver that loads it.
+
+        Args:
+            optimiser: Whether to go on with what else was saved, or with the weights alone.
+        """
+        if self._saver is not None:
+            self._saver.load(folder)
+        if not optimiser:
+            self._refresh_masters()
+            return
+        if self._critic is not None:
+            self._critic.load(folder)
+        state = torch.load(folder / _OPTIMISER_FILE, map_location="cpu", weights_only=True)
+        self._adam.load_state_dict(state["adam"])
+        self.version, self._updates = int(state["version"]), int(state["updates"])
+        self._refresh_masters()
+        masters = [*self._masters, *self._critic_masters]
+        with torch.no_grad():
+            for master, saved in zip(masters, state.get("masters", ()), strict=False):
+                master.copy_(saved)
+        if self.reference is not None and "reference" in state:
+            self.reference.load_state(state["reference"])
+
+    def _distributions(self, pieces: Sequence[Piece]) -> Frozen:
+        assert self.reference is not None
+        with self.reference.used() as forward:
+            return frozen(forward, pieces)
+
+    def _clipped(self, masters: Sequence[Tensor]) -> float:
+        """Length of the gradient before it is scaled down."""
+        if not masters:
+            return 0.0
+        limit = self._config.max_grad_norm
+        return float(nn.utils.clip_grad_norm_(masters, limit, foreach=True))
+
+    def _rates(self) -> float:
+        """Set the learning rates of this update; that of the policy."""
+        number = self._updates - (self._critic_config.warmup if self._critic is not None else 0)
+        lr = learning_rate(self._config, max(0, number), self._total_updates)
+        for group, rate in zip(self._adam.param_groups, (lr, self._critic_config.lr), strict=False):
+            group["lr"] = rate
+        return lr if number >= 0 else 0.0
+
+    def _new_adam(self) -> torch.optim.AdamW:
+        config = self._config
+        groups = [{"params": own} for own in (self._masters, self._critic_masters) if own]
+        adam = torch.optim.AdamW(
+            groups,
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        for group in groups:
+            own = group["params"]
+            for weight, first, second in zip(own, *(_zeros(own) for _ in range(2)), strict=True):
+                step = torch.zeros((), device=weight.device)
+                adam.state[weight] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+        return adam
+
+    @torch.no_grad()
+    def _refresh_masters(self) -> None:
+        for weight, master in self._pairs:
+            if master is not weight:
+                master.copy_(weight)
+
+    @torch.no_grad()
+    def _copy_back(self) -> None:
+        for weight, master in self._pairs:
+            if master is not weight:
+                weight.copy_(master)
+
+
+def learning_rate(config: OptimiserConfig, update: int, total: int) -> float:
+    """Learning rate of the update with this number, from 0: warm-up, then the schedule."""
+    if update < config.warmup:
+        return config.lr * (update + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    done = min(1.0, (update - config.warmup) / max(1, total - config.warmup))
+    if config.schedule == "linear":
+        return config.lr * (1 - done)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _zeros(like: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Zeros in one block, cut to shape. One by one their pages would take seconds to be had."""
+    block = torch.zeros(sum(w.numel() for w in like), device=like[0].device)
+    parts = torch.split(block, [w.numel() for w in like])
+    return (part.view_as(w) for part, w in zip(parts, like, strict=True))
+
+
+def _master(weight: nn.Parameter) -> Tensor:
+    """What the optimiser steps: the weight itself, or a float32 copy that gathers its gradients."""
+    if weight.dtype not in (torch.bfloat16, torch.float16):
+        return weight
+    master = weight.detach().float().clone()
+
+    def gather(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        gradient = parameter.grad.float()
+        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        parameter.grad = None
+
+    cast(Any, weight).register_post_accumulate_grad_hook(gather)
+    return master
+
+
+def _stats(done: Accumulated, *, applied: bool, grad_norm: float, lr: float) -> StepStats:
+    shared = {f.name: getattr(done, f.name) for f in fields(Accumulated)}
+    return StepStats(applied=applied, grad_norm=grad_norm, lr=lr, **shared)

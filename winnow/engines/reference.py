@@ -1,0 +1,146 @@
+"""What the policy must not leave: the starting model, a slow average, or another model.
+
+The first two have the policy's own shape, so they are a set of weights that its module is lent for
+a pass; no second module is built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from winnow.errors import UserError
+from winnow.forward import PolicyForward
+
+_AVERAGE = re.compile(r"^\s*average\(\s*(?:decay\s*=\s*)?([0-9.eE+-]+)\s*\)\s*$")
+
+
+def average_decay(text: str) -> float | None:
+    """The decay in `average(0.99)`; ``None`` of anything else.
+
+    Raises:
+        UserError: it is none between 0 and 1.
+    """
+    if not text.lstrip().startswith("average("):
+        return None
+    found = _AVERAGE.match(text)
+    try:
+        decay = float(found.group(1)) if found else -1.0
+    except ValueError:
+        decay = -1.0
+    if not 0 <= decay < 1:
+        raise UserError(f"reference: {text!r}: write average(0.99), a decay from 0 to below 1")
+    return decay
+
+
+class Reference(Protocol):
+    """A policy that log-probs are compared with."""
+
+    def used(self) -> AbstractContextManager[PolicyForward]:
+        """The reference, as long as the context lasts; the policy may be away meanwhile."""
+        ...
+
+    def follow(self) -> None:
+        """The policy has been updated."""
+        ...
+
+    def state(self) -> list[Tensor]:
+        """What a resumed run cannot find elsewhere."""
+        ...
+
+    def load_state(self, state: Sequence[Tensor]) -> None: ...
+
+
+class Fixed:
+    """A reference that stays as it is."""
+
+    def follow(self) -> None: ...
+
+    def state(self) -> list[Tensor]:
+        return []
+
+    def load_state(self, state: Sequence[Tensor]) -> None: ...
+
+
+class Other(Fixed):
+    """A model of its own."""
+
+    def __init__(self, forward: PolicyForward) -> None:
+        self._forward = forward
+
+    def used(self) -> AbstractContextManager[PolicyForward]:
+        return nullcontext(self._forward)
+
+
+class Within(Fixed):
+    """The policy's module in another state, that of LoRA's base weights for one.
+
+    Args:
+        bare: Puts the module into that state for a while.
+    """
+
+    def __init__(
+        self, forward: PolicyForward, bare: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._forward, self._bare = forward, bare
+
+    @contextmanager
+    def used(self) -> Iterator[PolicyForward]:
+        with self._bare():
+            yield self._forward
+
+
+class Weights(Fixed):
+    """Other weights for the policy's module."""
+
+    def __init__(
+        self, forward: PolicyForward, trained: Sequence[nn.Parameter], weights: Sequence[Tensor]
+    ) -> None:
+        self._forward, self._trained = forward, list(trained)
+        self._weights = list(weights)
+
+    @contextmanager
+    def used(self) -> Iterator[PolicyForward]:
+        own = [parameter.data for parameter in self._trained]
+        for parameter, other in zip(self._trained, self._weights, strict=True):
+            parameter.data = other.to(parameter.dtype)
+        try:
+            yield self._forward
+        finally:
+            for parameter, data in zip(self._trained, own, strict=True):
+                parameter.data = data
+
+
+class Average(Weights):
+    """The slow average of the policy: average <- decay average + (1 - decay) policy, each update.
+
+    Held in float32, so that small steps are not lost.
+    """
+
+    def __init__(
+        self,
+        forward: PolicyForward,
+        trained: Sequence[nn.Parameter],
+        weights: Sequence[Tensor],
+        decay: float,
+    ) -> None:
+        wide = [w.to(torch.promote_types(w.dtype, torch.float32), copy=True) for w in weights]
+        super().__init__(forward, trained, wide)
+        self._decay = decay
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        for average, now in zip(self._weights, self._trained, strict=True):
+            average.lerp_(now.to(average.dtype), 1 - self._decay)
+
+    def state(self) -> list[Tensor]:
+        return self._weights
+
+    def load_state(self, state: Sequence[Tensor]) -> None:
+        for average, saved in zip(self._weights, state, strict=True):
+            average.copy_(saved)

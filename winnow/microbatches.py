@@ -1,0 +1,116 @@
+"""A mini-batch, cut into what goes through the model at a time.
+
+Whole groups stay together where there is room, so that a prompt is read once for all its draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from winnow.forward import Piece
+from winnow.tree import added
+from winnow.types import Group
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some draws of one group, by number; `place` is the group's own in the mini-batch."""
+
+    group: Group
+    place: int
+    draws: tuple[int, ...]
+
+    @property
+    def piece(self) -> Piece:
+        return Piece(self.group.prompt_ids, [self.group.draws[i].token_ids for i in self.draws])
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(self.group.draws[i].token_ids) for i in self.draws]
+
+
+def cut(
+    groups: Sequence[Group],
+    asked: Sequence[Sequence[int]],
+    limit: int,
+    *,
+    share: bool,
+    whole: bool = False,
+) -> list[list[Part]]:
+    """Micro-batches.
+
+    Args:
+        asked: For each group the numbers of the draws that are to go through the model.
+        limit: Most tokens at a time (a shared beginning counted once, padding counted), where a
+            single answer behind its prompt is not longer than that already.
+        share: Whether what draws have in common is read once.
+        whole: Never cut a group: a term compares its draws.
+    """
+    parts = [
+        Part(group, place, tuple(numbers))
+        for place, (group, numbers) in enumerate(zip(groups, asked, strict=True))
+        if numbers
+    ]
+    return _trees(parts, limit, whole) if share else _rows(parts, limit, whole)
+
+
+def _trees(parts: list[Part], limit: int, whole: bool) -> list[list[Part]]:
+    """Whole groups together, those whose prompts begin alike side by side, longer groups split.
+
+    Micro-batches are about equally long: no last one is too small for a good matrix product.
+    """
+    parts = sorted(parts, key=lambda part: part.group.prompt_ids)
+    if not whole:
+        parts = [some for part in parts for some in _split(part, limit)]
+    total = added((), [ids for part in parts for ids in part.piece.inputs])
+    enough = total / max(1, -(-total // limit))
+    batches: list[list[Part]] = []
+    used = 0
+    before: tuple[int, ...] = ()
+    for part in parts:
+        inputs = part.piece.inputs
+        extra = added(before, inputs)
+        if not batches or used >= enough or used + extra > limit:
+            batches.append([])
+            used, extra = 0, added((), inputs)
+        batches[-1].append(part)
+        used, before = used + extra, max(inputs)
+    return batches
+
+
+def _split(part: Part, limit: int) -> list[Part]:
+    """The whole group where it is short enough, else draws of like beginnings together."""
+    inputs = dict(zip(part.draws, part.piece.inputs, strict=True))
+    parts: list[Part] = []
+    taken: list[int] = []
+    used = 0
+    for i in sorted(inputs, key=lambda i: inputs[i]):
+        extra = added(inputs[taken[-1]] if taken else (), [inputs[i]])
+        if taken and used + extra > limit:
+            parts.append(Part(part.group, part.place, tuple(sorted(taken))))
+            taken, used, extra = [], 0, len(inputs[i])
+        taken.append(i)
+        used += extra
+    return [*parts, Part(part.group, part.place, tuple(sorted(taken)))]
+
+
+def _rows(parts: list[Part], limit: int, whole: bool) -> list[list[Part]]:
+    """Each answer in a row of its own, rows of like length side by side."""
+    if not whole:
+        parts = [Part(part.group, part.place, (i,)) for part in parts for i in part.draws]
+    parts = sorted(parts, key=lambda part: -_longest(part))
+    batches: list[list[Part]] = []
+    rows = 0
+    for part in parts:
+        if batches and (rows + len(part.draws)) * _longest(batches[-1][0]) <= limit:
+            batches[-1].append(part)
+            rows += len(part.draws)
+        else:
+            batches.append([part])
+            rows = len(part.draws)
+    return batches
+
+
+def _longest(part: Part) -> int:
+    return max(map(len, part.piece.inputs))

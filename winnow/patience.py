@@ -1,0 +1,36 @@
+"""When to stop: the held-out reward has been no better for some evaluations. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How evaluations stand.
+
+    Attributes:
+        step: That of the best evaluation, the earliest of equals; ``None`` before the first.
+        reward: Its mean held-out reward.
+        stale: Evaluations since.
+    """
+
+    step: int | None = None
+    reward: float = float("-inf")
+    stale: int = 0
+
+
+def standing(evaluations: Sequence[Mapping[str, Any]]) -> Standing:
+    """From rows of evals.jsonl in order; one without any verdict is no better than before."""
+    found = Standing()
+    for row in evaluations:
+        if row.get("split", "eval") != "eval":
+            continue
+        reward = row.get("reward")
+        if reward is not None and reward > found.reward:
+            found = Standing(int(row["step"]), float(reward))
+        else:
+            found = Standing(found.step, found.reward, found.stale + 1)
+    return found

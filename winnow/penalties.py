@@ -1,0 +1,210 @@
+"""What an objective holds beside rewards: KL to a reference, entropy, a critic's error. Pure.
+
+An estimator of KL(pi || pi_ref) is named by its value, but what it does follows from its gradient,
+and that from where it stands (`winnow.theory.ESTIMATORS`; the draws being the policy's own):
+
+    in the reward, k1 of the whole answer   that of KL(pi || pi_ref): leads to pi*
+    in the loss, k1                         0 in expectation
+    in the loss, k2 of the whole answer     that of KL(pi || pi_ref): leads to pi*
+    in the loss, k3 of the whole answer     that of KL(pi_ref || pi)
+    in the loss, k2 or full by token        that of KL(pi || pi_ref) without its effect on later
+                                            tokens
+    in the loss, k3 by token                that of KL(pi_ref || pi) of each next token, behind
+                                            beginnings that pi draws
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from winnow.cells import Cell, by_name
+from winnow.losses import Covers, Span, draw_sums
+from winnow.theory.divergence import ESTIMATORS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = NDArray[np.float64]
+_MOST = 0.2
+"""How far one step may change an adaptive coefficient, as a share (1909.08593, section 2.2)."""
+
+
+@dataclass(frozen=True)
+class NoKL(Cell):
+    """No reference model."""
+
+    cell: ClassVar[str] = "none"
+
+
+@dataclass(frozen=True)
+class InReward(Cell):
+    """r - beta x (estimate of KL(pi || pi_ref) from the answer's own tokens): RLHF (1909.08593).
+
+    With the critic's advantages each token bears its own part, else the whole answer its sum. The
+    policy is the one that drew. With a ``target`` (nats an answer) beta follows the KL, over
+    ``horizon`` draws: beta <- beta (1 + clip(KL/target - 1, +-0.2) draws/horizon).
+    """
+
+    beta: float = 0.05
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+    target: float = 0.0
+    horizon: float = 10_000.0
+    cell: ClassVar[str] = "in-reward"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < math.inf:
+            raise ValueError("beta is above 0 and finite")
+        if self.estimator not in ESTIMATORS:
+            raise ValueError("the estimator is k1, k2 or k3")
+        if not 0 <= self.target < math.inf or not 0 < self.horizon < math.inf:
+            raise ValueError("target (0: beta is fixed) and horizon are finite and not negative")
+
+    @property
+    def formula(self) -> str:
+        return f"r - {self.beta:g} {self.estimator}(pi, pi_ref)"
+
+    def __call__(self, logp: Array, ref: Array) -> Array:
+        """What is taken from the reward at each token, shape (tokens,)."""
+        return self.beta * ESTIMATORS[self.estimator].value(logp, ref)
+
+    def adapted(self, beta: float, kl: float, draws: int) -> float:
+        """The next coefficient, after draws with this mean KL an answer."""
+        if not self.target:
+            return beta
+        error = min(max(kl / self.target - 1, -_MOST), _MOST)
+        return beta * (1 + error * draws / self.horizon)
+
+
+@dataclass(frozen=True)
+class InLoss(Cell):
+    """+ beta x (estimate of KL to the reference), under the row's own denominator.
+
+    By ``token``, or of the log-ratio of the whole ``sequence``. `full` is no estimate but the KL of
+    the next-token distributions over the whole vocabulary; it reads the reference once more for
+    each update. It runs over the draws that the row's denominator counts.
+    """
+
+    beta: float = 0.04
+    estimator: Literal["k1", "k2", "k3", "full"] = "k3"
+    over: Literal["token", "sequence"] = "token"
+    cell: ClassVar[str] = "in-loss"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < math.inf:
+            raise ValueError("beta is above 0 and finite")
+        if self.estimator not in (*ESTIMATORS, "full"):
+            raise ValueError("the estimator is k1, k2, k3 or full")
+        if self.over not in ("token", "sequence"):
+            raise ValueError("over is token or sequence")
+        if self.estimator == "full" and self.over == "sequence":
+            raise ValueError("full is over tokens: sequences cannot be enumerated")
+
+    @property
+    def loss(self) -> KL:
+        return KL(self.estimator, self.over)
+
+
+PENALTIES = by_name([NoKL, InReward, InLoss])
+
+
+@dataclass(frozen=True)
+class KL:
+    """An estimate of KL to the reference as a loss: see `InLoss`."""
+
+    estimator: Literal["k1", "k2", "k3", "full"]
+    over: Literal["token", "sequence"]
+    needs_old: ClassVar[bool] = False
+    tempered: ClassVar[bool] = True
+    covers: ClassVar[Covers] = "counted"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        if self.estimator == "full":
+            return ("kl",)
+        return ("logp", "ref") if self.over == "token" else ("logp", "ref", "draw")
+
+    @property
+    def span(self) -> Span:
+        return "token" if self.over == "token" else "draw"
+
+    @property
+    def formula(self) -> str:
+        what = "pi, pi_ref" if self.over == "token" else "pi(y), pi_ref(y)"
+        return f"{'KL' if self.estimator == 'full' else self.estimator}({what})"
+
+    def __call__(self, *given: Tensor) -> Tensor:
+        if self.estimator == "full":
+            return given[0]
+        ratio = given[0] - given[1]
+        ratio = ratio if self.over == "token" else draw_sums(ratio, given[2])
+        if self.estimator == "k1":
+            return ratio
+        return ratio**2 / 2 if self.estimator == "k2" else (-ratio).expm1() + ratio
+
+    def measure(self, *given: Tensor) -> Mapping[str, Tensor]:
+        return {"kl_term": self(*given)}
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Minus the entropy of the next-token distribution: a bonus for staying undecided.
+
+    Over the draws that the row's denominator counts. Its gradient leaves out the effect on later
+    tokens.
+    """
+
+    needs_old: ClassVar[bool] = False
+    tempered: ClassVar[bool] = True
+    covers: ClassVar[Covers] = "counted"
+    reads: ClassVar[tuple[str, ...]] = ("entropy",)
+    formula: ClassVar[str] = "-H(pi)"
+
+    def __call__(self, entropy: Tensor) -> Tensor:
+        return -entropy
+
+    def measure(self, entropy: Tensor) -> Mapping[str, Tensor]:
+        return {"entropy_term": entropy}
+
+
+@dataclass(frozen=True)
+class NoCritic(Cell):
+    """No critic."""
+
+    cell: ClassVar[str] = "none"
+
+
+@dataclass(frozen=True)
+class Value(Cell):
+    """coefficient x 1/2 max((V - R)^2, (clip(V, V_old +- clip) - R)^2): PPO's critic (1707.06347).
+
+    V_old is what the critic expected when the draws were made, R = A + V_old. An infinite `clip`
+    leaves the squared error. Over the survivors, under the row's own denominator.
+    """
+
+    clip: float = 0.2
+    coefficient: float = 0.5
+    cell: ClassVar[str] = "value"
+    needs_old: ClassVar[bool] = False
+    covers: ClassVar[Covers] = "survivors"
+    reads: ClassVar[tuple[str, ...]] = ("value", "old_value", "returns")
+    formula: ClassVar[str] = "1/2 (V - R)^2, V clipped about V_old"
+
+    def __post_init__(self) -> None:
+        if not self.clip > 0 or not 0 < self.coefficient < math.inf:
+            raise ValueError("clip and coefficient are above 0")
+
+    def __call__(self, value: Tensor, old_value: Tensor, returns: Tensor) -> Tensor:
+        near = value.maximum(old_value - self.clip).minimum(old_value + self.clip)
+        return 0.5 * ((value - returns) ** 2).maximum((near - returns) ** 2)
+
+    def measure(self, value: Tensor, old_value: Tensor, returns: Tensor) -> Mapping[str, Tensor]:
+        return {"value_error": (value - returns) ** 2}
+
+
+CRITICS = by_name([NoCritic, Value])

@@ -1,0 +1,146 @@
+"""The phases of a run: one, or what [[phases]] says, each with its own algorithm and settings.
+
+[[phases]]
+algorithm = "raft"
+steps = 10
+
+[[phases]]
+algorithm = "ppo"
+steps = 20
+optimiser.lr = 2e-6
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from winnow.algorithms import Algorithm
+from winnow.cells import nearest
+from winnow.checks import check
+from winnow.config import Config, from_dict
+from winnow.errors import UserError
+from winnow.recipe import merge
+from winnow.recorded import File, open_file
+
+_OWN = (
+    "algorithm",
+    "steps",
+    "draws",
+    "prompts_per_step",
+    "samples_per_prompt",
+    "minibatch_prompts",
+    "microbatch_tokens",
+    "reference",
+    "sampling",
+    "optimiser",
+    "critic",
+    "rounds",
+    "anchor",
+)
+"""What a phase may set; model, prompts, rewards and held-out prompts are the run's."""
+_FROM = "start_from"
+"""`policy`, where the phase before left it, or `start`."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase, checked.
+
+    Attributes:
+        number: From 1.
+        before: Steps of the run before it.
+        restarts: Whether it begins with the starting weights instead of going on.
+    """
+
+    number: int
+    config: Config
+    algorithm: Algorithm
+    file: File | None
+    before: int
+    restarts: bool = False
+
+    @property
+    def steps(self) -> int:
+        """How many it has."""
+        rounds = self.config.steps
+        if self.file is not None:
+            rounds = self.file.steps(self.config.prompts_per_step)
+        own = self.file is None and self.algorithm.draws == "every-step"
+        return rounds if own else rounds * self.algorithm.epochs
+
+    @property
+    def last(self) -> int:
+        """The number of its last step."""
+        return self.before + self.steps
+
+    @property
+    def updates(self) -> int:
+        """Updates of the phase, where every mini-batch makes one."""
+        own = self.file is None and self.algorithm.draws == "every-step"
+        more = 1 + self.config.rounds.merge
+        prompts = self.config.prompts_per_step * more
+        batches = -(-prompts // self.config.minibatch_prompts)
+        return self.steps * batches * (self.algorithm.epochs if own else 1)
+
+    @property
+    def refers(self) -> bool:
+        return "ref" in self.algorithm.needs
+
+
+def phases_of(config: Config, algorithm: Algorithm | None = None) -> tuple[Phase, ...]:
+    """The phases of a config, in order.
+
+    Args:
+        algorithm: One made in Python, instead of the config's.
+
+    Raises:
+        UserError: whatever is wrong with one of them.
+    """
+    if not config.phases:
+        return (_phase(1, config, algorithm or config.algorithm.build(), 0, restarts=False),)
+    if algorithm is not None:
+        raise UserError("phases: each names its own algorithm; give none beside them")
+    found: list[Phase] = []
+    for number, settings in enumerate(config.phases * config.cycles, start=1):
+        name = f"phases.{(number - 1) % len(config.phases) + 1}"
+        own, restarts = _over(config, settings, name)
+        before = found[-1].last if found else 0
+        try:
+            found.append(_phase(number, own, own.algorithm.build(), before, restarts=restarts))
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+    return tuple(found)
+
+
+def _phase(
+    number: int, config: Config, algorithm: Algorithm, before: int, *, restarts: bool
+) -> Phase:
+    check(config, algorithm)
+    file = None
+    if config.draws is not None:
+        file = open_file(
+            config.draws, algorithm, config.reward.right_at, config.sampling.temperature
+        )
+    return Phase(number, config, algorithm, file, before, restarts)
+
+
+def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Config, bool]:
+    """The config of a phase, and whether it begins with the starting weights."""
+    given = dict(settings)
+    begin = given.pop(_FROM, "policy")
+    if begin not in ("policy", "start"):
+        raise UserError(f"{name}.{_FROM}: 'policy' or 'start', not {begin!r:.60}")
+    for key in given:
+        if key not in _OWN:
+            raise UserError(f"{name}.{key}: no setting of a phase; {nearest(key, (*_OWN, _FROM))}")
+    values = config.model_dump(exclude_none=True)
+    named = given.get("algorithm")
+    if isinstance(named, Mapping) and "name" in named:
+        values.pop("algorithm")  # another row: cells that were set for the run's are not its own
+    merge(values, given)
+    try:
+        return from_dict(values), begin == "start"
+    except UserError as error:
+        raise UserError(f"{name}.{error}") from error

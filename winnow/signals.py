@@ -1,0 +1,67 @@
+"""What is found out about draws before they are weighed: reference log-probs, a critic's values.
+
+No gradient; only the draws that are asked for go through a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from winnow.forward import Piece, PolicyForward
+from winnow.microbatches import cut
+from winnow.types import Group
+
+Numbers = tuple[float, ...]
+PerToken = Callable[[Sequence[Piece]], Tensor]
+"""Some pieces -> a number for each of their answer tokens, shape (tokens,)."""
+
+
+@torch.no_grad()
+def per_token(
+    compute: PerToken,
+    groups: Sequence[Group],
+    asked: Sequence[Sequence[int]],
+    *,
+    share: bool,
+    microbatch_tokens: int,
+) -> list[list[Numbers]]:
+    """What `compute` says of each token of the draws asked for; nothing of the others.
+
+    Returns:
+        For each group, for each of its draws.
+    """
+    found: list[list[Numbers]] = [[()] * len(group.draws) for group in groups]
+    for parts in cut(groups, asked, microbatch_tokens, share=share):
+        values = compute([part.piece for part in parts]).double()
+        lengths = [length for part in parts for length in part.lengths]
+        members = [(part.place, i) for part in parts for i in part.draws]
+        for (place, i), own in zip(members, torch.split(values, lengths), strict=True):
+            found[place][i] = tuple(own.tolist())
+    return found
+
+
+def logprobs(forward: PolicyForward, temperature: float) -> PerToken:
+    """log pi of each token at a temperature, nats."""
+    return lambda pieces: forward.logprobs(forward.contexts(pieces), temperature)
+
+
+def sequence_logprobs(
+    forward: PolicyForward, groups: Sequence[Group], temperature: float, microbatch_tokens: int
+) -> list[list[float]]:
+    """log pi of every whole answer at a temperature, nats: for each group, for each of its draws.
+
+    Args:
+        microbatch_tokens: See `microbatches.cut`.
+    """
+    every = [range(len(group.draws)) for group in groups]
+    found = per_token(
+        logprobs(forward, temperature),
+        groups,
+        every,
+        share=forward.shares_prefix,
+        microbatch_tokens=microbatch_tokens,
+    )
+    return [[sum(draw) for draw in group] for group in found]

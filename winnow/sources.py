@@ -1,0 +1,136 @@
+"""What the loop trains on: draws of every step and of earlier rounds, or draws made once.
+
+A file of draws is one more, in `recorded.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from winnow.rollout import Batch, Rollout, derive_seed
+from winnow.store import RunStore
+from winnow.types import Group
+from winnow.wanted import Wanted
+
+
+class Source(Protocol):
+    """What the loop trains on. Steps are numbered through a run, from 1, its phases included."""
+
+    @property
+    def last(self) -> int:
+        """Number of the last step."""
+        ...
+
+    @property
+    def passes(self) -> int:
+        """Passes over the groups of a step, within the step."""
+        ...
+
+    def groups(self, step: int) -> Batch:
+        """The groups of a step, ready for updates."""
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """What a resumed run must be told."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+class EveryStep:
+    """New draws for every step, from the policy as it is then.
+
+    Args:
+        before: Steps of the run before its first.
+        merge: Earlier rounds whose draws are trained on again, as they were weighed then. What the
+            policy has become since is for the loss to weigh.
+        refilled: Whether batches hold groups with survivors alone.
+    """
+
+    def __init__(
+        self,
+        rollout: Rollout,
+        store: RunStore,
+        *,
+        steps: int,
+        epochs: int,
+        before: int = 0,
+        merge: int = 0,
+        refilled: bool = False,
+    ) -> None:
+        self.rollout, self.passes, self.last = rollout, epochs, before + steps
+        self._store, self._before, self._merge = store, before, merge
+        self._refilled = refilled
+        self._earlier: dict[int, list[Group]] = {}
+
+    def groups(self, step: int) -> Batch:
+        own = self.rollout.make(step)
+        if not self._merge:
+            return own
+        rounds = range(max(self._before + 1, step - self._merge), step)
+        # Those of a run that was resumed are read again.
+        self._earlier = {
+            n: self._earlier[n] if n in self._earlier else self._read(n) for n in rounds
+        }
+        earlier = [group for number in rounds for group in self._earlier[number]]
+        self._earlier[step] = [own.groups[i] for i in own.positions]
+        last = len(own.groups)
+        return replace(
+            own,
+            groups=own.groups + earlier,
+            trained=[*own.positions, *range(last, last + len(earlier))],
+            merged=len(earlier),
+        )
+
+    def _read(self, step: int) -> list[Group]:
+        """What was trained on at an earlier step."""
+        groups = self._store.groups("train", step)
+        if not self._refilled:
+            return groups
+        return [group for group in groups if any(verdict.kept for verdict in group.verdicts)]
+
+    def state(self) -> Mapping[str, Any]:
+        return self.rollout.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.rollout.restore(state)
+
+
+class Once:
+    """All draws before the first update, then passes over them, each in its own order: RFT."""
+
+    passes = 1
+
+    def __init__(
+        self, rollout: Rollout, wanted: Wanted, steps: int, epochs: int, seed: int, before: int = 0
+    ) -> None:
+        self._rollout, self._wanted = rollout, wanted
+        self._rounds, self._seed, self._before = steps, seed, before
+        self.last = before + steps * epochs
+        self._all: list[Group] = []
+
+    def groups(self, step: int) -> Batch:
+        if not self._all:
+            self._all = [
+                group
+                for number in range(self._rounds)
+                for group in self._rollout.make(self._before + number + 1, signals=False).groups
+            ]
+            self._rollout.release()
+        epoch, place = divmod(step - self._before - 1, self._rounds)
+        order = np.random.default_rng(derive_seed(self._seed, "pass", epoch)).permutation(
+            len(self._all)
+        )
+        share = len(self._all) // self._rounds
+        chosen = order[place * share : (place + 1) * share].tolist()
+        groups = self._wanted.fill([self._all[i] for i in chosen], weighing=False)
+        return Batch(groups, epoch == 0)
+
+    def state(self) -> Mapping[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...

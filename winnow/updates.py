@@ -1,0 +1,75 @@
+"""The updates that one set of draws gives: mini-batches of prompts, passed over several times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from winnow.config import Config
+from winnow.errors import WinnowError
+from winnow.losses import learned_from
+from winnow.rollout import Batch, derive_seed
+from winnow.types import Group, StepStats
+
+if TYPE_CHECKING:
+    from winnow.loop import Run
+
+Updates = list[tuple[Sequence[int], StepStats]]
+"""For each update the positions of its groups, and what it measured."""
+
+
+def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
+    """The updates of a step, and how many mini-batches had nothing to learn from.
+
+    Raises:
+        WinnowError: loss or gradient were not finite for two updates running.
+    """
+    updates: Updates = []
+    empty = 0
+    terms, config = run.algorithm.objective, run.config
+    batches = list(minibatches(batch.positions, config, run.source.passes, step))
+    for number, positions in enumerate(batches):
+        run.reporter.progress("update", number, len(batches))
+        groups = [batch.groups[i] for i in positions]
+        if not any(learned_from(group, terms) for group in groups):
+            empty += 1
+            continue
+        beside = None
+        if run.anchor is not None:
+            beside = run.anchor.beside(len(groups), config.seed, run.learner.version)
+        stats = run.learner.step(groups, terms, config.sampling.temperature, beside)
+        updates.append((positions, stats))
+        run.unhealthy = 0 if stats.applied else run.unhealthy + 1
+        if not stats.applied:
+            _skipped(run, step, number, groups, stats)
+    if empty == len(batches):
+        run.reporter.note(f"step {step}: nothing survived that could be learned from, no update")
+    return updates, empty
+
+
+def minibatches(
+    places: Sequence[int], config: Config, passes: int, step: int
+) -> Iterator[Sequence[int]]:
+    """Positions of the groups of each update: cut from the prompts drawn, before selection.
+
+    The groups of a step are passed over so many times, each time in another order.
+    """
+    for epoch in range(passes):
+        rng = np.random.default_rng(derive_seed(config.seed, "minibatches", step, epoch))
+        order = [places[i] for i in rng.permutation(len(places)).tolist()]
+        for start in range(0, len(order), config.minibatch_prompts):
+            yield order[start : start + config.minibatch_prompts]
+
+
+def _skipped(run: Run, step: int, number: int, batch: Sequence[Group], stats: StepStats) -> None:
+    """Keep a batch whose loss or gradient was not finite; stop the second time running."""
+    path = run.store.keep_skipped(step, number, batch)
+    what = f"loss {stats.loss:g}, gradient norm {stats.grad_norm:g}"
+    if run.unhealthy >= 2:
+        raise WinnowError(
+            f"step {step}: not finite for the second update running ({what}); the batches are in "
+            f"{path.parent}; try a lower optimiser.lr, or dtype = 'float32'"
+        )
+    run.reporter.note(f"step {step}: {what}: update skipped, its batch is in {path}")

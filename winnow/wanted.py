@@ -1,0 +1,86 @@
+"""What an algorithm must be told of draws beside their scores, asked of the learner.
+
+Nothing is asked that no cell of the row reads, and only of the draws for which it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from winnow.algorithms import Algorithm
+from winnow.engines.base import Learner
+from winnow.penalties import InReward
+from winnow.types import Group
+from winnow.weighing import referred
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Fills in the signals of selected groups.
+
+    Attributes:
+        temperature: Of the sampler.
+    """
+
+    algorithm: Algorithm
+    learner: Learner
+    temperature: float
+
+    def fill(self, groups: Sequence[Group], *, weighing: bool) -> list[Group]:
+        """The groups with what weighing (where they are yet to be weighed) and updates read."""
+        filled = list(groups)
+        if "ref" in self.algorithm.needs:
+            asked = [self._referred(group, weighing) for group in filled]
+            filled = self._ask(filled, asked, "ref", self.reference_temperature)
+        if "values" in self.algorithm.needs and weighing:
+            kept = [_kept(group) for group in filled]
+            filled = self._ask(filled, kept, "values", self.temperature)
+        return filled
+
+    @property
+    def reference_temperature(self) -> float:
+        """That at which the row compares with the reference."""
+        return self.temperature if tempered_reference(self.algorithm) else 1.0
+
+    def _ask(
+        self, groups: list[Group], asked: list[tuple[int, ...]], wants: str, heat: float
+    ) -> list[Group]:
+        if not any(asked):
+            return groups
+        return self.learner.evaluate(groups, asked, wants, heat)
+
+    def _referred(self, group: Group, weighing: bool) -> tuple[int, ...]:
+        asked: set[int] = set()
+        if weighing and isinstance(self.algorithm.kl, InReward):
+            asked.update(referred(group, self.algorithm.advantage))
+        for term in self.algorithm.objective:
+            if "ref" in term.reads:
+                # What has a weight is among what was kept, and is not known before weighing.
+                counted = getattr(term.loss, "covers", "weighted") == "counted"
+                asked.update(term.covers(group) if counted else _kept(group))
+        return tuple(sorted(asked))
+
+
+def tempered_reference(algorithm: Algorithm) -> bool:
+    """Whether reference log-probs are wanted at the sampling temperature."""
+    return isinstance(algorithm.kl, InReward) or any(
+        term.tempered for term in algorithm.objective if {"ref", "kl"} & set(term.reads)
+    )
+
+
+def kl_to_reference(groups: Sequence[Group]) -> tuple[float, int] | None:
+    """Mean over draws of log pi_old(y) - log pi_ref(y), nats an answer (k1), and of how many."""
+    found = [
+        float(np.sum(draw.logprobs) - np.sum(group.signal(number).ref))
+        for group in groups
+        for number, draw in enumerate(group.draws)
+        if group.signal(number).ref and draw.logprobs
+    ]
+    return (float(np.mean(found)), len(found)) if found else None
+
+
+def _kept(group: Group) -> tuple[int, ...]:
+    return tuple(i for i, verdict in enumerate(group.verdicts) if verdict.kept)

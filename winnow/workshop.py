@@ -1,0 +1,287 @@
+"""The runs of a plan's phases, put together one after another over one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from winnow.anchors import Anchor
+from winnow.config import Config
+from winnow.disk import whole_folder
+from winnow.engines.base import Sampler
+from winnow.errors import UserError
+from winnow.evaluation import evaluate, sampling_params
+from winnow.loop import Run
+from winnow.phases import Phase
+from winnow.prompts import PromptSet
+from winnow.recorded import File, Recorded
+from winnow.reporter import Reporter
+from winnow.rewards.base import Reward
+from winnow.rollout import Rollout, Stopwatch
+from winnow.sources import EveryStep, Once, Source
+from winnow.store import FINAL, RunStore
+from winnow.types import Group
+from winnow.wanted import Wanted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from winnow.engines.learner import LocalLearner
+    from winnow.engines.local import LocalEngine
+    from winnow.engines.models import ModelSource
+
+Complete = Callable[[Group], Group]
+
+
+@dataclass
+class _Ready:
+    """A phase as far as it can be put together without a folder."""
+
+    phase: Phase
+    learner: LocalLearner
+    complete: Complete | None
+    anchor: Anchor | None
+
+
+@dataclass
+class Workshop:
+    """What all phases of a run share.
+
+    Attributes:
+        anchors: For each phase the supervised examples that it mixes in.
+        model: Where the starting weights are.
+        drawing: Who draws, where draws are made once.
+        found: The checkpoint to go on from, with its state.
+    """
+
+    config: Config
+    phases: Sequence[Phase]
+    prompts: PromptSet
+    anchors: Sequence[Anchor | None]
+    model: ModelSource
+    reward: Reward
+    reporter: Reporter
+    engine: LocalEngine
+    sampler: Sampler
+    drawing: Callable[[], Sampler]
+    found: tuple[Path, dict[str, Any]] | None
+
+    def __post_init__(self) -> None:
+        self._state: dict[str, Any] = self.found[1] if self.found else {"step": 0}
+        self._version = int(self._state.get("policy_version", 0))
+        self._start: list[Tensor] | None = None
+        self._ready: _Ready | None = None
+        self._store: RunStore | None = None
+        self._watch = Stopwatch()
+
+    @property
+    def store(self) -> RunStore:
+        assert self._store is not None
+        return self._store
+
+    def prepare(self) -> None:
+        """Put together what of the first phase to run needs no folder.
+
+        Raises:
+            UserError: something of it cannot be had, or does not go together.
+        """
+        if self._needs_start():
+            fresh = self.found is None
+            self._start = self.engine.weights() if fresh else self.engine.read(self.model)
+        todo = self._todo()
+        if todo and self.found is None:
+            self._ready = self._prepared(todo[0])
+
+    def open(self, store: RunStore) -> None:
+        """The folder of the run."""
+        self._store = store
+        store.rewind(self._state["step"])
+        if self.engine.adapters is not None and self.model.gguf is not None:
+            self.engine.adapters.keep_base(store.folder / "base")
+
+    def runs(self) -> Iterator[Run]:
+        """A run of the loop for each phase that is not done, each put together in its turn."""
+        for phase in self._todo():
+            ready, self._ready = self._ready or self._prepared(phase), None
+            run = self._run(ready)
+            yield run
+            self._version = ready.learner.version
+            self.found = None
+
+    def _todo(self) -> list[Phase]:
+        return [phase for phase in self.phases if phase.last > self._state["step"]]
+
+    def _resumed(self, phase: Phase) -> bool:
+        """Whether it was begun before."""
+        return self.found is not None and self._state["step"] > phase.before
+
+    def _needs_start(self) -> bool:
+        adapters = self.config.lora.rank > 0
+        return self.config.checkpoint.average > 0 or any(
+            phase.restarts
+            or phase.config.rounds.restart
+            or (phase.refers and phase.config.reference in ("start", "phase") and not adapters)
+            or (phase.refers and phase.config.reference == "phase")
+            for phase in self.phases
+        )
+
+    def _prepared(self, phase: Phase) -> _Ready:
+        config, engine = phase.config, self.engine
+        resumed = self._resumed(phase)
+        if phase.restarts and not resumed:
+            assert self._start is not None
+            engine.put(self._start)
+        reference = None
+        if phase.refers:
+            begun = self._phase_weights(phase, resumed)
+            reference = engine.reference(config.reference, self._start, begun)
+        values = "values" in phase.algorithm.needs
+        learner = engine.learner(
+            config.optimiser,
+            total_updates=phase.updates,
+            microbatch_tokens=config.microbatch_tokens,
+            critic=config.critic if values else None,
+            reference=reference,
+        )
+        learner.version = self._version
+        if self.found is not None and (resumed or engine.adapters is not None):
+            learner.load(self.found[0], optimiser=resumed)
+        anchor = self.anchors[phase.number - 1]
+        return _Ready(
+            phase,
+            learner,
+            None if phase.file is None else self._complete(phase, phase.file),
+            anchor and anchor.encoded(engine.retokeniser((), anew=False)),
+        )
+
+    def _phase_weights(self, phase: Phase, resumed: bool) -> Sequence[Tensor] | None:
+        """The weights that a phase began with, where its reference needs them."""
+        what = phase.config.reference
+        if what == "phase" and resumed:
+            if phase.before == 0:
+                return self._start
+            from_step = self.store.checkpoint_of(phase.before)
+            return self.engine.read(type(self.model)(str(from_step)))
+        return self.engine.weights() if what == "phase" or what.startswith("average") else None
+
+    def _complete(self, phase: Phase, file: File) -> Complete:
+        """What makes a file's groups ready for this model: tokens where the file has none of it.
+
+        Raises:
+            UserError: a ratio is wanted, and the recorded log-probs are another vocabulary's.
+        """
+        same = self.engine.same_vocabulary(file.table.group(0))
+        if not same and "old" in phase.algorithm.needs:
+            raise UserError(
+                f"draws: {file.path} was drawn with another vocabulary or chat template than that "
+                f"of {self.config.model!r}, so its log-probs say nothing here; use a row without a "
+                "ratio"
+            )
+        if not same:
+            self.reporter.note(
+                f"{file.path}: other tokens than this model's; its texts are tokenised anew"
+            )
+        return self.engine.retokeniser(phase.config.sampling.stop, anew=not same)
+
+    def _run(self, ready: _Ready) -> Run:
+        phase, config = ready.phase, ready.phase.config
+        source = self._source(ready)
+        resumed = self._resumed(phase)
+        if resumed:
+            source.restore(self._state.get("source", {}))
+        keeps = phase.refers and config.reference == "phase" and phase.before > 0
+        return Run(
+            config=config,
+            algorithm=phase.algorithm,
+            sampler=self.sampler,
+            learner=ready.learner,
+            source=source,
+            reward=self.reward,
+            held_out=self.prompts.held_out,
+            store=self.store,
+            watch=self._watch,
+            reporter=self.reporter,
+            steps_done=self._state["step"] if resumed else phase.before,
+            anchor=ready.anchor,
+            restart=self._start if config.rounds.restart else None,
+            protect=(phase.before,) if keeps else (),
+            phase=phase.number if len(self.phases) > 1 else None,
+        )
+
+    def _source(self, ready: _Ready) -> Source:
+        """Where the groups of a step come from."""
+        phase, config = ready.phase, ready.phase.config
+        wanted = Wanted(phase.algorithm, ready.learner, config.sampling.temperature)
+        epochs, before = phase.algorithm.epochs, phase.before
+        if phase.file is not None:
+            assert ready.complete is not None
+            for note in phase.file.notes:
+                self.reporter.note(note)
+            return Recorded(
+                phase.file,
+                phase.algorithm,
+                prompts_per_step=config.prompts_per_step,
+                seed=config.seed,
+                complete=ready.complete,
+                store=self.store,
+                watch=self._watch,
+                wanted=wanted,
+                before=before,
+            )
+        rollout = self._rollout(phase, wanted)
+        if phase.algorithm.draws == "once":
+            return Once(rollout, wanted, config.steps, epochs, config.seed, before)
+        return EveryStep(
+            rollout,
+            self.store,
+            steps=config.steps,
+            epochs=epochs,
+            before=before,
+            merge=config.rounds.merge,
+            refilled=phase.algorithm.refill > 0,
+        )
+
+    def _rollout(self, phase: Phase, wanted: Wanted) -> Rollout:
+        config = phase.config
+        return Rollout(
+            sampler=self.drawing,
+            reward=self.reward,
+            algorithm=phase.algorithm,
+            wanted=wanted,
+            prompts=self.prompts,
+            prompts_per_step=config.prompts_per_step,
+            samples_per_prompt=config.samples_per_prompt,
+            params=sampling_params(config),
+            model=config.draws_from or config.model,
+            right_at=config.reward.right_at,
+            seed=config.seed,
+            store=self.store,
+            watch=self._watch,
+            progress=self.reporter.progress,
+        )
+
+    def finish(self) -> None:
+        """Make the final model, where it is another than the last checkpoint's, and try it."""
+        config, store, engine = self.config, self.store, self.engine
+        final = store.folder / FINAL
+        if not (config.checkpoint.average or config.lora.merge) or final.exists():
+            return
+        weights = engine.read(type(self.model)(str(store.chosen_checkpoint(config.eval.patience))))
+        if config.checkpoint.average:
+            assert self._start is not None
+            weights = engine.averaged(weights, self._start, config.checkpoint.average)
+        engine.put(weights)
+        whole_folder(final, lambda folder: engine.save(folder, merged=config.lora.merge))
+        if self.prompts.held_out:
+            evaluate(
+                config,
+                self.sampler,
+                self.prompts.held_out,
+                self.reward,
+                store,
+                self.reporter,
+                step=self.phases[-1].last,
+                split="final",
+            )
