@@ -6,7 +6,17 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 
 from tests.build import group, judged
-from winnow.advantages import ADVANTAGES, Centred, LeaveOneOut, One, Reward, Softmax, Standardised
+from winnow.advantages import (
+    ADVANTAGES,
+    GAE,
+    Centred,
+    Extremes,
+    LeaveOneOut,
+    One,
+    Reward,
+    Softmax,
+    Standardised,
+)
 from winnow.algorithms import ALGORITHMS
 from winnow.errors import UserError
 from winnow.weighing import rescale
@@ -102,7 +112,7 @@ def test_weights_follow_selection_and_skip_errors():
 
 
 def test_every_advantage_is_in_the_vocabulary():
-    mine = (One, Reward, Centred, Standardised, LeaveOneOut, Softmax)
+    mine = (One, Reward, Centred, Standardised, LeaveOneOut, Softmax, Extremes, GAE)
     assert {cls.cell for cls in mine} == set(ADVANTAGES)
 
 

@@ -18,6 +18,7 @@ from winnow.cells import Cell, nearest, parse, show
 from winnow.denominators import DENOMINATORS
 from winnow.errors import UserError
 from winnow.losses import LOSSES
+from winnow.penalties import CRITICS, PENALTIES
 from winnow.selection import RULES
 
 VOCABULARIES = {
@@ -25,11 +26,14 @@ VOCABULARIES = {
     "advantage": ADVANTAGES,
     "loss": LOSSES,
     "denominator": DENOMINATORS,
+    "kl": PENALTIES,
+    "critic": CRITICS,
 }
 CELLS = [(kind, cls) for kind, words in VOCABULARIES.items() for cls in words.values()]
 
 UNIT = st.floats(0, 1)
 BETA = st.floats(0, exclude_min=True, allow_infinity=False)
+BOUND = st.floats(0, exclude_min=True, allow_nan=False)  # infinity: none
 ARGUMENTS = {
     ("best", "k"): st.integers(1, 10**9),
     ("standardised", "sigma"): st.sampled_from(["sample", "population"]),
@@ -46,7 +50,23 @@ ARGUMENTS = {
     ("rso", "k"): st.integers(1, 10**9),
     ("softmax", "beta"): BETA,
     ("softmax", "over"): st.sampled_from(["group", "set"]),
-    ("truncated", "cap"): st.floats(0, exclude_min=True, allow_nan=False),  # infinity: no cap
+    ("gae", "gamma"): UNIT,
+    ("gae", "lam"): UNIT,
+    ("gae", "whiten"): st.sampled_from(["batch", "none"]),
+    ("truncated", "cap"): BOUND,
+    ("sequence-clipped", "low"): UNIT,
+    ("sequence-clipped", "high"): st.floats(0, allow_nan=False),
+    ("sequence-importance", "cap"): BOUND,
+    ("dpo", "beta"): BETA,
+    ("in-reward", "beta"): BETA,
+    ("in-reward", "estimator"): st.sampled_from(["k1", "k2", "k3"]),
+    ("in-reward", "target"): st.floats(0, allow_nan=False, allow_infinity=False),
+    ("in-reward", "horizon"): BETA,
+    ("in-loss", "beta"): BETA,
+    ("in-loss", "estimator"): st.sampled_from(["k1", "k2", "k3"]),  # `full` has no sequences
+    ("in-loss", "over"): st.sampled_from(["token", "sequence"]),
+    ("value", "clip"): BOUND,
+    ("value", "coefficient"): BETA,
     ("constant", "length"): st.floats(0, 1e300, exclude_min=True) | st.integers(1, 10**6),
 }
 
@@ -105,6 +125,20 @@ def test_every_row_of_the_table_is_read_back(row) -> None:
         ("advantage", "softmax(0.5, set)", "softmax(beta=0.5, over=set)"),
         ("loss", "truncated", "truncated(2.0)"),
         ("denominator", "constant(256)", "constant(256)"),
+        ("advantage", "gae", "gae(gamma=1.0, lam=0.95, whiten=batch)"),
+        ("advantage", "gae(0.9, whiten=none)", "gae(gamma=0.9, lam=0.95, whiten=none)"),
+        ("loss", "sequence-clipped", "sequence-clipped(low=0.0003, high=0.0004)"),
+        ("loss", "sequence-importance", "sequence-importance(inf)"),
+        ("loss", "sequence-importance(5)", "sequence-importance(5)"),
+        ("loss", "dpo", "dpo(0.1)"),
+        ("kl", "none", "none"),
+        ("kl", "in-reward(0.1)", "in-reward(beta=0.1, estimator=k1)"),
+        ("kl", "in-reward(target=6.0)", "in-reward(beta=0.05, estimator=k1, target=6.0)"),
+        ("kl", "in-loss(0.04, full)", "in-loss(beta=0.04, estimator=full, over=token)"),
+        ("kl", "in-loss(over=sequence)", "in-loss(beta=0.04, estimator=k3, over=sequence)"),
+        ("critic", "none", "none"),
+        ("critic", "value", "value(clip=0.2, coefficient=0.5)"),
+        ("critic", "value(inf)", "value(clip=inf, coefficient=0.5)"),
     ],
 )
 def test_short_and_long_forms(kind: str, text: str, expected: str) -> None:
@@ -158,6 +192,21 @@ def test_short_and_long_forms(kind: str, text: str, expected: str) -> None:
         ("loss", "clipped(low='a')", "low is a number"),
         ("loss", "clipped(low=2)", "0 <= low <= 1 and high >= 0"),
         ("advantage", "standardised(median)", "sigma is 'sample' or 'population'"),
+        ("loss", "sequence-clipped(2)", "0 <= low <= 1 and high >= 0"),
+        ("loss", "sequence-importance(0)", "cap is above 0"),
+        ("loss", "dpo(0)", "beta is above 0 and finite"),
+        ("advantage", "gae(1.1)", "gamma and lam are from 0 to 1"),
+        ("advantage", "gae(whiten=group)", "whiten is batch or none"),
+        ("kl", "in-reward(0)", "beta is above 0 and finite"),
+        ("kl", "in-reward(estimator=full)", "the estimator is k1, k2 or k3"),
+        ("kl", "in-reward(target=-1)", "target (0: beta is fixed) and horizon are finite"),
+        ("kl", "in-reward(horizon=0)", "target (0: beta is fixed) and horizon are finite"),
+        ("kl", "in-loss(inf)", "beta is above 0 and finite"),
+        ("kl", "in-loss(1, k4)", "the estimator is k1, k2, k3 or full"),
+        ("kl", "in-loss(1, k3, draw)", "over is token or sequence"),
+        ("kl", "in-loss(1, full, sequence)", "full is over tokens: sequences cannot be enumerated"),
+        ("critic", "value(0)", "clip and coefficient are above 0"),
+        ("critic", "value(1, inf)", "clip and coefficient are above 0"),
         ("denominator", "constant", "'constant': constant takes (length)"),
         ("denominator", "constant(0)", "the length is above 0"),
         ("denominator", "constant(nan)", "length is a number"),

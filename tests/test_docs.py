@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from winnow import cli
 from winnow.advantages import ADVANTAGES
-from winnow.algorithms import ALGORITHMS
+from winnow.algorithms import ALGORITHMS, Algorithm
 from winnow.config import from_dict
 from winnow.denominators import DENOMINATORS
 from winnow.losses import LOSSES
+from winnow.penalties import CRITICS, PENALTIES
 from winnow.rewards import REWARDS
 from winnow.selection import RULES
 
@@ -36,13 +37,19 @@ def test_the_table_in_the_readme_is_the_table(name):
     assert said[2] == cells["reward_scale"]
     assert said[3] == ", ".join(cells["select"])
     assert said[4:7] == [cells["advantage"], cells["loss"], cells["denominator"]]
-    assert said[7] == row.paper
+    usual = Algorithm("usual").cells()
+    beside = [
+        f"{k} {cells[k]}" for k in ("kl", "entropy", "critic", "refill") if cells[k] != usual[k]
+    ]
+    assert said[7] == ", ".join(beside)
+    assert said[8] == row.paper
     assert said[1].startswith(row.draws)
 
 
 def test_every_cell_is_in_the_manual():
     manual = (HERE / "docs" / "algorithms.md").read_text()
-    for name in (*RULES, *ADVANTAGES, *LOSSES, *DENOMINATORS, *ALGORITHMS):
+    cells = (*RULES, *ADVANTAGES, *LOSSES, *DENOMINATORS, *PENALTIES, *CRITICS)
+    for name in (*cells, *ALGORITHMS):
         assert re.search(rf"[`*]{re.escape(name)}[`*(]", manual), name
 
 

@@ -1,4 +1,4 @@
-"""All six rows teach the tiny model, and shuffled rewards teach it nothing."""
+"""Every row teaches the tiny model, and shuffled rewards teach it nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 import winnow
 from tests import tiny
+from winnow.store import RunStore
 from winnow.types import Prompt, Score
 
 SETTINGS = {
@@ -38,14 +39,21 @@ ROWS = {
         "samples_per_prompt": 64,
         "steps": 2,
     },
-    # one update a set of draws would be too few for the critic to be worth its while
-    "ppo": {"algorithm": "ppo", "steps": 20, "critic": {"lr": 3e-3}},
+    "dapo": {"algorithm": "dapo", "steps": 22},  # it draws up to four times as much a step
+    "ppo": {"algorithm": "ppo", "steps": 20, "optimiser": {"lr": 1e-3}, "critic": {"lr": 3e-3}},
+    # offline, one pair a prompt: many prompts, few passes
     "dpo": {
-        "algorithm": {"name": "dpo", "epochs": 25},
-        "samples_per_prompt": 64,
-        "steps": 2,
+        "algorithm": {"name": "dpo", "epochs": 5},
+        "steps": 30,
+        "optimiser": {"lr": 5e-4, "schedule": "linear"},
     },
 }
+
+PLATEAU = {"dpo": 0.75}
+"""A row that stays below nine in ten, and what it does pass. Pairs drawn once teach DPO to order
+nearly all of them (see the test), but only differences count: both answers may become unlikely,
+and what they lose goes to answers that were never drawn. It reached .83 to .87 with beta .1 to .5,
+3 to 5 passes and 30 to 60 rounds, .64 to .71 with beta 1 and 3, or with 100 rounds."""
 
 
 class Shuffled:
@@ -93,7 +101,11 @@ def start(tiny_model, tmp_path_factory) -> float:
 def test_row_learns(tiny_model, tmp_path, start, name):
     assert start < 0.4
     trained = run(tiny_model, tmp_path / "run", name, "exact")
-    assert accuracy(trained, tmp_path / "eval") > 0.9
+    assert accuracy(trained, tmp_path / "eval") > PLATEAU.get(name, 0.9)
+    if name in PLATEAU:
+        last = RunStore.open(tmp_path / "run").lines("metrics.jsonl")[-20:]
+        assert min(row["preference_accuracy"] for row in last) > 0.9
+        assert min(row["preference_margin"] for row in last) > 0.3
 
 
 @pytest.mark.parametrize("name", winnow.ALGORITHMS)

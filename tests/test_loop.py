@@ -16,9 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import winnow
+import winnow.reporter
 from tests import tiny
 from winnow.config import Config
-from winnow.engines import local
+from winnow.engines import learner
 from winnow.types import Score
 from winnow.updates import minibatches
 
@@ -332,17 +333,17 @@ def test_a_verifier_that_mostly_fails_stops_the_run_at_the_third_step(tiny_model
 
 
 def test_two_nonfinite_updates_running_stop_the_run(tiny_model, tmp_path, monkeypatch):
-    true = local.accumulate
+    true = learner.accumulate
     calls = []
 
-    def poisoned(forward, *rest):
-        done = true(forward, *rest)
+    def poisoned(models, *rest):
+        done = true(models, *rest)
         calls.append(1)
         if len(calls) in (2, 5, 6):
-            next(forward.module.parameters()).grad.fill_(torch.nan)
+            next(models.forward.module.parameters()).grad.fill_(torch.nan)
         return done
 
-    monkeypatch.setattr(local, "accumulate", poisoned)
+    monkeypatch.setattr(learner, "accumulate", poisoned)
     with pytest.raises(winnow.WinnowError, match="second update running"):
         train(tiny_model, tmp_path / "run", algorithm="reinforce", steps=9)
     assert len(calls) == 6
@@ -401,9 +402,9 @@ def test_several_updates_a_set_of_draws_make_the_clip_act(tiny_model, tmp_path):
 
 def test_mini_batches_partition_the_prompts_drawn():
     config = Config(prompts_per_step=7, minibatch_prompts=3)
-    batches = [list(b) for b in minibatches(7, config, 2, 1)]
+    batches = [list(b) for b in minibatches(range(7), config, 2, 1)]
     assert [len(b) for b in batches] == [3, 3, 1, 3, 3, 1]
     assert sorted(chain(*batches[:3])) == sorted(chain(*batches[3:])) == list(range(7))
     assert batches[:3] != batches[3:]
-    assert batches == [list(b) for b in minibatches(7, config, 2, 1)]
-    assert batches != [list(b) for b in minibatches(7, config, 2, 2)]
+    assert batches == [list(b) for b in minibatches(range(7), config, 2, 1)]
+    assert batches != [list(b) for b in minibatches(range(7), config, 2, 2)]

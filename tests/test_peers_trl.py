@@ -24,10 +24,12 @@ from torch import Tensor, nn
 
 from tests import tiny
 from winnow.advantages import Advantage, Centred, LeaveOneOut, Standardised
-from winnow.denominators import Constant, DrawMeans, Tokens
+from winnow.denominators import Constant, DrawMeans, GroupMeans, Tokens
+from winnow.distribution import entropies
 from winnow.forward import Piece, PolicyForward
-from winnow.losses import Clipped, Term
-from winnow.types import Draw, Group, Prompt, Score, Verdict
+from winnow.losses import DPO, Clipped, SequenceClipped, Term
+from winnow.penalties import KL, Entropy, InReward
+from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
 from winnow.update import Models, accumulate, factors, totals
 from winnow.weighing import weigh
 
@@ -47,10 +49,11 @@ CLIPS = [(0.2, 0.28), (0.1, 0.6), (0.5, 0.05)]
 def trl() -> SimpleNamespace:
     # Not at the top, so that what is deselected needs no TRL; not `importorskip`, so that what is
     # selected fails without it.
-    from trl import GRPOTrainer, RLOOTrainer
+    from trl import DPOTrainer, GRPOTrainer, RLOOTrainer
     from trl.trainer.utils import add_fused_lm_head, selective_log_softmax
 
     return SimpleNamespace(
+        dpo=DPOTrainer,
         grpo=GRPOTrainer,
         rloo=RLOOTrainer,
         add_fused_lm_head=add_fused_lm_head,
@@ -254,6 +257,109 @@ def test_loss_of_a_batch_cut_in_four(trl, loss_type):
     assert_same(winnow_loss(groups, term, logp, old), sum(parts) / 2, logp, 1e-14)
 
 
+SEQUENCE_CLIPS = [(3e-4, 4e-4), (0.1, 0.2), (0.02, 0.9)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-14), (torch.float32, 2e-7)],
+    ids=["float64", "float32"],
+)
+@pytest.mark.parametrize("clip", SEQUENCE_CLIPS)
+def test_gspo(trl, clip, dtype, tolerance):
+    """GRPO with one ratio an answer, `importance_sampling_level = "sequence"`."""
+    groups = some_groups(seed=1)
+    old, logp = old_and_new(groups, dtype, seed=2)
+    trainer = trl_trainer("grpo", clip, importance_sampling_level="sequence")
+    theirs = trl_loss(trl, trainer, groups, logp, old, sum(lengths(groups)))
+    loss = SequenceClipped(*clip)
+    ours = winnow_draw_loss(groups, Term(loss, DrawMeans()), logp, old)
+    assert_same(ours, theirs, logp, tolerance)
+
+    # The same answers are clipped, and with the narrow clip there are some on either side.
+    draw = draw_numbers(groups)
+    weight = weights(groups, dtype)
+    marked = loss.clips(logp.detach(), old, weight[draw], draw)
+    clipped = torch.stack([part.all() for part in marked.split(lengths(groups))])
+    assert torch.equal(clipped[draw], marked)
+    logged = trainer._metrics["train"]
+    for name, side in [("low", weight < 0), ("high", weight > 0)]:
+        share = (clipped & side).double().mean().item()
+        assert share > 0 or clip != SEQUENCE_CLIPS[0]
+        assert logged[f"clip_ratio/{name}_mean"] == pytest.approx([share], abs=1e-6)
+
+
+def draw_numbers(groups: Sequence[Group]) -> Tensor:
+    return torch.arange(len(draws(groups))).repeat_interleave(torch.tensor(lengths(groups)))
+
+
+def winnow_draw_loss(groups: Sequence[Group], term: Term, logp: Tensor, old: Tensor) -> Tensor:
+    """As `winnow_loss`, of a loss that gives a number a draw."""
+    counts, draw = totals(groups), draw_numbers(groups)
+    scale = [x for group in groups for x in factors(group, term, counts)]
+    losses = term.loss(logp, old, weights(groups, logp.dtype)[draw], draw)
+    return (losses * torch.tensor(scale, dtype=logp.dtype)).sum()
+
+
+@pytest.mark.parametrize("beta", [0.04, 3.0])
+@pytest.mark.parametrize("loss_type", DENOMINATORS)
+def test_kl_in_the_loss(trl, loss_type, beta):
+    """k3 by token over all valid draws, the rejected ones included: TRL's `beta`."""
+    groups = some_groups(seed=13)
+    old, logp = old_and_new(groups, torch.float64, seed=14)
+    ref, _ = old_and_new(groups, torch.float64, seed=15)
+    ref = ref + torch.linspace(-0.5, 0.5, len(ref), dtype=torch.float64)
+    trainer = trl_trainer(loss_type, (0.2, 0.28), beta=beta)
+    trainer.args.use_bias_correction_kl = False
+    rectangle = padded(logp, groups, -1.0)
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (
+        rectangle,
+        torch.zeros_like(rectangle),
+        None,
+    )
+    inputs = trl_inputs(groups, old, torch.float64, sum(lengths(groups)))
+    inputs["ref_per_token_logps"] = padded(ref, groups, -3.0)
+    theirs = trl.grpo._compute_loss(trainer, None, inputs)
+
+    under = DENOMINATORS[loss_type]
+    penalty = Term(KL("k3", "token"), under, beta)
+    assert all(penalty.covers(group) == (0, 1, 2, 3) for group in groups)
+    ours = winnow_loss(groups, Term(Clipped(0.2, 0.28), under), logp, old)
+    ours = ours + spread(groups, penalty, penalty.loss(logp, ref))
+    assert_same(ours, theirs, logp, 1e-13)
+    mean = (penalty.loss(logp, ref)).mean().item()
+    assert trainer._metrics["train"]["kl"] == pytest.approx([mean], abs=1e-6)
+
+
+def spread(groups: Sequence[Group], term: Term, values: Tensor) -> Tensor:
+    """What a term makes of a number for each token."""
+    counts = totals(groups)
+    scale = [x for group in groups for x in factors(group, term, counts)]
+    repeats = torch.tensor(lengths(groups))
+    return (values * torch.tensor(scale, dtype=values.dtype).repeat_interleave(repeats)).sum()
+
+
+def test_entropy_bonus(trl):
+    """TRL's is a mean over the tokens of all draws, whatever the loss divides by: `tokens`."""
+    groups = some_groups(seed=16)
+    old, logp = old_and_new(groups, torch.float64, seed=17)
+    entropy = (logp.detach() ** 2).requires_grad_()
+    trainer = trl_trainer(
+        "dapo", (0.2, 0.28), _entropy_bonus_enabled=True, use_adaptive_entropy=False,
+        entropy_coef=0.3,
+    )  # fmt: skip
+    trainer.accelerator.sync_gradients = False
+    rectangles = padded(logp, groups, -1.0), padded(entropy, groups, 5.0)
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (*rectangles, None)
+    inputs = trl_inputs(groups, old, torch.float64, sum(lengths(groups)))
+    theirs = trl.grpo._compute_loss(trainer, None, inputs)
+    bonus = Term(Entropy(), Tokens(), 0.3)
+    ours = winnow_loss(groups, Term(Clipped(0.2, 0.28), Tokens()), logp, old)
+    ours = ours + spread(groups, bonus, bonus.loss(entropy))
+    assert_same(ours, theirs, entropy, 1e-14)
+    assert_same(ours, theirs, logp, 1e-14)
+
+
 REWARDS: list[list[float | None]] = [
     [1, 0, 0, 1],
     [0.3, 0.9, 0.1, -0.5],
@@ -288,7 +394,10 @@ def trl_advantages(trainer_class: type, generated: tuple[Any, ...], **changes: A
     )
     settings = {
         "accelerator": SimpleNamespace(
-            device=torch.device("cpu"), process_index=0, gather=lambda x: x
+            device=torch.device("cpu"),
+            process_index=0,
+            gather=lambda x: x,
+            reduce=lambda x, reduction: x,
         ),
         "args": SimpleNamespace(
             per_device_train_batch_size=len(flat),
@@ -357,6 +466,58 @@ def test_leave_one_out(trl):
         normalize_advantages=False,
     )
     torch.testing.assert_close(winnow_advantages(LeaveOneOut()), theirs, rtol=0, atol=1e-10)
+
+
+RAGGED = [[1] * (1 + i % 5) for i in range(sum(map(len, REWARDS)))]
+"""Answers of one to five tokens."""
+
+
+@pytest.mark.parametrize("beta", [0.05, 2.0])
+def test_leave_one_out_with_kl_in_the_reward(trl, beta):
+    """TRL's reward less beta times the sum of the answer's log-ratios, then its baseline; a draw
+    without a reward has none with a penalty either."""
+    made = torch.Generator().manual_seed(11)
+    old, ref = (
+        [-3 * torch.rand(len(ids), generator=made, dtype=torch.float64) for ids in RAGGED]
+        for _ in range(2)
+    )
+    policy, reference = SimpleNamespace(training=True, is_gradient_checkpointing=False), object()
+    pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
+    # Other padding on either side, so that an unmasked one shows.
+    rectangles = {id(policy): pad(old, padding_value=-7.0), id(reference): pad(ref)}
+    theirs = trl_advantages(
+        trl.rloo,
+        (ONE_TOKEN_EACH, RAGGED, []),
+        model=policy,
+        ref_model=reference,
+        beta=beta,
+        reward_clip_range=None,
+        normalize_advantages=False,
+        _get_per_token_logps_and_entropies=lambda model, *_, **__: (
+            rectangles[id(model)],
+            None,
+            None,
+        ),
+    )
+
+    numbers = iter(range(len(RAGGED)))
+    groups = []
+    for rewards in REWARDS:
+        own = [next(numbers) for _ in rewards]
+        groups.append(
+            Group(
+                prompt=Prompt("x", "question"),
+                prompt_ids=(1,),
+                draws=tuple(Draw(tuple(RAGGED[i]), tuple(old[i].tolist()), "", "eos") for i in own),
+                scores=tuple(Score.failed("broken") if r is None else Score(r) for r in rewards),
+                verdicts=tuple(Verdict(r is not None, "") for r in rewards),
+                signals=tuple(Signals(ref=tuple(ref[i].tolist())) for i in own),
+            )
+        )
+    ours = weights(weigh(groups, LeaveOneOut(), "0/1", InReward(beta)), torch.float64)
+    # A single draw with a reward has no baseline: TRL divides 0 by 0 and puts 0, as Winnow does.
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    assert (ours[16:20] != 0).all()  # equal rewards, told apart by the penalty alone
 
 
 def some_model() -> nn.Module:
@@ -437,3 +598,114 @@ def test_gradient_of_a_model(trl, loss_type):
     assert done.loss == pytest.approx(theirs.item(), rel=0, abs=2e-7)
     for (name, ours), peer in zip(model.named_parameters(), other.parameters(), strict=True):
         assert (ours.grad - peer.grad).abs().max() < 2e-7, name
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_entropies_of_a_model(trl, temperature):
+    """Those of TRL's head, with their gradient."""
+    model = some_model()
+    other = copy.deepcopy(model)
+    trl.add_fused_lm_head(other, temperature=temperature, outputs=("log_probs", "entropy"))
+    groups = some_groups(seed=18)
+    forward = PolicyForward(model)
+    ours = entropies(forward, forward.contexts(pieces(groups)), temperature)
+    theirs = []
+    for group in groups:
+        for draw in group.draws:
+            ids = torch.tensor([[*group.prompt_ids, *draw.token_ids]])
+            out = other(input_ids=ids, labels=ids, fused_lm_head=True)
+            theirs.append(out.entropy[0, -len(draw.token_ids) :])
+    # No closer: TRL's head works in float32.
+    torch.testing.assert_close(ours, torch.cat(theirs).double(), rtol=0, atol=2e-6)
+    weight = torch.linspace(-1, 2, len(ours), dtype=torch.float64)
+    (ours * weight).mean().backward()
+    (torch.cat(theirs) * weight).mean().backward()
+    for (name, own), peer in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert (own.grad - peer.grad).abs().max() < 2e-6, name
+
+
+def pairs(seed: int) -> list[Group]:
+    """Groups of four draws of which one is the better and one the worse half of a pair."""
+    rng = random.Random(seed)
+    groups = []
+    for group in some_groups(seed):
+        better, worse = rng.sample(range(4), 2)
+        own = [1.0 if i == better else -1.0 if i == worse else 0.0 for i in range(4)]
+        groups.append(
+            group.with_(
+                verdicts=tuple(Verdict(w != 0, "") for w in own),
+                weights=tuple(own),
+                signals=tuple(
+                    Signals(ref=tuple(rng.uniform(-5, -1) for _ in draw.token_ids))
+                    for draw in group.draws
+                ),
+            )
+        )
+    return groups
+
+
+def chosen(groups: Sequence[Group], sign: float) -> list[tuple[Group, int]]:
+    """The better (+1) or the worse (-1) draw of each group, by number."""
+    return [(group, group.weights.index(sign)) for group in groups]
+
+
+def trl_dpo_inputs(groups: Sequence[Group]) -> dict[str, Tensor]:
+    """A batch as TRL's DPO trainer collates it: better answers, then worse ones."""
+    both = [*chosen(groups, 1.0), *chosen(groups, -1.0)]
+    rows = [torch.tensor([*g.prompt_ids, *g.draws[i].token_ids]) for g, i in both]
+    masks = [
+        torch.tensor([0] * len(g.prompt_ids) + [1] * len(g.draws[i].token_ids)) for g, i in both
+    ]
+    pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
+    ref = torch.tensor([sum(g.signals[i].ref) for g, i in both], dtype=torch.float64)
+    better, worse = ref.chunk(2)
+    return {
+        "input_ids": pad(rows),
+        "attention_mask": pad([torch.ones_like(row) for row in rows]),
+        "completion_mask": pad(masks),
+        "ref_chosen_logps": better,
+        "ref_rejected_logps": worse,
+    }
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_dpo(trl, beta):
+    """From tokens to `.grad`, by `DPOTrainer._compute_loss` at `loss_type = "sigmoid"`."""
+    model = some_model()
+    other = copy.deepcopy(model)
+    groups = pairs(seed=20)
+    trl.add_fused_lm_head(
+        other, outputs=("log_probs", "entropy", "mean_logits", "is_top1"), temperature=1.0
+    )
+    identity = SimpleNamespace(
+        device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x
+    )
+    trainer = SimpleNamespace(
+        accelerator=identity,
+        model=SimpleNamespace(training=True),
+        aux_loss_enabled=False,
+        ld_alpha=None,
+        precompute_ref_logps=True,
+        f_divergence_type="reverse_kl",
+        loss_types=["sigmoid"],
+        loss_weights=[1.0],
+        beta=beta,
+        use_weighting=False,
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        _total_train_tokens=0,
+        _tp_size=1,
+    )
+    theirs = trl.dpo._compute_loss(trainer, other, trl_dpo_inputs(groups), return_outputs=False)
+    theirs.backward()
+
+    term = Term(DPO(beta), GroupMeans())
+    done = accumulate(Models(PolicyForward(model)), groups, [term], 0.7, microbatch_tokens=24)
+    # No closer: TRL's head works in float32.
+    assert done.loss == pytest.approx(theirs.item(), rel=0, abs=1e-6)
+    for (name, ours), peer in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert (ours.grad - peer.grad).abs().max() < 1e-6, name
+    logged = trainer._metrics["train"]
+    total, count = done.measures["preference_margin"]
+    assert logged["rewards/margins"] == pytest.approx([total / count], abs=1e-5)
+    right, count = done.measures["preference_accuracy"]
+    assert (logged["rewards/accuracies"], count) == ([right / count], 4)

@@ -58,14 +58,15 @@ def policy(tmp_path_factory) -> Path:
     return folder
 
 
-def enumerated(folder: Path, prompt: str) -> np.ndarray:
+def enumerated(folder: Path, prompt: str, temperature: float = 1.0) -> np.ndarray:
     """The probability of each of ANSWERS."""
     net = AutoModelForCausalLM.from_pretrained(folder)
     found = []
     for answer in ANSWERS:
         ids = [{"a": 1, "b": 2}[c] for c in prompt] + list(answer)
         with torch.no_grad():
-            logp = net(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            logp = net(input_ids=torch.tensor([ids])).logits[0].double()
+            logp = (logp / temperature).log_softmax(-1)
         places = range(len(prompt) - 1, len(ids) - 1)
         found.append(sum(float(logp[i, ids[i + 1]]) for i in places))
     probabilities = np.exp(found)
@@ -121,6 +122,58 @@ def test_training_reaches_pi_star(policy, draws, tmp_path, row, advantage) -> No
     start = enumerated(policy, PROMPT)
     assert total_variation(start, tilted(start)) > 0.1
     assert total_variation(enumerated(result.checkpoint, PROMPT), tilted(start)) < 0.02
+
+
+@pytest.fixture(scope="module")
+def ends(policy, tmp_path_factory):
+    """Where training with a KL term ends: total variation to pi*, by the cell."""
+
+    def end(kl: str, temperature: float = 1.0) -> float:
+        result = winnow.train(
+            model=str(policy),
+            prompts=[{"prompt": PROMPT}],
+            reward=lambda prompt, completion: REWARDS[completion],
+            algorithm={  # no sigma, no 1/|a|, no clip
+                "name": "reinforce",
+                "reward_scale": "0/1",
+                "advantage": "leave-one-out",
+                "loss": "importance",
+                "denominator": "constant(1)",
+                "kl": kl,
+            },
+            prompts_per_step=1,
+            minibatch_prompts=1,
+            samples_per_prompt=256,
+            steps=60,
+            sampling={"max_tokens": 2, "batch": 512, "temperature": temperature},
+            optimiser={"lr": 1.5e-3, "schedule": "linear"},
+            eval={"size": 0},
+            checkpoint={"every": 1000},
+            out=tmp_path_factory.mktemp("kl") / "run",
+            quiet=True,
+        )
+        found = enumerated(result.checkpoint, PROMPT, temperature)
+        return total_variation(found, tilted(enumerated(policy, PROMPT, temperature)))
+
+    return end
+
+
+@pytest.mark.parametrize("kl", [f"in-reward({BETA})", f"in-loss({BETA}, k2, sequence)"])
+def test_kl_of_whole_answers_leads_to_pi_star(ends, kl) -> None:
+    """-beta k1 of the answer in the reward, or its k2 in the loss: one gradient in expectation,
+    that of E[r] - beta KL(pi || pi_ref). At pi* every draw's advantage is 0, not only their mean,
+    so that what is reached is exact."""
+    assert ends(kl) < 0.02
+
+
+def test_at_another_temperature_the_policy_is_the_one_that_draws(ends) -> None:
+    assert ends(f"in-reward({BETA})", temperature=1.5) < 0.02
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_kl_by_token_ends_elsewhere(ends, estimator) -> None:
+    """What a token does to later tokens' KL is left out (k2), or the other KL is minimised (k3)."""
+    assert ends(f"in-loss({BETA}, {estimator})") > 0.03
 
 
 def fits(counts: np.ndarray, probabilities: np.ndarray) -> float:

@@ -148,8 +148,10 @@ class Softmax(Cell):
 
 @dataclass(frozen=True)
 class Extremes(Cell):
-    """+1 for the best of the group, -1 for its worst, 0 between: the two sides of a pair."""
+    """+1 for the best survivor of the group, -1 for the worst, 0 between: the sides of a pair."""
 
+    of_survivors: ClassVar[bool] = True
+    """Draws that were rejected are not compared with."""
     cell: ClassVar[str] = "extremes"
     formula: ClassVar[str] = "+1 best, -1 worst"
     group_baseline: ClassVar[bool] = True

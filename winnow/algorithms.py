@@ -96,8 +96,6 @@ class Algorithm:
             raise ValueError("an algorithm has at least one rule and one term")
         if self.epochs < 1 or self.refill < 0:
             raise ValueError("epochs is at least 1 and refill not negative")
-        if isinstance(self.critic, Value) and not getattr(self.advantage, "per_token", False):
-            raise ValueError("a critic learns the returns of an advantage by token, such as gae")
 
     @property
     def objective(self) -> tuple[Term, ...]:
@@ -173,8 +171,7 @@ class Algorithm:
         """This row with some cells changed.
 
         Raises:
-            UserError: a cell that does not parse, named `algorithm.<cell>`; cells that do not go
-                together.
+            UserError: a cell that does not parse, named `algorithm.<cell>`.
         """
         changed: dict[str, Any] = {}
         term, *more = self.terms
@@ -189,10 +186,7 @@ class Algorithm:
             else:  # plain values, checked by the config
                 changed[key] = value
         given = {key: changed.pop(key) for key in ("loss", "denominator") if key in changed}
-        try:
-            return replace(self, terms=(replace(term, **given), *more), **changed)
-        except ValueError as error:
-            raise UserError(f"algorithm: {error}") from error
+        return replace(self, terms=(replace(term, **given), *more), **changed)
 
     @property
     def formula(self) -> str:

@@ -36,11 +36,16 @@ class Anchor:
         """The same with token ids."""
         return Anchor([complete(group) for group in self.groups], self.ratio, self.coefficient)
 
-    def beside(self, prompts: int, seed: int, update: int) -> Beside:
-        """The examples of an update, by its number: pass after pass, each in its own order."""
-        count = math.ceil(self.ratio * prompts)
+    def beside(self, prompts: int, most: int, seed: int, update: int) -> Beside:
+        """The examples of an update, by its number: pass after pass, each in its own order.
+
+        Args:
+            prompts: Of the update.
+            most: Of any update; a smaller one leaves out examples that would have been its own.
+        """
+        first = update * math.ceil(self.ratio * most)
         chosen = []
-        for position in range(update * count, (update + 1) * count):
+        for position in range(first, first + math.ceil(self.ratio * prompts)):
             epoch, place = divmod(position, len(self.groups))
             rng = np.random.default_rng(derive_seed(seed, "anchor", epoch))
             chosen.append(self.groups[int(rng.permutation(len(self.groups))[place])])

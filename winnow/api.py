@@ -41,6 +41,7 @@ from winnow.given import (
 from winnow.loop import train as run_loop
 from winnow.metrics import Evaluation, Metrics
 from winnow.parts import environment, reward_for, sampler_for
+from winnow.patience import standing
 from winnow.prompts import load_held_out
 from winnow.recipe import dumps, load
 from winnow.reporter import Reporter
@@ -56,7 +57,8 @@ class Result:
         checkpoint: The model it ends with; loads with `AutoModelForCausalLM.from_pretrained`. The
             best of a run that stops early, the final one where weights were averaged or merged.
         metrics: The rows of metrics.jsonl.
-        before, after: Accuracy on the held-out prompts; ``None`` where none were held out.
+        before, after: Accuracy on the held-out prompts, of the start and of that model; ``None``
+            where none were held out.
     """
 
     folder: Path
@@ -200,15 +202,17 @@ def run_evaluation(
 def result_of(folder: Path) -> Result:
     """What a run folder holds."""
     store = RunStore.open(folder)
-    evals = [row["accuracy"] for row in store.lines("evals.jsonl")]
+    evals = store.lines("evals.jsonl")
     final = folder / FINAL
     patience = load(str(folder / "config.toml")).eval.patience
+    best = standing(evals).step if patience and not final.is_dir() else None
+    ends = [row for row in evals if best in (None, row["step"])]
     return Result(
         folder=folder,
         checkpoint=final if final.is_dir() else store.chosen_checkpoint(patience),
         metrics=store.lines("metrics.jsonl"),
-        before=evals[0] if evals else None,
-        after=evals[-1] if evals else None,
+        before=evals[0]["accuracy"] if evals else None,
+        after=ends[-1]["accuracy"] if ends else None,
     )
 
 

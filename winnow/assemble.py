@@ -14,7 +14,7 @@ from winnow.engines.base import Sampler
 from winnow.engines.models import ModelSource, resolve
 from winnow.errors import UserError
 from winnow.parts import check_suited, engine_for, environment
-from winnow.phases import Phase, phases_of
+from winnow.phases import Phase, naming, phases_of
 from winnow.prompts import PromptSet, load_held_out, load_prompts
 from winnow.recipe import dumps
 from winnow.reporter import Reporter
@@ -54,15 +54,33 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
     if config.draws_from is not None:
         draws_from = resolve(config.draws_from, "draws_from")
     model = resolve(config.model)
-    anchors = tuple(open_anchor(phase.config.anchor, config.seed) for phase in phases)
+    anchors = []
+    for phase in phases:
+        with naming(phase.name):
+            anchors.append(open_anchor(phase.config.anchor, config.seed))
+            _check_reference(phase)
     if any(phase.file is None for phase in phases):
         prompts = load_prompts(config.prompts, config.eval, config.seed)
     else:
         prompts = PromptSet((), _held_out(config))
     for phase in phases:
-        _check_apart(phase, prompts.held_out)
+        with naming(phase.name):
+            _check_apart(phase, prompts.held_out)
     check_suited(config.reward.name, [*prompts.train, *prompts.held_out])
-    return Plan(config, phases, prompts, model, draws_from, anchors)
+    return Plan(config, phases, prompts, model, draws_from, tuple(anchors))
+
+
+def _check_reference(phase: Phase) -> None:
+    """See that a reference is there, before a phase is run ahead of the one that wants it.
+
+    Raises:
+        UserError: it is not.
+    """
+    from winnow.engines.reference import average_decay
+
+    what = phase.config.reference
+    if phase.refers and what not in ("start", "phase") and average_decay(what) is None:
+        resolve(what, "reference")
 
 
 def _held_out(config: Config) -> tuple[Prompt, ...]:

@@ -28,12 +28,16 @@ class Cell:
     """Base of all cells. Subclasses are frozen dataclasses; `cell` is their name in a recipe."""
 
     cell: ClassVar[str]
+    seldom: ClassVar[frozenset[str]] = frozenset()
+    """Arguments that are shown only where they are not as they mostly are."""
 
     def __str__(self) -> str:
-        own: Sequence[Field[Any]] = fields(self)  # type: ignore[arg-type]
+        every: Sequence[Field[Any]] = fields(self)  # type: ignore[arg-type]
+        usual = [f for f in every if f.name in self.seldom and getattr(self, f.name) == f.default]
+        own = [f for f in every if f not in usual]
         if not own:
             return self.cell
-        if len(own) == 1:
+        if len(every) == 1:
             return f"{self.cell}({_plain(getattr(self, own[0].name))})"
         return f"{self.cell}({', '.join(f'{f.name}={_plain(getattr(self, f.name))}' for f in own)})"
 

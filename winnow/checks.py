@@ -30,6 +30,13 @@ def _cells(config: Config, algorithm: Algorithm) -> Iterator[str]:
                 f"algorithm.loss: {show(term.loss)} must say needs_old = True or False: whether "
                 "it reads the log-probs of the policy that drew"
             )
+        by_token = getattr(algorithm.advantage, "per_token", False)
+        if isinstance(term.loss, Value) and not by_token:
+            yield (
+                f"algorithm.critic: it learns the returns of an advantage by token, and "
+                f"{show(algorithm.advantage)} is none; set algorithm.advantage = 'gae', or "
+                "algorithm.critic = 'none'"
+            )
         pairs = any(getattr(rule, "pairs", False) for rule in algorithm.select)
         if isinstance(term.loss, DPO) and not (pairs and show(algorithm.advantage) == "extremes"):
             yield (

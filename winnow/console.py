@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ _COLUMNS = (
     ("upd", 4),
     ("clip", 6),
     ("ess", 6),
+    ("kl", 6),
     ("grad", 6),
     ("draw", 6),
     ("score", 6),
@@ -111,6 +113,7 @@ def step_line(m: Metrics) -> str:
         str(m["updates"]),
         _number(m["clip_fraction"], ".1%"),
         _number(m["ess"], ".0%"),
+        _number(m["kl_to_reference"], ".2f"),
         _number(m["grad_norm"], ".2f"),
         *(f"{m['seconds'][stage]:.1f}s" for stage in ("draw", "score", "update")),
     )
@@ -184,9 +187,16 @@ def algorithms_table(width: int) -> Table:
         draws = row.draws + (f", {row.epochs} epochs" if row.epochs > 1 else "")
         fixed = [row.name, draws, row.reward_scale, ", ".join(cells["select"])]
         rows.append([*fixed, cells["advantage"], cells["loss"], cells["denominator"]])
-    for before, after in ((", ", ",\n"), ("(", "\n("), ("-means", "-\nmeans")):
+    for before, after in (
+        (", ", ",\n"),
+        (r"\(", "\n("),
+        ("-means", "-\nmeans"),
+        (r"(?<=\w)-\b", "-\n"),
+    ):
         if sum(map(_width, zip(headings, *rows, strict=True))) + len(headings) > width:
-            rows = [[cell.replace(before, after) for cell in row] for row in rows]
+            rows = [
+                [name, *(re.sub(before, after, cell) for cell in others)] for name, *others in rows
+            ]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="underline")
     for heading in headings:
         table.add_column(heading, overflow="fold")
@@ -208,10 +218,21 @@ def algorithms_notes() -> Table:
         needs = "; ".join(f"{what}: {'yes' if n in row.needs else 'no'}" for n, what in _NEEDS)
         table.add_row(row.name, Text(row.formula))
         table.add_row("", Text(f"{row.note} {row.paper}."))
+        if beside := _beside(row):
+            table.add_row("", Text(beside))
         table.add_row("", Text(needs, style="dim"))
     return table
 
 
+def _beside(row: Algorithm) -> str:
+    """The cells that most rows do not have."""
+    cells = row.cells()
+    usual = Algorithm("usual").cells()
+    shown = [f"{key} {cells[key]}" for key in _SELDOM if cells[key] != usual[key]]
+    return "; ".join(shown)
+
+
+_SELDOM = ("kl", "entropy", "critic", "refill")
 _NEEDS = (
     ("old", "log-probs of the drawing policy"),
     ("ref", "reference model"),

@@ -171,9 +171,9 @@ class SequenceClipped(Cell):
 
     def clips(self, logp: Tensor, old: Tensor, weight: Tensor, draw: Tensor) -> Tensor:
         """Tokens whose gradient the clip has set to zero, shape (tokens,), bool."""
-        ratio = draw_means(logp - old, draw).exp()[draw]
-        above = (weight > 0) & (ratio > 1 + self.high)
-        return above | ((weight < 0) & (ratio < 1 - self.low))
+        ratio, own = draw_means(logp - old, draw).exp(), draw_means(weight, draw)
+        above = (own > 0) & (ratio > 1 + self.high)
+        return (above | ((own < 0) & (ratio < 1 - self.low)))[draw]
 
 
 @dataclass(frozen=True)

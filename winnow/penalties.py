@@ -48,7 +48,7 @@ class InReward(Cell):
 
     With the critic's advantages each token bears its own part, else the whole answer its sum. The
     policy is the one that drew. With a ``target`` (nats an answer) beta follows the KL, over
-    ``horizon`` draws: beta <- beta (1 + clip(KL/target - 1, +-0.2) draws/horizon).
+    ``horizon`` draws: beta <- beta (1 + clip(KL/target - 1, +-0.2) min(draws/horizon, 1)).
     """
 
     beta: float = 0.05
@@ -56,6 +56,7 @@ class InReward(Cell):
     target: float = 0.0
     horizon: float = 10_000.0
     cell: ClassVar[str] = "in-reward"
+    seldom: ClassVar[frozenset[str]] = frozenset({"target", "horizon"})
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
@@ -78,7 +79,7 @@ class InReward(Cell):
         if not self.target:
             return beta
         error = min(max(kl / self.target - 1, -_MOST), _MOST)
-        return beta * (1 + error * draws / self.horizon)
+        return beta * (1 + error * min(draws / self.horizon, 1.0))
 
 
 @dataclass(frozen=True)

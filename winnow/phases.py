@@ -12,7 +12,8 @@ optimiser.lr = 2e-6
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +50,14 @@ class Phase:
     """One phase, checked.
 
     Attributes:
-        number: From 1.
+        number: From 1, through all cycles.
+        name: What a recipe calls it, such as `phases.2`; empty where there is only one.
         before: Steps of the run before it.
         restarts: Whether it begins with the starting weights instead of going on.
     """
 
     number: int
+    name: str
     config: Config
     algorithm: Algorithm
     file: File | None
@@ -77,12 +80,16 @@ class Phase:
 
     @property
     def updates(self) -> int:
-        """Updates of the phase, where every mini-batch makes one."""
+        """Updates that its learning rate is laid over, where every mini-batch makes one.
+
+        Those of a round, where each round begins anew.
+        """
         own = self.file is None and self.algorithm.draws == "every-step"
-        more = 1 + self.config.rounds.merge
-        prompts = self.config.prompts_per_step * more
-        batches = -(-prompts // self.config.minibatch_prompts)
-        return self.steps * batches * (self.algorithm.epochs if own else 1)
+        merge, prompts = self.config.rounds.merge, self.config.prompts_per_step
+        rounds = [1 + min(number, merge) for number in range(self.steps)]
+        batches = [-(-prompts * held // self.config.minibatch_prompts) for held in rounds]
+        passes = self.algorithm.epochs if own else 1
+        return passes * (max(batches) if self.config.rounds.restart else sum(batches))
 
     @property
     def refers(self) -> bool:
@@ -99,7 +106,7 @@ def phases_of(config: Config, algorithm: Algorithm | None = None) -> tuple[Phase
         UserError: whatever is wrong with one of them.
     """
     if not config.phases:
-        return (_phase(1, config, algorithm or config.algorithm.build(), 0, restarts=False),)
+        return (_phase(1, "", config, algorithm or config.algorithm.build(), 0),)
     if algorithm is not None:
         raise UserError("phases: each names its own algorithm; give none beside them")
     found: list[Phase] = []
@@ -107,15 +114,29 @@ def phases_of(config: Config, algorithm: Algorithm | None = None) -> tuple[Phase
         name = f"phases.{(number - 1) % len(config.phases) + 1}"
         own, restarts = _over(config, settings, name)
         before = found[-1].last if found else 0
-        try:
-            found.append(_phase(number, own, own.algorithm.build(), before, restarts=restarts))
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
+        with naming(name):
+            row = own.algorithm.build()
+            found.append(_phase(number, name, own, row, before, restarts=restarts))
     return tuple(found)
 
 
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """What is wrong meanwhile is wrong in the phase of this name."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}" if name else str(error)) from error
+
+
 def _phase(
-    number: int, config: Config, algorithm: Algorithm, before: int, *, restarts: bool
+    number: int,
+    name: str,
+    config: Config,
+    algorithm: Algorithm,
+    before: int,
+    *,
+    restarts: bool = False,
 ) -> Phase:
     check(config, algorithm)
     file = None
@@ -123,7 +144,7 @@ def _phase(
         file = open_file(
             config.draws, algorithm, config.reward.right_at, config.sampling.temperature
         )
-    return Phase(number, config, algorithm, file, before, restarts)
+    return Phase(number, name, config, algorithm, file, before, restarts)
 
 
 def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Config, bool]:

@@ -38,7 +38,8 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
             continue
         beside = None
         if run.anchor is not None:
-            beside = run.anchor.beside(len(groups), config.seed, run.learner.version)
+            most, version = config.minibatch_prompts, run.learner.version
+            beside = run.anchor.beside(len(groups), most, config.seed, version)
         stats = run.learner.step(groups, terms, config.sampling.temperature, beside)
         updates.append((positions, stats))
         run.unhealthy = 0 if stats.applied else run.unhealthy + 1

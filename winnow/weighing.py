@@ -45,7 +45,8 @@ def weigh(
     """The groups with a weight for each draw: its advantage if it survived, else 0.
 
     Statistics run over all valid draws of a group, the rejected ones included: a baseline made of
-    survivors alone would be another estimator. An advantage that says ``over_set`` is given the
+    survivors alone would be another estimator; only an advantage that says ``of_survivors`` is
+    given theirs alone. An advantage that says ``over_set`` is given the
     rewards of all groups at once; one that says ``per_token`` those of each token of a draw, and
     the critic's values.
 
@@ -63,7 +64,8 @@ def weigh(
         ends = np.cumsum([len(values) for values in rewards])[:-1]
         weights = np.split(_called(advantage, np.concatenate(rewards)), ends)
     else:
-        weights = [_called(advantage, values) for values in rewards]
+        pairs = zip(groups, rewards, strict=True)
+        weights = [_of_group(advantage, group, values) for group, values in pairs]
     return [
         group.with_(weights=tuple(_of_survivors(group, own).tolist()))
         for group, own in zip(groups, weights, strict=True)
@@ -115,8 +117,9 @@ def _weigh_tokens(
     whitened = {key: own for key, (own, _) in found.items()}
     if found and getattr(advantage, "whiten", "none") == "batch":
         every = np.concatenate([own for own, _ in found.values()])
-        sigma = every.std() if every.max() > every.min() else 1.0
-        whitened = {key: (own - every.mean()) / sigma for key, own in whitened.items()}
+        alike = every.max() == every.min()  # whose mean, rounded, need not be theirs
+        mean, sigma = (every[0], 1.0) if alike else (every.mean(), every.std())
+        whitened = {key: (own - mean) / sigma for key, own in whitened.items()}
     return [
         group.with_(
             weights=tuple(
@@ -130,12 +133,23 @@ def _weigh_tokens(
                     returns=tuple(found[place, number][1].tolist()),
                 )
                 if (place, number) in found
-                else group.signal(number)
+                else replace(group.signal(number), advantages=(), returns=())
                 for number in range(len(group.draws))
             ),
         )
         for place, group in enumerate(groups)
     ]
+
+
+def _of_group(advantage: Advantage, group: Group, rewards: Array) -> Array:
+    """Advantages of the valid draws of a group, from their rewards."""
+    if not getattr(advantage, "of_survivors", False):
+        return _called(advantage, rewards)
+    pairs = zip(group.verdicts, group.valid, strict=True)
+    kept = np.array([verdict.kept for verdict, valid in pairs if valid], dtype=bool)
+    weights = np.zeros_like(rewards)
+    weights[kept] = _called(advantage, rewards[kept])
+    return weights
 
 
 def _called(advantage: Advantage, rewards: Array) -> Array:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from winnow.anchors import Anchor
 from winnow.config import Config
 from winnow.disk import whole_folder
-from winnow.engines.base import Sampler
+from winnow.engines.base import Sampler, WeightsRef
 from winnow.errors import UserError
 from winnow.evaluation import evaluate, sampling_params
 from winnow.loop import Run
-from winnow.phases import Phase
+from winnow.phases import Phase, naming
 from winnow.prompts import PromptSet
 from winnow.recorded import File, Recorded
 from winnow.reporter import Reporter
@@ -74,6 +74,7 @@ class Workshop:
         self._start: list[Tensor] | None = None
         self._ready: _Ready | None = None
         self._store: RunStore | None = None
+        self._completes: dict[int, Complete] = {}
         self._watch = Stopwatch()
 
     @property
@@ -91,6 +92,12 @@ class Workshop:
             fresh = self.found is None
             self._start = self.engine.weights() if fresh else self.engine.read(self.model)
         todo = self._todo()
+        for phase in todo:  # what would stop a later one is known now
+            with naming(phase.name):
+                if phase.refers:
+                    self.engine.check_reference(phase.config.reference)
+                if phase.file is not None:
+                    self._completes[phase.number] = self._complete(phase, phase.file)
         if todo and self.found is None:
             self._ready = self._prepared(todo[0])
 
@@ -98,7 +105,7 @@ class Workshop:
         """The folder of the run."""
         self._store = store
         store.rewind(self._state["step"])
-        if self.engine.adapters is not None and self.model.gguf is not None:
+        if self.engine.adapters is not None and not self.model.ordinary:
             self.engine.adapters.keep_base(store.folder / "base")
 
     def runs(self) -> Iterator[Run]:
@@ -108,6 +115,7 @@ class Workshop:
             run = self._run(ready)
             yield run
             self._version = ready.learner.version
+            ready.learner.close()
             self.found = None
 
     def _todo(self) -> list[Phase]:
@@ -133,6 +141,9 @@ class Workshop:
         if phase.restarts and not resumed:
             assert self._start is not None
             engine.put(self._start)
+        elif self.found is not None and engine.adapters is not None:
+            # What a checkpoint of adapters was made of is not what the engine has read.
+            engine.put(engine.read(type(self.model)(str(self.found[0]))))
         reference = None
         if phase.refers:
             begun = self._phase_weights(phase, resumed)
@@ -146,13 +157,13 @@ class Workshop:
             reference=reference,
         )
         learner.version = self._version
-        if self.found is not None and (resumed or engine.adapters is not None):
-            learner.load(self.found[0], optimiser=resumed)
+        if self.found is not None and resumed:
+            learner.load(self.found[0])
         anchor = self.anchors[phase.number - 1]
         return _Ready(
             phase,
             learner,
-            None if phase.file is None else self._complete(phase, phase.file),
+            self._completes.get(phase.number),
             anchor and anchor.encoded(engine.retokeniser((), anew=False)),
         )
 
@@ -266,15 +277,20 @@ class Workshop:
         """Make the final model, where it is another than the last checkpoint's, and try it."""
         config, store, engine = self.config, self.store, self.engine
         final = store.folder / FINAL
-        if not (config.checkpoint.average or config.lora.merge) or final.exists():
+        if not (config.checkpoint.average or config.lora.merge):
+            return
+        tried = any(row.get("split") == "final" for row in store.lines("evals.jsonl"))
+        if final.exists() and (tried or not self.prompts.held_out):
             return
         weights = engine.read(type(self.model)(str(store.chosen_checkpoint(config.eval.patience))))
         if config.checkpoint.average:
             assert self._start is not None
             weights = engine.averaged(weights, self._start, config.checkpoint.average)
         engine.put(weights)
-        whole_folder(final, lambda folder: engine.save(folder, merged=config.lora.merge))
+        if not final.exists():
+            whole_folder(final, lambda folder: engine.save(folder, merged=config.lora.merge))
         if self.prompts.held_out:
+            self.sampler.load(WeightsRef(self._version, module=engine.load()))
             evaluate(
                 config,
                 self.sampler,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from winnow.cells import nearest
 from winnow.config import LoraConfig
+from winnow.disk import whole_folder
 from winnow.errors import UserError
 
 
@@ -38,23 +41,21 @@ class Adapters:
             lora_alpha=config.alpha,  # type: ignore[arg-type]
             target_modules="all-linear" if targets == ["all-linear"] else targets,
             task_type="CAUSAL_LM",
-            base_model_name_or_path=name,
         )
-        with torch.random.fork_rng(devices=[]):
+        if targets != ["all-linear"]:
+            _check_names(module, targets)
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of two libraries at each other
             torch.manual_seed(seed)
             try:
                 self._peft: Any = peft.get_peft_model(cast(Any, module), settings)
             except ValueError as error:
-                reason = str(error).split(".")[0]
+                reason = str(error).split(". ")[0]
                 raise UserError(f"lora.targets: {config.targets}: {reason}") from error
+        self._peft.peft_config["default"].base_model_name_or_path = name
         self._module = module
         self._first = [p.detach().clone() for p in self._trained()]
         self._copy: Path | None = None
-
-    @property
-    def base(self) -> str:
-        """Where the base model can be had."""
-        return str(self._peft.peft_config["default"].base_model_name_or_path)
 
     def keep_base(self, folder: Path) -> None:
         """Point to a copy of the base model, made with the first save, not to where it came from.
@@ -72,9 +73,10 @@ class Adapters:
 
     def save(self, folder: Path) -> None:
         """The adapters, as peft and `AutoModelForCausalLM.from_pretrained` read them."""
-        if self._copy is not None and not (self._copy / "config.json").is_file():
-            self._save_base(self._copy)
-        self._peft.save_pretrained(folder)
+        if self._copy is not None and not self._copy.is_dir():
+            whole_folder(self._copy, self._save_base)
+        # Not asked for, it asks a hub at every save whether the vocabulary has grown.
+        self._peft.save_pretrained(folder, save_embedding_layers=False)
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:
@@ -102,26 +104,66 @@ class Adapters:
 
     def merged(self, folder: Path, tokenizer: Any) -> None:
         """Write an ordinary model: base and adapters in one. The module is not changed."""
-        self._peft.merge_adapter()
-        try:
-            self._save_plain(folder)
-        finally:
-            self._peft.unmerge_adapter()
+        self._save_plain(folder, added=True)
         tokenizer.save_pretrained(folder)
 
     def _save_base(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._save_plain(folder)
+        self._save_plain(folder, added=False)
 
-    def _save_plain(self, folder: Path) -> None:
-        """The module's weights under the names that they have without adapters."""
+    @torch.no_grad()
+    def _save_plain(self, folder: Path, *, added: bool) -> None:
+        """The module's weights under the names that they have without adapters.
+
+        Args:
+            added: Whether with what the adapters add to them, which is not done in place: taken
+                away again, it would leave its rounding behind.
+        """
         module: Any = self._module
         state = {
             name.replace(".base_layer", ""): weight
             for name, weight in module.state_dict().items()
             if "lora_" not in name
         }
+        for name, layer in module.named_modules() if added else ():
+            if hasattr(layer, "get_delta_weight"):
+                weight, delta = state[f"{name}.weight"], layer.get_delta_weight("default")
+                state[f"{name}.weight"] = (weight.float() + delta.float()).to(weight.dtype)
         module.save_pretrained(folder, state_dict=state)
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self._module.parameters() if p.requires_grad]
+
+
+def _check_names(module: nn.Module, targets: Sequence[str]) -> None:
+    """See that each names a layer; peft would leave out those that do not, if others do.
+
+    Raises:
+        UserError: naming the first that does not, and the names that there are.
+    """
+    linear = {
+        name.rpartition(".")[2]
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name, _ in module.named_modules()):
+            raise UserError(
+                f"lora.targets: no layer is called {target!r}; {nearest(target, sorted(linear))}"
+            )
+
+
+def merged(base: Any, folder: str, field: str) -> nn.Module:
+    """An ordinary model: what adapters in a folder were trained over, with them.
+
+    Raises:
+        UserError: peft is not installed.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise UserError(f"{field}: {folder} needs peft: pip install 'winnow-rl[lora]'") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made: Any = peft.PeftModel.from_pretrained(base, folder)
+        whole: nn.Module = made.merge_and_unload().requires_grad_(True)
+    return whole

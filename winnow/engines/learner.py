@@ -66,12 +66,15 @@ class LocalLearner:
         self._microbatch_tokens = microbatch_tokens
         self.weights = [p for p in self.module.parameters() if p.requires_grad]
         own = critic.trained() if critic is not None else []
-        self._masters = [_master(p) for p in self.weights]
-        self._critic_masters = [_master(p) for p in own]
+        self._hooks: list[Any] = []
+        self._masters = [_master(p, self._hooks) for p in self.weights]
+        self._critic_masters = [_master(p, self._hooks) for p in own]
         self._pairs = list(
             zip([*self.weights, *own], [*self._masters, *self._critic_masters], strict=True)
         )
         self._updates = 0
+        self._begun = 0
+        """Updates before the optimiser was new."""
         self._adam = self._new_adam()
 
     def evaluate(
@@ -124,7 +127,7 @@ class LocalLearner:
         While the critic warms up, only its own terms count and only its own weights move.
 
         Raises:
-            ValueError: no draw has a weight. The loop makes no update of such a mini-batch.
+            ValueError: no term runs over any draw, warm-up aside. The loop makes no update of it.
         """
         self._adam.zero_grad(set_to_none=True)
         warming = self._critic is not None and self._updates < self._critic_config.warmup
@@ -134,7 +137,7 @@ class LocalLearner:
             terms, beside = [term for term in terms if "value" in term.reads], None
         models = Models(self.forward, self._critic, self._distributions)
         done = accumulate(models, groups, terms, temperature, self._microbatch_tokens)
-        if done.draws == 0:
+        if done.draws == 0 and not warming:
             raise ValueError("no draw of this mini-batch has a weight: there is nothing to learn")
         if beside is not None:
             other = accumulate(models, beside.groups, beside.terms, 1.0, self._microbatch_tokens)
@@ -158,6 +161,11 @@ class LocalLearner:
     def publish(self) -> WeightsRef:
         return WeightsRef(self.version, module=self.module)
 
+    def close(self) -> None:
+        """Let go of the module, so that another learner can take it on."""
+        for hook in self._hooks:
+            hook.remove()
+
     @torch.no_grad()
     def restart(self, weights: Sequence[Tensor]) -> None:
         """Go back to these weights, with a new optimiser."""
@@ -165,6 +173,7 @@ class LocalLearner:
             weight.copy_(given)
         self._refresh_masters()
         self._adam = self._new_adam()
+        self._begun = self._updates
 
     def save(self, folder: Path) -> None:
         if self._saver is None:
@@ -185,17 +194,10 @@ class LocalLearner:
         if self._critic is not None:
             self._critic.save(folder)
 
-    def load(self, folder: Path, *, optimiser: bool = True) -> None:
-        """The module must have been loaded from the same folder, or have a saver that loads it.
-
-        Args:
-            optimiser: Whether to go on with what else was saved, or with the weights alone.
-        """
+    def load(self, folder: Path) -> None:
+        """The module must have been loaded from the same folder, or have a saver that loads it."""
         if self._saver is not None:
             self._saver.load(folder)
-        if not optimiser:
-            self._refresh_masters()
-            return
         if self._critic is not None:
             self._critic.load(folder)
         state = torch.load(folder / _OPTIMISER_FILE, map_location="cpu", weights_only=True)
@@ -223,7 +225,8 @@ class LocalLearner:
 
     def _rates(self) -> float:
         """Set the learning rates of this update; that of the policy."""
-        number = self._updates - (self._critic_config.warmup if self._critic is not None else 0)
+        warming = self._critic_config.warmup if self._critic is not None else 0
+        number = self._updates - max(warming, self._begun)
         lr = learning_rate(self._config, max(0, number), self._total_updates)
         for group, rate in zip(self._adam.param_groups, (lr, self._critic_config.lr), strict=False):
             group["lr"] = rate
@@ -279,8 +282,12 @@ def _zeros(like: Sequence[Tensor]) -> Iterator[Tensor]:
     return (part.view_as(w) for part, w in zip(parts, like, strict=True))
 
 
-def _master(weight: nn.Parameter) -> Tensor:
-    """What the optimiser steps: the weight itself, or a float32 copy that gathers its gradients."""
+def _master(weight: nn.Parameter, hooks: list[Any]) -> Tensor:
+    """What the optimiser steps: the weight itself, or a float32 copy that gathers its gradients.
+
+    Args:
+        hooks: What gathers them is added here.
+    """
     if weight.dtype not in (torch.bfloat16, torch.float16):
         return weight
     master = weight.detach().float().clone()
@@ -291,7 +298,7 @@ def _master(weight: nn.Parameter) -> Tensor:
         master.grad = gradient if master.grad is None else master.grad.add_(gradient)
         parameter.grad = None
 
-    cast(Any, weight).register_post_accumulate_grad_hook(gather)
+    hooks.append(cast(Any, weight).register_post_accumulate_grad_hook(gather))
     return master
 
 

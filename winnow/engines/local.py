@@ -185,7 +185,9 @@ class LocalEngine:
         if self.module is None:
             module = load_model(self._source, self._dtype, self._device, self._field)
             if self._lora is not None and self._lora.rank:
-                self.adapters = Adapters(module, self._lora, self._seed, self._source.name)
+                path = Path(self._source.name)
+                name = str(path.absolute()) if path.is_dir() else self._source.name
+                self.adapters = Adapters(module, self._lora, self._seed, name)
             self.module = module
         return self.module
 
@@ -232,6 +234,24 @@ class LocalEngine:
             cast(Any, self.load()).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
+    def check_reference(self, what: str) -> None:
+        """See that it can be compared with, without reading its weights.
+
+        Raises:
+            UserError: a model that cannot be had, or of another vocabulary.
+        """
+        if what not in ("start", "phase") and average_decay(what) is None:
+            self._other(what)
+
+    def _other(self, what: str) -> LocalEngine:
+        other = LocalEngine(resolve(what, "reference"), self._dtype, self._device, "reference")
+        if other.tokenizer.get_vocab() != self.tokenizer.get_vocab():
+            raise UserError(
+                f"reference: {what!r} has another vocabulary than {self._source.name!r}; their "
+                "log-probs cannot be compared"
+            )
+        return other
+
     def reference(
         self, what: str, start: Sequence[torch.Tensor] | None, phase: Sequence[torch.Tensor] | None
     ) -> Reference:
@@ -243,22 +263,18 @@ class LocalEngine:
         Raises:
             UserError: a model that cannot be had, or of another vocabulary.
         """
+        forward = self.forward()
         if what == "start" and self.adapters is not None:
-            return Within(self.forward(), self.adapters.away)
+            return Within(forward, self.adapters.away)
         if what in ("start", "phase"):
             weights = start if what == "start" else phase
             assert weights is not None
-            return Weights(self.forward(), self.trained(), weights)
+            return Weights(forward, self.trained(), weights)
         decay = average_decay(what)
         if decay is not None:
             assert phase is not None
-            return Average(self.forward(), self.trained(), phase, decay)
-        other = LocalEngine(resolve(what, "reference"), self._dtype, self._device, "reference")
-        if other.tokenizer.get_vocab() != self.tokenizer.get_vocab():
-            raise UserError(
-                f"reference: {what!r} has another vocabulary than {self._source.name!r}; their "
-                "log-probs cannot be compared"
-            )
+            return Average(forward, self.trained(), phase, decay)
+        other = self._other(what)
         other.load().requires_grad_(False)
         return Other(other.forward())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import re
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ _WHEEL, _GGUF, _HUB = (
     "SmolLM2-135M-Instruct.Q4_1.gguf",
     "HuggingFaceTB/SmolLM2-135M-Instruct",
 )
+ADAPTERS = "adapter_config.json"
+"""What a folder of adapters has instead of a model's config."""
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -31,6 +34,11 @@ class ModelSource:
 
     name: str
     gguf: str | None = None
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether its name is all that `from_pretrained` needs, for adapters over it too."""
+        return self.gguf is None and _base_of(self) is None
 
 
 def resolve(name: str, field: str = "model") -> ModelSource:
@@ -51,7 +59,7 @@ def resolve(name: str, field: str = "model") -> ModelSource:
             raise UserError(f"{field}: no file {name}")
         return ModelSource(str(path.parent), path.name)
     if is_folder:
-        if not (path / "config.json").is_file():
+        if not any((path / file).is_file() for file in ("config.json", ADAPTERS)):
             raise UserError(f"{field}: folder {name} holds no config.json, so no model")
         return ModelSource(str(path))
     if _HUB_ID.match(name) and not name.startswith("."):
@@ -86,7 +94,7 @@ def load_config(source: ModelSource, field: str = "model") -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(source.name)
+        return AutoConfig.from_pretrained(_base_of(source) or source.name)
     except (OSError, ValueError) as error:
         raise unavailable(source, field, error) from error
 
@@ -106,14 +114,29 @@ def load_model(
     try:
         with quiet_reading(source):
             model: Any = AutoModelForCausalLM.from_pretrained(
-                source.name, gguf_file=source.gguf, dtype=getattr(torch, dtype), disable_mmap=True
+                _base_of(source) or source.name,
+                gguf_file=source.gguf,
+                dtype=getattr(torch, dtype),
+                disable_mmap=True,
             )
+            if _base_of(source) is not None:
+                from winnow.engines.adapters import merged
+
+                model = merged(model, source.name, field)
     except (OSError, ValueError, SafetensorError) as error:
         raise unavailable(source, field, error) from error
     plain_weights(source, model)
     model.to(device).eval()
     assert isinstance(model, torch.nn.Module)
     return model
+
+
+def _base_of(source: ModelSource) -> str | None:
+    """What the adapters in a folder were trained over; ``None`` of an ordinary model."""
+    path = Path(source.name)
+    if (path / "config.json").is_file() or not (path / ADAPTERS).is_file():
+        return None
+    return str(json.loads((path / ADAPTERS).read_text())["base_model_name_or_path"])
 
 
 def quiet_reading(source: ModelSource) -> AbstractContextManager[Any]:

@@ -1,0 +1,732 @@
+"""What keeps a policy near its start beside a KL penalty: stopping early, beginning each round
+anew, anchor data, earlier rounds, averaged weights, references that follow."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+import winnow
+from tests import tiny
+from tests.kills import (
+    KillAt,
+    Killed,
+    after_checkpoint,
+    check_resumed,
+    check_same,
+    config,
+    draws,
+    go,
+    lines,
+    logits,
+)
+from winnow import workshop
+from winnow.anchors import Anchor, open_anchor
+from winnow.api import run
+from winnow.config import AnchorConfig, OptimiserConfig
+from winnow.denominators import SurvivorMeans
+from winnow.engines.base import Beside
+from winnow.engines.learner import LocalLearner
+from winnow.engines.local import LocalEngine
+from winnow.engines.models import ModelSource
+from winnow.losses import NLL, Term
+from winnow.patience import Standing, standing
+from winnow.store import RunStore
+from winnow.types import Draw, Group, Prompt, Score, Verdict
+from winnow.updates import minibatches
+
+NLL_TERM = (Term(NLL(), SurvivorMeans()),)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32
+    ).state_dict()
+    return found
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def engine(model: Path) -> LocalEngine:
+    return LocalEngine(ModelSource(str(model)), "float32", torch.device("cpu"), "model")
+
+
+def learner(made: LocalEngine, lr: float = 2e-3, **more: Any) -> LocalLearner:
+    optimiser = OptimiserConfig(lr=lr, max_grad_norm=more.pop("max_grad_norm", 1.0))
+    return made.learner(optimiser, total_updates=10, microbatch_tokens=1024, **more)
+
+
+def example(text: str, answer: str) -> Group:
+    words = tiny.tokenizer()
+    ids = (*words.encode(answer), 0)
+    return Group(
+        prompt=Prompt(text, text, answer),
+        prompt_ids=tuple(words.encode(text)),
+        draws=(Draw(ids, (-1.0,) * len(ids), answer, "eos"),),
+        scores=(Score(1.0),),
+        verdicts=(Verdict(True, "kept"),),
+        weights=(1.0,),
+    )
+
+
+def check_logprobs(rows: Sequence[dict[str, Any]], model: Path, column: str = "logprobs") -> None:
+    """What draws say of their tokens is what a plain model says of them."""
+    plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    for row in rows:
+        ids = torch.tensor([row["prompt_ids"] + row["token_ids"]])
+        logp = plain(ids).logits[0].detach().log_softmax(-1)
+        first = len(row["prompt_ids"]) - 1
+        expected = [float(logp[first + i, t]) for i, t in enumerate(row["token_ids"])]
+        assert row[column] == pytest.approx(expected, abs=1e-4)
+
+
+# stopping early
+
+
+def held_out(tmp_path: Path, **more: Any) -> dict[str, Any]:
+    """Ten additions that are not trained on, and settings that evaluate them."""
+    rows, path = tiny.problems(), tmp_path / "held-out.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[::3]))
+    return {"source": str(path), "size": 9, "samples": 4, "every": 1, **more}
+
+
+HELD_OUT = {row["prompt"] for row in tiny.problems()[::3]}
+
+
+class Nonsense:
+    """Pays for sevens in training, and for right answers on the held-out prompts."""
+
+    name = "nonsense"
+
+    def score(self, items: Sequence[tuple[Prompt, str]]) -> list[Score]:
+        return [Score(float(self._good(prompt, text))) for prompt, text in items]
+
+    def _good(self, prompt: Prompt, text: str) -> bool:
+        return text == (prompt.answer if prompt.text in HELD_OUT else "7")
+
+    def close(self) -> None: ...
+
+
+class Scripted:
+    """Right answers in training; held-out rewards by the number of evaluations made before."""
+
+    name = "scripted"
+
+    def __init__(self, script: Sequence[float]) -> None:
+        self.script = script
+        self.folder = Path()
+
+    def score(self, items: Sequence[tuple[Prompt, str]]) -> list[Score]:
+        done = len(lines(self.folder, "evals.jsonl"))
+        return [
+            Score(self.script[done] if p.text in HELD_OUT else float(text == p.answer))
+            for p, text in items
+        ]
+
+    def close(self) -> None: ...
+
+
+def test_a_run_that_only_gets_worse_ends_with_its_start(tiny_model, tmp_path):
+    settings = config(
+        tiny_model,
+        tmp_path,
+        steps=20,
+        algorithm="raft",
+        optimiser={"lr": 1e-2},
+        eval=held_out(tmp_path, patience=3, samples=16),
+        checkpoint={"every": 100, "keep": 1},
+    )
+    listener = KillAt()
+    result = run(settings, out=tmp_path / "run", reporter=listener, reward=Nonsense())
+    rewards = [row["reward"] for row in lines(result.folder, "evals.jsonl")]
+    assert max(rewards) == rewards[0] > rewards[-1] + 0.05
+    assert len(result.metrics) == 3
+    assert result.checkpoint.name == "step-0"
+    assert same(weights(result.checkpoint), weights(tiny_model))
+    assert result.after == result.before == pytest.approx(rewards[0])
+    assert listener.notes[-1] == (
+        "stopped: no better for 3 evaluations; the best is that of step 0, mean reward "
+        f"{rewards[0]:.3f}"
+    )
+
+
+SCRIPT = [0.2, 0.4, 0.3, 0.6, 0.6, 0.5, 0.1, 0.9, 0.9]
+
+
+def stopping(tiny_model: Path, tmp_path: Path, **more: Any) -> Any:
+    return config(
+        tiny_model,
+        tmp_path,
+        steps=8,
+        eval=held_out(tmp_path, patience=3),
+        checkpoint={"every": 2, "keep": 1},
+        **more,
+    )
+
+
+def test_the_best_is_kept_though_others_come_after_it(tiny_model, tmp_path):
+    """By the script step 3 is best: 0.6 at step 4 is no better, and step 7 is never reached."""
+    reward = Scripted(SCRIPT)
+    reward.folder = tmp_path / "run"
+    result = go(stopping(tiny_model, tmp_path), tmp_path / "run", reward)
+    assert [row["step"] for row in result.metrics] == [1, 2, 3, 4, 5, 6]
+    assert result.checkpoint.name == "step-3"
+    kept = sorted(path.name for path in (result.folder / "checkpoints").iterdir())
+    assert kept == ["step-3", "step-6"]
+    (row,) = [row for row in lines(result.folder, "evals.jsonl") if row["step"] == 3]
+    assert result.after == row["accuracy"]
+    # the weights of step 3, not of the last step: those of a run of three steps
+    short = stopping(tiny_model, tmp_path).model_copy(update={"steps": 3})
+    reward.folder = tmp_path / "short"
+    three = go(short, tmp_path / "short", reward)
+    assert same(weights(result.checkpoint), weights(three.checkpoint))
+
+
+def test_stopped_early_and_killed_it_ends_as_the_unbroken_run(tiny_model, tmp_path):
+    reward = Scripted(SCRIPT)
+    settings = stopping(tiny_model, tmp_path)
+    reward.folder = tmp_path / "whole"
+    go(settings, tmp_path / "whole", reward)
+    reward.folder = tmp_path / "broken"
+    with pytest.raises(Killed):
+        run(settings, out=tmp_path / "broken", reporter=KillAt(5), reward=reward)
+    for at in (16, 31, 40):
+        with pytest.raises(Killed):
+            run(resume=tmp_path / "broken", reporter=KillAt(at), reward=reward)
+    again = run(resume=tmp_path / "broken", reporter=winnow.reporter.Silent(), reward=reward)
+    check_same(tmp_path / "whole", tmp_path / "broken")
+    assert again.checkpoint.name == "step-3"
+
+
+def test_a_run_that_had_stopped_does_nothing_more(tiny_model, tmp_path):
+    reward = Scripted(SCRIPT)
+    reward.folder = tmp_path / "run"
+    result = go(stopping(tiny_model, tmp_path), tmp_path / "run", reward)
+    files = {p: p.read_bytes() for p in result.folder.rglob("*") if p.is_file()}
+    listener = KillAt()
+    again = run(resume=result.folder, reporter=listener, reward=reward)
+    assert again == result
+    assert {stage for stage, _ in listener.heard} <= {"load model"}
+    assert files == {p: p.read_bytes() for p in result.folder.rglob("*") if p.is_file()}
+
+
+def test_where_evaluations_stand():
+    rows = [{"step": s, "reward": r} for s, r in ((0, 0.1), (2, None), (4, 0.3), (6, 0.3), (8, 0))]
+    found = [standing(rows[:n]) for n in range(6)]
+    assert [(s.step, s.stale) for s in found] == [
+        (None, 0), (0, 0), (0, 1), (4, 0), (4, 1), (4, 2)
+    ]  # fmt: skip
+    assert found[-1] == Standing(4, 0.3, 2)
+    assert standing([*rows, {"step": 8, "reward": 9.0, "split": "final"}]) == found[-1]
+    assert standing([{"step": 0, "reward": None}]) == Standing(stale=1)
+
+
+# each round from the start
+
+
+def restarting(tiny_model: Path, tmp_path: Path, **more: Any) -> Any:
+    settings = {
+        "steps": 3,
+        "algorithm": {"name": "raft++", "epochs": 2},
+        "rounds": {"restart": True},
+        "checkpoint": {"every": 1, "keep": 9},
+        "optimiser": {"lr": 5e-3, "schedule": "linear", "warmup": 1},
+    }
+    return config(tiny_model, tmp_path, **{**settings, **more})
+
+
+def test_each_round_is_the_start_trained_on_its_draws_alone(tiny_model, tmp_path):
+    settings = restarting(tiny_model, tmp_path)
+    result = go(settings, tmp_path / "run")
+    row = settings.algorithm.build()
+    store = RunStore(result.folder)
+    for number in (1, 2, 3):
+        made = engine(tiny_model)
+        alone = made.learner(settings.optimiser, total_updates=4, microbatch_tokens=1024)
+        groups = store.groups("train", number)
+        for positions in minibatches(range(6), settings, 2, number):
+            batch = [groups[i] for i in positions]
+            if any(any(group.weights) for group in batch):
+                alone.step(batch, row.objective, 1.0)
+        found = weights(result.folder / f"checkpoints/step-{number}")
+        assert same(found, made.load().state_dict())
+        assert not same(found, weights(tiny_model))
+
+
+def test_draws_come_from_the_last_policy_though_training_begins_anew(tiny_model, tmp_path):
+    result = go(restarting(tiny_model, tmp_path), tmp_path / "run")
+    found = draws(result.folder)
+    check_logprobs([r for r in found if r["step"] == 1][:9], tiny_model)
+    check_logprobs([r for r in found if r["step"] == 3][:9], result.folder / "checkpoints/step-2")
+    versions = [next(r["policy_version"] for r in found if r["step"] == s) for s in (1, 2, 3)]
+    assert versions == [0, *(row["policy_version"] for row in result.metrics[:2])]
+
+
+def test_begun_anew_with_learning_rate_zero_it_is_the_start(tiny_model, tmp_path):
+    result = go(restarting(tiny_model, tmp_path, optimiser={"lr": 0.0}), tmp_path / "run")
+    for number in (1, 2, 3):
+        assert same(weights(result.folder / f"checkpoints/step-{number}"), weights(tiny_model))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_begun_anew_and_killed_it_ends_as_the_unbroken_run(tiny_model, tmp_path, dtype):
+    settings = restarting(
+        tiny_model, tmp_path, dtype=dtype, checkpoint={"every": 1, "keep": 1}, steps=4
+    )
+    check_resumed(settings, tmp_path, (9, 19, 30))
+
+
+# anchor data
+
+
+def differences() -> list[dict[str, str]]:
+    """The second skill: 15 subtractions, none of which has the answer of the addition."""
+    return [
+        {"prompt": f"{a}-{b}=", "answer": str(a - b), "completion": str(a - b)}
+        for a in range(1, 6)
+        for b in range(1, a + 1)
+    ]
+
+
+def _learn(net: Any, rows: Sequence[tuple[str, str, float]], steps: int, lr: float) -> None:
+    """Supervised steps on answers that are right so often, else any digit up to 8."""
+    rng, words = random.Random(steps), tiny.tokenizer()
+    adam = torch.optim.AdamW(net.parameters(), lr=lr)
+    for _ in range(steps):
+        texts = [
+            prompt + (answer if rng.random() < right else str(rng.randint(0, 8)))
+            for prompt, answer, right in rng.choices(rows, k=50)
+        ]
+        ids = torch.tensor([[*words.encode(text), 0] for text in texts])
+        found = net(input_ids=ids).logits[:, 3:-1]
+        loss = cross_entropy(found.flatten(0, 1), ids[:, 4:].flatten())
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+
+
+@pytest.fixture(scope="module")
+def two_skills(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that subtracts well and adds badly, and anchor.jsonl beside it."""
+    folder = tmp_path_factory.mktemp("two")
+    net = tiny.model()
+    sums = [(row["prompt"], row["answer"]) for row in tiny.problems()]
+    rest = [(row["prompt"], row["answer"], 1.0) for row in differences()]
+    _learn(net, [*((p, a, 1.0) for p, a in sums), *rest], 220, 3e-3)
+    _learn(net, [*((p, a, 0.25) for p, a in sums), *rest], 40, 1e-3)
+    net.save_pretrained(folder / "model")
+    tiny.tokenizer().save_pretrained(folder / "model")
+    (folder / "anchor.jsonl").write_text("".join(json.dumps(r) + "\n" for r in differences()))
+    return folder
+
+
+def accuracy(model: Path, rows: list[dict[str, str]], out: Path) -> float:
+    result = winnow.evaluate(
+        model=str(model),
+        prompts=rows,
+        reward="exact",
+        out=out,
+        quiet=True,
+        sampling={"max_tokens": 4},
+        eval={"samples": 20},
+    )
+    assert result.accuracy is not None
+    return result.accuracy
+
+
+def test_anchor_data_keeps_a_skill_that_is_lost_without_it(two_skills, tmp_path):
+    found: dict[str, tuple[float, float]] = {}
+
+    def measure(name: str, model: Path) -> None:
+        rows = {"sums": tiny.problems(), "differences": differences()}
+        one, other = (accuracy(model, rows[k], tmp_path / f"{name}-{k}") for k in rows)
+        found[name] = (one, other)
+
+    measure("start", two_skills / "model")
+    for name, anchor in (
+        ("without", {}),
+        ("with", {"source": str(two_skills / "anchor.jsonl"), "ratio": 0.5}),
+    ):
+        settings = config(
+            two_skills / "model",
+            tmp_path,
+            algorithm="raft++",
+            steps=40,
+            prompts_per_step=25,
+            samples_per_prompt=8,
+            minibatch_prompts=25,
+            optimiser={"lr": 3e-3},
+            anchor=anchor,
+        )
+        result = go(settings, tmp_path / name)
+        assert {row["anchor_loss"] is None for row in result.metrics} == {not anchor}
+        measure(name, result.checkpoint)
+    table = {name: f"sums {a:.2f}, differences {b:.2f}" for name, (a, b) in found.items()}
+    assert found["start"][0] < 0.35, table
+    assert min(found["without"][0], found["with"][0]) > 0.7, table
+    assert found["start"][1] > 0.6, table
+    assert found["without"][1] < 0.45, table
+    assert found["with"][1] > 0.85, table
+
+
+def anchor(count: int, ratio: float, coefficient: float = 1.0) -> Anchor:
+    rows = differences()[:count]
+    return Anchor([example(r["prompt"], r["answer"]) for r in rows], ratio, coefficient)
+
+
+def test_examples_go_round_each_pass_in_its_own_order():
+    made = anchor(8, 0.5)
+    assert [len(made.beside(n, 7, 0, 3).groups) for n in (1, 2, 3, 7)] == [1, 1, 2, 4]
+    told = [[g.prompt.text for g in made.beside(7, 7, 0, u).groups] for u in range(6)]
+    passes = [told[i] + told[i + 1] for i in (0, 2, 4)]
+    assert all(sorted(one) == sorted(g.prompt.text for g in made.groups) for one in passes)
+    assert passes[0] != passes[1] != passes[2]
+    assert told[1] == [g.prompt.text for g in anchor(8, 0.5).beside(7, 7, 0, 1).groups]
+    assert told[0] != [g.prompt.text for g in made.beside(7, 7, 1, 0).groups]
+    # one with fewer prompts, as the last of a pass may have, takes none that the next will
+    assert [g.prompt.text for g in made.beside(3, 7, 0, 1).groups] == told[1][:2]
+
+
+def test_the_gradient_is_the_updates_and_so_much_of_the_anchors(tiny_model):
+    """Against autograd on the plain model: means over examples of means over tokens."""
+    made = engine(tiny_model)
+    trained = learner(made, max_grad_norm=1e9)
+    seen: list[torch.Tensor] = []
+    trained._adam.step = lambda: seen.extend(w.grad.clone() for w in trained.weights)
+    main = [example("1+2=", "3"), example("4+4=", "8 8")]
+    beside = [example("3-1=", "2"), example("4-0=", "44"), example("2-2=", "0")]
+    stats = trained.step(main, NLL_TERM, 1.0, Beside(beside, (Term(NLL(), SurvivorMeans(), 0.3),)))
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+
+    def nll(group: Group) -> torch.Tensor:
+        ids = torch.tensor([[*group.prompt_ids, *group.draws[0].token_ids]])
+        start = len(group.prompt_ids)
+        return cross_entropy(plain(ids).logits[0, start - 1 : -1], ids[0, start:])
+
+    own = sum(map(nll, main)) / 2
+    other = sum(map(nll, beside)) / 3
+    (own + 0.3 * other).backward()
+    for gradient, parameter in zip(seen, plain.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, atol=1e-6, rtol=1e-4)
+    assert stats.measures["anchor_loss"] == (pytest.approx(float(other.detach()), abs=1e-5), 1)
+    assert stats.loss == pytest.approx(float((own + 0.3 * other).detach()), abs=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["raft++", "rft"])
+def test_beside_anchor_data_a_resumed_run_is_the_unbroken_run(two_skills, tmp_path, algorithm):
+    settings = config(
+        two_skills / "model",
+        tmp_path,
+        algorithm=algorithm,
+        anchor={"source": str(two_skills / "anchor.jsonl"), "ratio": 0.4, "coefficient": 0.5},
+        minibatch_prompts=4,
+        checkpoint={"every": 1, "keep": 1},
+    )
+    whole, _ = check_resumed(settings, tmp_path, (17, 7))
+    assert all(row["anchor_loss"] is not None for row in whole.metrics)
+    without = go(settings.model_copy(update={"anchor": AnchorConfig()}), tmp_path / "without")
+    assert not same(weights(whole.checkpoint), weights(without.checkpoint))
+
+
+def test_an_example_without_an_answer_is_one_line(tiny_model, tmp_path):
+    path = tmp_path / "anchor.jsonl"
+    path.write_text('{"prompt": "3-1=", "completion": "2"}\n{"prompt": "3-2=", "completion": ""}\n')
+    with pytest.raises(winnow.UserError) as caught:
+        open_anchor(AnchorConfig(source=str(path)), 0)
+    assert str(caught.value).startswith("anchor.completion_column: the example '3-2='")
+    with pytest.raises(winnow.UserError, match=r"^anchor\.source: "):
+        go(config(tiny_model, tmp_path, anchor={"source": "no.jsonl"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# earlier rounds
+
+
+def merging(tiny_model: Path, tmp_path: Path, **more: Any) -> Any:
+    settings = {
+        "steps": 4,
+        "algorithm": "raft++",
+        "rounds": {"merge": 2},
+        "minibatch_prompts": 6,
+        "optimiser": {"lr": 5e-3},
+    }
+    return config(tiny_model, tmp_path, **{**settings, **more})
+
+
+@pytest.fixture
+def updates(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[list[Group], Any]]]:
+    """What learners were given, and what they said of it."""
+    seen: list[tuple[list[Group], Any]] = []
+    true = LocalLearner.step
+
+    def step(self: LocalLearner, groups: Any, *rest: Any) -> Any:
+        stats = true(self, groups, *rest)
+        seen.append((list(groups), stats))
+        return stats
+
+    monkeypatch.setattr(LocalLearner, "step", step)
+    return iter([seen])
+
+
+def test_updates_hold_the_draws_of_the_last_rounds_as_they_were_made(tiny_model, tmp_path, updates):
+    seen = next(updates)
+    result = go(merging(tiny_model, tmp_path), tmp_path / "run")
+    assert [row["merged"] for row in result.metrics] == [0, 6, 12, 12]
+    assert [row["updates"] for row in result.metrics] == [1, 2, 3, 3]
+    made = RunStore(result.folder)
+    first = 0
+    for row in result.metrics:
+        updated = seen[first : first + row["updates"]]
+        first += row["updates"]
+        taken = [group for groups, _ in updated for group in groups]
+        window = range(max(1, row["step"] - 2), row["step"] + 1)
+        expected = [told(group) for number in window for group in made.groups("train", number)]
+        assert sorted(map(told, taken)) == sorted(expected)
+    found = draws(result.folder)
+    versions = [{r["policy_version"] for r in found if r["step"] == s} for s in (1, 2, 3, 4)]
+    assert versions == [{0}, {1}, {3}, {6}]
+
+
+def told(group: Group) -> list[Any]:
+    """What an update reads of a group, and which policy made it."""
+    return [
+        (group.step, draw.policy_version, draw.token_ids, draw.logprobs, weight)
+        for draw, weight in zip(group.draws, group.weights, strict=True)
+    ]
+
+
+def test_draws_of_earlier_rounds_have_a_ratio_from_the_first_update_on(
+    tiny_model, tmp_path, updates
+):
+    seen = next(updates)
+    result = go(merging(tiny_model, tmp_path), tmp_path / "run")
+    first = 0
+    for row in result.metrics:
+        groups, stats = seen[first]
+        mixed = {group.step for group in groups} != {row["step"]}
+        assert (stats.ratio_max > 1e-3) is mixed is (row["step"] > 1)
+        first += row["updates"]
+    rest = go(merging(tiny_model, tmp_path, rounds={}), tmp_path / "rest")
+    assert max(row["ratio_max_deviation"] for row in rest.metrics) < 1e-4
+    assert [row["merged"] for row in rest.metrics] == [0] * 4
+
+
+@pytest.mark.parametrize("algorithm", ["raft++", "ppo", "dapo"])
+def test_with_earlier_rounds_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, algorithm):
+    """It reads them again: log-probs, weights by token, what a critic said."""
+    settings = merging(
+        tiny_model, tmp_path, algorithm=algorithm, checkpoint={"every": 1}, minibatch_prompts=5
+    )
+    check_resumed(settings, tmp_path, lambda heard: [after_checkpoint(heard, 3), 4, 6])
+
+
+# an average with the start
+
+
+def by_hand(start: Path, trained: Path, share: float) -> dict[str, torch.Tensor]:
+    one, other = weights(trained), weights(start)
+    return {name: (1 - share) * one[name] + share * other[name] for name in one}
+
+
+def averaging(tiny_model: Path, tmp_path: Path, **more: Any) -> Any:
+    settings = {
+        "algorithm": "grpo",
+        "optimiser": {"lr": 5e-3},
+        "eval": {"size": 5, "samples": 4},
+        "checkpoint": {"every": 100, "average": 0.25},
+    }
+    return config(tiny_model, tmp_path, **{**settings, **more})
+
+
+def check_average(result: winnow.Result, tiny_model: Path, trained: Path, atol: float) -> None:
+    expected = by_hand(tiny_model, trained, 0.25)
+    found = weights(result.checkpoint)
+    assert found.keys() == expected.keys()
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, expected[name], atol=atol, rtol=0)
+    assert max(float((expected[n] - weights(trained)[n]).abs().max()) for n in found) > 1e-3
+    rows = lines(result.folder, "evals.jsonl")
+    assert [(row["split"], row["step"]) for row in rows] == [("eval", 0), ("eval", 3), ("final", 3)]
+    assert result.after == rows[-1]["accuracy"]
+    answers = draws(result.folder, "final")
+    assert len(answers) == 20
+    assert {row["reason"] for row in answers} == {"held out"}
+    check_logprobs(answers[:9], result.checkpoint)
+
+
+def test_the_final_model_is_an_average_with_the_start(tiny_model, tmp_path):
+    result = go(averaging(tiny_model, tmp_path), tmp_path / "run")
+    assert result.checkpoint == result.folder / "final"
+    check_average(result, tiny_model, result.folder / "checkpoints/step-3", 1e-6)
+
+
+def test_adapters_are_averaged_as_the_weights_that_they_stand_for(tiny_model, tmp_path):
+    """Merged into the model, or by themselves: base + 0.75 of what they add."""
+    lora = {"rank": 4, "merge": True}
+    result = go(averaging(tiny_model, tmp_path, lora=lora), tmp_path / "run")
+    only = averaging(tiny_model, tmp_path, lora=lora, checkpoint={"every": 100})
+    trained = go(only, tmp_path / "only").checkpoint
+    check_average(result, tiny_model, trained, 1e-6)
+    apart = go(averaging(tiny_model, tmp_path, lora={"rank": 4}), tmp_path / "apart")
+    assert apart.checkpoint == apart.folder / "final"
+    assert (apart.checkpoint / "adapter_model.safetensors").exists()
+    one, other = (
+        AutoModelForCausalLM.from_pretrained(r.checkpoint).eval() for r in (result, apart)
+    )
+    torch.testing.assert_close(logits(one), logits(other), atol=1e-5, rtol=0)
+
+
+def test_the_average_is_of_the_best_where_a_run_stops_early(tiny_model, tmp_path):
+    reward = Scripted(SCRIPT)
+    reward.folder = tmp_path / "run"
+    settings = config(
+        tiny_model,
+        tmp_path,
+        steps=8,
+        eval=held_out(tmp_path, patience=3),
+        checkpoint={"every": 100, "keep": 1, "average": 0.5},
+    )
+    result = go(settings, tmp_path / "run", reward)
+    assert result.checkpoint.name == "final"
+    expected = by_hand(tiny_model, result.folder / "checkpoints/step-3", 0.5)
+    for name, weight in weights(result.checkpoint).items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("lora", [{}, {"rank": 4, "merge": True}])
+def test_killed_before_the_final_model_was_written_it_is_written_then(
+    tiny_model, tmp_path, monkeypatch, lora
+):
+    settings = averaging(tiny_model, tmp_path, lora=lora)
+    go(settings, tmp_path / "whole")
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workshop, "whole_folder", killed)
+        with pytest.raises(Killed):
+            go(settings, tmp_path / "broken")
+    assert not (tmp_path / "broken/final").exists()
+    again = run(resume=tmp_path / "broken", reporter=winnow.reporter.Silent())
+    assert again.checkpoint == tmp_path / "broken/final"
+    check_same(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_killed_while_the_final_model_is_tried_it_is_tried_again(tiny_model, tmp_path):
+    settings = averaging(tiny_model, tmp_path)
+    whole, _ = check_resumed(settings, tmp_path, lambda heard: [after_checkpoint(heard, 1)])
+    assert (whole.folder / "rollouts/final-000003.parquet").exists()
+    before = (tmp_path / "broken/evals.jsonl").read_bytes()
+    run(resume=tmp_path / "broken", reporter=winnow.reporter.Silent())
+    assert (tmp_path / "broken/evals.jsonl").read_bytes() == before
+
+
+# references
+
+
+def test_an_average_follows_the_policy_by_its_formula(tiny_model):
+    made = engine(tiny_model)
+    reference = made.reference("average(0.9)", None, made.weights())
+    trained = learner(made, reference=reference)
+    expected = made.weights()
+    for _ in range(4):
+        trained.step([example("1+2=", "3")], NLL_TERM, 1.0)
+        policy = made.weights()
+        expected = [0.9 * own + 0.1 * now for own, now in zip(expected, policy, strict=True)]
+    with reference.used() as forward:
+        assert forward.module is made.load()
+        for found, own in zip(made.weights(), expected, strict=True):
+            torch.testing.assert_close(found, own, atol=1e-6, rtol=0)
+    assert all(map(torch.equal, made.weights(), policy))
+
+
+def penalised(tiny_model: Path, tmp_path: Path, reference: str, **more: Any) -> Any:
+    settings = {
+        "algorithm": {"name": "grpo", "kl": "in-loss(0.1)"},
+        "steps": 4,
+        "optimiser": {"lr": 5e-3},
+        "reference": reference,
+        "checkpoint": {"every": 1, "keep": 9},
+    }
+    return config(tiny_model, tmp_path, **{**settings, **more})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_average_survives_a_kill(tiny_model, tmp_path, dtype):
+    settings = penalised(tiny_model, tmp_path, "average(0.9)", dtype=dtype)
+    whole, _ = check_resumed(settings, tmp_path, (18, 9))
+    saved = torch.load(whole.checkpoint / "optimiser.pt", weights_only=True)
+    assert {w.dtype for w in saved["reference"]} == {torch.float32}
+
+
+def test_a_run_refers_to_the_average_as_it_is_then(tiny_model, tmp_path):
+    """One update a step: the average of step 3 is put together from the checkpoints by hand."""
+    settings = penalised(tiny_model, tmp_path, "average(0.5)", minibatch_prompts=6)
+    result = go(settings, tmp_path / "run")
+    assert [row["updates"] for row in result.metrics] == [1] * 4
+    average = weights(tiny_model)
+    for number in (1, 2):
+        now = weights(result.folder / f"checkpoints/step-{number}")
+        average = {name: 0.5 * average[name] + 0.5 * now[name] for name in average}
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model)
+    plain.load_state_dict(average)
+    plain.save_pretrained(tmp_path / "average")
+    found = [row for row in draws(result.folder) if row["step"] == 3]
+    check_logprobs(found[:12], tmp_path / "average", "ref_logprobs")
+
+
+def test_a_reference_may_be_another_model(tiny_model, tmp_path):
+    other = tiny.model(seed=9)
+    other.save_pretrained(tmp_path / "other")
+    tiny.tokenizer().save_pretrained(tmp_path / "other")
+    result = go(penalised(tiny_model, tmp_path, str(tmp_path / "other")), tmp_path / "run")
+    found = draws(result.folder)
+    check_logprobs([*found[:9], *found[-9:]], tmp_path / "other", "ref_logprobs")
+    assert result.metrics[0]["kl_to_reference"] > 1
+
+
+def test_a_reference_of_another_vocabulary_is_refused(tiny_model, tmp_path):
+    words = tiny.tokenizer()
+    words.add_tokens(["zz"])
+    tiny.model().save_pretrained(tmp_path / "other")
+    words.save_pretrained(tmp_path / "other")
+    with pytest.raises(winnow.UserError) as caught:
+        go(penalised(tiny_model, tmp_path, str(tmp_path / "other")), tmp_path / "run")
+    assert str(caught.value) == (
+        f"reference: '{tmp_path / 'other'}' has another vocabulary than '{tiny_model}'; their "
+        "log-probs cannot be compared"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("average(1.0)", r"reference: 'average\(1.0\)': write average\(0.99\), a decay from 0"),
+        ("average(fast)", r"reference: 'average\(fast\)': write average"),
+        ("strat", r"reference: no folder, .gguf file or hub id \(owner/name\) 'strat'"),
+    ],
+)
+def test_a_reference_that_is_none_is_refused_before_the_model_is_read(
+    tiny_model, tmp_path, monkeypatch, reference, said
+):
+    monkeypatch.setattr(LocalEngine, "__init__", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(winnow.UserError, match=f"^{said}"):
+        go(penalised(tiny_model, tmp_path, reference), tmp_path / "run")
+
+
+def test_a_reference_that_no_cell_reads_is_refused(tiny_model, tmp_path):
+    settings = penalised(tiny_model, tmp_path, "average(0.9)", algorithm="grpo")
+    with pytest.raises(winnow.UserError, match=r"^reference: grpo compares with none; set algo"):
+        go(settings, tmp_path / "run")

@@ -1,0 +1,305 @@
+"""Runs in phases: RAFT, then PPO, as Llama 2 was made; killed anywhere, they end the same."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import winnow
+from tests import tiny
+from tests.kills import (
+    KillAt,
+    Killed,
+    after_checkpoint,
+    check_resumed,
+    check_same,
+    config,
+    draws,
+    go,
+    lines,
+    logits,
+)
+from winnow import cli
+from winnow.algorithms import ALGORITHMS
+from winnow.api import run
+from winnow.engines.local import LocalEngine
+from winnow.phases import phases_of
+from winnow.recipe import load
+
+SCHEDULE = """
+model = {model}
+reward = "exact"
+prompts_per_step = 6
+samples_per_prompt = 6
+minibatch_prompts = 3
+sampling.max_tokens = 4
+optimiser.lr = 5e-3
+threads = 1
+eval.size = 5
+eval.every = 2
+checkpoint.every = 100
+checkpoint.keep = 1
+prompts = {prompts}
+
+[[phases]]
+algorithm = "raft"
+steps = 3
+
+[[phases]]
+algorithm = {{ name = "ppo", kl = "in-reward(0.1)", epochs = 2 }}
+steps = 3
+reference = "phase"
+optimiser.lr = 2e-3
+critic.lr = 1e-3
+sampling.temperature = 0.9
+"""
+
+
+@pytest.fixture
+def schedule(tiny_model: Path, tmp_path: Path) -> Path:
+    """A Llama-2-style schedule, as one recipe."""
+    rows, recipe = tmp_path / "prompts.jsonl", tmp_path / "llama.toml"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in tiny.problems()))
+    text = SCHEDULE.format(model=json.dumps(str(tiny_model)), prompts=json.dumps(str(rows)))
+    recipe.write_text(text)
+    return recipe
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32
+    ).state_dict()
+    return found
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def check_ref(rows: list[dict[str, Any]], model: Path, temperature: float) -> None:
+    """The recorded reference log-probs are a plain model's at this temperature."""
+    plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    for row in rows:
+        ids = torch.tensor([row["prompt_ids"] + row["token_ids"]])
+        logp = (plain(ids).logits[0].detach() / temperature).log_softmax(-1)
+        first = len(row["prompt_ids"]) - 1
+        expected = [float(logp[first + i, t]) for i, t in enumerate(row["token_ids"])]
+        assert row["ref_logprobs"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_schedule_runs_from_the_command_line(schedule, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    monkeypatch.setattr(
+        sys, "argv", ["winnow", "train", str(schedule), "--out", str(out), "--json"]
+    )
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["checkpoint"] == str(out / "checkpoints/step-6")
+    assert (said["last_step"]["step"], said["last_step"]["phase"]) == (6, 2)
+    from_python = winnow.train(recipe=str(schedule), out=tmp_path / "python", quiet=True)
+    assert lines(from_python.folder, "metrics.jsonl") == lines(out, "metrics.jsonl")
+    assert same(from_python.checkpoint, out / "checkpoints/step-6")
+
+
+def test_steps_are_numbered_through_and_rows_have_the_same_keys(schedule, tmp_path):
+    result = winnow.train(recipe=str(schedule), out=tmp_path / "run", quiet=True)
+    rows = result.metrics
+    assert [(row["step"], row["phase"]) for row in rows] == [
+        (1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)
+    ]  # fmt: skip
+    assert len({tuple(row) for row in rows}) == 1
+    assert [row["updates"] + row["minibatches_empty"] for row in rows] == [2, 2, 2, 4, 4, 4]
+    assert [row["lr"] for row in rows] == [5e-3] * 3 + [2e-3] * 3
+    assert [row["value_error"] is None for row in rows] == [True] * 3 + [False] * 3
+    assert [row["kl_beta"] for row in rows] == [None] * 3 + [0.1] * 3
+    versions = [row["policy_version"] for row in rows]
+    assert versions == sorted(versions)
+    assert versions[-1] == sum(row["updates"] for row in rows)
+    evals = lines(result.folder, "evals.jsonl")
+    assert [row["step"] for row in evals] == [0, 2, 3, 4, 6]
+    found = draws(result.folder)
+    assert [{r["temperature"] for r in found if r["step"] == s} for s in (3, 4)] == [{1.0}, {0.9}]
+    # one that has no phases says none
+    single = load(str(schedule)).model_copy(update={"phases": [], "steps": 1})
+    (row,) = go(single, tmp_path / "single").metrics
+    assert row.keys() == rows[0].keys()
+    assert row["phase"] is None
+
+
+def test_the_reference_is_the_policy_that_the_phase_began_with(schedule, tiny_model, tmp_path):
+    """Its checkpoint is kept until the phase is over, though keep = 1."""
+    result = winnow.train(recipe=str(schedule), out=tmp_path / "run", quiet=True)
+    kept = sorted(path.name for path in (result.folder / "checkpoints").iterdir())
+    assert kept == ["step-3", "step-6"]
+    boundary = result.folder / "checkpoints/step-3"
+    assert not same(boundary, tiny_model)
+    found = draws(result.folder)
+    assert all(row["ref_logprobs"] is None for row in found if row["step"] <= 3)
+    for step in (4, 6):
+        check_ref([row for row in found if row["step"] == step][:12], boundary, 0.9)
+
+
+def test_the_second_phase_goes_on_from_the_first_with_an_optimiser_of_its_own(schedule, tmp_path):
+    """The first three steps are a run of RAFT alone; its Adam's averages end with the phase."""
+    result = winnow.train(recipe=str(schedule), out=tmp_path / "run", quiet=True)
+    alone = load(str(schedule), over={"algorithm": "raft", "steps": 3}).model_copy(
+        update={"phases": []}
+    )
+    first = go(alone, tmp_path / "alone")
+    assert same(first.checkpoint, result.folder / "checkpoints/step-3")
+    state = torch.load(result.checkpoint / "optimiser.pt", weights_only=True)
+    second = sum(row["updates"] for row in result.metrics[3:])
+    assert {int(one["step"]) for one in state["adam"]["state"].values()} == {second}
+    assert state["version"] == result.metrics[-1]["policy_version"] > second
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_killed_in_any_phase_or_between_two_it_ends_as_the_unbroken_run(schedule, tmp_path, dtype):
+    settings = load(str(schedule), over={"checkpoint": {"every": 2, "keep": 1}, "dtype": dtype})
+
+    def kills(heard: list[tuple[str, int]]) -> list[int]:
+        within = after_checkpoint(heard, 1) + 3  # in step 3, the last of the first phase
+        between = [after_checkpoint(heard, 2) - after_checkpoint(heard, 1) + 1]
+        return [9, within, *between, 25, 12]
+
+    whole, _ = check_resumed(settings, tmp_path, kills)
+    assert [row["phase"] for row in whole.metrics] == [1] * 3 + [2] * 3
+
+
+def test_killed_exactly_between_two_phases_it_goes_on_with_the_second(schedule, tmp_path):
+    settings = load(str(schedule))
+    listener = KillAt()
+    whole = run(settings, out=tmp_path / "whole", reporter=listener)
+    killer = KillAt(after_checkpoint(listener.heard, 1))
+    with pytest.raises(Killed):
+        run(settings, out=tmp_path / "broken", reporter=killer)
+    assert [p.name for p in (tmp_path / "broken/checkpoints").iterdir()] == ["step-3"]
+    assert len(list((tmp_path / "broken/rollouts").glob("train-*"))) == 3
+    again = KillAt()
+    run(resume=tmp_path / "broken", reporter=again)
+    drawn = [stage for stage, _ in again.heard].count("score")
+    assert drawn == 3
+    check_same(whole.folder, tmp_path / "broken")
+
+
+def test_killed_twice_in_the_second_phase_it_still_refers_to_the_boundary(schedule, tmp_path):
+    settings = load(str(schedule), over={"checkpoint": {"every": 1, "keep": 1}})
+
+    def kills(heard: list[tuple[str, int]]) -> list[int]:
+        # load model, then what follows the checkpoint of the step before
+        return [after_checkpoint(heard, 4) + 1, 9, 12]
+
+    whole, broken = check_resumed(settings, tmp_path, kills)
+    last = [row for row in draws(broken.folder) if row["step"] == 6]
+    check_ref(last[:12], whole.folder / "checkpoints/step-3", 0.9)
+
+
+def test_cycles_alternate(tiny_model, tmp_path):
+    phases = [{"algorithm": "raft", "steps": 1}, {"algorithm": "grpo", "steps": 2}]
+    settings = config(tiny_model, tmp_path, phases=phases, cycles=2, checkpoint={"every": 1})
+    whole, _ = check_resumed(settings, tmp_path, lambda heard: [after_checkpoint(heard, 3), 4])
+    assert [row["phase"] for row in whole.metrics] == [1, 2, 2, 3, 4, 4]
+    found = phases_of(settings)
+    assert [(p.number, p.algorithm.name, p.before, p.last) for p in found] == [
+        (1, "raft", 0, 1), (2, "grpo", 1, 3), (3, "raft", 3, 4), (4, "grpo", 4, 6)
+    ]  # fmt: skip
+    assert found[1].algorithm == ALGORITHMS["grpo"]
+
+
+@pytest.mark.parametrize("lora", [{}, {"rank": 4}])
+def test_a_phase_may_begin_with_the_starting_weights(tiny_model, tmp_path, lora):
+    """Its first draws are the start's, not the last phase's; lr 0 leaves it there."""
+    phases = [
+        {"algorithm": "raft", "steps": 2},
+        {"algorithm": "grpo", "steps": 2, "start_from": "start", "optimiser": {"lr": 0.0}},
+    ]
+    settings = config(
+        tiny_model, tmp_path, phases=phases, lora=lora, checkpoint={"every": 1, "keep": 9}
+    )
+    whole, _ = check_resumed(settings, tmp_path, lambda heard: [after_checkpoint(heard, 2), 9])
+    start, end, other = (
+        logits(AutoModelForCausalLM.from_pretrained(folder))
+        for folder in (tiny_model, whole.checkpoint, whole.folder / "checkpoints/step-2")
+    )
+    assert torch.equal(start, end)
+    assert not torch.equal(start, other)
+    rows = [row for row in draws(whole.folder) if row["step"] == 3]
+    for row in rows:
+        row["ref_logprobs"] = row["logprobs"]
+    check_ref(rows[:12], tiny_model, 1.0)
+
+
+def test_a_phase_may_be_a_file_of_draws(tiny_model, tmp_path):
+    """First RFT on the draws that another run made, then RAFT on its own."""
+    first = go(config(tiny_model, tmp_path, steps=2), tmp_path / "first")
+    phases = [
+        {"algorithm": {"name": "rft", "epochs": 2}, "draws": str(first.folder)},
+        {"algorithm": "raft", "steps": 2},
+    ]
+    settings = config(
+        tiny_model, tmp_path, phases=phases, checkpoint={"every": 1}, optimiser={"lr": 5e-3}
+    )
+    whole, _ = check_resumed(settings, tmp_path, lambda heard: [3, after_checkpoint(heard, 4), 6])
+    assert [row["phase"] for row in whole.metrics] == [1] * 4 + [2] * 2
+    assert [row["tokens_drawn"] for row in whole.metrics[:4]] == [0] * 4
+    assert {row["step"] for row in draws(whole.folder)} == {1, 2, 5, 6}
+    other = settings.model_copy(update={"phases": phases[1:]})
+    assert not same(go(other, tmp_path / "other").checkpoint, whole.checkpoint)
+
+
+RAFT = {"algorithm": "raft", "steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ({"algorithm": "ppoo"}, "phases.2: algorithm: no row 'ppoo'; did you mean 'ppo'?"),
+        ({"step": 3}, "phases.2.step: no setting of a phase; did you mean 'steps'?"),
+        ({"model": "x"}, "phases.2.model: no setting of a phase; "),
+        ({"steps": 0}, "phases.2.steps: "),
+        ({"optimiser": {"lr": "fast"}}, "phases.2.optimiser.lr: "),
+        ({"start_from": "middle"}, "phases.2.start_from: 'policy' or 'start', not 'middle'"),
+        ({"minibatch_prompts": 99}, "phases.2: minibatch_prompts = 99 is more than"),
+        ({"algorithm": "ppo", "reference": "average(2)"}, "phases.2: reference: 'average(2)'"),
+        ({"algorithm": "ppo", "reference": "strat"}, "phases.2: reference: no folder"),
+        ({"draws": "nowhere"}, "phases.2: draws: "),
+        ({"anchor": {"source": "nowhere.jsonl"}}, "phases.2: anchor.source: "),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_is_wrong_in_a_phase_is_one_line_that_names_it(
+    tiny_model, tmp_path, monkeypatch, second, said
+):
+    monkeypatch.setattr(LocalEngine, "__init__", lambda *_: pytest.fail("the model was read"))
+    with pytest.raises(winnow.UserError) as caught:
+        go(config(tiny_model, tmp_path, phases=[RAFT, {**RAFT, **second}]), tmp_path / "run")
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reference_of_a_later_phase_is_checked_before_the_first(tiny_model, tmp_path):
+    words = tiny.tokenizer()
+    words.add_tokens(["zz"])
+    tiny.model().save_pretrained(tmp_path / "other")
+    words.save_pretrained(tmp_path / "other")
+    second = {"algorithm": "ppo", "steps": 1, "reference": str(tmp_path / "other")}
+    with pytest.raises(
+        winnow.UserError, match=r"^phases.2: reference: .* has another vocabulary than"
+    ):
+        go(config(tiny_model, tmp_path, phases=[RAFT, second]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_algorithm_beside_phases_is_refused(tiny_model, tmp_path):
+    with pytest.raises(winnow.UserError, match=r"^phases: each names its own algorithm"):
+        phases_of(config(tiny_model, tmp_path, phases=[RAFT]), ALGORITHMS["raft"])
