@@ -19,7 +19,8 @@ import winnow
 import winnow.reporter
 from tests import tiny
 from winnow.config import Config
-from winnow.engines import learner
+from winnow.engines import learner, local
+from winnow.forward import PolicyForward
 from winnow.types import Score
 from winnow.updates import minibatches
 
@@ -408,3 +409,31 @@ def test_mini_batches_partition_the_prompts_drawn():
     assert batches[:3] != batches[3:]
     assert batches == [list(b) for b in minibatches(range(7), config, 2, 1)]
     assert batches != [list(b) for b in minibatches(range(7), config, 2, 2)]
+
+
+@pytest.mark.parametrize("name", ["raft", "raft++", "grpo"])
+def test_what_a_row_does_not_use_is_not_there(tiny_model, tmp_path, monkeypatch, name):
+    """No critic, no reference, no copy of the weights, no pass but the update's own over what it
+    trains on; the rejected draws of `raft` are in none."""
+
+    def never(*_, **__):
+        raise AssertionError("not asked for")
+
+    monkeypatch.setattr(local.LocalCritic, "__init__", never)
+    monkeypatch.setattr(local.LocalEngine, "reference", never)
+    monkeypatch.setattr(local.LocalEngine, "weights", never)
+    monkeypatch.setattr(learner.LocalLearner, "evaluate", never)
+    # What an architecture can do is found out on a few answers, with and without a shared prompt.
+    probed = 2 * sum(len(piece.answers) for piece in PolicyForward(tiny.model())._probe())
+    read = []
+    contexts = PolicyForward.contexts
+
+    def counted(self, pieces):
+        read.append(sum(len(piece.answers) for piece in pieces))
+        return contexts(self, pieces)
+
+    monkeypatch.setattr(PolicyForward, "contexts", counted)
+    result = train(tiny_model, tmp_path / "run", algorithm=name)
+    trained = sum(row["trained"] for row in result.metrics)
+    assert sum(read) == probed + trained
+    assert trained < sum(row["draws"] for row in result.metrics)

@@ -454,3 +454,20 @@ def test_adapters_are_seeded(tiny_model):
 def _loaded(made: LocalEngine) -> list[torch.Tensor]:
     made.load()
     return made.weights()
+
+
+def test_layers_that_share_their_weights_are_refused(tiny_model, tmp_path):
+    net = tiny.model(tie_word_embeddings=True)
+    net.save_pretrained(tmp_path / "tied")
+    tiny.tokenizer().save_pretrained(tmp_path / "tied")
+    with pytest.raises(winnow.UserError, match=r"^lora\.targets: lm_head shares its weights"):
+        winnow.train(
+            model=str(tmp_path / "tied"),
+            prompts=tiny.problems(),
+            reward="exact",
+            lora={"rank": 2, "targets": ["q_proj", "lm_head"]},
+            sampling={"max_tokens": 4},
+            eval={"size": 0},
+            out=tmp_path / "run",
+            quiet=True,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -47,8 +48,7 @@ class Anchor:
         chosen = []
         for position in range(first, first + math.ceil(self.ratio * prompts)):
             epoch, place = divmod(position, len(self.groups))
-            rng = np.random.default_rng(derive_seed(seed, "anchor", epoch))
-            chosen.append(self.groups[int(rng.permutation(len(self.groups))[place])])
+            chosen.append(self.groups[_order(len(self.groups), seed, epoch)[place]])
         return Beside(chosen, (Term(NLL(), SurvivorMeans(), self.coefficient),))
 
 
@@ -72,6 +72,13 @@ def open_anchor(config: AnchorConfig, seed: int) -> Anchor | None:
         config.ratio,
         config.coefficient,
     )
+
+
+@lru_cache(maxsize=2)  # an update may straddle two passes
+def _order(size: int, seed: int, epoch: int) -> list[int]:
+    rng = np.random.default_rng(derive_seed(seed, "anchor", epoch))
+    order: list[int] = rng.permutation(size).tolist()
+    return order
 
 
 def _example(prompt: Prompt, config: AnchorConfig) -> Group:

@@ -138,7 +138,8 @@ def _check_names(module: nn.Module, targets: Sequence[str]) -> None:
     """See that each names a layer; peft would leave out those that do not, if others do.
 
     Raises:
-        UserError: naming the first that does not, and the names that there are.
+        UserError: naming the first that does not, and the names that there are; or one whose
+            weights are those of another layer too.
     """
     linear = {
         name.rpartition(".")[2]
@@ -149,6 +150,17 @@ def _check_names(module: nn.Module, targets: Sequence[str]) -> None:
         if not any(f".{name}".endswith(f".{target}") for name, _ in module.named_modules()):
             raise UserError(
                 f"lora.targets: no layer is called {target!r}; {nearest(target, sorted(linear))}"
+            )
+    words, head = (
+        cast(Any, module).get_input_embeddings(),
+        cast(Any, module).get_output_embeddings(),
+    )
+    for name, layer in module.named_modules():
+        named = any(f".{name}".endswith(f".{target}") for target in targets)
+        if named and layer in (words, head) and head is not None and words.weight is head.weight:
+            raise UserError(
+                f"lora.targets: {name} shares its weights with the other end of this model, so "
+                "that adapters over one of them cannot be merged; leave it out"
             )
 
 

@@ -162,9 +162,12 @@ class LocalLearner:
         return WeightsRef(self.version, module=self.module)
 
     def close(self) -> None:
-        """Let go of the module, so that another learner can take it on."""
+        """Let go of the module, and of what was kept beside it, so that another can take it on."""
         for hook in self._hooks:
             hook.remove()
+        self._adam.state.clear()
+        self._masters, self._critic_masters, self._pairs = [], [], []
+        self._critic = self.reference = None
 
     @torch.no_grad()
     def restart(self, weights: Sequence[Tensor]) -> None:
@@ -277,7 +280,7 @@ def learning_rate(config: OptimiserConfig, update: int, total: int) -> float:
 
 def _zeros(like: Sequence[Tensor]) -> Iterator[Tensor]:
     """Zeros in one block, cut to shape. One by one their pages would take seconds to be had."""
-    block = torch.zeros(sum(w.numel() for w in like), device=like[0].device)
+    block = torch.zeros(sum(w.numel() for w in like), dtype=like[0].dtype, device=like[0].device)
     parts = torch.split(block, [w.numel() for w in like])
     return (part.view_as(w) for part, w in zip(parts, like, strict=True))
 
