@@ -10,8 +10,8 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 demo: $(VENV)/installed              ## train SmolLM2-135M on two-digit addition
 	$(BIN)/winnow train $(ARGS)
 
-test: $(VENV)/tests                  ## the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/tests                  ## the tests, two at a time: each takes one thread
+	$(BIN)/python -m pytest -n 2
 
 peers: $(VENV)/peers                 ## compare losses and gradients with TRL's
 	$(BIN)/python -m pytest -m peers

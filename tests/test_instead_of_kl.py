@@ -713,8 +713,8 @@ def test_a_reference_of_another_vocabulary_is_refused(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("average(1.0)", r"reference: 'average\(1.0\)': write average\(0.99\), a decay from 0"),
-        ("average(fast)", r"reference: 'average\(fast\)': write average"),
+        ("average(1.0)", r"reference: 'average\(1.0\)': a decay from 0 to below 1"),
+        ("average(fast)", r"reference: 'average\(fast\)': decay is a number"),
         ("strat", r"reference: no folder, .gguf file or hub id \(owner/name\) 'strat'"),
     ],
 )

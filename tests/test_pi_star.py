@@ -129,33 +129,41 @@ def ends(policy, tmp_path_factory):
     """Where training with a KL term ends: total variation to pi*, by the cell."""
 
     def end(kl: str, temperature: float = 1.0) -> float:
-        result = winnow.train(
-            model=str(policy),
-            prompts=[{"prompt": PROMPT}],
-            reward=lambda prompt, completion: REWARDS[completion],
-            algorithm={  # no sigma, no 1/|a|, no clip
-                "name": "reinforce",
-                "reward_scale": "0/1",
-                "advantage": "leave-one-out",
-                "loss": "importance",
-                "denominator": "constant(1)",
-                "kl": kl,
-            },
-            prompts_per_step=1,
-            minibatch_prompts=1,
-            samples_per_prompt=256,
-            steps=60,
-            sampling={"max_tokens": 2, "batch": 512, "temperature": temperature},
-            optimiser={"lr": 1.5e-3, "schedule": "linear"},
-            eval={"size": 0},
-            checkpoint={"every": 1000},
-            out=tmp_path_factory.mktemp("kl") / "run",
-            quiet=True,
-        )
+        result = trained(policy, tmp_path_factory.mktemp("kl") / "run", kl, temperature)
         found = enumerated(result.checkpoint, PROMPT, temperature)
         return total_variation(found, tilted(enumerated(policy, PROMPT, temperature)))
 
     return end
+
+
+def trained(policy: Path, out: Path, kl: str, temperature: float = 1.0, **settings):
+    """REINFORCE against the mean of the other draws; no sigma, no 1/|a|, no clip."""
+    fixed = {
+        "steps": 60,
+        "optimiser": {"lr": 1.5e-3, "schedule": "linear"},
+    }
+    return winnow.train(
+        model=str(policy),
+        prompts=[{"prompt": PROMPT}],
+        reward=lambda prompt, completion: REWARDS[completion],
+        algorithm={
+            "name": "reinforce",
+            "reward_scale": "0/1",
+            "advantage": "leave-one-out",
+            "loss": "importance",
+            "denominator": "constant(1)",
+            "kl": kl,
+        },
+        prompts_per_step=1,
+        minibatch_prompts=1,
+        samples_per_prompt=256,
+        sampling={"max_tokens": 2, "batch": 512, "temperature": temperature},
+        eval={"size": 0},
+        checkpoint={"every": 1000},
+        out=out,
+        quiet=True,
+        **{**fixed, **settings},
+    )
 
 
 @pytest.mark.parametrize("kl", [f"in-reward({BETA})", f"in-loss({BETA}, k2, sequence)"])
@@ -168,6 +176,17 @@ def test_kl_of_whole_answers_leads_to_pi_star(ends, kl) -> None:
 
 def test_at_another_temperature_the_policy_is_the_one_that_draws(ends) -> None:
     assert ends(f"in-reward({BETA})", temperature=1.5) < 0.02
+
+
+def test_an_adaptive_coefficient_reaches_its_target(policy, tmp_path) -> None:
+    """From beta .1, where pi* is .8 nats away, to the beta whose pi* is .15 nats away."""
+    target = 0.15
+    kl = f"in-reward(0.1, target={target}, horizon=2000)"
+    rows = trained(policy, tmp_path / "run", kl, steps=120, optimiser={"lr": 1e-3}).metrics
+    assert max(row["kl_to_reference"] for row in rows) > 2 * target
+    last = [row["kl_to_reference"] for row in rows[-30:]]
+    assert np.mean(last) == pytest.approx(target, rel=0.2)
+    assert rows[-1]["kl_beta"] > 3 * rows[0]["kl_beta"]
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])

@@ -101,6 +101,39 @@ def test_selection_and_weights_are_the_algorithms(tiny_model, draws, tmp_path) -
         assert {draw["kept"] for draw in group} == {mixed}
 
 
+def test_pairs_of_a_file(tiny_model, draws, tmp_path) -> None:
+    """DPO: best against worst of each prompt that has both; only they meet the reference."""
+    result = train(
+        tiny_model,
+        draws,
+        tmp_path / "run",
+        algorithm={"name": "dpo", "epochs": 8},
+        minibatch_prompts=4,
+        optimiser={"lr": 1e-3},
+    )
+    pairs = 0
+    for step in (1, 2, 3):
+        by_prompt: dict[str, list[dict]] = {}
+        path = result.folder / "rollouts" / f"train-{step:06d}.parquet"
+        for draw in pq.read_table(path).to_pylist():
+            by_prompt.setdefault(draw["prompt"], []).append(draw)
+        for group in by_prompt.values():
+            kept = [draw for draw in group if draw["kept"]]
+            assert sorted(draw["weight"] for draw in kept) == ([-1, 1] if kept else [])
+            assert all(draw["reward"] == (draw["weight"] > 0) for draw in kept)
+            assert len(kept) == 2 * (len({draw["reward"] for draw in group}) > 1)
+            pairs += len(kept) // 2
+            for draw in group:
+                assert (draw["ref_logprobs"] is not None) == draw["kept"]
+                if draw["kept"] and step == 1:  # drawn by the reference itself, at temperature 1
+                    assert draw["ref_logprobs"] == pytest.approx(draw["logprobs"], abs=1e-4)
+    first, last = result.metrics[0], result.metrics[-1]
+    assert pairs > 4
+    assert first["preference_margin"] == pytest.approx(0, abs=1e-4)  # before the first update
+    assert last["preference_margin"] > 0.1
+    assert last["preference_accuracy"] == 1
+
+
 def test_fresh_draws_are_not_stale(tiny_model, draws, tmp_path) -> None:
     """The model that drew: ratios are 1, every draw counts in full."""
     result = train(

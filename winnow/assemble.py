@@ -14,6 +14,7 @@ from winnow.engines.base import Sampler
 from winnow.engines.models import ModelSource, resolve
 from winnow.errors import UserError
 from winnow.parts import check_suited, engine_for, environment
+from winnow.penalties import average_decay
 from winnow.phases import Phase, naming, phases_of
 from winnow.prompts import PromptSet, load_held_out, load_prompts
 from winnow.recipe import dumps
@@ -76,8 +77,6 @@ def _check_reference(phase: Phase) -> None:
     Raises:
         UserError: it is not.
     """
-    from winnow.engines.reference import average_decay
-
     what = phase.config.reference
     if phase.refers and what not in ("start", "phase") and average_decay(what) is None:
         resolve(what, "reference")

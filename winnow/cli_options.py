@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 Recipe = Annotated[
-    str | None, typer.Argument(help="A TOML file or a built-in recipe: arithmetic, gsm8k.")
+    str | None,
+    typer.Argument(help="A TOML file or a built-in recipe: arithmetic, gsm8k, llama2."),
 ]
 Set = Annotated[
     list[str] | None,

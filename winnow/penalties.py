@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.cells import Cell, by_name
+from winnow.cells import Cell, by_name, parse
 from winnow.losses import Covers, Span, draw_sums
 from winnow.theory.divergence import ESTIMATORS
 
@@ -112,6 +112,30 @@ class InLoss(Cell):
 
 
 PENALTIES = by_name([NoKL, InReward, InLoss])
+
+
+@dataclass(frozen=True)
+class Average(Cell):
+    """A reference that follows: average <- decay average + (1 - decay) policy, each update."""
+
+    decay: float = 0.99
+    cell: ClassVar[str] = "average"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError("a decay from 0 to below 1")
+
+
+def average_decay(reference: str) -> float | None:
+    """The decay in `average(0.99)`; ``None`` of any other reference.
+
+    Raises:
+        UserError: it is none between 0 and 1.
+    """
+    if not reference.lstrip().startswith("average("):
+        return None
+    cell: Average = parse("reference", reference, by_name([Average]))
+    return cell.decay
 
 
 @dataclass(frozen=True)

@@ -154,11 +154,12 @@ class Recorded:
                 )
                 for i in chosen.tolist()
             ]
+        with self._watch("signals"):
+            groups = self._wanted.fill(groups, weighing=False)
         if epoch == 0:
             with self._watch("store"):
                 self._store.write_draws("train", step, groups)
-        with self._watch("signals"):
-            return Batch(self._wanted.fill(groups, weighing=False), fresh=False)
+        return Batch(groups, fresh=False)
 
     def state(self) -> Mapping[str, Any]:
         return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +10,8 @@ from winnow.config import Config
 from winnow.errors import WinnowError
 from winnow.losses import learned_from
 from winnow.rollout import Batch, derive_seed
+from winnow.run import Run
 from winnow.types import Group, StepStats
-
-if TYPE_CHECKING:
-    from winnow.loop import Run
 
 Updates = list[tuple[Sequence[int], StepStats]]
 """For each update the positions of its groups, and what it measured."""

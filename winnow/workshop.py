@@ -13,13 +13,13 @@ from winnow.disk import whole_folder
 from winnow.engines.base import Sampler, WeightsRef
 from winnow.errors import UserError
 from winnow.evaluation import evaluate, sampling_params
-from winnow.loop import Run
 from winnow.phases import Phase, naming
 from winnow.prompts import PromptSet
 from winnow.recorded import File, Recorded
 from winnow.reporter import Reporter
 from winnow.rewards.base import Reward
 from winnow.rollout import Rollout, Stopwatch
+from winnow.run import Run
 from winnow.sources import EveryStep, Once, Source
 from winnow.store import FINAL, RunStore
 from winnow.types import Group

@@ -32,12 +32,12 @@ from winnow.engines.reference import (
     Reference,
     Weights,
     Within,
-    average_decay,
 )
 from winnow.engines.sampler import decode
 from winnow.engines.stopping import Stopper
 from winnow.errors import UserError, WinnowError
 from winnow.forward import PolicyForward
+from winnow.penalties import average_decay
 from winnow.signals import sequence_logprobs
 from winnow.types import Group, Prompt
 

@@ -6,7 +6,6 @@ a pass; no second module is built.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
@@ -14,28 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from winnow.errors import UserError
 from winnow.forward import PolicyForward
-
-_AVERAGE = re.compile(r"^\s*average\(\s*(?:decay\s*=\s*)?([0-9.eE+-]+)\s*\)\s*$")
-
-
-def average_decay(text: str) -> float | None:
-    """The decay in `average(0.99)`; ``None`` of anything else.
-
-    Raises:
-        UserError: it is none between 0 and 1.
-    """
-    if not text.lstrip().startswith("average("):
-        return None
-    found = _AVERAGE.match(text)
-    try:
-        decay = float(found.group(1)) if found else -1.0
-    except ValueError:
-        decay = -1.0
-    if not 0 <= decay < 1:
-        raise UserError(f"reference: {text!r}: write average(0.99), a decay from 0 to below 1")
-    return decay
 
 
 class Reference(Protocol):

@@ -1,0 +1,49 @@
+"""Everything that the loop works with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from winnow.algorithms import Algorithm
+from winnow.anchors import Anchor
+from winnow.config import Config
+from winnow.engines.base import Learner, Sampler
+from winnow.reporter import Reporter
+from winnow.rewards.base import Reward
+from winnow.rollout import Stopwatch
+from winnow.sources import Source
+from winnow.store import RunStore
+from winnow.types import Prompt
+
+
+@dataclass
+class Run:
+    """One phase of a run.
+
+    Attributes:
+        steps_done: Steps of the whole run that are done.
+        unhealthy: Updates running whose loss or gradient was not finite.
+        anchor: Supervised examples beside every update.
+        restart: The weights that each round is trained from, where that is not where it left off.
+        protect: Steps whose checkpoints must be kept.
+        phase: Its number, where there are several.
+    """
+
+    config: Config
+    algorithm: Algorithm
+    sampler: Sampler
+    learner: Learner
+    source: Source
+    reward: Reward
+    held_out: Sequence[Prompt]
+    store: RunStore
+    watch: Stopwatch
+    reporter: Reporter
+    steps_done: int = 0
+    unhealthy: int = 0
+    anchor: Anchor | None = None
+    restart: Sequence[Any] | None = None
+    protect: Sequence[int] = ()
+    phase: int | None = None
