@@ -377,6 +377,54 @@ class TestCheck:
         with pytest.raises(UserError, match=r"^algorithm\.loss: .*loss must say needs_old = True"):
             check(Config(), algorithm)
 
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"algorithm": {"name": "raft", "kl": "in-reward"}}, "algorithm.kl: .* reads none"),
+            ({"algorithm": {"name": "grpo", "kl": "in-reward"}}, "algorithm.kl: .* be scaled to 1"),
+            (
+                {"algorithm": {"name": "dpo", "draws": "every-step", "kl": "in-reward"}},
+                "algorithm.kl",
+            ),
+            ({"algorithm": {"name": "rloo", "draws": "once"}}, "algorithm.kl: .* draws made once"),
+            ({"algorithm": "rloo", "rounds": {"merge": 1}}, "algorithm.kl: .* of earlier rounds"),
+            ({"algorithm": {"name": "ppo", "kl": "none"}, "rounds": {"merge": 1}}, "algorithm.adv"),
+            ({"algorithm": {"name": "ppo", "advantage": "centred"}}, "algorithm.critic: it learns"),
+            ({"algorithm": {"name": "grpo", "loss": "dpo"}}, "algorithm.loss: dpo compares"),
+            (
+                {"algorithm": {"name": "dpo", "select": ["best-worst", "correct"]}},
+                "algorithm.loss: dpo compares",
+            ),
+            ({"algorithm": "gspo", "dtype": "bfloat16"}, "algorithm.loss: sequence-clipped"),
+            ({"algorithm": "rft", "rounds": {"restart": True}}, "rounds.restart: draws made once"),
+            ({"algorithm": {"name": "rft", "refill": 1}}, "algorithm.refill: draws made once"),
+            ({"algorithm": "raft", "reference": "phase"}, "reference: raft compares with none"),
+            ({"algorithm": "raft", "critic": {"lr": 1.0}}, "critic: raft has none"),
+            ({"anchor": {"ratio": 0.5}}, "anchor: no examples are named"),
+            ({"lora": {"alpha": 8.0}}, "lora: there are no adapters without a rank"),
+            ({"cycles": 2}, "cycles: there are no phases"),
+            ({"eval": {"patience": 2}}, "eval.patience: stopping early needs"),
+            (
+                {
+                    "algorithm": {"name": "dpo", "draws": "every-step", "kl": "in-loss(0.1)"},
+                    "sampling": {"temperature": 0.7},
+                },
+                "algorithm.kl: this loss compares with the reference at temperature 1",
+            ),
+        ],
+    )
+    def test_what_does_not_go_together_or_does_nothing(self, settings, said) -> None:
+        config = from_dict(settings)
+        with pytest.raises(UserError, match=f"^{said}"):
+            check(config, config.algorithm.build())
+
+    def test_a_penalty_or_critic_of_ones_own_is_refused(self) -> None:
+        """One would be imported and then do nothing."""
+        for key in ("kl", "critic"):
+            config = from_dict({"algorithm": {"name": "grpo", key: "winnow.losses:NLL"}})
+            with pytest.raises(UserError, match=rf"^algorithm\.{key}: 'winnow.losses:NLL' is none"):
+                config.algorithm.build()
+
     @pytest.mark.parametrize("row", ALGORITHMS.values(), ids=ALGORITHMS)
     def test_the_defaults_are_in_order_for_every_row(self, row) -> None:
         check(Config(), row)

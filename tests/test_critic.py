@@ -192,6 +192,16 @@ class TestWhitening:
             [s.returns for s in g.signals] for g in raw
         ]
 
+    def test_rounding_in_a_kl_of_nought_is_not_blown_up(self):
+        """On the first step the policy is the reference; its log-probs differ by float32 noise."""
+        noise = (1e-7, -2e-7)
+        drawn = group([0.0, 0.0], lengths=[1, 1])
+        old = [draw.logprobs[0] for draw in drawn.draws]
+        signals = [Signals(ref=(one + off,)) for one, off in zip(old, noise, strict=True)]
+        (got,) = weigh([noted(drawn, signals)], GAE(), "0/1", InReward(0.05))
+        # -.05 (old - ref), less their mean, over 1e-4
+        np.testing.assert_allclose(got.weights, [7.5e-5, -7.5e-5], rtol=1e-6)
+
     @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 0.7, 1e-300, 1e300])
     @pytest.mark.parametrize("draws", [1, 3, 7])
     def test_equal_advantages_are_all_zero(self, reward, draws):

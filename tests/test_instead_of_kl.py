@@ -31,7 +31,7 @@ from tests.kills import (
 from winnow import workshop
 from winnow.anchors import Anchor, open_anchor
 from winnow.api import run
-from winnow.config import AnchorConfig, OptimiserConfig
+from winnow.config import AnchorConfig, OptimiserConfig, PromptsConfig
 from winnow.denominators import SurvivorMeans
 from winnow.engines.base import Beside
 from winnow.engines.learner import LocalLearner
@@ -442,7 +442,7 @@ def test_an_example_without_an_answer_is_one_line(tiny_model, tmp_path):
     path = tmp_path / "anchor.jsonl"
     path.write_text('{"prompt": "3-1=", "completion": "2"}\n{"prompt": "3-2=", "completion": ""}\n')
     with pytest.raises(winnow.UserError) as caught:
-        open_anchor(AnchorConfig(source=str(path)), 0)
+        open_anchor(AnchorConfig(source=str(path)), PromptsConfig(), 0)
     assert str(caught.value).startswith("anchor.completion_column: the example '3-2='")
     with pytest.raises(winnow.UserError, match=r"^anchor\.source: "):
         go(config(tiny_model, tmp_path, anchor={"source": "no.jsonl"}), tmp_path / "run")
@@ -521,9 +521,9 @@ def test_draws_of_earlier_rounds_have_a_ratio_from_the_first_update_on(
     assert [row["merged"] for row in rest.metrics] == [0] * 4
 
 
-@pytest.mark.parametrize("algorithm", ["raft++", "ppo", "dapo"])
+@pytest.mark.parametrize("algorithm", ["raft++", "grpo", "dapo"])
 def test_with_earlier_rounds_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, algorithm):
-    """It reads them again: log-probs, weights by token, what a critic said."""
+    """It reads them again: log-probs, weights, which of them a refilled batch held."""
     settings = merging(
         tiny_model, tmp_path, algorithm=algorithm, checkpoint={"every": 1}, minibatch_prompts=5
     )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -201,6 +202,53 @@ def test_killed_twice_in_the_second_phase_it_still_refers_to_the_boundary(schedu
     whole, broken = check_resumed(settings, tmp_path, kills)
     last = [row for row in draws(broken.folder) if row["step"] == 6]
     check_ref(last[:12], whole.folder / "checkpoints/step-3", 0.9)
+
+
+def test_a_phase_from_the_start_refers_to_the_start_when_it_is_resumed(tiny_model, tmp_path):
+    """Not to where the phase before it ended: killed behind a checkpoint within the phase."""
+    phases = [
+        {"algorithm": "raft", "steps": 2, "optimiser": {"lr": 1e-2}},
+        {
+            "algorithm": {"name": "rloo"},
+            "steps": 3,
+            "start_from": "start",
+            "reference": "phase",
+        },
+    ]
+    settings = config(tiny_model, tmp_path, phases=phases, checkpoint={"every": 1})
+    check_resumed(settings, tmp_path, lambda heard: [after_checkpoint(heard, 3)])
+
+
+def test_held_out_prompts_are_answered_alike_in_all_phases(tiny_model, tmp_path):
+    phases = [
+        {"algorithm": "raft", "steps": 1, "sampling": {"temperature": 0.5, "max_tokens": 2}},
+        {"algorithm": "raft", "steps": 1},
+    ]
+    settings = config(tiny_model, tmp_path, phases=phases, eval={"size": 4})
+    whole = go(settings, tmp_path / "run")
+    heats = {
+        name: set(
+            pq.read_table(whole.folder / "rollouts" / f"{name}.parquet")["temperature"].to_pylist()
+        )
+        for name in ("train-000001", "train-000002", "eval-000001", "eval-000002")
+    }
+    assert heats == {
+        "train-000001": {0.5},
+        "train-000002": {1.0},
+        "eval-000001": {1.0},
+        "eval-000002": {1.0},
+    }
+
+
+def test_prompts_go_on_where_the_phase_before_left_off(tiny_model, tmp_path):
+    phases = [
+        {"algorithm": "raft", "steps": 2, "prompts_per_step": 3},
+        {"algorithm": "raft", "steps": 2, "prompts_per_step": 6},
+    ]
+    whole = go(config(tiny_model, tmp_path, phases=phases), tmp_path / "run")
+    rows = pq.read_table(whole.folder / "rollouts").to_pylist()
+    asked = {(row["step"], row["group"]): row["prompt_id"] for row in rows}
+    assert len(asked) == len(set(asked.values())) == 3 + 3 + 6 + 6  # of 25: none twice
 
 
 def test_cycles_alternate(tiny_model, tmp_path):

@@ -33,6 +33,7 @@ class One(Cell):
     """Every survivor weighs the same: A = 1. Likelihood of what selection kept."""
 
     cell: ClassVar[str] = "one"
+    of_rewards: ClassVar[bool] = False
     formula: ClassVar[str] = "1"
     group_baseline: ClassVar[bool] = False
 
@@ -170,7 +171,8 @@ class GAE(Cell):
 
     delta_t = r_t + gamma V_(t+1) - V_t; A_t = delta_t + gamma lam A_(t+1); nothing is expected
     behind the last token, whatever ended the answer. `whiten` = `batch` gives the advantages of all
-    survivors of a step mean 0 and deviation 1, a token counting once; `none` leaves them.
+    survivors of a step mean 0 and deviation 1, a token counting once (a deviation below 1e-4 counts
+    as that); `none` leaves them.
     """
 
     gamma: float = 1.0

@@ -28,7 +28,7 @@ from winnow.advantages import (
     Softmax,
     Standardised,
 )
-from winnow.cells import parse, show
+from winnow.cells import nearest, parse, show
 from winnow.denominators import (
     DENOMINATORS,
     Constant,
@@ -182,7 +182,10 @@ class Algorithm:
                 assert isinstance(texts, list)
                 changed[key] = tuple(parse(field, text, RULES) for text in texts)
             elif key in _VOCABULARIES:
-                changed[key] = parse(field, str(value), _VOCABULARIES[key])
+                known = _VOCABULARIES[key]
+                changed[key] = parse(field, str(value), known)
+                if key in ("kl", "critic") and type(changed[key]) not in known.values():
+                    raise UserError(f"{field}: {value!r} is none; {nearest(str(value), known)}")
             else:  # plain values, checked by the config
                 changed[key] = value
         given = {key: changed.pop(key) for key in ("loss", "denominator") if key in changed}

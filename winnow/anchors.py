@@ -34,8 +34,17 @@ class Anchor:
     coefficient: float
 
     def encoded(self, complete: Callable[[Group], Group]) -> Anchor:
-        """The same with token ids."""
-        return Anchor([complete(group) for group in self.groups], self.ratio, self.coefficient)
+        """The same with token ids, an end-of-sequence token behind each answer.
+
+        Raises:
+            UserError: an example that is longer than the model's context.
+        """
+        try:
+            groups = [complete(group) for group in self.groups]
+        except UserError as error:
+            said = str(error).removeprefix("draws: ").split("; leave it out")[0]
+            raise UserError(f"anchor.source: {said}; leave this example out") from error
+        return Anchor(groups, self.ratio, self.coefficient)
 
     def beside(self, prompts: int, most: int, seed: int, update: int) -> Beside:
         """The examples of an update, by its number: pass after pass, each in its own order.
@@ -52,8 +61,11 @@ class Anchor:
         return Beside(chosen, (Term(NLL(), SurvivorMeans(), self.coefficient),))
 
 
-def open_anchor(config: AnchorConfig, seed: int) -> Anchor | None:
+def open_anchor(config: AnchorConfig, prompts: PromptsConfig, seed: int) -> Anchor | None:
     """The examples that the settings name; ``None`` where they name none.
+
+    Args:
+        prompts: Whether the run's prompts go through a chat template; the examples' then do too.
 
     Raises:
         UserError: a source that cannot be read, or a row without an answer.
@@ -66,12 +78,20 @@ def open_anchor(config: AnchorConfig, seed: int) -> Anchor | None:
         prompt_column=config.prompt_column,
         answer_column=config.completion_column,
         template=config.template,
+        chat=prompts.chat,
+        system=prompts.system,
     )
-    return Anchor(
-        [_example(prompt, config) for prompt in read(where, seed, "anchor.source")],
-        config.ratio,
-        config.coefficient,
-    )
+    try:
+        rows = read(where, seed, "anchor.source")
+    except UserError as error:
+        raise UserError(_renamed(str(error))) from error
+    return Anchor([_example(row, config) for row in rows], config.ratio, config.coefficient)
+
+
+def _renamed(message: str) -> str:
+    """A complaint about prompts under the names of the examples' settings."""
+    message = message.replace("prompts.answer_column", "anchor.completion_column")
+    return message.replace("prompts.", "anchor.")
 
 
 @lru_cache(maxsize=2)  # an update may straddle two passes

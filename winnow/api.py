@@ -209,7 +209,7 @@ def result_of(folder: Path) -> Result:
     ends = [row for row in evals if best in (None, row["step"])]
     return Result(
         folder=folder,
-        checkpoint=final if final.is_dir() else store.chosen_checkpoint(patience),
+        checkpoint=final if final.is_dir() else store.chosen_checkpoint(patience)[0],
         metrics=store.lines("metrics.jsonl"),
         before=evals[0]["accuracy"] if evals else None,
         after=ends[-1]["accuracy"] if ends else None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from winnow.algorithms import Algorithm
 from winnow.anchors import Anchor, open_anchor
+from winnow.cells import nearest
 from winnow.config import Config
 from winnow.engines.base import Sampler
 from winnow.engines.models import ModelSource, resolve
@@ -58,7 +59,7 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
     anchors = []
     for phase in phases:
         with naming(phase.name):
-            anchors.append(open_anchor(phase.config.anchor, config.seed))
+            anchors.append(open_anchor(phase.config.anchor, config.prompts, config.seed))
             _check_reference(phase)
     if any(phase.file is None for phase in phases):
         prompts = load_prompts(config.prompts, config.eval, config.seed)
@@ -79,7 +80,13 @@ def _check_reference(phase: Phase) -> None:
     """
     what = phase.config.reference
     if phase.refers and what not in ("start", "phase") and average_decay(what) is None:
-        resolve(what, "reference")
+        try:
+            resolve(what, "reference")
+        except UserError as error:
+            raise UserError(
+                f"{error} (or one of start, phase, average(0.99): "
+                f"{nearest(what, ['start', 'phase', 'average(0.99)'])})"
+            ) from error
 
 
 def _held_out(config: Config) -> tuple[Prompt, ...]:
@@ -117,7 +124,9 @@ def assemble(
     store = RunStore.open(out) if resume else None
     found = store.latest_checkpoint() if store else None
     engine, device = engine_for(config, reporter, found[0] if found else None)
-    engine.check_prompts([*plan.prompts.train, *plan.prompts.held_out], config.sampling.max_tokens)
+    longest = max(phase.config.sampling.max_tokens for phase in plan.phases)
+    longest = max(longest, config.sampling.max_tokens)  # what held-out prompts are answered with
+    engine.check_prompts([*plan.prompts.train, *plan.prompts.held_out], longest)
     sampler = engine.sampler(config.sampling)
     workshop = Workshop(
         config=config,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from winnow.advantages import Extremes, Standardised
 from winnow.algorithms import Algorithm
 from winnow.cells import show
-from winnow.config import Config, CriticConfig
+from winnow.config import AnchorConfig, Config, CriticConfig, LoraConfig
 from winnow.errors import UserError
-from winnow.losses import DPO
+from winnow.losses import DPO, SequenceClipped
 from winnow.penalties import InReward, Value
 
 
@@ -19,8 +20,17 @@ def check(config: Config, algorithm: Algorithm) -> None:
         UserError: naming the field and the remedy, the first thing found.
     """
     for complaints in (_cells, _draws, _sampling, _signals, _rounds, _sizes):
-        for complaint in complaints(config, algorithm):
-            raise UserError(complaint)
+        refuse(complaints(config, algorithm))
+
+
+def refuse(complaints: Iterator[str]) -> None:
+    """Raise the first complaint, if there is one.
+
+    Raises:
+        UserError: it.
+    """
+    for complaint in complaints:
+        raise UserError(complaint)
 
 
 def _cells(config: Config, algorithm: Algorithm) -> Iterator[str]:
@@ -30,6 +40,14 @@ def _cells(config: Config, algorithm: Algorithm) -> Iterator[str]:
                 f"algorithm.loss: {show(term.loss)} must say needs_old = True or False: whether "
                 "it reads the log-probs of the policy that drew"
             )
+        narrow = (
+            isinstance(term.loss, SequenceClipped) and max(term.loss.low, term.loss.high) < 0.01
+        )
+        if narrow and config.dtype == "bfloat16":
+            yield (
+                f"algorithm.loss: {show(term.loss)} clips at less than log-probs in bfloat16 are "
+                "good to, so that rounding would be clipped; set dtype = 'float32', or widen it"
+            )
         by_token = getattr(algorithm.advantage, "per_token", False)
         if isinstance(term.loss, Value) and not by_token:
             yield (
@@ -37,16 +55,36 @@ def _cells(config: Config, algorithm: Algorithm) -> Iterator[str]:
                 f"{show(algorithm.advantage)} is none; set algorithm.advantage = 'gae', or "
                 "algorithm.critic = 'none'"
             )
-        pairs = any(getattr(rule, "pairs", False) for rule in algorithm.select)
-        if isinstance(term.loss, DPO) and not (pairs and show(algorithm.advantage) == "extremes"):
+        pairs = getattr(algorithm.select[-1], "pairs", False)
+        if isinstance(term.loss, DPO) and not (pairs and isinstance(algorithm.advantage, Extremes)):
             yield (
                 "algorithm.loss: dpo compares the best draw of a prompt with the worst; set "
-                "algorithm.select = ['best-worst'] and algorithm.advantage = 'extremes'"
+                "algorithm.select = ['best-worst'] (the last rule, if there are more) and "
+                "algorithm.advantage = 'extremes'"
             )
+    if isinstance(algorithm.kl, InReward):
+        yield from _taxed(algorithm)
+
+
+def _taxed(algorithm: Algorithm) -> Iterator[str]:
+    """Advantages that a KL in the reward does not reach, or is all that is left of."""
+    taxed, advantage = f"algorithm.kl: {show(algorithm.kl)}", show(algorithm.advantage)
+    if not getattr(algorithm.advantage, "of_rewards", True):
+        yield f"{taxed} changes rewards, and advantage {advantage} reads none; use in-loss"
+    if isinstance(algorithm.advantage, Extremes):
+        yield (
+            f"{taxed} would turn pairs round: which draw is better is the verifier's to say; "
+            "leave it out (dpo holds a KL to the reference itself), or use in-loss"
+        )
+    if isinstance(algorithm.advantage, Standardised):
+        yield (
+            f"{taxed} beside advantage {advantage}: where all rewards of a prompt are equal the KL "
+            "alone, however small, would be scaled to 1; use centred or leave-one-out, or in-loss"
+        )
 
 
 def _draws(config: Config, algorithm: Algorithm) -> Iterator[str]:
-    if config.draws_from is not None and algorithm.draws != "once":
+    if config.draws_from is not None and algorithm.draws != "once" and not config.phases:
         yield (
             "draws_from: only an algorithm that draws once can draw from another model; "
             "set algorithm.draws = 'once' (as rft does) or leave draws_from out"
@@ -59,18 +97,11 @@ def _draws(config: Config, algorithm: Algorithm) -> Iterator[str]:
             "then train with --set draws=FOLDER"
         )
     if config.draws is None and algorithm.draws == "every-step":
+        if config.rounds.merge:
+            yield from _older(algorithm, "draws of earlier rounds (rounds.merge)")
         return
     how = "draws of a file" if config.draws is not None else "draws made once"
-    if isinstance(algorithm.kl, InReward):
-        yield (
-            f"algorithm.kl: {show(algorithm.kl)} taxes the policy that draws, and {how} are not "
-            "made by the policy as it becomes; use in-loss, or a row that draws every step"
-        )
-    if isinstance(algorithm.critic, Value) or getattr(algorithm.advantage, "per_token", False):
-        yield (
-            f"algorithm.advantage: {show(algorithm.advantage)} compares each draw with what was "
-            f"expected when it was made, and {how} are older; use a row that draws every step"
-        )
+    yield from _older(algorithm, how)
     for field, value in (
         ("algorithm.refill", algorithm.refill),
         ("rounds.restart", config.rounds.restart),
@@ -78,6 +109,20 @@ def _draws(config: Config, algorithm: Algorithm) -> Iterator[str]:
     ):
         if value:
             yield f"{field}: {how} come in no rounds; leave it out, or draw every step"
+
+
+def _older(algorithm: Algorithm, how: str) -> Iterator[str]:
+    """What draws of another policy than the present one cannot be used with."""
+    if isinstance(algorithm.kl, InReward):
+        yield (
+            f"algorithm.kl: {show(algorithm.kl)} taxes the policy that draws, and {how} are not "
+            "made by the policy as it becomes; use in-loss, or draws of each step alone"
+        )
+    if isinstance(algorithm.critic, Value) or getattr(algorithm.advantage, "per_token", False):
+        yield (
+            f"algorithm.advantage: {show(algorithm.advantage)} compares each draw with what was "
+            f"expected when it was made, and {how} are older; use draws of each step alone"
+        )
 
 
 def _sampling(config: Config, algorithm: Algorithm) -> Iterator[str]:
@@ -104,15 +149,20 @@ def _signals(config: Config, algorithm: Algorithm) -> Iterator[str]:
             "algorithm.kl: this loss compares with the reference at temperature 1 and the KL at "
             f"sampling.temperature = {config.sampling.temperature:g}; sample at 1, or drop the KL"
         )
-    if config.phases:
-        return  # what one phase does not use another may
-    if config.reference != "start" and "ref" not in algorithm.needs:
+    if not config.phases:  # else what one phase does not use another may
+        yield from unused(config, [algorithm])
+
+
+def unused(config: Config, algorithms: Sequence[Algorithm]) -> Iterator[str]:
+    """Settings that none of the algorithms reads."""
+    names = ", ".join(dict.fromkeys(row.name for row in algorithms))
+    if config.reference != "start" and not any("ref" in row.needs for row in algorithms):
         yield (
-            f"reference: {algorithm.name} compares with none; set algorithm.kl (such as "
+            f"reference: {names} compares with none; set algorithm.kl (such as "
             "'in-loss(0.04)'), or leave it out"
         )
-    if config.critic != CriticConfig() and "values" not in algorithm.needs:
-        yield f"critic: {algorithm.name} has none; leave it out, or use ppo"
+    if config.critic != CriticConfig() and not any("values" in row.needs for row in algorithms):
+        yield f"critic: {names} has none; leave it out, or use a row with a critic"
 
 
 def _rounds(config: Config, algorithm: Algorithm) -> Iterator[str]:
@@ -123,8 +173,12 @@ def _rounds(config: Config, algorithm: Algorithm) -> Iterator[str]:
         )
     if config.eval.patience and config.phases:
         yield "eval.patience: a run in phases goes through all of them; leave one of the two out"
-    if config.lora.merge and not config.lora.rank:
-        yield "lora.merge: there are no adapters to merge; set lora.rank"
+    if config.lora != LoraConfig() and not config.lora.rank:
+        yield "lora: there are no adapters without a rank; set lora.rank"
+    if config.anchor != AnchorConfig() and config.anchor.source is None:
+        yield "anchor: no examples are named; set anchor.source"
+    if config.cycles > 1 and not config.phases:
+        yield "cycles: there are no phases to go through again; set phases, or more steps"
 
 
 def _sizes(config: Config, algorithm: Algorithm) -> Iterator[str]:

@@ -161,6 +161,7 @@ def _row(algorithm: Algorithm) -> str:
 def _arithmetic(phase: Phase) -> str:
     config, algorithm, file = phase.config, phase.algorithm, phase.file
     updates = config.minibatches
+    merged = 1 + config.rounds.merge
     if file is not None:
         steps = file.steps(config.prompts_per_step)
         return (
@@ -171,7 +172,8 @@ def _arithmetic(phase: Phase) -> str:
     when = f"drawn once for {config.steps} steps, then {algorithm.epochs} passes"
     if algorithm.draws == "every-step":
         when = f"{config.steps} steps"
-        updates *= algorithm.epochs
+        batches = -(-config.prompts_per_step * merged // config.minibatch_prompts)
+        updates = batches * algorithm.epochs
     return (
         f"{when}: {config.prompts_per_step} prompts x {config.samples_per_prompt} samples = "
         f"{draws} draws; up to {updates} updates of {config.minibatch_prompts} prompts"

@@ -46,7 +46,7 @@ def entropies(forward: PolicyForward, at: Contexts, temperature: float) -> Tenso
 
     def entropy(features: Tensor) -> Tensor:
         logp = _logp(forward.logits(features), temperature)
-        return -(logp.exp() * logp).sum(-1)
+        return -_expected(logp, logp).sum(-1)
 
     return _by_part(forward, entropy, at.features)[at.index]
 
@@ -58,7 +58,8 @@ def divergences(
 
     def divergence(features: Tensor, others: Tensor) -> Tensor:
         logp = _logp(forward.logits(features), temperature)
-        return (logp.exp() * (logp - _logp(reference.head(others), temperature))).sum(-1)
+        ratio = logp - _logp(reference.head(others), temperature)
+        return _expected(logp, ratio).sum(-1)
 
     return _by_part(forward, divergence, at.features, reference.features)[at.index]
 
@@ -66,6 +67,11 @@ def divergences(
 def _logp(logits: Tensor, temperature: float) -> Tensor:
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return (logits / temperature).log_softmax(-1)
+
+
+def _expected(logp: Tensor, values: Tensor) -> Tensor:
+    """p x values, 0 where p is: some models mask tokens that they have no word for."""
+    return logp.exp() * values.masked_fill(logp.isneginf(), 0.0)
 
 
 def _by_part(forward: PolicyForward, compute: Callable[..., Tensor], *rows: Tensor) -> Tensor:

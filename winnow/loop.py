@@ -67,7 +67,7 @@ def held_out_accuracy(run: Run, step: int) -> Evaluation:
     """Try the held-out prompts."""
     with run.watch("evaluate"):
         return evaluate(
-            run.config, run.sampler, run.held_out, run.reward, run.store, run.reporter, step=step
+            run.whole, run.sampler, run.held_out, run.reward, run.store, run.reporter, step=step
         )
 
 

@@ -216,7 +216,6 @@ class DPO(Cell):
     needs_old: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ("logp", "ref", "weight", "draw", "group")
     span: ClassVar[Span] = "group"
-    pairwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:

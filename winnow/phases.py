@@ -19,7 +19,7 @@ from typing import Any
 
 from winnow.algorithms import Algorithm
 from winnow.cells import nearest
-from winnow.checks import check
+from winnow.checks import check, refuse, unused
 from winnow.config import Config, from_dict
 from winnow.errors import UserError
 from winnow.recipe import merge
@@ -54,6 +54,7 @@ class Phase:
         name: What a recipe calls it, such as `phases.2`; empty where there is only one.
         before: Steps of the run before it.
         restarts: Whether it begins with the starting weights instead of going on.
+        first_prompt: Prompts that the phases before it draw, were no batch refilled.
     """
 
     number: int
@@ -63,6 +64,12 @@ class Phase:
     file: File | None
     before: int
     restarts: bool = False
+    first_prompt: int = 0
+
+    @property
+    def begins_at_start(self) -> bool:
+        """Whether its first policy is the run's."""
+        return self.before == 0 or self.restarts
 
     @property
     def steps(self) -> int:
@@ -92,6 +99,11 @@ class Phase:
         return passes * (max(batches) if self.config.rounds.restart else sum(batches))
 
     @property
+    def prompts(self) -> int:
+        """How many it draws, were no batch refilled."""
+        return 0 if self.file is not None else self.config.steps * self.config.prompts_per_step
+
+    @property
     def refers(self) -> bool:
         return "ref" in self.algorithm.needs
 
@@ -116,7 +128,17 @@ def phases_of(config: Config, algorithm: Algorithm | None = None) -> tuple[Phase
         before = found[-1].last if found else 0
         with naming(name):
             row = own.algorithm.build()
-            found.append(_phase(number, name, own, row, before, restarts=restarts))
+            for key in ("reference", "critic"):
+                if key in settings:
+                    refuse(unused(own, [row]))
+            drawn = sum(phase.prompts for phase in found)
+            found.append(
+                _phase(number, name, own, row, before, restarts=restarts, first_prompt=drawn)
+            )
+    rows = [phase.algorithm for phase in found]
+    refuse(unused(config, rows))
+    if config.draws_from is not None and not any(row.draws == "once" for row in rows):
+        raise UserError("draws_from: no phase draws once, and only such draw from another model")
     return tuple(found)
 
 
@@ -137,6 +159,7 @@ def _phase(
     before: int,
     *,
     restarts: bool = False,
+    first_prompt: int = 0,
 ) -> Phase:
     check(config, algorithm)
     file = None
@@ -144,7 +167,7 @@ def _phase(
         file = open_file(
             config.draws, algorithm, config.reward.right_at, config.sampling.temperature
         )
-    return Phase(number, name, config, algorithm, file, before, restarts)
+    return Phase(number, name, config, algorithm, file, before, restarts, first_prompt)
 
 
 def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Config, bool]:
@@ -156,6 +179,9 @@ def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Confi
     for key in given:
         if key not in _OWN:
             raise UserError(f"{name}.{key}: no setting of a phase; {nearest(key, (*_OWN, _FROM))}")
+    for key in given["sampling"] if isinstance(given.get("sampling"), Mapping) else ():
+        if key in ("batch", "cache_gib"):
+            raise UserError(f"{name}.sampling.{key}: is the same in all phases; set it above them")
     values = config.model_dump(exclude_none=True)
     named = given.get("algorithm")
     if isinstance(named, Mapping) and "name" in named:

@@ -158,7 +158,15 @@ class Rollout:
         store: RunStore,
         watch: Stopwatch,
         progress: Progress,
+        first: int = 0,
+        before: int = 0,
     ) -> None:
+        """
+        Args:
+            before: Steps of the run before the first of this.
+            first: Prompts that were drawn for them.
+        """
+        self._first, self._before = first, before
         self._sampler, self._reward, self._algorithm = sampler, reward, algorithm
         self._prompts, self._prompts_per_step = prompts, prompts_per_step
         self._samples_per_prompt, self._params, self._model = samples_per_prompt, params, model
@@ -175,7 +183,8 @@ class Rollout:
             signals: Whether what weighing and updates read beside scores is asked for.
         """
         refill, count = self._algorithm.refill, self._prompts_per_step
-        first = (step - 1) * count if self._taken is None else self._taken
+        first = self._first + (step - self._before - 1) * count
+        first = first if self._taken is None else self._taken
         found = self._store.groups_drawn("train", step)
         prompts = self._prompts.between(first, first + max(found, count), self._seed)
         recorded = self._recorded(step, prompts)

@@ -23,6 +23,7 @@ class Run:
     """One phase of a run.
 
     Attributes:
+        whole: The settings of the whole run, which it is tried with on the held-out prompts.
         steps_done: Steps of the whole run that are done.
         unhealthy: Updates running whose loss or gradient was not finite.
         anchor: Supervised examples beside every update.
@@ -32,6 +33,7 @@ class Run:
     """
 
     config: Config
+    whole: Config
     algorithm: Algorithm
     sampler: Sampler
     learner: Learner

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from winnow.rollout import Batch, Rollout, derive_seed
+from winnow.rollout import Batch, Rollout, Stopwatch, derive_seed
 from winnow.store import RunStore
 from winnow.types import Group
 from winnow.wanted import Wanted
@@ -106,9 +106,17 @@ class Once:
     passes = 1
 
     def __init__(
-        self, rollout: Rollout, wanted: Wanted, steps: int, epochs: int, seed: int, before: int = 0
+        self,
+        rollout: Rollout,
+        wanted: Wanted,
+        watch: Stopwatch,
+        *,
+        steps: int,
+        epochs: int,
+        seed: int,
+        before: int = 0,
     ) -> None:
-        self._rollout, self._wanted = rollout, wanted
+        self._rollout, self._wanted, self._watch = rollout, wanted, watch
         self._rounds, self._seed, self._before = steps, seed, before
         self.last = before + steps * epochs
         self._all: list[Group] = []
@@ -127,7 +135,8 @@ class Once:
         )
         share = len(self._all) // self._rounds
         chosen = order[place * share : (place + 1) * share].tolist()
-        groups = self._wanted.fill([self._all[i] for i in chosen], weighing=False)
+        with self._watch("signals"):
+            groups = self._wanted.fill([self._all[i] for i in chosen], weighing=False)
         return Batch(groups, epoch == 0)
 
     def state(self) -> Mapping[str, Any]:

@@ -263,11 +263,12 @@ class RunStore:
         folder = found[-1][1]
         return folder, json.loads((folder / _STATE).read_text(encoding="utf-8"))
 
-    def chosen_checkpoint(self, patience: int) -> Path:
-        """The one that a run ends with: the best, where it stops early, else the newest."""
+    def chosen_checkpoint(self, patience: int) -> tuple[Path, int]:
+        """What a run ends with, and its step: the best, where it stops early, else the last."""
         best = standing(self.lines("evals.jsonl")).step if patience else None
         found = dict(self._checkpoints())
-        return found[best] if best in found else found[max(found)]
+        step = best if best in found else max(found)
+        return found[step], step
 
     def keep_skipped(self, step: int, update: int, groups: Sequence[Group]) -> Path:
         """A batch whose loss or gradient was not finite, for inspection."""

@@ -147,7 +147,10 @@ def _influence(group: Group, scales: list[list[float]], terms: Sequence[Term]) -
     for term, scale in zip(terms, scales, strict=True):
         if "weight" in term.reads:
             for i in term.covers(group):
-                found[i] += abs(scale[i]) * sum(map(abs, group.token_weights(i)))
+                weight = sum(map(abs, group.token_weights(i)))
+                if term.span != "token":
+                    weight /= len(group.draws[i].token_ids)
+                found[i] += abs(scale[i]) * weight
     return found
 
 

@@ -16,6 +16,8 @@ from winnow.types import Group
 
 Array = NDArray[np.float64]
 RewardScale = Literal["0/1", "-1/+1"]
+_NOISE = 1e-4
+"""Advantages that differ by less are not blown up: a KL of 0 is a rounding error, not 0."""
 
 
 def rescale(rewards: Array, scale: RewardScale) -> Array:
@@ -118,7 +120,7 @@ def _weigh_tokens(
     if found and getattr(advantage, "whiten", "none") == "batch":
         every = np.concatenate([own for own, _ in found.values()])
         alike = every.max() == every.min()  # whose mean, rounded, need not be theirs
-        mean, sigma = (every[0], 1.0) if alike else (every.mean(), every.std())
+        mean, sigma = (every[0], 1.0) if alike else (every.mean(), max(every.std(), _NOISE))
         whitened = {key: (own - mean) / sigma for key, own in whitened.items()}
     return [
         group.with_(

@@ -75,6 +75,7 @@ class Workshop:
         self._ready: _Ready | None = None
         self._store: RunStore | None = None
         self._completes: dict[int, Complete] = {}
+        self._examples: dict[int, Anchor | None] = {}
         self._watch = Stopwatch()
 
     @property
@@ -98,6 +99,7 @@ class Workshop:
                     self.engine.check_reference(phase.config.reference)
                 if phase.file is not None:
                     self._completes[phase.number] = self._complete(phase, phase.file)
+                self._examples[phase.number] = self._encoded(self.anchors[phase.number - 1])
         if todo and self.found is None:
             self._ready = self._prepared(todo[0])
 
@@ -126,12 +128,13 @@ class Workshop:
         return self.found is not None and self._state["step"] > phase.before
 
     def _needs_start(self) -> bool:
+        """Whether the starting weights must be at hand: a copy of what is trained."""
         adapters = self.config.lora.rank > 0
-        return self.config.checkpoint.average > 0 or any(
+        return any(
             phase.restarts
             or phase.config.rounds.restart
-            or (phase.refers and phase.config.reference in ("start", "phase") and not adapters)
-            or (phase.refers and phase.config.reference == "phase")
+            or (phase.refers and phase.config.reference == "start" and not adapters)
+            or (phase.refers and phase.config.reference == "phase" and phase.begins_at_start)
             for phase in self.phases
         )
 
@@ -159,23 +162,22 @@ class Workshop:
         learner.version = self._version
         if self.found is not None and resumed:
             learner.load(self.found[0])
-        anchor = self.anchors[phase.number - 1]
         return _Ready(
-            phase,
-            learner,
-            self._completes.get(phase.number),
-            anchor and anchor.encoded(engine.retokeniser((), anew=False)),
+            phase, learner, self._completes.get(phase.number), self._examples[phase.number]
         )
 
     def _phase_weights(self, phase: Phase, resumed: bool) -> Sequence[Tensor] | None:
         """The weights that a phase began with, where its reference needs them."""
         what = phase.config.reference
+        if what == "phase" and phase.begins_at_start:
+            return self._start
         if what == "phase" and resumed:
-            if phase.before == 0:
-                return self._start
             from_step = self.store.checkpoint_of(phase.before)
             return self.engine.read(type(self.model)(str(from_step)))
         return self.engine.weights() if what == "phase" or what.startswith("average") else None
+
+    def _encoded(self, anchor: Anchor | None) -> Anchor | None:
+        return anchor and anchor.encoded(self.engine.retokeniser((), anew=False))
 
     def _complete(self, phase: Phase, file: File) -> Complete:
         """What makes a file's groups ready for this model: tokens where the file has none of it.
@@ -202,9 +204,10 @@ class Workshop:
         resumed = self._resumed(phase)
         if resumed:
             source.restore(self._state.get("source", {}))
-        keeps = phase.refers and config.reference == "phase" and phase.before > 0
+        keeps = phase.refers and config.reference == "phase" and not phase.begins_at_start
         return Run(
             config=config,
+            whole=self.config,
             algorithm=phase.algorithm,
             sampler=self.sampler,
             learner=ready.learner,
@@ -243,7 +246,15 @@ class Workshop:
             )
         rollout = self._rollout(phase, wanted)
         if phase.algorithm.draws == "once":
-            return Once(rollout, wanted, config.steps, epochs, config.seed, before)
+            return Once(
+                rollout,
+                wanted,
+                self._watch,
+                steps=config.steps,
+                epochs=epochs,
+                seed=config.seed,
+                before=before,
+            )
         return EveryStep(
             rollout,
             self.store,
@@ -256,8 +267,9 @@ class Workshop:
 
     def _rollout(self, phase: Phase, wanted: Wanted) -> Rollout:
         config = phase.config
+        other = phase.algorithm.draws == "once"
         return Rollout(
-            sampler=self.drawing,
+            sampler=self.drawing if other else lambda: self.sampler,
             reward=self.reward,
             algorithm=phase.algorithm,
             wanted=wanted,
@@ -265,7 +277,9 @@ class Workshop:
             prompts_per_step=config.prompts_per_step,
             samples_per_prompt=config.samples_per_prompt,
             params=sampling_params(config),
-            model=config.draws_from or config.model,
+            model=(config.draws_from if other else None) or config.model,
+            first=phase.first_prompt,
+            before=phase.before,
             right_at=config.reward.right_at,
             seed=config.seed,
             store=self.store,
@@ -282,10 +296,11 @@ class Workshop:
         tried = any(row.get("split") == "final" for row in store.lines("evals.jsonl"))
         if final.exists() and (tried or not self.prompts.held_out):
             return
-        weights = engine.read(type(self.model)(str(store.chosen_checkpoint(config.eval.patience))))
+        chosen, step = store.chosen_checkpoint(config.eval.patience)
+        weights = engine.read(type(self.model)(str(chosen)))
         if config.checkpoint.average:
-            assert self._start is not None
-            weights = engine.averaged(weights, self._start, config.checkpoint.average)
+            start = self._start or engine.read(self.model)
+            weights = engine.averaged(weights, start, config.checkpoint.average)
         engine.put(weights)
         if not final.exists():
             whole_folder(final, lambda folder: engine.save(folder, merged=config.lora.merge))
@@ -298,6 +313,6 @@ class Workshop:
                 self.reward,
                 store,
                 self.reporter,
-                step=self.phases[-1].last,
+                step=step,
                 split="final",
             )

@@ -52,10 +52,10 @@ class LocalCritic(nn.Module):
 
     def values(self, policy: Callable[[], Contexts], pieces: Sequence[Piece]) -> Tensor:
         """Before each answer token, float32, shape (tokens,)."""
-        at = policy() if self._own is None else self._own.contexts(pieces)
-        shared = self._own is None and self.detached
-        features = at.features.detach() if shared else at.features
-        found: Tensor = self.head(features.to(self.head.weight.dtype)).squeeze(-1)
+        alone = self._own is None and self.detached
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not alone):
+            at = policy() if self._own is None else self._own.contexts(pieces)
+        found: Tensor = self.head(at.features.to(self.head.weight.dtype)).squeeze(-1)
         return found[at.index]
 
     def trained(self) -> list[nn.Parameter]:

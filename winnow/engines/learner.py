@@ -149,7 +149,7 @@ class LocalLearner:
         if finite:
             self._adam.step()
             self._copy_back()
-            self.version += 1
+            self.version += not warming  # the policy has not moved
             self._updates += 1
             if self.reference is not None:
                 self.reference.follow()
@@ -166,6 +166,7 @@ class LocalLearner:
         for hook in self._hooks:
             hook.remove()
         self._adam.state.clear()
+        self._adam.param_groups.clear()
         self._masters, self._critic_masters, self._pairs = [], [], []
         self._critic = self.reference = None
 
@@ -230,7 +231,7 @@ class LocalLearner:
         """Set the learning rates of this update; that of the policy."""
         warming = self._critic_config.warmup if self._critic is not None else 0
         number = self._updates - max(warming, self._begun)
-        lr = learning_rate(self._config, max(0, number), self._total_updates)
+        lr = learning_rate(self._config, max(0, number), self._total_updates - warming)
         for group, rate in zip(self._adam.param_groups, (lr, self._critic_config.lr), strict=False):
             group["lr"] = rate
         return lr if number >= 0 else 0.0
