@@ -213,17 +213,21 @@ class TestTake:
         prompts = tuple(Prompt(str(i), f"q {i}") for i in range(size))
         found = PromptSet(prompts, ())
         steps = 3 * size // count + 2
-        taken = [p for step in range(steps) for p in found.take(step, count, seed)]
+        taken = [
+            p
+            for step in range(steps)
+            for p in found.between(step * count, (step + 1) * count, seed)
+        ]
         assert len(taken) == steps * count
         for start in range(0, len(taken) - size + 1, size):
             assert sorted(taken[start : start + size], key=prompts.index) == list(prompts)
 
     def test_it_depends_on_its_arguments_alone(self) -> None:
         found = PromptSet(tuple(Prompt(str(i), f"q {i}") for i in range(50)), ())
-        forwards = [found.take(step, 16, 3) for step in range(20)]
-        backwards = [found.take(step, 16, 3) for step in reversed(range(20))]
+        forwards = [found.between(step * 16, step * 16 + 16, 3) for step in range(20)]
+        backwards = [found.between(step * 16, step * 16 + 16, 3) for step in reversed(range(20))]
         assert forwards == backwards[::-1]
-        assert forwards[0] != found.take(0, 16, 4)
+        assert forwards[0] != found.between(0, 16, 4)
         taken = [prompt for step in forwards for prompt in step]
         assert taken[:50] != taken[50:100] != taken[100:150]  # each pass in its own order
 

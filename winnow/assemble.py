@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from winnow.algorithms import Algorithm
 from winnow.anchors import Anchor, open_anchor
 from winnow.cells import nearest
-from winnow.config import Config
+from winnow.config import AnchorConfig, Config
 from winnow.engines.base import Sampler
 from winnow.engines.models import ModelSource, resolve
 from winnow.errors import UserError
@@ -56,10 +56,16 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
     if config.draws_from is not None:
         draws_from = resolve(config.draws_from, "draws_from")
     model = resolve(config.model)
-    anchors = []
+    anchors: list[Anchor | None] = []
+    read: list[AnchorConfig] = []
+    opened: list[Anchor | None] = []
     for phase in phases:
         with naming(phase.name):
-            anchors.append(open_anchor(phase.config.anchor, config.prompts, config.seed))
+            wanted = phase.config.anchor
+            if wanted not in read:  # phases mostly share one source
+                read.append(wanted)
+                opened.append(open_anchor(wanted, config.prompts, config.seed))
+            anchors.append(opened[read.index(wanted)])
             _check_reference(phase)
     if any(phase.file is None for phase in phases):
         prompts = load_prompts(config.prompts, config.eval, config.seed)

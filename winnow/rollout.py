@@ -137,7 +137,12 @@ class Batch:
 
 
 class Rollout:
-    """Makes the weighed groups of a step, or finds them on the disk where they were made before."""
+    """Makes the weighed groups of a step, or finds them on the disk where they were made before.
+
+    Args:
+        before: Steps of the run before the first of this.
+        first: Prompts that were drawn for them.
+    """
 
     stages = ("draw", "score", "select", "signals", "store")
 
@@ -161,11 +166,6 @@ class Rollout:
         first: int = 0,
         before: int = 0,
     ) -> None:
-        """
-        Args:
-            before: Steps of the run before the first of this.
-            first: Prompts that were drawn for them.
-        """
         self._first, self._before = first, before
         self._sampler, self._reward, self._algorithm = sampler, reward, algorithm
         self._prompts, self._prompts_per_step = prompts, prompts_per_step

@@ -25,15 +25,11 @@ class PromptSet:
     train: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
 
-    def take(self, step: int, count: int, seed: int) -> list[Prompt]:
-        """The `count` prompts of a step: pass after pass over the data, each in its own order.
+    def between(self, start: int, stop: int, seed: int) -> list[Prompt]:
+        """The training prompts from one place to another: pass after pass, each in its own order.
 
         A function of its arguments alone, so that a resumed run goes on where it stopped.
         """
-        return self.between(step * count, (step + 1) * count, seed)
-
-    def between(self, start: int, stop: int, seed: int) -> list[Prompt]:
-        """The prompts at these positions of that order."""
         taken = []
         for position in range(start, stop):
             epoch, place = divmod(position, len(self.train))
