@@ -55,8 +55,12 @@ def config(model: Path, tmp_path: Path, **settings: Any) -> Config:
     """Settings over those of a small run; its prompts are written beside it."""
     source = tmp_path / "prompts.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in tiny.problems()))
-    given = {"model": str(model), "prompts": str(source), **SMALL}
-    return from_dict({**given, **settings})
+    given = {"model": str(model), "prompts": str(source), **SMALL, **settings}
+    phases = settings.get("phases", ())
+    for key in ("steps", "prompts_per_step", "minibatch_prompts"):  # not above, if each has its own
+        if phases and all(key in phase for phase in phases):
+            del given[key]
+    return from_dict(given)
 
 
 def go(config: Config, out: Path, reward: Any = None) -> winnow.Result:

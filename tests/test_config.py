@@ -403,6 +403,10 @@ class TestCheck:
             ({"anchor": {"ratio": 0.5}}, "anchor: no examples are named"),
             ({"lora": {"alpha": 8.0}}, "lora: there are no adapters without a rank"),
             ({"cycles": 2}, "cycles: there are no phases"),
+            (
+                {"algorithm": {"name": "rloo", "kl": "in-reward(0.1, horizon=9)"}},
+                "algorithm.kl: horizon",
+            ),
             ({"eval": {"patience": 2}}, "eval.patience: stopping early needs"),
             (
                 {
@@ -430,6 +434,13 @@ class TestCheck:
         check(Config(), row)
         for recipe in recipes():
             check(load(recipe), row)
+
+
+def test_naming_a_row_does_not_forget_cells_set_before_it() -> None:
+    sets = ["algorithm.kl='in-loss(0.1)'", "algorithm=grpo"]
+    with pytest.raises(UserError, match=r"^--set algorithm=grpo: would undo --set algorithm\.kl"):
+        load(sets=sets)
+    assert load(sets=sets[::-1]).algorithm.build().needs == {"old", "ref", "rejected"}
 
 
 def test_an_unknown_row_or_cell() -> None:

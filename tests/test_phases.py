@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 import winnow
 from tests import tiny
 from tests.kills import (
+    SMALL,
     KillAt,
     Killed,
     after_checkpoint,
@@ -29,6 +30,7 @@ from tests.kills import (
 from winnow import cli
 from winnow.algorithms import ALGORITHMS
 from winnow.api import run
+from winnow.config import Config, from_dict
 from winnow.engines.local import LocalEngine
 from winnow.phases import phases_of
 from winnow.recipe import load
@@ -251,6 +253,39 @@ def test_prompts_go_on_where_the_phase_before_left_off(tiny_model, tmp_path):
     assert len(asked) == len(set(asked.values())) == 3 + 3 + 6 + 6  # of 25: none twice
 
 
+@pytest.mark.parametrize(
+    ("above", "said"),
+    [
+        ({"steps": 2}, "steps: every phase has its own"),
+        ({"algorithm": {"kl": "in-loss(0.1)"}}, "algorithm: every phase has its own"),
+        ({"critic": {"warmup": 5}}, "critic: raft, grpo has none"),
+    ],
+)
+def test_what_every_phase_sets_itself_is_refused_above_them(tiny_model, tmp_path, above, said):
+    phases = [{"algorithm": "raft", "steps": 1}, {"algorithm": {"name": "grpo"}, "steps": 1}]
+    given = {key: value for key, value in SMALL.items() if key != "steps"}
+    settings = from_dict({"model": str(tiny_model), **given, "phases": phases, **above})
+    with pytest.raises(winnow.UserError, match=f"^{said}"):
+        phases_of(settings)
+
+
+def test_a_phased_run_records_every_cell(schedule, tmp_path):
+    whole = go(load(str(schedule)), tmp_path / "run")
+    again = load(str(whole.folder / "config.toml"))
+    for phase, written in zip(phases_of(again), again.phases, strict=True):
+        cells = phase.algorithm.cells()
+        assert {key: written["algorithm"][key] for key in cells} == cells
+    assert [p.algorithm for p in phases_of(again)] == [
+        p.algorithm for p in phases_of(load(str(schedule)))
+    ]
+
+
+def test_a_critic_that_warms_up_for_ever_is_refused(tiny_model, tmp_path):
+    settings = config(tiny_model, tmp_path, algorithm="ppo", steps=1, critic={"warmup": 8})
+    with pytest.raises(winnow.UserError, match=r"^critic\.warmup = 8: there are only 8 updates"):
+        phases_of(settings)
+
+
 def test_cycles_alternate(tiny_model, tmp_path):
     phases = [{"algorithm": "raft", "steps": 1}, {"algorithm": "grpo", "steps": 2}]
     settings = config(tiny_model, tmp_path, phases=phases, cycles=2, checkpoint={"every": 1})
@@ -300,7 +335,7 @@ def test_a_phase_may_be_a_file_of_draws(tiny_model, tmp_path):
     assert [row["phase"] for row in whole.metrics] == [1] * 4 + [2] * 2
     assert [row["tokens_drawn"] for row in whole.metrics[:4]] == [0] * 4
     assert {row["step"] for row in draws(whole.folder)} == {1, 2, 5, 6}
-    other = settings.model_copy(update={"phases": phases[1:]})
+    other = settings.model_copy(update={"phases": phases[1:], "steps": Config().steps})
     assert not same(go(other, tmp_path / "other").checkpoint, whole.checkpoint)
 
 

@@ -16,7 +16,7 @@ from winnow.engines.models import ModelSource, resolve
 from winnow.errors import UserError
 from winnow.parts import check_suited, engine_for, environment
 from winnow.penalties import average_decay
-from winnow.phases import Phase, naming, phases_of
+from winnow.phases import Phase, naming, phases_of, resolved
 from winnow.prompts import PromptSet, load_held_out, load_prompts
 from winnow.recipe import dumps
 from winnow.reporter import Reporter
@@ -152,7 +152,9 @@ def assemble(
     if store is None:
         store = RunStore.create(
             out,
-            dumps(config, plan.phases[0].algorithm if not config.phases else None),
+            dumps(resolved(config, plan.phases))
+            if config.phases
+            else dumps(config, plan.phases[0].algorithm),
             environment(config),
         )
     workshop.open(store)

@@ -63,6 +63,8 @@ def _cells(config: Config, algorithm: Algorithm) -> Iterator[str]:
                 "algorithm.advantage = 'extremes'"
             )
     if isinstance(algorithm.kl, InReward):
+        if algorithm.kl.horizon != InReward().horizon and not algorithm.kl.target:
+            yield "algorithm.kl: horizon is that of an adaptive beta; give a target, too"
         yield from _taxed(algorithm)
 
 
@@ -185,5 +187,6 @@ def _sizes(config: Config, algorithm: Algorithm) -> Iterator[str]:
     if config.minibatch_prompts > config.prompts_per_step:
         yield (
             f"minibatch_prompts = {config.minibatch_prompts} is more than prompts_per_step = "
-            f"{config.prompts_per_step}; an update cannot hold more prompts than a step draws"
+            f"{config.prompts_per_step}; an update cannot hold more prompts than a step draws: set "
+            f"minibatch_prompts = {config.prompts_per_step} or less, too"
         )

@@ -383,4 +383,5 @@ def _short(value: float) -> str:
 
 
 def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    text = "-" if value is None else format(value, form)
+    return text.replace("-", "") if text.startswith("-0.0") and float(text) == 0 else text

@@ -56,7 +56,7 @@ def evaluate(
                 params=sampling_params(config, config.eval.temperature),
                 model=config.model,
                 seed=config.seed,
-                split=split,
+                split="eval",  # the same lots as at that step, so that weights alone differ
                 step=step,
                 progress=lambda _, done, total: reporter.progress("evaluate", done, total),
             )

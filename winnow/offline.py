@@ -239,6 +239,11 @@ def select(
     chosen = [parse("rule", r, RULES) if isinstance(r, str) else r for r in rules]
     if not chosen:
         raise UserError("rule: give at least one, e.g. correct or everything")
+    if getattr(chosen[-1], "pairs", False) and any(path.suffix == ".jsonl" for path in outputs):
+        raise UserError(
+            "out: the lines of a .jsonl file are answers to learn, and best-worst keeps the worst, "
+            "too; write .parquet, and train with --set draws=FILE --set algorithm=dpo"
+        )
     columns = columns_read(chosen)
     with reporter(quiet) as listener:
         listener.progress("read", 0, 1)

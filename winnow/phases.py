@@ -12,7 +12,7 @@ optimiser.lr = 2e-6
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from winnow.cells import nearest
 from winnow.checks import check, refuse, unused
 from winnow.config import Config, from_dict
 from winnow.errors import UserError
-from winnow.recipe import merge
+from winnow.recipe import cells_of, merge
 from winnow.recorded import File, open_file
 
 _OWN = (
@@ -41,6 +41,7 @@ _OWN = (
     "anchor",
 )
 """What a phase may set; model, prompts, rewards and held-out prompts are the run's."""
+_COUNTS = ("prompts_per_step", "samples_per_prompt", "minibatch_prompts", "microbatch_tokens")
 _FROM = "start_from"
 """`policy`, where the phase before left it, or `start`."""
 
@@ -137,9 +138,33 @@ def phases_of(config: Config, algorithm: Algorithm | None = None) -> tuple[Phase
             )
     rows = [phase.algorithm for phase in found]
     refuse(unused(config, rows))
+    refuse(_overruled(config))
     if config.draws_from is not None and not any(row.draws == "once" for row in rows):
         raise UserError("draws_from: no phase draws once, and only such draw from another model")
     return tuple(found)
+
+
+def _overruled(config: Config) -> Iterator[str]:
+    """Settings above the phases that each of them sets for itself."""
+    for key in ("algorithm", "steps", "draws", *_COUNTS, "reference"):
+        asked = getattr(config, key) != Config.model_fields[key].default
+        if asked and all(_replaces(key, settings.get(key)) for settings in config.phases):
+            yield f"{key}: every phase has its own, so that this does nothing; set it there"
+
+
+def _replaces(key: str, value: object) -> bool:
+    """Whether what a phase says leaves nothing of what stands above it."""
+    cells_alone = key == "algorithm" and isinstance(value, Mapping) and "name" not in value
+    return value is not None and not cells_alone
+
+
+def resolved(config: Config, phases: Sequence[Phase]) -> Config:
+    """The config with every cell of the phases' algorithms written out."""
+    written = [
+        {**settings, "algorithm": cells_of(phase.algorithm)}
+        for settings, phase in zip(config.phases, phases, strict=False)
+    ]
+    return config.model_copy(update={"phases": written})
 
 
 @contextmanager
@@ -167,7 +192,13 @@ def _phase(
         file = open_file(
             config.draws, algorithm, config.reward.right_at, config.sampling.temperature
         )
-    return Phase(number, name, config, algorithm, file, before, restarts, first_prompt)
+    phase = Phase(number, name, config, algorithm, file, before, restarts, first_prompt)
+    if "values" in algorithm.needs and config.critic.warmup >= phase.updates:
+        raise UserError(
+            f"critic.warmup = {config.critic.warmup}: there are only {phase.updates} updates, so "
+            "that the policy would never be trained; warm up for fewer"
+        )
+    return phase
 
 
 def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Config, bool]:

@@ -36,8 +36,9 @@ def load(
         UserError: no such recipe, no such key, a value of the wrong type.
     """
     values = _read("arithmetic" if recipe is None else recipe)
-    for item in sets:
+    for number, item in enumerate(sets):
         _set(values, item)
+        _check_order(item, sets[:number])
     merge(values, dict(over or {}))
     return from_dict(values)
 
@@ -66,7 +67,10 @@ def _read(recipe: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"recipe: {recipe} is no valid TOML: {error}") from error
+        hint = ""
+        if "overwrite" in str(error):
+            hint = ' (with more keys, not algorithm = "x" but algorithm.name = "x")'
+        raise UserError(f"recipe: {recipe} is no valid TOML: {error}{hint}") from error
 
 
 def _set(values: dict[str, Any], item: str) -> None:
@@ -80,6 +84,18 @@ def _set(values: dict[str, Any], item: str) -> None:
         merge(values, _nested(path, _value(text)))
     else:
         _unset(values, path)
+
+
+def _check_order(item: str, before: Sequence[str]) -> None:
+    """See that naming a row does not forget cells that were set before it.
+
+    Raises:
+        UserError: it would.
+    """
+    section, _, value = item.partition("=")
+    lost = [other for other in before if other.strip().startswith(f"{section.strip()}.")]
+    if section.strip() in SHORT and value and lost:
+        raise UserError(f"--set {item}: would undo --set {lost[-1]}; give it before that one")
 
 
 def _value(text: str) -> Any:
@@ -140,11 +156,12 @@ def dumps(config: Config, algorithm: Algorithm | None = None) -> str:
     """
     values = config.model_dump(exclude_none=True)
     if algorithm is not None:
-        values["algorithm"] = _recorded(algorithm)
+        values["algorithm"] = cells_of(algorithm)
     return tomli_w.dumps(values)
 
 
-def _recorded(algorithm: Algorithm) -> dict[str, Any]:
+def cells_of(algorithm: Algorithm) -> dict[str, Any]:
+    """An algorithm as a config writes it, every cell of it."""
     marked = {"name": OWN + algorithm.name}
     try:
         cells = {"name": algorithm.name, **algorithm.cells()}
