@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from winnow import disk as disk_module
-from winnow import store as store_module
 from winnow.errors import UserError, WinnowError
 from winnow.store import RunStore
 from winnow.types import Draw, Group, Origin, Prompt, Score, Signals, Verdict
@@ -360,17 +359,17 @@ class TestCheckpoints:
     @pytest.mark.parametrize("when", ["before", "after"])
     def test_a_kill_while_an_old_one_is_removed(self, store, monkeypatch, when) -> None:
         store.checkpoint(1, save, {}, keep=1)
-        real = store_module.shutil.rmtree
+        real = disk_module.shutil.rmtree
 
         def killed(path, *args, **kwargs):
             if when == "after":
                 (Path(path) / "state.json").unlink()
             raise Killed
 
-        monkeypatch.setattr(store_module.shutil, "rmtree", killed)
+        monkeypatch.setattr(disk_module.shutil, "rmtree", killed)
         with pytest.raises(Killed):
             store.checkpoint(2, save, {}, keep=1)
-        monkeypatch.setattr(store_module.shutil, "rmtree", real)
+        monkeypatch.setattr(disk_module.shutil, "rmtree", real)
         assert store.latest_checkpoint()[1] == {"step": 2}
         store.checkpoint(3, save, {}, keep=2)
         assert self.kept(store) == ["step-2", "step-3"]
@@ -385,8 +384,9 @@ class TestCheckpoints:
     def test_everything_is_on_the_disk_before_it_has_its_name(self, store, monkeypatch) -> None:
         synced: list[str] = []
         real = disk_module.sync
-        for module in (disk_module, store_module):
-            monkeypatch.setattr(module, "sync", lambda path: (synced.append(path.name), real(path)))
+        monkeypatch.setattr(
+            disk_module, "sync", lambda path: (synced.append(path.name), real(path))
+        )
         store.checkpoint(1, save, {}, keep=1)
         end = synced.index("checkpoints")
         assert {"weights", "inner", "more", "state.json", ".step-1.partial"} <= set(synced[:end])

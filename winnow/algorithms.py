@@ -118,15 +118,25 @@ class Algorithm:
         critic; `rejected`: another pass for draws that no reward speaks for.
         """
         objective = self.objective
-        reads = {name for term in objective for name in term.reads}
         penalised = isinstance(self.kl, InReward)
         found = {
             "old": penalised or any(term.loss.needs_old for term in objective),
-            "ref": penalised or bool(reads & {"ref", "kl"}),
+            "ref": bool(self.refers),
             "values": isinstance(self.critic, Value),
             "rejected": any(getattr(t.loss, "covers", "") == "counted" for t in objective),
         }
         return frozenset(name for name, needed in found.items() if needed)
+
+    @property
+    def refers(self) -> frozenset[bool]:
+        """Of all that compares with the reference, whether at the sampling temperature or at 1."""
+        found = {term.tempered for term in self.objective if term.refers}
+        return frozenset(found | {True} if isinstance(self.kl, InReward) else found)
+
+    @property
+    def refers_tempered(self) -> bool:
+        """Whether reference log-probs are wanted at the sampling temperature."""
+        return True in self.refers
 
     @property
     def needs_group(self) -> str | None:

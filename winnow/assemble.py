@@ -15,7 +15,7 @@ from winnow.engines.base import Sampler
 from winnow.engines.models import ModelSource, resolve
 from winnow.errors import UserError
 from winnow.parts import check_suited, engine_for, environment
-from winnow.penalties import average_decay
+from winnow.penalties import names_model
 from winnow.phases import Phase, naming, phases_of, resolved
 from winnow.prompts import PromptSet, load_held_out, load_prompts
 from winnow.recipe import dumps
@@ -57,15 +57,13 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
         draws_from = resolve(config.draws_from, "draws_from")
     model = resolve(config.model)
     anchors: list[Anchor | None] = []
-    read: list[AnchorConfig] = []
-    opened: list[Anchor | None] = []
+    opened: dict[AnchorConfig, Anchor | None] = {}  # phases mostly share one
     for phase in phases:
         with naming(phase.name):
             wanted = phase.config.anchor
-            if wanted not in read:  # phases mostly share one source
-                read.append(wanted)
-                opened.append(open_anchor(wanted, config.prompts, config.seed))
-            anchors.append(opened[read.index(wanted)])
+            if wanted not in opened:
+                opened[wanted] = open_anchor(wanted, config.prompts, config.seed)
+            anchors.append(opened[wanted])
             _check_reference(phase)
     if any(phase.file is None for phase in phases):
         prompts = load_prompts(config.prompts, config.eval, config.seed)
@@ -85,7 +83,7 @@ def _check_reference(phase: Phase) -> None:
         UserError: it is not.
     """
     what = phase.config.reference
-    if phase.refers and what not in ("start", "phase") and average_decay(what) is None:
+    if phase.refers and names_model(what):
         try:
             resolve(what, "reference")
         except UserError as error:

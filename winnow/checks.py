@@ -144,9 +144,7 @@ def _sampling(config: Config, algorithm: Algorithm) -> Iterator[str]:
 
 
 def _signals(config: Config, algorithm: Algorithm) -> Iterator[str]:
-    reading = [t.tempered for t in algorithm.objective if {"ref", "kl"} & set(t.reads)]
-    reading += [True] * isinstance(algorithm.kl, InReward)
-    if len(set(reading)) > 1 and config.sampling.temperature != 1:
+    if len(algorithm.refers) > 1 and config.sampling.temperature != 1:
         yield (
             "algorithm.kl: this loss compares with the reference at temperature 1 and the KL at "
             f"sampling.temperature = {config.sampling.temperature:g}; sample at 1, or drop the KL"

@@ -30,20 +30,28 @@ def whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def whole_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """A folder that stands under its name only when all in it is written.
+    """A folder that stands under its name only when all in it is written; one there is replaced.
 
     Raises:
         WinnowError: the disk is full or cannot be written to.
     """
     partial = path.with_name(f".{path.name}.partial")
     with disk(path):
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed meanwhile
+        if partial.exists():  # of a run that was killed meanwhile
+            shutil.rmtree(partial)
         partial.mkdir()
         write(partial)
         for inner in [*partial.rglob("*"), partial]:
             sync(inner)
+        if path.exists():
+            drop_folder(path)
         partial.rename(path)
         sync(path.parent)
+
+
+def drop_folder(path: Path) -> None:
+    """Remove a folder. Renamed first: half of one must never be taken for a whole one."""
+    shutil.rmtree(path.rename(path.with_name(f".{path.name}.gone")))
 
 
 def write_text(path: Path, text: str) -> None:

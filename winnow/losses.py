@@ -280,6 +280,11 @@ class Term:
         """Whether its log-probs are those at the sampling temperature."""
         return bool(getattr(self.loss, "tempered", self.loss.needs_old))
 
+    @property
+    def refers(self) -> bool:
+        """Whether it compares with the reference."""
+        return not {"ref", "kl"}.isdisjoint(self.reads)
+
     def covers(self, group: Group) -> tuple[int, ...]:
         """Numbers of the draws of a group that it runs over."""
         covers: Covers = getattr(self.loss, "covers", "weighted")
@@ -288,7 +293,7 @@ class Term:
             return tuple(i for i in draws if group.weighs(i))
         if covers == "counted" and getattr(self.denominator, "counts", "survivors") == "draws":
             return tuple(i for i in draws if group.valid[i])
-        return tuple(i for i in draws if group.verdicts[i].kept)
+        return group.survivors
 
     def factor(self, length: int, siblings: int, totals: Totals) -> float:
         """What a token's, a draw's or a group's loss is multiplied by."""

@@ -138,6 +138,15 @@ def average_decay(reference: str) -> float | None:
     return cell.decay
 
 
+def names_model(reference: str) -> bool:
+    """Whether `reference` is a model of its own, not a state of the policy.
+
+    Raises:
+        UserError: as `average_decay`.
+    """
+    return reference not in ("start", "phase") and average_decay(reference) is None
+
+
 @dataclass(frozen=True)
 class KL:
     """An estimate of KL to the reference as a loss: see `InLoss`."""

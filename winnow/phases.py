@@ -73,13 +73,17 @@ class Phase:
         return self.before == 0 or self.restarts
 
     @property
+    def draws_each_step(self) -> bool:
+        """Whether its steps have draws of their own, passed over within the step."""
+        return self.file is None and self.algorithm.draws == "every-step"
+
+    @property
     def steps(self) -> int:
         """How many it has."""
         rounds = self.config.steps
         if self.file is not None:
             rounds = self.file.steps(self.config.prompts_per_step)
-        own = self.file is None and self.algorithm.draws == "every-step"
-        return rounds if own else rounds * self.algorithm.epochs
+        return rounds if self.draws_each_step else rounds * self.algorithm.epochs
 
     @property
     def last(self) -> int:
@@ -92,11 +96,10 @@ class Phase:
 
         Those of a round, where each round begins anew.
         """
-        own = self.file is None and self.algorithm.draws == "every-step"
         merge, prompts = self.config.rounds.merge, self.config.prompts_per_step
         rounds = [1 + min(number, merge) for number in range(self.steps)]
         batches = [-(-prompts * held // self.config.minibatch_prompts) for held in rounds]
-        passes = self.algorithm.epochs if own else 1
+        passes = self.algorithm.epochs if self.draws_each_step else 1
         return passes * (max(batches) if self.config.rounds.restart else sum(batches))
 
     @property

@@ -23,7 +23,7 @@ from winnow.rewards.base import Reward
 from winnow.selection import select
 from winnow.store import RunStore
 from winnow.types import Group, Origin, Prompt, Split, Verdict
-from winnow.wanted import Wanted, kl_to_reference, tempered_reference
+from winnow.wanted import Wanted, kl_to_reference
 from winnow.weighing import weigh
 
 _PATIENCE = 3
@@ -192,7 +192,7 @@ class Rollout:
         while True:
             groups = self._scored(self._drawn(step, prompts, groups))
             chosen = self._selected(step, groups)
-            full = [place for place, group in enumerate(chosen) if _survives(group)]
+            full = [place for place, group in enumerate(chosen) if group.survivors]
             if len(full) >= count or len(chosen) >= (1 + refill) * count:
                 break
             prompts = self._prompts.between(first, first + len(chosen) + count, self._seed)
@@ -264,7 +264,7 @@ class Rollout:
         measures: dict[str, float | None] = {}
         if self._algorithm.refill:
             measures["prompts_refilled"] = len(groups) - self._prompts_per_step
-        if tempered_reference(self._algorithm):
+        if self._algorithm.refers_tempered:
             found = kl_to_reference(groups)
             measures["kl_to_reference"] = found[0] if found else None
             if self._penalty is not None:
@@ -303,10 +303,6 @@ class Rollout:
                 f"the last of them: {errors[-1]}; mend the verifier and go on with "
                 f"winnow train --resume {self._store.folder}"
             )
-
-
-def _survives(group: Group) -> bool:
-    return any(verdict.kept for verdict in group.verdicts)
 
 
 def _surplus(group: Group) -> Group:

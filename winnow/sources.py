@@ -91,7 +91,7 @@ class EveryStep:
         groups = self._store.groups("train", step)
         if not self._refilled:
             return groups
-        return [group for group in groups if any(verdict.kept for verdict in group.verdicts)]
+        return [group for group in groups if group.survivors]
 
     def state(self) -> Mapping[str, Any]:
         return self.rollout.state()

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from winnow.disk import append_line, disk, refuse, sync, write_text
+from winnow.disk import append_line, disk, drop_folder, refuse, whole_folder, write_text
 from winnow.draws.schema import SCHEMA, clean, group_of, prompt_of, write_groups
 from winnow.errors import UserError
 from winnow.patience import standing
@@ -126,9 +126,7 @@ class RunStore:
         path = self._rollouts(split, step)
         if not path.is_file():
             return None
-        by_group: dict[int, list[dict[str, Any]]] = {}
-        for row in self._table(path).to_pylist():
-            by_group.setdefault(row["group"], []).append(row)
+        by_group = self._by_group(path)
         same = len(by_group) == len(prompts) and all(
             rows[0]["prompt"] == clean(prompts[place].text) for place, rows in by_group.items()
         )
@@ -145,22 +143,24 @@ class RunStore:
         Raises:
             UserError: it never did, or the file was damaged.
         """
-        by_group: dict[int, list[dict[str, Any]]] = {}
-        for row in self._table(self._rollouts(split, step)).to_pylist():
-            by_group.setdefault(row["group"], []).append(row)
+        by_group = self._by_group(self._rollouts(split, step))
         return [
             group_of(prompt_of(rows[0]), rows, rows[0]["right_at"])
             for _, rows in sorted(by_group.items())
         ]
 
     @staticmethod
-    def _table(path: Path) -> pa.Table:
+    def _by_group(path: Path) -> dict[int, list[dict[str, Any]]]:
+        by_group: dict[int, list[dict[str, Any]]] = {}
         try:
-            return pq.read_table(path, schema=SCHEMA)
+            table = pq.read_table(path, schema=SCHEMA)
         except (pa.ArrowException, OSError) as error:
             raise UserError(
                 f"resume: {path} is damaged; remove it to have its draws made anew"
             ) from error
+        for row in table.to_pylist():
+            by_group.setdefault(row["group"], []).append(row)
+        return by_group
 
     def set_aside(self, step: int) -> None:
         """Move draws made after a step's update to `superseded/`: its verdicts are others now."""
@@ -220,22 +220,18 @@ class RunStore:
     ) -> Path:
         """Save a checkpoint whole, then drop all but the newest `keep` and those of some steps."""
         final = self.folder / "checkpoints" / f"step-{step}"
-        partial = final.with_name(f".{final.name}.partial")
+
+        def write(partial: Path) -> None:
+            save(partial)
+            write_text(partial / _STATE, json.dumps({"step": step, **state}, indent=2) + "\n")
+
         with disk(final):
             for left in final.parent.glob(".step-*"):  # by a run that was killed meanwhile
                 shutil.rmtree(left)
-            partial.mkdir()
-            save(partial)
-            write_text(partial / _STATE, json.dumps({"step": step, **state}, indent=2) + "\n")
-            for path in [*partial.rglob("*"), partial]:
-                sync(path)
-            if final.exists():
-                self._drop(final)
-            partial.rename(final)
-            sync(final.parent)
+            whole_folder(final, write)
             for number, old in list(self._checkpoints())[:-keep]:
                 if number not in protect:
-                    self._drop(old)
+                    drop_folder(old)
         return final
 
     def checkpoint_of(self, step: int) -> Path:
@@ -248,12 +244,6 @@ class RunStore:
         if step not in found:
             raise UserError(f"resume: {self.folder} has lost its checkpoint of step {step}")
         return found[step]
-
-    @staticmethod
-    def _drop(checkpoint: Path) -> None:
-        """Remove a checkpoint. Renamed first: half of one must never be taken for a whole one."""
-        gone = checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.gone"))
-        shutil.rmtree(gone)
 
     def latest_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest whole checkpoint and its state."""

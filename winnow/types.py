@@ -190,6 +190,11 @@ class Group:
         return tuple(s.value is not None and s.value >= self.right_at for s in self.scores)
 
     @property
+    def survivors(self) -> tuple[int, ...]:
+        """Numbers of the draws that selection kept."""
+        return tuple(i for i, verdict in enumerate(self.verdicts) if verdict.kept)
+
+    @property
     def kind(self) -> Literal["all-wrong", "mixed", "all-right", "no-verdict"]:
         """What the valid draws of this prompt have in common."""
         number = sum(self.valid)

@@ -70,12 +70,7 @@ class Accumulated:
 
 def totals(groups: Sequence[Group]) -> Totals:
     """Counts of a mini-batch; draws without a verdict are in none of them."""
-    survivors = [
-        draw
-        for group in groups
-        for draw, verdict in zip(group.draws, group.verdicts, strict=True)
-        if verdict.kept
-    ]
+    survivors = [group.draws[i] for group in groups for i in group.survivors]
     valid = [
         draw
         for group in groups
@@ -88,7 +83,7 @@ def totals(groups: Sequence[Group]) -> Totals:
         survivors=len(survivors),
         tokens=sum(len(draw.token_ids) for draw in valid),
         survivor_tokens=sum(len(draw.token_ids) for draw in survivors),
-        groups=sum(any(verdict.kept for verdict in group.verdicts) for group in groups),
+        groups=sum(bool(group.survivors) for group in groups),
     )
 
 
@@ -97,7 +92,7 @@ def factors(group: Group, term: Term, counts: Totals) -> list[float]:
 
     0 for draws that the term does not run over.
     """
-    siblings = sum(verdict.kept for verdict in group.verdicts)
+    siblings = len(group.survivors)
     covered = set(term.covers(group))
     return [
         term.factor(len(draw.token_ids), siblings, counts) if number in covered else 0.0
@@ -165,7 +160,6 @@ class _Seen:
         self._pieces = [part.piece for part in parts]
         self._made: dict[tuple[str, float], Tensor] = {}
         self._at: Contexts | None = None
-        # Before anything that is differentiated: a reference may lend itself the policy's module.
         self._frozen: Frozen | None = None
 
     def freeze(self) -> None:

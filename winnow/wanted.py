@@ -36,14 +36,14 @@ class Wanted:
             asked = [self._referred(group, weighing) for group in filled]
             filled = self._ask(filled, asked, "ref", self.reference_temperature)
         if "values" in self.algorithm.needs and weighing:
-            kept = [_kept(group) for group in filled]
+            kept = [group.survivors for group in filled]
             filled = self._ask(filled, kept, "values", self.temperature)
         return filled
 
     @property
     def reference_temperature(self) -> float:
         """That at which the row compares with the reference."""
-        return self.temperature if tempered_reference(self.algorithm) else 1.0
+        return self.temperature if self.algorithm.refers_tempered else 1.0
 
     def _ask(
         self, groups: list[Group], asked: list[tuple[int, ...]], wants: str, heat: float
@@ -60,15 +60,8 @@ class Wanted:
             if "ref" in term.reads:
                 # What has a weight is among what was kept, and is not known before weighing.
                 counted = getattr(term.loss, "covers", "weighted") == "counted"
-                asked.update(term.covers(group) if counted else _kept(group))
+                asked.update(term.covers(group) if counted else group.survivors)
         return tuple(sorted(asked))
-
-
-def tempered_reference(algorithm: Algorithm) -> bool:
-    """Whether reference log-probs are wanted at the sampling temperature."""
-    return isinstance(algorithm.kl, InReward) or any(
-        term.tempered for term in algorithm.objective if {"ref", "kl"} & set(term.reads)
-    )
 
 
 def kl_to_reference(groups: Sequence[Group]) -> tuple[float, int] | None:
@@ -80,7 +73,3 @@ def kl_to_reference(groups: Sequence[Group]) -> tuple[float, int] | None:
         if group.signal(number).ref and draw.logprobs
     ]
     return (float(np.mean(found)), len(found)) if found else None
-
-
-def _kept(group: Group) -> tuple[int, ...]:
-    return tuple(i for i, verdict in enumerate(group.verdicts) if verdict.kept)

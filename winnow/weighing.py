@@ -48,9 +48,8 @@ def weigh(
 
     Statistics run over all valid draws of a group, the rejected ones included: a baseline made of
     survivors alone would be another estimator; only an advantage that says ``of_survivors`` is
-    given theirs alone. An advantage that says ``over_set`` is given the
-    rewards of all groups at once; one that says ``per_token`` those of each token of a draw, and
-    the critic's values.
+    given theirs alone. An advantage that says ``over_set`` is given the rewards of all groups at
+    once; one that says ``per_token`` those of each token of a draw, and the critic's values.
 
     Args:
         penalty: What is taken from the rewards for leaving the reference; wants ``ref`` among the
@@ -76,11 +75,10 @@ def weigh(
 
 def referred(group: Group, advantage: Advantage) -> tuple[int, ...]:
     """Numbers of the draws of a selected group whose reward decides what a survivor weighs."""
-    kept = tuple(i for i, verdict in enumerate(group.verdicts) if verdict.kept)
     together = getattr(advantage, "over_set", False)
-    if together or (kept and getattr(advantage, "group_baseline", False)):
+    if together or (group.survivors and getattr(advantage, "group_baseline", False)):
         return tuple(i for i, valid in enumerate(group.valid) if valid)
-    return kept
+    return group.survivors
 
 
 def _taken(group: Group, penalty: InReward | None) -> Array:

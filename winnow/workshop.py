@@ -36,16 +36,6 @@ Complete = Callable[[Group], Group]
 
 
 @dataclass
-class _Ready:
-    """A phase as far as it can be put together without a folder."""
-
-    phase: Phase
-    learner: LocalLearner
-    complete: Complete | None
-    anchor: Anchor | None
-
-
-@dataclass
 class Workshop:
     """What all phases of a run share.
 
@@ -72,7 +62,7 @@ class Workshop:
         self._state: dict[str, Any] = self.found[1] if self.found else {"step": 0}
         self._version = int(self._state.get("policy_version", 0))
         self._start: list[Tensor] | None = None
-        self._ready: _Ready | None = None
+        self._learner: LocalLearner | None = None
         self._store: RunStore | None = None
         self._completes: dict[int, Complete] = {}
         self._examples: dict[int, Anchor | None] = {}
@@ -101,7 +91,7 @@ class Workshop:
                     self._completes[phase.number] = self._complete(phase, phase.file)
                 self._examples[phase.number] = self._encoded(self.anchors[phase.number - 1])
         if todo and self.found is None:
-            self._ready = self._prepared(todo[0])
+            self._learner = self._prepared(todo[0])
 
     def open(self, store: RunStore) -> None:
         """The folder of the run."""
@@ -113,11 +103,10 @@ class Workshop:
     def runs(self) -> Iterator[Run]:
         """A run of the loop for each phase that is not done, each put together in its turn."""
         for phase in self._todo():
-            ready, self._ready = self._ready or self._prepared(phase), None
-            run = self._run(ready)
-            yield run
-            self._version = ready.learner.version
-            ready.learner.close()
+            learner, self._learner = self._learner or self._prepared(phase), None
+            yield self._run(phase, learner)
+            self._version = learner.version
+            learner.close()
             self.found = None
 
     def _todo(self) -> list[Phase]:
@@ -138,7 +127,8 @@ class Workshop:
             for phase in self.phases
         )
 
-    def _prepared(self, phase: Phase) -> _Ready:
+    def _prepared(self, phase: Phase) -> LocalLearner:
+        """The learner of a phase, with the weights that it begins or goes on with."""
         config, engine = phase.config, self.engine
         resumed = self._resumed(phase)
         if phase.restarts and not resumed:
@@ -146,7 +136,7 @@ class Workshop:
             engine.put(self._start)
         elif self.found is not None and engine.adapters is not None:
             # What a checkpoint of adapters was made of is not what the engine has read.
-            engine.put(engine.read(type(self.model)(str(self.found[0]))))
+            engine.put(engine.read(self.found[0]))
         reference = None
         if phase.refers:
             begun = self._phase_weights(phase, resumed)
@@ -162,9 +152,7 @@ class Workshop:
         learner.version = self._version
         if self.found is not None and resumed:
             learner.load(self.found[0])
-        return _Ready(
-            phase, learner, self._completes.get(phase.number), self._examples[phase.number]
-        )
+        return learner
 
     def _phase_weights(self, phase: Phase, resumed: bool) -> Sequence[Tensor] | None:
         """The weights that a phase began with, where its reference needs them."""
@@ -173,7 +161,7 @@ class Workshop:
             return self._start
         if what == "phase" and resumed:
             from_step = self.store.checkpoint_of(phase.before)
-            return self.engine.read(type(self.model)(str(from_step)))
+            return self.engine.read(from_step)
         return self.engine.weights() if what == "phase" or what.startswith("average") else None
 
     def _encoded(self, anchor: Anchor | None) -> Anchor | None:
@@ -198,9 +186,9 @@ class Workshop:
             )
         return self.engine.retokeniser(phase.config.sampling.stop, anew=not same)
 
-    def _run(self, ready: _Ready) -> Run:
-        phase, config = ready.phase, ready.phase.config
-        source = self._source(ready)
+    def _run(self, phase: Phase, learner: LocalLearner) -> Run:
+        config = phase.config
+        source = self._source(phase, learner)
         resumed = self._resumed(phase)
         if resumed:
             source.restore(self._state.get("source", {}))
@@ -210,7 +198,7 @@ class Workshop:
             whole=self.config,
             algorithm=phase.algorithm,
             sampler=self.sampler,
-            learner=ready.learner,
+            learner=learner,
             source=source,
             reward=self.reward,
             held_out=self.prompts.held_out,
@@ -218,19 +206,18 @@ class Workshop:
             watch=self._watch,
             reporter=self.reporter,
             steps_done=self._state["step"] if resumed else phase.before,
-            anchor=ready.anchor,
+            anchor=self._examples[phase.number],
             restart=self._start if config.rounds.restart else None,
             protect=(phase.before,) if keeps else (),
             phase=phase.number if len(self.phases) > 1 else None,
         )
 
-    def _source(self, ready: _Ready) -> Source:
+    def _source(self, phase: Phase, learner: LocalLearner) -> Source:
         """Where the groups of a step come from."""
-        phase, config = ready.phase, ready.phase.config
-        wanted = Wanted(phase.algorithm, ready.learner, config.sampling.temperature)
+        config = phase.config
+        wanted = Wanted(phase.algorithm, learner, config.sampling.temperature)
         epochs, before = phase.algorithm.epochs, phase.before
         if phase.file is not None:
-            assert ready.complete is not None
             for note in phase.file.notes:
                 self.reporter.note(note)
             return Recorded(
@@ -238,7 +225,7 @@ class Workshop:
                 phase.algorithm,
                 prompts_per_step=config.prompts_per_step,
                 seed=config.seed,
-                complete=ready.complete,
+                complete=self._completes[phase.number],
                 store=self.store,
                 watch=self._watch,
                 wanted=wanted,
@@ -297,7 +284,7 @@ class Workshop:
         if final.exists() and (tried or not self.prompts.held_out):
             return
         chosen, step = store.chosen_checkpoint(config.eval.patience)
-        weights = engine.read(type(self.model)(str(chosen)))
+        weights = engine.read(chosen)
         if config.checkpoint.average:
             start = self._start or engine.read(self.model)
             weights = engine.averaged(weights, start, config.checkpoint.average)

@@ -37,7 +37,7 @@ from winnow.engines.sampler import decode
 from winnow.engines.stopping import Stopper
 from winnow.errors import UserError, WinnowError
 from winnow.forward import PolicyForward
-from winnow.penalties import average_decay
+from winnow.penalties import average_decay, names_model
 from winnow.signals import sequence_logprobs
 from winnow.types import Group, Prompt
 
@@ -205,8 +205,9 @@ class LocalEngine:
         for parameter, given in zip(self.trained(), weights, strict=True):
             parameter.copy_(given)
 
-    def read(self, source: ModelSource) -> list[torch.Tensor]:
-        """The same of a checkpoint or of another copy of the model."""
+    def read(self, where: ModelSource | Path) -> list[torch.Tensor]:
+        """The same of a checkpoint's folder or of another copy of the model."""
+        source = ModelSource(str(where)) if isinstance(where, Path) else where
         if self.adapters is not None:
             return self.adapters.read(Path(source.name) if source != self._source else None)
         other = load_model(source, self._dtype, self._device, self._field)
@@ -240,7 +241,7 @@ class LocalEngine:
         Raises:
             UserError: a model that cannot be had, or of another vocabulary.
         """
-        if what not in ("start", "phase") and average_decay(what) is None:
+        if names_model(what):
             self._other(what)
 
     def _other(self, what: str) -> LocalEngine:
