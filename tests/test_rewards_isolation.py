@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -216,13 +217,39 @@ def test_the_error_names_the_innermost_line_of_the_users_code(make: Make) -> Non
         helper("1")
         return helper(completion) + len(os.listdir("/no/such/folder"))
 
-    def line_of(function: Any) -> int:
-        return int(function.__code__.co_firstlineno)
-
     own, library = errors(make(fails_in_a_library), "x", "1")
     assert str(own).endswith(f"(test_rewards_isolation.py:{line_of(helper) + 1})")
     assert str(library).startswith("FileNotFoundError: ")
     assert str(library).endswith(f"(test_rewards_isolation.py:{line_of(fails_in_a_library) + 2})")
+
+
+def test_a_line_is_that_of_the_verifiers_own_file(make: Make) -> None:
+    """Whatever else was sent along by value from other files."""
+    elsewhere: dict[str, Any] = {}
+    exec(
+        compile("def theirs(text):\n    return float(text)", "/there/theirs.py", "exec"), elsewhere
+    )
+    theirs = elsewhere["theirs"]
+
+    def ours(prompt: Prompt, completion: str) -> float:
+        return sum(theirs(text) for text in [completion])
+
+    def tells(prompt: Prompt, completion: str) -> float:
+        try:
+            return ours(prompt, completion)
+        except ValueError as error:
+            files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+            raise ValueError(" ".join(files)) from None
+
+    (error,) = errors(make(ours), "x")
+    assert str(error).endswith(f"(test_rewards_isolation.py:{line_of(ours) + 1})")
+    (error,) = errors(make(tells), "x")
+    assert str(error).startswith(f"ValueError: {__file__} {__file__}")
+    assert "/there/theirs.py (" in str(error)
+
+
+def line_of(function: Any) -> int:
+    return int(function.__code__.co_firstlineno)
 
 
 def test_functions_of_all_kinds(make: Make) -> None:

@@ -7,8 +7,10 @@ the next draw. Linux and macOS.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
+import operator
 import os
 import pickle
 import select
@@ -18,11 +20,13 @@ import sys
 import threading
 import time
 import weakref
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any
+from types import CodeType
+from typing import Any, ClassVar
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
@@ -95,9 +99,39 @@ def pickled(function: Callable[..., object]) -> bytes:
         StartError: It cannot be pickled, as one that holds a lock or an open file.
     """
     try:
-        return bytes(cloudpickle.dumps(function))
+        return _dumps(function)
     except Exception as error:  # pickling runs the code of whatever the function holds
         raise StartError(f"it cannot be sent to a process: {worker.describe(error)}") from error
+
+
+def _dumps(what: object) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file).dump(what)
+    return file.getvalue()
+
+
+class _Bare:
+    """A code object, reduced as cloudpickle does it."""
+
+    def __init__(self, code: CodeType) -> None:
+        self._code = code
+
+    def __reduce__(self) -> Any:
+        return cloudpickle.Pickler.dispatch_table[CodeType](self._code)
+
+
+def _code(code: CodeType) -> tuple[object, ...]:
+    return operator.methodcaller("replace", co_filename=code.co_filename), (_Bare(code),)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
+    """cloudpickle's, but code keeps the name of its file.
+
+    From 3.1.3 on cloudpickle calls every such file ``<dynamic-code>``, and an error could no longer
+    name the user's file and line.
+    """
+
+    dispatch_table: ClassVar = ChainMap({CodeType: _code}, cloudpickle.Pickler.dispatch_table)
 
 
 class IsolatedReward:
@@ -233,7 +267,7 @@ class _Child:
     def score(self, prompt: Prompt, completion: str) -> Score:
         """The verdict on one draw, or why there is none."""
         try:
-            request = cloudpickle.dumps((prompt, completion))
+            request = _dumps((prompt, completion))
         except Exception as error:  # noqa: BLE001 (pickling runs the code of what data holds)
             return Score.failed(f"the prompt cannot be sent: {worker.describe(error)}")
         try:
