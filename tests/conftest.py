@@ -3,15 +3,72 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub
+# The models here are too small to share out; what a test starts takes as many.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
-import torch
 
 from tests import tiny
 
-torch.set_num_threads(1)  # the models here are too small to share out
+# A job in the background of a shell starts with this signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples every time, however slow the machine; `--hypothesis-profile=explore` has others.
+unhurried = {
+    "deadline": None,
+    "suppress_health_check": [hypothesis.HealthCheck.too_slow],
+}
+hypothesis.settings.register_profile("suite", derandomize=True, **unhurried)
+hypothesis.settings.register_profile("explore", **unhurried)
+hypothesis.settings.load_profile("suite")
+
+Reached = Callable[[str, float], float]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", type=int, default=1, help="runs of each test that trains")
+    parser.addoption(
+        "--luck", type=int, default=0, help="other draws everywhere: see tests/tiny.py"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    tiny.LUCK = config.getoption("--luck")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "run_seed" in metafunc.fixturenames:
+        metafunc.parametrize("run_seed", range(metafunc.config.getoption("--seeds")))
+
+
+@pytest.fixture
+def reached(record_property: Callable[[str, object], None]) -> Reached:
+    """Notes a number that training reached, for the table after the tests."""
+
+    def note(what: str, value: float) -> float:
+        record_property("reached", (what, value))
+        return value
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    found = defaultdict(list)
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                if name == "reached":
+                    found[value[0]].append(value[1])
+    if found:
+        terminalreporter.section("what training reached, worst and best of the seeds")
+    for what, values in sorted(found.items()):
+        terminalreporter.write_line(f"{what:50} {min(values):8.3f} {max(values):8.3f}")
 
 
 @pytest.fixture(scope="session")

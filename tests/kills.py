@@ -15,6 +15,7 @@ import winnow
 from tests import tiny
 from winnow.api import run
 from winnow.config import Config, from_dict
+from winnow.types import Prompt, Score
 
 SMALL: dict[str, Any] = {
     "reward": "exact",
@@ -26,7 +27,6 @@ SMALL: dict[str, Any] = {
     "optimiser": {"lr": 2e-3},
     "eval": {"size": 0},
     "checkpoint": {"every": 100},
-    "threads": 1,
 }
 
 
@@ -49,6 +49,28 @@ class KillAt(winnow.reporter.Silent):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+class Dealt:
+    """A reward by the place of a sample alone: no luck decides who survives.
+
+    Args:
+        groups: The rewards of each prompt's samples; those of further prompts begin anew.
+    """
+
+    name = "dealt"
+
+    def __init__(self, *groups: Sequence[float]) -> None:
+        self._rewards = [reward for group in groups for reward in group]
+
+    def score(self, items: Sequence[tuple[Prompt, str]]) -> list[Score]:
+        return [Score(self._rewards[i % len(self._rewards)]) for i in range(len(items))]
+
+    def close(self) -> None: ...
+
+
+FIRST = Dealt([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+"""The first of each prompt's six samples is right."""
 
 
 def config(model: Path, tmp_path: Path, **settings: Any) -> Config:

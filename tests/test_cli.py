@@ -335,7 +335,7 @@ class TestResults:
 
     def tiny(self, model: Path) -> list[str]:
         sets = [f"model={model}", "prompts.source=good.jsonl", "steps=1", "prompts_per_step=2"]
-        sets += ["minibatch_prompts=1", "sampling.max_tokens=2", "eval.size=1", "threads=1"]
+        sets += ["minibatch_prompts=1", "sampling.max_tokens=2", "eval.size=1"]
         return [part for item in sets for part in ("--set", item)]
 
     @pytest.fixture

@@ -90,7 +90,7 @@ def groups(draw, name: str) -> Group:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_groups_are_read_back_as_they_were_written(tmp_path_factory, data) -> None:
     written = [data.draw(groups(f"{i}-")) for i in range(data.draw(st.integers(1, 3)))]
@@ -156,7 +156,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(files())
 def test_rows_are_gathered_by_prompt(tmp_path_factory, written) -> None:
     folder = tmp_path_factory.mktemp("files")
@@ -486,7 +486,7 @@ def test_which_files_of_a_folder(tmp_path) -> None:
         assert [p.path for p in read_draws([tmp_path], [], why="the test").parts] == [path]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5)), min_size=1, max_size=9))
 def test_gaps(tmp_path_factory, numbers) -> None:
     rows = [{"prompt": prompt, "draw": draw, "text": "x"} for prompt, draw in numbers]

@@ -158,7 +158,7 @@ class TestParquet:
             offline.select(tmp_path / "in.parquet", ["correct"], out=tmp_path / "kept.parquet")
         assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(
         sizes=st.lists(st.integers(0, 9), min_size=1, max_size=3).filter(any),
         rejected=st.booleans(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from winnow import head
@@ -32,7 +32,6 @@ def whole(features, weight, bias, index, targets, t):
     return (logits / t).log_softmax(-1)[index, targets]
 
 
-@settings(deadline=None)
 @given(
     contexts=st.integers(1, 6), items=st.integers(1, 20), vocabulary=st.integers(1, 30),
     bias=st.booleans(), t=st.sampled_from([1.0, 0.5, 1.7]), slice_=st.integers(1, 31),

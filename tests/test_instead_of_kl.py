@@ -4,7 +4,6 @@ anew, anchor data, earlier rounds, averaged weights, references that follow."""
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from transformers import AutoModelForCausalLM
 import winnow
 from tests import tiny
 from tests.kills import (
+    FIRST,
     KillAt,
     Killed,
     after_checkpoint,
@@ -247,7 +247,7 @@ def restarting(tiny_model: Path, tmp_path: Path, **more: Any) -> Any:
 
 def test_each_round_is_the_start_trained_on_its_draws_alone(tiny_model, tmp_path):
     settings = restarting(tiny_model, tmp_path)
-    result = go(settings, tmp_path / "run")
+    result = go(settings, tmp_path / "run", FIRST)
     row = settings.algorithm.build()
     store = RunStore(result.folder)
     for number in (1, 2, 3):
@@ -289,98 +289,50 @@ def test_begun_anew_and_killed_it_ends_as_the_unbroken_run(tiny_model, tmp_path,
 # anchor data
 
 
-def differences() -> list[dict[str, str]]:
-    """The second skill: 15 subtractions, none of which has the answer of the addition."""
-    return [
-        {"prompt": f"{a}-{b}=", "answer": str(a - b), "completion": str(a - b)}
-        for a in range(1, 6)
-        for b in range(1, a + 1)
-    ]
+@pytest.fixture
+def examples(tmp_path: Path) -> str:
+    """A file of right differences."""
+    path = tmp_path / "anchor.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in tiny.differences()))
+    return str(path)
 
 
-def _learn(net: Any, rows: Sequence[tuple[str, str, float]], steps: int, lr: float) -> None:
-    """Supervised steps on answers that are right so often, else any digit up to 8."""
-    rng, words = random.Random(steps), tiny.tokenizer()
-    adam = torch.optim.AdamW(net.parameters(), lr=lr)
-    for _ in range(steps):
-        texts = [
-            prompt + (answer if rng.random() < right else str(rng.randint(0, 8)))
-            for prompt, answer, right in rng.choices(rows, k=50)
-        ]
-        ids = torch.tensor([[*words.encode(text), 0] for text in texts])
-        found = net(input_ids=ids).logits[:, 3:-1]
-        loss = cross_entropy(found.flatten(0, 1), ids[:, 4:].flatten())
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-
-
-@pytest.fixture(scope="module")
-def two_skills(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that subtracts well and adds badly, and anchor.jsonl beside it."""
-    folder = tmp_path_factory.mktemp("two")
-    net = tiny.model()
-    sums = [(row["prompt"], row["answer"]) for row in tiny.problems()]
-    rest = [(row["prompt"], row["answer"], 1.0) for row in differences()]
-    _learn(net, [*((p, a, 1.0) for p, a in sums), *rest], 220, 3e-3)
-    _learn(net, [*((p, a, 0.25) for p, a in sums), *rest], 40, 1e-3)
-    net.save_pretrained(folder / "model")
-    tiny.tokenizer().save_pretrained(folder / "model")
-    (folder / "anchor.jsonl").write_text("".join(json.dumps(r) + "\n" for r in differences()))
-    return folder
-
-
-def accuracy(model: Path, rows: list[dict[str, str]], out: Path) -> float:
-    result = winnow.evaluate(
-        model=str(model),
-        prompts=rows,
-        reward="exact",
-        out=out,
-        quiet=True,
-        sampling={"max_tokens": 4},
-        eval={"samples": 20},
-    )
-    assert result.accuracy is not None
-    return result.accuracy
-
-
-def test_anchor_data_keeps_a_skill_that_is_lost_without_it(two_skills, tmp_path):
-    found: dict[str, tuple[float, float]] = {}
-
-    def measure(name: str, model: Path) -> None:
-        rows = {"sums": tiny.problems(), "differences": differences()}
-        one, other = (accuracy(model, rows[k], tmp_path / f"{name}-{k}") for k in rows)
-        found[name] = (one, other)
-
-    measure("start", two_skills / "model")
-    for name, anchor in (
-        ("without", {}),
-        ("with", {"source": str(two_skills / "anchor.jsonl"), "ratio": 0.5}),
-    ):
+@pytest.mark.trains
+def test_anchor_data_keeps_a_skill_that_is_lost_without_it(
+    tiny_model, examples, tmp_path, run_seed, reached
+):
+    def train(name: str, anchor: dict[str, Any]) -> tuple[float, float]:
         settings = config(
-            two_skills / "model",
+            tiny_model,
             tmp_path,
             algorithm="raft++",
             steps=40,
             prompts_per_step=25,
-            samples_per_prompt=8,
-            minibatch_prompts=25,
-            optimiser={"lr": 3e-3},
+            samples_per_prompt=16,
+            minibatch_prompts=5,
+            optimiser={"lr": 5e-4},
             anchor=anchor,
+            seed=run_seed,
         )
         result = go(settings, tmp_path / name)
         assert {row["anchor_loss"] is None for row in result.metrics} == {not anchor}
-        measure(name, result.checkpoint)
-    table = {name: f"sums {a:.2f}, differences {b:.2f}" for name, (a, b) in found.items()}
-    assert found["start"][0] < 0.35, table
-    assert min(found["without"][0], found["with"][0]) > 0.7, table
-    assert found["start"][1] > 0.6, table
-    assert found["without"][1] < 0.45, table
-    assert found["with"][1] > 0.85, table
+        net = AutoModelForCausalLM.from_pretrained(result.checkpoint)
+        sums, differences = (
+            float(tiny.right(net, rows).mean()) for rows in (tiny.problems(), tiny.differences())
+        )
+        reached(f"{name} anchor data: sums", sums)
+        return sums, reached(f"{name} anchor data: differences", differences)
+
+    assert tiny.right(tiny.warmed_up(), tiny.differences()).mean() > 0.9
+    learned, lost = train("without", {})
+    learned_too, kept = train("with", {"source": examples, "ratio": 0.5})
+    assert min(learned, learned_too) > 0.9
+    assert lost < 0.8
+    assert kept > 0.9
 
 
 def anchor(count: int, ratio: float, coefficient: float = 1.0) -> Anchor:
-    rows = differences()[:count]
+    rows = tiny.differences()[:count]
     return Anchor([example(r["prompt"], r["answer"]) for r in rows], ratio, coefficient)
 
 
@@ -423,18 +375,22 @@ def test_the_gradient_is_the_updates_and_so_much_of_the_anchors(tiny_model):
 
 
 @pytest.mark.parametrize("algorithm", ["raft++", "rft"])
-def test_beside_anchor_data_a_resumed_run_is_the_unbroken_run(two_skills, tmp_path, algorithm):
+def test_beside_anchor_data_a_resumed_run_is_the_unbroken_run(
+    tiny_model, examples, tmp_path, algorithm
+):
     settings = config(
-        two_skills / "model",
+        tiny_model,
         tmp_path,
         algorithm=algorithm,
-        anchor={"source": str(two_skills / "anchor.jsonl"), "ratio": 0.4, "coefficient": 0.5},
+        anchor={"source": examples, "ratio": 0.4, "coefficient": 0.5},
         minibatch_prompts=4,
         checkpoint={"every": 1, "keep": 1},
     )
-    whole, _ = check_resumed(settings, tmp_path, (17, 7))
+    whole, _ = check_resumed(settings, tmp_path, (17, 7), FIRST)
     assert all(row["anchor_loss"] is not None for row in whole.metrics)
-    without = go(settings.model_copy(update={"anchor": AnchorConfig()}), tmp_path / "without")
+    without = go(
+        settings.model_copy(update={"anchor": AnchorConfig()}), tmp_path / "without", FIRST
+    )
     assert not same(weights(whole.checkpoint), weights(without.checkpoint))
 
 
@@ -480,7 +436,7 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[list[Group],
 
 def test_updates_hold_the_draws_of_the_last_rounds_as_they_were_made(tiny_model, tmp_path, updates):
     seen = next(updates)
-    result = go(merging(tiny_model, tmp_path), tmp_path / "run")
+    result = go(merging(tiny_model, tmp_path), tmp_path / "run", FIRST)
     assert [row["merged"] for row in result.metrics] == [0, 6, 12, 12]
     assert [row["updates"] for row in result.metrics] == [1, 2, 3, 3]
     made = RunStore(result.folder)
@@ -509,14 +465,14 @@ def test_draws_of_earlier_rounds_have_a_ratio_from_the_first_update_on(
     tiny_model, tmp_path, updates
 ):
     seen = next(updates)
-    result = go(merging(tiny_model, tmp_path), tmp_path / "run")
+    result = go(merging(tiny_model, tmp_path), tmp_path / "run", FIRST)
     first = 0
     for row in result.metrics:
         groups, stats = seen[first]
         mixed = {group.step for group in groups} != {row["step"]}
         assert (stats.ratio_max > 1e-3) is mixed is (row["step"] > 1)
         first += row["updates"]
-    rest = go(merging(tiny_model, tmp_path, rounds={}), tmp_path / "rest")
+    rest = go(merging(tiny_model, tmp_path, rounds={}), tmp_path / "rest", FIRST)
     assert max(row["ratio_max_deviation"] for row in rest.metrics) < 1e-4
     assert [row["merged"] for row in rest.metrics] == [0] * 4
 
@@ -583,7 +539,7 @@ def test_adapters_are_averaged_as_the_weights_that_they_stand_for(tiny_model, tm
     one, other = (
         AutoModelForCausalLM.from_pretrained(r.checkpoint).eval() for r in (result, apart)
     )
-    torch.testing.assert_close(logits(one), logits(other), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(one), logits(other), atol=1e-4, rtol=0)
 
 
 def test_the_average_is_of_the_best_where_a_run_stops_early(tiny_model, tmp_path):
@@ -647,7 +603,7 @@ def test_an_average_follows_the_policy_by_its_formula(tiny_model):
     with reference.used() as forward:
         assert forward.module is made.load()
         for found, own in zip(made.weights(), expected, strict=True):
-            torch.testing.assert_close(found, own, atol=1e-6, rtol=0)
+            torch.testing.assert_close(found, own, atol=1e-5, rtol=0)
     assert all(map(torch.equal, made.weights(), policy))
 
 

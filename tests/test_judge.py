@@ -94,7 +94,7 @@ def test_each_text_is_read_at_its_own_last_token(tmp_path, padding, batch_tokens
     texts = every_ending()
     assert {tiny.tokenizer().encode(text)[-1] for text in texts} == set(range(47))
     got = values(judge(folder, batch_tokens=batch_tokens), texts)
-    assert got == pytest.approx(at_last_token(folder, *texts), abs=1e-5)
+    assert got == pytest.approx(at_last_token(folder, *texts), abs=1e-4)
     assert max(got) - min(got) > 1
 
 
@@ -131,14 +131,14 @@ def test_other_architectures_read_a_batch_as_they_read_one_text(tmp_path, kind):
     got = values(judge(tmp_path), texts)
     with torch.no_grad():
         alone = [net(input_ids=torch.tensor([words.encode(t)])).logits.item() for t in texts]
-    assert got == pytest.approx(alone, abs=1e-5)
+    assert got == pytest.approx(alone, abs=1e-4)
     assert len({round(value, 3) for value in got}) == len(texts)
     assert judge(tmp_path).score([item("a" * 40)])[0].error is not None
 
 
 def test_the_text_is_the_prompt_with_the_completion_right_after_it(folder):
     score = judge(folder).score([item("4", prompt="2+2=")])[0]
-    assert score.value == pytest.approx(at_last_token(folder, "2+2=4")[0], abs=1e-5)
+    assert score.value == pytest.approx(at_last_token(folder, "2+2=4")[0], abs=1e-4)
 
 
 def test_equal_texts_are_read_once_and_dealt_out_in_order(folder):
@@ -152,7 +152,9 @@ def test_equal_texts_are_read_once_and_dealt_out_in_order(folder):
     scores = reward.score([*map(item, texts), item("2", prompt="1")])  # that is 12 once more
     assert len(read_rows) == 3
     alone = dict(zip(texts, at_last_token(folder, *texts), strict=True))
-    assert [s.value for s in scores] == pytest.approx([*map(alone.get, texts), alone["12"]])
+    assert [s.value for s in scores] == pytest.approx(
+        [*map(alone.get, texts), alone["12"]], abs=1e-4
+    )
     assert reward.score([]) == []
 
 
@@ -185,7 +187,7 @@ def test_of_several_labels_one_is_named(tmp_path):
     expected = at_last_token(folder, "1+1=2", label=2)
     for label in ("good", 2):
         got = values(judge(folder, label=label), ["1+1=2"])
-        assert got == pytest.approx(expected, abs=1e-5)
+        assert got == pytest.approx(expected, abs=1e-4)
     for label in ("great", 3, -1, True):
         with pytest.raises(UserError, match="no label"):
             judge(folder, label=label)
@@ -240,9 +242,9 @@ def test_what_the_model_cannot_read_is_that_draws_error(folder):
         [item(t) for t in (too_long, fits, empty, "1")]
     )
     assert first.error == "65 tokens, more than the reward model's context of 64"
-    assert second.value == pytest.approx(at_last_token(folder, fits)[0], abs=1e-5)
+    assert second.value == pytest.approx(at_last_token(folder, fits)[0], abs=1e-4)
     assert third.error == "the text has no tokens"
-    assert fourth.value == pytest.approx(at_last_token(folder, "1")[0], abs=1e-5)
+    assert fourth.value == pytest.approx(at_last_token(folder, "1")[0], abs=1e-4)
 
 
 def test_what_is_no_finite_number_is_that_draws_error(tmp_path):
@@ -252,7 +254,7 @@ def test_what_is_no_finite_number_is_that_draws_error(tmp_path):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     bad, good = judge(folder).score([item("1x"), item("12")])
     assert bad.error == "the reward model returned nan"
-    assert good.value == pytest.approx(at_last_token(folder, "12")[0], abs=1e-5)
+    assert good.value == pytest.approx(at_last_token(folder, "12")[0], abs=1e-4)
 
 
 def conversation(*contents: str) -> Prompt:
@@ -273,7 +275,7 @@ def test_a_conversation_goes_through_the_chat_template(tmp_path):
     assert scores[0].value == pytest.approx(
         at_last_token(folder, "u:1+1\nu:so\na:2\n")[0], abs=1e-5
     )
-    assert scores[1].value == pytest.approx(at_last_token(folder, "so2")[0], abs=1e-5)
+    assert scores[1].value == pytest.approx(at_last_token(folder, "so2")[0], abs=1e-4)
 
 
 def test_a_conversation_that_the_template_refuses_is_that_draws_error(tmp_path):

@@ -1,59 +1,66 @@
-"""Every row teaches the tiny model, and shuffled rewards teach it nothing."""
+"""Every row teaches the tiny model, and shuffled rewards teach it nothing.
+
+Where a run ends is for rounding to decide, and so differs by processor and by version of torch. So
+the start is data, the rates are gentle, and what is asserted lies far from what was ever reached:
+with five seeds on three kinds of processor (``make test-learns``) no row ended below .95, nor above
+.25 with shuffled rewards. What each reached is printed after the tests. (A problem may be lost: it
+is answered wrongly for certain, and gives no signal any more. Of 25 problems one costs .04.)
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 import winnow
 from tests import tiny
 from winnow.store import RunStore
 from winnow.types import Prompt, Score
 
-SETTINGS = {
+pytestmark = pytest.mark.trains
+
+SETTINGS: dict[str, Any] = {
     "prompts_per_step": 25,
-    "samples_per_prompt": 16,
-    "minibatch_prompts": 25,
+    "samples_per_prompt": 32,
+    "minibatch_prompts": 5,
     "steps": 40,
     "sampling": {"max_tokens": 4},
-    "optimiser": {"lr": 3e-3},
+    "optimiser": {"lr": 3e-4},
     "eval": {"size": 0},
     "checkpoint": {"every": 100},
-    "threads": 1,
 }
-ROWS = {
+ONCE = {"samples_per_prompt": 64, "steps": 2, "optimiser": {"lr": 5e-4}}
+"""Offline: one round of many draws, then many passes over the survivors."""
+ROWS: dict[str, dict[str, Any]] = {
     **{name: {"algorithm": name} for name in winnow.ALGORITHMS},
-    # offline: one round of many draws, then many passes over the survivors
-    "rft": {"algorithm": {"name": "rft", "epochs": 25}, "samples_per_prompt": 64, "steps": 2},
-    # pi* itself must be right nine times in ten: at the rows' own beta it is so six times in ten
+    "rft": {"algorithm": {"name": "rft", "epochs": 25}, **ONCE},
+    # pi* itself must be right nine times in ten: at the rows' own beta it is so five times in ten
     "gibbs": {
         "algorithm": {"name": "gibbs", "select": ["gibbs(beta=0.1, r_max=1)"], "epochs": 25},
-        "samples_per_prompt": 64,
-        "steps": 2,
+        **ONCE,
     },
-    "snis": {
-        "algorithm": {"name": "snis", "advantage": "softmax(0.1)", "epochs": 25},
-        "samples_per_prompt": 64,
-        "steps": 2,
+    "snis": {"algorithm": {"name": "snis", "advantage": "softmax(0.1)", "epochs": 25}, **ONCE},
+    # four epochs of draws that age: fewer, gentler updates
+    "ppo": {
+        "algorithm": "ppo",
+        "steps": 20,
+        "minibatch_prompts": 25,
+        "optimiser": {"lr": 2e-4},
+        "critic": {"lr": 3e-3},
     },
-    "dapo": {"algorithm": "dapo", "steps": 22},  # it draws up to four times as much a step
-    "ppo": {"algorithm": "ppo", "steps": 20, "optimiser": {"lr": 1e-3}, "critic": {"lr": 3e-3}},
+    "dapo": {"algorithm": "dapo", "steps": 20},  # it draws up to four times as much a step
     # offline, one pair a prompt: many prompts, few passes
     "dpo": {
-        "algorithm": {"name": "dpo", "epochs": 5},
-        "steps": 30,
-        "optimiser": {"lr": 5e-4, "schedule": "linear"},
+        "algorithm": {"name": "dpo", "epochs": 3},
+        "samples_per_prompt": 16,
+        "optimiser": {"lr": 2e-4, "schedule": "linear"},
     },
 }
-
-PLATEAU = {"dpo": 0.75}
-"""A row that stays below nine in ten, and what it does pass. Pairs drawn once teach DPO to order
-nearly all of them (see the test), but only differences count: both answers may become unlikely,
-and what they lose goes to answers that were never drawn. It reached .83 to .87 with beta .1 to .5,
-3 to 5 passes and 30 to 60 rounds, .64 to .71 with beta 1 and 3, or with 100 rounds."""
 
 
 class Shuffled:
@@ -69,46 +76,51 @@ class Shuffled:
     def close(self) -> None: ...
 
 
-def accuracy(model: Path, out: Path) -> float:
-    """Sampled at temperature 1 on all 25 problems, 40 draws each: a standard error below 1.6 %."""
-    result = winnow.evaluate(
+def right(model: Path) -> float:
+    """How often the policy is right at temperature 1: exact, and by nothing of Winnow's."""
+    return float(tiny.right(AutoModelForCausalLM.from_pretrained(model)).mean())
+
+
+def run(model: Path, out: Path, seed: int, reward: object, **settings: Any) -> float:
+    result = winnow.train(
         model=str(model),
         prompts=tiny.problems(),
-        reward="exact",
+        reward=reward,
         out=out,
         quiet=True,
-        sampling={"max_tokens": 4},
-        eval={"samples": 40},
+        seed=seed,
+        **{**SETTINGS, **settings},
     )
-    assert result.accuracy is not None
-    return result.accuracy
+    return right(result.checkpoint)
 
 
-def run(model: Path, out: Path, name: str, reward: object) -> Path:
-    settings = {**SETTINGS, **ROWS[name]}
-    result = winnow.train(
-        model=str(model), prompts=tiny.problems(), reward=reward, out=out, quiet=True, **settings
-    )
-    return result.checkpoint
-
-
-@pytest.fixture(scope="module")
-def start(tiny_model, tmp_path_factory) -> float:
-    return accuracy(tiny_model, tmp_path_factory.mktemp("start") / "eval")
+def test_the_start_is_poor_and_every_problem_has_a_signal(tiny_model):
+    chances = tiny.right(AutoModelForCausalLM.from_pretrained(tiny_model))
+    assert 0.1 < chances.min() < chances.max() < 0.25
 
 
 @pytest.mark.parametrize("name", winnow.ALGORITHMS)
-def test_row_learns(tiny_model, tmp_path, start, name):
-    assert start < 0.4
-    trained = run(tiny_model, tmp_path / "run", name, "exact")
-    assert accuracy(trained, tmp_path / "eval") > PLATEAU.get(name, 0.9)
-    if name in PLATEAU:
+def test_row_learns(tiny_model, tmp_path, name, run_seed, reached):
+    found = run(tiny_model, tmp_path / "run", run_seed, "exact", **ROWS[name])
+    assert reached(f"{name} learned", found) > 0.9
+    if name == "dpo":
         last = RunStore.open(tmp_path / "run").lines("metrics.jsonl")[-20:]
-        assert min(row["preference_accuracy"] for row in last) > 0.9
-        assert min(row["preference_margin"] for row in last) > 0.3
+        ordered = min(row["preference_accuracy"] for row in last)
+        assert reached("dpo, pairs in order", ordered) > 0.9
+        margin = min(row["preference_margin"] for row in last)
+        assert reached("dpo, margin of a pair", margin) > 0.3
 
 
 @pytest.mark.parametrize("name", winnow.ALGORITHMS)
-def test_row_does_not_learn_from_shuffled_rewards(tiny_model, tmp_path, start, name):
-    trained = run(tiny_model, tmp_path / "run", name, Shuffled())
-    assert accuracy(trained, tmp_path / "eval") < 0.4
+def test_row_does_not_learn_from_shuffled_rewards(tiny_model, tmp_path, name, run_seed, reached):
+    settings = {**SETTINGS, **ROWS[name]}
+    if settings["steps"] > 2:  # half as many: with the true rewards most rows have learned by then
+        settings["steps"] //= 2
+    found = run(tiny_model, tmp_path / "run", run_seed, Shuffled(), **settings)
+    assert reached(f"{name} shuffled", found) < 0.35
+
+
+def test_adapters_learn(tiny_model, tmp_path, run_seed, reached):
+    lora = {"lora": {"rank": 4}, "optimiser": {"lr": 1e-3}}
+    found = run(tiny_model, tmp_path / "run", run_seed, "exact", algorithm="grpo", **lora)
+    assert reached("grpo with adapters learned", found) > 0.9

@@ -43,7 +43,6 @@ samples_per_prompt = 6
 minibatch_prompts = 3
 sampling.max_tokens = 4
 optimiser.lr = 5e-3
-threads = 1
 eval.size = 5
 eval.every = 2
 checkpoint.every = 100

@@ -60,17 +60,17 @@ def policy(tmp_path_factory) -> Path:
 
 def enumerated(folder: Path, prompt: str, temperature: float = 1.0) -> np.ndarray:
     """The probability of each of ANSWERS."""
-    net = AutoModelForCausalLM.from_pretrained(folder)
+    net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     found = []
     for answer in ANSWERS:
         ids = [{"a": 1, "b": 2}[c] for c in prompt] + list(answer)
         with torch.no_grad():
-            logp = net(input_ids=torch.tensor([ids])).logits[0].double()
+            logp = net(input_ids=torch.tensor([ids])).logits[0]
             logp = (logp / temperature).log_softmax(-1)
         places = range(len(prompt) - 1, len(ids) - 1)
         found.append(sum(float(logp[i, ids[i + 1]]) for i in places))
     probabilities = np.exp(found)
-    assert probabilities.sum() == pytest.approx(1, abs=1e-6)
+    assert probabilities.sum() == pytest.approx(1, abs=1e-9)
     return probabilities
 
 

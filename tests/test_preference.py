@@ -334,8 +334,11 @@ def test_bfloat16_is_what_is_written_and_measured(base, tmp_path):
     made = digit_pairs(800, seed=0)
     done = fit(base, tmp_path / "judge", made, epochs=2, dtype="bfloat16")
     assert {weight.dtype for weight in weights_of(done.folder).values()} == {torch.bfloat16}
-    scores = judged(done.folder, made, dtype="bfloat16")
-    assert done.accuracy == pytest.approx(np.mean([better > worse for better, worse in scores]))
+    scores = np.array(judged(done.folder, made, dtype="bfloat16"))
+    margins = scores[:, 0] - scores[:, 1]
+    # Batches differ, and so does rounding to 8 bits: a pair that is nearly even may turn.
+    even = np.mean(np.abs(margins) <= 4 * 2**-8 * np.abs(scores).max())
+    assert abs(done.accuracy - np.mean(margins > 0)) <= even < 0.1
     assert done.accuracy > 0.85
 
 

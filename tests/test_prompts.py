@@ -39,7 +39,7 @@ def problem(prompt: Prompt) -> tuple[int, str, int]:
 
 
 class TestArithmetic:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(
         operations=st.lists(st.sampled_from("+-*"), min_size=1, max_size=3),
         digits=st.lists(st.integers(1, 12), min_size=1, max_size=3),

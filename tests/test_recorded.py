@@ -23,7 +23,6 @@ SETTINGS = {
     "sampling": {"max_tokens": 4},
     "eval": {"size": 0},
     "checkpoint": {"every": 100},
-    "threads": 1,
     "reward": "exact",
 }
 

@@ -10,6 +10,7 @@ import pytest
 import winnow
 import winnow.reporter
 from tests import tiny
+from tests.kills import Dealt
 from tests.test_loop import Killed, rows, same, strip, train, weights
 from winnow import rollout
 from winnow.api import run
@@ -113,7 +114,8 @@ def test_a_batch_is_filled_with_groups_that_survive(tiny_model, tmp_path, monkey
 
 def test_every_draw_is_on_the_disk_with_its_reason(tiny_model, tmp_path):
     """Whatever was drawn in vain too, and what came up when the batch was full."""
-    result = train(tiny_model, tmp_path / "run", **{**SETTINGS, "steps": 6})
+    dealt = Dealt([0, 0, 0], [1, 0, 0], [0, 1, 1], [1, 0, 1])  # of twice these, two are surplus
+    result = train(tiny_model, tmp_path / "run", **{**SETTINGS, "steps": 6}, reward=dealt)
     found = rows(result.folder)
     reasons: dict[str, int] = {}
     for step, metrics in enumerate(result.metrics, start=1):
@@ -135,7 +137,7 @@ def test_every_draw_is_on_the_disk_with_its_reason(tiny_model, tmp_path):
             assert {row["kept"] for row in group} == {expected == "kept"}
             assert all((row["weight"] != 0) is (expected == "kept") for row in group)
             reasons[expected] = reasons.get(expected, 0) + 1
-    assert reasons.keys() >= {"all wrong", "kept", "the batch was full"}
+    assert reasons == {"all wrong": 12, "kept": 24, "the batch was full": 12}
 
 
 @pytest.mark.parametrize("refill", [1, 2, 3])
@@ -232,7 +234,6 @@ def whole(tiny_model, tmp_path_factory):
             "optimiser": {"lr": 2e-3},
             "eval": {"size": 0},
             "checkpoint": {"every": 2, "keep": 9},
-            "threads": 1,
         }
     )
     result = run(config, out=folder / "whole", reporter=winnow.reporter.Silent())
@@ -302,7 +303,7 @@ def test_a_broken_verdict_mended_may_fill_the_batch_otherwise(tiny_model, tmp_pa
     config = from_dict(
         {
             **SETTINGS, "model": str(tiny_model), "prompts": str(source), "steps": 1,
-            "sampling": {"max_tokens": 4}, "eval": {"size": 0}, "threads": 1,
+            "sampling": {"max_tokens": 4}, "eval": {"size": 0},
         }
     )  # fmt: skip
 

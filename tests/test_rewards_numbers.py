@@ -221,4 +221,4 @@ def test_absurd_lengths_neither_hang_nor_raise(text: str) -> None:
     start = time.perf_counter()
     for read in (last_number, final_number, marked_number):
         read(text)
-    assert time.perf_counter() - start < 2  # linear: some 0.1 s; quadratic: minutes
+    assert time.perf_counter() - start < 30  # linear: some 0.1 s; quadratic: minutes

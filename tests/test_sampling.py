@@ -209,7 +209,7 @@ def test_what_a_run_holds(tmp_path, small) -> None:
         assert row["logprobs"][1] == float("-inf")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     count=st.integers(1, 4),
     n=st.integers(1, 9),
@@ -726,7 +726,7 @@ def command(monkeypatch, capsys, *args: str) -> tuple[int, str, str]:
 def sets(model: Path, **changes: Any) -> list[str]:
     values = {
         "model": model, "prompts": "p.jsonl", "reward": "exact", "samples_per_prompt": 4,
-        "sampling.max_tokens": 3, "sampling.stop": "[]", "eval.size": 5, "threads": 1,
+        "sampling.max_tokens": 3, "sampling.stop": "[]", "eval.size": 5,
     }  # fmt: skip
     return [word for key, v in {**values, **changes}.items() for word in ("--set", f"{key}={v}")]
 

@@ -1,4 +1,4 @@
-"""`winnow sample` under `kill -9`, twenty times, at moments it does not choose.
+"""`winnow sample` under `kill -9`, twenty times or more, at moments it does not choose.
 
 Run as a script, this file is what kills: one process imports everything, forks the samplers and
 kills them. The test starts it, and reads what is left on the disk.
@@ -24,7 +24,6 @@ import pytest
 
 from tests import tiny
 
-KILLS = 20
 PROMPTS, DRAWS = 25, 18
 SET, PART = 3, 13
 
@@ -140,8 +139,24 @@ def kill_once(folder: Path, config: Any, kind: int, rng: random.Random) -> dict[
     return state(folder)
 
 
-def main(model: str, where: str) -> None:
-    """Fill folders, each killed until it is complete, until there were kills enough."""
+def everywhere(kills: Sequence[dict[str, Any]]) -> dict[str, bool]:
+    """Which phases of a run the kills fell into."""
+    there = [kill["there"] for kill in kills]
+    return {
+        "many places": len(set(there)) >= 8,
+        "at the start": any(now == before for before, now in pairwise(there)),
+        "while drawing": any(kill["open"] and kill["last"] == "scores" for kill in kills),
+        "while scoring": any(kill["open"] and kill["last"] == "draws" for kill in kills),
+        "while a file was written": any(kill["partial"] for kill in kills),
+        "between files": sum(kill["closed"] > 0 for kill in kills) >= 5,
+    }
+
+
+def main(model: str, where: str, least: str) -> None:
+    """Fill folders, each killed until it is complete, until there were kills enough.
+
+    When a kill falls is the machine's affair: a few more, where they have not been everywhere yet.
+    """
     import torch
 
     from winnow import sampling
@@ -157,11 +172,16 @@ def main(model: str, where: str) -> None:
     _, status = os.waitpid(fork(Path(where) / "whole", config), 0)
     assert status == 0, "the unbroken run failed"
     kills: list[dict[str, Any]] = []
+
+    def enough() -> bool:
+        rest = len(kills) - int(least)
+        return rest >= 0 and (all(everywhere(kills).values()) or rest >= 100)
+
     number = 0
-    while len(kills) < KILLS:
+    while not enough():
         number += 1
         folder = Path(where) / f"broken-{number}"
-        while len(kills) < KILLS:
+        while not enough():
             found = kill_once(folder, config, len(kills) % 5, rng)
             if found is None or found["complete"]:
                 break
@@ -173,17 +193,16 @@ def main(model: str, where: str) -> None:
     print(json.dumps(kills))
 
 
-@pytest.fixture(scope="module")
-def killed(tiny_model, tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
+@pytest.fixture(scope="module", params=[20, pytest.param(300, marks=pytest.mark.torture)])
+def killed(tiny_model, tmp_path_factory, request) -> tuple[Path, list[dict[str, Any]]]:
     """A folder of folders, and what was on the disk after each kill."""
     where = tmp_path_factory.mktemp("killed")
     rows = "".join(json.dumps(row) + "\n" for row in tiny.problems())
     (where / "prompts.jsonl").write_text(rows)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.test_sampling_killed", str(tiny_model), str(where)],
+        [sys.executable, "-m", __name__, str(tiny_model), str(where), str(request.param)],
         capture_output=True,
         text=True,
-        timeout=300,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
@@ -201,9 +220,9 @@ def draws(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
     return found
 
 
-def test_twenty_kills_lose_nothing_and_double_nothing(killed) -> None:
+def test_kills_lose_nothing_and_double_nothing(killed) -> None:
     where, kills = killed
-    assert len(kills) == KILLS
+    assert len(kills) >= 20
     assert not any(kill["complete"] for kill in kills)
     whole = draws(where / "whole")
     folders = sorted(where.glob("broken-*"))
@@ -230,14 +249,7 @@ def test_no_kill_takes_back_what_was_on_the_disk(killed) -> None:
 
 
 def test_the_kills_fell_into_every_phase(killed) -> None:
-    _, kills = killed
-    there = [kill["there"] for kill in kills]
-    assert len(set(there)) >= 8
-    assert any(kill["open"] and kill["last"] == "draws" for kill in kills), "while scoring"
-    assert any(kill["open"] and kill["last"] == "scores" for kill in kills), "while drawing"
-    assert any(kill["partial"] for kill in kills), "while a file was written"
-    assert sum(kill["closed"] > 0 for kill in kills) >= 5
-    assert any(now == before for before, now in pairwise(there)), "at the start"
+    assert [phase for phase, hit in everywhere(killed[1]).items() if not hit] == []
 
 
 if __name__ == "__main__":

@@ -788,7 +788,7 @@ def test_an_iterator_that_nobody_wants_any_more():
         assert ours()
         started = time.monotonic()
         groups.close()
-        assert time.monotonic() - started < 3  # the server would take 30 seconds
+        assert time.monotonic() - started < 20  # the server would take 30 seconds
         assert not ours()
         assert len(server.asked) < 9
     with FakeServer() as server:
@@ -796,16 +796,6 @@ def test_an_iterator_that_nobody_wants_any_more():
 
 
 def test_ctrl_c():
-    # a job in the background starts with this signal ignored
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        interrupt_a_drawing()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert not ours()
-
-
-def interrupt_a_drawing() -> None:
     with FakeServer(default=hang) as server:
         drawing = sampler(server)
 
@@ -818,6 +808,7 @@ def interrupt_a_drawing() -> None:
         with pytest.raises(KeyboardInterrupt):
             drawn(drawing, request())
         pressing.join()
+    assert not ours()
 
 
 # settings

@@ -175,7 +175,7 @@ class TestWhatIsClaimed:
         (note,) = offline.select(out / "kept.parquet", ["gibbs(1, 1)"]).notes
         assert "NOT exact draws from pi*: draws of 1 prompts are missing from the file" in note
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(st.lists(st.sets(st.integers(0, 6), min_size=1), min_size=1, max_size=5))
     def test_missing_draws_are_noticed(self, tmp_path_factory, there) -> None:
         rows = [(f"p{i}", number) for i, numbers in enumerate(there) for number in numbers]
@@ -230,7 +230,7 @@ def rules_of(names: Sequence[str]) -> list:
 
 
 class TestAgreement:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(files(), st.lists(st.sampled_from(CHOICES), min_size=1, max_size=4), st.integers(0, 99))
     def test_a_file_is_judged_as_its_groups_are(self, tmp_path_factory, groups, names, seed):
         path, rules = write(tmp_path_factory.mktemp("agree"), groups), rules_of(names)
@@ -253,7 +253,7 @@ class TestAgreement:
         assert sum(t.prompts_lost for t in tallies) == sifted.prompts - sifted.prompts_left
         assert all(sum(t.reasons.values()) == t.lost for t in tallies)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(files(), st.lists(st.sampled_from(CERTAIN), min_size=1, max_size=4))
     def test_a_rules_losses_are_what_it_takes_from_the_rules_before(
         self, tmp_path_factory, groups, names

@@ -87,7 +87,7 @@ def groups(draw) -> Group:
 
 
 class TestDraws:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.lists(groups(), min_size=1, max_size=3))
     def test_they_are_read_back_exactly(self, tmp_path_factory, written) -> None:
         store = RunStore.create(tmp_path_factory.mktemp("draws") / "run", "", {})

@@ -137,7 +137,7 @@ def test_many_draws_of_two_labels():
     assert got.value == pytest.approx(np.full(5, 0.5), rel=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_the_order_of_the_draws_has_no_say(seed):
     labels = ["a"] * 4 + ["b"] * 3 + ["c"] * 2

@@ -1,0 +1,64 @@
+"""What is under examples/, with a small budget that runs all of it: `.ci/nightly examples`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = pytest.mark.examples
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(script: str, *words: str, **environment: str) -> str:
+    paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    done = subprocess.run(
+        ["bash", str(EXAMPLES / script), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": os.pathsep.join(paths), **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_script_is_tried_here() -> None:
+    tried = Path(__file__).read_text(encoding="utf-8")
+    for script in EXAMPLES.rglob("*.sh"):
+        assert f'"{script.relative_to(EXAMPLES)}"' in tried
+
+
+def test_addition(tmp_path) -> None:
+    out = run("rft/addition.sh", WORK=str(tmp_path))
+    before, after = out.split("held-out accuracy: ")[1].split("% before, ")
+    assert float(after.split("%")[0]) > 3 * float(before) > 0
+
+
+def test_gsm8k(tmp_path) -> None:
+    """On sums in its format: a budget that a model of this size learns nothing from."""
+    rows = [
+        {"question": f"{a} + {b} =", "answer": f"{a} + {b} = {a + b}\n#### {a + b}"}
+        for a in range(1, 4)
+        for b in range(1, 4)
+    ]
+    for name, some in (("train", rows[:6]), ("test", rows[6:])):
+        text = "".join(json.dumps(row) + "\n" for row in some)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    files = [str(tmp_path / f"{name}.jsonl") for name in ("train", "test")]
+    run("rft/run.sh", *files, WORK=str(tmp_path), QUESTIONS="6", DRAWS="32", EVAL="3")
+    kept = pq.read_table(tmp_path / "kept.parquet").to_pylist()
+    assert kept
+    assert all(row["right"] for row in kept)
+    assert (tmp_path / "run/checkpoints").is_dir()
+
+
+def test_overoptimisation(tmp_path) -> None:
+    out = run("overoptimisation/run.sh", WORK=str(tmp_path), EPOCHS="2")
+    assert "measured gold is highest at n = " in out
+    assert (tmp_path / "curve.svg").read_text().lstrip().startswith("<?xml")
