@@ -2,9 +2,9 @@
 
 Where a run ends is for rounding to decide, and so differs by processor and by version of torch. So
 the start is data, the rates are gentle, and what is asserted lies far from what was ever reached:
-with five seeds on three kinds of processor (``make test-learns``) no row ended below .95, nor above
-.25 with shuffled rewards. What each reached is printed after the tests. (A problem may be lost: it
-is answered wrongly for certain, and gives no signal any more. Of 25 problems one costs .04.)
+with five seeds on three kinds of processor (``make test-learns``) no row ended below .95 (dpo: .91)
+nor, with shuffled rewards, above .25. What each reached is printed after the tests. (A problem may
+be lost: it is answered wrongly for certain, and gives no signal any more. Of 25 one costs .04.)
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def test_the_start_is_poor_and_every_problem_has_a_signal(tiny_model):
 @pytest.mark.parametrize("name", winnow.ALGORITHMS)
 def test_row_learns(tiny_model, tmp_path, name, run_seed, reached):
     found = run(tiny_model, tmp_path / "run", run_seed, "exact", **ROWS[name])
-    assert reached(f"{name} learned", found) > 0.9
+    # of one pair a prompt, made once: a problem or two stay behind
+    assert reached(f"{name} learned", found) > (0.75 if name == "dpo" else 0.9)
     if name == "dpo":
         last = RunStore.open(tmp_path / "run").lines("metrics.jsonl")[-20:]
         ordered = min(row["preference_accuracy"] for row in last)
