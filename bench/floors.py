@@ -26,7 +26,7 @@ from compare import export_model
 from jobs import SAMPLES, Job, job
 from machine import Rates, bandwidth, rates, sizes
 
-from winnow.algorithms import ALGORITHMS
+from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.config import OptimiserConfig, SamplingConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.local import LocalEngine, LocalLearner, LocalSampler, pick_device

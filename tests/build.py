@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from winnow.algorithms import Algorithm
-from winnow.selection import select
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.selection import select
+from winnow.algorithms.weighing import weigh
 from winnow.types import Draw, Group, Prompt, Score
-from winnow.weighing import weigh
 
 
 def draw(text: str = "a", tokens: Sequence[int] = (1,), logprob: float = -1.0) -> Draw:

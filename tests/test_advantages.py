@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 
 from tests.build import group, judged
-from winnow.advantages import (
+from winnow.algorithms.advantages import (
     ADVANTAGES,
     GAE,
     Centred,
@@ -17,9 +17,9 @@ from winnow.advantages import (
     Softmax,
     Standardised,
 )
-from winnow.algorithms import ALGORITHMS
+from winnow.algorithms.algorithm import ALGORITHMS
+from winnow.algorithms.weighing import rescale
 from winnow.errors import UserError
-from winnow.weighing import rescale
 
 BASELINED = [Centred(), Standardised("sample"), Standardised("population"), LeaveOneOut()]
 finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3))

@@ -9,10 +9,10 @@ import pytest
 
 import winnow
 from tests import tiny
-from winnow.algorithms import ALGORITHMS, Algorithm
-from winnow.denominators import DrawMeans
-from winnow.losses import NLL, Term
-from winnow.selection import Correct, Everything
+from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.denominators import DrawMeans
+from winnow.algorithms.losses import NLL, Term
+from winnow.algorithms.selection import Correct, Everything
 
 ROWS = tiny.problems()
 

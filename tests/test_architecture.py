@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import winnow
-from winnow.algorithms import ALGORITHMS
+from winnow.algorithms.algorithm import ALGORITHMS
 
 ROOT = Path(winnow.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -73,7 +73,7 @@ def ours(tree: ast.AST, **how: bool) -> set[str]:
 
 def test_the_rooms_are_found() -> None:
     assert {f"winnow.{room}" for room in PURE} <= TREES.keys()
-    assert "winnow.selection" in ours(TREES["winnow.rollout"])
+    assert "winnow.algorithms.selection" in ours(TREES["winnow.rollout"])
     assert "torch" in imports(TREES["winnow.update"])
 
 
@@ -116,7 +116,7 @@ LIGHT = (
     "winnow.config",
     "winnow.recipe",
     "winnow.prompts",
-    "winnow.losses",
+    "winnow.algorithms.losses",
 )
 
 

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.advantages import ADVANTAGES
-from winnow.algorithms import ALGORITHMS
-from winnow.cells import Cell, nearest, parse, show
-from winnow.denominators import DENOMINATORS
+from winnow.algorithms.advantages import ADVANTAGES
+from winnow.algorithms.algorithm import ALGORITHMS
+from winnow.algorithms.denominators import DENOMINATORS
+from winnow.algorithms.kl import CRITICS, PENALTIES
+from winnow.algorithms.losses import LOSSES
+from winnow.algorithms.selection import RULES
+from winnow.algorithms.spec import Cell, nearest, parse, show
 from winnow.errors import UserError
-from winnow.losses import LOSSES
-from winnow.penalties import CRITICS, PENALTIES
-from winnow.selection import RULES
 
 VOCABULARIES = {
     "select": RULES,

@@ -19,7 +19,7 @@ import pytest
 
 from tests import tiny
 from winnow import cli
-from winnow.algorithms import ALGORITHMS
+from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.config import Config, describe, from_dict
 from winnow.errors import WinnowError
 from winnow.recipe import recipes

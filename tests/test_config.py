@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from winnow.advantages import ADVANTAGES, LeaveOneOut
-from winnow.algorithms import ALGORITHMS, Algorithm
+from winnow.algorithms.advantages import ADVANTAGES, LeaveOneOut
+from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.denominators import Constant, DrawMeans
+from winnow.algorithms.losses import NLL, Clipped, Term
+from winnow.algorithms.selection import RULES, Best, Correct, Everything
 from winnow.checks import check
 from winnow.config import Config, describe, from_dict
-from winnow.denominators import Constant, DrawMeans
 from winnow.errors import UserError
-from winnow.losses import NLL, Clipped, Term
 from winnow.recipe import dumps, load, recipes
-from winnow.selection import RULES, Best, Correct, Everything
 
 FREE_TEXT = st.text(max_size=20)
 NEEDED = {"at-most": "(3)", "gibbs": "(beta=0.5, r_max=sample)", "rso": "(0.5)", "softmax": "(2)"}
@@ -425,8 +425,10 @@ class TestCheck:
     def test_a_penalty_or_critic_of_ones_own_is_refused(self) -> None:
         """One would be imported and then do nothing."""
         for key in ("kl", "critic"):
-            config = from_dict({"algorithm": {"name": "grpo", key: "winnow.losses:NLL"}})
-            with pytest.raises(UserError, match=rf"^algorithm\.{key}: 'winnow.losses:NLL' is none"):
+            config = from_dict({"algorithm": {"name": "grpo", key: "winnow.algorithms.losses:NLL"}})
+            with pytest.raises(
+                UserError, match=rf"^algorithm\.{key}: 'winnow.algorithms.losses:NLL' is none"
+            ):
                 config.algorithm.build()
 
     @pytest.mark.parametrize("row", ALGORITHMS.values(), ids=ALGORITHMS)

@@ -14,19 +14,19 @@ from hypothesis.extra.numpy import arrays
 
 from tests.build import group
 from tests.test_forward import build, largest_difference, one_by_one
-from winnow.advantages import GAE
-from winnow.algorithms import ALGORITHMS, Algorithm
+from winnow.algorithms.advantages import GAE
+from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.denominators import Tokens
+from winnow.algorithms.kl import Entropy, InReward, Value
+from winnow.algorithms.losses import Clipped, Term
+from winnow.algorithms.weighing import weigh
 from winnow.config import CriticConfig, OptimiserConfig
-from winnow.denominators import Tokens
 from winnow.engines.critic import LocalCritic
 from winnow.engines.learner import LocalLearner
 from winnow.forward import Piece, PolicyForward
-from winnow.losses import Clipped, Term
 from winnow.metrics import explained_variance
-from winnow.penalties import Entropy, InReward, Value
 from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
 from winnow.update import Models, accumulate
-from winnow.weighing import weigh
 
 
 def noted(drawn: Group, signals: list[Signals], kept: list[bool] | None = None) -> Group:

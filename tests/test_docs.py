@@ -10,14 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 from winnow import cli
-from winnow.advantages import ADVANTAGES
-from winnow.algorithms import ALGORITHMS, Algorithm
+from winnow.algorithms.advantages import ADVANTAGES
+from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.denominators import DENOMINATORS
+from winnow.algorithms.kl import CRITICS, PENALTIES
+from winnow.algorithms.losses import LOSSES
+from winnow.algorithms.selection import RULES
 from winnow.config import from_dict
-from winnow.denominators import DENOMINATORS
-from winnow.losses import LOSSES
-from winnow.penalties import CRITICS, PENALTIES
 from winnow.rewards import REWARDS
-from winnow.selection import RULES
 
 HERE = Path(__file__).parent.parent
 README = (HERE / "README.md").read_text()

@@ -9,8 +9,9 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 
 from tests import tiny
+from winnow.algorithms.denominators import DrawMeans
+from winnow.algorithms.losses import NLL, Clipped, Term
 from winnow.config import OptimiserConfig
-from winnow.denominators import DrawMeans
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.learner import LocalLearner, learning_rate
 from winnow.engines.local import LocalSampler, PromptEncoder
@@ -18,7 +19,6 @@ from winnow.engines.models import load_model, resolve
 from winnow.engines.stopping import Stopper
 from winnow.errors import UserError
 from winnow.forward import Piece, PolicyForward
-from winnow.losses import NLL, Clipped, Term
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 
 

@@ -17,11 +17,11 @@ from transformers import (
     Qwen3Config,
 )
 
-from winnow.advantages import Reward
-from winnow.algorithms import ALGORITHMS
-from winnow.denominators import DrawMeans, SurvivorTokens
+from winnow.algorithms.advantages import Reward
+from winnow.algorithms.algorithm import ALGORITHMS
+from winnow.algorithms.denominators import DrawMeans, SurvivorTokens
+from winnow.algorithms.losses import NLL, Clipped, Term
 from winnow.forward import Piece, PolicyForward
-from winnow.losses import NLL, Clipped, Term
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 from winnow.update import Models, accumulate, totals
 

@@ -29,15 +29,15 @@ from tests.kills import (
     logits,
 )
 from winnow import workshop
+from winnow.algorithms.denominators import SurvivorMeans
+from winnow.algorithms.losses import NLL, Term
 from winnow.anchors import Anchor, open_anchor
 from winnow.api import run
 from winnow.config import AnchorConfig, OptimiserConfig, PromptsConfig
-from winnow.denominators import SurvivorMeans
 from winnow.engines.base import Beside
 from winnow.engines.learner import LocalLearner
 from winnow.engines.local import LocalEngine
 from winnow.engines.models import ModelSource
-from winnow.losses import NLL, Term
 from winnow.patience import Standing, standing
 from winnow.store import RunStore
 from winnow.types import Draw, Group, Prompt, Score, Verdict

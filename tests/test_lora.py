@@ -18,14 +18,14 @@ import winnow
 from tests import tiny
 from tests.kills import after_checkpoint, check_resumed, config, draws, go, logits
 from winnow import assemble
+from winnow.algorithms.denominators import SurvivorMeans
+from winnow.algorithms.losses import NLL, Term
 from winnow.config import LoraConfig, OptimiserConfig
-from winnow.denominators import SurvivorMeans
 from winnow.engines.learner import LocalLearner
 from winnow.engines.local import LocalEngine
 from winnow.engines.models import ModelSource
 from winnow.engines.reference import Within
 from winnow.forward import Piece, PolicyForward
-from winnow.losses import NLL, Term
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 
 LORA: dict[str, Any] = {"lora": {"rank": 4}, "optimiser": {"lr": 1e-2}}

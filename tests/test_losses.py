@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.build import group
-from winnow.denominators import (
+from winnow.algorithms.denominators import (
     DENOMINATORS,
     Constant,
     DrawMeans,
@@ -19,7 +19,8 @@ from winnow.denominators import (
     Tokens,
     Totals,
 )
-from winnow.losses import (
+from winnow.algorithms.kl import KL, Entropy, Value
+from winnow.algorithms.losses import (
     DPO,
     LOSSES,
     NLL,
@@ -31,7 +32,6 @@ from winnow.losses import (
     Truncated,
     learned_from,
 )
-from winnow.penalties import KL, Entropy, Value
 from winnow.types import Verdict
 
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from tests.build import group, judged
 from tests.test_forward import build, largest_difference, one_by_one
-from winnow.advantages import Extremes
-from winnow.algorithms import ALGORITHMS
-from winnow.denominators import GroupMeans
+from winnow.algorithms.advantages import Extremes
+from winnow.algorithms.algorithm import ALGORITHMS
+from winnow.algorithms.denominators import GroupMeans
+from winnow.algorithms.losses import DPO, Term, learned_from
+from winnow.algorithms.selection import BestWorst, Length, select
 from winnow.forward import Piece, PolicyForward
-from winnow.losses import DPO, Term, learned_from
 from winnow.microbatches import cut
-from winnow.selection import BestWorst, Length, select
 from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
 from winnow.update import Models, accumulate, totals
 

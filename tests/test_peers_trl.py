@@ -23,15 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
-from winnow.advantages import Advantage, Centred, LeaveOneOut, Standardised
-from winnow.denominators import Constant, DrawMeans, GroupMeans, Tokens
+from winnow.algorithms.advantages import Advantage, Centred, LeaveOneOut, Standardised
+from winnow.algorithms.denominators import Constant, DrawMeans, GroupMeans, Tokens
+from winnow.algorithms.kl import KL, Entropy, InReward
+from winnow.algorithms.losses import DPO, Clipped, SequenceClipped, Term
+from winnow.algorithms.weighing import weigh
 from winnow.distribution import entropies
 from winnow.forward import Piece, PolicyForward
-from winnow.losses import DPO, Clipped, SequenceClipped, Term
-from winnow.penalties import KL, Entropy, InReward
 from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
 from winnow.update import Models, accumulate, factors, totals
-from winnow.weighing import weigh
 
 pytestmark = pytest.mark.peers
 

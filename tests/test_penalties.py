@@ -14,17 +14,23 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.build import group
 from tests.test_forward import RAGGED, build, norm_in_full, one_by_one
 from winnow import distribution
-from winnow.advantages import GAE, Centred, LeaveOneOut, One, Reward, Softmax
-from winnow.algorithms import ALGORITHMS, Algorithm
-from winnow.denominators import Constant, DrawMeans, SurvivorMeans, SurvivorTokens, Tokens
+from winnow.algorithms.advantages import GAE, Centred, LeaveOneOut, One, Reward, Softmax
+from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.denominators import (
+    Constant,
+    DrawMeans,
+    SurvivorMeans,
+    SurvivorTokens,
+    Tokens,
+)
+from winnow.algorithms.kl import CRITICS, KL, PENALTIES, Entropy, InLoss, InReward, NoKL, Value
+from winnow.algorithms.losses import NLL, Clipped, Term, learned_from
+from winnow.algorithms.weighing import referred, weigh
 from winnow.distribution import divergences, entropies, frozen
 from winnow.forward import Piece, PolicyForward
-from winnow.losses import NLL, Clipped, Term, learned_from
-from winnow.penalties import CRITICS, KL, PENALTIES, Entropy, InLoss, InReward, NoKL, Value
 from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
 from winnow.update import Models, accumulate
 from winnow.wanted import Wanted, kl_to_reference
-from winnow.weighing import referred, weigh
 
 # A policy whose answers can all be enumerated: two tokens out of three, nine answers.
 V, PROMPT = 3, (2, 0)

@@ -28,7 +28,7 @@ from tests.kills import (
     logits,
 )
 from winnow import cli
-from winnow.algorithms import ALGORITHMS
+from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.api import run
 from winnow.config import Config, from_dict
 from winnow.engines.local import LocalEngine

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare
 
 from tests.build import group
-from winnow import paths
-from winnow.errors import UserError
-from winnow.selection import (
+from winnow.algorithms import dedup
+from winnow.algorithms.selection import (
     RSO,
     RULES,
     AsRecorded,
@@ -34,6 +33,7 @@ from winnow.selection import (
     select,
     sieve,
 )
+from winnow.errors import UserError
 from winnow.theory import rso
 from winnow.types import Verdict
 
@@ -375,7 +375,7 @@ PLAIN = re.compile(rf"(?<![\d.,]){NUMBER}(?:\s*[-+*/x]\s*{NUMBER})+\s*=\s*-?\$?[
 @example("2((3+4)=7")
 @example("5 - 2 of 3 + 4 = 7")
 def test_every_equation_is_found(text):
-    found = [match.group() for match in paths._EQUATION.finditer(text) if match.group(1)]
+    found = [match.group() for match in dedup._EQUATION.finditer(text) if match.group(1)]
     assert found == PLAIN.findall(text)
 
 

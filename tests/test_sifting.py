@@ -16,10 +16,10 @@ from scipy.stats import chisquare
 
 from tests.build import group
 from winnow import offline
-from winnow.cells import parse
+from winnow.algorithms.selection import RULES, columns_read, select
+from winnow.algorithms.spec import parse
 from winnow.draws.schema import write_groups
 from winnow.draws.table import read_draws
-from winnow.selection import RULES, columns_read, select
 from winnow.sifting import sift
 from winnow.types import Group, Origin, Verdict
 

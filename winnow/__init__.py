@@ -36,8 +36,9 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
-    from winnow.algorithms import ALGORITHMS as ALGORITHMS
-    from winnow.algorithms import Algorithm as Algorithm
+    from winnow.algorithms.algorithm import ALGORITHMS as ALGORITHMS
+    from winnow.algorithms.algorithm import Algorithm as Algorithm
+    from winnow.algorithms.losses import Term as Term
     from winnow.api import Result as Result
     from winnow.api import evaluate as evaluate
     from winnow.api import train as train
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from winnow.config import Config as Config
     from winnow.errors import UserError as UserError
     from winnow.errors import WinnowError as WinnowError
-    from winnow.losses import Term as Term
     from winnow.offline import sample as sample
     from winnow.offline import select as select
     from winnow.preferring import fit_reward as fit_reward

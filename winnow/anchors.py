@@ -9,11 +9,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from winnow.algorithms.denominators import SurvivorMeans
+from winnow.algorithms.losses import NLL, Term
 from winnow.config import AnchorConfig, PromptsConfig
-from winnow.denominators import SurvivorMeans
 from winnow.engines.base import Beside
 from winnow.errors import UserError
-from winnow.losses import NLL, Term
 from winnow.prompts import read
 from winnow.rollout import derive_seed
 from winnow.types import Draw, Group, Prompt, Score, Verdict

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from winnow.algorithms import Algorithm
+from winnow.algorithms.algorithm import Algorithm
 from winnow.assemble import Plan, assemble, plan
 from winnow.config import Config
 from winnow.console import ConsoleReporter, opening

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from winnow.algorithms import Algorithm
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.kl import names_model
+from winnow.algorithms.spec import nearest
 from winnow.anchors import Anchor, open_anchor
-from winnow.cells import nearest
 from winnow.config import AnchorConfig, Config
 from winnow.engines.base import Sampler
 from winnow.engines.models import ModelSource, resolve
 from winnow.errors import UserError
 from winnow.parts import check_suited, engine_for, environment
-from winnow.penalties import names_model
 from winnow.phases import Phase, naming, phases_of, resolved
 from winnow.prompts import PromptSet, load_held_out, load_prompts
 from winnow.recipe import dumps

@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from winnow.algorithms.selection import KEPT
 from winnow.choosing import Curves, Drawn, curves, rate_interval, sizes
 from winnow.config import Config, RewardConfig
 from winnow.draws.table import DrawTable
@@ -20,7 +21,6 @@ from winnow.parts import check_reward, reward_for
 from winnow.plots import check_picture, draw_curves
 from winnow.reporter import Reporter
 from winnow.scoring import RECORDED, scored_draws, scores
-from winnow.selection import KEPT
 from winnow.sifting import Sifted
 from winnow.types import Group
 from winnow.voting import Answers, ballots, winner

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from winnow.advantages import Extremes, Standardised
-from winnow.algorithms import Algorithm
-from winnow.cells import show
+from winnow.algorithms.advantages import Extremes, Standardised
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.kl import InReward, Value
+from winnow.algorithms.losses import DPO, SequenceClipped
+from winnow.algorithms.spec import show
 from winnow.config import AnchorConfig, Config, CriticConfig, LoraConfig
 from winnow.errors import UserError
-from winnow.losses import DPO, SequenceClipped
-from winnow.penalties import InReward, Value
 
 
 def check(config: Config, algorithm: Algorithm) -> None:

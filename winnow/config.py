@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from winnow.algorithms import ALGORITHMS, Algorithm
-from winnow.cells import nearest
+from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.spec import nearest
 from winnow.complaints import one_line
 from winnow.errors import UserError
 

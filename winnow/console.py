@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from winnow.algorithms import ALGORITHMS, Algorithm
-from winnow.cells import show
+from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.kl import InReward
+from winnow.algorithms.spec import show
 from winnow.config import Config
 from winnow.metrics import Evaluation, Metrics
-from winnow.penalties import InReward
 
 if TYPE_CHECKING:
     from winnow.best import BestOf

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from winnow.cells import parse
+from winnow.algorithms.selection import RULES, Rule, columns_read
+from winnow.algorithms.spec import parse
 from winnow.config import Config, from_dict
 from winnow.console import ConsoleReporter
 from winnow.disk import alone
@@ -37,7 +38,6 @@ from winnow.prompts import load_held_out, load_prompts
 from winnow.recipe import dumps, load
 from winnow.reporter import Reporter
 from winnow.sampling import Sampled, Want, collect, complete
-from winnow.selection import RULES, Rule, columns_read
 from winnow.sifting import OF_PROMPT, Sifted, rescore, sift
 from winnow.types import Origin, Prompt
 

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from winnow.algorithms import Algorithm
-from winnow.cells import nearest
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.spec import nearest
 from winnow.checks import check, refuse, unused
 from winnow.config import Config, from_dict
 from winnow.errors import UserError

@@ -13,12 +13,12 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from winnow.algorithms import Algorithm
-from winnow.cells import nearest
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.losses import Term
+from winnow.algorithms.spec import nearest
 from winnow.complaints import one_line
 from winnow.config import OWN, SHORT, AlgorithmConfig, Config, from_dict
 from winnow.errors import UserError
-from winnow.losses import Term
 
 
 def load(

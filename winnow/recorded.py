@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from winnow.algorithms import Algorithm
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.selection import AsRecorded, columns_read, select
+from winnow.algorithms.weighing import weigh
 from winnow.draws.table import DrawTable, read_draws
 from winnow.errors import UserError
 from winnow.rollout import Batch, Stopwatch, derive_seed
-from winnow.selection import AsRecorded, columns_read, select
 from winnow.store import RunStore
 from winnow.types import Group, Verdict
 from winnow.wanted import Wanted
-from winnow.weighing import weigh
 
 Complete = Callable[[Group], Group]
 """Fills in token ids that a file does not hold."""

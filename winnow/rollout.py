@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from winnow.algorithms import Algorithm
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.kl import InReward
+from winnow.algorithms.selection import select
+from winnow.algorithms.weighing import weigh
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.errors import UserError
-from winnow.penalties import InReward
 from winnow.prompts import PromptSet
 from winnow.rewards.base import Reward
-from winnow.selection import select
 from winnow.store import RunStore
 from winnow.types import Group, Origin, Prompt, Split, Verdict
 from winnow.wanted import Wanted, kl_to_reference
-from winnow.weighing import weigh
 
 _PATIENCE = 3
 """Steps in a row with more verifier errors than verdicts before a run stops."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from winnow.algorithms import Algorithm
+from winnow.algorithms.algorithm import Algorithm
 from winnow.anchors import Anchor
 from winnow.config import Config
 from winnow.engines.base import Learner, Sampler

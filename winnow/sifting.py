@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.cells import show
+from winnow.algorithms.rejection import RSO, Gibbs
+from winnow.algorithms.selection import KEPT, AsRecorded, Rule, sieve
+from winnow.algorithms.spec import show
 from winnow.draws.table import DrawTable
 from winnow.errors import UserError
-from winnow.lots import RSO, Gibbs
 from winnow.rewards.base import Reward
-from winnow.selection import KEPT, AsRecorded, Rule, sieve
 from winnow.types import Prompt, Score
 
 Progress = Callable[[str, int, int], None]

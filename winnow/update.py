@@ -14,10 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from winnow.denominators import Totals
+from winnow.algorithms.denominators import Totals
+from winnow.algorithms.losses import Term, learned_from
 from winnow.distribution import Frozen, divergences, entropies
 from winnow.forward import Contexts, Piece, PolicyForward
-from winnow.losses import Term, learned_from
 from winnow.microbatches import Part, cut
 from winnow.types import Group
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from winnow.algorithms.losses import learned_from
 from winnow.config import Config
 from winnow.errors import WinnowError
-from winnow.losses import learned_from
 from winnow.rollout import Batch, derive_seed
 from winnow.run import Run
 from winnow.types import Group, StepStats

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from winnow.paths import folded
+from winnow.algorithms.dedup import folded
 from winnow.rewards.base import Reward
 from winnow.rewards.numbers import last_boxed, marked_number
 from winnow.types import Group, Prompt

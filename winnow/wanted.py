@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from winnow.algorithms import Algorithm
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.kl import InReward
+from winnow.algorithms.weighing import referred
 from winnow.engines.base import Learner
-from winnow.penalties import InReward
 from winnow.types import Group
-from winnow.weighing import referred
 
 
 @dataclass(frozen=True)

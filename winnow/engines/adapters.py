@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from winnow.cells import nearest
+from winnow.algorithms.spec import nearest
 from winnow.config import LoraConfig
 from winnow.disk import whole_folder
 from winnow.errors import UserError

@@ -11,13 +11,13 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from winnow.algorithms.losses import Term
 from winnow.config import CriticConfig, OptimiserConfig
 from winnow.distribution import Frozen, frozen
 from winnow.engines.base import Beside, WeightsRef
 from winnow.engines.critic import LocalCritic
 from winnow.engines.reference import Reference
 from winnow.forward import Piece, PolicyForward
-from winnow.losses import Term
 from winnow.signals import logprobs, per_token
 from winnow.types import Group, Signals, StepStats
 from winnow.update import Accumulated, Models, accumulate

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 
+from winnow.algorithms.kl import average_decay, names_model
 from winnow.config import CriticConfig, LoraConfig, OptimiserConfig, SamplingConfig
 from winnow.engines.adapters import Adapters
 from winnow.engines.base import Capabilities, Request, WeightsRef
@@ -37,7 +38,6 @@ from winnow.engines.sampler import decode
 from winnow.engines.stopping import Stopper
 from winnow.errors import UserError, WinnowError
 from winnow.forward import PolicyForward
-from winnow.penalties import average_decay, names_model
 from winnow.signals import sequence_logprobs
 from winnow.types import Group, Prompt
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from winnow.cells import nearest
+from winnow.algorithms.spec import nearest
 from winnow.errors import UserError
 
 if TYPE_CHECKING:

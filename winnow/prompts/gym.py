@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from winnow.cells import nearest
+from winnow.algorithms.spec import nearest
 from winnow.config import PromptsConfig
 from winnow.errors import UserError
 from winnow.prompts.rows import RowError, conversation, fill

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from winnow.cells import nearest
+from winnow.algorithms.spec import nearest
 from winnow.config import PromptsConfig
 from winnow.errors import UserError
 from winnow.types import Prompt

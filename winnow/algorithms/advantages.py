@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.cells import Cell, by_name
+from winnow.algorithms.spec import Cell, by_name
 from winnow.theory.importance import normalised_weights
 
 Array = NDArray[np.float64]

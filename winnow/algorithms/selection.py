@@ -12,10 +12,10 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from winnow.cells import Cell, by_name, show
+from winnow.algorithms.dedup import first_of_each, folded, reasoning_path
+from winnow.algorithms.rejection import RSO, AtMost, Gibbs
+from winnow.algorithms.spec import Cell, by_name, show
 from winnow.errors import UserError
-from winnow.lots import RSO, AtMost, Gibbs
-from winnow.paths import first_of_each, folded, reasoning_path
 from winnow.types import Group, Verdict
 
 KEPT = "kept"

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from winnow.advantages import (
+from winnow.algorithms.advantages import (
     ADVANTAGES,
     GAE,
     Advantage,
@@ -28,8 +28,7 @@ from winnow.advantages import (
     Softmax,
     Standardised,
 )
-from winnow.cells import nearest, parse, show
-from winnow.denominators import (
+from winnow.algorithms.denominators import (
     DENOMINATORS,
     Constant,
     DrawMeans,
@@ -38,12 +37,22 @@ from winnow.denominators import (
     SurvivorSums,
     Tokens,
 )
+from winnow.algorithms.kl import (
+    CRITICS,
+    PENALTIES,
+    Entropy,
+    InLoss,
+    InReward,
+    NoCritic,
+    NoKL,
+    Value,
+)
+from winnow.algorithms.losses import DPO, LOSSES, NLL, Clipped, Importance, SequenceClipped, Term
+from winnow.algorithms.rejection import Gibbs
+from winnow.algorithms.selection import RULES, BestWorst, Correct, Distinct, Everything, Mixed, Rule
+from winnow.algorithms.spec import nearest, parse, show
+from winnow.algorithms.weighing import RewardScale
 from winnow.errors import UserError
-from winnow.losses import DPO, LOSSES, NLL, Clipped, Importance, SequenceClipped, Term
-from winnow.lots import Gibbs
-from winnow.penalties import CRITICS, PENALTIES, Entropy, InLoss, InReward, NoCritic, NoKL, Value
-from winnow.selection import RULES, BestWorst, Correct, Distinct, Everything, Mixed, Rule
-from winnow.weighing import RewardScale
 
 Schedule = Literal["every-step", "once"]
 CellValue = str | int | float | list[str]

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.cells import Cell, by_name, parse
-from winnow.losses import Covers, Span, draw_sums
+from winnow.algorithms.losses import Covers, Span, draw_sums
+from winnow.algorithms.spec import Cell, by_name, parse
 from winnow.theory.divergence import ESTIMATORS
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.advantages import Advantage
+from winnow.algorithms.advantages import Advantage
+from winnow.algorithms.kl import InReward
 from winnow.errors import UserError
-from winnow.penalties import InReward
 from winnow.types import Group
 
 Array = NDArray[np.float64]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from winnow.cells import Cell, by_name
+from winnow.algorithms.spec import Cell, by_name
 
 Counted = Literal["draws", "survivors"]
 """Whether a denominator counts all valid draws or survivors. A term that is not about rewards, a KL

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from winnow.cells import Cell, by_name
-from winnow.denominators import Denominator, Totals
+from winnow.algorithms.denominators import Denominator, Totals
+from winnow.algorithms.spec import Cell, by_name
 from winnow.types import Group
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from winnow.cells import Cell
+from winnow.algorithms.dedup import first_of_each
+from winnow.algorithms.spec import Cell
 from winnow.errors import UserError
-from winnow.paths import first_of_each
 from winnow.theory.rejection import accept, rso
 from winnow.types import Group
 
