@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from winnow.draws.schema import SCHEMA
+from winnow.storage.schema import SCHEMA
 
 TOKENS = 20
 FILES = 4

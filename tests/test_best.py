@@ -17,8 +17,8 @@ import pytest
 from tests.build import draw
 from tests.test_cli import Case, check_line, contents, in_process
 from winnow.best import best_of
-from winnow.draws.schema import write_groups
 from winnow.errors import UserError
+from winnow.storage.schema import write_groups
 from winnow.types import Group, Origin, Prompt, Score
 
 NS = (1, 2, 4, 8, 14)

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from winnow.draws.schema import write_groups
-from winnow.draws.table import DrawTable, read_draws
 from winnow.errors import UserError
+from winnow.storage.sample_table import DrawTable, read_draws
+from winnow.storage.schema import write_groups
 from winnow.types import Draw, Group, Origin, Prompt, Score, Verdict
 
 HALF = "\ud83d"

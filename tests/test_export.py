@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from tests.build import group
 from winnow import export as export_module
 from winnow import offline
-from winnow.draws.schema import SCHEMA, write_groups
-from winnow.draws.table import read_draws
 from winnow.errors import UserError, WinnowError
+from winnow.storage.sample_table import read_draws
+from winnow.storage.schema import SCHEMA, write_groups
 from winnow.types import Prompt, Verdict
 
 HALF = "\ud83d"

@@ -39,7 +39,7 @@ from winnow.engines.learner import LocalLearner
 from winnow.engines.local import LocalEngine
 from winnow.engines.models import ModelSource
 from winnow.patience import Standing, standing
-from winnow.store import RunStore
+from winnow.storage.run_folder import RunStore
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 from winnow.updates import minibatches
 

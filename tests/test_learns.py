@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 import winnow
 from tests import tiny
-from winnow.store import RunStore
+from winnow.storage.run_folder import RunStore
 from winnow.types import Prompt, Score
 
 pytestmark = pytest.mark.trains

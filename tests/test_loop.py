@@ -161,7 +161,10 @@ def test_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, algorithm):
     assert rows(broken) == rows(tmp_path / "whole")
     assert rows(broken, "eval") == rows(tmp_path / "whole", "eval")
     assert {row["reason"] for row in rows(broken, "eval")} == {"held out"}
-    evals = [winnow.store.RunStore(f).lines("evals.jsonl") for f in (broken, tmp_path / "whole")]
+    evals = [
+        winnow.storage.run_folder.RunStore(f).lines("evals.jsonl")
+        for f in (broken, tmp_path / "whole")
+    ]
     assert strip(evals[0]) == strip(evals[1])
     assert len(evals[0]) == len({row["step"] for row in evals[0]})
 
@@ -351,7 +354,7 @@ def test_two_nonfinite_updates_running_stop_the_run(tiny_model, tmp_path, monkey
     kept = sorted((tmp_path / "run" / "skipped").iterdir())
     assert len(kept) == 3
     assert pq.read_table(kept[0]).num_rows == 2 * 6
-    (first,) = winnow.store.RunStore(tmp_path / "run").lines("metrics.jsonl")
+    (first,) = winnow.storage.run_folder.RunStore(tmp_path / "run").lines("metrics.jsonl")
     assert (first["updates"], first["updates_skipped"]) == (2, 1)
 
 

@@ -16,9 +16,9 @@ from tests.build import draw
 from tests.test_cli import Case, check_line, contents, in_process
 from winnow import api, preferring
 from winnow.best import best_of
-from winnow.draws.schema import write_groups
 from winnow.preference import Pair
 from winnow.preferring import fit_reward
+from winnow.storage.schema import write_groups
 from winnow.types import Group, Prompt, Score
 
 

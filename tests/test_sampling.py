@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 import winnow
 from tests import tiny
 from winnow import cli
-from winnow import disk as disk_module
 from winnow import sampling as sampling_module
-from winnow.draws import journal as journal_module
-from winnow.draws.journal import Journal
-from winnow.draws.table import read_draws
 from winnow.engines.base import Capabilities, Request, SamplingParams
 from winnow.errors import UserError
 from winnow.reporter import Silent
 from winnow.sampling import Sampled, Want, collect
+from winnow.storage import atomic as disk_module
+from winnow.storage import sample_folder as journal_module
+from winnow.storage.sample_folder import Journal
+from winnow.storage.sample_table import read_draws
 from winnow.types import Draw, Group, Origin, Prompt, Score
 
 HALF = "\ud83d"

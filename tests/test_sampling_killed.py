@@ -79,7 +79,7 @@ def fork(folder: Path, config: Any) -> int:
 def state(folder: Path) -> dict[str, Any]:
     """What is on the disk."""
     journal = folder / "journal.jsonl"
-    text = journal.read_bytes() if journal.exists() else b""
+    text = sample_folder.read_bytes() if sample_folder.exists() else b""
     lines = text.split(b"\n")
     closed = sorted(folder.glob("draws/part-*.parquet"))
     drawn = [json.loads(line) for line in lines[:-1] if b'"draws"' in line]
@@ -91,7 +91,7 @@ def state(folder: Path) -> dict[str, Any]:
         "folder": folder.name,
         "there": len(there),
         "begun": (folder / "config.toml").exists(),
-        "complete": journal.exists() and not text,
+        "complete": sample_folder.exists() and not text,
         "closed": len(closed),
         "open": sum(len(line["draws"]) for line in drawn),
         "partial": any(folder.rglob(".*.partial")),
@@ -161,12 +161,12 @@ def main(model: str, where: str, least: str) -> None:
 
     from winnow import sampling
     from winnow.config import from_dict
-    from winnow.draws import journal
     from winnow.engines import local  # noqa: F401 (imported once, for all)
+    from winnow.storage import sample_folder
 
     torch.set_num_threads(1)
     sampling.SET_DRAWS = {True: SET, False: SET}
-    journal.PART_DRAWS = PART
+    sample_folder.PART_DRAWS = PART
     rng = random.Random(0)
     config = from_dict(settings(model, Path(where) / "prompts.jsonl"))
     _, status = os.waitpid(fork(Path(where) / "whole", config), 0)

@@ -16,8 +16,8 @@ import pytest
 import winnow
 from tests.build import group
 from winnow import cli, offline
-from winnow.draws.schema import write_groups
 from winnow.errors import UserError
+from winnow.storage.schema import write_groups
 from winnow.types import Group, Origin, Prompt, Score
 
 

@@ -18,9 +18,9 @@ from tests.build import group
 from winnow import offline
 from winnow.algorithms.selection import RULES, columns_read, select
 from winnow.algorithms.spec import parse
-from winnow.draws.schema import write_groups
-from winnow.draws.table import read_draws
 from winnow.sifting import sift
+from winnow.storage.sample_table import read_draws
+from winnow.storage.schema import write_groups
 from winnow.types import Group, Origin, Verdict
 
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from winnow import disk as disk_module
 from winnow.errors import UserError, WinnowError
-from winnow.store import RunStore
+from winnow.storage import atomic as disk_module
+from winnow.storage.run_folder import RunStore
 from winnow.types import Draw, Group, Origin, Prompt, Score, Signals, Verdict
 
 HALF = "\ud83d"

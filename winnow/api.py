@@ -45,7 +45,7 @@ from winnow.patience import standing
 from winnow.prompts import load_held_out
 from winnow.recipe import dumps, load
 from winnow.reporter import Reporter
-from winnow.store import FINAL, RunStore
+from winnow.storage.run_folder import FINAL, RunStore
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from winnow.prompts import PromptSet, load_held_out, load_prompts
 from winnow.recipe import dumps
 from winnow.reporter import Reporter
 from winnow.rewards.base import Reward
-from winnow.store import RunStore
+from winnow.storage.run_folder import RunStore
 from winnow.types import Prompt
 from winnow.workshop import Workshop
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from winnow.algorithms.selection import KEPT
 from winnow.choosing import Curves, Drawn, curves, rate_interval, sizes
 from winnow.config import Config, RewardConfig
-from winnow.draws.table import DrawTable
 from winnow.errors import UserError
 from winnow.export import Form, check_output, export
 from winnow.given import Paths, RewardFunction, paths_of, reporter, reward_name
@@ -22,6 +21,7 @@ from winnow.plots import check_picture, draw_curves
 from winnow.reporter import Reporter
 from winnow.scoring import RECORDED, scored_draws, scores
 from winnow.sifting import Sifted
+from winnow.storage.sample_table import DrawTable
 from winnow.types import Group
 from winnow.voting import Answers, ballots, winner
 

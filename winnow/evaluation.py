@@ -11,7 +11,7 @@ from winnow.metrics import Evaluation, evaluation
 from winnow.reporter import Reporter
 from winnow.rewards.base import Reward
 from winnow.rollout import Stopwatch, draw, score
-from winnow.store import RunStore
+from winnow.storage.run_folder import RunStore
 from winnow.types import Prompt, Split
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from winnow.disk import disk, refuse, whole
-from winnow.draws.schema import SCHEMA, clean
-from winnow.draws.table import DrawTable, Part
 from winnow.errors import UserError
 from winnow.sifting import Sifted
+from winnow.storage.atomic import disk, refuse, whole
+from winnow.storage.sample_table import DrawTable, Part
+from winnow.storage.schema import SCHEMA, clean
 
 Form = Literal["messages", "prompt-completion"]
 _ROWS = 16_384

@@ -10,10 +10,10 @@ from typing import Any
 
 from winnow.config import Config, from_dict
 from winnow.console import ConsoleReporter
-from winnow.disk import refuse
 from winnow.errors import UserError
 from winnow.recipe import load
 from winnow.reporter import Reporter, Silent
+from winnow.storage.atomic import refuse
 from winnow.types import Prompt
 
 RewardFunction = Callable[[Prompt, str], Any]

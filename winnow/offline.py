@@ -16,9 +16,6 @@ from winnow.algorithms.selection import RULES, Rule, columns_read
 from winnow.algorithms.spec import parse
 from winnow.config import Config, from_dict
 from winnow.console import ConsoleReporter
-from winnow.disk import alone
-from winnow.draws.journal import Journal
-from winnow.draws.table import read_draws
 from winnow.errors import Stopped, UserError
 from winnow.evaluation import sampling_params
 from winnow.export import Form, check_columns, check_output, export
@@ -39,6 +36,9 @@ from winnow.recipe import dumps, load
 from winnow.reporter import Reporter
 from winnow.sampling import Sampled, Want, collect, complete
 from winnow.sifting import OF_PROMPT, Sifted, rescore, sift
+from winnow.storage.atomic import alone
+from winnow.storage.sample_folder import Journal
+from winnow.storage.sample_table import read_draws
 from winnow.types import Origin, Prompt
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from winnow.choosing import Curves, Point
-from winnow.disk import whole
 from winnow.errors import UserError
 from winnow.overoptimisation import Measured, Study, fitted
+from winnow.storage.atomic import whole
 
 _KINDS = (".svg", ".png", ".pdf")
 _COLOURS = {"one": "#1b6ca8", "two": "#c8553d", "faint": "#8a8a8a"}

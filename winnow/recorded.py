@@ -14,10 +14,10 @@ import numpy as np
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.selection import AsRecorded, columns_read, select
 from winnow.algorithms.weighing import weigh
-from winnow.draws.table import DrawTable, read_draws
 from winnow.errors import UserError
 from winnow.rollout import Batch, Stopwatch, derive_seed
-from winnow.store import RunStore
+from winnow.storage.run_folder import RunStore
+from winnow.storage.sample_table import DrawTable, read_draws
 from winnow.types import Group, Verdict
 from winnow.wanted import Wanted
 

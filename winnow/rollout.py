@@ -22,7 +22,7 @@ from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.errors import UserError
 from winnow.prompts import PromptSet
 from winnow.rewards.base import Reward
-from winnow.store import RunStore
+from winnow.storage.run_folder import RunStore
 from winnow.types import Group, Origin, Prompt, Split, Verdict
 from winnow.wanted import Wanted, kl_to_reference
 

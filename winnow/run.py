@@ -14,7 +14,7 @@ from winnow.reporter import Reporter
 from winnow.rewards.base import Reward
 from winnow.rollout import Stopwatch
 from winnow.sources import Source
-from winnow.store import RunStore
+from winnow.storage.run_folder import RunStore
 from winnow.types import Prompt
 
 

@@ -9,12 +9,12 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from winnow.draws.journal import Journal, Place
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.errors import UserError
 from winnow.reporter import Reporter
 from winnow.rewards.base import Reward
 from winnow.rollout import derive_seed, score
+from winnow.storage.sample_folder import Journal, Place
 from winnow.types import Group, Origin, Prompt
 
 SET_DRAWS = {True: 128, False: 8}

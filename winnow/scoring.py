@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.config import Config, RewardConfig
-from winnow.draws.table import DrawTable, read_draws
 from winnow.errors import UserError
 from winnow.given import Paths, RewardFunction, paths_of, reward_name
 from winnow.parts import reward_for
 from winnow.reporter import Reporter
 from winnow.sifting import OF_PROMPT, rescore
+from winnow.storage.sample_table import DrawTable, read_draws
 
 RECORDED = "verifier"
 """Stands for the reward that the draws carry."""

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from winnow.algorithms.rejection import RSO, Gibbs
 from winnow.algorithms.selection import KEPT, AsRecorded, Rule, sieve
 from winnow.algorithms.spec import show
-from winnow.draws.table import DrawTable
 from winnow.errors import UserError
 from winnow.rewards.base import Reward
+from winnow.storage.sample_table import DrawTable
 from winnow.types import Prompt, Score
 
 Progress = Callable[[str, int, int], None]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from winnow.rollout import Batch, Rollout, Stopwatch, derive_seed
-from winnow.store import RunStore
+from winnow.storage.run_folder import RunStore
 from winnow.types import Group
 from winnow.wanted import Wanted
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from winnow.choosing import sizes
 from winnow.config import Config
-from winnow.draws.table import DrawTable
 from winnow.errors import UserError
 from winnow.given import Paths, RewardFunction, reporter, reward_name
 from winnow.overoptimisation import Study, best_of_n_study, study_of
@@ -23,6 +22,7 @@ from winnow.plots import check_picture, draw_study
 from winnow.recipe import load
 from winnow.reporter import Reporter
 from winnow.scoring import RECORDED, scored_draws, scores
+from winnow.storage.sample_table import DrawTable
 
 Array = NDArray[np.float64]
 _TOKENS = ["prompt", "text", "prompt_ids", "token_ids", "logprobs"]

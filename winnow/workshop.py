@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from winnow.anchors import Anchor
 from winnow.config import Config
-from winnow.disk import whole_folder
 from winnow.engines.base import Sampler, WeightsRef
 from winnow.errors import UserError
 from winnow.evaluation import evaluate, sampling_params
@@ -21,7 +20,8 @@ from winnow.rewards.base import Reward
 from winnow.rollout import Rollout, Stopwatch
 from winnow.run import Run
 from winnow.sources import EveryStep, Once, Source
-from winnow.store import FINAL, RunStore
+from winnow.storage.atomic import whole_folder
+from winnow.storage.run_folder import FINAL, RunStore
 from winnow.types import Group
 from winnow.wanted import Wanted
 

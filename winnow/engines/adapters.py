@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from winnow.algorithms.spec import nearest
 from winnow.config import LoraConfig
-from winnow.disk import whole_folder
 from winnow.errors import UserError
+from winnow.storage.atomic import whole_folder
 
 
 class Adapters:

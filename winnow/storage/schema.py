@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from winnow.disk import whole
+from winnow.storage.atomic import whole
 from winnow.types import Draw, Group, Origin, Prompt, Score, Signals, Split, Verdict
 
 _UNSELECTED: Mapping[Split, str | None] = {

@@ -30,10 +30,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from winnow.disk import append_line, disk, drop_folder, refuse, whole_folder, write_text
-from winnow.draws.schema import SCHEMA, clean, group_of, prompt_of, write_groups
 from winnow.errors import UserError
 from winnow.patience import standing
+from winnow.storage.atomic import append_line, disk, drop_folder, refuse, whole_folder, write_text
+from winnow.storage.schema import SCHEMA, clean, group_of, prompt_of, write_groups
 from winnow.types import Group, Prompt, Split
 
 _STATE = "state.json"

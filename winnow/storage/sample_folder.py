@@ -21,10 +21,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from winnow.disk import append_line, refuse, whole, write_text
-from winnow.draws.schema import clean, draw_columns, draw_of, prompt_columns, write_groups
-from winnow.draws.table import JOURNAL
 from winnow.errors import UserError
+from winnow.storage.atomic import append_line, refuse, whole, write_text
+from winnow.storage.sample_table import JOURNAL
+from winnow.storage.schema import clean, draw_columns, draw_of, prompt_columns, write_groups
 from winnow.types import Group, Prompt, Score
 
 PART_DRAWS = 16_384

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from winnow.draws.schema import SCHEMA, draw_of, origin_of, prompt_of
 from winnow.errors import UserError
+from winnow.storage.schema import SCHEMA, draw_of, origin_of, prompt_of
 from winnow.types import Group, Score, Verdict
 
 JOURNAL = "journal.jsonl"
