@@ -34,7 +34,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing in the package catches it."""
 
 
-class KillAt(winnow.reporter.Silent):
+class KillAt(winnow.reporting.observer.Silent):
     """Dies at the n-th event that it hears of, and remembers what those events were."""
 
     def __init__(self, at: int = 0) -> None:
@@ -86,7 +86,7 @@ def config(model: Path, tmp_path: Path, **settings: Any) -> Config:
 
 
 def go(config: Config, out: Path, reward: Any = None) -> winnow.Result:
-    return run(config, out=out, reporter=winnow.reporter.Silent(), reward=reward)
+    return run(config, out=out, reporter=winnow.reporting.observer.Silent(), reward=reward)
 
 
 def check_resumed(
@@ -112,7 +112,7 @@ def check_resumed(
         with pytest.raises(Killed):
             run(**begin, reporter=KillAt(at), reward=reward)
         begin = {"resume": broken}
-    result = run(resume=broken, reporter=winnow.reporter.Silent(), reward=reward)
+    result = run(resume=broken, reporter=winnow.reporting.observer.Silent(), reward=reward)
     check_same(whole.folder, broken)
     assert result.checkpoint.relative_to(broken) == whole.checkpoint.relative_to(whole.folder)
     return whole, result

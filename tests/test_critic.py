@@ -24,7 +24,7 @@ from winnow.config import CriticConfig, OptimiserConfig
 from winnow.engines.critic import LocalCritic
 from winnow.engines.learner import LocalLearner
 from winnow.forward import Piece, PolicyForward
-from winnow.metrics import explained_variance
+from winnow.reporting.metrics import explained_variance
 from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
 from winnow.update import Models, accumulate
 

@@ -203,7 +203,9 @@ def test_stopped_early_and_killed_it_ends_as_the_unbroken_run(tiny_model, tmp_pa
     for at in (16, 31, 40):
         with pytest.raises(Killed):
             run(resume=tmp_path / "broken", reporter=KillAt(at), reward=reward)
-    again = run(resume=tmp_path / "broken", reporter=winnow.reporter.Silent(), reward=reward)
+    again = run(
+        resume=tmp_path / "broken", reporter=winnow.reporting.observer.Silent(), reward=reward
+    )
     check_same(tmp_path / "whole", tmp_path / "broken")
     assert again.checkpoint.name == "step-3"
 
@@ -574,7 +576,7 @@ def test_killed_before_the_final_model_was_written_it_is_written_then(
         with pytest.raises(Killed):
             go(settings, tmp_path / "broken")
     assert not (tmp_path / "broken/final").exists()
-    again = run(resume=tmp_path / "broken", reporter=winnow.reporter.Silent())
+    again = run(resume=tmp_path / "broken", reporter=winnow.reporting.observer.Silent())
     assert again.checkpoint == tmp_path / "broken/final"
     check_same(tmp_path / "whole", tmp_path / "broken")
 
@@ -584,7 +586,7 @@ def test_killed_while_the_final_model_is_tried_it_is_tried_again(tiny_model, tmp
     whole, _ = check_resumed(settings, tmp_path, lambda heard: [after_checkpoint(heard, 1)])
     assert (whole.folder / "rollouts/final-000003.parquet").exists()
     before = (tmp_path / "broken/evals.jsonl").read_bytes()
-    run(resume=tmp_path / "broken", reporter=winnow.reporter.Silent())
+    run(resume=tmp_path / "broken", reporter=winnow.reporting.observer.Silent())
     assert (tmp_path / "broken/evals.jsonl").read_bytes() == before
 
 

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import winnow
-import winnow.reporter
+import winnow.reporting.observer
 from tests import tiny
 from tests.kills import FIRST
 from winnow.config import Config
@@ -108,7 +108,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing in the package catches it."""
 
 
-class KillAt(winnow.reporter.Silent):
+class KillAt(winnow.reporting.observer.Silent):
     """Dies at the n-th event that it hears of."""
 
     def __init__(self, at: int) -> None:
@@ -145,7 +145,7 @@ def test_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, algorithm):
             "eval": {"size": 5, "every": 2},
         }
     )
-    whole = run(config, out=tmp_path / "whole", reporter=winnow.reporter.Silent())
+    whole = run(config, out=tmp_path / "whole", reporter=winnow.reporting.observer.Silent())
     broken, kills = tmp_path / "broken", 0
     with pytest.raises(Killed):
         run(config, out=broken, reporter=KillAt(9))
@@ -155,7 +155,7 @@ def test_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, algorithm):
         except Killed:
             kills += 1
     assert kills >= 3
-    result = run(resume=broken, reporter=winnow.reporter.Silent())
+    result = run(resume=broken, reporter=winnow.reporting.observer.Silent())
     assert strip(result.metrics) == strip(whole.metrics)
     assert same(weights(result.checkpoint), weights(whole.checkpoint))
     assert rows(broken) == rows(tmp_path / "whole")
@@ -208,7 +208,7 @@ def test_kill_dash_nine_loses_nothing(tiny_model, tmp_path):
 
 
 def test_where_nothing_survives_there_is_no_update(tiny_model, tmp_path):
-    class Listener(winnow.reporter.Silent):
+    class Listener(winnow.reporting.observer.Silent):
         notes: list[str] = []  # noqa: RUF012
 
         def note(self, text):

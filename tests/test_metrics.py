@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from tests.build import group, judged
 from winnow.algorithms.algorithm import ALGORITHMS
-from winnow.metrics import concentration, evaluation, step_metrics, success_by_difficulty, wilson
+from winnow.reporting.metrics import (
+    concentration,
+    evaluation,
+    step_metrics,
+    success_by_difficulty,
+    wilson,
+)
 from winnow.rollout import Batch
 from winnow.types import Prompt, StepStats
 

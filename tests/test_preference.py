@@ -35,8 +35,8 @@ from winnow.engines import preference_trainer
 from winnow.engines.judge import RewardModel
 from winnow.engines.preference_trainer import FitResult, fit_reward_model
 from winnow.errors import UserError, WinnowError
-from winnow.metrics import wilson
 from winnow.preference import Pair, bradley_terry, pairs
+from winnow.reporting.metrics import wilson
 from winnow.types import Draw, Group, Prompt, Score
 
 CPU = torch.device("cpu")

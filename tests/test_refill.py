@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import winnow
-import winnow.reporter
+import winnow.reporting.observer
 from tests import tiny
 from tests.kills import Dealt
 from tests.test_loop import Killed, rows, same, strip, train, weights
@@ -205,7 +205,7 @@ def test_draws_depend_on_their_place_alone(tiny_model, tmp_path):
     ]
 
 
-class KillIn(winnow.reporter.Silent):
+class KillIn(winnow.reporting.observer.Silent):
     """Dies when a stage begins for the n-th time."""
 
     def __init__(self, stage: str, at: int) -> None:
@@ -236,7 +236,7 @@ def whole(tiny_model, tmp_path_factory):
             "checkpoint": {"every": 2, "keep": 9},
         }
     )
-    result = run(config, out=folder / "whole", reporter=winnow.reporter.Silent())
+    result = run(config, out=folder / "whole", reporter=winnow.reporting.observer.Silent())
     refilled = [row["prompts_refilled"] for row in result.metrics]
     assert refilled[0] > 0  # so that a kill can fall between two rounds of drawing
     return config, result
@@ -266,7 +266,7 @@ def test_a_resumed_run_goes_on_at_the_same_prompts(whole, tmp_path, monkeypatch,
     before = rows(broken)
     places = list(drawn.places)
     assert {(row["step"], row["group"]) for row in before} == set(places)
-    resumed = run(resume=broken, reporter=winnow.reporter.Silent())
+    resumed = run(resume=broken, reporter=winnow.reporting.observer.Silent())
     assert len(set(drawn.places)) == len(drawn.places)  # no place was drawn twice
     every = {(row["step"], row["group"]) for row in rows(resumed.folder)}
     assert set(drawn.places) == every
@@ -294,7 +294,7 @@ def test_the_cursor_is_kept_with_the_checkpoint(whole):
 def test_a_broken_verdict_mended_may_fill_the_batch_otherwise(tiny_model, tmp_path):
     """Resumed with another verifier, what was surplus or in vain is judged anew, not drawn anew."""
 
-    class Dies(winnow.reporter.Silent):
+    class Dies(winnow.reporting.observer.Silent):
         def step(self, metrics):
             raise Killed
 
@@ -319,7 +319,9 @@ def test_a_broken_verdict_mended_may_fill_the_batch_otherwise(tiny_model, tmp_pa
         run(config, out=tmp_path / "run", reward=away, reporter=Dies())
     before = rows(tmp_path / "run")
     assert len(before) == 3 * (1 + REFILL) * COUNT  # errors survive nothing
-    result = run(resume=tmp_path / "run", reward=by_turns, reporter=winnow.reporter.Silent())
+    result = run(
+        resume=tmp_path / "run", reward=by_turns, reporter=winnow.reporting.observer.Silent()
+    )
     found = rows(result.folder)
     assert [row["token_ids"] for row in found] == [row["token_ids"] for row in before]
     groups = by_group(found, 1)

@@ -24,7 +24,7 @@ from winnow import cli
 from winnow import sampling as sampling_module
 from winnow.engines.base import Capabilities, Request, SamplingParams
 from winnow.errors import UserError
-from winnow.reporter import Silent
+from winnow.reporting.observer import Silent
 from winnow.sampling import Sampled, Want, collect
 from winnow.storage import atomic as disk_module
 from winnow.storage import sample_folder as journal_module

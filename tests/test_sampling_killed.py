@@ -56,7 +56,7 @@ class Slow:
 def sample(folder: Path, config: Any) -> None:
     """Begin a folder or go on with it, as the command does."""
     from winnow import offline
-    from winnow.reporter import Silent
+    from winnow.reporting.observer import Silent
 
     if folder.exists():
         offline.resume_sample(folder, reporter=Silent(), reward=Slow())

@@ -20,8 +20,8 @@ from tests.build import group
 from winnow import plots
 from winnow.choosing import Drawn, curves, label_verdicts, rate_interval
 from winnow.errors import UserError
-from winnow.metrics import mean_interval, wilson
 from winnow.overoptimisation import best_of_n_study
+from winnow.reporting.metrics import mean_interval, wilson
 from winnow.rewards import make_reward
 from winnow.types import Prompt, Score
 from winnow.voting import ballots, winner

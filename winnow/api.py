@@ -25,7 +25,6 @@ from typing import Any
 from winnow.algorithms.algorithm import Algorithm
 from winnow.assemble import Plan, assemble, plan
 from winnow.config import Config
-from winnow.console import ConsoleReporter, opening
 from winnow.errors import Stopped, UserError
 from winnow.evaluation import evaluate as evaluate_prompts
 from winnow.given import (
@@ -39,12 +38,13 @@ from winnow.given import (
     reward_name,
 )
 from winnow.loop import train as run_loop
-from winnow.metrics import Evaluation, Metrics
 from winnow.parts import environment, reward_for, sampler_for
 from winnow.patience import standing
 from winnow.prompts import load_held_out
 from winnow.recipe import dumps, load
-from winnow.reporter import Reporter
+from winnow.reporting.console import ConsoleReporter, opening
+from winnow.reporting.metrics import Evaluation, Metrics
+from winnow.reporting.observer import Reporter
 from winnow.storage.run_folder import FINAL, RunStore
 
 

@@ -19,7 +19,7 @@ from winnow.parts import check_suited, engine_for, environment
 from winnow.phases import Phase, naming, phases_of, resolved
 from winnow.prompts import PromptSet, load_held_out, load_prompts
 from winnow.recipe import dumps
-from winnow.reporter import Reporter
+from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.storage.run_folder import RunStore
 from winnow.types import Prompt

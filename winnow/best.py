@@ -18,7 +18,7 @@ from winnow.export import Form, check_output, export
 from winnow.given import Paths, RewardFunction, paths_of, reporter, reward_name
 from winnow.parts import check_reward, reward_for
 from winnow.plots import check_picture, draw_curves
-from winnow.reporter import Reporter
+from winnow.reporting.observer import Reporter
 from winnow.scoring import RECORDED, scored_draws, scores
 from winnow.sifting import Sifted
 from winnow.storage.sample_table import DrawTable

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.metrics import mean_interval
+from winnow.reporting.metrics import mean_interval
 from winnow.theory import (
     best_of_n,
     best_of_n_weights,

@@ -129,7 +129,7 @@ def algorithms(as_json: Json = False) -> None:
         return
     from rich.console import Console
 
-    from winnow.console import algorithms_notes, algorithms_table
+    from winnow.reporting.console import algorithms_notes, algorithms_table
 
     console = Console(highlight=False)
     console.print(algorithms_table(console.width), "")

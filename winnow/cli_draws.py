@@ -133,7 +133,7 @@ def select(
     r_max=1), rso(beta=0.5, k=8), everything, as-recorded, or module:function.
     """
     from winnow import offline
-    from winnow.console import sifted_report
+    from winnow.reporting.console import sifted_report
 
     sifted = offline.select(
         list(draws),
@@ -196,7 +196,7 @@ def best_of(
     from dataclasses import asdict
 
     from winnow import best
-    from winnow.console import best_of_report
+    from winnow.reporting.console import best_of_report
 
     written = [*(out or ()), *([plot] if plot else ())]
     shape = _form(form)
@@ -270,8 +270,8 @@ def overoptimisation(
     Of best-of-n, or of the checkpoints of a run: with Gao et al.'s fit, and where gold turns over.
     """
     from winnow import study as studies
-    from winnow.console import study_report
     from winnow.overoptimisation import as_json_table
+    from winnow.reporting.console import study_report
 
     if checkpoints:
         if len(draws) != 1 or largest is not None or pool:
@@ -329,8 +329,8 @@ def fit_reward(
     """
     from dataclasses import asdict
 
-    from winnow.console import fit_report
     from winnow.preferring import fit_reward as fit
+    from winnow.reporting.console import fit_report
 
     made = fit(
         list(draws),

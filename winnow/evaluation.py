@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 from winnow.config import Config
 from winnow.engines.base import Sampler, SamplingParams
-from winnow.metrics import Evaluation, evaluation
-from winnow.reporter import Reporter
+from winnow.reporting.metrics import Evaluation, evaluation
+from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.rollout import Stopwatch, draw, score
 from winnow.storage.run_folder import RunStore

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from winnow.config import Config, from_dict
-from winnow.console import ConsoleReporter
 from winnow.errors import UserError
 from winnow.recipe import load
-from winnow.reporter import Reporter, Silent
+from winnow.reporting.console import ConsoleReporter
+from winnow.reporting.observer import Reporter, Silent
 from winnow.storage.atomic import refuse
 from winnow.types import Prompt
 

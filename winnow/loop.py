@@ -6,8 +6,8 @@ source (draw, score, select, weigh) -> mini-batches -> updates -> publish -> mea
 from __future__ import annotations
 
 from winnow.evaluation import evaluate
-from winnow.metrics import Evaluation, step_metrics
 from winnow.patience import Standing, standing
+from winnow.reporting.metrics import Evaluation, step_metrics
 from winnow.rollout import Rollout
 from winnow.run import Run
 from winnow.updates import update

@@ -14,7 +14,7 @@ from winnow.engines.base import Sampler
 from winnow.engines.models import ModelSource, resolve
 from winnow.errors import UserError
 from winnow.preference import Pair
-from winnow.reporter import Reporter
+from winnow.reporting.observer import Reporter
 from winnow.rewards import make_reward
 from winnow.rewards.base import Reward
 from winnow.types import Prompt

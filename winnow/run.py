@@ -10,7 +10,7 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.anchors import Anchor
 from winnow.config import Config
 from winnow.engines.base import Learner, Sampler
-from winnow.reporter import Reporter
+from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.rollout import Stopwatch
 from winnow.sources import Source

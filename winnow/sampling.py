@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.errors import UserError
-from winnow.reporter import Reporter
+from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.rollout import derive_seed, score
 from winnow.storage.sample_folder import Journal, Place

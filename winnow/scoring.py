@@ -11,7 +11,7 @@ from winnow.config import Config, RewardConfig
 from winnow.errors import UserError
 from winnow.given import Paths, RewardFunction, paths_of, reward_name
 from winnow.parts import reward_for
-from winnow.reporter import Reporter
+from winnow.reporting.observer import Reporter
 from winnow.sifting import OF_PROMPT, rescore
 from winnow.storage.sample_table import DrawTable, read_draws
 

@@ -20,7 +20,7 @@ from winnow.overoptimisation import Study, best_of_n_study, study_of
 from winnow.parts import engine_for
 from winnow.plots import check_picture, draw_study
 from winnow.recipe import load
-from winnow.reporter import Reporter
+from winnow.reporting.observer import Reporter
 from winnow.scoring import RECORDED, scored_draws, scores
 from winnow.storage.sample_table import DrawTable
 

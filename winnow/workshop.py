@@ -15,7 +15,7 @@ from winnow.evaluation import evaluate, sampling_params
 from winnow.phases import Phase, naming
 from winnow.prompts import PromptSet
 from winnow.recorded import File, Recorded
-from winnow.reporter import Reporter
+from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.rollout import Rollout, Stopwatch
 from winnow.run import Run

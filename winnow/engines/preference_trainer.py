@@ -20,8 +20,8 @@ import torch
 from winnow.engines.judge import Encoder, Row, batches, load_classifier, read, read_all, widest
 from winnow.engines.models import load_tokenizer, resolve
 from winnow.errors import UserError, WinnowError
-from winnow.metrics import wilson
 from winnow.preference import Pair, bradley_terry
+from winnow.reporting.metrics import wilson
 
 Progress = Callable[[int, int, float], None]
 """Told after each step: steps done, steps in all, the step's loss."""

@@ -15,7 +15,7 @@ from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.spec import show
 from winnow.config import Config
-from winnow.metrics import Evaluation, Metrics
+from winnow.reporting.metrics import Evaluation, Metrics
 
 if TYPE_CHECKING:
     from winnow.best import BestOf

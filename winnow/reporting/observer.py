@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from winnow.metrics import Evaluation, Metrics
+from winnow.reporting.metrics import Evaluation, Metrics
 
 
 class Reporter(Protocol):
