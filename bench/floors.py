@@ -27,7 +27,7 @@ from jobs import SAMPLES, Job, job
 from machine import Rates, bandwidth, rates, sizes
 
 from winnow.algorithms.algorithm import ALGORITHMS
-from winnow.config import OptimiserConfig, SamplingConfig
+from winnow.config.schema import OptimiserConfig, SamplingConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.local import LocalEngine, LocalLearner, LocalSampler, pick_device
 from winnow.engines.models import ModelSource

@@ -14,7 +14,7 @@ import torch
 import winnow
 from tests import tiny
 from winnow.api import run
-from winnow.config import Config, from_dict
+from winnow.config.schema import Config, from_dict
 from winnow.types import Prompt, Score
 
 SMALL: dict[str, Any] = {

@@ -60,7 +60,7 @@ def test_a_section_may_be_given_whole(model, tmp_path) -> None:
     rows = [{"question": row["prompt"], "answer": row["answer"]} for row in ROWS]
     section = {"source": rows, "prompt_column": "question", "limit": 4}
     result = small(model, tmp_path / "run", prompts=section)
-    recorded = winnow.recipe.load(str(result.folder / "config.toml")).prompts
+    recorded = winnow.config.recipe.load(str(result.folder / "config.toml")).prompts
     assert recorded.source == str(tmp_path / "run.prompts.jsonl")
     assert (recorded.prompt_column, recorded.limit) == ("question", 4)
 

@@ -113,8 +113,8 @@ def test_the_command_line_and_the_engines_are_known_to_nobody_below() -> None:
 LIGHT = (
     "winnow",
     "winnow.cli",
-    "winnow.config",
-    "winnow.recipe",
+    "winnow.config.schema",
+    "winnow.config.recipe",
     "winnow.prompts",
     "winnow.algorithms.losses",
 )

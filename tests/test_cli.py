@@ -20,9 +20,9 @@ import pytest
 from tests import tiny
 from winnow import cli
 from winnow.algorithms.algorithm import ALGORITHMS
-from winnow.config import Config, describe, from_dict
+from winnow.config.recipe import recipes
+from winnow.config.schema import Config, describe, from_dict
 from winnow.errors import WinnowError
-from winnow.recipe import recipes
 
 COMMANDS = (
     "train",
@@ -398,7 +398,7 @@ class TestResults:
         target = {
             "begun": "winnow.api.run_loop",
             "before": "winnow.assemble.engine_for",
-            "early": "winnow.recipe.load",
+            "early": "winnow.config.recipe.load",
         }
         monkeypatch.setattr(target[moment], stop)
         args = ("train", *self.tiny(model), "--out", "mine")
@@ -528,7 +528,7 @@ class TestHelp:
         code = (
             "import sys; from winnow.cli import main; sys.argv = ['winnow', 'train', '--help']\n"
             "try:\n    main()\nexcept SystemExit: pass\n"
-            "heavy = {'torch', 'transformers', 'pyarrow', 'numpy', 'rich.table', 'winnow.config'}\n"
+            "heavy = {'torch', 'transformers', 'pyarrow', 'numpy', 'rich.table', 'winnow.config.schema'}\n"
             "print('heavy:', sorted(heavy & sys.modules.keys()))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

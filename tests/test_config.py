@@ -15,10 +15,10 @@ from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
 from winnow.algorithms.denominators import Constant, DrawMeans
 from winnow.algorithms.losses import NLL, Clipped, Term
 from winnow.algorithms.selection import RULES, Best, Correct, Everything
-from winnow.checks import check
-from winnow.config import Config, describe, from_dict
+from winnow.config.recipe import dumps, load, recipes
+from winnow.config.schema import Config, describe, from_dict
+from winnow.config.validation import check
 from winnow.errors import UserError
-from winnow.recipe import dumps, load, recipes
 
 FREE_TEXT = st.text(max_size=20)
 NEEDED = {"at-most": "(3)", "gibbs": "(beta=0.5, r_max=sample)", "rso": "(0.5)", "softmax": "(2)"}

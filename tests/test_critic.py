@@ -20,7 +20,7 @@ from winnow.algorithms.denominators import Tokens
 from winnow.algorithms.kl import Entropy, InReward, Value
 from winnow.algorithms.losses import Clipped, Term
 from winnow.algorithms.weighing import weigh
-from winnow.config import CriticConfig, OptimiserConfig
+from winnow.config.schema import CriticConfig, OptimiserConfig
 from winnow.engines.critic import LocalCritic
 from winnow.engines.learner import LocalLearner
 from winnow.forward import Piece, PolicyForward

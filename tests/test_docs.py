@@ -16,7 +16,7 @@ from winnow.algorithms.denominators import DENOMINATORS
 from winnow.algorithms.kl import CRITICS, PENALTIES
 from winnow.algorithms.losses import LOSSES
 from winnow.algorithms.selection import RULES
-from winnow.config import from_dict
+from winnow.config.schema import from_dict
 from winnow.rewards import REWARDS
 
 HERE = Path(__file__).parent.parent

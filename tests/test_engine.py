@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 from tests import tiny
 from winnow.algorithms.denominators import DrawMeans
 from winnow.algorithms.losses import NLL, Clipped, Term
-from winnow.config import OptimiserConfig
+from winnow.config.schema import OptimiserConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.learner import LocalLearner, learning_rate
 from winnow.engines.local import LocalSampler, PromptEncoder

@@ -33,7 +33,7 @@ from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL, Term
 from winnow.anchors import Anchor, open_anchor
 from winnow.api import run
-from winnow.config import AnchorConfig, OptimiserConfig, PromptsConfig
+from winnow.config.schema import AnchorConfig, OptimiserConfig, PromptsConfig
 from winnow.engines.base import Beside
 from winnow.engines.learner import LocalLearner
 from winnow.engines.local import LocalEngine

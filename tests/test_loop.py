@@ -19,7 +19,7 @@ import winnow
 import winnow.reporting.observer
 from tests import tiny
 from tests.kills import FIRST
-from winnow.config import Config
+from winnow.config.schema import Config
 from winnow.engines import learner, local
 from winnow.forward import PolicyForward
 from winnow.types import Score
@@ -129,7 +129,7 @@ def strip(metrics: list[dict]) -> list[dict]:
 def test_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, algorithm):
     """Killed again and again at different places, it ends with the same draws and weights."""
     from winnow.api import run
-    from winnow.config import from_dict
+    from winnow.config.schema import from_dict
 
     source = tmp_path / "prompts.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in tiny.problems()))
@@ -215,7 +215,7 @@ def test_where_nothing_survives_there_is_no_update(tiny_model, tmp_path):
             self.notes.append(text)
 
     from winnow.api import run
-    from winnow.config import from_dict
+    from winnow.config.schema import from_dict
 
     source = tmp_path / "p.jsonl"
     source.write_text('{"prompt": "1+1=", "answer": "never"}\n')

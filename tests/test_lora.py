@@ -20,7 +20,7 @@ from tests.kills import after_checkpoint, check_resumed, config, draws, go, logi
 from winnow import assemble
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL, Term
-from winnow.config import LoraConfig, OptimiserConfig
+from winnow.config.schema import LoraConfig, OptimiserConfig
 from winnow.engines.learner import LocalLearner
 from winnow.engines.local import LocalEngine
 from winnow.engines.models import ModelSource

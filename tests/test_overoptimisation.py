@@ -22,7 +22,7 @@ from tests import tiny
 from tests.build import draw
 from tests.test_cli import Case, check_line, in_process
 from winnow import api
-from winnow.config import from_dict
+from winnow.config.schema import from_dict
 from winnow.forward import PolicyForward
 from winnow.overoptimisation import as_json_table, best_of_n_study, fit, fitted, study_of
 from winnow.reporting.console import study_report

@@ -30,10 +30,10 @@ from tests.kills import (
 from winnow import cli
 from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.api import run
-from winnow.config import Config, from_dict
+from winnow.config.phases import phases_of
+from winnow.config.recipe import load
+from winnow.config.schema import Config, from_dict
 from winnow.engines.local import LocalEngine
-from winnow.phases import phases_of
-from winnow.recipe import load
 
 SCHEDULE = """
 model = {model}

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from winnow.config import EvalConfig, PromptsConfig
+from winnow.config.schema import EvalConfig, PromptsConfig
 from winnow.errors import UserError
 from winnow.prompts import PromptSet, family, load_held_out, load_prompts, read
 from winnow.prompts.arithmetic import arithmetic

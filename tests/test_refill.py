@@ -14,7 +14,7 @@ from tests.kills import Dealt
 from tests.test_loop import Killed, rows, same, strip, train, weights
 from winnow import rollout
 from winnow.api import run
-from winnow.config import from_dict
+from winnow.config.schema import from_dict
 from winnow.engines.learner import LocalLearner
 from winnow.prompts import PromptSet
 from winnow.types import Prompt

@@ -160,7 +160,7 @@ def main(model: str, where: str, least: str) -> None:
     import torch
 
     from winnow import sampling
-    from winnow.config import from_dict
+    from winnow.config.schema import from_dict
     from winnow.engines import local  # noqa: F401 (imported once, for all)
     from winnow.storage import sample_folder
 

@@ -18,7 +18,7 @@ import pytest
 
 import winnow
 from tests.kills import check_same, config
-from winnow.recipe import dumps
+from winnow.config.recipe import dumps
 
 pytestmark = pytest.mark.torture
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from winnow.api import evaluate as evaluate
     from winnow.api import train as train
     from winnow.best import best_of as best_of
-    from winnow.config import Config as Config
+    from winnow.config.schema import Config as Config
     from winnow.errors import UserError as UserError
     from winnow.errors import WinnowError as WinnowError
     from winnow.offline import sample as sample

@@ -11,7 +11,7 @@ import numpy as np
 
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL, Term
-from winnow.config import AnchorConfig, PromptsConfig
+from winnow.config.schema import AnchorConfig, PromptsConfig
 from winnow.engines.base import Beside
 from winnow.errors import UserError
 from winnow.prompts import read

@@ -24,7 +24,8 @@ from typing import Any
 
 from winnow.algorithms.algorithm import Algorithm
 from winnow.assemble import Plan, assemble, plan
-from winnow.config import Config
+from winnow.config.recipe import dumps, load
+from winnow.config.schema import Config
 from winnow.errors import Stopped, UserError
 from winnow.evaluation import evaluate as evaluate_prompts
 from winnow.given import (
@@ -41,7 +42,6 @@ from winnow.loop import train as run_loop
 from winnow.parts import environment, reward_for, sampler_for
 from winnow.patience import standing
 from winnow.prompts import load_held_out
-from winnow.recipe import dumps, load
 from winnow.reporting.console import ConsoleReporter, opening
 from winnow.reporting.metrics import Evaluation, Metrics
 from winnow.reporting.observer import Reporter

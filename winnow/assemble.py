@@ -11,14 +11,14 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import names_model
 from winnow.algorithms.spec import nearest
 from winnow.anchors import Anchor, open_anchor
-from winnow.config import AnchorConfig, Config
+from winnow.config.phases import Phase, naming, phases_of, resolved
+from winnow.config.recipe import dumps
+from winnow.config.schema import AnchorConfig, Config
 from winnow.engines.base import Sampler
 from winnow.engines.models import ModelSource, resolve
 from winnow.errors import UserError
 from winnow.parts import check_suited, engine_for, environment
-from winnow.phases import Phase, naming, phases_of, resolved
 from winnow.prompts import PromptSet, load_held_out, load_prompts
-from winnow.recipe import dumps
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.storage.run_folder import RunStore

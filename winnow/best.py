@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from winnow.algorithms.selection import KEPT
 from winnow.choosing import Curves, Drawn, curves, rate_interval, sizes
-from winnow.config import Config, RewardConfig
+from winnow.config.schema import Config, RewardConfig
 from winnow.errors import UserError
 from winnow.export import Form, check_output, export
 from winnow.given import Paths, RewardFunction, paths_of, reporter, reward_name

@@ -49,7 +49,7 @@ def train(
     Without a recipe: SmolLM2-135M on two-digit addition.
     """
     from winnow import api, given
-    from winnow.recipe import load
+    from winnow.config.recipe import load
 
     with given.reporter(as_json) as reporter:
         if resume is not None:
@@ -91,7 +91,7 @@ def evaluate(
     from dataclasses import asdict
 
     from winnow import api, given
-    from winnow.recipe import load
+    from winnow.config.recipe import load
 
     config = load(recipe, sets or ())
     folder = out or given.next_folder(f"{Path(recipe or 'arithmetic').stem}-eval")
@@ -139,7 +139,7 @@ def algorithms(as_json: Json = False) -> None:
 @app.command(epilog="Example: winnow settings > mine.toml; winnow train mine.toml")
 def settings(as_json: Json = False) -> None:
     """Print every setting with its default, what it does and its type, as a recipe."""
-    from winnow.config import describe
+    from winnow.config.schema import describe
 
     rows = describe()
     if as_json:

@@ -71,7 +71,7 @@ def sample(
     from dataclasses import asdict
 
     from winnow import given, offline
-    from winnow.recipe import load
+    from winnow.config.recipe import load
 
     with given.reporter(as_json) as reporter:
         if resume is not None:
@@ -233,7 +233,7 @@ def best_of(
 def _drawn(recipe: str | None, sets: list[str], folder: Path | None, quiet: bool) -> str:
     """A new folder of draws for the held-out prompts."""
     from winnow import given, offline
-    from winnow.recipe import load
+    from winnow.config.recipe import load
 
     config = load(recipe, sets)
     where = folder or given.next_folder(f"{Path(recipe or 'arithmetic').stem}-best-of")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from winnow.config import Config
+from winnow.config.schema import Config
 from winnow.engines.base import Sampler, SamplingParams
 from winnow.reporting.metrics import Evaluation, evaluation
 from winnow.reporting.observer import Reporter

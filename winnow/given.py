@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from winnow.config import Config, from_dict
+from winnow.config.recipe import load
+from winnow.config.schema import Config, from_dict
 from winnow.errors import UserError
-from winnow.recipe import load
 from winnow.reporting.console import ConsoleReporter
 from winnow.reporting.observer import Reporter, Silent
 from winnow.storage.atomic import refuse

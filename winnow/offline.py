@@ -14,7 +14,8 @@ from typing import Any
 
 from winnow.algorithms.selection import RULES, Rule, columns_read
 from winnow.algorithms.spec import parse
-from winnow.config import Config, from_dict
+from winnow.config.recipe import dumps, load
+from winnow.config.schema import Config, from_dict
 from winnow.errors import Stopped, UserError
 from winnow.evaluation import sampling_params
 from winnow.export import Form, check_columns, check_output, export
@@ -31,7 +32,6 @@ from winnow.given import (
 )
 from winnow.parts import environment, reward_for, sampler_for
 from winnow.prompts import load_held_out, load_prompts
-from winnow.recipe import dumps, load
 from winnow.reporting.console import ConsoleReporter
 from winnow.reporting.observer import Reporter
 from winnow.sampling import Sampled, Want, collect, complete

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow import __version__
-from winnow.config import Config
+from winnow.config.schema import Config
 from winnow.engines.base import Sampler
 from winnow.engines.models import ModelSource, resolve
 from winnow.errors import UserError

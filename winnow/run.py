@@ -8,7 +8,7 @@ from typing import Any
 
 from winnow.algorithms.algorithm import Algorithm
 from winnow.anchors import Anchor
-from winnow.config import Config
+from winnow.config.schema import Config
 from winnow.engines.base import Learner, Sampler
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward

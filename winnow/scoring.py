@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.config import Config, RewardConfig
+from winnow.config.schema import Config, RewardConfig
 from winnow.errors import UserError
 from winnow.given import Paths, RewardFunction, paths_of, reward_name
 from winnow.parts import reward_for

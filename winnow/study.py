@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.choosing import sizes
-from winnow.config import Config
+from winnow.config.recipe import load
+from winnow.config.schema import Config
 from winnow.errors import UserError
 from winnow.given import Paths, RewardFunction, reporter, reward_name
 from winnow.overoptimisation import Study, best_of_n_study, study_of
 from winnow.parts import engine_for
 from winnow.plots import check_picture, draw_study
-from winnow.recipe import load
 from winnow.reporting.observer import Reporter
 from winnow.scoring import RECORDED, scored_draws, scores
 from winnow.storage.sample_table import DrawTable

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from winnow.algorithms.losses import learned_from
-from winnow.config import Config
+from winnow.config.schema import Config
 from winnow.errors import WinnowError
 from winnow.rollout import Batch, derive_seed
 from winnow.run import Run

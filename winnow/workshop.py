@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow.anchors import Anchor
-from winnow.config import Config
+from winnow.config.phases import Phase, naming
+from winnow.config.schema import Config
 from winnow.engines.base import Sampler, WeightsRef
 from winnow.errors import UserError
 from winnow.evaluation import evaluate, sampling_params
-from winnow.phases import Phase, naming
 from winnow.prompts import PromptSet
 from winnow.recorded import File, Recorded
 from winnow.reporting.observer import Reporter

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from winnow.algorithms.spec import nearest
-from winnow.config import LoraConfig
+from winnow.config.schema import LoraConfig
 from winnow.errors import UserError
 from winnow.storage.atomic import whole_folder
 

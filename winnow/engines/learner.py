@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from winnow.algorithms.losses import Term
-from winnow.config import CriticConfig, OptimiserConfig
+from winnow.config.schema import CriticConfig, OptimiserConfig
 from winnow.distribution import Frozen, frozen
 from winnow.engines.base import Beside, WeightsRef
 from winnow.engines.critic import LocalCritic

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 
 from winnow.algorithms.kl import average_decay, names_model
-from winnow.config import CriticConfig, LoraConfig, OptimiserConfig, SamplingConfig
+from winnow.config.schema import CriticConfig, LoraConfig, OptimiserConfig, SamplingConfig
 from winnow.engines.adapters import Adapters
 from winnow.engines.base import Capabilities, Request, WeightsRef
 from winnow.engines.cache import Memory, Padded, Slots, token_bytes

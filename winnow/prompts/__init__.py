@@ -10,7 +10,7 @@ from itertools import cycle, islice
 
 import numpy as np
 
-from winnow.config import EvalConfig, PromptsConfig
+from winnow.config.schema import EvalConfig, PromptsConfig
 from winnow.errors import UserError
 from winnow.prompts.arithmetic import arithmetic
 from winnow.prompts.gym import gym

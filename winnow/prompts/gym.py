@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from winnow.algorithms.spec import nearest
-from winnow.config import PromptsConfig
+from winnow.config.schema import PromptsConfig
 from winnow.errors import UserError
 from winnow.prompts.rows import RowError, conversation, fill
 from winnow.types import Prompt

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from winnow.algorithms.spec import nearest
-from winnow.config import PromptsConfig
+from winnow.config.schema import PromptsConfig
 from winnow.errors import UserError
 from winnow.types import Prompt
 

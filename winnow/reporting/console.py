@@ -14,14 +14,14 @@ from rich.text import Text
 from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.spec import show
-from winnow.config import Config
+from winnow.config.schema import Config
 from winnow.reporting.metrics import Evaluation, Metrics
 
 if TYPE_CHECKING:
     from winnow.best import BestOf
+    from winnow.config.phases import Phase
     from winnow.engines.preference_trainer import FitResult
     from winnow.overoptimisation import Measured, Study
-    from winnow.phases import Phase
     from winnow.sifting import Sifted
 
 _COLUMNS = (

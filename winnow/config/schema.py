@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
 from winnow.algorithms.spec import nearest
-from winnow.complaints import one_line
+from winnow.config.messages import one_line
 from winnow.errors import UserError
 
 SHORT = {"algorithm": "name", "prompts": "source", "reward": "name"}

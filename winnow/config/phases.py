@@ -19,10 +19,10 @@ from typing import Any
 
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.spec import nearest
-from winnow.checks import check, refuse, unused
-from winnow.config import Config, from_dict
+from winnow.config.recipe import cells_of, merge
+from winnow.config.schema import Config, from_dict
+from winnow.config.validation import check, refuse, unused
 from winnow.errors import UserError
-from winnow.recipe import cells_of, merge
 from winnow.recorded import File, open_file
 
 _OWN = (

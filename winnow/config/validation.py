@@ -9,7 +9,7 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward, Value
 from winnow.algorithms.losses import DPO, SequenceClipped
 from winnow.algorithms.spec import show
-from winnow.config import AnchorConfig, Config, CriticConfig, LoraConfig
+from winnow.config.schema import AnchorConfig, Config, CriticConfig, LoraConfig
 from winnow.errors import UserError
 
 

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.losses import Term
 from winnow.algorithms.spec import nearest
-from winnow.complaints import one_line
-from winnow.config import OWN, SHORT, AlgorithmConfig, Config, from_dict
+from winnow.config.messages import one_line
+from winnow.config.schema import OWN, SHORT, AlgorithmConfig, Config, from_dict
 from winnow.errors import UserError
 
 
