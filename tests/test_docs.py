@@ -17,7 +17,7 @@ from winnow.algorithms.kl import CRITICS, PENALTIES
 from winnow.algorithms.losses import LOSSES
 from winnow.algorithms.selection import RULES
 from winnow.config.schema import from_dict
-from winnow.rewards import REWARDS
+from winnow.rewards.factory import REWARDS
 
 HERE = Path(__file__).parent.parent
 README = (HERE / "README.md").read_text()

@@ -20,7 +20,7 @@ from transformers import (
 from tests import tiny
 from winnow.engines.judge import RewardModel, batches, read
 from winnow.errors import UserError, WinnowError
-from winnow.rewards import make_reward
+from winnow.rewards.factory import make_reward
 from winnow.types import Prompt
 
 CPU = torch.device("cpu")

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from winnow.config.schema import EvalConfig, PromptsConfig
 from winnow.errors import UserError
-from winnow.prompts import PromptSet, family, load_held_out, load_prompts, read
 from winnow.prompts.arithmetic import arithmetic
+from winnow.prompts.loading import PromptSet, family, load_held_out, load_prompts, read
 from winnow.prompts.rows import RowError, fill, from_rows, read_hub, read_jsonl, read_parquet
 from winnow.types import Prompt
 

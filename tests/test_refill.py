@@ -16,7 +16,7 @@ from winnow import rollout
 from winnow.api import run
 from winnow.config.schema import from_dict
 from winnow.engines.learner import LocalLearner
-from winnow.prompts import PromptSet
+from winnow.prompts.loading import PromptSet
 from winnow.types import Prompt
 
 COUNT, REFILL = 4, 3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from winnow.errors import UserError
-from winnow.rewards import REWARDS, Reward, make_reward
+from winnow.rewards.factory import REWARDS, Reward, make_reward
 from winnow.types import Prompt, Score
 
 

@@ -22,8 +22,8 @@ import pytest
 
 import winnow.rewards.worker
 from winnow.errors import WinnowError
-from winnow.rewards import Reward, make_reward
-from winnow.rewards.isolate import IsolatedReward, Source, StartError, pickled
+from winnow.rewards.factory import Reward, make_reward
+from winnow.rewards.worker_pool import IsolatedReward, Source, StartError, pickled
 from winnow.types import Prompt, Score
 
 PROMPT = Prompt("p1", "question", "19")
@@ -431,7 +431,7 @@ def test_the_workers_own_folder_hides_no_standard_module(make: Make) -> None:
 
 SCRIPT = """
 import os, re, sys, time
-from winnow.rewards import make_reward
+from winnow.rewards.factory import make_reward
 from winnow.types import Prompt
 
 with open("runs", "a") as runs:

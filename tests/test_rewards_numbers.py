@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from winnow.rewards.numbers import final_number, last_boxed, last_number, marked_number
+from winnow.rewards.answer_extraction import final_number, last_boxed, last_number, marked_number
 
 UNREADABLE = None
 

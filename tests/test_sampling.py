@@ -810,9 +810,9 @@ def test_resume_says_what_it_did(tiny_model, here, monkeypatch, capsys) -> None:
             raise Killed
         return score(self, items)
 
-    score = winnow.rewards.inprocess.InProcessReward.score
+    score = winnow.rewards.in_process.InProcessReward.score
     with monkeypatch.context() as patch:
-        patch.setattr(winnow.rewards.inprocess.InProcessReward, "score", dies)
+        patch.setattr(winnow.rewards.in_process.InProcessReward, "score", dies)
         patch.setattr("sys.argv", ["winnow", "sample", *options, "--out", "a"])
         with pytest.raises(Killed):
             cli.main()

@@ -22,7 +22,7 @@ from winnow.choosing import Drawn, curves, label_verdicts, rate_interval
 from winnow.errors import UserError
 from winnow.overoptimisation import best_of_n_study
 from winnow.reporting.metrics import mean_interval, wilson
-from winnow.rewards import make_reward
+from winnow.rewards.factory import make_reward
 from winnow.types import Prompt, Score
 from winnow.voting import ballots, winner
 

@@ -14,7 +14,7 @@ from winnow.algorithms.losses import NLL, Term
 from winnow.config.schema import AnchorConfig, PromptsConfig
 from winnow.engines.base import Beside
 from winnow.errors import UserError
-from winnow.prompts import read
+from winnow.prompts.loading import read
 from winnow.rollout import derive_seed
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 

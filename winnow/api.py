@@ -41,7 +41,7 @@ from winnow.given import (
 from winnow.loop import train as run_loop
 from winnow.parts import environment, reward_for, sampler_for
 from winnow.patience import standing
-from winnow.prompts import load_held_out
+from winnow.prompts.loading import load_held_out
 from winnow.reporting.console import ConsoleReporter, opening
 from winnow.reporting.metrics import Evaluation, Metrics
 from winnow.reporting.observer import Reporter

@@ -18,7 +18,7 @@ from winnow.engines.base import Sampler
 from winnow.engines.models import ModelSource, resolve
 from winnow.errors import UserError
 from winnow.parts import check_suited, engine_for, environment
-from winnow.prompts import PromptSet, load_held_out, load_prompts
+from winnow.prompts.loading import PromptSet, load_held_out, load_prompts
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.storage.run_folder import RunStore

@@ -31,7 +31,7 @@ from winnow.given import (
     reward_name,
 )
 from winnow.parts import environment, reward_for, sampler_for
-from winnow.prompts import load_held_out, load_prompts
+from winnow.prompts.loading import load_held_out, load_prompts
 from winnow.reporting.console import ConsoleReporter
 from winnow.reporting.observer import Reporter
 from winnow.sampling import Sampled, Want, collect, complete

@@ -15,8 +15,8 @@ from winnow.engines.models import ModelSource, resolve
 from winnow.errors import UserError
 from winnow.preference import Pair
 from winnow.reporting.observer import Reporter
-from winnow.rewards import make_reward
 from winnow.rewards.base import Reward
+from winnow.rewards.factory import make_reward
 from winnow.types import Prompt
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from winnow.algorithms.selection import select
 from winnow.algorithms.weighing import weigh
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.errors import UserError
-from winnow.prompts import PromptSet
+from winnow.prompts.loading import PromptSet
 from winnow.rewards.base import Reward
 from winnow.storage.run_folder import RunStore
 from winnow.types import Group, Origin, Prompt, Split, Verdict

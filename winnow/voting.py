@@ -13,8 +13,8 @@ from fractions import Fraction
 from typing import Literal
 
 from winnow.algorithms.dedup import folded
+from winnow.rewards.answer_extraction import last_boxed, marked_number
 from winnow.rewards.base import Reward
-from winnow.rewards.numbers import last_boxed, marked_number
 from winnow.types import Group, Prompt
 
 Answers = Literal["number", "math", "text"]

@@ -13,7 +13,7 @@ from winnow.config.schema import Config
 from winnow.engines.base import Sampler, WeightsRef
 from winnow.errors import UserError
 from winnow.evaluation import evaluate, sampling_params
-from winnow.prompts import PromptSet
+from winnow.prompts.loading import PromptSet
 from winnow.recorded import File, Recorded
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward

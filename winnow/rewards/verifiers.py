@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from winnow.rewards import numbers
+from winnow.rewards import answer_extraction
 from winnow.types import Prompt
 
 
@@ -23,8 +23,8 @@ def number(prompt: Prompt, completion: str) -> float:
     Raises:
         ValueError: The prompt has no answer, or no number is in it.
     """
-    gold = _number_in(prompt, numbers.last_number(needed_answer(prompt)))
-    return float(numbers.final_number(completion) == gold)
+    gold = _number_in(prompt, answer_extraction.last_number(needed_answer(prompt)))
+    return float(answer_extraction.final_number(completion) == gold)
 
 
 def exact(prompt: Prompt, completion: str, *, ignore_case: bool = False) -> float:
@@ -66,13 +66,13 @@ def gsm8k(prompt: Prompt, completion: str) -> float:
     r"""1 if the completion's answer is the same number as the prompt's, both read as in GSM8K.
 
     That is ``#### 18``, else ``\boxed{18}``, else the last number
-    (:func:`winnow.rewards.numbers.marked_number`). The comparison is exact.
+    (:func:`winnow.rewards.answer_extraction.marked_number`). The comparison is exact.
 
     Raises:
         ValueError: The prompt has no answer, or no number is in it.
     """
-    gold = _number_in(prompt, numbers.marked_number(needed_answer(prompt)))
-    return float(numbers.marked_number(completion) == gold)
+    gold = _number_in(prompt, answer_extraction.marked_number(needed_answer(prompt)))
+    return float(answer_extraction.marked_number(completion) == gold)
 
 
 def needed_answer(prompt: Prompt) -> str:

@@ -18,7 +18,7 @@ from math_verify import (  # type: ignore[import-untyped, unused-ignore]
     verify,
 )
 
-from winnow.rewards.text import needed_answer
+from winnow.rewards.verifiers import needed_answer
 from winnow.types import Prompt
 
 # The library warns once that its own time limit is off. It is off on purpose: it works by signals,

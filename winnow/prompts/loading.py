@@ -1,0 +1,154 @@
+"""A data set -> prompts to train on, and prompts held out that are never trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import cycle, islice
+
+import numpy as np
+
+from winnow.config.schema import EvalConfig, PromptsConfig
+from winnow.errors import UserError
+from winnow.prompts.arithmetic import arithmetic
+from winnow.prompts.reasoning_gym import gym
+from winnow.prompts.rows import from_rows, read_hub, read_jsonl, read_parquet
+from winnow.types import Prompt
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Training prompts and held-out prompts, with no family in both."""
+
+    train: tuple[Prompt, ...]
+    held_out: tuple[Prompt, ...]
+
+    def between(self, start: int, stop: int, seed: int) -> list[Prompt]:
+        """The training prompts from one place to another: pass after pass, each in its own order.
+
+        A function of its arguments alone, so that a resumed run goes on where it stopped.
+        """
+        taken = []
+        for position in range(start, stop):
+            epoch, place = divmod(position, len(self.train))
+            taken.append(self.train[_order(len(self.train), seed, epoch)[place]])
+        return taken
+
+
+def load_prompts(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> PromptSet:
+    """Read or make the prompts, and hold some out.
+
+    Held-out prompts come from `eval.source` where it is set, and nothing of that source is trained
+    on; else whole families are held out of the training source, chosen by a hash of the family, so
+    that the choice depends neither on the order of the file nor on its size.
+
+    Raises:
+        UserError: an unreadable source, a missing column, an empty set, nothing left to train on.
+    """
+    prompts = read(config, seed)
+    if evaluation.source is not None:
+        away = _own_held_out(config, evaluation, seed)
+        held_out = away[: evaluation.size]
+    else:
+        away = held_out = _hold_out(prompts, evaluation.size)
+    kept_away = {family(prompt) for prompt in away}
+    train = [prompt for prompt in prompts if family(prompt) not in kept_away]
+    if not train and evaluation.source is not None:
+        raise UserError(
+            f"eval.source: every prompt of {config.source!r} is in {evaluation.source!r} too, "
+            "which leaves none to train on; leave eval.source out to hold some out instead"
+        )
+    if not train:
+        raise UserError(
+            f"eval.size = {evaluation.size}: holding out {len(held_out)} of the {len(prompts)} "
+            f"prompts of {config.source!r} leaves none to train on; lower eval.size"
+        )
+    train = train[: config.limit]
+    if config.source == "arithmetic":
+        train = evenly(train)
+    return PromptSet(tuple(train), tuple(held_out))
+
+
+def evenly(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts with those of rarer difficulties repeated, so that all come up equally often.
+
+    There are ninety one-digit additions and thousands of longer ones: asked once each in a pass,
+    the short ones would hardly be seen.
+    """
+    kinds: dict[str | None, list[Prompt]] = {}
+    for prompt in prompts:
+        kinds.setdefault(prompt.difficulty, []).append(prompt)
+    most = max(map(len, kinds.values()))
+    return [prompt for kind in kinds.values() for prompt in islice(cycle(kind), most)]
+
+
+def load_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> list[Prompt]:
+    """The held-out prompts alone: those that training with the same settings would not touch.
+
+    Raises:
+        UserError: as `load_prompts`, or `eval.size = 0`.
+    """
+    if evaluation.size == 0:
+        raise UserError("eval.size = 0: there is nothing to evaluate; set eval.size")
+    if evaluation.source is not None:
+        return _own_held_out(config, evaluation, seed)[: evaluation.size]
+    return _hold_out(read(config, seed), evaluation.size)
+
+
+def read(config: PromptsConfig, seed: int, field: str = "prompts.source") -> list[Prompt]:
+    """All prompts of a source."""
+    source = config.source
+    if source == "arithmetic":
+        prompts = arithmetic(config, seed)
+    elif source.startswith("gym:"):
+        prompts = gym(config, seed, field)
+    elif source.startswith("hub:"):
+        prompts = from_rows(read_hub(source, config.split, field), config, field)
+    elif source.endswith(".jsonl"):
+        prompts = from_rows(read_jsonl(source, field), config, field)
+    elif source.endswith(".parquet"):
+        prompts = from_rows(read_parquet(source, field), config, field)
+    else:
+        raise UserError(
+            f"{field}: {source!r} is none of 'arithmetic', a .jsonl or .parquet file, "
+            "'hub:NAME', 'gym:TASK'"
+        )
+    if not prompts:
+        raise UserError(f"{field}: {source!r} holds no prompts")
+    return prompts
+
+
+def family(prompt: Prompt) -> str:
+    """What a prompt shares with the other wordings of the same problem."""
+    return prompt.family or " ".join(prompt.text.split())
+
+
+def _own_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> list[Prompt]:
+    """All prompts of `eval.source`, in an order that their text alone decides."""
+    other = config.model_copy(update={"source": evaluation.source})
+    return sorted(read(other, seed, "eval.source"), key=_place)
+
+
+def _hold_out(prompts: Sequence[Prompt], size: int) -> list[Prompt]:
+    """One prompt of each of `size` families; the other members are kept out of training too."""
+    first: dict[str, Prompt] = {}
+    for prompt in sorted(prompts, key=_place):
+        first.setdefault(family(prompt), prompt)
+    return list(first.values())[:size]
+
+
+def _place(prompt: Prompt) -> tuple[bytes, str, str]:
+    """Orders prompts by a hash of their family, and those of one family by what they say."""
+    return _hash(family(prompt)), prompt.text, prompt.answer or ""
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+@lru_cache(maxsize=2)  # a step may straddle two passes
+def _order(size: int, seed: int, epoch: int) -> list[int]:
+    order: list[int] = np.random.default_rng([seed, epoch, size]).permutation(size).tolist()
+    return order

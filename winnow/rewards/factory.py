@@ -1,0 +1,210 @@
+r"""Rewards: what judges a completion. One protocol, :class:`winnow.rewards.base.Reward`.
+
+    reward = make_reward("gsm8k")
+    reward = make_reward("regex", options={"pattern": r"answer: (\d+)"})
+    reward = make_reward("my_module:my_function", time_limit=5.0, workers=4)
+    reward = make_reward(lambda prompt, completion: len(completion) < 100)
+    scores = reward.score([(prompt, completion), ...])
+
+A score is a number or an error. A verifier that raises, hangs past its time limit, dies, or returns
+something that is no finite number makes an error for that draw, and never a zero.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.util
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeGuard
+
+from winnow.errors import UserError
+from winnow.rewards import verifiers
+from winnow.rewards.base import Reward
+from winnow.rewards.in_process import InProcessReward, Verifier
+from winnow.rewards.worker_pool import IsolatedReward, Source, StartError, pickled
+from winnow.types import Prompt
+
+__all__ = ["REWARDS", "Reward", "Verifier", "make_reward"]
+
+
+@dataclass(frozen=True)
+class _Builtin:
+    """A reward with a name.
+
+    Attributes:
+        summary: One line for lists.
+        verifier: Where it can run in this process: pure, and in time linear in the text.
+        target: Else, where the worker finds it.
+        options: The type of each option.
+        required: The options that have no default.
+        library: What it imports, and how that is installed.
+    """
+
+    summary: str
+    verifier: Verifier | None = None
+    target: str = ""
+    options: Mapping[str, type] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+    library: tuple[str, str] | None = None
+
+
+_BUILTINS: Mapping[str, _Builtin] = {
+    "number": _Builtin("the completion ends with the answer's number", verifiers.number),
+    "exact": _Builtin(
+        "the completion is the answer (option: ignore_case)",
+        verifiers.exact,
+        options={"ignore_case": bool},
+    ),
+    "regex": _Builtin(
+        "a pattern is found, and its group 1 is the answer (option: pattern)",
+        target="winnow.rewards.verifiers:regex",
+        options={"pattern": str},
+        required=("pattern",),
+    ),
+    "gsm8k": _Builtin(
+        "the same number after ####, in \\boxed{}, or last in the completion", verifiers.gsm8k
+    ),
+    "math": _Builtin(
+        "the last formula equals the answer as mathematics, by math-verify",
+        target="winnow.rewards.math_equivalence:math",
+        library=("math_verify", "math-verify"),
+    ),
+    "gym": _Builtin(
+        "the verifier of the Reasoning Gym data set that the prompt comes from, 0 to 1",
+        target="winnow.rewards.reasoning_gym:gym",
+        library=("reasoning_gym", "winnow-rl[gym]"),
+    ),
+}
+
+REWARDS: Mapping[str, str] = MappingProxyType({n: b.summary for n, b in _BUILTINS.items()})
+"""Each named reward and what is right under it, in a line. ``module:function`` is one more."""
+
+
+def make_reward(
+    reward: str | Callable[[Prompt, str], float] | Reward,
+    *,
+    options: Mapping[str, object] = MappingProxyType({}),
+    time_limit: float = 10.0,
+    workers: int = 2,
+) -> Reward:
+    """The reward that a name, a function or a ready-made reward stands for.
+
+    ``number``, ``exact`` and ``gsm8k`` run in this process; all others in processes of their own,
+    one of which is started here, so that what cannot be loaded is known before any model is.
+
+    Args:
+        reward: A name of :data:`REWARDS`; ``module:function``, also from the current folder; a
+            function of a :class:`~winnow.types.Prompt` and a completion; or a
+            :class:`~winnow.rewards.base.Reward`, which is returned as it is.
+        options: Of the named reward; a function takes none.
+        time_limit: Seconds that a draw may take where the verifier has a process of its own.
+        workers: How many such processes.
+
+    Raises:
+        UserError: The name or an option is unknown or wrong, a library is missing, or the function
+            cannot be loaded or sent to a process. One line.
+    """
+    if isinstance(time_limit, bool) or not (time_limit > 0 and math.isfinite(time_limit)):
+        raise UserError(f"reward.time_limit: a number of seconds above 0, not {time_limit}")
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise UserError(f"reward.workers: a whole number of at least 1, not {workers}")
+    if isinstance(reward, str) and reward in _BUILTINS:
+        builtin = _BUILTINS[reward]
+        _check_options(reward, builtin, options)
+        if builtin.verifier is not None:
+            return InProcessReward(reward, functools.partial(builtin.verifier, **options))
+        _check_library(reward, builtin)
+        source = Source(target=builtin.target, options=options, user=False)
+        return _started(reward, source, time_limit, workers)
+    if options:
+        raise UserError(f"reward.options.{next(iter(options))}: {_name(reward)} takes no options")
+    if isinstance(reward, str):
+        return _started(reward, Source(target=_target(reward)), time_limit, workers)
+    if _is_reward(reward):
+        return reward
+    if not callable(reward):
+        raise UserError(f"reward: a name or a function, not {reward!r:.80}")
+    name = _name(reward)
+    try:
+        source = Source(function=pickled(reward))
+    except StartError as error:
+        raise UserError(f"reward {name!r}: {error}") from error
+    return _started(name, source, time_limit, workers)
+
+
+def _started(name: str, source: Source, time_limit: float, workers: int) -> Reward:
+    reward = IsolatedReward(name, source, time_limit=time_limit, workers=workers)
+    try:
+        reward.start()
+    except StartError as error:
+        reward.close()
+        raise UserError(f"reward {name!r} cannot be loaded: {error}") from error
+    return reward
+
+
+def _check_options(name: str, builtin: _Builtin, options: Mapping[str, object]) -> None:
+    for key, value in options.items():
+        kind = builtin.options.get(key)
+        if kind is None:
+            known = ", ".join(builtin.options) or "none"
+            hint = _nearest(key, builtin.options)
+            raise UserError(f"reward.options.{key}: {name} has no such option{hint} ({known})")
+        if not isinstance(value, kind):
+            raise UserError(f"reward.options.{key}: a {kind.__name__}, not {value!r:.80}")
+    for key in builtin.required:
+        if key not in options:
+            raise UserError(f"reward.options.{key}: {name} needs it")
+    if "pattern" in options:
+        _check_pattern(str(options["pattern"]))
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern.replace("{answer}", "0"))
+    except (re.error, RecursionError, OverflowError) as error:
+        raise UserError(f"reward.options.pattern: {pattern!r:.80} is no pattern: {error}") from None
+
+
+def _check_library(name: str, builtin: _Builtin) -> None:
+    # looked for, not imported: SymPy and Reasoning Gym take a second and more
+    if builtin.library and importlib.util.find_spec(builtin.library[0]) is None:
+        module, install = builtin.library
+        raise UserError(f"reward {name!r} needs {module}: pip install {install}")
+
+
+def _target(reward: str) -> str:
+    """The ``module:function``.
+
+    Raises:
+        UserError: It is neither that nor a name.
+    """
+    module, colon, function = reward.partition(":")
+    if not colon:
+        names = ", ".join(REWARDS)
+        hint = _nearest(reward, REWARDS)
+        raise UserError(f"no reward called {reward!r}{hint} (one of {names}, or module:function)")
+    if not module or not function:
+        raise UserError(f"reward {reward!r}: module:function, with both")
+    if module.endswith(".py"):
+        raise UserError(f"reward {reward!r}: a module, not a file: '{module[:-3]}:{function}'")
+    return reward
+
+
+def _nearest(name: str, names: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
+def _is_reward(reward: object) -> TypeGuard[Reward]:
+    return all(hasattr(reward, part) for part in ("name", "score", "close"))
+
+
+def _name(reward: object) -> str:
+    if isinstance(reward, str):
+        return repr(reward)
+    return str(getattr(reward, "__qualname__", type(reward).__qualname__))
