@@ -40,7 +40,7 @@ def export_model(folder: Path) -> str:
     """The built-in model as a folder that every library reads."""
     import torch
 
-    from winnow.engines.models import load_model, load_tokenizer, resolve
+    from winnow.engines.models.loading import load_model, load_tokenizer, resolve
 
     source = resolve("smollm2-135m")
     load_model(source, "float32", torch.device("cpu")).save_pretrained(folder)  # type: ignore[operator]

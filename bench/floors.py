@@ -29,9 +29,9 @@ from machine import Rates, bandwidth, rates, sizes
 from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.config.schema import OptimiserConfig, SamplingConfig
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.local import LocalEngine, LocalLearner, LocalSampler, pick_device
-from winnow.engines.models import ModelSource
-from winnow.tree import added
+from winnow.engines.local.engine import LocalEngine, LocalLearner, LocalSampler, pick_device
+from winnow.engines.models.loading import ModelSource
+from winnow.engines.models.prefix_tree import added
 from winnow.types import Group, Prompt, Score, Verdict
 
 FORWARD = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)

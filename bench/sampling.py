@@ -20,8 +20,8 @@ from jobs import SAMPLES, job
 from machine import rates, sizes
 
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.local import LocalSampler, pick_device
-from winnow.forward import PolicyForward
+from winnow.engines.local.engine import LocalSampler, pick_device
+from winnow.engines.models.forward import PolicyForward
 from winnow.types import Prompt
 
 LENGTH = 128

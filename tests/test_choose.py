@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from winnow.engines.choose import choose
+from winnow.engines.local.token_sampling import choose
 from winnow.errors import WinnowError
 
 

@@ -21,12 +21,12 @@ from winnow.algorithms.kl import Entropy, InReward, Value
 from winnow.algorithms.losses import Clipped, Term
 from winnow.algorithms.weighing import weigh
 from winnow.config.schema import CriticConfig, OptimiserConfig
-from winnow.engines.critic import LocalCritic
-from winnow.engines.learner import LocalLearner
-from winnow.forward import Piece, PolicyForward
+from winnow.engines.learning.gradients import Models, accumulate
+from winnow.engines.local.learner import LocalLearner
+from winnow.engines.models.critic import LocalCritic
+from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.reporting.metrics import explained_variance
 from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
-from winnow.update import Models, accumulate
 
 
 def noted(drawn: Group, signals: list[Signals], kept: list[bool] | None = None) -> Group:

@@ -13,12 +13,12 @@ from winnow.algorithms.denominators import DrawMeans
 from winnow.algorithms.losses import NLL, Clipped, Term
 from winnow.config.schema import OptimiserConfig
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.learner import LocalLearner, learning_rate
-from winnow.engines.local import LocalSampler, PromptEncoder
-from winnow.engines.models import load_model, resolve
-from winnow.engines.stopping import Stopper
+from winnow.engines.local.engine import LocalSampler, PromptEncoder
+from winnow.engines.local.learner import LocalLearner, learning_rate
+from winnow.engines.local.stopping import Stopper
+from winnow.engines.models.forward import Piece, PolicyForward
+from winnow.engines.models.loading import load_model, resolve
 from winnow.errors import UserError
-from winnow.forward import Piece, PolicyForward
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 
 

@@ -21,9 +21,9 @@ from winnow.algorithms.advantages import Reward
 from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.algorithms.denominators import DrawMeans, SurvivorTokens
 from winnow.algorithms.losses import NLL, Clipped, Term
-from winnow.forward import Piece, PolicyForward
+from winnow.engines.learning.gradients import Models, accumulate, totals
+from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.types import Draw, Group, Prompt, Score, Verdict
-from winnow.update import Models, accumulate, totals
 
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 64}
@@ -93,8 +93,8 @@ def test_a_long_vocabulary_is_taken_in_chunks(monkeypatch):
     model = build("llama")
     forward = PolicyForward(model)
     whole = forward.logprobs(forward.contexts(RAGGED), 1.0)
-    monkeypatch.setattr("winnow.head._LEAST", 7)
-    monkeypatch.setattr("winnow.head._ELEMENTS", 1)
+    monkeypatch.setattr("winnow.engines.models.chunked_logprobs._LEAST", 7)
+    monkeypatch.setattr("winnow.engines.models.chunked_logprobs._ELEMENTS", 1)
     pieces = RAGGED * 3
     chunked = forward.logprobs(forward.contexts(pieces), 1.0)
     torch.testing.assert_close(chunked, whole.repeat(3), rtol=0, atol=1e-12)
@@ -190,7 +190,7 @@ ALIKE = [
 @pytest.mark.parametrize(("block", "limit"), [(64, 1000), (3, 1000), (4, 9)])
 def test_what_begins_alike_is_computed_once_and_changes_nothing(name, block, limit, monkeypatch):
     """Equal draws, draws that part late, prompts that begin alike; in one block and in many."""
-    monkeypatch.setattr("winnow.attention._BLOCK", block)
+    monkeypatch.setattr("winnow.engines.models.tree_attention._BLOCK", block)
     model = build(name)
     done, shared = gradients(model, ALIKE, TERMS, limit)
     assert largest_difference(shared, plain_gradients(model, ALIKE, TERMS)) < 1e-10

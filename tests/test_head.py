@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow import head
+from winnow.engines.models import chunked_logprobs
 
 
 def case(contexts, items, vocabulary, bias, seed=0):
@@ -45,9 +45,9 @@ def test_values_and_gradients_are_those_of_log_softmax(
     expected = whole(features, weight, shift, index, targets, t)
     wanted = torch.autograd.grad((expected * slopes).sum(), leaves)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head, "_LEAST", slice_)
-        patch.setattr(head, "_ELEMENTS", 1)
-        got = head.logprobs(features, weight, shift, index, targets, t)
+        patch.setattr(chunked_logprobs, "_LEAST", slice_)
+        patch.setattr(chunked_logprobs, "_ELEMENTS", 1)
+        got = chunked_logprobs.logprobs(features, weight, shift, index, targets, t)
         found = torch.autograd.grad((got * slopes).sum(), leaves)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
     for a, b in zip(found, wanted, strict=True):
@@ -57,7 +57,7 @@ def test_values_and_gradients_are_those_of_log_softmax(
 def test_what_does_not_learn_has_no_gradient():
     features, weight, _, index, targets = case(3, 7, 11, bias=False)
     frozen = weight.detach()
-    head.logprobs(features, frozen, None, index, targets, 1.0).sum().backward()
+    chunked_logprobs.logprobs(features, frozen, None, index, targets, 1.0).sum().backward()
     expected = torch.autograd.grad(
         whole(features, frozen, None, index, targets, 1.0).sum(), features
     )
@@ -69,16 +69,20 @@ def test_large_and_impossible_logits_stay_numbers():
     weight = torch.tensor([[900.0], [-900.0], [899.0]], dtype=torch.float64)
     bias = torch.tensor([-torch.inf, 0.0, 0.0], dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head, "_LEAST", 1)
-        patch.setattr(head, "_ELEMENTS", 1)
-        got = head.logprobs(features, weight, bias, torch.tensor([0, 1]), torch.tensor([2, 1]), 1.0)
+        patch.setattr(chunked_logprobs, "_LEAST", 1)
+        patch.setattr(chunked_logprobs, "_ELEMENTS", 1)
+        got = chunked_logprobs.logprobs(
+            features, weight, bias, torch.tensor([0, 1]), torch.tensor([2, 1]), 1.0
+        )
     # one token is impossible, so the last has all the mass: log 1, and -900 - 899
     torch.testing.assert_close(got, torch.tensor([0.0, -1799.0], dtype=torch.float64))
 
 
 def test_half_precision_features_give_float32_logprobs():
     features, weight, _, index, targets = case(4, 9, 13, bias=False)
-    got = head.logprobs(features.bfloat16(), weight.bfloat16(), None, index, targets, 1.0)
+    got = chunked_logprobs.logprobs(
+        features.bfloat16(), weight.bfloat16(), None, index, targets, 1.0
+    )
     assert got.dtype == torch.float32
     expected = whole(features, weight, None, index, targets, 1.0)
     torch.testing.assert_close(got.double(), expected, rtol=0.1, atol=0.1)
@@ -91,9 +95,9 @@ def test_half_precision_gradients_are_summed_in_full():
     weight = (torch.randn(2000, 64, generator=generator) * 0.2).bfloat16()
     index, targets = torch.tensor([0, 1, 2]), torch.tensor([5, 700, 1999])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head, "_LEAST", 4)
-        patch.setattr(head, "_ELEMENTS", 1)
-        head.logprobs(features, weight, None, index, targets, 1.0).sum().backward()
+        patch.setattr(chunked_logprobs, "_LEAST", 4)
+        patch.setattr(chunked_logprobs, "_ELEMENTS", 1)
+        chunked_logprobs.logprobs(features, weight, None, index, targets, 1.0).sum().backward()
     exact = features.detach().double().requires_grad_()
     whole(exact, weight.double(), None, index, targets, 1.0).sum().backward()
     error = (features.grad.double() - exact.grad).norm() / exact.grad.norm()

@@ -35,9 +35,9 @@ from winnow.anchors import Anchor, open_anchor
 from winnow.api import run
 from winnow.config.schema import AnchorConfig, OptimiserConfig, PromptsConfig
 from winnow.engines.base import Beside
-from winnow.engines.learner import LocalLearner
-from winnow.engines.local import LocalEngine
-from winnow.engines.models import ModelSource
+from winnow.engines.local.engine import LocalEngine
+from winnow.engines.local.learner import LocalLearner
+from winnow.engines.models.loading import ModelSource
 from winnow.patience import Standing, standing
 from winnow.storage.run_folder import RunStore
 from winnow.types import Draw, Group, Prompt, Score, Verdict

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from tests import tiny
-from winnow.engines.judge import RewardModel, batches, read
+from winnow.engines.reward_models.model import RewardModel, batches, read
 from winnow.errors import UserError, WinnowError
 from winnow.rewards.factory import make_reward
 from winnow.types import Prompt

@@ -20,8 +20,8 @@ import winnow.reporting.observer
 from tests import tiny
 from tests.kills import FIRST
 from winnow.config.schema import Config
-from winnow.engines import learner, local
-from winnow.forward import PolicyForward
+from winnow.engines.local import engine, learner
+from winnow.engines.models.forward import PolicyForward
 from winnow.types import Score
 from winnow.updates import minibatches
 
@@ -422,9 +422,9 @@ def test_what_a_row_does_not_use_is_not_there(tiny_model, tmp_path, monkeypatch,
     def never(*_, **__):
         raise AssertionError("not asked for")
 
-    monkeypatch.setattr(local.LocalCritic, "__init__", never)
-    monkeypatch.setattr(local.LocalEngine, "reference", never)
-    monkeypatch.setattr(local.LocalEngine, "weights", never)
+    monkeypatch.setattr(engine.LocalCritic, "__init__", never)
+    monkeypatch.setattr(engine.LocalEngine, "reference", never)
+    monkeypatch.setattr(engine.LocalEngine, "weights", never)
     monkeypatch.setattr(learner.LocalLearner, "evaluate", never)
     # What an architecture can do is found out on a few answers, with and without a shared prompt.
     probed = 2 * sum(len(piece.answers) for piece in PolicyForward(tiny.model())._probe())

@@ -21,11 +21,11 @@ from winnow import assemble
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL, Term
 from winnow.config.schema import LoraConfig, OptimiserConfig
-from winnow.engines.learner import LocalLearner
-from winnow.engines.local import LocalEngine
-from winnow.engines.models import ModelSource
-from winnow.engines.reference import Within
-from winnow.forward import Piece, PolicyForward
+from winnow.engines.local.engine import LocalEngine
+from winnow.engines.local.learner import LocalLearner
+from winnow.engines.models.forward import Piece, PolicyForward
+from winnow.engines.models.loading import ModelSource
+from winnow.engines.models.reference import Within
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 
 LORA: dict[str, Any] = {"lora": {"rank": 4}, "optimiser": {"lr": 1e-2}}

@@ -23,11 +23,11 @@ from tests.build import draw
 from tests.test_cli import Case, check_line, in_process
 from winnow import api
 from winnow.config.schema import from_dict
-from winnow.forward import PolicyForward
+from winnow.engines.learning.token_values import sequence_logprobs
+from winnow.engines.models.forward import PolicyForward
 from winnow.overoptimisation import as_json_table, best_of_n_study, fit, fitted, study_of
 from winnow.reporting.console import study_report
 from winnow.reporting.observer import Silent
-from winnow.signals import sequence_logprobs
 from winnow.storage.schema import write_groups
 from winnow.study import overoptimisation, run_overoptimisation
 from winnow.types import Draw, Group, Prompt, Score

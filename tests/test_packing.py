@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from winnow.engines import packing
-from winnow.engines.packing import PackedLinears
+from winnow.engines.local import packed_linears
+from winnow.engines.local.packed_linears import PackedLinears
 
-here = pytest.mark.skipif(not packing._available(), reason="this torch has no MKL")
+here = pytest.mark.skipif(not packed_linears._available(), reason="this torch has no MKL")
 
 
 def net() -> nn.Module:
@@ -52,13 +52,13 @@ def test_they_are_of_the_weights_at_their_making():
 
 
 def test_few_products_are_not_worth_it(monkeypatch):
-    monkeypatch.setattr(packing, "_available", lambda: True)
+    monkeypatch.setattr(packed_linears, "_available", lambda: True)
     assert PackedLinears(net(), rows=4, steps=8)._forwards == []
 
 
 def test_an_operator_that_gives_something_else_is_not_used(monkeypatch):
-    monkeypatch.setattr(packing, "_available", lambda: True)
-    monkeypatch.setattr(packing, "_product", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(packed_linears, "_available", lambda: True)
+    monkeypatch.setattr(packed_linears, "_product", lambda *_: torch.zeros(1))
     assert PackedLinears(net(), rows=4, steps=1000)._forwards == []
 
 

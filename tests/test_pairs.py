@@ -17,10 +17,10 @@ from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.algorithms.denominators import GroupMeans
 from winnow.algorithms.losses import DPO, Term, learned_from
 from winnow.algorithms.selection import BestWorst, Length, select
-from winnow.forward import Piece, PolicyForward
-from winnow.microbatches import cut
+from winnow.engines.learning.gradients import Models, accumulate, totals
+from winnow.engines.learning.microbatches import cut
+from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
-from winnow.update import Models, accumulate, totals
 
 
 def kept(rewards, alive=None, seed=0) -> list[int]:

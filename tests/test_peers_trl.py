@@ -28,10 +28,10 @@ from winnow.algorithms.denominators import Constant, DrawMeans, GroupMeans, Toke
 from winnow.algorithms.kl import KL, Entropy, InReward
 from winnow.algorithms.losses import DPO, Clipped, SequenceClipped, Term
 from winnow.algorithms.weighing import weigh
-from winnow.distribution import entropies
-from winnow.forward import Piece, PolicyForward
+from winnow.engines.learning.gradients import Models, accumulate, factors, totals
+from winnow.engines.models.distributions import entropies
+from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
-from winnow.update import Models, accumulate, factors, totals
 
 pytestmark = pytest.mark.peers
 

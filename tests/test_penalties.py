@@ -13,7 +13,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.build import group
 from tests.test_forward import RAGGED, build, norm_in_full, one_by_one
-from winnow import distribution
 from winnow.algorithms.advantages import GAE, Centred, LeaveOneOut, One, Reward, Softmax
 from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
 from winnow.algorithms.denominators import (
@@ -26,10 +25,11 @@ from winnow.algorithms.denominators import (
 from winnow.algorithms.kl import CRITICS, KL, PENALTIES, Entropy, InLoss, InReward, NoKL, Value
 from winnow.algorithms.losses import NLL, Clipped, Term, learned_from
 from winnow.algorithms.weighing import referred, weigh
-from winnow.distribution import divergences, entropies, frozen
-from winnow.forward import Piece, PolicyForward
+from winnow.engines.learning.gradients import Models, accumulate
+from winnow.engines.models import distributions
+from winnow.engines.models.distributions import divergences, entropies, frozen
+from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
-from winnow.update import Models, accumulate
 from winnow.wanted import Wanted, kl_to_reference
 
 # A policy whose answers can all be enumerated: two tokens out of three, nine answers.
@@ -266,7 +266,7 @@ def weights_of_tokens(number: int) -> torch.Tensor:
 def test_entropies_and_divergences(name, share, temperature, parts, monkeypatch):
     """Value and gradient, in one part and in several; 16 contexts at a time are the least."""
     if parts is not None:
-        monkeypatch.setattr(distribution, "_ELEMENTS", parts)
+        monkeypatch.setattr(distributions, "_ELEMENTS", parts)
     model = build(name)
     other = build(name)
     with torch.no_grad():

@@ -33,7 +33,7 @@ from winnow.api import run
 from winnow.config.phases import phases_of
 from winnow.config.recipe import load
 from winnow.config.schema import Config, from_dict
-from winnow.engines.local import LocalEngine
+from winnow.engines.local.engine import LocalEngine
 
 SCHEDULE = """
 model = {model}

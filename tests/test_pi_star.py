@@ -223,7 +223,7 @@ def test_exact_draws_from_a_real_models_pi_star(tmp_path) -> None:
     assert "exact draws" in sifted.notes[0]
     assert "NOT" not in sifted.notes[0]
 
-    from winnow.engines.models import load_model, load_tokenizer, resolve
+    from winnow.engines.models.loading import load_model, load_tokenizer, resolve
 
     source = resolve("smollm2-135m")
     net, words = load_model(source, "float32", torch.device("cpu")), load_tokenizer(source)

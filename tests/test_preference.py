@@ -31,11 +31,11 @@ from transformers import (
 )
 
 from tests import tiny
-from winnow.engines import preference_trainer
-from winnow.engines.judge import RewardModel
-from winnow.engines.preference_trainer import FitResult, fit_reward_model
+from winnow.engines.reward_models import trainer
+from winnow.engines.reward_models.model import RewardModel
+from winnow.engines.reward_models.preferences import Pair, bradley_terry, pairs
+from winnow.engines.reward_models.trainer import FitResult, fit_reward_model
 from winnow.errors import UserError, WinnowError
-from winnow.preference import Pair, bradley_terry, pairs
 from winnow.reporting.metrics import wilson
 from winnow.types import Draw, Group, Prompt, Score
 
@@ -49,7 +49,7 @@ def group(*scored: tuple[str, float | None], name: str = "p") -> Group:
 
 
 def test_the_formulas_need_no_torch():
-    code = "import sys, winnow.preference; print('torch' in sys.modules)"
+    code = "import sys, winnow.engines.reward_models.preferences; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
@@ -176,13 +176,13 @@ def judged(folder: Path, made, dtype: str = "float32") -> list[tuple[float, floa
 def test_a_preference_is_learned_and_the_folder_is_the_reward_model(base, tmp_path, monkeypatch):
     train, held_out = digit_pairs(1200, seed=0), digit_pairs(300, seed=1)
     before_saving = []
-    read_all = preference_trainer.read_all
+    read_all = trainer.read_all
 
     def spy(*args):
         before_saving.append(read_all(*args))
         return before_saving[-1]
 
-    monkeypatch.setattr(preference_trainer, "read_all", spy)
+    monkeypatch.setattr(trainer, "read_all", spy)
     told = []
     done = fit(
         base,
@@ -272,13 +272,13 @@ def test_the_gradient_is_the_mean_over_the_batchs_pairs(base, microbatch_tokens)
     expected = {name: weight.grad for name, weight in net.named_parameters()}
     net.zero_grad()
     rows = [
-        preference_trainer._Rows(
+        trainer._Rows(
             tuple(words.encode(p.prompt.text + p.better)),
             tuple(words.encode(p.prompt.text + p.worse)),
         )
         for p in made
     ]
-    loss = preference_trainer._accumulate(net, rows, torch.float32, microbatch_tokens)
+    loss = trainer._accumulate(net, rows, torch.float32, microbatch_tokens)
     assert loss == pytest.approx(expected_loss.item(), rel=1e-5)
     assert expected["model.layers.0.mlp.up_proj.weight"].abs().max() > 1e-4
     for name, weight in net.named_parameters():

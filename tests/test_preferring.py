@@ -14,10 +14,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tests import tiny
 from tests.build import draw
 from tests.test_cli import Case, check_line, contents, in_process
-from winnow import api, preferring
+from winnow import api
 from winnow.best import best_of
-from winnow.preference import Pair
-from winnow.preferring import fit_reward
+from winnow.engines.reward_models import fit
+from winnow.engines.reward_models.fit import fit_reward
+from winnow.engines.reward_models.preferences import Pair
 from winnow.storage.schema import write_groups
 from winnow.types import Group, Prompt, Score
 
@@ -67,7 +68,7 @@ class Spied:
     def __init__(self, monkeypatch) -> None:
         self.train: list[Pair] = []
         self.held_out: list[Pair] = []
-        monkeypatch.setattr(preferring, "fit_pairs", self)
+        monkeypatch.setattr(fit, "fit_pairs", self)
 
     def __call__(self, model, pairs, *, held_out, **_) -> None:
         self.train, self.held_out = list(pairs), list(held_out)

@@ -191,7 +191,7 @@ def test_no_learning_rate_no_change(tiny_model, draws, tmp_path) -> None:
 def test_a_resumed_run_is_the_unbroken_run(tiny_model, draws, tmp_path, monkeypatch) -> None:
     how = {"algorithm": {"name": "rft", "epochs": 2}, "checkpoint": {"every": 2}}
     whole = train(tiny_model, draws, tmp_path / "whole", **how)
-    from winnow.engines.local import LocalLearner
+    from winnow.engines.local.engine import LocalLearner
 
     step, count = LocalLearner.step, 0
 

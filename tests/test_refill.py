@@ -15,7 +15,7 @@ from tests.test_loop import Killed, rows, same, strip, train, weights
 from winnow import rollout
 from winnow.api import run
 from winnow.config.schema import from_dict
-from winnow.engines.learner import LocalLearner
+from winnow.engines.local.learner import LocalLearner
 from winnow.prompts.loading import PromptSet
 from winnow.types import Prompt
 

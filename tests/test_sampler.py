@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
-from winnow.engines import cache
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.cache import Padded, Slots, token_bytes
-from winnow.engines.local import LocalSampler
-from winnow.engines.sampler import _Answer, part
-from winnow.forward import PolicyForward
+from winnow.engines.local import kv_cache
+from winnow.engines.local.decoding import _Answer, part
+from winnow.engines.local.engine import LocalSampler
+from winnow.engines.local.kv_cache import Padded, Slots, token_bytes
+from winnow.engines.models.forward import PolicyForward
 from winnow.types import Prompt
 
 PROMPTS = ["1+2=", "a", "what is 3 + 4, and why is it not 5", "what is 3 + 5", "2*3=\n7-1=", "1+2="]
@@ -74,7 +74,7 @@ def test_draws_are_those_of_each_answer_alone(
     forward, batch, temperature, steps_to_pack, monkeypatch
 ):
     """At .3 draws stay together for long, at 1 they part at once; small batches make them wait."""
-    monkeypatch.setattr("winnow.engines.packing._STEPS", steps_to_pack)
+    monkeypatch.setattr("winnow.engines.local.packed_linears._STEPS", steps_to_pack)
     sampler = LocalSampler(forward, tiny.tokenizer(), batch)
     assert sampler.joins
     requests = ask(temperature=temperature)
@@ -94,8 +94,8 @@ def test_the_other_memory_draws_the_same(forward, monkeypatch):
 
 def test_slots_grow_with_their_answers(forward, monkeypatch):
     expected = one_by_one(forward, ask())
-    monkeypatch.setattr(cache, "_GROW", 2)
-    monkeypatch.setattr(cache, "_PREFILL", 5)
+    monkeypatch.setattr(kv_cache, "_GROW", 2)
+    monkeypatch.setattr(kv_cache, "_PREFILL", 5)
     assert answers(LocalSampler(forward, tiny.tokenizer(), 9), ask()) == expected
 
 

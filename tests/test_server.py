@@ -38,9 +38,9 @@ from tests.fake_server import (
     status,
     words,
 )
-from winnow.engines.answers import BadAnswer, Counts, read
 from winnow.engines.base import Request, SamplingParams, WeightsRef
-from winnow.engines.server import Server, ServerSampler
+from winnow.engines.server.protocol import BadAnswer, Counts, read
+from winnow.engines.server.sampler import Server, ServerSampler
 from winnow.errors import UserError, WinnowError
 from winnow.types import Group, Prompt
 
@@ -591,7 +591,7 @@ def test_one_failure_ends_the_others_and_keeps_what_they_have():
 
 
 def test_an_error_in_the_works_is_not_hidden(monkeypatch):
-    monkeypatch.setattr("winnow.engines.caller.read", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("winnow.engines.server.client.read", lambda *a, **k: 1 / 0)
     with FakeServer() as server, pytest.raises(ZeroDivisionError):
         drawn(sampler(server), request())
 

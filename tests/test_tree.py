@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.tree import added, ancestors, common, cut, grow
+from winnow.engines.models.prefix_tree import added, ancestors, common, cut, grow
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=8)
 

@@ -26,6 +26,7 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.assemble import Plan, assemble, plan
 from winnow.config.recipe import dumps, load
 from winnow.config.schema import Config
+from winnow.engines.factory import environment, reward_for, sampler_for
 from winnow.errors import Stopped, UserError
 from winnow.evaluation import evaluate as evaluate_prompts
 from winnow.given import (
@@ -39,7 +40,6 @@ from winnow.given import (
     reward_name,
 )
 from winnow.loop import train as run_loop
-from winnow.parts import environment, reward_for, sampler_for
 from winnow.patience import standing
 from winnow.prompts.loading import load_held_out
 from winnow.reporting.console import ConsoleReporter, opening

@@ -15,9 +15,9 @@ from winnow.config.phases import Phase, naming, phases_of, resolved
 from winnow.config.recipe import dumps
 from winnow.config.schema import AnchorConfig, Config
 from winnow.engines.base import Sampler
-from winnow.engines.models import ModelSource, resolve
+from winnow.engines.factory import check_suited, engine_for, environment
+from winnow.engines.models.loading import ModelSource, resolve
 from winnow.errors import UserError
-from winnow.parts import check_suited, engine_for, environment
 from winnow.prompts.loading import PromptSet, load_held_out, load_prompts
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
@@ -177,7 +177,7 @@ def _drawing(
     """
     if plan.draws_from is None:
         return lambda: sampler
-    from winnow.engines.local import LocalEngine
+    from winnow.engines.local.engine import LocalEngine
 
     config = plan.config
     engine = LocalEngine(plan.draws_from, config.dtype, device, "draws_from")

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from winnow.algorithms.selection import KEPT
 from winnow.choosing import Curves, Drawn, curves, rate_interval, sizes
 from winnow.config.schema import Config, RewardConfig
+from winnow.engines.factory import check_reward, reward_for
 from winnow.errors import UserError
 from winnow.export import Form, check_output, export
 from winnow.given import Paths, RewardFunction, paths_of, reporter, reward_name
-from winnow.parts import check_reward, reward_for
 from winnow.plots import check_picture, draw_curves
 from winnow.reporting.observer import Reporter
 from winnow.scoring import RECORDED, scored_draws, scores

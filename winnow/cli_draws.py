@@ -329,7 +329,7 @@ def fit_reward(
     """
     from dataclasses import asdict
 
-    from winnow.preferring import fit_reward as fit
+    from winnow.engines.reward_models.fit import fit_reward as fit
     from winnow.reporting.console import fit_report
 
     made = fit(

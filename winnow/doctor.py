@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from winnow.engines.models import BUILT_IN, resolve
+from winnow.engines.models.loading import BUILT_IN, resolve
 
 
 @dataclass(frozen=True)

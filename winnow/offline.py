@@ -16,6 +16,7 @@ from winnow.algorithms.selection import RULES, Rule, columns_read
 from winnow.algorithms.spec import parse
 from winnow.config.recipe import dumps, load
 from winnow.config.schema import Config, from_dict
+from winnow.engines.factory import environment, reward_for, sampler_for
 from winnow.errors import Stopped, UserError
 from winnow.evaluation import sampling_params
 from winnow.export import Form, check_columns, check_output, export
@@ -30,7 +31,6 @@ from winnow.given import (
     reporter,
     reward_name,
 )
-from winnow.parts import environment, reward_for, sampler_for
 from winnow.prompts.loading import load_held_out, load_prompts
 from winnow.reporting.console import ConsoleReporter
 from winnow.reporting.observer import Reporter

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.config.schema import Config, RewardConfig
+from winnow.engines.factory import reward_for
 from winnow.errors import UserError
 from winnow.given import Paths, RewardFunction, paths_of, reward_name
-from winnow.parts import reward_for
 from winnow.reporting.observer import Reporter
 from winnow.sifting import OF_PROMPT, rescore
 from winnow.storage.sample_table import DrawTable, read_draws

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from winnow.choosing import sizes
 from winnow.config.recipe import load
 from winnow.config.schema import Config
+from winnow.engines.factory import engine_for
 from winnow.errors import UserError
 from winnow.given import Paths, RewardFunction, reporter, reward_name
 from winnow.overoptimisation import Study, best_of_n_study, study_of
-from winnow.parts import engine_for
 from winnow.plots import check_picture, draw_study
 from winnow.reporting.observer import Reporter
 from winnow.scoring import RECORDED, scored_draws, scores

@@ -28,9 +28,9 @@ from winnow.wanted import Wanted
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from winnow.engines.learner import LocalLearner
-    from winnow.engines.local import LocalEngine
-    from winnow.engines.models import ModelSource
+    from winnow.engines.local.engine import LocalEngine
+    from winnow.engines.local.learner import LocalLearner
+    from winnow.engines.models.loading import ModelSource
 
 Complete = Callable[[Group], Group]
 

@@ -20,7 +20,7 @@ from winnow.reporting.metrics import Evaluation, Metrics
 if TYPE_CHECKING:
     from winnow.best import BestOf
     from winnow.config.phases import Phase
-    from winnow.engines.preference_trainer import FitResult
+    from winnow.engines.reward_models.trainer import FitResult
     from winnow.overoptimisation import Measured, Study
     from winnow.sifting import Sifted
 

@@ -120,7 +120,7 @@ def load_model(
                 disable_mmap=True,
             )
             if _base_of(source) is not None:
-                from winnow.engines.adapters import merged
+                from winnow.engines.models.lora import merged
 
                 model = merged(model, source.name, field)
     except (OSError, ValueError, SafetensorError) as error:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from winnow.forward import Contexts, Piece, PolicyForward
+from winnow.engines.models.forward import Contexts, Piece, PolicyForward
 
 _ELEMENTS = 2**22
 

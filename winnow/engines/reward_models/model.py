@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from winnow.engines.models import (
+from winnow.engines.models.loading import (
     ModelSource,
     context_length,
     load_tokenizer,

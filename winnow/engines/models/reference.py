@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from winnow.forward import PolicyForward
+from winnow.engines.models.forward import PolicyForward
 
 
 class Reference(Protocol):

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from operator import itemgetter
 from queue import SimpleQueue
 
-from winnow.engines.answers import Counts, many
 from winnow.engines.base import Capabilities, Request, WeightsRef
-from winnow.engines.caller import Caller, Pacer, Server, Sleep
+from winnow.engines.server.client import Caller, Pacer, Server, Sleep
+from winnow.engines.server.protocol import Counts, many
 from winnow.errors import UserError, WinnowError
 from winnow.types import Draw, Group, Prompt
 

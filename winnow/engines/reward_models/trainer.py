@@ -17,10 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from winnow.engines.judge import Encoder, Row, batches, load_classifier, read, read_all, widest
-from winnow.engines.models import load_tokenizer, resolve
+from winnow.engines.models.loading import load_tokenizer, resolve
+from winnow.engines.reward_models.model import (
+    Encoder,
+    Row,
+    batches,
+    load_classifier,
+    read,
+    read_all,
+    widest,
+)
+from winnow.engines.reward_models.preferences import Pair, bradley_terry
 from winnow.errors import UserError, WinnowError
-from winnow.preference import Pair, bradley_terry
 from winnow.reporting.metrics import wilson
 
 Progress = Callable[[int, int, float], None]
@@ -99,7 +107,7 @@ def fit_reward_model(
 
     Args:
         base: Folder or hub id of a causal language model, ``.gguf`` file, or the built-in one.
-        pairs: Preferences to learn. See :func:`winnow.preference.pairs`.
+        pairs: Preferences to learn. See :func:`winnow.engines.reward_models.preferences.pairs`.
         out: Folder to be made. It appears when it is whole.
         epochs: Passes over the pairs, each in an order of its own.
         lr: Learning rate of the first update.

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from winnow.engines.models.forward import Contexts, Piece, PolicyForward
 from winnow.errors import UserError
-from winnow.forward import Contexts, Piece, PolicyForward
 
 _FILE = "critic.safetensors"
 

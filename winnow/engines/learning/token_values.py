@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from winnow.forward import Piece, PolicyForward
-from winnow.microbatches import cut
+from winnow.engines.learning.microbatches import cut
+from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.types import Group
 
 Numbers = tuple[float, ...]

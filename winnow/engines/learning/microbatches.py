@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from winnow.forward import Piece
-from winnow.tree import added
+from winnow.engines.models.forward import Piece
+from winnow.engines.models.prefix_tree import added
 from winnow.types import Group
 
 

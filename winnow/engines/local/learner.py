@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from winnow.algorithms.losses import Term
 from winnow.config.schema import CriticConfig, OptimiserConfig
-from winnow.distribution import Frozen, frozen
 from winnow.engines.base import Beside, WeightsRef
-from winnow.engines.critic import LocalCritic
-from winnow.engines.reference import Reference
-from winnow.forward import Piece, PolicyForward
-from winnow.signals import logprobs, per_token
+from winnow.engines.learning.gradients import Accumulated, Models, accumulate
+from winnow.engines.learning.token_values import logprobs, per_token
+from winnow.engines.models.critic import LocalCritic
+from winnow.engines.models.distributions import Frozen, frozen
+from winnow.engines.models.forward import Piece, PolicyForward
+from winnow.engines.models.reference import Reference
 from winnow.types import Group, Signals, StepStats
-from winnow.update import Accumulated, Models, accumulate
 
 _OPTIMISER_FILE = "optimiser.pt"
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from winnow import __version__
 from winnow.config.schema import Config
 from winnow.engines.base import Sampler
-from winnow.engines.models import ModelSource, resolve
+from winnow.engines.models.loading import ModelSource, resolve
+from winnow.engines.reward_models.preferences import Pair
 from winnow.errors import UserError
-from winnow.preference import Pair
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import make_reward
@@ -22,8 +22,8 @@ from winnow.types import Prompt
 if TYPE_CHECKING:
     import torch
 
-    from winnow.engines.local import LocalEngine
-    from winnow.engines.preference_trainer import FitResult
+    from winnow.engines.local.engine import LocalEngine
+    from winnow.engines.reward_models.trainer import FitResult
 
 _LEARNED = "model:"
 """Before the name of a sequence classifier that scores."""
@@ -64,8 +64,8 @@ def _learned(config: Config) -> Reward:
     Raises:
         UserError: it cannot be had, or an option that it does not have.
     """
-    from winnow.engines.judge import RewardModel
-    from winnow.engines.local import pick_device
+    from winnow.engines.local.engine import pick_device
+    from winnow.engines.reward_models.model import RewardModel
 
     options = dict(config.reward.options)
     label = options.pop("label", None)
@@ -91,8 +91,8 @@ def _verifier(config: Config, reward: Callable[[Prompt, str], Any] | None) -> Re
 
 def fit_reward(base: str, pairs: Sequence[Pair], *, device: str, **how: Any) -> FitResult:
     """Train a reward model from a base on preferences; see `engines.preference_trainer`."""
-    from winnow.engines.local import pick_device
-    from winnow.engines.preference_trainer import fit_reward_model
+    from winnow.engines.local.engine import pick_device
+    from winnow.engines.reward_models.trainer import fit_reward_model
 
     return fit_reward_model(base, pairs, device=pick_device(device), **how)
 
@@ -112,8 +112,8 @@ def sampler_for(config: Config, prompts: Sequence[Prompt], reporter: Reporter) -
 
 
 def _server(config: Config) -> Sampler:
-    from winnow.engines.caller import Server
-    from winnow.engines.server import ServerSampler
+    from winnow.engines.server.client import Server
+    from winnow.engines.server.sampler import ServerSampler
 
     settings = config.server.model_dump(exclude={"url", "model"})
     sampler = ServerSampler(
@@ -129,7 +129,7 @@ def engine_for(
     """The config's model in this process, as a checkpoint has it, if any; and where it runs."""
     import torch
 
-    from winnow.engines.local import LocalEngine, pick_device
+    from winnow.engines.local.engine import LocalEngine, pick_device
 
     # A checkpoint of adapters holds them alone; the learner loads them over the model.
     whole = checkpoint is not None and not config.lora.rank
@@ -165,7 +165,7 @@ def environment(config: Config) -> dict[str, Any]:
 
     where = config.server.url
     if where is None:
-        from winnow.engines.local import pick_device
+        from winnow.engines.local.engine import pick_device
 
         where = str(pick_device(config.device))
     return {

@@ -15,8 +15,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from winnow.engines.answers import Api, BadAnswer, Counts, dispensable, question, read
 from winnow.engines.base import Request
+from winnow.engines.server.protocol import Api, BadAnswer, Counts, dispensable, question, read
 from winnow.errors import UserError
 from winnow.types import Draw
 

@@ -20,9 +20,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import DynamicCache
 
-from winnow.attention import looking_at, packed
-from winnow.head import logprobs
-from winnow.tree import Index, Tree, grow
+from winnow.engines.models.chunked_logprobs import logprobs
+from winnow.engines.models.prefix_tree import Index, Tree, grow
+from winnow.engines.models.tree_attention import looking_at, packed
 
 _CHUNK_ELEMENTS = 2**22
 """Logits held at a time where the head is not a plain matrix product."""

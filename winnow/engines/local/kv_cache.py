@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from winnow.attention import additive
-from winnow.engines.packing import PackedLinears
+from winnow.engines.local.packed_linears import PackedLinears
+from winnow.engines.models.forward import PROBE_ERRORS, PolicyForward
+from winnow.engines.models.prefix_tree import Index, added
+from winnow.engines.models.tree_attention import additive
 from winnow.errors import UserError
-from winnow.forward import PROBE_ERRORS, PolicyForward
-from winnow.tree import Index, added
 
 _PREFILL = 4096
 """Most tokens of prompts that go through the model at a time."""

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.cache import Memory
-from winnow.engines.choose import choose
-from winnow.engines.stopping import Stopper
+from winnow.engines.local.kv_cache import Memory
+from winnow.engines.local.stopping import Stopper
+from winnow.engines.local.token_sampling import choose
 from winnow.types import Draw, FinishReason
 
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from winnow.engines.factory import fit_reward as fit_pairs
+from winnow.engines.reward_models.preferences import Pair, pairs
 from winnow.errors import UserError
 from winnow.given import Paths, paths_of, reporter
-from winnow.parts import fit_reward as fit_pairs
-from winnow.preference import Pair, pairs
 from winnow.storage.atomic import refuse
 from winnow.storage.sample_table import DrawTable, read_draws
 
 if TYPE_CHECKING:
-    from winnow.engines.preference_trainer import FitResult
+    from winnow.engines.reward_models.trainer import FitResult
 
 
 def fit_reward(

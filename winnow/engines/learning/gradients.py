@@ -16,9 +16,9 @@ from torch import Tensor
 
 from winnow.algorithms.denominators import Totals
 from winnow.algorithms.losses import Term, learned_from
-from winnow.distribution import Frozen, divergences, entropies
-from winnow.forward import Contexts, Piece, PolicyForward
-from winnow.microbatches import Part, cut
+from winnow.engines.learning.microbatches import Part, cut
+from winnow.engines.models.distributions import Frozen, divergences, entropies
+from winnow.engines.models.forward import Contexts, Piece, PolicyForward
 from winnow.types import Group
 
 

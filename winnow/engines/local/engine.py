@@ -11,14 +11,16 @@ import torch
 
 from winnow.algorithms.kl import average_decay, names_model
 from winnow.config.schema import CriticConfig, LoraConfig, OptimiserConfig, SamplingConfig
-from winnow.engines.adapters import Adapters
 from winnow.engines.base import Capabilities, Request, WeightsRef
-from winnow.engines.cache import Memory, Padded, Slots, token_bytes
-from winnow.engines.critic import LocalCritic
-from winnow.engines.encoding import PromptEncoder, Retokeniser
-from winnow.engines.learner import LocalLearner
-from winnow.engines.memory import keep_pages
-from winnow.engines.models import (
+from winnow.engines.devices import keep_pages
+from winnow.engines.learning.token_values import sequence_logprobs
+from winnow.engines.local.decoding import decode
+from winnow.engines.local.kv_cache import Memory, Padded, Slots, token_bytes
+from winnow.engines.local.learner import LocalLearner
+from winnow.engines.local.stopping import Stopper
+from winnow.engines.models.critic import LocalCritic
+from winnow.engines.models.forward import PolicyForward
+from winnow.engines.models.loading import (
     ModelSource,
     context_length,
     end_tokens,
@@ -27,18 +29,16 @@ from winnow.engines.models import (
     load_tokenizer,
     resolve,
 )
-from winnow.engines.reference import (
+from winnow.engines.models.lora import Adapters
+from winnow.engines.models.reference import (
     Average,
     Other,
     Reference,
     Weights,
     Within,
 )
-from winnow.engines.sampler import decode
-from winnow.engines.stopping import Stopper
+from winnow.engines.models.tokenization import PromptEncoder, Retokeniser
 from winnow.errors import UserError, WinnowError
-from winnow.forward import PolicyForward
-from winnow.signals import sequence_logprobs
 from winnow.types import Group, Prompt
 
 

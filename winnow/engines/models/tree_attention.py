@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
-from winnow.tree import Tree, cut
+from winnow.engines.models.prefix_tree import Tree, cut
 
 _NAME = "winnow"
 _BLOCK, _BLOCKS = 64, 8
