@@ -16,8 +16,8 @@ import pytest
 
 from tests.build import draw
 from tests.test_cli import Case, check_line, contents, in_process
-from winnow.best import best_of
 from winnow.errors import UserError
+from winnow.evaluation.best_of import best_of
 from winnow.storage.schema import write_groups
 from winnow.types import Group, Origin, Prompt, Score
 
@@ -369,7 +369,7 @@ class TestCommand:
     def test_what_is_loaded(self) -> None:
         """No model library, no picture library; for the help no table of draws either."""
         code = (
-            "import sys; import winnow.best, winnow.study, winnow.engines.reward_models.fit\n"
+            "import sys; import winnow.evaluation.best_of, winnow.evaluation.overoptimisation, winnow.engines.reward_models.fit\n"
             "print(sorted({'torch', 'transformers', 'matplotlib'} & sys.modules.keys()))\n"
             "for m in ('numpy', 'pyarrow'): sys.modules[m] = None\n"
             "for m in [m for m in sys.modules if m.startswith('winnow')]: del sys.modules[m]\n"

@@ -25,11 +25,17 @@ from winnow import api
 from winnow.config.schema import from_dict
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.models.forward import PolicyForward
-from winnow.overoptimisation import as_json_table, best_of_n_study, fit, fitted, study_of
+from winnow.evaluation.overoptimisation import overoptimisation, run_overoptimisation
+from winnow.evaluation.overoptimisation_fit import (
+    as_json_table,
+    best_of_n_study,
+    fit,
+    fitted,
+    study_of,
+)
 from winnow.reporting.console import study_report
 from winnow.reporting.observer import Silent
 from winnow.storage.schema import write_groups
-from winnow.study import overoptimisation, run_overoptimisation
 from winnow.types import Draw, Group, Prompt, Score
 
 NS = (1, 2, 4, 8, 16)
@@ -79,7 +85,7 @@ class TestFit:
     @pytest.mark.parametrize("form", ["best-of-n", "rl"])
     def test_intervals_cover(self, form, monkeypatch) -> None:
         """Prompts differ in how fast they rise and fall: data sets drawn anew, 40 prompts each."""
-        monkeypatch.setattr("winnow.overoptimisation._RESAMPLES", 200)
+        monkeypatch.setattr("winnow.evaluation.overoptimisation_fit._RESAMPLES", 200)
         rng = np.random.default_rng(7)
         d = np.sqrt([0.0, 0.2, 0.6, 1.2, 1.8])
         covered = np.zeros(3)

@@ -15,10 +15,10 @@ from tests import tiny
 from tests.build import draw
 from tests.test_cli import Case, check_line, contents, in_process
 from winnow import api
-from winnow.best import best_of
 from winnow.engines.reward_models import fit
 from winnow.engines.reward_models.fit import fit_reward
 from winnow.engines.reward_models.preferences import Pair
+from winnow.evaluation.best_of import best_of
 from winnow.storage.schema import write_groups
 from winnow.types import Group, Prompt, Score
 

@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.build import group
-from winnow import plots
-from winnow.choosing import Drawn, curves, label_verdicts, rate_interval
 from winnow.errors import UserError
-from winnow.overoptimisation import best_of_n_study
+from winnow.evaluation import plots
+from winnow.evaluation.curves import Drawn, curves, label_verdicts, rate_interval
+from winnow.evaluation.overoptimisation_fit import best_of_n_study
+from winnow.evaluation.voting import ballots, winner
 from winnow.reporting.metrics import mean_interval, wilson
 from winnow.rewards.factory import make_reward
 from winnow.types import Prompt, Score
-from winnow.voting import ballots, winner
 
 
 def labels_of(texts: Sequence[str], answers: str, equal=None) -> list[int | None]:

@@ -42,15 +42,15 @@ if TYPE_CHECKING:
     from winnow.api import Result as Result
     from winnow.api import evaluate as evaluate
     from winnow.api import train as train
-    from winnow.best import best_of as best_of
     from winnow.config.schema import Config as Config
     from winnow.engines.reward_models.fit import fit_reward as fit_reward
     from winnow.errors import UserError as UserError
     from winnow.errors import WinnowError as WinnowError
+    from winnow.evaluation.best_of import best_of as best_of
+    from winnow.evaluation.overoptimisation import overoptimisation as overoptimisation
+    from winnow.evaluation.overoptimisation import run_overoptimisation as run_overoptimisation
     from winnow.offline import sample as sample
     from winnow.offline import select as select
-    from winnow.study import overoptimisation as overoptimisation
-    from winnow.study import run_overoptimisation as run_overoptimisation
     from winnow.types import Draw as Draw
     from winnow.types import Group as Group
     from winnow.types import Prompt as Prompt

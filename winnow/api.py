@@ -28,7 +28,7 @@ from winnow.config.recipe import dumps, load
 from winnow.config.schema import Config
 from winnow.engines.factory import environment, reward_for, sampler_for
 from winnow.errors import Stopped, UserError
-from winnow.evaluation import evaluate as evaluate_prompts
+from winnow.evaluation.held_out import evaluate as evaluate_prompts
 from winnow.given import (
     RewardFunction,
     Rows,

@@ -195,18 +195,18 @@ def best_of(
     """
     from dataclasses import asdict
 
-    from winnow import best
+    from winnow.evaluation import best_of
     from winnow.reporting.console import best_of_report
 
     written = [*(out or ()), *([plot] if plot else ())]
     shape = _form(form)
-    best.check(n, by=by, votes=votes, answers=answers, outputs=list(out or ()), plot=plot)
+    best_of.check(n, by=by, votes=votes, answers=answers, outputs=list(out or ()), plot=plot)
     if draws and (recipe or sets or folder):
         raise UserError("--recipe, --set and --folder say how to draw; give them or draws")
     if not draws:
-        best.check_judge(by, votes)
+        best_of.check_judge(by, votes)
         draws = [_drawn(recipe, [f"samples_per_prompt={n or 16}", *(sets or ())], folder, as_json)]
-    made = best.best_of(
+    made = best_of.best_of(
         draws,
         n,
         by=by,
@@ -269,8 +269,8 @@ def overoptimisation(
 
     Of best-of-n, or of the checkpoints of a run: with Gao et al.'s fit, and where gold turns over.
     """
-    from winnow import study as studies
-    from winnow.overoptimisation import as_json_table
+    from winnow.evaluation import overoptimisation as studies
+    from winnow.evaluation.overoptimisation_fit import as_json_table
     from winnow.reporting.console import study_report
 
     if checkpoints:

@@ -5,7 +5,7 @@ source (draw, score, select, weigh) -> mini-batches -> updates -> publish -> mea
 
 from __future__ import annotations
 
-from winnow.evaluation import evaluate
+from winnow.evaluation.held_out import evaluate
 from winnow.patience import Standing, standing
 from winnow.reporting.metrics import Evaluation, step_metrics
 from winnow.rollout import Rollout

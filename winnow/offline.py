@@ -18,7 +18,7 @@ from winnow.config.recipe import dumps, load
 from winnow.config.schema import Config, from_dict
 from winnow.engines.factory import environment, reward_for, sampler_for
 from winnow.errors import Stopped, UserError
-from winnow.evaluation import sampling_params
+from winnow.evaluation.held_out import sampling_params
 from winnow.export import Form, check_columns, check_output, export
 from winnow.given import (
     Paths,

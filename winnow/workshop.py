@@ -12,7 +12,7 @@ from winnow.config.phases import Phase, naming
 from winnow.config.schema import Config
 from winnow.engines.base import Sampler, WeightsRef
 from winnow.errors import UserError
-from winnow.evaluation import evaluate, sampling_params
+from winnow.evaluation.held_out import evaluate, sampling_params
 from winnow.prompts.loading import PromptSet
 from winnow.recorded import File, Recorded
 from winnow.reporting.observer import Reporter

@@ -18,10 +18,10 @@ from winnow.config.schema import Config
 from winnow.reporting.metrics import Evaluation, Metrics
 
 if TYPE_CHECKING:
-    from winnow.best import BestOf
     from winnow.config.phases import Phase
     from winnow.engines.reward_models.trainer import FitResult
-    from winnow.overoptimisation import Measured, Study
+    from winnow.evaluation.best_of import BestOf
+    from winnow.evaluation.overoptimisation_fit import Measured, Study
     from winnow.sifting import Sifted
 
 _COLUMNS = (

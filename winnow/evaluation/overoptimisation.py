@@ -1,4 +1,4 @@
-"""The study of over-optimisation on real draws: `winnow.overoptimisation(...)`.
+"""The study of over-optimisation on real draws: `winnow.evaluation.overoptimisation_fit(...)`.
 
 Of best-of-n, from one set of draws; and of a training run, from the draws of its evaluations.
 """
@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.choosing import sizes
 from winnow.config.recipe import load
 from winnow.config.schema import Config
 from winnow.engines.factory import engine_for
 from winnow.errors import UserError
+from winnow.evaluation.curves import sizes
+from winnow.evaluation.overoptimisation_fit import Study, best_of_n_study, study_of
+from winnow.evaluation.plots import check_picture, draw_study
+from winnow.evaluation.scores import RECORDED, scored_draws, scores
 from winnow.given import Paths, RewardFunction, reporter, reward_name
-from winnow.overoptimisation import Study, best_of_n_study, study_of
-from winnow.plots import check_picture, draw_study
 from winnow.reporting.observer import Reporter
-from winnow.scoring import RECORDED, scored_draws, scores
 from winnow.storage.sample_table import DrawTable
 
 Array = NDArray[np.float64]

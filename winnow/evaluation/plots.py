@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from winnow.choosing import Curves, Point
 from winnow.errors import UserError
-from winnow.overoptimisation import Measured, Study, fitted
+from winnow.evaluation.curves import Curves, Point
+from winnow.evaluation.overoptimisation_fit import Measured, Study, fitted
 from winnow.storage.atomic import whole
 
 _KINDS = (".svg", ".png", ".pdf")

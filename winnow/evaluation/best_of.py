@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.algorithms.selection import KEPT
-from winnow.choosing import Curves, Drawn, curves, rate_interval, sizes
 from winnow.config.schema import Config, RewardConfig
 from winnow.engines.factory import check_reward, reward_for
 from winnow.errors import UserError
+from winnow.evaluation.curves import Curves, Drawn, curves, rate_interval, sizes
+from winnow.evaluation.plots import check_picture, draw_curves
+from winnow.evaluation.scores import RECORDED, scored_draws, scores
+from winnow.evaluation.voting import Answers, ballots, winner
 from winnow.export import Form, check_output, export
 from winnow.given import Paths, RewardFunction, paths_of, reporter, reward_name
-from winnow.plots import check_picture, draw_curves
 from winnow.reporting.observer import Reporter
-from winnow.scoring import RECORDED, scored_draws, scores
 from winnow.sifting import Sifted
 from winnow.storage.sample_table import DrawTable
 from winnow.types import Group
-from winnow.voting import Answers, ballots, winner
 
 Array = NDArray[np.float64]
 Interval = tuple[float | None, float | None, float | None]

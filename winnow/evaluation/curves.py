@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from winnow.evaluation.voting import Labels
 from winnow.reporting.metrics import mean_interval
 from winnow.theory import (
     best_of_n,
@@ -22,7 +23,6 @@ from winnow.theory import (
     majority_at_n,
     pass_at_k,
 )
-from winnow.voting import Labels
 
 Array = NDArray[np.float64]
 
