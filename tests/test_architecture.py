@@ -73,7 +73,7 @@ def ours(tree: ast.AST, **how: bool) -> set[str]:
 
 def test_the_rooms_are_found() -> None:
     assert {f"winnow.{room}" for room in PURE} <= TREES.keys()
-    assert "winnow.algorithms.selection" in ours(TREES["winnow.rollout"])
+    assert "winnow.algorithms.selection" in ours(TREES["winnow.rollouts.rollout"])
     assert "torch" in imports(TREES["winnow.engines.learning.gradients"])
 
 

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.build import group
-from winnow import export as export_module
 from winnow import offline
 from winnow.errors import UserError, WinnowError
+from winnow.rollouts import export as export_module
 from winnow.storage.sample_table import read_draws
 from winnow.storage.schema import SCHEMA, write_groups
 from winnow.types import Prompt, Verdict

@@ -17,7 +17,7 @@ from winnow.reporting.metrics import (
     success_by_difficulty,
     wilson,
 )
-from winnow.rollout import Batch
+from winnow.rollouts.rollout import Batch
 from winnow.types import Prompt, StepStats
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -29,8 +29,8 @@ from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.models import distributions
 from winnow.engines.models.distributions import divergences, entropies, frozen
 from winnow.engines.models.forward import Piece, PolicyForward
+from winnow.rollouts.annotate import Wanted, kl_to_reference
 from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
-from winnow.wanted import Wanted, kl_to_reference
 
 # A policy whose answers can all be enumerated: two tokens out of three, nine answers.
 V, PROMPT = 3, (2, 0)

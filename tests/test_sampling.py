@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 import winnow
 from tests import tiny
 from winnow import cli
-from winnow import sampling as sampling_module
 from winnow.engines.base import Capabilities, Request, SamplingParams
 from winnow.errors import UserError
 from winnow.reporting.observer import Silent
-from winnow.sampling import Sampled, Want, collect
+from winnow.rollouts import collect as sampling_module
+from winnow.rollouts.collect import Sampled, Want, collect
 from winnow.storage import atomic as disk_module
 from winnow.storage import sample_folder as journal_module
 from winnow.storage.sample_folder import Journal

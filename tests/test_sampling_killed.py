@@ -159,13 +159,13 @@ def main(model: str, where: str, least: str) -> None:
     """
     import torch
 
-    from winnow import sampling
     from winnow.config.schema import from_dict
     from winnow.engines import local  # noqa: F401 (imported once, for all)
+    from winnow.rollouts import collect
     from winnow.storage import sample_folder
 
     torch.set_num_threads(1)
-    sampling.SET_DRAWS = {True: SET, False: SET}
+    collect.SET_DRAWS = {True: SET, False: SET}
     sample_folder.PART_DRAWS = PART
     rng = random.Random(0)
     config = from_dict(settings(model, Path(where) / "prompts.jsonl"))

@@ -18,7 +18,7 @@ from tests.build import group
 from winnow import offline
 from winnow.algorithms.selection import RULES, columns_read, select
 from winnow.algorithms.spec import parse
-from winnow.sifting import sift
+from winnow.rollouts.select import sift
 from winnow.storage.sample_table import read_draws
 from winnow.storage.schema import write_groups
 from winnow.types import Group, Origin, Verdict

@@ -13,7 +13,7 @@ from winnow.cli_options import Json, Recipe, Set, print_json
 from winnow.errors import UserError
 
 if TYPE_CHECKING:
-    from winnow.sampling import Sampled
+    from winnow.rollouts.collect import Sampled
 
 _Draws = Annotated[
     list[str], typer.Argument(help="Parquet files, or folders: of winnow sample, of a run.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from winnow.evaluation.held_out import evaluate
 from winnow.patience import Standing, standing
 from winnow.reporting.metrics import Evaluation, step_metrics
-from winnow.rollout import Rollout
+from winnow.rollouts.rollout import Rollout
 from winnow.run import Run
 from winnow.updates import update
 

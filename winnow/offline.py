@@ -19,7 +19,6 @@ from winnow.config.schema import Config, from_dict
 from winnow.engines.factory import environment, reward_for, sampler_for
 from winnow.errors import Stopped, UserError
 from winnow.evaluation.held_out import sampling_params
-from winnow.export import Form, check_columns, check_output, export
 from winnow.given import (
     Paths,
     RewardFunction,
@@ -34,8 +33,9 @@ from winnow.given import (
 from winnow.prompts.loading import load_held_out, load_prompts
 from winnow.reporting.console import ConsoleReporter
 from winnow.reporting.observer import Reporter
-from winnow.sampling import Sampled, Want, collect, complete
-from winnow.sifting import OF_PROMPT, Sifted, rescore, sift
+from winnow.rollouts.collect import Sampled, Want, collect, complete
+from winnow.rollouts.export import Form, check_columns, check_output, export
+from winnow.rollouts.select import OF_PROMPT, Sifted, rescore, sift
 from winnow.storage.atomic import alone
 from winnow.storage.sample_folder import Journal
 from winnow.storage.sample_table import read_draws

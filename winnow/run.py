@@ -12,7 +12,7 @@ from winnow.config.schema import Config
 from winnow.engines.base import Learner, Sampler
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
-from winnow.rollout import Stopwatch
+from winnow.rollouts.rollout import Stopwatch
 from winnow.sources import Source
 from winnow.storage.run_folder import RunStore
 from winnow.types import Prompt

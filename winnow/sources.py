@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from winnow.rollout import Batch, Rollout, Stopwatch, derive_seed
+from winnow.rollouts.annotate import Wanted
+from winnow.rollouts.rollout import Batch, Rollout, Stopwatch, derive_seed
 from winnow.storage.run_folder import RunStore
 from winnow.types import Group
-from winnow.wanted import Wanted
 
 
 class Source(Protocol):

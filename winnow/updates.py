@@ -9,7 +9,7 @@ import numpy as np
 from winnow.algorithms.losses import learned_from
 from winnow.config.schema import Config
 from winnow.errors import WinnowError
-from winnow.rollout import Batch, derive_seed
+from winnow.rollouts.rollout import Batch, derive_seed
 from winnow.run import Run
 from winnow.types import Group, StepStats
 

@@ -17,13 +17,13 @@ from winnow.prompts.loading import PromptSet
 from winnow.recorded import File, Recorded
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
-from winnow.rollout import Rollout, Stopwatch
+from winnow.rollouts.annotate import Wanted
+from winnow.rollouts.rollout import Rollout, Stopwatch
 from winnow.run import Run
 from winnow.sources import EveryStep, Once, Source
 from winnow.storage.atomic import whole_folder
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.types import Group
-from winnow.wanted import Wanted
 
 if TYPE_CHECKING:
     from torch import Tensor

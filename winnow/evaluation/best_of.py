@@ -18,10 +18,10 @@ from winnow.evaluation.curves import Curves, Drawn, curves, rate_interval, sizes
 from winnow.evaluation.plots import check_picture, draw_curves
 from winnow.evaluation.scores import RECORDED, scored_draws, scores
 from winnow.evaluation.voting import Answers, ballots, winner
-from winnow.export import Form, check_output, export
 from winnow.given import Paths, RewardFunction, paths_of, reporter, reward_name
 from winnow.reporting.observer import Reporter
-from winnow.sifting import Sifted
+from winnow.rollouts.export import Form, check_output, export
+from winnow.rollouts.select import Sifted
 from winnow.storage.sample_table import DrawTable
 from winnow.types import Group
 

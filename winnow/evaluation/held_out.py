@@ -10,7 +10,7 @@ from winnow.engines.base import Sampler, SamplingParams
 from winnow.reporting.metrics import Evaluation, evaluation
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
-from winnow.rollout import Stopwatch, draw, score
+from winnow.rollouts.rollout import Stopwatch, draw, score
 from winnow.storage.run_folder import RunStore
 from winnow.types import Prompt, Split
 

@@ -12,7 +12,7 @@ from winnow.engines.factory import reward_for
 from winnow.errors import UserError
 from winnow.given import Paths, RewardFunction, paths_of, reward_name
 from winnow.reporting.observer import Reporter
-from winnow.sifting import OF_PROMPT, rescore
+from winnow.rollouts.select import OF_PROMPT, rescore
 from winnow.storage.sample_table import DrawTable, read_draws
 
 RECORDED = "verifier"

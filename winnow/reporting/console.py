@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from winnow.engines.reward_models.trainer import FitResult
     from winnow.evaluation.best_of import BestOf
     from winnow.evaluation.overoptimisation_fit import Measured, Study
-    from winnow.sifting import Sifted
+    from winnow.rollouts.select import Sifted
 
 _COLUMNS = (
     ("step", 5),

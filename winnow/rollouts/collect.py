@@ -13,7 +13,7 @@ from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.errors import UserError
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
-from winnow.rollout import derive_seed, score
+from winnow.rollouts.rollout import derive_seed, score
 from winnow.storage.sample_folder import Journal, Place
 from winnow.types import Group, Origin, Prompt
 

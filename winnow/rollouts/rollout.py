@@ -22,9 +22,9 @@ from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.errors import UserError
 from winnow.prompts.loading import PromptSet
 from winnow.rewards.base import Reward
+from winnow.rollouts.annotate import Wanted, kl_to_reference
 from winnow.storage.run_folder import RunStore
 from winnow.types import Group, Origin, Prompt, Split, Verdict
-from winnow.wanted import Wanted, kl_to_reference
 
 _PATIENCE = 3
 """Steps in a row with more verifier errors than verdicts before a run stops."""
