@@ -105,7 +105,7 @@ def test_the_command_line_and_the_engines_are_known_to_nobody_below() -> None:
             assert "winnow.cli" not in wants, name
         if name not in ("winnow.cli", "winnow"):
             assert "winnow.api" not in wants, name
-        doors = ("winnow.assemble", "winnow.engines.factory", "winnow.doctor")
+        doors = ("winnow.training.setup", "winnow.engines.factory", "winnow.doctor")
         if name not in doors and ".engines" not in name:
             assert not {w for w in wants if ".engines" in w} - {"winnow.engines.base"}, name
 

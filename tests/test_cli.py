@@ -397,7 +397,7 @@ class TestResults:
 
         target = {
             "begun": "winnow.api.run_loop",
-            "before": "winnow.assemble.engine_for",
+            "before": "winnow.training.setup.engine_for",
             "early": "winnow.config.recipe.load",
         }
         monkeypatch.setattr(target[moment], stop)

@@ -28,20 +28,20 @@ from tests.kills import (
     lines,
     logits,
 )
-from winnow import workshop
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL, Term
-from winnow.anchors import Anchor, open_anchor
 from winnow.api import run
 from winnow.config.schema import AnchorConfig, OptimiserConfig, PromptsConfig
 from winnow.engines.base import Beside
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.loading import ModelSource
-from winnow.patience import Standing, standing
 from winnow.storage.run_folder import RunStore
+from winnow.training import phase_runner
+from winnow.training.early_stopping import Standing, standing
+from winnow.training.sft_mix import Anchor, open_anchor
+from winnow.training.updates import minibatches
 from winnow.types import Draw, Group, Prompt, Score, Verdict
-from winnow.updates import minibatches
 
 NLL_TERM = (Term(NLL(), SurvivorMeans()),)
 
@@ -572,7 +572,7 @@ def test_killed_before_the_final_model_was_written_it_is_written_then(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(workshop, "whole_folder", killed)
+        patch.setattr(phase_runner, "whole_folder", killed)
         with pytest.raises(Killed):
             go(settings, tmp_path / "broken")
     assert not (tmp_path / "broken/final").exists()

@@ -22,8 +22,8 @@ from tests.kills import FIRST
 from winnow.config.schema import Config
 from winnow.engines.local import engine, learner
 from winnow.engines.models.forward import PolicyForward
+from winnow.training.updates import minibatches
 from winnow.types import Score
-from winnow.updates import minibatches
 
 SMALL = {
     "prompts_per_step": 6,

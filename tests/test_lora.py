@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 import winnow
 from tests import tiny
 from tests.kills import after_checkpoint, check_resumed, config, draws, go, logits
-from winnow import assemble
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL, Term
 from winnow.config.schema import LoraConfig, OptimiserConfig
@@ -26,6 +25,7 @@ from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.loading import ModelSource
 from winnow.engines.models.reference import Within
+from winnow.training import setup
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 
 LORA: dict[str, Any] = {"lora": {"rank": 4}, "optimiser": {"lr": 1e-2}}
@@ -352,7 +352,7 @@ def test_what_no_name_finds_is_written_beside_the_adapters(tiny_model, tmp_path)
 def test_a_run_over_a_gguf_file_keeps_its_base(tiny_model, tmp_path, monkeypatch):
     """The source alone decides; here it names an ordinary folder, read as such."""
     monkeypatch.setattr(
-        assemble, "resolve", lambda name, field="model": ModelSource(name, "model.gguf")
+        setup, "resolve", lambda name, field="model": ModelSource(name, "model.gguf")
     )
     result = go(config(tiny_model, tmp_path, **LORA), tmp_path / "run")
     said = json.loads((result.checkpoint / "adapter_config.json").read_text())

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from winnow.algorithms.algorithm import Algorithm
-from winnow.assemble import Plan, assemble, plan
 from winnow.config.recipe import dumps, load
 from winnow.config.schema import Config
 from winnow.engines.factory import environment, reward_for, sampler_for
@@ -39,13 +38,14 @@ from winnow.given import (
     reporter,
     reward_name,
 )
-from winnow.loop import train as run_loop
-from winnow.patience import standing
 from winnow.prompts.loading import load_held_out
 from winnow.reporting.console import ConsoleReporter, opening
 from winnow.reporting.metrics import Evaluation, Metrics
 from winnow.reporting.observer import Reporter
 from winnow.storage.run_folder import FINAL, RunStore
+from winnow.training.early_stopping import standing
+from winnow.training.loop import train as run_loop
+from winnow.training.setup import Plan, assemble, plan
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from winnow.config.recipe import cells_of, merge
 from winnow.config.schema import Config, from_dict
 from winnow.config.validation import check, refuse, unused
 from winnow.errors import UserError
-from winnow.recorded import File, open_file
+from winnow.training.file_source import File, open_file
 
 _OWN = (
     "algorithm",

@@ -31,9 +31,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from winnow.errors import UserError
-from winnow.patience import standing
 from winnow.storage.atomic import append_line, disk, drop_folder, refuse, whole_folder, write_text
 from winnow.storage.schema import SCHEMA, clean, group_of, prompt_of, write_groups
+from winnow.training.early_stopping import standing
 from winnow.types import Group, Prompt, Split
 
 _STATE = "state.json"

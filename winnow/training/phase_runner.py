@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from winnow.anchors import Anchor
 from winnow.config.phases import Phase, naming
 from winnow.config.schema import Config
 from winnow.engines.base import Sampler, WeightsRef
 from winnow.errors import UserError
 from winnow.evaluation.held_out import evaluate, sampling_params
 from winnow.prompts.loading import PromptSet
-from winnow.recorded import File, Recorded
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.rollouts.annotate import Wanted
 from winnow.rollouts.rollout import Rollout, Stopwatch
-from winnow.run import Run
-from winnow.sources import EveryStep, Once, Source
 from winnow.storage.atomic import whole_folder
 from winnow.storage.run_folder import FINAL, RunStore
+from winnow.training.context import Run
+from winnow.training.file_source import File, Recorded
+from winnow.training.sft_mix import Anchor
+from winnow.training.sources import EveryStep, Once, Source
 from winnow.types import Group
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from winnow.algorithms.algorithm import Algorithm
-from winnow.anchors import Anchor
 from winnow.config.schema import Config
 from winnow.engines.base import Learner, Sampler
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.rollouts.rollout import Stopwatch
-from winnow.sources import Source
 from winnow.storage.run_folder import RunStore
+from winnow.training.sft_mix import Anchor
+from winnow.training.sources import Source
 from winnow.types import Prompt
 
 

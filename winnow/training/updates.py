@@ -10,7 +10,7 @@ from winnow.algorithms.losses import learned_from
 from winnow.config.schema import Config
 from winnow.errors import WinnowError
 from winnow.rollouts.rollout import Batch, derive_seed
-from winnow.run import Run
+from winnow.training.context import Run
 from winnow.types import Group, StepStats
 
 Updates = list[tuple[Sequence[int], StepStats]]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import names_model
 from winnow.algorithms.spec import nearest
-from winnow.anchors import Anchor, open_anchor
 from winnow.config.phases import Phase, naming, phases_of, resolved
 from winnow.config.recipe import dumps
 from winnow.config.schema import AnchorConfig, Config
@@ -22,8 +21,9 @@ from winnow.prompts.loading import PromptSet, load_held_out, load_prompts
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.storage.run_folder import RunStore
+from winnow.training.phase_runner import Workshop
+from winnow.training.sft_mix import Anchor, open_anchor
 from winnow.types import Prompt
-from winnow.workshop import Workshop
 
 if TYPE_CHECKING:
     import torch

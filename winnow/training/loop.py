@@ -6,11 +6,11 @@ source (draw, score, select, weigh) -> mini-batches -> updates -> publish -> mea
 from __future__ import annotations
 
 from winnow.evaluation.held_out import evaluate
-from winnow.patience import Standing, standing
 from winnow.reporting.metrics import Evaluation, step_metrics
 from winnow.rollouts.rollout import Rollout
-from winnow.run import Run
-from winnow.updates import update
+from winnow.training.context import Run
+from winnow.training.early_stopping import Standing, standing
+from winnow.training.updates import update
 
 STAGES = (*Rollout.stages, "update", "evaluate", "checkpoint")
 
