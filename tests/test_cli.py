@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import tiny
-from winnow import cli
 from winnow.algorithms.algorithm import ALGORITHMS
+from winnow.cli import main
 from winnow.config.recipe import recipes
 from winnow.config.schema import Config, describe, from_dict
 from winnow.errors import WinnowError
@@ -325,7 +325,7 @@ def in_process(monkeypatch, capsys, *args: str) -> tuple[int, str, str]:
     """The same entry point, without the cost of another process."""
     monkeypatch.setattr(sys, "argv", ["winnow", *args])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main.main()
     said = capsys.readouterr()
     return end.value.code, said.out, said.err
 
@@ -484,7 +484,7 @@ class TestResults:
         assert code == 0
         assert len(out.splitlines()) == len(findings)
         monkeypatch.setitem(sys.modules, "torch", None)
-        monkeypatch.setattr("winnow.doctor.version", missing_torch)
+        monkeypatch.setattr("winnow.cli.doctor.version", missing_torch)
         code, out, _ = in_process(monkeypatch, capsys, "doctor")
         assert code == 2
         assert "no   torch: not installed (pip install torch)\n" in out

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from winnow import cli
 from winnow.algorithms.advantages import ADVANTAGES
 from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
 from winnow.algorithms.denominators import DENOMINATORS
 from winnow.algorithms.kl import CRITICS, PENALTIES
 from winnow.algorithms.losses import LOSSES
 from winnow.algorithms.selection import RULES
+from winnow.cli import main
 from winnow.config.schema import from_dict
 from winnow.rewards.factory import REWARDS
 
@@ -24,7 +24,7 @@ README = (HERE / "README.md").read_text()
 
 
 def test_the_settings_are_those_that_are_printed():
-    printed = CliRunner().invoke(cli.app, ["settings"]).output
+    printed = CliRunner().invoke(main.app, ["settings"]).output
     assert printed in (HERE / "docs" / "config.md").read_text()
 
 

@@ -27,9 +27,9 @@ from tests.kills import (
     lines,
     logits,
 )
-from winnow import cli
 from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.api import run
+from winnow.cli import main
 from winnow.config.phases import phases_of
 from winnow.config.recipe import load
 from winnow.config.schema import Config, from_dict
@@ -102,7 +102,7 @@ def test_a_schedule_runs_from_the_command_line(schedule, tmp_path, monkeypatch, 
         sys, "argv", ["winnow", "train", str(schedule), "--out", str(out), "--json"]
     )
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        main.main()
     assert left.value.code == 0
     said = json.loads(capsys.readouterr().out)
     assert said["checkpoint"] == str(out / "checkpoints/step-6")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import winnow
 from tests import tiny
-from winnow import cli
+from winnow.cli import main
 from winnow.engines.base import Capabilities, Request, SamplingParams
 from winnow.errors import UserError
 from winnow.reporting.observer import Silent
@@ -718,7 +718,7 @@ def here(tmp_path, monkeypatch) -> Path:
 def command(monkeypatch, capsys, *args: str) -> tuple[int, str, str]:
     monkeypatch.setattr("sys.argv", ["winnow", "sample", *args])
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        main.main()
     said = capsys.readouterr()
     return int(left.value.code or 0), said.out, said.err
 
@@ -815,7 +815,7 @@ def test_resume_says_what_it_did(tiny_model, here, monkeypatch, capsys) -> None:
         patch.setattr(winnow.rewards.in_process.InProcessReward, "score", dies)
         patch.setattr("sys.argv", ["winnow", "sample", *options, "--out", "a"])
         with pytest.raises(Killed):
-            cli.main()
+            main.main()
     made = 80 - len(drawn_in(Path("a")))
     code, out, _ = command(monkeypatch, capsys, "--resume", "a")
     assert code == 0
@@ -854,7 +854,7 @@ def test_a_kill_while_the_folder_is_begun(tiny_model, here, monkeypatch, capsys)
             patch.setattr(os, "fsync", fsync)
             patch.setattr("sys.argv", ["winnow", "sample", *options])
             with pytest.raises(Killed):
-                cli.main()
+                main.main()
         if Path("b/config.toml").exists():
             break
         assert command(monkeypatch, capsys, "--resume", "b")[0] == 2

@@ -15,7 +15,8 @@ import pytest
 
 import winnow
 from tests.build import group
-from winnow import cli, offline
+from winnow import offline
+from winnow.cli import main
 from winnow.errors import UserError
 from winnow.storage.schema import write_groups
 from winnow.types import Group, Origin, Prompt, Score
@@ -167,7 +168,7 @@ def run(monkeypatch, capsys, *args: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["winnow", "select", *args])
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main.main()
     said = capsys.readouterr()
     return end.value.code, said.out, said.err
 

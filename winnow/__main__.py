@@ -1,3 +1,3 @@
-from winnow.cli import main
+from winnow.cli.main import main
 
 main()

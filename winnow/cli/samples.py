@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from winnow.cli_options import Json, Recipe, Set, print_json
+from winnow.cli.options import Json, Recipe, Set, print_json
 from winnow.errors import UserError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from winnow import cli_draws
-from winnow.cli_options import Json, Out, Recipe, Set, print_json
+from winnow.cli import samples
+from winnow.cli.options import Json, Out, Recipe, Set, print_json
 from winnow.errors import UserError, WinnowError
 
 app = typer.Typer(
@@ -103,7 +103,7 @@ def evaluate(
         typer.echo(f"draws:  {folder / 'rollouts'}")
 
 
-for _name, (_function, _example) in cli_draws.COMMANDS.items():
+for _name, (_function, _example) in samples.COMMANDS.items():
     app.command(name=_name, epilog=_example)(_function)
 
 
@@ -157,7 +157,7 @@ def settings(as_json: Json = False) -> None:
 @app.command(epilog="Example: winnow doctor")
 def doctor(as_json: Json = False) -> None:
     """Say what this machine has: versions, device, the built-in model, optional libraries."""
-    from winnow.doctor import examine
+    from winnow.cli.doctor import examine
 
     findings = examine()
     if as_json:
