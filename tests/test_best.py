@@ -369,7 +369,8 @@ class TestCommand:
     def test_what_is_loaded(self) -> None:
         """No model library, no picture library; for the help no table of draws either."""
         code = (
-            "import sys; import winnow.evaluation.best_of, winnow.evaluation.overoptimisation, winnow.engines.reward_models.fit\n"
+            "import sys; import winnow.evaluation.best_of, winnow.evaluation.overoptimisation\n"
+            "import winnow.engines.reward_models.fit\n"
             "print(sorted({'torch', 'transformers', 'matplotlib'} & sys.modules.keys()))\n"
             "for m in ('numpy', 'pyarrow'): sys.modules[m] = None\n"
             "for m in [m for m in sys.modules if m.startswith('winnow')]: del sys.modules[m]\n"

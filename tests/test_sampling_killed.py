@@ -79,7 +79,7 @@ def fork(folder: Path, config: Any) -> int:
 def state(folder: Path) -> dict[str, Any]:
     """What is on the disk."""
     journal = folder / "journal.jsonl"
-    text = sample_folder.read_bytes() if sample_folder.exists() else b""
+    text = journal.read_bytes() if journal.exists() else b""
     lines = text.split(b"\n")
     closed = sorted(folder.glob("draws/part-*.parquet"))
     drawn = [json.loads(line) for line in lines[:-1] if b'"draws"' in line]
@@ -91,7 +91,7 @@ def state(folder: Path) -> dict[str, Any]:
         "folder": folder.name,
         "there": len(there),
         "begun": (folder / "config.toml").exists(),
-        "complete": sample_folder.exists() and not text,
+        "complete": journal.exists() and not text,
         "closed": len(closed),
         "open": sum(len(line["draws"]) for line in drawn),
         "partial": any(folder.rglob(".*.partial")),

@@ -1,0 +1,1 @@
+"""Every setting, typed; recipes, and what no run should begin with."""

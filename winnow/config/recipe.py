@@ -45,7 +45,7 @@ def load(
 
 def recipes() -> list[str]:
     """Names of the recipes that ship with Winnow."""
-    folder = files("winnow") / "recipes"
+    folder = files("winnow.config") / "recipes"
     return sorted(
         f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
     )
@@ -63,7 +63,7 @@ def _read(recipe: str) -> dict[str, Any]:
         known = recipes()
         if recipe not in known:
             raise UserError(f"recipe: none is called {recipe!r}; {nearest(recipe, known)}")
-        text = (files("winnow") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
+        text = (files("winnow.config") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -1,0 +1,1 @@
+"""A data set -> prompts to train on, and prompts held out."""

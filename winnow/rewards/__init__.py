@@ -1,0 +1,1 @@
+"""(prompt, completion) -> a number, or an error."""

@@ -1,0 +1,1 @@
+"""Groups of draws: drawn, scored, selected, weighed, stored."""

@@ -1,0 +1,1 @@
+"""Draws and runs on the disk; a kill loses nothing."""

@@ -1,0 +1,1 @@
+"""Survivors -> a gradient, and the optimiser that takes it."""

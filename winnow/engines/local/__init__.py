@@ -1,0 +1,1 @@
+"""A policy in this process: sampler and learner over one module."""

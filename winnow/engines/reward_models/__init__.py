@@ -1,0 +1,1 @@
+"""Rewards that are learned: pairs, a reward model, how it is fitted."""

@@ -1,0 +1,1 @@
+"""Samples from any OpenAI-compatible server."""
