@@ -7,7 +7,6 @@ from scipy.special import softmax
 
 from tests.build import group, judged
 from winnow.algorithms.advantages import (
-    ADVANTAGES,
     GAE,
     Centred,
     Extremes,
@@ -18,6 +17,7 @@ from winnow.algorithms.advantages import (
     Standardised,
 )
 from winnow.algorithms.algorithm import ALGORITHMS
+from winnow.algorithms.registry import ADVANTAGES
 from winnow.algorithms.weighing import rescale
 from winnow.errors import UserError
 

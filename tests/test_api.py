@@ -11,7 +11,8 @@ import winnow
 from tests import tiny
 from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
 from winnow.algorithms.denominators import DrawMeans
-from winnow.algorithms.losses import NLL, Term
+from winnow.algorithms.losses import NLL
+from winnow.algorithms.objective import Term
 from winnow.algorithms.selection import Correct, Everything
 
 ROWS = tiny.problems()

@@ -12,14 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.algorithms.advantages import ADVANTAGES
 from winnow.algorithms.algorithm import ALGORITHMS
-from winnow.algorithms.denominators import DENOMINATORS
-from winnow.algorithms.kl import CRITICS, PENALTIES
-from winnow.algorithms.losses import LOSSES
-from winnow.algorithms.selection import RULES
-from winnow.algorithms.spec import Cell, nearest, parse, show
-from winnow.errors import UserError
+from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES, PENALTIES, RULES
+from winnow.algorithms.spec import Cell, parse, show
+from winnow.errors import UserError, nearest
 
 VOCABULARIES = {
     "select": RULES,

@@ -17,8 +17,9 @@ from tests.test_forward import build, largest_difference, one_by_one
 from winnow.algorithms.advantages import GAE
 from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
 from winnow.algorithms.denominators import Tokens
-from winnow.algorithms.kl import Entropy, InReward, Value
-from winnow.algorithms.losses import Clipped, Term
+from winnow.algorithms.kl import InReward
+from winnow.algorithms.losses import Clipped, Entropy, Value
+from winnow.algorithms.objective import Term
 from winnow.algorithms.weighing import weigh
 from winnow.config.schema import CriticConfig, OptimiserConfig
 from winnow.engines.learning.gradients import Models, accumulate

@@ -9,12 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from winnow.algorithms.advantages import ADVANTAGES
 from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
-from winnow.algorithms.denominators import DENOMINATORS
-from winnow.algorithms.kl import CRITICS, PENALTIES
-from winnow.algorithms.losses import LOSSES
-from winnow.algorithms.selection import RULES
+from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES, PENALTIES, RULES
 from winnow.cli import main
 from winnow.config.schema import from_dict
 from winnow.rewards.factory import REWARDS

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 
 from tests import tiny
 from winnow.algorithms.denominators import DrawMeans
-from winnow.algorithms.losses import NLL, Clipped, Term
+from winnow.algorithms.losses import NLL, Clipped
+from winnow.algorithms.objective import Term
 from winnow.config.schema import OptimiserConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.local.engine import LocalSampler, PromptEncoder

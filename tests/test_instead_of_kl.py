@@ -29,7 +29,8 @@ from tests.kills import (
     logits,
 )
 from winnow.algorithms.denominators import SurvivorMeans
-from winnow.algorithms.losses import NLL, Term
+from winnow.algorithms.losses import NLL
+from winnow.algorithms.objective import Term
 from winnow.api import run
 from winnow.config.schema import AnchorConfig, OptimiserConfig, PromptsConfig
 from winnow.engines.base import Beside

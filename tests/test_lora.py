@@ -18,7 +18,8 @@ import winnow
 from tests import tiny
 from tests.kills import after_checkpoint, check_resumed, config, draws, go, logits
 from winnow.algorithms.denominators import SurvivorMeans
-from winnow.algorithms.losses import NLL, Term
+from winnow.algorithms.losses import NLL
+from winnow.algorithms.objective import Term
 from winnow.config.schema import LoraConfig, OptimiserConfig
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.learner import LocalLearner

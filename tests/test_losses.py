@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from tests.build import group
 from winnow.algorithms.denominators import (
-    DENOMINATORS,
     Constant,
     DrawMeans,
     GroupMeans,
@@ -19,19 +18,20 @@ from winnow.algorithms.denominators import (
     Tokens,
     Totals,
 )
-from winnow.algorithms.kl import KL, Entropy, Value
+from winnow.algorithms.kl import KL
 from winnow.algorithms.losses import (
     DPO,
-    LOSSES,
     NLL,
     Clipped,
+    Entropy,
     Importance,
     SequenceClipped,
     SequenceImportance,
-    Term,
     Truncated,
-    learned_from,
+    Value,
 )
+from winnow.algorithms.objective import Term, learned_from
+from winnow.algorithms.registry import DENOMINATORS, LOSSES
 from winnow.types import Verdict
 
 

@@ -15,9 +15,10 @@ from tests.test_forward import build, largest_difference, one_by_one
 from winnow.algorithms.advantages import Extremes
 from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.algorithms.denominators import GroupMeans
-from winnow.algorithms.losses import DPO, Term, learned_from
+from winnow.algorithms.losses import DPO
+from winnow.algorithms.objective import Term, learned_from, totals
 from winnow.algorithms.selection import BestWorst, Length, select
-from winnow.engines.learning.gradients import Models, accumulate, totals
+from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.learning.microbatches import cut
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict

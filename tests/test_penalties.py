@@ -22,8 +22,10 @@ from winnow.algorithms.denominators import (
     SurvivorTokens,
     Tokens,
 )
-from winnow.algorithms.kl import CRITICS, KL, PENALTIES, Entropy, InLoss, InReward, NoKL, Value
-from winnow.algorithms.losses import NLL, Clipped, Term, learned_from
+from winnow.algorithms.kl import KL, InLoss, InReward, NoKL
+from winnow.algorithms.losses import NLL, Clipped, Entropy, Value
+from winnow.algorithms.objective import Term, learned_from
+from winnow.algorithms.registry import CRITICS, PENALTIES
 from winnow.algorithms.weighing import referred, weigh
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.models import distributions

@@ -11,9 +11,9 @@ from scipy.stats import binomtest, chisquare
 
 from tests.build import group
 from winnow.algorithms import dedup
+from winnow.algorithms.registry import RULES
 from winnow.algorithms.selection import (
     RSO,
-    RULES,
     AsRecorded,
     AtMost,
     Band,

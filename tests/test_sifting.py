@@ -16,7 +16,8 @@ from scipy.stats import chisquare
 
 from tests.build import group
 from winnow import offline
-from winnow.algorithms.selection import RULES, columns_read, select
+from winnow.algorithms.registry import RULES
+from winnow.algorithms.selection import columns_read, select
 from winnow.algorithms.spec import parse
 from winnow.rollouts.select import sift
 from winnow.storage.sample_table import read_draws

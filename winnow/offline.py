@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from winnow.algorithms.selection import RULES, Rule, columns_read
+from winnow.algorithms.registry import RULES
+from winnow.algorithms.selection import Rule, columns_read
 from winnow.algorithms.spec import parse
 from winnow.config.recipe import dumps, load
 from winnow.config.schema import Config, from_dict

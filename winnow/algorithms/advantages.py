@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.algorithms.spec import Cell, by_name
+from winnow.algorithms.spec import Cell
 from winnow.theory.importance import normalised_weights
 
 Array = NDArray[np.float64]
@@ -201,9 +201,6 @@ class GAE(Cell):
         for t in range(len(delta) - 1, -1, -1):
             ahead = advantages[t] = delta[t] + self.gamma * self.lam * ahead
         return advantages
-
-
-ADVANTAGES = by_name([One, Reward, Centred, Standardised, LeaveOneOut, Softmax, Extremes, GAE])
 
 
 def _all_equal(rewards: Array) -> bool:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from winnow.algorithms.advantages import (
-    ADVANTAGES,
     GAE,
     Advantage,
     Centred,
@@ -29,7 +28,6 @@ from winnow.algorithms.advantages import (
     Standardised,
 )
 from winnow.algorithms.denominators import (
-    DENOMINATORS,
     Constant,
     DrawMeans,
     GroupMeans,
@@ -37,22 +35,24 @@ from winnow.algorithms.denominators import (
     SurvivorSums,
     Tokens,
 )
-from winnow.algorithms.kl import (
-    CRITICS,
-    PENALTIES,
+from winnow.algorithms.kl import InLoss, InReward, NoKL
+from winnow.algorithms.losses import (
+    DPO,
+    NLL,
+    Clipped,
     Entropy,
-    InLoss,
-    InReward,
+    Importance,
     NoCritic,
-    NoKL,
+    SequenceClipped,
     Value,
 )
-from winnow.algorithms.losses import DPO, LOSSES, NLL, Clipped, Importance, SequenceClipped, Term
+from winnow.algorithms.objective import Term
+from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES, PENALTIES, RULES
 from winnow.algorithms.rejection import Gibbs
-from winnow.algorithms.selection import RULES, BestWorst, Correct, Distinct, Everything, Mixed, Rule
-from winnow.algorithms.spec import nearest, parse, show
+from winnow.algorithms.selection import BestWorst, Correct, Distinct, Everything, Mixed, Rule
+from winnow.algorithms.spec import parse, show
 from winnow.algorithms.weighing import RewardScale
-from winnow.errors import UserError
+from winnow.errors import UserError, nearest
 
 Schedule = Literal["every-step", "once"]
 CellValue = str | int | float | list[str]

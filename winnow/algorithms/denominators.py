@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from winnow.algorithms.spec import Cell, by_name
+from winnow.algorithms.spec import Cell
 
 Counted = Literal["draws", "survivors"]
 """Whether a denominator counts all valid draws or survivors. A term that is not about rewards, a KL
@@ -163,17 +163,3 @@ class Constant(Cell):
 
     def __call__(self, length: int, siblings: int, totals: Totals) -> float:
         return 1.0 / (self.length * totals.draws)
-
-
-DENOMINATORS = by_name(
-    [
-        DrawMeans,
-        SurvivorMeans,
-        PromptMeans,
-        GroupMeans,
-        SurvivorSums,
-        Tokens,
-        SurvivorTokens,
-        Constant,
-    ]
-)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.algorithms.losses import Covers, Span, draw_sums
-from winnow.algorithms.spec import Cell, by_name, parse
+from winnow.algorithms.spec import Cell
 from winnow.theory.divergence import ESTIMATORS
 
 if TYPE_CHECKING:
@@ -111,42 +111,6 @@ class InLoss(Cell):
         return KL(self.estimator, self.over)
 
 
-PENALTIES = by_name([NoKL, InReward, InLoss])
-
-
-@dataclass(frozen=True)
-class Average(Cell):
-    """A reference that follows: average <- decay average + (1 - decay) policy, each update."""
-
-    decay: float = 0.99
-    cell: ClassVar[str] = "average"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ValueError("a decay from 0 to below 1")
-
-
-def average_decay(reference: str) -> float | None:
-    """The decay in `average(0.99)`; ``None`` of any other reference.
-
-    Raises:
-        UserError: it is none between 0 and 1.
-    """
-    if not reference.lstrip().startswith("average("):
-        return None
-    cell: Average = parse("reference", reference, by_name([Average]))
-    return cell.decay
-
-
-def names_model(reference: str) -> bool:
-    """Whether `reference` is a model of its own, not a state of the policy.
-
-    Raises:
-        UserError: as `average_decay`.
-    """
-    return reference not in ("start", "phase") and average_decay(reference) is None
-
-
 @dataclass(frozen=True)
 class KL:
     """An estimate of KL to the reference as a loss: see `InLoss`."""
@@ -183,62 +147,3 @@ class KL:
 
     def measure(self, *given: Tensor) -> Mapping[str, Tensor]:
         return {"kl_term": self(*given)}
-
-
-@dataclass(frozen=True)
-class Entropy:
-    """Minus the entropy of the next-token distribution: a bonus for staying undecided.
-
-    Over the draws that the row's denominator counts. Its gradient leaves out the effect on later
-    tokens.
-    """
-
-    needs_old: ClassVar[bool] = False
-    tempered: ClassVar[bool] = True
-    covers: ClassVar[Covers] = "counted"
-    reads: ClassVar[tuple[str, ...]] = ("entropy",)
-    formula: ClassVar[str] = "-H(pi)"
-
-    def __call__(self, entropy: Tensor) -> Tensor:
-        return -entropy
-
-    def measure(self, entropy: Tensor) -> Mapping[str, Tensor]:
-        return {"entropy_term": entropy}
-
-
-@dataclass(frozen=True)
-class NoCritic(Cell):
-    """No critic."""
-
-    cell: ClassVar[str] = "none"
-
-
-@dataclass(frozen=True)
-class Value(Cell):
-    """coefficient x 1/2 max((V - R)^2, (clip(V, V_old +- clip) - R)^2): PPO's critic (1707.06347).
-
-    V_old is what the critic expected when the draws were made, R = A + V_old. An infinite `clip`
-    leaves the squared error. Over the survivors, under the row's own denominator.
-    """
-
-    clip: float = 0.2
-    coefficient: float = 0.5
-    cell: ClassVar[str] = "value"
-    needs_old: ClassVar[bool] = False
-    covers: ClassVar[Covers] = "survivors"
-    reads: ClassVar[tuple[str, ...]] = ("value", "old_value", "returns")
-    formula: ClassVar[str] = "1/2 (V - R)^2, V clipped about V_old"
-
-    def __post_init__(self) -> None:
-        if not self.clip > 0 or not 0 < self.coefficient < math.inf:
-            raise ValueError("clip and coefficient are above 0")
-
-    def __call__(self, value: Tensor, old_value: Tensor, returns: Tensor) -> Tensor:
-        near = value.maximum(old_value - self.clip).minimum(old_value + self.clip)
-        return 0.5 * ((value - returns) ** 2).maximum((near - returns) ** 2)
-
-    def measure(self, value: Tensor, old_value: Tensor, returns: Tensor) -> Mapping[str, Tensor]:
-        return {"value_error": (value - returns) ** 2}
-
-
-CRITICS = by_name([NoCritic, Value])

@@ -8,13 +8,18 @@ module does not import torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from winnow.algorithms.denominators import Denominator, Totals
-from winnow.algorithms.spec import Cell, by_name
-from winnow.types import Group
+from winnow.algorithms.spec import Cell
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -255,54 +260,57 @@ def draw_means(values: Tensor, draw: Tensor) -> Tensor:
     return draw_sums(values, draw) / draw_sums(values.new_ones(len(values)), draw)
 
 
-LOSSES = by_name([NLL, Clipped, Importance, Truncated, SequenceClipped, SequenceImportance, DPO])
+@dataclass(frozen=True)
+class Entropy:
+    """Minus the entropy of the next-token distribution: a bonus for staying undecided.
+
+    Over the draws that the row's denominator counts. Its gradient leaves out the effect on later
+    tokens.
+    """
+
+    needs_old: ClassVar[bool] = False
+    tempered: ClassVar[bool] = True
+    covers: ClassVar[Covers] = "counted"
+    reads: ClassVar[tuple[str, ...]] = ("entropy",)
+    formula: ClassVar[str] = "-H(pi)"
+
+    def __call__(self, entropy: Tensor) -> Tensor:
+        return -entropy
+
+    def measure(self, entropy: Tensor) -> Mapping[str, Tensor]:
+        return {"entropy_term": entropy}
 
 
 @dataclass(frozen=True)
-class Term:
-    """One summand of the objective: coefficient x denominator-mean of a loss over its span."""
+class NoCritic(Cell):
+    """No critic."""
 
-    loss: Loss
-    denominator: Denominator
-    coefficient: float = 1.0
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return tuple(getattr(self.loss, "reads", ("logp", "old", "weight")))
-
-    @property
-    def span(self) -> Span:
-        span: Span = getattr(self.loss, "span", "token")
-        return span
-
-    @property
-    def tempered(self) -> bool:
-        """Whether its log-probs are those at the sampling temperature."""
-        return bool(getattr(self.loss, "tempered", self.loss.needs_old))
-
-    @property
-    def refers(self) -> bool:
-        """Whether it compares with the reference."""
-        return not {"ref", "kl"}.isdisjoint(self.reads)
-
-    def covers(self, group: Group) -> tuple[int, ...]:
-        """Numbers of the draws of a group that it runs over."""
-        covers: Covers = getattr(self.loss, "covers", "weighted")
-        draws = range(len(group.draws))
-        if covers == "weighted":
-            return tuple(i for i in draws if group.weighs(i))
-        if covers == "counted" and getattr(self.denominator, "counts", "survivors") == "draws":
-            return tuple(i for i in draws if group.valid[i])
-        return group.survivors
-
-    def factor(self, length: int, siblings: int, totals: Totals) -> float:
-        """What a token's, a draw's or a group's loss is multiplied by."""
-        if self.span == "group":
-            return self.coefficient * self.denominator(1, 1, totals)
-        length = length if self.span == "token" else 1
-        return self.coefficient * self.denominator(length, siblings, totals)
+    cell: ClassVar[str] = "none"
 
 
-def learned_from(group: Group, terms: Sequence[Term]) -> tuple[int, ...]:
-    """Numbers of the draws of a group that some term runs over; the others cost nothing."""
-    return tuple(sorted({i for term in terms for i in term.covers(group)}))
+@dataclass(frozen=True)
+class Value(Cell):
+    """coefficient x 1/2 max((V - R)^2, (clip(V, V_old +- clip) - R)^2): PPO's critic (1707.06347).
+
+    V_old is what the critic expected when the draws were made, R = A + V_old. An infinite `clip`
+    leaves the squared error. Over the survivors, under the row's own denominator.
+    """
+
+    clip: float = 0.2
+    coefficient: float = 0.5
+    cell: ClassVar[str] = "value"
+    needs_old: ClassVar[bool] = False
+    covers: ClassVar[Covers] = "survivors"
+    reads: ClassVar[tuple[str, ...]] = ("value", "old_value", "returns")
+    formula: ClassVar[str] = "1/2 (V - R)^2, V clipped about V_old"
+
+    def __post_init__(self) -> None:
+        if not self.clip > 0 or not 0 < self.coefficient < math.inf:
+            raise ValueError("clip and coefficient are above 0")
+
+    def __call__(self, value: Tensor, old_value: Tensor, returns: Tensor) -> Tensor:
+        near = value.maximum(old_value - self.clip).minimum(old_value + self.clip)
+        return 0.5 * ((value - returns) ** 2).maximum((near - returns) ** 2)
+
+    def measure(self, value: Tensor, old_value: Tensor, returns: Tensor) -> Mapping[str, Tensor]:
+        return {"value_error": (value - returns) ** 2}

@@ -17,28 +17,6 @@ from winnow.types import Group
 
 
 @dataclass(frozen=True)
-class AtMost(Cell):
-    """No more than m survivors of a prompt, chosen by lot: easy prompts do not fill the set."""
-
-    m: int
-    cell: ClassVar[str] = "at-most"
-    group_rule: ClassVar[bool] = False
-    blind: ClassVar[bool] = True
-    reads: ClassVar[frozenset[str]] = frozenset()
-
-    def __post_init__(self) -> None:
-        if self.m < 1:
-            raise ValueError("m is at least 1")
-
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
-        lot = np.where(alive, rng.random(len(alive)), np.inf)
-        chosen = set(np.argsort(lot)[: self.m].tolist())
-        return [None if i in chosen else f"more than {self.m}" for i in range(len(alive))]
-
-
-@dataclass(frozen=True)
 class Gibbs(Cell):
     """Exact rejection sampling from pi* = pi_ref exp(r / beta) / Z, the draws being pi_ref's.
 

@@ -13,8 +13,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from winnow.algorithms.dedup import first_of_each, folded, reasoning_path
-from winnow.algorithms.rejection import RSO, AtMost, Gibbs
-from winnow.algorithms.spec import Cell, by_name, show
+from winnow.algorithms.spec import Cell, show
 from winnow.errors import UserError
 from winnow.types import Group, Verdict
 
@@ -305,22 +304,23 @@ class Band(Cell):
         return [reason] * len(alive)
 
 
-RULES = by_name(
-    [
-        Everything,
-        AsRecorded,
-        Correct,
-        Best,
-        BestWorst,
-        Distinct,
-        DistinctText,
-        DropAllWrong,
-        DropAllRight,
-        Mixed,
-        Length,
-        AtMost,
-        Band,
-        Gibbs,
-        RSO,
-    ]
-)
+@dataclass(frozen=True)
+class AtMost(Cell):
+    """No more than m survivors of a prompt, chosen by lot: easy prompts do not fill the set."""
+
+    m: int
+    cell: ClassVar[str] = "at-most"
+    group_rule: ClassVar[bool] = False
+    blind: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.m < 1:
+            raise ValueError("m is at least 1")
+
+    def __call__(
+        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
+    ) -> list[str | None]:
+        lot = np.where(alive, rng.random(len(alive)), np.inf)
+        chosen = set(np.argsort(lot)[: self.m].tolist())
+        return [None if i in chosen else f"more than {self.m}" for i in range(len(alive))]

@@ -8,7 +8,6 @@ is what a recipe says, what `winnow algorithms` prints and what a run folder rec
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 import os
 import re
@@ -17,11 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, ClassVar, get_type_hints
 
-from winnow.errors import UserError
+from winnow.errors import UserError, nearest
 
 _CELL = re.compile(r"^\s*([a-z][a-z0-9+-]*)\s*(\((.*)\))?\s*$", re.DOTALL)
 _FUNCTION = re.compile(r"^[\w.]+:[\w.<>]+$")
-_SHOWN = 20
 
 
 class Cell:
@@ -45,16 +43,6 @@ class Cell:
 def by_name(classes: Iterable[type[Cell]]) -> Mapping[str, type[Cell]]:
     """The vocabulary of one kind of cell."""
     return {cls.cell: cls for cls in classes}
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?`, or what there is (the first of it) where nothing is near."""
-    names = list(known)
-    close = difflib.get_close_matches(word, names, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"known: {', '.join(names[:_SHOWN]) or 'none'}{more}"
 
 
 def parse(field: str, text: str, vocabulary: Mapping[str, type[Cell]]) -> Any:

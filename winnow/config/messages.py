@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from winnow.algorithms.spec import nearest
+from winnow.errors import nearest
 
 _WORDS = {
     "int_type": "must be a whole number",

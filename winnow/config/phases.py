@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from winnow.algorithms.algorithm import Algorithm
-from winnow.algorithms.spec import nearest
 from winnow.config.recipe import cells_of, merge
 from winnow.config.schema import Config, from_dict
 from winnow.config.validation import check, refuse, unused
-from winnow.errors import UserError
+from winnow.errors import UserError, nearest
 from winnow.training.file_source import File, open_file
 
 _OWN = (

@@ -14,11 +14,10 @@ import tomli_w
 from pydantic import ValidationError
 
 from winnow.algorithms.algorithm import Algorithm
-from winnow.algorithms.losses import Term
-from winnow.algorithms.spec import nearest
+from winnow.algorithms.objective import Term
 from winnow.config.messages import one_line
 from winnow.config.schema import OWN, SHORT, AlgorithmConfig, Config, from_dict
-from winnow.errors import UserError
+from winnow.errors import UserError, nearest
 
 
 def load(

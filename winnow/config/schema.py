@@ -14,9 +14,8 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
-from winnow.algorithms.spec import nearest
 from winnow.config.messages import one_line
-from winnow.errors import UserError
+from winnow.errors import UserError, nearest
 
 SHORT = {"algorithm": "name", "prompts": "source", "reward": "name"}
 """Tables that may be written as one string, and the key that the string then stands for."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from winnow.algorithms.advantages import Extremes, Standardised
 from winnow.algorithms.algorithm import Algorithm
-from winnow.algorithms.kl import InReward, Value
-from winnow.algorithms.losses import DPO, SequenceClipped
+from winnow.algorithms.kl import InReward
+from winnow.algorithms.losses import DPO, SequenceClipped, Value
 from winnow.algorithms.spec import show
 from winnow.config.schema import AnchorConfig, Config, CriticConfig, LoraConfig
 from winnow.errors import UserError

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from winnow.algorithms.losses import Term
+from winnow.algorithms.objective import Term
 from winnow.types import Group, Prompt, StepStats
 
 

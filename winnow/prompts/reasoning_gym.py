@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from winnow.algorithms.spec import nearest
 from winnow.config.schema import PromptsConfig
-from winnow.errors import UserError
+from winnow.errors import UserError, nearest
 from winnow.prompts.rows import RowError, conversation, fill
 from winnow.types import Prompt
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from winnow.algorithms.spec import nearest
 from winnow.config.schema import PromptsConfig
-from winnow.errors import UserError
+from winnow.errors import UserError, nearest
 from winnow.types import Prompt
 
 Row = Mapping[str, Any]

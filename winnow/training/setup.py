@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow.algorithms.algorithm import Algorithm
-from winnow.algorithms.kl import names_model
-from winnow.algorithms.spec import nearest
 from winnow.config.phases import Phase, naming, phases_of, resolved
 from winnow.config.recipe import dumps
+from winnow.config.reference import names_model
 from winnow.config.schema import AnchorConfig, Config
 from winnow.engines.base import Sampler
 from winnow.engines.factory import check_suited, engine_for, environment
 from winnow.engines.models.loading import ModelSource, resolve
-from winnow.errors import UserError
+from winnow.errors import UserError, nearest
 from winnow.prompts.loading import PromptSet, load_held_out, load_prompts
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward

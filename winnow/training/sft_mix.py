@@ -10,7 +10,8 @@ from functools import lru_cache
 import numpy as np
 
 from winnow.algorithms.denominators import SurvivorMeans
-from winnow.algorithms.losses import NLL, Term
+from winnow.algorithms.losses import NLL
+from winnow.algorithms.objective import Term
 from winnow.config.schema import AnchorConfig, PromptsConfig
 from winnow.engines.base import Beside
 from winnow.errors import UserError

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from winnow.algorithms.losses import learned_from
+from winnow.algorithms.objective import learned_from
 from winnow.config.schema import Config
 from winnow.errors import WinnowError
 from winnow.rollouts.rollout import Batch, derive_seed

@@ -14,8 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from winnow.algorithms.denominators import Totals
-from winnow.algorithms.losses import Term, learned_from
+from winnow.algorithms.objective import Term, factors, learned_from, totals
 from winnow.engines.learning.microbatches import Part, cut
 from winnow.engines.models.distributions import Frozen, divergences, entropies
 from winnow.engines.models.forward import Contexts, Piece, PolicyForward
@@ -66,38 +65,6 @@ class Accumulated:
     log_weights: list[float] = field(default_factory=list)
     influence: list[list[float]] = field(default_factory=list)
     measures: dict[str, tuple[float, int]] = field(default_factory=dict)
-
-
-def totals(groups: Sequence[Group]) -> Totals:
-    """Counts of a mini-batch; draws without a verdict are in none of them."""
-    survivors = [group.draws[i] for group in groups for i in group.survivors]
-    valid = [
-        draw
-        for group in groups
-        for draw, is_valid in zip(group.draws, group.valid, strict=True)
-        if is_valid
-    ]
-    return Totals(
-        prompts=sum(any(group.valid) for group in groups),
-        draws=len(valid),
-        survivors=len(survivors),
-        tokens=sum(len(draw.token_ids) for draw in valid),
-        survivor_tokens=sum(len(draw.token_ids) for draw in survivors),
-        groups=sum(bool(group.survivors) for group in groups),
-    )
-
-
-def factors(group: Group, term: Term, counts: Totals) -> list[float]:
-    """What multiplies the loss of each draw (of its tokens, or of its group), weights aside.
-
-    0 for draws that the term does not run over.
-    """
-    siblings = len(group.survivors)
-    covered = set(term.covers(group))
-    return [
-        term.factor(len(draw.token_ids), siblings, counts) if number in covered else 0.0
-        for number, draw in enumerate(group.draws)
-    ]
 
 
 def accumulate(

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from winnow.algorithms.kl import average_decay, names_model
+from winnow.config.reference import average_decay, names_model
 from winnow.config.schema import CriticConfig, LoraConfig, OptimiserConfig, SamplingConfig
 from winnow.engines.base import Capabilities, Request, WeightsRef
 from winnow.engines.devices import keep_pages

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from winnow.algorithms.losses import Term
+from winnow.algorithms.objective import Term
 from winnow.config.schema import CriticConfig, OptimiserConfig
 from winnow.engines.base import Beside, WeightsRef
 from winnow.engines.learning.gradients import Accumulated, Models, accumulate

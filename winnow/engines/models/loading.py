@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from winnow.algorithms.spec import nearest
-from winnow.errors import UserError
+from winnow.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from winnow.algorithms.spec import nearest
 from winnow.config.schema import LoraConfig
-from winnow.errors import UserError
+from winnow.errors import UserError, nearest
 from winnow.storage.atomic import whole_folder
 
 

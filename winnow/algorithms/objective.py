@@ -1,0 +1,102 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from winnow.algorithms.denominators import Totals
+from winnow.types import Group
+
+if TYPE_CHECKING:
+    pass
+from typing import TYPE_CHECKING
+
+from winnow.algorithms.denominators import Denominator
+
+if TYPE_CHECKING:
+    pass
+from winnow.algorithms.losses import Covers, Loss, Span
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the objective: coefficient x denominator-mean of a loss over its span."""
+
+    loss: Loss
+    denominator: Denominator
+    coefficient: float = 1.0
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(getattr(self.loss, "reads", ("logp", "old", "weight")))
+
+    @property
+    def span(self) -> Span:
+        span: Span = getattr(self.loss, "span", "token")
+        return span
+
+    @property
+    def tempered(self) -> bool:
+        """Whether its log-probs are those at the sampling temperature."""
+        return bool(getattr(self.loss, "tempered", self.loss.needs_old))
+
+    @property
+    def refers(self) -> bool:
+        """Whether it compares with the reference."""
+        return not {"ref", "kl"}.isdisjoint(self.reads)
+
+    def covers(self, group: Group) -> tuple[int, ...]:
+        """Numbers of the draws of a group that it runs over."""
+        covers: Covers = getattr(self.loss, "covers", "weighted")
+        draws = range(len(group.draws))
+        if covers == "weighted":
+            return tuple(i for i in draws if group.weighs(i))
+        if covers == "counted" and getattr(self.denominator, "counts", "survivors") == "draws":
+            return tuple(i for i in draws if group.valid[i])
+        return group.survivors
+
+    def factor(self, length: int, siblings: int, totals: Totals) -> float:
+        """What a token's, a draw's or a group's loss is multiplied by."""
+        if self.span == "group":
+            return self.coefficient * self.denominator(1, 1, totals)
+        length = length if self.span == "token" else 1
+        return self.coefficient * self.denominator(length, siblings, totals)
+
+
+def learned_from(group: Group, terms: Sequence[Term]) -> tuple[int, ...]:
+    """Numbers of the draws of a group that some term runs over; the others cost nothing."""
+    return tuple(sorted({i for term in terms for i in term.covers(group)}))
+
+
+def totals(groups: Sequence[Group]) -> Totals:
+    """Counts of a mini-batch; draws without a verdict are in none of them."""
+    survivors = [group.draws[i] for group in groups for i in group.survivors]
+    valid = [
+        draw
+        for group in groups
+        for draw, is_valid in zip(group.draws, group.valid, strict=True)
+        if is_valid
+    ]
+    return Totals(
+        prompts=sum(any(group.valid) for group in groups),
+        draws=len(valid),
+        survivors=len(survivors),
+        tokens=sum(len(draw.token_ids) for draw in valid),
+        survivor_tokens=sum(len(draw.token_ids) for draw in survivors),
+        groups=sum(bool(group.survivors) for group in groups),
+    )
+
+
+def factors(group: Group, term: Term, counts: Totals) -> list[float]:
+    """What multiplies the loss of each draw (of its tokens, or of its group), weights aside.
+
+    0 for draws that the term does not run over.
+    """
+    siblings = len(group.survivors)
+    covered = set(term.covers(group))
+    return [
+        term.factor(len(draw.token_ids), siblings, counts) if number in covered else 0.0
+        for number, draw in enumerate(group.draws)
+    ]

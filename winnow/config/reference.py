@@ -1,0 +1,44 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from winnow.algorithms.spec import Cell, by_name, parse
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Average(Cell):
+    """A reference that follows: average <- decay average + (1 - decay) policy, each update."""
+
+    decay: float = 0.99
+    cell: ClassVar[str] = "average"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError("a decay from 0 to below 1")
+
+
+def average_decay(reference: str) -> float | None:
+    """The decay in `average(0.99)`; ``None`` of any other reference.
+
+    Raises:
+        UserError: it is none between 0 and 1.
+    """
+    if not reference.lstrip().startswith("average("):
+        return None
+    cell: Average = parse("reference", reference, by_name([Average]))
+    return cell.decay
+
+
+def names_model(reference: str) -> bool:
+    """Whether `reference` is a model of its own, not a state of the policy.
+
+    Raises:
+        UserError: as `average_decay`.
+    """
+    return reference not in ("start", "phase") and average_decay(reference) is None
