@@ -26,7 +26,7 @@ from compare import export_model
 from jobs import SAMPLES, Job, job
 from machine import Rates, bandwidth, rates, sizes
 
-from winnow.algorithms.algorithm import ALGORITHMS
+from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema import OptimiserConfig, SamplingConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.local.engine import LocalEngine, LocalLearner, LocalSampler, pick_device

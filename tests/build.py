@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from winnow.algorithms.advantages import weigh
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.selection import select
-from winnow.algorithms.weighing import weigh
 from winnow.types import Draw, Group, Prompt, Score
 
 

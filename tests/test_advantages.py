@@ -15,10 +15,10 @@ from winnow.algorithms.advantages import (
     Reward,
     Softmax,
     Standardised,
+    rescale,
 )
-from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.algorithms.registry import ADVANTAGES
-from winnow.algorithms.weighing import rescale
+from winnow.algorithms.table import ALGORITHMS
 from winnow.errors import UserError
 
 BASELINED = [Centred(), Standardised("sample"), Standardised("population"), LeaveOneOut()]

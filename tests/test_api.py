@@ -9,11 +9,12 @@ import pytest
 
 import winnow
 from tests import tiny
-from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.denominators import DrawMeans
 from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
 from winnow.algorithms.selection import Correct, Everything
+from winnow.algorithms.table import ALGORITHMS
 
 ROWS = tiny.problems()
 

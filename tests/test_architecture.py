@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import winnow
-from winnow.algorithms.algorithm import ALGORITHMS
+from winnow.algorithms.table import ALGORITHMS
 
 ROOT = Path(winnow.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))

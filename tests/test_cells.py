@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES, PENALTIES, RULES
 from winnow.algorithms.spec import Cell, parse, show
+from winnow.algorithms.table import ALGORITHMS
 from winnow.errors import UserError, nearest
 
 VOCABULARIES = {

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import tiny
-from winnow.algorithms.algorithm import ALGORITHMS
+from winnow.algorithms.table import ALGORITHMS
 from winnow.cli import main
 from winnow.config.recipe import recipes
 from winnow.config.schema import Config, describe, from_dict

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from winnow.algorithms.advantages import LeaveOneOut
-from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.denominators import Constant, DrawMeans
 from winnow.algorithms.losses import NLL, Clipped
 from winnow.algorithms.objective import Term
 from winnow.algorithms.registry import ADVANTAGES, RULES
 from winnow.algorithms.selection import Best, Correct, Everything
+from winnow.algorithms.table import ALGORITHMS
 from winnow.config.recipe import dumps, load, recipes
 from winnow.config.schema import Config, describe, from_dict
 from winnow.config.validation import check

@@ -14,13 +14,13 @@ from hypothesis.extra.numpy import arrays
 
 from tests.build import group
 from tests.test_forward import build, largest_difference, one_by_one
-from winnow.algorithms.advantages import GAE
-from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.advantages import GAE, weigh
+from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.denominators import Tokens
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.losses import Clipped, Entropy, Value
 from winnow.algorithms.objective import Term
-from winnow.algorithms.weighing import weigh
+from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema import CriticConfig, OptimiserConfig
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.local.learner import LocalLearner

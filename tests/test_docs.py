@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES, PENALTIES, RULES
+from winnow.algorithms.table import ALGORITHMS
 from winnow.cli import main
 from winnow.config.schema import from_dict
 from winnow.rewards.factory import REWARDS

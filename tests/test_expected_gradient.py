@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from tests.build import group
-from winnow.algorithms.algorithm import ALGORITHMS
+from winnow.algorithms.advantages import weigh
 from winnow.algorithms.objective import factors, totals
 from winnow.algorithms.rejection import Gibbs
 from winnow.algorithms.selection import select
-from winnow.algorithms.weighing import weigh
+from winnow.algorithms.table import ALGORITHMS
 
 PS = (0.05, 0.3, 0.5, 0.9)
 NS = (2, 4, 5)

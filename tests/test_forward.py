@@ -18,10 +18,10 @@ from transformers import (
 )
 
 from winnow.algorithms.advantages import Reward
-from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.algorithms.denominators import DrawMeans, SurvivorTokens
 from winnow.algorithms.losses import NLL, Clipped
 from winnow.algorithms.objective import Term, totals
+from winnow.algorithms.table import ALGORITHMS
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.types import Draw, Group, Prompt, Score, Verdict

@@ -9,16 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.build import group, judged
-from winnow.algorithms.algorithm import ALGORITHMS
-from winnow.reporting.metrics import (
-    concentration,
-    evaluation,
-    step_metrics,
-    success_by_difficulty,
-    wilson,
-)
-from winnow.rollouts.rollout import Batch
-from winnow.types import Prompt, StepStats
+from winnow.algorithms.table import ALGORITHMS
+from winnow.reporting.metrics import concentration, evaluation, step_metrics, success_by_difficulty
+from winnow.theory.intervals import wilson
+from winnow.types import Batch, Prompt, StepStats
 
 DOCS = Path(__file__).parent.parent / "docs"
 

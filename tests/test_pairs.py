@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tests.build import group, judged
 from tests.test_forward import build, largest_difference, one_by_one
 from winnow.algorithms.advantages import Extremes
-from winnow.algorithms.algorithm import ALGORITHMS
 from winnow.algorithms.denominators import GroupMeans
 from winnow.algorithms.losses import DPO
 from winnow.algorithms.objective import Term, learned_from, totals
 from winnow.algorithms.selection import BestWorst, Length, select
+from winnow.algorithms.table import ALGORITHMS
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.learning.microbatches import cut
 from winnow.engines.models.forward import Piece, PolicyForward

@@ -23,12 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
-from winnow.algorithms.advantages import Advantage, Centred, LeaveOneOut, Standardised
+from winnow.algorithms.advantages import Advantage, Centred, LeaveOneOut, Standardised, weigh
 from winnow.algorithms.denominators import Constant, DrawMeans, GroupMeans, Tokens
 from winnow.algorithms.kl import KL, InReward
 from winnow.algorithms.losses import DPO, Clipped, Entropy, SequenceClipped
 from winnow.algorithms.objective import Term, factors, totals
-from winnow.algorithms.weighing import weigh
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.models.distributions import entropies
 from winnow.engines.models.forward import Piece, PolicyForward

@@ -13,8 +13,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.build import group
 from tests.test_forward import RAGGED, build, norm_in_full, one_by_one
-from winnow.algorithms.advantages import GAE, Centred, LeaveOneOut, One, Reward, Softmax
-from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.advantages import (
+    GAE,
+    Centred,
+    LeaveOneOut,
+    One,
+    Reward,
+    Softmax,
+    referred,
+    weigh,
+)
+from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.denominators import (
     Constant,
     DrawMeans,
@@ -26,7 +35,7 @@ from winnow.algorithms.kl import KL, InLoss, InReward, NoKL
 from winnow.algorithms.losses import NLL, Clipped, Entropy, Value
 from winnow.algorithms.objective import Term, learned_from
 from winnow.algorithms.registry import CRITICS, PENALTIES
-from winnow.algorithms.weighing import referred, weigh
+from winnow.algorithms.table import ALGORITHMS
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.models import distributions
 from winnow.engines.models.distributions import divergences, entropies, frozen

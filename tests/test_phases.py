@@ -27,7 +27,7 @@ from tests.kills import (
     lines,
     logits,
 )
-from winnow.algorithms.algorithm import ALGORITHMS
+from winnow.algorithms.table import ALGORITHMS
 from winnow.api import run
 from winnow.cli import main
 from winnow.config.phases import phases_of

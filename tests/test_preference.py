@@ -36,7 +36,7 @@ from winnow.engines.reward_models.model import RewardModel
 from winnow.engines.reward_models.preferences import Pair, bradley_terry, pairs
 from winnow.engines.reward_models.trainer import FitResult, fit_reward_model
 from winnow.errors import UserError, WinnowError
-from winnow.reporting.metrics import wilson
+from winnow.theory.intervals import wilson
 from winnow.types import Draw, Group, Prompt, Score
 
 CPU = torch.device("cpu")

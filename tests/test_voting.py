@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from tests.build import group
 from winnow.errors import UserError
 from winnow.evaluation import plots
-from winnow.evaluation.curves import Drawn, curves, label_verdicts, rate_interval
+from winnow.evaluation.curves import Drawn, curves, label_verdicts
 from winnow.evaluation.overoptimisation_fit import best_of_n_study
 from winnow.evaluation.voting import ballots, winner
-from winnow.reporting.metrics import mean_interval, wilson
 from winnow.rewards.factory import make_reward
+from winnow.theory.intervals import mean_interval, rate_interval, wilson
 from winnow.types import Prompt, Score
 
 

@@ -36,9 +36,9 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
-    from winnow.algorithms.algorithm import ALGORITHMS as ALGORITHMS
     from winnow.algorithms.algorithm import Algorithm as Algorithm
     from winnow.algorithms.objective import Term as Term
+    from winnow.algorithms.table import ALGORITHMS as ALGORITHMS
     from winnow.api import Result as Result
     from winnow.api import evaluate as evaluate
     from winnow.api import train as train

@@ -28,21 +28,13 @@ from winnow.config.schema import Config
 from winnow.engines.factory import environment, reward_for, sampler_for
 from winnow.errors import Stopped, UserError
 from winnow.evaluation.held_out import evaluate as evaluate_prompts
-from winnow.given import (
-    RewardFunction,
-    Rows,
-    Source,
-    config_of,
-    merge_section,
-    next_folder,
-    reporter,
-    reward_name,
-)
+from winnow.given import Rows, Source, config_of, merge_section
 from winnow.prompts.loading import load_held_out
-from winnow.reporting.console import ConsoleReporter, opening
+from winnow.reporting.console import ConsoleReporter, opening, reporter
 from winnow.reporting.metrics import Evaluation, Metrics
 from winnow.reporting.observer import Reporter
-from winnow.storage.run_folder import FINAL, RunStore
+from winnow.rewards.factory import RewardFunction, reward_name
+from winnow.storage.run_folder import FINAL, RunStore, next_folder
 from winnow.training.early_stopping import standing
 from winnow.training.loop import train as run_loop
 from winnow.training.setup import Plan, assemble, plan

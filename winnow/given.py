@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,38 +11,11 @@ from typing import Any
 from winnow.config.recipe import load
 from winnow.config.schema import Config, from_dict
 from winnow.errors import UserError
-from winnow.reporting.console import ConsoleReporter
-from winnow.reporting.observer import Reporter, Silent
 from winnow.storage.atomic import refuse
-from winnow.types import Prompt
 
-RewardFunction = Callable[[Prompt, str], Any]
 Rows = Sequence[Mapping[str, Any]]
-Paths = str | Path | Sequence[str | Path]
-"""One file or folder, or several."""
 Source = str | Rows | Mapping[str, Any]
 """A source as in a recipe; rows; or the whole table of settings, `source` (either) among them."""
-
-
-def paths_of(given: Paths) -> list[Path]:
-    """One path or several as a list."""
-    return [Path(path) for path in ([given] if isinstance(given, str | Path) else given)]
-
-
-def next_folder(name: str, parent: Path = Path("runs")) -> Path:
-    """`runs/NAME-001`, or the first number that is free."""
-    number = 1
-    while (parent / f"{name}-{number:03d}").exists():
-        number += 1
-    return parent / f"{name}-{number:03d}"
-
-
-def reward_name(reward: str | RewardFunction | None) -> str | None:
-    """How a config names a reward; a function by where it was defined."""
-    if reward is None or isinstance(reward, str):
-        return reward
-    owner = reward if hasattr(reward, "__qualname__") else type(reward)
-    return f"{owner.__module__}:{owner.__qualname__}"
 
 
 @contextmanager
@@ -86,13 +59,3 @@ def _json_line(section: str, row: object) -> str:
 
 def merge_section(over: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
     over[section] = {**over.get(section, {}), **values}
-
-
-@contextmanager
-def reporter(quiet: bool) -> Iterator[Reporter]:
-    """A terminal's reporter, or one that says nothing."""
-    if quiet:
-        yield Silent()
-    else:
-        with ConsoleReporter() as console:
-            yield console

@@ -20,26 +20,18 @@ from winnow.config.schema import Config, from_dict
 from winnow.engines.factory import environment, reward_for, sampler_for
 from winnow.errors import Stopped, UserError
 from winnow.evaluation.held_out import sampling_params
-from winnow.given import (
-    Paths,
-    RewardFunction,
-    Rows,
-    config_of,
-    merge_section,
-    next_folder,
-    paths_of,
-    reporter,
-    reward_name,
-)
+from winnow.given import Rows, config_of, merge_section
 from winnow.prompts.loading import load_held_out, load_prompts
-from winnow.reporting.console import ConsoleReporter
+from winnow.reporting.console import ConsoleReporter, reporter
 from winnow.reporting.observer import Reporter
+from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.rollouts.collect import Sampled, Want, collect, complete
 from winnow.rollouts.export import Form, check_columns, check_output, export
 from winnow.rollouts.select import OF_PROMPT, Sifted, rescore, sift
 from winnow.storage.atomic import alone
+from winnow.storage.run_folder import next_folder
 from winnow.storage.sample_folder import Journal
-from winnow.storage.sample_table import read_draws
+from winnow.storage.sample_table import Paths, paths_of, read_draws
 from winnow.types import Origin, Prompt
 
 

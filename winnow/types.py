@@ -8,7 +8,7 @@ Everything here is plain immutable data. This module imports nothing else of Win
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -265,3 +265,27 @@ class StepStats:
     log_weights: list[float]
     influence: list[list[float]]
     measures: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step trains on.
+
+    Attributes:
+        groups: Every group of the step, weighed, also those that are not trained on.
+        fresh: Whether this is the first pass over these draws.
+        trained: Positions of those that mini-batches are cut from; ``None``: all.
+        merged: How many of them, the last ones, are of earlier rounds.
+        measures: What was found out on the way, under names of metrics.
+    """
+
+    groups: list[Group]
+    fresh: bool
+    trained: Sequence[int] | None = None
+    merged: int = 0
+    measures: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """Of the groups that are trained on."""
+        return range(len(self.groups)) if self.trained is None else self.trained

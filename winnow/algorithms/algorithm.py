@@ -17,41 +17,27 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from winnow.algorithms.advantages import (
-    GAE,
     Advantage,
-    Centred,
-    Extremes,
-    LeaveOneOut,
     One,
-    Reward,
-    Softmax,
-    Standardised,
+    RewardScale,
 )
 from winnow.algorithms.denominators import (
-    Constant,
-    DrawMeans,
-    GroupMeans,
     SurvivorMeans,
-    SurvivorSums,
-    Tokens,
 )
 from winnow.algorithms.kl import InLoss, InReward, NoKL
 from winnow.algorithms.losses import (
-    DPO,
     NLL,
-    Clipped,
     Entropy,
-    Importance,
     NoCritic,
-    SequenceClipped,
     Value,
 )
 from winnow.algorithms.objective import Term
-from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES, PENALTIES, RULES
-from winnow.algorithms.rejection import Gibbs
-from winnow.algorithms.selection import BestWorst, Correct, Distinct, Everything, Mixed, Rule
+from winnow.algorithms.registry import (
+    _VOCABULARIES,
+    RULES,
+)
+from winnow.algorithms.selection import Everything, Rule
 from winnow.algorithms.spec import parse, show
-from winnow.algorithms.weighing import RewardScale
 from winnow.errors import UserError, nearest
 
 Schedule = Literal["every-step", "once"]
@@ -220,163 +206,9 @@ class Algorithm:
         )
 
 
-_VOCABULARIES: Mapping[str, Any] = {
-    "advantage": ADVANTAGES,
-    "loss": LOSSES,
-    "denominator": DENOMINATORS,
-    "kl": PENALTIES,
-    "critic": CRITICS,
-}
-
-
 def _mean(term: Term) -> str:
     """A term's denominator as a formula over what the term runs over."""
     formula = str(getattr(term.denominator, "formula", show(term.denominator)))
     if term.span != "token":
         formula = formula.replace(" 1/|a|", "").replace(" sum_t", "")
     return formula.replace(" 1/survivors_x sum", "") if term.span == "group" else formula
-
-
-_XIONG = "Xiong et al. 2025, 2504.11343"
-
-ALGORITHMS: Mapping[str, Algorithm] = {
-    row.name: row
-    for row in (
-        Algorithm(
-            "rft",
-            select=(Correct(), Distinct()),
-            advantage=One(),
-            terms=(Term(NLL(), SurvivorMeans()),),
-            draws="once",
-            epochs=3,
-            paper="Yuan et al. 2023, 2308.01825",
-            note="Offline: one round of draws, distinct right paths, several epochs.",
-        ),
-        Algorithm(
-            "raft",
-            select=(Correct(),),
-            advantage=One(),
-            terms=(Term(NLL(), SurvivorSums()),),
-            paper=f"Dong et al. 2023, 2304.06767; {_XIONG}",
-            note="RFT iterated. Keeps every right answer; Dong et al. keep best(1).",
-        ),
-        Algorithm(
-            "raft++",
-            select=(Correct(),),
-            advantage=One(),
-            terms=(Term(Clipped(0.2, 0.28), DrawMeans()),),
-            paper=_XIONG,
-            note="RAFT with importance ratio and clip, for several updates a set of draws.",
-        ),
-        Algorithm(
-            "reinforce",
-            select=(Everything(),),
-            advantage=Reward(),
-            reward_scale="-1/+1",
-            terms=(Term(Clipped(0.2, 0.28), DrawMeans()),),
-            paper=f"Williams 1992; {_XIONG}",
-            note="RAFT++ that also learns from wrong answers.",
-        ),
-        Algorithm(
-            "grpo",
-            select=(Everything(),),
-            advantage=Standardised("sample"),
-            terms=(Term(Clipped(0.2, 0.28), DrawMeans()),),
-            paper=f"Shao et al. 2024, 2402.03300; as run by {_XIONG}",
-            note="Rewards standardised within the group. No KL term; clip as in 2504.11343.",
-        ),
-        Algorithm(
-            "reinforce-rej",
-            select=(Mixed(),),
-            advantage=Reward(),
-            reward_scale="-1/+1",
-            terms=(Term(Clipped(0.2, 0.28), SurvivorMeans()),),
-            paper=_XIONG,
-            note="REINFORCE on prompts with right and wrong answers only.",
-        ),
-        Algorithm(
-            "gibbs",
-            select=(Gibbs(0.5, 1.0),),
-            advantage=One(),
-            terms=(Term(NLL(), SurvivorSums()),),
-            draws="once",
-            epochs=3,
-            paper="von Neumann 1951; pi* of Rafailov et al. 2023, 2305.18290, eq. 4",
-            note="Exact rejection sampling from pi* at beta, then its likelihood. Rewards up to 1.",
-        ),
-        Algorithm(
-            "snis",
-            select=(Everything(),),
-            advantage=Softmax(0.5),
-            terms=(Term(NLL(), SurvivorSums()),),
-            draws="once",
-            epochs=3,
-            paper="Kahn & Marshall 1953; pi* of Rafailov et al. 2023, 2305.18290, eq. 4",
-            note="The same target by self-normalised importance weights: every draw is kept.",
-        ),
-        Algorithm(
-            "ppo",
-            select=(Everything(),),
-            advantage=GAE(1.0, 0.95),
-            terms=(Term(Clipped(0.2, 0.2), Tokens()),),
-            kl=InReward(0.05),
-            critic=Value(0.2, 0.5),
-            epochs=4,
-            paper="Schulman et al. 2017, 1707.06347; Ouyang et al. 2022, 2203.02155",
-            note="A critic says what to expect at each token; KL to the reference in the reward.",
-        ),
-        Algorithm(
-            "rloo",
-            select=(Everything(),),
-            advantage=LeaveOneOut(),
-            terms=(Term(Importance(), Constant(1.0)),),
-            kl=InReward(0.05),
-            paper="Ahmadian et al. 2024, 2402.14740",
-            note="REINFORCE against the mean of the other draws; no critic, no clip.",
-        ),
-        Algorithm(
-            "dr-grpo",
-            select=(Everything(),),
-            advantage=Centred(),
-            terms=(Term(Clipped(0.2, 0.2), Constant(1.0)),),
-            paper="Liu et al. 2025, 2503.20783",
-            note="GRPO without its two biases: no sigma, no 1/|a|.",
-        ),
-        Algorithm(
-            "dapo",
-            select=(Mixed(),),
-            advantage=Standardised("sample"),
-            terms=(Term(Clipped(0.2, 0.28), Tokens()),),
-            refill=3,
-            paper="Yu et al. 2025, 2503.14476",
-            note="GRPO on batches full of mixed groups, every token counting the same. Without its "
-            "penalty for long answers.",
-        ),
-        Algorithm(
-            "gspo",
-            select=(Everything(),),
-            advantage=Standardised("sample"),
-            terms=(Term(SequenceClipped(3e-4, 4e-4), DrawMeans()),),
-            paper="Zheng et al. 2025, 2507.18071",
-            note="GRPO with one ratio an answer, clipped as a whole.",
-        ),
-        Algorithm(
-            "dpo",
-            select=(BestWorst(),),
-            advantage=Extremes(),
-            terms=(Term(DPO(0.1), GroupMeans()),),
-            draws="once",
-            epochs=1,
-            paper="Rafailov et al. 2023, 2305.18290",
-            note="Best against worst of each prompt by the verifier, pairs drawn once.",
-        ),
-        Algorithm(
-            "iterative-dpo",
-            select=(BestWorst(),),
-            advantage=Extremes(),
-            terms=(Term(DPO(0.1), GroupMeans()),),
-            paper=f"Dong et al. 2024, 2405.07863; as a baseline of {_XIONG}",
-            note="DPO with pairs of the policy as it is, against the same reference.",
-        ),
-    )
-}

@@ -1,34 +1,10 @@
-"""TODO."""
+"""Every name that a cell of a recipe may be written with. Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from winnow.algorithms.losses import NoCritic, Value
-from winnow.algorithms.spec import by_name
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-from winnow.algorithms.denominators import (
-    Constant,
-    DrawMeans,
-    GroupMeans,
-    PromptMeans,
-    SurvivorMeans,
-    SurvivorSums,
-    SurvivorTokens,
-    Tokens,
-)
-from winnow.algorithms.kl import InLoss, InReward, NoKL
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 from winnow.algorithms.advantages import (
     GAE,
     Centred,
@@ -39,30 +15,57 @@ from winnow.algorithms.advantages import (
     Softmax,
     Standardised,
 )
+from winnow.algorithms.denominators import (
+    Constant,
+    DrawMeans,
+    GroupMeans,
+    SurvivorMeans,
+    SurvivorSums,
+    Tokens,
+)
+from winnow.algorithms.kl import InLoss, InReward, NoKL
 from winnow.algorithms.losses import (
     DPO,
     NLL,
     Clipped,
     Importance,
+    NoCritic,
     SequenceClipped,
+    Value,
+)
+from winnow.algorithms.rejection import Gibbs
+from winnow.algorithms.selection import BestWorst, Correct, Distinct, Everything, Mixed
+from winnow.algorithms.spec import by_name
+
+if TYPE_CHECKING:
+    pass
+from typing import TYPE_CHECKING
+
+from winnow.algorithms.denominators import (
+    PromptMeans,
+    SurvivorTokens,
+)
+
+if TYPE_CHECKING:
+    pass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+from winnow.algorithms.losses import (
     SequenceImportance,
     Truncated,
 )
-from winnow.algorithms.rejection import RSO, Gibbs
+from winnow.algorithms.rejection import RSO
 from winnow.algorithms.selection import (
     AsRecorded,
     AtMost,
     Band,
     Best,
-    BestWorst,
-    Correct,
-    Distinct,
     DistinctText,
     DropAllRight,
     DropAllWrong,
-    Everything,
     Length,
-    Mixed,
 )
 
 RULES = by_name(
@@ -110,3 +113,12 @@ PENALTIES = by_name([NoKL, InReward, InLoss])
 
 
 CRITICS = by_name([NoCritic, Value])
+
+
+_VOCABULARIES: Mapping[str, Any] = {
+    "advantage": ADVANTAGES,
+    "loss": LOSSES,
+    "denominator": DENOMINATORS,
+    "kl": PENALTIES,
+    "critic": CRITICS,
+}

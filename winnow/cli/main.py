@@ -110,7 +110,7 @@ for _name, (_function, _example) in samples.COMMANDS.items():
 @app.command(epilog="Example: winnow algorithms --json")
 def algorithms(as_json: Json = False) -> None:
     """Print the table of algorithms."""
-    from winnow.algorithms.algorithm import ALGORITHMS
+    from winnow.algorithms.table import ALGORITHMS
 
     if as_json:
         print_json(

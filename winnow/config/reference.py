@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a policy is compared with: a state of its own, a slow average of it, or a model."""
 
 from __future__ import annotations
 

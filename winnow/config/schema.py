@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.table import ALGORITHMS
 from winnow.config.messages import one_line
 from winnow.errors import UserError, nearest
 

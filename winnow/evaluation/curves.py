@@ -6,7 +6,6 @@ random subsets for votes); intervals are over prompts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.evaluation.voting import Labels
-from winnow.reporting.metrics import mean_interval
 from winnow.theory import (
     best_of_n,
     best_of_n_weights,
@@ -23,10 +21,9 @@ from winnow.theory import (
     majority_at_n,
     pass_at_k,
 )
+from winnow.theory.intervals import mean_interval, rate_interval
 
 Array = NDArray[np.float64]
-
-_Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -148,31 +145,6 @@ def _rates(ns: Sequence[int], rows: Sequence[Array], drawn: int) -> list[Point]:
         _point(n, *rate_interval(column, drawn / n))
         for n, column in zip(ns, np.array(rows).T, strict=True)
     ]
-
-
-def rate_interval(values: Array, blocks: float) -> tuple[float, float | None, float | None]:
-    """A mean of rates and its 95 % interval, which does not close where all are 0 or all are 1.
-
-    Wilson's interval (1927) for as many yes/no outcomes as would vary as the values do between
-    prompts: an effective sample size, as for surveys (Korn & Graubard 1998), but no more than there
-    are separate outcomes. Near neither end it is the normal approximation; where each value is 0
-    or 1 it is Wilson's own.
-
-    Args:
-        values: One for each prompt, 0 to 1.
-        blocks: Separate outcomes behind each value: N / n for n answers out of N draws.
-    """
-    values = np.clip(values, 0.0, 1.0)  # sums of weights may pass 1 by rounding
-    mean, prompts = float(values.mean()), values.size
-    if prompts < 2:
-        return mean, None, None
-    size = float(prompts)
-    if not np.isclose(values, np.round(values), rtol=0, atol=1e-9).all():
-        spread = float(values.var(ddof=1))
-        size *= min(blocks, mean * (1.0 - mean) / spread) if spread > 0 else blocks
-    centre = (mean + _Z**2 / (2 * size)) / (1 + _Z**2 / size)
-    half = math.sqrt(mean * (1 - mean) / size + _Z**2 / (4 * size**2)) * _Z / (1 + _Z**2 / size)
-    return mean, max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
 
 
 def _point(n: int, value: float | None, low: float | None, high: float | None) -> Point:

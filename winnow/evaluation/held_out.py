@@ -9,8 +9,9 @@ from winnow.config.schema import Config
 from winnow.engines.base import Sampler, SamplingParams
 from winnow.reporting.metrics import Evaluation, evaluation
 from winnow.reporting.observer import Reporter
+from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
-from winnow.rollouts.rollout import Stopwatch, draw, score
+from winnow.rollouts.rollout import draw, score
 from winnow.storage.run_folder import RunStore
 from winnow.types import Prompt, Split
 

@@ -20,9 +20,10 @@ from winnow.evaluation.curves import sizes
 from winnow.evaluation.overoptimisation_fit import Study, best_of_n_study, study_of
 from winnow.evaluation.plots import check_picture, draw_study
 from winnow.evaluation.scores import RECORDED, scored_draws, scores
-from winnow.given import Paths, RewardFunction, reporter, reward_name
+from winnow.reporting.console import reporter
 from winnow.reporting.observer import Reporter
-from winnow.storage.sample_table import DrawTable
+from winnow.rewards.factory import RewardFunction, reward_name
+from winnow.storage.sample_table import DrawTable, Paths
 
 Array = NDArray[np.float64]
 _TOKENS = ["prompt", "text", "prompt_ids", "token_ids", "logprobs"]

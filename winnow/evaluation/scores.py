@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from winnow.config.schema import Config, RewardConfig
 from winnow.engines.factory import reward_for
 from winnow.errors import UserError
-from winnow.given import Paths, RewardFunction, paths_of, reward_name
 from winnow.reporting.observer import Reporter
+from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.rollouts.select import OF_PROMPT, rescore
-from winnow.storage.sample_table import DrawTable, read_draws
+from winnow.storage.sample_table import DrawTable, Paths, paths_of, read_draws
 
 RECORDED = "verifier"
 """Stands for the reward that the draws carry."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,11 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from winnow.algorithms.algorithm import ALGORITHMS, Algorithm
+from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.spec import show
+from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema import Config
 from winnow.reporting.metrics import Evaluation, Metrics
+from winnow.reporting.observer import Reporter, Silent
 
 if TYPE_CHECKING:
     from winnow.config.phases import Phase
@@ -385,3 +388,13 @@ def _short(value: float) -> str:
 def _number(value: float | None, form: str) -> str:
     text = "-" if value is None else format(value, form)
     return text.replace("-", "") if text.startswith("-0.0") and float(text) == 0 else text
+
+
+@contextmanager
+def reporter(quiet: bool) -> Iterator[Reporter]:
+    """A terminal's reporter, or one that says nothing."""
+    if quiet:
+        yield Silent()
+    else:
+        with ConsoleReporter() as console:
+            yield console

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from winnow.theory.importance import effective_sample_size
+from winnow.theory.intervals import mean_interval, wilson
 from winnow.types import Group, StepStats
 
 Metrics = dict[str, Any]
@@ -240,38 +241,6 @@ def evaluation(
         seconds=seconds,
         split=split,
     )
-
-
-_Z = 1.959963984540054
-
-
-def wilson(outcomes: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
-    """95 % interval of a proportion from 0/1 outcomes (Wilson 1927)."""
-    n = outcomes.size
-    if n == 0:
-        return None, None
-    p = float(outcomes.mean())
-    centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def mean_interval(
-    values: np.ndarray[Any, Any], *, bounded: bool = True
-) -> tuple[float | None, float | None, float | None]:
-    """A mean and its 95 % interval by the normal approximation.
-
-    Args:
-        bounded: Whether the values are rates, so that the interval is cut at 0 and 1.
-    """
-    if values.size == 0:
-        return None, None, None
-    mean = float(values.mean())
-    if values.size < 2:
-        return mean, None, None
-    half = _Z * float(values.std(ddof=1)) / math.sqrt(values.size)
-    low, high = mean - half, mean + half
-    return (mean, max(0.0, low), min(1.0, high)) if bounded else (mean, low, high)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from winnow.reporting.metrics import Evaluation, Metrics
@@ -37,3 +38,7 @@ class Silent:
     def step(self, metrics: Metrics) -> None: ...
 
     def evaluation(self, result: Evaluation) -> None: ...
+
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, of how many)."""

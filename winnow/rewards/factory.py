@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from winnow.errors import UserError
 from winnow.rewards import verifiers
@@ -208,3 +208,14 @@ def _name(reward: object) -> str:
     if isinstance(reward, str):
         return repr(reward)
     return str(getattr(reward, "__qualname__", type(reward).__qualname__))
+
+
+RewardFunction = Callable[[Prompt, str], Any]
+
+
+def reward_name(reward: str | RewardFunction | None) -> str | None:
+    """How a config names a reward; a function by where it was defined."""
+    if reward is None or isinstance(reward, str):
+        return reward
+    owner = reward if hasattr(reward, "__qualname__") else type(reward)
+    return f"{owner.__module__}:{owner.__qualname__}"

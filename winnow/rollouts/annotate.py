@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from winnow.algorithms.advantages import referred
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
-from winnow.algorithms.weighing import referred
 from winnow.engines.base import Learner
 from winnow.types import Group
 

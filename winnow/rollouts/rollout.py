@@ -6,51 +6,28 @@ prompts -> draw -> score -> select -> (what else is wanted) -> weigh -> store
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from winnow.algorithms.advantages import weigh
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.selection import select
-from winnow.algorithms.weighing import weigh
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.errors import UserError
 from winnow.prompts.loading import PromptSet
+from winnow.reporting.observer import Progress
+from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
 from winnow.rollouts.annotate import Wanted, kl_to_reference
 from winnow.storage.run_folder import RunStore
-from winnow.types import Group, Origin, Prompt, Split, Verdict
+from winnow.types import Batch, Group, Origin, Prompt, Split, Verdict
 
 _PATIENCE = 3
 """Steps in a row with more verifier errors than verdicts before a run stops."""
-
-Progress = Callable[[str, int, int], None]
-"""(stage, done, of how many)."""
-
-
-@dataclass
-class Stopwatch:
-    """Seconds spent in each stage since the last reading."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-    def read(self, stages: Sequence[str]) -> dict[str, float]:
-        """The seconds of these stages, 0 where none ran, and start anew."""
-        seconds, self.seconds = self.seconds, {}
-        return {stage: seconds.get(stage, 0.0) for stage in stages}
 
 
 def derive_seed(*parts: object) -> int:
@@ -110,30 +87,6 @@ def score(groups: Sequence[Group], reward: Reward, right_at: float) -> list[Grou
         )
         for place, group in enumerate(groups)
     ]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a step trains on.
-
-    Attributes:
-        groups: Every group of the step, weighed, also those that are not trained on.
-        fresh: Whether this is the first pass over these draws.
-        trained: Positions of those that mini-batches are cut from; ``None``: all.
-        merged: How many of them, the last ones, are of earlier rounds.
-        measures: What was found out on the way, under names of metrics.
-    """
-
-    groups: list[Group]
-    fresh: bool
-    trained: Sequence[int] | None = None
-    merged: int = 0
-    measures: Mapping[str, float | None] = field(default_factory=dict)
-
-    @property
-    def positions(self) -> Sequence[int]:
-        """Of the groups that are trained on."""
-        return range(len(self.groups)) if self.trained is None else self.trained
 
 
 class Rollout:

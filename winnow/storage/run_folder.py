@@ -283,3 +283,11 @@ def _finite(value: object) -> bool:
     if isinstance(value, Mapping):
         return all(map(_finite, value.values()))
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def next_folder(name: str, parent: Path = Path("runs")) -> Path:
+    """`runs/NAME-001`, or the first number that is free."""
+    number = 1
+    while (parent / f"{name}-{number:03d}").exists():
+        number += 1
+    return parent / f"{name}-{number:03d}"

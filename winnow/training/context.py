@@ -10,8 +10,8 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.config.schema import Config
 from winnow.engines.base import Learner, Sampler
 from winnow.reporting.observer import Reporter
+from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
-from winnow.rollouts.rollout import Stopwatch
 from winnow.storage.run_folder import RunStore
 from winnow.training.sft_mix import Anchor
 from winnow.training.sources import Source

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from winnow.algorithms.advantages import weigh
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.selection import AsRecorded, columns_read, select
-from winnow.algorithms.weighing import weigh
 from winnow.errors import UserError
+from winnow.reporting.timing import Stopwatch
 from winnow.rollouts.annotate import Wanted
-from winnow.rollouts.rollout import Batch, Stopwatch, derive_seed
+from winnow.rollouts.rollout import derive_seed
 from winnow.storage.run_folder import RunStore
 from winnow.storage.sample_table import DrawTable, read_draws
-from winnow.types import Group, Verdict
+from winnow.types import Batch, Group, Verdict
 
 Complete = Callable[[Group], Group]
 """Fills in token ids that a file does not hold."""

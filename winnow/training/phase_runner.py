@@ -14,9 +14,10 @@ from winnow.errors import UserError
 from winnow.evaluation.held_out import evaluate, sampling_params
 from winnow.prompts.loading import PromptSet
 from winnow.reporting.observer import Reporter
+from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
 from winnow.rollouts.annotate import Wanted
-from winnow.rollouts.rollout import Rollout, Stopwatch
+from winnow.rollouts.rollout import Rollout
 from winnow.storage.atomic import whole_folder
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.context import Run

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from winnow.reporting.timing import Stopwatch
 from winnow.rollouts.annotate import Wanted
-from winnow.rollouts.rollout import Batch, Rollout, Stopwatch, derive_seed
+from winnow.rollouts.rollout import Rollout, derive_seed
 from winnow.storage.run_folder import RunStore
-from winnow.types import Group
+from winnow.types import Batch, Group
 
 
 class Source(Protocol):

@@ -9,9 +9,9 @@ import numpy as np
 from winnow.algorithms.objective import learned_from
 from winnow.config.schema import Config
 from winnow.errors import WinnowError
-from winnow.rollouts.rollout import Batch, derive_seed
+from winnow.rollouts.rollout import derive_seed
 from winnow.training.context import Run
-from winnow.types import Group, StepStats
+from winnow.types import Batch, Group, StepStats
 
 Updates = list[tuple[Sequence[int], StepStats]]
 """For each update the positions of its groups, and what it measured."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from winnow.engines.factory import fit_reward as fit_pairs
 from winnow.engines.reward_models.preferences import Pair, pairs
 from winnow.errors import UserError
-from winnow.given import Paths, paths_of, reporter
+from winnow.reporting.console import reporter
 from winnow.storage.atomic import refuse
-from winnow.storage.sample_table import DrawTable, read_draws
+from winnow.storage.sample_table import DrawTable, Paths, paths_of, read_draws
 
 if TYPE_CHECKING:
     from winnow.engines.reward_models.trainer import FitResult

@@ -29,7 +29,7 @@ from winnow.engines.reward_models.model import (
 )
 from winnow.engines.reward_models.preferences import Pair, bradley_terry
 from winnow.errors import UserError, WinnowError
-from winnow.reporting.metrics import wilson
+from winnow.theory.intervals import wilson
 
 Progress = Callable[[int, int, float], None]
 """Told after each step: steps done, steps in all, the step's loss."""
