@@ -29,7 +29,9 @@ from machine import Rates, bandwidth, rates, sizes
 from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema import OptimiserConfig, SamplingConfig
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.local.engine import LocalEngine, LocalLearner, LocalSampler, pick_device
+from winnow.engines.devices import pick_device
+from winnow.engines.local.engine import LocalEngine, LocalLearner
+from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.loading import ModelSource
 from winnow.engines.models.prefix_tree import added
 from winnow.types import Group, Prompt, Score, Verdict

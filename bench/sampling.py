@@ -20,7 +20,8 @@ from jobs import SAMPLES, job
 from machine import rates, sizes
 
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.local.engine import LocalSampler, pick_device
+from winnow.engines.devices import pick_device
+from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.forward import PolicyForward
 from winnow.types import Prompt
 

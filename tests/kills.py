@@ -13,8 +13,8 @@ import torch
 
 import winnow
 from tests import tiny
-from winnow.api import run
 from winnow.config.schema import Config, from_dict
+from winnow.training.run import run
 from winnow.types import Prompt, Score
 
 SMALL: dict[str, Any] = {

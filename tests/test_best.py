@@ -300,7 +300,7 @@ class TestCommand:
         write(Path("raw.parquet"), [g.with_(scores=()) for g in made])
         failed = (Score.failed("it broke"),) * 4
         write(Path("broken.parquet"), [g.with_(scores=failed) for g in made])
-        monkeypatch.setattr("winnow.offline.run_sample", None)  # nothing is drawn
+        monkeypatch.setattr("winnow.rollouts.collect.run_sample", None)  # nothing is drawn
         before = contents(tmp_path)
         case = MISTAKES[mistake]
         check_line(case, *in_process(monkeypatch, capsys, *case.args.split()))

@@ -418,7 +418,7 @@ class TestResults:
         def fail(*_, **__):
             raise WinnowError("it broke:\n  here\n\n  and there")
 
-        monkeypatch.setattr("winnow.api.run", fail)
+        monkeypatch.setattr("winnow.training.run.run", fail)
         code, _, err = in_process(monkeypatch, capsys, "train")
         assert (code, err) == (1, "winnow: it broke: here and there\n")
 

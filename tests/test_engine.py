@@ -14,8 +14,10 @@ from winnow.algorithms.losses import NLL, Clipped
 from winnow.algorithms.objective import Term
 from winnow.config.schema import OptimiserConfig
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.local.engine import LocalSampler, PromptEncoder
-from winnow.engines.local.learner import LocalLearner, learning_rate
+from winnow.engines.learning.optimizer import learning_rate
+from winnow.engines.local.engine import PromptEncoder
+from winnow.engines.local.learner import LocalLearner
+from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.local.stopping import Stopper
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.loading import load_model, resolve

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.build import group
-from winnow import offline
 from winnow.errors import UserError, WinnowError
 from winnow.rollouts import export as export_module
+from winnow.rollouts.select import select
 from winnow.storage.sample_table import read_draws
 from winnow.storage.schema import SCHEMA, write_groups
 from winnow.types import Prompt, Verdict
@@ -78,7 +78,7 @@ class TestParquet:
     def test_survivors_keep_every_column_to_the_bit(self, tmp_path) -> None:
         source = foreign(tmp_path / "in.parquet")
         out = tmp_path / "kept.parquet"
-        sifted = offline.select(tmp_path / "in.parquet", ["correct"], out=out)
+        sifted = select(tmp_path / "in.parquet", ["correct"], out=out)
         kept = pq.read_table(out)
         assert kept["text"].to_pylist() == ["b", "q1", "d"]  # in the order of the file
         wanted = source.take([0, 3, 4])
@@ -94,7 +94,7 @@ class TestParquet:
     def test_all_draws_with_their_reasons(self, tmp_path) -> None:
         source = foreign(tmp_path / "in.parquet")
         out = tmp_path / "all.parquet"
-        offline.select(tmp_path / "in.parquet", ["correct", "best"], out=out, rejected=True, seed=3)
+        select(tmp_path / "in.parquet", ["correct", "best"], out=out, rejected=True, seed=3)
         written = pq.read_table(out)
         assert same(written, source, [*OTHERS, "prompt", "text", "reward", "error"])
         best = "not among the best 1"
@@ -107,7 +107,7 @@ class TestParquet:
     def test_earlier_verdicts_are_written_over_where_they_stood(self, tmp_path) -> None:
         old = {"kept": [False] * 6, "reason": ["of old"] * 6, "right": [False] * 6}
         source = foreign(tmp_path / "in.parquet", **old)
-        offline.select(tmp_path / "in.parquet", ["correct"], out=tmp_path / "kept.parquet")
+        select(tmp_path / "in.parquet", ["correct"], out=tmp_path / "kept.parquet")
         kept = pq.read_table(tmp_path / "kept.parquet")
         assert kept.column_names[: len(source.column_names)] == source.column_names
         assert kept["reason"].to_pylist() == ["kept"] * 3
@@ -117,7 +117,7 @@ class TestParquet:
         made = group([1, 0, 1, None], texts=["a" + HALF, "b", "c😀", "d"], lengths=[1, 2, 3, 4])
         write_groups(tmp_path / "in.parquet", "sample", 0, [made])
         out = tmp_path / "all.parquet"
-        offline.select(tmp_path / "in.parquet", ["correct"], out=out, rejected=True)
+        select(tmp_path / "in.parquet", ["correct"], out=out, rejected=True)
         before, after = pq.read_table(tmp_path / "in.parquet"), pq.read_table(out)
         assert after.schema == SCHEMA
         assert after.drop(["kept", "reason"]) == before.drop(["kept", "reason"])
@@ -131,7 +131,7 @@ class TestParquet:
         table = {"prompt": ["p", "z"], "draw": [9, 0], "text": ["i", "z0"], "reward": [1, 1]}
         pq.write_table(pa.table({**table, "mine": [0.5, 1.5]}), tmp_path / "2.parquet")
         out = tmp_path / "kept.parquet"
-        offline.select([tmp_path / f"{i}.parquet" for i in (1, 2)], ["correct"], out=out)
+        select([tmp_path / f"{i}.parquet" for i in (1, 2)], ["correct"], out=out)
         kept = pq.read_table(out)
         assert kept["text"].to_pylist() == ["b", "q1", "d", "i", "z0"]
         assert kept["mine"].to_pylist() == [1, 4, 5, 0.5, 1.5]
@@ -147,7 +147,7 @@ class TestParquet:
         with pytest.raises(
             UserError, match=r"^draws: column mine holds list<.*> in .*2\.parquet and string in ano"
         ):
-            offline.select(files, ["correct"], out=out)
+            select(files, ["correct"], out=out)
         assert sorted(tmp_path.iterdir()) == before
 
     def test_a_known_column_that_does_not_convert(self, tmp_path) -> None:
@@ -155,7 +155,7 @@ class TestParquet:
         with pytest.raises(
             UserError, match=r"^draws: .*in\.parquet: column finish_reason holds li"
         ):
-            offline.select(tmp_path / "in.parquet", ["correct"], out=tmp_path / "kept.parquet")
+            select(tmp_path / "in.parquet", ["correct"], out=tmp_path / "kept.parquet")
         assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
     @settings(max_examples=25)
@@ -185,7 +185,7 @@ class TestParquet:
             number += size
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(export_module, "_ROWS", 4)
-            sifted = offline.select(
+            sifted = select(
                 folder, ["correct", "at-most(1)"], out=folder / "out.parquet", rejected=rejected
             )
         written = pq.read_table(folder / "out.parquet").to_pylist()
@@ -217,7 +217,7 @@ class TestLines:
 
     def lines(self, draws: Path, **how: object) -> list[object]:
         out = draws.with_name("kept.jsonl")
-        offline.select(draws, ["correct"], out=out, **how)
+        select(draws, ["correct"], out=out, **how)
         assert out.read_bytes().count(b"\n") == 3
         return [json.loads(line) for line in out.read_bytes().split(b"\n")[:-1]]
 
@@ -244,7 +244,7 @@ class TestLines:
         for name, plain in (("none", table), ("lacking", table.drop(["messages"]))):
             pq.write_table(plain, draws.with_name(f"{name}.parquet"))
             out = draws.with_name(f"{name}.jsonl")
-            offline.select(
+            select(
                 draws.with_name(f"{name}.parquet"), ["correct"], out=out, form="prompt-completion"
             )
             assert [json.loads(line) for line in out.read_bytes().splitlines()] == [
@@ -261,7 +261,7 @@ class TestLines:
         pq.write_table(table, tmp_path / "in.parquet")
         for form in ("messages", "prompt-completion"):
             out = tmp_path / f"{form}.jsonl"
-            offline.select(tmp_path / "in.parquet", ["correct"], out=out, form=form)
+            select(tmp_path / "in.parquet", ["correct"], out=out, form=form)
             (line,) = out.read_text().splitlines()
             assert "null" not in line
 
@@ -271,9 +271,9 @@ class TestLines:
         with pytest.raises(
             UserError, match=r"^draws: .*in\.parquet has no column prompt, text, which .*b\.jsonl"
         ):
-            offline.select(tmp_path / "in.parquet", ["correct"], out=out)
+            select(tmp_path / "in.parquet", ["correct"], out=out)
         assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
-        offline.select(tmp_path / "in.parquet", ["correct"], out=out[0])
+        select(tmp_path / "in.parquet", ["correct"], out=out[0])
         assert pc.sum(pq.read_table(out[0])["kept"]).as_py() == 1
 
 
@@ -301,7 +301,7 @@ class TestWholeFiles:
             monkeypatch.setattr(Path, "rename", fail)
         wanted = KeyboardInterrupt if error is KeyboardInterrupt else WinnowError
         with pytest.raises(wanted):
-            offline.select(draws, ["correct"], out=draws.with_name(name))
+            select(draws, ["correct"], out=draws.with_name(name))
         assert list(draws.parent.iterdir()) == [draws]
 
     @pytest.mark.parametrize("name", ["kept.parquet", "kept.jsonl"])
@@ -310,22 +310,22 @@ class TestWholeFiles:
         path.write_text("mine")
         new = draws.with_name("new.parquet")
         with pytest.raises(UserError, match=r"^out: .*kept\.\w+ exists already; choose another"):
-            offline.select(draws, ["correct"], out=[new, path])
+            select(draws, ["correct"], out=[new, path])
         assert path.read_text() == "mine"
         assert not new.exists()
 
     def test_a_kind_of_file_that_is_not_known(self, draws) -> None:
         with pytest.raises(UserError, match=r"^out: kept\.csv is neither \.parquet nor \.jsonl$"):
-            offline.select(draws, ["correct"], out="kept.csv")
+            select(draws, ["correct"], out="kept.csv")
 
     def test_folders_are_made(self, draws) -> None:
         out = [draws.parent / "new" / "deep" / name for name in ("k.parquet", "k.jsonl")]
-        offline.select(draws, ["correct"], out=out)
+        select(draws, ["correct"], out=out)
         assert pq.read_metadata(out[0]).num_rows == len(out[1].read_text().splitlines()) == 1
 
     def test_no_survivor_is_an_empty_file(self, draws) -> None:
         out = [draws.with_name("k.parquet"), draws.with_name("k.jsonl")]
-        offline.select(draws, ["length(5, 6)"], out=out)
+        select(draws, ["length(5, 6)"], out=out)
         assert pq.read_table(out[0]).num_rows == 0
         assert pq.read_schema(out[0]) == SCHEMA
         assert out[1].read_text() == ""

@@ -31,7 +31,6 @@ from tests.kills import (
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
-from winnow.api import run
 from winnow.config.schema import AnchorConfig, OptimiserConfig, PromptsConfig
 from winnow.engines.base import Beside
 from winnow.engines.local.engine import LocalEngine
@@ -40,6 +39,7 @@ from winnow.engines.models.loading import ModelSource
 from winnow.storage.run_folder import RunStore
 from winnow.training import phase_runner
 from winnow.training.early_stopping import Standing, standing
+from winnow.training.run import run
 from winnow.training.sft_mix import Anchor, open_anchor
 from winnow.training.updates import minibatches
 from winnow.types import Draw, Group, Prompt, Score, Verdict

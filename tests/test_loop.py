@@ -128,8 +128,8 @@ def strip(metrics: list[dict]) -> list[dict]:
 @pytest.mark.parametrize("algorithm", ["raft++", "rft"])
 def test_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, algorithm):
     """Killed again and again at different places, it ends with the same draws and weights."""
-    from winnow.api import run
     from winnow.config.schema import from_dict
+    from winnow.training.run import run
 
     source = tmp_path / "prompts.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in tiny.problems()))
@@ -214,8 +214,8 @@ def test_where_nothing_survives_there_is_no_update(tiny_model, tmp_path):
         def note(self, text):
             self.notes.append(text)
 
-    from winnow.api import run
     from winnow.config.schema import from_dict
+    from winnow.training.run import run
 
     source = tmp_path / "p.jsonl"
     source.write_text('{"prompt": "1+1=", "answer": "never"}\n')

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from tests import tiny
 from tests.build import draw
 from tests.test_cli import Case, check_line, in_process
-from winnow import api
+from winnow.cli.render import study_report
 from winnow.config.schema import from_dict
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.models.forward import PolicyForward
@@ -33,9 +33,9 @@ from winnow.evaluation.overoptimisation_fit import (
     fitted,
     study_of,
 )
-from winnow.reporting.console import study_report
 from winnow.reporting.observer import Silent
 from winnow.storage.schema import write_groups
+from winnow.training.run import run
 from winnow.types import Draw, Group, Prompt, Score
 
 NS = (1, 2, 4, 8, 16)
@@ -306,7 +306,7 @@ def run(tmp_path_factory, tiny_model) -> Path:
             "eval": {"size": 5, "samples": 12, "every": 2},
         }
     )  # fmt: skip
-    api.run(config, out=folder / "run", reporter=Silent())
+    run(config, out=folder / "run", reporter=Silent())
     return folder / "run"
 
 

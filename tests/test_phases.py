@@ -28,12 +28,12 @@ from tests.kills import (
     logits,
 )
 from winnow.algorithms.table import ALGORITHMS
-from winnow.api import run
 from winnow.cli import main
 from winnow.config.phases import phases_of
 from winnow.config.recipe import load
 from winnow.config.schema import Config, from_dict
 from winnow.engines.local.engine import LocalEngine
+from winnow.training.run import run
 
 SCHEDULE = """
 model = {model}

@@ -12,11 +12,11 @@ import winnow.reporting.observer
 from tests import tiny
 from tests.kills import Dealt
 from tests.test_loop import Killed, rows, same, strip, train, weights
-from winnow.api import run
 from winnow.config.schema import from_dict
 from winnow.engines.local.learner import LocalLearner
 from winnow.prompts.loading import PromptSet
 from winnow.rollouts import rollout
+from winnow.training.run import run
 from winnow.types import Prompt
 
 COUNT, REFILL = 4, 3

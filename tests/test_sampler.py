@@ -12,8 +12,8 @@ from tests import tiny
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.local import kv_cache
 from winnow.engines.local.decoding import _Answer, part
-from winnow.engines.local.engine import LocalSampler
 from winnow.engines.local.kv_cache import Padded, Slots, token_bytes
+from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.forward import PolicyForward
 from winnow.types import Prompt
 

@@ -55,13 +55,13 @@ class Slow:
 
 def sample(folder: Path, config: Any) -> None:
     """Begin a folder or go on with it, as the command does."""
-    from winnow import offline
     from winnow.reporting.observer import Silent
+    from winnow.rollouts.collect import resume_sample, run_sample
 
     if folder.exists():
-        offline.resume_sample(folder, reporter=Silent(), reward=Slow())
+        resume_sample(folder, reporter=Silent(), reward=Slow())
     else:
-        offline.run_sample(config, out=folder, held_out=False, reporter=Silent(), reward=Slow())
+        run_sample(config, out=folder, held_out=False, reporter=Silent(), reward=Slow())
 
 
 def fork(folder: Path, config: Any) -> int:

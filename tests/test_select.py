@@ -15,9 +15,9 @@ import pytest
 
 import winnow
 from tests.build import group
-from winnow import offline
 from winnow.cli import main
 from winnow.errors import UserError
+from winnow.rollouts.select import select
 from winnow.storage.schema import write_groups
 from winnow.types import Group, Origin, Prompt, Score
 
@@ -72,7 +72,7 @@ class TestRescoring:
         monkeypatch.setattr(offline, "sampler_for", nobody)
         groups, counting, out = some(600), Counting(), tmp_path / "all.parquet"
         path = write(tmp_path, groups)
-        sifted = offline.select(
+        sifted = select(
             path, ["correct"], rescore_with=counting, right_at=2.0, out=out, rejected=True
         )
         asked = [(one.prompt.id, draw.text) for one in groups for draw in one.draws]
@@ -96,7 +96,7 @@ class TestRescoring:
     def test_a_function_of_ones_own(self, tmp_path) -> None:
         """In a process of its own; what it raises stays an error."""
         path = write(tmp_path, some(2))
-        sifted = offline.select(path, ["everything"], rescore_with=length)
+        sifted = select(path, ["everything"], rescore_with=length)
         assert sifted.scores is not None
         values = [float(len(d.text)) for one in some(2) for d in one.draws]
         values[4] = values[9] = np.nan
@@ -109,20 +109,20 @@ class TestRescoring:
         bare = [one.with_(scores=()) for one in some(2)]
         path, out = write(tmp_path, bare), tmp_path / "scored.parquet"
         with pytest.raises(UserError, match=r"^draws: 10 of 10 draws have no score; score them w"):
-            offline.select(path, ["everything"])
-        offline.select(path, ["correct"], rescore_with=Counting(), right_at=0.5, out=out)
+            select(path, ["everything"])
+        select(path, ["correct"], rescore_with=Counting(), right_at=0.5, out=out)
         assert pq.read_table(out)["reward"].to_pylist() == [2.5, 6, 0.5, 1.5] * 2
 
     def test_nothing_but_errors_is_a_mistake(self, tmp_path) -> None:
         path = write(tmp_path, [group([1], texts=["4"])])
         with pytest.raises(UserError, match=r"^reward: every verdict was an error, e\.g\. no$"):
-            offline.select(path, ["everything"], rescore_with=Counting(), out=tmp_path / "a.jsonl")
+            select(path, ["everything"], rescore_with=Counting(), out=tmp_path / "a.jsonl")
         assert not (tmp_path / "a.jsonl").exists()
 
     def test_another_bound_of_what_is_right(self, tmp_path) -> None:
         made = [group([0.2, 0.5, 1, None])]
         path, out = write(tmp_path, made), tmp_path / "all.parquet"
-        sifted = offline.select(path, ["correct"], right_at=0.5, out=out, rejected=True)
+        sifted = select(path, ["correct"], right_at=0.5, out=out, rejected=True)
         assert sifted.kept.tolist() == [False, True, True, False]
         written = pq.read_table(out)
         assert written["right"].to_pylist() == [False, True, True, None]
@@ -145,20 +145,20 @@ class TestPolicies:
             UserError,
             match=r"^draws: draws of 2 policies \(m at temperature 1; n at temperature 1\); --pool",
         ):
-            offline.select(two, ["correct"])
-        assert offline.select(two, ["correct"], pool=True).survivors == 4
+            select(two, ["correct"])
+        assert select(two, ["correct"], pool=True).survivors == 4
 
     @pytest.mark.parametrize("pool", [False, True])
     @pytest.mark.parametrize("rule", LOTS)
     def test_and_never_where_a_rule_needs_one(self, two, rule, pool) -> None:
         with pytest.raises(UserError, match=r"^draws: draws of 2 policies .* takes them all to be"):
-            offline.select(two, ["everything", rule], pool=pool)
+            select(two, ["everything", rule], pool=pool)
 
     @pytest.mark.parametrize("origin", [Origin("m", 0.5), Origin("m", truncated=True)])
     def test_a_policy_is_a_model_at_a_temperature(self, tmp_path, origin) -> None:
         groups = [*some(1), group([1], name="y").with_(origin=origin)]
         with pytest.raises(UserError, match=r"^draws: draws of 2 policies"):
-            offline.select(write(tmp_path, groups), ["correct"])
+            select(write(tmp_path, groups), ["correct"])
 
 
 # The command

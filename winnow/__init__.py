@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from winnow.algorithms.algorithm import Algorithm as Algorithm
     from winnow.algorithms.objective import Term as Term
     from winnow.algorithms.table import ALGORITHMS as ALGORITHMS
-    from winnow.api import Result as Result
     from winnow.api import evaluate as evaluate
+    from winnow.api import sample as sample
     from winnow.api import train as train
     from winnow.config.schema import Config as Config
     from winnow.engines.reward_models.fit import fit_reward as fit_reward
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from winnow.evaluation.best_of import best_of as best_of
     from winnow.evaluation.overoptimisation import overoptimisation as overoptimisation
     from winnow.evaluation.overoptimisation import run_overoptimisation as run_overoptimisation
-    from winnow.offline import sample as sample
-    from winnow.offline import select as select
+    from winnow.rollouts.select import select as select
+    from winnow.training.run import Result as Result
     from winnow.types import Draw as Draw
     from winnow.types import Group as Group
     from winnow.types import Prompt as Prompt

@@ -18,46 +18,24 @@ print(result.before, result.after, result.checkpoint)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from winnow.algorithms.algorithm import Algorithm
-from winnow.config.recipe import dumps, load
-from winnow.config.schema import Config
-from winnow.engines.factory import environment, reward_for, sampler_for
-from winnow.errors import Stopped, UserError
-from winnow.evaluation.held_out import evaluate as evaluate_prompts
-from winnow.given import Rows, Source, config_of, merge_section
-from winnow.prompts.loading import load_held_out
-from winnow.reporting.console import ConsoleReporter, opening, reporter
-from winnow.reporting.metrics import Evaluation, Metrics
-from winnow.reporting.observer import Reporter
+from winnow.config.recipe import load
+from winnow.config.schema import Config, from_dict
+from winnow.errors import UserError
+from winnow.evaluation.held_out import run_evaluation
+from winnow.reporting.console import reporter
+from winnow.reporting.metrics import Evaluation
 from winnow.rewards.factory import RewardFunction, reward_name
-from winnow.storage.run_folder import FINAL, RunStore, next_folder
-from winnow.training.early_stopping import standing
-from winnow.training.loop import train as run_loop
-from winnow.training.setup import Plan, assemble, plan
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run.
-
-    Attributes:
-        folder: The run folder, with every draw.
-        checkpoint: The model it ends with; loads with `AutoModelForCausalLM.from_pretrained`. The
-            best of a run that stops early, the final one where weights were averaged or merged.
-        metrics: The rows of metrics.jsonl.
-        before, after: Accuracy on the held-out prompts, of the start and of that model; ``None``
-            where none were held out.
-    """
-
-    folder: Path
-    checkpoint: Path
-    metrics: list[Metrics]
-    before: float | None
-    after: float | None
+from winnow.rollouts.collect import SampleResult, resume_sample, run_sample
+from winnow.storage.atomic import refuse
+from winnow.storage.run_folder import next_folder
+from winnow.training.run import Result, run
 
 
 def train(
@@ -114,39 +92,6 @@ def train(
             return run(config, out=folder, reporter=listener, reward=reward, algorithm=own)
 
 
-def run(
-    config: Config | None = None,
-    *,
-    out: Path | None = None,
-    resume: Path | None = None,
-    reporter: Reporter,
-    reward: str | RewardFunction | None = None,
-    algorithm: Algorithm | None = None,
-) -> Result:
-    """Run a config to its end, or go on with a run folder."""
-    if resume is not None:
-        out = RunStore.open(resume).folder
-        config = load(str(out / "config.toml"))
-    assert config is not None
-    assert out is not None
-    if resume is None:
-        RunStore.refuse(out)
-    checked = plan(config, algorithm)
-    callable_reward = None if isinstance(reward, str) else reward
-    with reward_for(config, callable_reward) as verifier:
-        _announce(reporter, checked, out)
-        try:
-            workshop = assemble(checked, verifier, reporter, out=out, resume=resume is not None)
-            for made in workshop.runs():
-                run_loop(made)
-            workshop.finish()
-        except KeyboardInterrupt as stop:
-            begun = (out / "config.toml").is_file()
-            hint = f"; go on with: winnow train --resume {out}" if begun else " before it began"
-            raise Stopped(f"stopped{hint}") from stop
-    return result_of(out)
-
-
 def evaluate(
     *,
     model: str | None = None,
@@ -173,45 +118,97 @@ def evaluate(
         return run_evaluation(config, out=folder, reporter=listener, reward=reward)
 
 
-def run_evaluation(
-    config: Config,
+def sample(
     *,
-    out: Path,
-    reporter: Reporter,
+    model: str | None = None,
+    prompts: str | Rows | None = None,
     reward: str | RewardFunction | None = None,
-) -> Evaluation:
-    """Evaluate a config's held-out prompts; the draws go to a run folder of their own."""
-    RunStore.refuse(out)
-    if not config.algorithm.made_in_python:
-        config.algorithm.build()  # not needed here, but a mistake in it is one all the same
-    held_out = load_held_out(config.prompts, config.eval, config.seed)
-    with reward_for(config, None if isinstance(reward, str) else reward) as verifier:
-        sampler = sampler_for(config, held_out, reporter)
-        store = RunStore.create(out, dumps(config), environment(config), checkpoints=False)
-        return evaluate_prompts(config, sampler, held_out, verifier, store, reporter, step=0)
+    n: int | None = None,
+    recipe: str | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    held_out: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> SampleResult:
+    """Draw n answers to every prompt, score them, keep them all.
+
+    Args:
+        prompts: A source as in a recipe, or rows with the columns `prompt` and `answer`. Without
+            `held_out`, those that training would use.
+        n: Answers a prompt: `samples_per_prompt`.
+        resume: A folder to go on with; only `reward` may be given beside it, where it is a
+            function.
+        held_out: Draw for the held-out prompts instead.
+        settings: Any other key of the config; `server={"url": ...}` draws from a server.
+
+    Raises:
+        UserError: something that the caller can mend.
+    """
+    given = {"model": model, "prompts": prompts, "reward": reward_name(reward)}
+    over = {key: value for key, value in given.items() if value is not None} | settings
+    if n is not None:
+        over["samples_per_prompt"] = n
+    if isinstance(prompts, Sequence) and not isinstance(prompts, str) and "eval" not in over:
+        merge_section(over, "eval", {"size": 0})  # all of the rows that were given
+    function = None if isinstance(reward, str) else reward
+    with reporter(quiet) as listener:
+        if resume is not None:
+            if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out or held_out:
+                raise UserError("resume: sampling goes on with its own settings; give none")
+            return resume_sample(Path(resume), reporter=listener, reward=function)
+        folder = Path(out) if out is not None else next_folder("sample")
+        with config_of(recipe, over, folder) as config:
+            return run_sample(
+                config, out=folder, held_out=held_out, reporter=listener, reward=function
+            )
 
 
-def result_of(folder: Path) -> Result:
-    """What a run folder holds."""
-    store = RunStore.open(folder)
-    evals = store.lines("evals.jsonl")
-    final = folder / FINAL
-    patience = load(str(folder / "config.toml")).eval.patience
-    best = standing(evals).step if patience and not final.is_dir() else None
-    ends = [row for row in evals if best in (None, row["step"])]
-    return Result(
-        folder=folder,
-        checkpoint=final if final.is_dir() else store.chosen_checkpoint(patience)[0],
-        metrics=store.lines("metrics.jsonl"),
-        before=evals[0]["accuracy"] if evals else None,
-        after=ends[-1]["accuracy"] if ends else None,
-    )
+Rows = Sequence[Mapping[str, Any]]
 
 
-def _announce(reporter: Reporter, checked: Plan, out: Path) -> None:
-    if isinstance(reporter, ConsoleReporter):
-        train, held_out = len(checked.prompts.train), len(checked.prompts.held_out)
-        reporter.console.print(
-            opening(checked.config, checked.phases, train, held_out), soft_wrap=True
-        )
-        reporter.console.print(f"run folder: {out}\n", soft_wrap=True)
+Source = str | Rows | Mapping[str, Any]
+"""A source as in a recipe; rows; or the whole table of settings, `source` (either) among them."""
+
+
+@contextmanager
+def config_of(recipe: str | None, over: Mapping[str, Any], folder: Path) -> Iterator[Config]:
+    """A config; rows given in Python are written beside the run, so that it can be repeated.
+
+    If there is no run in the end, because something was wrong, the rows are removed again.
+    """
+    values = dict(over)
+    written: dict[Path, str] = {}
+    for section in ("prompts", "eval"):
+        table = values.get(section)
+        table = dict(table) if isinstance(table, Mapping) else {"source": table}
+        rows = table.get("source")
+        if isinstance(rows, Sequence) and not isinstance(rows, str):
+            path = folder.with_name(f"{folder.name}.{section}.jsonl")
+            written[path] = "".join(_json_line(section, row) for row in rows)
+            values[section] = {**table, "source": str(path)}
+    config = load(recipe, over=values) if recipe is not None else from_dict(values)
+    for path in (folder, *written):
+        refuse(path)
+    for path, text in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    try:
+        yield config
+    finally:
+        if not folder.exists():
+            for path in written:
+                path.unlink()
+
+
+def _json_line(section: str, row: object) -> str:
+    if not isinstance(row, Mapping):
+        raise UserError(f"{section}: each row is a dict, e.g. {{'prompt': ..., 'answer': ...}}")
+    try:
+        return json.dumps(dict(row)) + "\n"
+    except TypeError as error:
+        raise UserError(f"{section}: a row cannot be written as JSON: {error}") from error
+
+
+def merge_section(over: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
+    over[section] = {**over.get(section, {}), **values}

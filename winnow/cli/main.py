@@ -48,20 +48,22 @@ def train(
 
     Without a recipe: SmolLM2-135M on two-digit addition.
     """
-    from winnow import api, given
     from winnow.config.recipe import load
+    from winnow.reporting.console import reporter
+    from winnow.storage.run_folder import next_folder
+    from winnow.training.run import run
 
-    with given.reporter(as_json) as reporter:
+    with reporter(as_json) as listener:
         if resume is not None:
             if recipe is not None or sets or out is not None:
                 raise UserError(
                     "--resume goes on with the run's own settings; give no recipe, --set or --out"
                 )
-            result = api.run(resume=resume, reporter=reporter)
+            result = run(resume=resume, reporter=listener)
         else:
             config = load(recipe, sets or ())
             name = f"{Path(recipe or 'arithmetic').stem}-{config.algorithm.name}"
-            result = api.run(config, out=out or given.next_folder(name), reporter=reporter)
+            result = run(config, out=out or next_folder(name), reporter=listener)
     if as_json:
         print_json(
             {
@@ -90,13 +92,15 @@ def evaluate(
     """Sampled accuracy on held-out prompts, which training with the same settings never sees."""
     from dataclasses import asdict
 
-    from winnow import api, given
     from winnow.config.recipe import load
+    from winnow.evaluation.held_out import run_evaluation
+    from winnow.reporting.console import reporter
+    from winnow.storage.run_folder import next_folder
 
     config = load(recipe, sets or ())
-    folder = out or given.next_folder(f"{Path(recipe or 'arithmetic').stem}-eval")
-    with given.reporter(as_json) as reporter:
-        result = api.run_evaluation(config, out=folder, reporter=reporter)
+    folder = out or next_folder(f"{Path(recipe or 'arithmetic').stem}-eval")
+    with reporter(as_json) as listener:
+        result = run_evaluation(config, out=folder, reporter=listener)
     if as_json:
         print_json({"folder": str(folder), **asdict(result)})
     else:
@@ -129,7 +133,7 @@ def algorithms(as_json: Json = False) -> None:
         return
     from rich.console import Console
 
-    from winnow.reporting.console import algorithms_notes, algorithms_table
+    from winnow.cli.render import algorithms_notes, algorithms_table
 
     console = Console(highlight=False)
     console.print(algorithms_table(console.width), "")

@@ -70,21 +70,23 @@ def sample(
     """
     from dataclasses import asdict
 
-    from winnow import given, offline
     from winnow.config.recipe import load
+    from winnow.reporting.console import reporter
+    from winnow.rollouts.collect import resume_sample, run_sample
+    from winnow.storage.run_folder import next_folder
 
-    with given.reporter(as_json) as reporter:
+    with reporter(as_json) as listener:
         if resume is not None:
             if recipe is not None or sets or out is not None or held_out:
                 raise UserError(
                     "--resume goes on with the folder's own settings; give no recipe, --set, --out "
                     "or --held-out"
                 )
-            result = offline.resume_sample(resume, reporter=reporter)
+            result = resume_sample(resume, reporter=listener)
         else:
             config = load(recipe, sets or ())
-            folder = out or given.next_folder(f"{Path(recipe or 'arithmetic').stem}-sample")
-            result = offline.run_sample(config, out=folder, held_out=held_out, reporter=reporter)
+            folder = out or next_folder(f"{Path(recipe or 'arithmetic').stem}-sample")
+            result = run_sample(config, out=folder, held_out=held_out, reporter=listener)
     done = result.sampled
     if as_json:
         print_json({"folder": str(result.folder), **asdict(done)})
@@ -132,10 +134,10 @@ def select(
     drop-all-right, length(low=1, high=200), at-most(4), band(low=0.1, high=0.9), gibbs(beta=0.5,
     r_max=1), rso(beta=0.5, k=8), everything, as-recorded, or module:function.
     """
-    from winnow import offline
-    from winnow.reporting.console import sifted_report
+    from winnow.cli.render import sifted_report
+    from winnow.rollouts.select import select as select_draws
 
-    sifted = offline.select(
+    sifted = select_draws(
         list(draws),
         rule or ["correct"],
         out=list(out or ()),
@@ -195,8 +197,8 @@ def best_of(
     """
     from dataclasses import asdict
 
+    from winnow.cli.render import best_of_report
     from winnow.evaluation import best_of
-    from winnow.reporting.console import best_of_report
 
     written = [*(out or ()), *([plot] if plot else ())]
     shape = _form(form)
@@ -232,13 +234,15 @@ def best_of(
 
 def _drawn(recipe: str | None, sets: list[str], folder: Path | None, quiet: bool) -> str:
     """A new folder of draws for the held-out prompts."""
-    from winnow import given, offline
     from winnow.config.recipe import load
+    from winnow.reporting.console import reporter
+    from winnow.rollouts.collect import run_sample
+    from winnow.storage.run_folder import next_folder
 
     config = load(recipe, sets)
-    where = folder or given.next_folder(f"{Path(recipe or 'arithmetic').stem}-best-of")
-    with given.reporter(quiet) as reporter:
-        offline.run_sample(config, out=where, held_out=True, reporter=reporter)
+    where = folder or next_folder(f"{Path(recipe or 'arithmetic').stem}-best-of")
+    with reporter(quiet) as listener:
+        run_sample(config, out=where, held_out=True, reporter=listener)
     return str(where)
 
 
@@ -269,9 +273,9 @@ def overoptimisation(
 
     Of best-of-n, or of the checkpoints of a run: with Gao et al.'s fit, and where gold turns over.
     """
+    from winnow.cli.render import study_report
     from winnow.evaluation import overoptimisation as studies
     from winnow.evaluation.overoptimisation_fit import as_json_table
-    from winnow.reporting.console import study_report
 
     if checkpoints:
         if len(draws) != 1 or largest is not None or pool:
@@ -329,8 +333,8 @@ def fit_reward(
     """
     from dataclasses import asdict
 
+    from winnow.cli.render import fit_report
     from winnow.engines.reward_models.fit import fit_reward as fit
-    from winnow.reporting.console import fit_report
 
     made = fit(
         list(draws),

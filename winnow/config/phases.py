@@ -12,7 +12,7 @@ optimiser.lr = 2e-6
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from winnow.config.recipe import cells_of, merge
 from winnow.config.schema import Config, from_dict
 from winnow.config.validation import check, refuse, unused
 from winnow.errors import UserError, nearest
-from winnow.training.file_source import File, open_file
+from winnow.storage.sample_table import DrawTable
 
 _OWN = (
     "algorithm",
@@ -43,6 +43,30 @@ _OWN = (
 _COUNTS = ("prompts_per_step", "samples_per_prompt", "minibatch_prompts", "microbatch_tokens")
 _FROM = "start_from"
 """`policy`, where the phase before left it, or `start`."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of draws that a run can train on, as far as one can tell without the model."""
+
+    path: str
+    table: DrawTable
+    notes: tuple[str, ...]
+
+    def steps(self, prompts_per_step: int) -> int:
+        """Steps of one pass over the file."""
+        return -(-len(self.table) // prompts_per_step)
+
+    @property
+    def summary(self) -> str:
+        return f"{self.path}: {self.table.rows} draws of {len(self.table)} prompts"
+
+    def prompts(self) -> list[str]:
+        """The distinct prompts, as texts."""
+        return self.table.values("prompt")
+
+
+OpenFile = Callable[[Config, Algorithm], File]
 
 
 @dataclass(frozen=True)
@@ -111,17 +135,21 @@ class Phase:
         return "ref" in self.algorithm.needs
 
 
-def phases_of(config: Config, algorithm: Algorithm | None = None) -> tuple[Phase, ...]:
+def phases_of(
+    config: Config, algorithm: Algorithm | None = None, open_file: OpenFile | None = None
+) -> tuple[Phase, ...]:
     """The phases of a config, in order.
 
     Args:
         algorithm: One made in Python, instead of the config's.
+        open_file: Reads the file of draws that a phase trains on; not needed where none does.
 
     Raises:
         UserError: whatever is wrong with one of them.
     """
     if not config.phases:
-        return (_phase(1, "", config, algorithm or config.algorithm.build(), 0),)
+        row = algorithm or config.algorithm.build()
+        return (_phase(1, "", config, row, 0, open_file),)
     if algorithm is not None:
         raise UserError("phases: each names its own algorithm; give none beside them")
     found: list[Phase] = []
@@ -135,9 +163,7 @@ def phases_of(config: Config, algorithm: Algorithm | None = None) -> tuple[Phase
                 if key in settings:
                     refuse(unused(own, [row]))
             drawn = sum(phase.prompts for phase in found)
-            found.append(
-                _phase(number, name, own, row, before, restarts=restarts, first_prompt=drawn)
-            )
+            found.append(_phase(number, name, own, row, before, open_file, restarts, drawn))
     rows = [phase.algorithm for phase in found]
     refuse(unused(config, rows))
     refuse(_overruled(config))
@@ -184,16 +210,15 @@ def _phase(
     config: Config,
     algorithm: Algorithm,
     before: int,
-    *,
+    open_file: OpenFile | None,
     restarts: bool = False,
     first_prompt: int = 0,
 ) -> Phase:
     check(config, algorithm)
     file = None
     if config.draws is not None:
-        file = open_file(
-            config.draws, algorithm, config.reward.right_at, config.sampling.temperature
-        )
+        assert open_file is not None, "a phase trains on a file, and nobody reads it"
+        file = open_file(config, algorithm)
     phase = Phase(number, name, config, algorithm, file, before, restarts, first_prompt)
     if "values" in algorithm.needs and config.critic.warmup >= phase.updates:
         raise UserError(

@@ -5,6 +5,19 @@ Both measures hold for the whole process. Without them an update takes about a t
 
 from __future__ import annotations
 
+import platform
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from winnow import __version__
+from winnow.config.schema import Config
+from winnow.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+
 import ctypes
 import os
 import sys
@@ -26,3 +39,42 @@ def keep_pages() -> None:
     if mallopt is not None:
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, -1)
+
+
+def environment(config: Config) -> dict[str, Any]:
+    """Versions, and where the model runs."""
+    from importlib.metadata import version
+
+    where = config.server.url
+    if where is None:
+        where = str(pick_device(config.device))
+    return {
+        "winnow": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": where,
+        **{name: version(name) for name in ("torch", "transformers", "numpy", "pyarrow")},
+    }
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        UserError: a device that this machine does not have.
+    """
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(best if name == "auto" else name)
+    except RuntimeError as error:
+        raise UserError(f"device: {name!r} is none; try 'auto', 'cpu' or 'cuda'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device: {name!r}, but torch sees no GPU; use 'cpu' or 'auto'")
+    if device.type == "cpu":
+        keep_pages()
+    try:
+        torch.zeros((), device=device).item()
+    except (RuntimeError, AssertionError) as error:  # how torch says that it has none
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"device: {name!r} cannot be used here: {reason:.120}") from error
+    return device

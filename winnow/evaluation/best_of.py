@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from winnow.algorithms.selection import KEPT
 from winnow.config.schema import Config, RewardConfig
-from winnow.engines.factory import check_reward, reward_for
 from winnow.errors import UserError
 from winnow.evaluation.curves import Curves, Drawn, curves, sizes
 from winnow.evaluation.plots import check_picture, draw_curves
@@ -22,7 +21,8 @@ from winnow.reporting.console import reporter
 from winnow.reporting.observer import Reporter
 from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.rollouts.export import Form, check_output, export
-from winnow.rollouts.select import Sifted
+from winnow.rollouts.scoring import check_reward, reward_for
+from winnow.rollouts.selected import Sifted
 from winnow.storage.sample_table import DrawTable, Paths, paths_of
 from winnow.theory.intervals import rate_interval
 from winnow.types import Group

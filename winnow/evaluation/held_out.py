@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
+from winnow.config.recipe import dumps
 from winnow.config.schema import Config
-from winnow.engines.base import Sampler, SamplingParams
+from winnow.engines.base import Sampler
+from winnow.engines.devices import environment
+from winnow.engines.factory import sampler_for
+from winnow.prompts.loading import load_held_out
 from winnow.reporting.metrics import Evaluation, evaluation
 from winnow.reporting.observer import Reporter
 from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
-from winnow.rollouts.rollout import draw, score
+from winnow.rewards.factory import RewardFunction
+from winnow.rollouts.generate import draw, sampling_params
+from winnow.rollouts.scoring import reward_for, score
 from winnow.storage.run_folder import RunStore
 from winnow.types import Prompt, Split
-
-
-def sampling_params(config: Config, temperature: float | None = None) -> SamplingParams:
-    """The sampling section as engines take it."""
-    sampling = config.sampling
-    return SamplingParams(
-        temperature=temperature or sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-        stop=tuple(sampling.stop),
-    )
 
 
 def evaluate(
@@ -69,3 +64,21 @@ def evaluate(
     store.append("evals.jsonl", asdict(result))
     reporter.evaluation(result)
     return result
+
+
+def run_evaluation(
+    config: Config,
+    *,
+    out: Path,
+    reporter: Reporter,
+    reward: str | RewardFunction | None = None,
+) -> Evaluation:
+    """Evaluate a config's held-out prompts; the draws go to a run folder of their own."""
+    RunStore.refuse(out)
+    if not config.algorithm.made_in_python:
+        config.algorithm.build()  # not needed here, but a mistake in it is one all the same
+    held_out = load_held_out(config.prompts, config.eval, config.seed)
+    with reward_for(config, None if isinstance(reward, str) else reward) as verifier:
+        sampler = sampler_for(config, held_out, reporter)
+        store = RunStore.create(out, dumps(config), environment(config), checkpoints=False)
+        return evaluate(config, sampler, held_out, verifier, store, reporter, step=0)

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.config.schema import Config, RewardConfig
-from winnow.engines.factory import reward_for
 from winnow.errors import UserError
 from winnow.reporting.observer import Reporter
 from winnow.rewards.factory import RewardFunction, reward_name
-from winnow.rollouts.select import OF_PROMPT, rescore
+from winnow.rollouts.scoring import rescore, reward_for
+from winnow.rollouts.select import OF_PROMPT
 from winnow.storage.sample_table import DrawTable, Paths, paths_of, read_draws
 
 RECORDED = "verifier"

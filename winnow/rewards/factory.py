@@ -12,6 +12,16 @@ something that is no finite number makes an error for that draw, and never a zer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from winnow.errors import UserError
+from winnow.types import Prompt
+
+if TYPE_CHECKING:
+    pass
+
+
 import difflib
 import functools
 import importlib.util
@@ -20,14 +30,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
-from winnow.errors import UserError
 from winnow.rewards import verifiers
 from winnow.rewards.base import Reward
 from winnow.rewards.in_process import InProcessReward, Verifier
 from winnow.rewards.worker_pool import IsolatedReward, Source, StartError, pickled
-from winnow.types import Prompt
 
 __all__ = ["REWARDS", "Reward", "Verifier", "make_reward"]
 
@@ -219,3 +227,21 @@ def reward_name(reward: str | RewardFunction | None) -> str | None:
         return reward
     owner = reward if hasattr(reward, "__qualname__") else type(reward)
     return f"{owner.__module__}:{owner.__qualname__}"
+
+
+_COMPARING = ("number", "exact", "gsm8k", "math")
+
+
+def check_suited(reward: str, prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts that a built-in verifier can say nothing of."""
+    for prompt in prompts:
+        if reward in _COMPARING and prompt.answer is None:
+            raise UserError(
+                f"reward = {reward!r} compares with an answer, but prompt {prompt.id!r} has none; "
+                "set prompts.answer_column to the column that holds it"
+            )
+        if reward == "gym" and "gym" not in prompt.data:
+            raise UserError(
+                f"reward = 'gym' judges gym tasks, but prompt {prompt.id!r} is from none; "
+                "set prompts.source = 'gym:TASK' (and eval.source, if any), or another reward"
+            )

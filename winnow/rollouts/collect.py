@@ -5,15 +5,25 @@ prompts -> sets of draws -> journal -> scores -> journal -> closed Parquet files
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from winnow.config.recipe import dumps, load
+from winnow.config.schema import Config
 from winnow.engines.base import Request, Sampler, SamplingParams
-from winnow.errors import UserError
+from winnow.engines.devices import environment
+from winnow.engines.factory import sampler_for
+from winnow.errors import Stopped, UserError
+from winnow.prompts.loading import load_held_out, load_prompts
+from winnow.reporting.console import ConsoleReporter
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
-from winnow.rollouts.rollout import derive_seed, score
+from winnow.rewards.factory import RewardFunction
+from winnow.rollouts.generate import derive_seed, sampling_params
+from winnow.rollouts.scoring import reward_for, score
+from winnow.storage.atomic import alone
 from winnow.storage.sample_folder import Journal, Place
 from winnow.types import Group, Origin, Prompt
 
@@ -179,3 +189,115 @@ class _Judge:
                     f"reward: most verdicts are errors, the last of them: {errors[-1]}; mend the "
                     f"verifier and go on with winnow sample --resume {self._journal.folder}"
                 )
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """A folder of draws.
+
+    Attributes:
+        folder: What `winnow select`, `winnow best-of` and `winnow train --set draws=` read.
+        sampled: What this call did.
+    """
+
+    folder: Path
+    sampled: Sampled
+
+
+HELD_OUT = "held-out"
+"""A file of this name says that a folder's draws are of the held-out prompts."""
+
+
+def run_sample(
+    config: Config,
+    *,
+    out: Path,
+    held_out: bool,
+    reporter: Reporter,
+    reward: RewardFunction | None = None,
+) -> SampleResult:
+    """Draw what a config says into a new folder."""
+    Journal.refuse(out)
+
+    def begin(want: Want) -> Journal:
+        marks = [HELD_OUT] if held_out else []
+        return Journal.create(
+            out, dumps(config), environment(config), marks=marks, group=want.empty
+        )
+
+    return _sample(config, out, _want(config, held_out), begin, reporter, reward)
+
+
+def resume_sample(
+    folder: Path, *, reporter: Reporter, reward: RewardFunction | None = None
+) -> SampleResult:
+    """Go on with a folder of `winnow sample`. No model is loaded for one that is complete."""
+    Journal.check(folder)
+    config = load(str(folder / "config.toml"))
+    want = _want(config, held_out=(folder / HELD_OUT).exists())
+    if (done := complete(want, Journal(folder, want.empty))) is not None:
+        return SampleResult(folder, done)
+    return _sample(config, folder, want, lambda want: Journal(folder, want.empty), reporter, reward)
+
+
+def _sample(
+    config: Config,
+    folder: Path,
+    want: Want,
+    begin: Callable[[Want], Journal],
+    reporter: Reporter,
+    reward: RewardFunction | None,
+) -> SampleResult:
+    if not config.algorithm.made_in_python:
+        config.algorithm.build()  # not needed here, but a mistake in it is one all the same
+    with reward_for(config, reward) as verifier:
+        sampler = sampler_for(config, want.prompts, reporter)
+        journal = begin(want)
+        if isinstance(reporter, ConsoleReporter):
+            what = f"{len(want.prompts)} prompts x {want.n} draws of {want.origin.model}"
+            reporter.console.print(f"{what} -> {folder}", soft_wrap=True)
+        try:
+            with alone(folder):
+                sampled = collect(want, sampler, verifier, journal, reporter)
+        except KeyboardInterrupt as stop:
+            raise Stopped(f"stopped; go on with: winnow sample --resume {folder}") from stop
+        finally:
+            for note in getattr(sampler, "notes", list)():
+                reporter.note(note)
+    return SampleResult(folder, sampled)
+
+
+def _want(config: Config, held_out: bool) -> Want:
+    params = sampling_params(config)
+    model = config.model
+    if config.server.url is not None:
+        model = config.server.model or config.model
+    return Want(
+        prompts=_prompts(config, held_out),
+        n=config.samples_per_prompt,
+        params=params,
+        seed=config.seed,
+        right_at=config.reward.right_at,
+        origin=Origin(model, params.temperature, params.truncated),
+    )
+
+
+def _prompts(config: Config, held_out: bool) -> list[Prompt]:
+    """Each prompt once.
+
+    Raises:
+        UserError: two prompts of one id, whose draws nobody could tell apart.
+    """
+    if held_out:
+        prompts: Sequence[Prompt] = load_held_out(config.prompts, config.eval, config.seed)
+    else:
+        prompts = load_prompts(config.prompts, config.eval, config.seed).train
+    once: dict[str, Prompt] = {}
+    for prompt in prompts:
+        other = once.setdefault(prompt.id, prompt)
+        if (other.text, other.messages) != (prompt.text, prompt.messages):
+            raise UserError(
+                f"prompts.source: two prompts have the id {prompt.id!r}: {other.text!r:.60} and "
+                f"{prompt.text!r:.60}; give each row an id of its own, or leave the column out"
+            )
+    return list(once.values())

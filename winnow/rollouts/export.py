@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from winnow.errors import UserError
-from winnow.rollouts.select import Sifted
+from winnow.rollouts.selected import Sifted
 from winnow.storage.atomic import disk, refuse, whole
 from winnow.storage.sample_table import DrawTable, Part
 from winnow.storage.schema import SCHEMA, clean

@@ -5,7 +5,6 @@ prompts -> draw -> score -> select -> (what else is wanted) -> weigh -> store
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,77 +15,20 @@ from winnow.algorithms.advantages import weigh
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.selection import select
-from winnow.engines.base import Request, Sampler, SamplingParams
+from winnow.engines.base import Sampler, SamplingParams
 from winnow.errors import UserError
 from winnow.prompts.loading import PromptSet
 from winnow.reporting.observer import Progress
 from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
 from winnow.rollouts.annotate import Wanted, kl_to_reference
+from winnow.rollouts.generate import derive_seed, draw
+from winnow.rollouts.scoring import score
 from winnow.storage.run_folder import RunStore
-from winnow.types import Batch, Group, Origin, Prompt, Split, Verdict
+from winnow.types import Batch, Group, Prompt, Verdict
 
 _PATIENCE = 3
 """Steps in a row with more verifier errors than verdicts before a run stops."""
-
-
-def derive_seed(*parts: object) -> int:
-    """A 63-bit seed that depends on all parts and on nothing else."""
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def draw(
-    sampler: Sampler,
-    prompts: Sequence[Prompt],
-    *,
-    n: int,
-    params: SamplingParams,
-    model: str,
-    seed: int,
-    split: Split,
-    step: int,
-    progress: Progress,
-    first: int = 0,
-) -> list[Group]:
-    """n draws of each prompt from a model of that name, in the order of the prompts.
-
-    Args:
-        first: Prompts that were drawn for this step before.
-    """
-    requests = [
-        Request(prompt, n, derive_seed(seed, split, step, first + place), params, step)
-        for place, prompt in enumerate(prompts)
-    ]
-    origin = Origin(model, params.temperature, params.truncated)
-    groups: dict[int, Group] = {}
-    progress("draw", 0, len(prompts))
-    for place, group in sampler.sample(requests):
-        groups[place] = group.with_(origin=origin)
-        progress("draw", len(groups), len(prompts))
-    return [groups[place] for place in range(len(prompts))]
-
-
-def score(groups: Sequence[Group], reward: Reward, right_at: float) -> list[Group]:
-    """The groups with a score for each draw; draws that have a number already keep it."""
-    waiting = [
-        (place, number)
-        for place, group in enumerate(groups)
-        for number in range(len(group.draws))
-        if not group.scores or group.scores[number].error is not None
-    ]
-    items = [(groups[place].prompt, groups[place].draws[number].text) for place, number in waiting]
-    said = dict(zip(waiting, reward.score(items), strict=True))
-    return [
-        group.with_(
-            right_at=right_at,
-            scores=tuple(
-                said[place, number] if (place, number) in said else group.scores[number]
-                for number in range(len(group.draws))
-            ),
-        )
-        for place, group in enumerate(groups)
-    ]
 
 
 class Rollout:

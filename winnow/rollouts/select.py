@@ -6,121 +6,30 @@ read what the rules look at -> select -> write what survives, a part of the file
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from winnow.algorithms.registry import RULES
 from winnow.algorithms.rejection import RSO, Gibbs
-from winnow.algorithms.selection import KEPT, AsRecorded, Rule, sieve
-from winnow.algorithms.spec import show
+from winnow.algorithms.selection import KEPT, AsRecorded, Rule, columns_read, sieve
+from winnow.algorithms.spec import parse, show
+from winnow.config.schema import from_dict
 from winnow.errors import UserError
-from winnow.rewards.base import Reward
-from winnow.storage.sample_table import DrawTable
-from winnow.types import Prompt, Score
+from winnow.reporting.console import reporter
+from winnow.reporting.observer import Progress
+from winnow.rewards.factory import RewardFunction, reward_name
+from winnow.rollouts.export import Form, check_columns, check_output, export
+from winnow.rollouts.scoring import Scores, rescore, reward_for
+from winnow.rollouts.selected import Sifted, Tally
+from winnow.storage.sample_table import DrawTable, Paths, paths_of, read_draws
 
-Progress = Callable[[str, int, int], None]
 OF_PROMPT = ("answer", "data", "messages", "difficulty")
 """Columns that a verifier may want of a prompt, beside its text."""
-_BATCH = 1024
-"""Draws that a verifier is given at a time."""
 _NAMED = re.compile(r" as draw \d+$")
 """What a rule says of another draw of the group."""
-
-
-@dataclass
-class Tally:
-    """What one rule did.
-
-    Attributes:
-        seen: Draws alive before it.
-        lost: Of those, the ones that it rejected.
-        prompts_lost: Prompts that lost their last draw to it.
-        reasons: How often it said what, without the draw that it named.
-    """
-
-    rule: str
-    seen: int = 0
-    lost: int = 0
-    prompts_lost: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class Sifted:
-    """The verdicts on a file of draws.
-
-    Attributes:
-        kept: For each row of the files, in their order, whether it survives.
-        reasons: For each row the number of its reason in `words`.
-        words: Reasons; the first is that of survivors.
-        tallies: For each rule what it did, verifier errors first where there were any.
-        notes: What a person should know: whether a sample is exact, and why not.
-        scores: New rewards and errors of each row, where the draws were scored anew.
-    """
-
-    draws: int
-    prompts: int
-    survivors: int
-    prompts_left: int
-    kept: NDArray[np.bool_]
-    reasons: NDArray[np.int32]
-    words: list[str]
-    tallies: list[Tally]
-    notes: list[str]
-    scores: Scores | None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Rewards of all rows, in the order of the files; NaN beside an error."""
-
-    rewards: NDArray[np.float64]
-    errors: dict[int, str]
-    right_at: float
-
-    def of(self, rows: NDArray[np.int64]) -> tuple[Score, ...]:
-        return tuple(
-            Score.failed(self.errors[row]) if row in self.errors else Score(value)
-            for row, value in zip(rows.tolist(), self.rewards[rows].tolist(), strict=True)
-        )
-
-
-def rescore(
-    table: DrawTable, reward: Reward, right_at: float, progress: Progress = lambda *_: None
-) -> Scores:
-    """Score every draw of a file anew; nothing is drawn.
-
-    Raises:
-        UserError: every verdict was an error.
-    """
-    rewards = np.full(table.rows, np.nan)
-    errors: dict[int, str] = {}
-    items: list[tuple[Prompt, str]] = []
-    rows: list[int] = []
-
-    def judge() -> None:
-        for row, score in zip(rows, reward.score(items), strict=True):
-            if score.value is None:
-                errors[row] = score.error or ""
-            else:
-                rewards[row] = score.value
-        items.clear()
-        rows.clear()
-
-    for number, group in enumerate(table):
-        items += [(group.prompt, draw.text) for draw in group.draws]
-        rows += table.rows_of(number).tolist()
-        if len(items) >= _BATCH:
-            judge()
-            progress("score", number + 1, len(table))
-    if items:
-        judge()
-    if len(errors) == table.rows:
-        raise UserError(f"reward: every verdict was an error, e.g. {next(iter(errors.values()))}")
-    return Scores(rewards, errors, right_at)
 
 
 def sift(
@@ -249,3 +158,91 @@ def _claim(table: DrawTable, rules: Sequence[Rule], place: int, tallies: Sequenc
 
 def _blind(rule: Rule) -> bool:
     return getattr(rule, "blind", False)
+
+
+def select(
+    draws: Paths,
+    rules: Sequence[str | Rule] = ("correct",),
+    *,
+    out: Paths = (),
+    form: Form = "messages",
+    rejected: bool = False,
+    rescore_with: str | RewardFunction | None = None,
+    reward_options: dict[str, Any] | None = None,
+    right_at: float | None = None,
+    pool: bool = False,
+    seed: int = 0,
+    quiet: bool = True,
+) -> Sifted:
+    """From draws on the disk to their survivors.
+
+    Args:
+        draws: Parquet files or folders: of `winnow sample`, of a run.
+        rules: Cells of `select`, as in a recipe; each sees what the ones before it left.
+        out: Files to write: .parquet (all columns), .jsonl (as other trainers read it).
+        form: Of a .jsonl file.
+        rejected: Whether Parquet files are to hold the rejected draws too, with their reasons.
+        rescore_with: A reward to score all draws with first; nothing is drawn again.
+        reward_options: Of `rescore_with`.
+        right_at: A reward of at least this is right. Default: as the file says, else 1; new scores:
+            1.
+        pool: Take draws of several policies as one set.
+
+    Raises:
+        UserError: something that the caller can mend; nothing is written then.
+    """
+    outputs = paths_of(out)
+    _check_outputs(outputs, form, rejected)
+    if rescore_with is None and reward_options:
+        raise UserError("reward options: they are those of the reward to rescore with; name one")
+    rules = [rules] if isinstance(rules, str) else rules
+    chosen = [parse("rule", r, RULES) if isinstance(r, str) else r for r in rules]
+    if not chosen:
+        raise UserError("rule: give at least one, e.g. correct or everything")
+    if getattr(chosen[-1], "pairs", False) and any(path.suffix == ".jsonl" for path in outputs):
+        raise UserError(
+            "out: the lines of a .jsonl file are answers to learn, and best-worst keeps the worst, "
+            "too; write .parquet, and train with --set draws=FILE --set algorithm=dpo"
+        )
+    columns = columns_read(chosen)
+    with reporter(quiet) as listener:
+        listener.progress("read", 0, 1)
+        scores = None
+        wanted = columns | {"text", "prompt"} if rescore_with is not None else columns
+        table = read_draws(
+            paths_of(draws),
+            sorted(wanted),
+            why="select",
+            optional=OF_PROMPT if rescore_with is not None else (),
+            right_at=right_at,
+        )
+        for path in outputs:
+            check_columns(table, path)
+        if rescore_with is not None:
+            name = reward_name(rescore_with) or ""
+            config = from_dict({"reward": {"name": name, "options": reward_options or {}}})
+            function = None if isinstance(rescore_with, str) else rescore_with
+            with reward_for(config, function) as verifier:
+                bound = 1.0 if right_at is None else right_at
+                scores = rescore(table, verifier, bound, listener.progress)
+        sifted = sift(
+            table.only(columns),
+            chosen,
+            seed=seed,
+            scores=scores,
+            pool=pool,
+            progress=listener.progress,
+        )
+        for path in outputs:
+            listener.progress(f"write {path.name}", 0, 1)
+            export(table, sifted, path, form=form, rejected=rejected)
+    return sifted
+
+
+def _check_outputs(outputs: Sequence[Path], form: str, rejected: bool) -> None:
+    for path in outputs:
+        check_output(path, form)
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise UserError("out: one file is named twice")
+    if rejected and not any(path.suffix == ".parquet" for path in outputs):
+        raise UserError("rejected: only a .parquet file holds rejected draws; name one as output")

@@ -33,7 +33,6 @@ import pyarrow.parquet as pq
 from winnow.errors import UserError
 from winnow.storage.atomic import append_line, disk, drop_folder, refuse, whole_folder, write_text
 from winnow.storage.schema import SCHEMA, clean, group_of, prompt_of, write_groups
-from winnow.training.early_stopping import standing
 from winnow.types import Group, Prompt, Split
 
 _STATE = "state.json"
@@ -229,7 +228,7 @@ class RunStore:
             for left in final.parent.glob(".step-*"):  # by a run that was killed meanwhile
                 shutil.rmtree(left)
             whole_folder(final, write)
-            for number, old in list(self._checkpoints())[:-keep]:
+            for number, old in list(self.checkpoints())[:-keep]:
                 if number not in protect:
                     drop_folder(old)
         return final
@@ -240,25 +239,18 @@ class RunStore:
         Raises:
             UserError: there is none.
         """
-        found = dict(self._checkpoints())
+        found = dict(self.checkpoints())
         if step not in found:
             raise UserError(f"resume: {self.folder} has lost its checkpoint of step {step}")
         return found[step]
 
     def latest_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest whole checkpoint and its state."""
-        found = list(self._checkpoints())
+        found = list(self.checkpoints())
         if not found:
             return None
         folder = found[-1][1]
         return folder, json.loads((folder / _STATE).read_text(encoding="utf-8"))
-
-    def chosen_checkpoint(self, patience: int) -> tuple[Path, int]:
-        """What a run ends with, and its step: the best, where it stops early, else the last."""
-        best = standing(self.lines("evals.jsonl")).step if patience else None
-        found = dict(self._checkpoints())
-        step = best if best in found else max(found)
-        return found[step], step
 
     def keep_skipped(self, step: int, update: int, groups: Sequence[Group]) -> Path:
         """A batch whose loss or gradient was not finite, for inspection."""
@@ -270,7 +262,8 @@ class RunStore:
     def _rollouts(self, split: Split, step: int) -> Path:
         return self.folder / "rollouts" / f"{split}-{step:06d}.parquet"
 
-    def _checkpoints(self) -> Iterator[tuple[int, Path]]:
+    def checkpoints(self) -> Iterator[tuple[int, Path]]:
+        """The step and the folder of each whole checkpoint, in order."""
         found = []
         for path in (self.folder / "checkpoints").glob("step-*"):
             match = re.fullmatch(r"step-(\d+)", path.name)

@@ -1,10 +1,13 @@
-"""When to stop: the held-out reward has been no better for some evaluations. Pure."""
+"""When to stop: the held-out reward has been no better for some evaluations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from winnow.storage.run_folder import RunStore
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,11 @@ def standing(evaluations: Sequence[Mapping[str, Any]]) -> Standing:
         else:
             found = Standing(found.step, found.reward, found.stale + 1)
     return found
+
+
+def chosen_checkpoint(store: RunStore, patience: int) -> tuple[Path, int]:
+    """What a run ends with, and its step: the best, where it stops early, else the last."""
+    best = standing(store.lines("evals.jsonl")).step if patience else None
+    found = dict(store.checkpoints())
+    step = best if best in found else max(found)
+    return found[step], step

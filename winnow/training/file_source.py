@@ -14,10 +14,12 @@ import numpy as np
 from winnow.algorithms.advantages import weigh
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.selection import AsRecorded, columns_read, select
+from winnow.config.phases import File
+from winnow.config.schema import Config
 from winnow.errors import UserError
 from winnow.reporting.timing import Stopwatch
 from winnow.rollouts.annotate import Wanted
-from winnow.rollouts.rollout import derive_seed
+from winnow.rollouts.generate import derive_seed
 from winnow.storage.run_folder import RunStore
 from winnow.storage.sample_table import DrawTable, read_draws
 from winnow.types import Batch, Group, Verdict
@@ -39,36 +41,21 @@ _TOKENS = (
 )
 
 
-@dataclass(frozen=True)
-class File:
-    """A file of draws that a run can train on, as far as one can tell without the model."""
-
-    path: str
-    table: DrawTable
-    notes: tuple[str, ...]
-
-    def steps(self, prompts_per_step: int) -> int:
-        """Steps of one pass over the file."""
-        return -(-len(self.table) // prompts_per_step)
-
-    @property
-    def summary(self) -> str:
-        return f"{self.path}: {self.table.rows} draws of {len(self.table)} prompts"
-
-    def prompts(self) -> list[str]:
-        """The distinct prompts, as texts."""
-        return self.table.values("prompt")
-
-
-def open_file(path: str, algorithm: Algorithm, right_at: float, temperature: float) -> File:
-    """Read a file of scored draws, its tokens too, and see that the algorithm can use them.
+def open_file(config: Config, algorithm: Algorithm) -> File:
+    """Read a config's file of scored draws, its tokens too; see that the algorithm can use them.
 
     Raises:
         UserError: what `read_draws` raises; draws without a score; log-probs or a temperature that
             the algorithm's ratio cannot use; draws of several policies where it takes one.
     """
+    path = config.draws
+    assert path is not None
     table = read_draws(
-        [path], [*_FOR_TRAINING, "reward"], why="training", optional=_TOKENS, right_at=right_at
+        [path],
+        [*_FOR_TRAINING, "reward"],
+        why="training",
+        optional=_TOKENS,
+        right_at=config.reward.right_at,
     )
     unscored = table.unscored()
     if unscored:
@@ -84,7 +71,7 @@ def open_file(path: str, algorithm: Algorithm, right_at: float, temperature: flo
             f"{one} takes them all to be of one"
         )
     if "old" in algorithm.needs:
-        _check_ratio(path, table, temperature)
+        _check_ratio(path, table, config.sampling.temperature)
     notes = []
     if len(policies) > 1:
         notes.append(f"{path}: draws of {len(policies)} policies: {'; '.join(policies)}")

@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from winnow.config.phases import Phase, naming
+from winnow.config.phases import File, Phase, naming
 from winnow.config.schema import Config
 from winnow.engines.base import Sampler, WeightsRef
 from winnow.errors import UserError
-from winnow.evaluation.held_out import evaluate, sampling_params
+from winnow.evaluation.held_out import evaluate
 from winnow.prompts.loading import PromptSet
 from winnow.reporting.observer import Reporter
 from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
 from winnow.rollouts.annotate import Wanted
+from winnow.rollouts.generate import sampling_params
 from winnow.rollouts.rollout import Rollout
 from winnow.storage.atomic import whole_folder
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.context import Run
-from winnow.training.file_source import File, Recorded
+from winnow.training.early_stopping import chosen_checkpoint
+from winnow.training.file_source import Recorded
 from winnow.training.sft_mix import Anchor
 from winnow.training.sources import EveryStep, Once, Source
 from winnow.types import Group
@@ -284,7 +286,7 @@ class Workshop:
         tried = any(row.get("split") == "final" for row in store.lines("evals.jsonl"))
         if final.exists() and (tried or not self.prompts.held_out):
             return
-        chosen, step = store.chosen_checkpoint(config.eval.patience)
+        chosen, step = chosen_checkpoint(store, config.eval.patience)
         weights = engine.read(chosen)
         if config.checkpoint.average:
             start = self._start or engine.read(self.model)

@@ -13,13 +13,16 @@ from winnow.config.recipe import dumps
 from winnow.config.reference import names_model
 from winnow.config.schema import AnchorConfig, Config
 from winnow.engines.base import Sampler
-from winnow.engines.factory import check_suited, engine_for, environment
+from winnow.engines.devices import environment
+from winnow.engines.factory import engine_for
 from winnow.engines.models.loading import ModelSource, resolve
 from winnow.errors import UserError, nearest
 from winnow.prompts.loading import PromptSet, load_held_out, load_prompts
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
+from winnow.rewards.factory import check_suited
 from winnow.storage.run_folder import RunStore
+from winnow.training.file_source import open_file
 from winnow.training.phase_runner import Workshop
 from winnow.training.sft_mix import Anchor, open_anchor
 from winnow.types import Prompt
@@ -50,7 +53,7 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
     Raises:
         UserError: whatever is wrong with it, the first thing found.
     """
-    phases = phases_of(config, algorithm)
+    phases = phases_of(config, algorithm, open_file)
     draws_from = None
     if config.draws_from is not None:
         draws_from = resolve(config.draws_from, "draws_from")

@@ -16,7 +16,7 @@ from winnow.config.schema import AnchorConfig, PromptsConfig
 from winnow.engines.base import Beside
 from winnow.errors import UserError
 from winnow.prompts.loading import read
-from winnow.rollouts.rollout import derive_seed
+from winnow.rollouts.generate import derive_seed
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 
 

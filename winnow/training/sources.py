@@ -13,7 +13,8 @@ import numpy as np
 
 from winnow.reporting.timing import Stopwatch
 from winnow.rollouts.annotate import Wanted
-from winnow.rollouts.rollout import Rollout, derive_seed
+from winnow.rollouts.generate import derive_seed
+from winnow.rollouts.rollout import Rollout
 from winnow.storage.run_folder import RunStore
 from winnow.types import Batch, Group
 

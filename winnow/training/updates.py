@@ -9,7 +9,7 @@ import numpy as np
 from winnow.algorithms.objective import learned_from
 from winnow.config.schema import Config
 from winnow.errors import WinnowError
-from winnow.rollouts.rollout import derive_seed
+from winnow.rollouts.generate import derive_seed
 from winnow.training.context import Run
 from winnow.types import Batch, Group, StepStats
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -15,6 +15,7 @@ from winnow.algorithms.objective import Term
 from winnow.config.schema import CriticConfig, OptimiserConfig
 from winnow.engines.base import Beside, WeightsRef
 from winnow.engines.learning.gradients import Accumulated, Models, accumulate
+from winnow.engines.learning.optimizer import _master, _zeros, learning_rate
 from winnow.engines.learning.token_values import logprobs, per_token
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, frozen
@@ -265,45 +266,6 @@ class LocalLearner:
         for weight, master in self._pairs:
             if master is not weight:
                 weight.copy_(master)
-
-
-def learning_rate(config: OptimiserConfig, update: int, total: int) -> float:
-    """Learning rate of the update with this number, from 0: warm-up, then the schedule."""
-    if update < config.warmup:
-        return config.lr * (update + 1) / config.warmup
-    if config.schedule == "constant":
-        return config.lr
-    done = min(1.0, (update - config.warmup) / max(1, total - config.warmup))
-    if config.schedule == "linear":
-        return config.lr * (1 - done)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _zeros(like: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Zeros in one block, cut to shape. One by one their pages would take seconds to be had."""
-    block = torch.zeros(sum(w.numel() for w in like), dtype=like[0].dtype, device=like[0].device)
-    parts = torch.split(block, [w.numel() for w in like])
-    return (part.view_as(w) for part, w in zip(parts, like, strict=True))
-
-
-def _master(weight: nn.Parameter, hooks: list[Any]) -> Tensor:
-    """What the optimiser steps: the weight itself, or a float32 copy that gathers its gradients.
-
-    Args:
-        hooks: What gathers them is added here.
-    """
-    if weight.dtype not in (torch.bfloat16, torch.float16):
-        return weight
-    master = weight.detach().float().clone()
-
-    def gather(parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        gradient = parameter.grad.float()
-        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-        parameter.grad = None
-
-    hooks.append(cast(Any, weight).register_post_accumulate_grad_hook(gather))
-    return master
 
 
 def _stats(done: Accumulated, *, applied: bool, grad_norm: float, lr: float) -> StepStats:

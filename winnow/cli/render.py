@@ -1,0 +1,224 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.table import ALGORITHMS
+
+if TYPE_CHECKING:
+    from winnow.engines.reward_models.trainer import FitResult
+    from winnow.evaluation.best_of import BestOf
+    from winnow.evaluation.overoptimisation_fit import Measured, Study
+    from winnow.rollouts.selected import Sifted
+
+
+def algorithms_table(width: int) -> Table:
+    """The table, one row an algorithm, one column a cell; cells are broken where it is narrow."""
+    headings = ["algorithm", "draws", "reward", "select", "advantage", "loss", "denominator"]
+    rows = []
+    for row in ALGORITHMS.values():
+        cells: Any = row.cells()
+        draws = row.draws + (f", {row.epochs} epochs" if row.epochs > 1 else "")
+        fixed = [row.name, draws, row.reward_scale, ", ".join(cells["select"])]
+        rows.append([*fixed, cells["advantage"], cells["loss"], cells["denominator"]])
+    for before, after in (
+        (", ", ",\n"),
+        (r"\(", "\n("),
+        ("-means", "-\nmeans"),
+        (r"(?<=\w)-\b", "-\n"),
+    ):
+        if sum(map(_width, zip(headings, *rows, strict=True))) + len(headings) > width:
+            rows = [
+                [name, *(re.sub(before, after, cell) for cell in others)] for name, *others in rows
+            ]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="underline")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for name, *others in rows:
+        table.add_row(Text(name, style="bold"), *others)
+    return table
+
+
+def _width(column: Iterable[str]) -> int:
+    return max(len(line) for cell in column for line in cell.splitlines())
+
+
+def algorithms_notes() -> Table:
+    """For each row of the table: its loss as a formula, what it needs, its paper and a note."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for row in ALGORITHMS.values():
+        needs = "; ".join(f"{what}: {'yes' if n in row.needs else 'no'}" for n, what in _NEEDS)
+        table.add_row(row.name, Text(row.formula))
+        table.add_row("", Text(f"{row.note} {row.paper}."))
+        if beside := _beside(row):
+            table.add_row("", Text(beside))
+        table.add_row("", Text(needs, style="dim"))
+    return table
+
+
+def _beside(row: Algorithm) -> str:
+    """The cells that most rows do not have."""
+    cells = row.cells()
+    usual = Algorithm("usual").cells()
+    shown = [f"{key} {cells[key]}" for key in _SELDOM if cells[key] != usual[key]]
+    return "; ".join(shown)
+
+
+_SELDOM = ("kl", "entropy", "critic", "refill")
+
+
+_NEEDS = (
+    ("old", "log-probs of the drawing policy"),
+    ("ref", "reference model"),
+    ("values", "critic"),
+    ("rejected", "another pass for rejected draws"),
+)
+
+
+def sifted_report(sifted: Sifted) -> None:
+    """What selection kept and lost, rule by rule, and why."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
+    for heading in ("rule", "draws", "lost", "left", "prompts lost"):
+        side: Any = "left" if heading == "rule" else "right"
+        table.add_column(heading, justify=side, overflow="fold")
+    table.add_column("why", overflow="fold")
+    for tally in sifted.tallies:
+        often = tally.reasons.most_common(3)
+        why = ", ".join(
+            f"{count} x {reason}" if len(often) > 1 else reason for reason, count in often
+        )
+        more = len(tally.reasons) - 3
+        counts = (tally.seen, tally.lost, tally.seen - tally.lost, tally.prompts_lost)
+        tail = f" and {more} more reasons" if more > 0 else ""
+        table.add_row(Text(tally.rule), *map(str, counts), Text(why + tail))
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    share = sifted.survivors / sifted.draws
+    console.print(
+        f"{sifted.survivors} of {sifted.draws} draws survive ({share:.1%}), of "
+        f"{sifted.prompts_left} of {sifted.prompts} prompts",
+        soft_wrap=True,
+    )
+    for note in sifted.notes:
+        console.print(note, style="yellow", soft_wrap=True)
+
+
+def best_of_report(made: BestOf) -> None:
+    """Who won, and a line for each n."""
+    console = Console(highlight=False, markup=False)
+    console.print(
+        f"best of {made.n} by {made.by}, {made.prompts} prompts: {_percent(made.accuracy)} of the "
+        f"winners are right; of the first answers {_percent(made.first)}",
+        soft_wrap=True,
+    )
+    curves = made.curves
+    scored = ["best of n", "its score", "KL plug-in", "KL bound"] if curves.best else ["vote of n"]
+    rows = []
+    for place, one in enumerate(curves.passes):
+        chosen = (curves.best or curves.majority)[place]
+        cells = [str(one.n), *(_percent((p.value, p.low, p.high)) for p in (one, chosen))]
+        if curves.best:
+            cells += [_short(curves.score[place].value), f"{curves.kl_plugin[place]:.3f}"]
+            cells.append(f"{curves.kl_bound[place]:.3f}")
+        rows.append(cells)
+    _print_table(console, ["n", "pass@n", *scored], rows)
+    if curves.best:
+        console.print(_KL_NOTE, style="dim")
+    for note in made.notes:
+        console.print(note, style="yellow", soft_wrap=True)
+
+
+_KL_NOTE = (
+    "KL of the best of n to one answer, in nats. Plug-in: from the shares of equal scores; too low "
+    "where n is not far below the number of draws. Bound: log n - (n-1)/n, reached without ties."
+)
+
+
+def study_report(study: Study) -> None:
+    """The points of a study, the fit and where gold turns over."""
+    console = Console(highlight=False, markup=False)
+    of_n = study.form == "best-of-n"
+    at = "n" if of_n else "step"
+    rows = []
+    for point in study.points:
+        kl = [f"{point.kl:.3f}", *([f"{point.bound:.3f}"] if of_n else [])]
+        d = f"{max(point.kl, 0.0) ** 0.5:.2f}"
+        rows.append([str(point.at), *kl, d, _measured(point.proxy), _measured(point.gold)])
+    names = ["KL plug-in", "KL bound"] if of_n else ["KL"]
+    _print_table(console, [at, *names, "d", "proxy", "gold"], rows)
+    if of_n:
+        console.print(f"d = sqrt(KL plug-in). {_KL_NOTE}", style="dim")
+    second = "d" if of_n else "log d"
+    top = f"its top is at d = {study.fitted_peak:.2f}"
+    if not study.fitted_peak < float("inf"):
+        top = "it does not turn over"
+    console.print(
+        f"fit: gold = gold at {at} {study.points[0].at} + d (alpha - beta {second}), "
+        f"alpha {_measured(study.alpha)}, beta {_measured(study.beta)}; {top}",
+        soft_wrap=True,
+    )
+    peak, end = study.peak, study.points[-1].at
+    found = f"measured gold is highest at {at} = {peak.value:g} [{peak.low:g}, {peak.high:g}]"
+    fall = f"it is lower at {at} = {end} in {study.turns:.1%} of the resamples of"
+    if peak.value == end:
+        fall = "the end; over"
+    left = f", {study.left_out} left out: too few scores" if study.left_out else ""
+    console.print(f"{found}, {fall} {study.prompts} prompts{left}", soft_wrap=True)
+
+
+def fit_report(made: FitResult) -> None:
+    """What a reward model has learned, and where it lies."""
+    console = Console(highlight=False, markup=False)
+    left = f", {made.left_out} left out" if made.left_out else ""
+    console.print(
+        f"{made.pairs} pairs{left}, {made.steps} updates: loss {made.first_loss:.3f} -> "
+        f"{made.last_loss:.3f}; {made.accuracy:.1%} of them in the right order",
+        soft_wrap=True,
+    )
+    if made.held_out_accuracy is not None:
+        low, high = made.held_out_low, made.held_out_high
+        console.print(
+            f"held out: {made.held_out} pairs, {_percent((made.held_out_accuracy, low, high))} in "
+            "the right order (the interval as if pairs of one prompt were independent)",
+            soft_wrap=True,
+        )
+    console.print(f"model:  {made.folder}", soft_wrap=True)
+
+
+def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A row a line, however narrow the console is."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    needed = sum(map(_width, zip(headings, *rows, strict=True))) + 2 * (len(headings) - 1)
+    wide = Console(highlight=False, markup=False, width=max(console.width, needed))
+    wide.print(table, crop=False)
+
+
+def _measured(measured: Measured) -> str:
+    return f"{_short(measured.value)} [{_short(measured.low)}, {_short(measured.high)}]"
+
+
+def _percent(interval: tuple[float | None, float | None, float | None]) -> str:
+    value, low, high = interval
+    if value is None:
+        return "-"
+    bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{value:.1%}{bounds}"
+
+
+def _short(value: float) -> str:
+    """Three decimals, fewer of a large number."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"

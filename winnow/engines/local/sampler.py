@@ -1,0 +1,119 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, cast
+
+import torch
+
+from winnow.engines.base import Capabilities, Request, WeightsRef
+from winnow.engines.local.decoding import decode
+from winnow.engines.local.kv_cache import Memory, Padded, Slots, token_bytes
+from winnow.engines.local.stopping import Stopper
+from winnow.engines.models.forward import PolicyForward
+from winnow.engines.models.loading import (
+    end_tokens,
+)
+from winnow.engines.models.tokenization import PromptEncoder
+from winnow.errors import WinnowError
+from winnow.types import Group, Prompt
+
+
+class LocalSampler:
+    """Draws from a module in this process.
+
+    Args:
+        forward: The module, with what was found out about it.
+        batch: Most draws under way at a time.
+        cache_gib: Room for their keys and values, in GiB; where it is short, fewer are under way.
+    """
+
+    capabilities = Capabilities(true_logprobs=True, seeds=True, loads_weights=True)
+
+    def __init__(
+        self, forward: PolicyForward, tokenizer: Any, batch: int, cache_gib: float = 2.0
+    ) -> None:
+        self.module = forward.module
+        self.tokenizer = tokenizer
+        self.version = 0
+        self._forward = forward
+        self._batch = batch
+        self._cache_bytes = cache_gib * 2**30
+        self._encode = PromptEncoder(tokenizer)
+        self._end_ids = end_tokens(self.module, tokenizer)
+        self._stoppers: dict[tuple[str, ...], Stopper] = {}
+        self._token_bytes = token_bytes(forward)
+        self._pads = self._token_bytes is None and _pads_exactly(forward)
+
+    @property
+    def joins(self) -> bool:
+        """Whether waiting draws join while others are under way."""
+        return self._token_bytes is not None
+
+    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        return self._encode(prompt)
+
+    def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
+        """Groups as they finish, each with the position of its request.
+
+        Requests of like parameters that follow each other are drawn side by side.
+        """
+        prompts = [self._encode(request.prompt) for request in requests]
+        for params, members in groupby(range(len(requests)), lambda i: requests[i].params):
+            numbers = list(members)
+            asked = [requests[i] for i in numbers]
+            memory = self._memory([prompts[i] for i in numbers], asked)
+            drawn = decode(asked, memory, self._stopper(params.stop), version=self.version)
+            for place, draws in drawn:
+                number = numbers[place]
+                request = requests[number]
+                group = Group(request.prompt, prompts[number], tuple(draws), step=request.step)
+                yield number, group
+
+    def _memory(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> Memory:
+        capacity = min(self._batch, sum(request.n for request in requests))
+        room = requests[0].params.max_tokens
+        token = self._token_bytes or _guessed_token_bytes(self._forward)
+        row = token * (max(len(prompt) for prompt in prompts) + room)
+        capacity = max(1, min(capacity, int(self._cache_bytes / row)))
+        if self._token_bytes is None:
+            return Padded(self.module, prompts, pads=self._pads, capacity=capacity)
+        return Slots(self._forward, prompts, room=room, capacity=capacity)
+
+    def load(self, weights: WeightsRef) -> None:
+        if weights.module is not self.module:
+            raise WinnowError("a local sampler draws from the module that its learner trains")
+        self.version = weights.version
+
+    def _stopper(self, stop: tuple[str, ...]) -> Stopper:
+        if stop not in self._stoppers:
+            self._stoppers[stop] = Stopper(self.tokenizer, self._end_ids, stop)
+        return self._stoppers[stop]
+
+
+def _guessed_token_bytes(forward: PolicyForward) -> int:
+    """Keys and values of a token by the config, for caches that cannot be looked into."""
+    config = cast(Any, forward.module).config.get_text_config(decoder=True)
+    heads = getattr(config, "num_attention_heads", None) or 1
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    return int(2 * config.num_hidden_layers * shared * width * forward.dtype.itemsize)
+
+
+def _pads_exactly(forward: PolicyForward) -> bool:
+    """Whether a prompt padded on the left gives the logits that it gives alone."""
+    module, device = forward.module, forward.device
+    ids = torch.tensor([[0, 0, 0, *[(5 * i + 2) % forward.vocabulary for i in range(6)]]])
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1]])
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        padded = module(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=positions.to(device),
+        ).logits[:, -1]
+        alone = module(input_ids=ids[:, 3:].to(device)).logits[:, -1]
+    loose = padded.dtype in (torch.bfloat16, torch.float16)
+    return bool((padded - alone).float().abs().mean() <= (0.05 if loose else 1e-4))

@@ -1,0 +1,60 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from winnow.config.schema import Config
+from winnow.engines.base import Request, Sampler, SamplingParams
+from winnow.reporting.observer import Progress
+from winnow.types import Group, Origin, Prompt, Split
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed that depends on all parts and on nothing else."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def draw(
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    *,
+    n: int,
+    params: SamplingParams,
+    model: str,
+    seed: int,
+    split: Split,
+    step: int,
+    progress: Progress,
+    first: int = 0,
+) -> list[Group]:
+    """n draws of each prompt from a model of that name, in the order of the prompts.
+
+    Args:
+        first: Prompts that were drawn for this step before.
+    """
+    requests = [
+        Request(prompt, n, derive_seed(seed, split, step, first + place), params, step)
+        for place, prompt in enumerate(prompts)
+    ]
+    origin = Origin(model, params.temperature, params.truncated)
+    groups: dict[int, Group] = {}
+    progress("draw", 0, len(prompts))
+    for place, group in sampler.sample(requests):
+        groups[place] = group.with_(origin=origin)
+        progress("draw", len(groups), len(prompts))
+    return [groups[place] for place in range(len(prompts))]
+
+
+def sampling_params(config: Config, temperature: float | None = None) -> SamplingParams:
+    """The sampling section as engines take it."""
+    sampling = config.sampling
+    return SamplingParams(
+        temperature=temperature or sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        stop=tuple(sampling.stop),
+    )

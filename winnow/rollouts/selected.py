@@ -1,0 +1,54 @@
+"""What selection made of a file of draws: a verdict for each row, and what each rule did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from winnow.rollouts.scoring import Scores
+
+
+@dataclass
+class Tally:
+    """What one rule did.
+
+    Attributes:
+        seen: Draws alive before it.
+        lost: Of those, the ones that it rejected.
+        prompts_lost: Prompts that lost their last draw to it.
+        reasons: How often it said what, without the draw that it named.
+    """
+
+    rule: str
+    seen: int = 0
+    lost: int = 0
+    prompts_lost: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """The verdicts on a file of draws.
+
+    Attributes:
+        kept: For each row of the files, in their order, whether it survives.
+        reasons: For each row the number of its reason in `words`.
+        words: Reasons; the first is that of survivors.
+        tallies: For each rule what it did, verifier errors first where there were any.
+        notes: What a person should know: whether a sample is exact, and why not.
+        scores: New rewards and errors of each row, where the draws were scored anew.
+    """
+
+    draws: int
+    prompts: int
+    survivors: int
+    prompts_left: int
+    kept: NDArray[np.bool_]
+    reasons: NDArray[np.int32]
+    words: list[str]
+    tallies: list[Tally]
+    notes: list[str]
+    scores: Scores | None

@@ -1,0 +1,100 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from winnow.algorithms.algorithm import Algorithm
+from winnow.config.recipe import load
+from winnow.config.schema import Config
+from winnow.errors import Stopped
+from winnow.reporting.console import ConsoleReporter
+from winnow.reporting.metrics import Metrics
+from winnow.reporting.observer import Reporter
+from winnow.rewards.factory import RewardFunction
+from winnow.rollouts.scoring import reward_for
+from winnow.storage.run_folder import FINAL, RunStore
+from winnow.training.early_stopping import chosen_checkpoint, standing
+from winnow.training.loop import train as run_loop
+from winnow.training.setup import Plan, assemble, plan
+from winnow.training.summary import opening
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        folder: The run folder, with every draw.
+        checkpoint: The model it ends with; loads with `AutoModelForCausalLM.from_pretrained`. The
+            best of a run that stops early, the final one where weights were averaged or merged.
+        metrics: The rows of metrics.jsonl.
+        before, after: Accuracy on the held-out prompts, of the start and of that model; ``None``
+            where none were held out.
+    """
+
+    folder: Path
+    checkpoint: Path
+    metrics: list[Metrics]
+    before: float | None
+    after: float | None
+
+
+def run(
+    config: Config | None = None,
+    *,
+    out: Path | None = None,
+    resume: Path | None = None,
+    reporter: Reporter,
+    reward: str | RewardFunction | None = None,
+    algorithm: Algorithm | None = None,
+) -> Result:
+    """Run a config to its end, or go on with a run folder."""
+    if resume is not None:
+        out = RunStore.open(resume).folder
+        config = load(str(out / "config.toml"))
+    assert config is not None
+    assert out is not None
+    if resume is None:
+        RunStore.refuse(out)
+    checked = plan(config, algorithm)
+    callable_reward = None if isinstance(reward, str) else reward
+    with reward_for(config, callable_reward) as verifier:
+        _announce(reporter, checked, out)
+        try:
+            workshop = assemble(checked, verifier, reporter, out=out, resume=resume is not None)
+            for made in workshop.runs():
+                run_loop(made)
+            workshop.finish()
+        except KeyboardInterrupt as stop:
+            begun = (out / "config.toml").is_file()
+            hint = f"; go on with: winnow train --resume {out}" if begun else " before it began"
+            raise Stopped(f"stopped{hint}") from stop
+    return result_of(out)
+
+
+def result_of(folder: Path) -> Result:
+    """What a run folder holds."""
+    store = RunStore.open(folder)
+    evals = store.lines("evals.jsonl")
+    final = folder / FINAL
+    patience = load(str(folder / "config.toml")).eval.patience
+    best = standing(evals).step if patience and not final.is_dir() else None
+    ends = [row for row in evals if best in (None, row["step"])]
+    return Result(
+        folder=folder,
+        checkpoint=final if final.is_dir() else chosen_checkpoint(store, patience)[0],
+        metrics=store.lines("metrics.jsonl"),
+        before=evals[0]["accuracy"] if evals else None,
+        after=ends[-1]["accuracy"] if ends else None,
+    )
+
+
+def _announce(reporter: Reporter, checked: Plan, out: Path) -> None:
+    if isinstance(reporter, ConsoleReporter):
+        train, held_out = len(checked.prompts.train), len(checked.prompts.held_out)
+        reporter.console.print(
+            opening(checked.config, checked.phases, train, held_out), soft_wrap=True
+        )
+        reporter.console.print(f"run folder: {out}\n", soft_wrap=True)

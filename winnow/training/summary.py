@@ -1,0 +1,59 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.kl import InReward
+from winnow.algorithms.spec import show
+from winnow.config.schema import Config
+
+if TYPE_CHECKING:
+    from winnow.config.phases import Phase
+
+
+def opening(config: Config, phases: Sequence[Phase], train: int, held_out: int) -> str:
+    """What is about to happen: the algorithms and the arithmetic of the batches."""
+    files = [phase.file.summary for phase in phases if phase.file is not None]
+    prompts = files + [f"{train} training prompts"] * any(phase.file is None for phase in phases)
+    lora = f", LoRA of rank {config.lora.rank}" if config.lora.rank else ""
+    model = f"{config.model}, {config.dtype}{lora}; {', '.join(prompts)}, {held_out} held out"
+    lines = []
+    for phase in phases:
+        if len(phases) > 1:
+            lines.append(f"phase {phase.number}, steps {phase.before + 1} to {phase.last}")
+        lines += [_row(phase.algorithm), _arithmetic(phase)]
+    return "\n".join([*lines, model] if len(phases) > 1 else [lines[0], model, lines[1]])
+
+
+def _row(algorithm: Algorithm) -> str:
+    rules = ", ".join(show(rule) for rule in algorithm.select)
+    penalty = f" - {show(algorithm.kl)}" if isinstance(algorithm.kl, InReward) else ""
+    return (
+        f"{algorithm.name}: select {rules}; advantage {show(algorithm.advantage)} of rewards "
+        f"{algorithm.reward_scale}{penalty}; loss {algorithm.formula}"
+    )
+
+
+def _arithmetic(phase: Phase) -> str:
+    config, algorithm, file = phase.config, phase.algorithm, phase.file
+    updates = config.minibatches
+    merged = 1 + config.rounds.merge
+    if file is not None:
+        steps = file.steps(config.prompts_per_step)
+        return (
+            f"{algorithm.epochs} passes of {steps} steps over the file: {config.prompts_per_step} "
+            f"prompts a step; up to {updates} updates of {config.minibatch_prompts} prompts"
+        )
+    draws = config.prompts_per_step * config.samples_per_prompt
+    when = f"drawn once for {config.steps} steps, then {algorithm.epochs} passes"
+    if algorithm.draws == "every-step":
+        when = f"{config.steps} steps"
+        batches = -(-config.prompts_per_step * merged // config.minibatch_prompts)
+        updates = batches * algorithm.epochs
+    return (
+        f"{when}: {config.prompts_per_step} prompts x {config.samples_per_prompt} samples = "
+        f"{draws} draws; up to {updates} updates of {config.minibatch_prompts} prompts"
+    )
