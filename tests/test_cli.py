@@ -526,7 +526,8 @@ class TestHelp:
     def test_help_loads_little(self) -> None:
         """Nothing that takes a tenth of a second: models, data, settings, tables."""
         code = (
-            "import sys; from winnow.cli.main import main; sys.argv = ['winnow', 'train', '--help']\n"
+            "import sys; from winnow.cli.main import main\n"
+            "sys.argv = ['winnow', 'train', '--help']\n"
             "try:\n    main()\nexcept SystemExit: pass\n"
             "heavy = {'torch', 'transformers', 'pyarrow', 'numpy', 'rich.table'}\n"
             "heavy |= {'winnow.config.schema'}\n"

@@ -35,7 +35,7 @@ from winnow.evaluation.overoptimisation_fit import (
 )
 from winnow.reporting.observer import Silent
 from winnow.storage.schema import write_groups
-from winnow.training.run import run
+from winnow.training.run import run as train
 from winnow.types import Draw, Group, Prompt, Score
 
 NS = (1, 2, 4, 8, 16)
@@ -306,7 +306,7 @@ def run(tmp_path_factory, tiny_model) -> Path:
             "eval": {"size": 5, "samples": 12, "every": 2},
         }
     )  # fmt: skip
-    run(config, out=folder / "run", reporter=Silent())
+    train(config, out=folder / "run", reporter=Silent())
     return folder / "run"
 
 

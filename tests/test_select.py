@@ -69,7 +69,7 @@ class TestRescoring:
         def nobody(*_):
             raise AssertionError("something was to be drawn")
 
-        monkeypatch.setattr(offline, "sampler_for", nobody)
+        monkeypatch.setattr("winnow.engines.factory.sampler_for", nobody)
         groups, counting, out = some(600), Counting(), tmp_path / "all.parquet"
         path = write(tmp_path, groups)
         sifted = select(

@@ -11,9 +11,10 @@ from scipy.stats import binomtest, chisquare
 
 from tests.build import group
 from winnow.algorithms import dedup
+from winnow.algorithms.dedup import reasoning_path
 from winnow.algorithms.registry import RULES
+from winnow.algorithms.rejection import RSO, Gibbs
 from winnow.algorithms.selection import (
-    RSO,
     AsRecorded,
     AtMost,
     Band,
@@ -25,11 +26,9 @@ from winnow.algorithms.selection import (
     DropAllRight,
     DropAllWrong,
     Everything,
-    Gibbs,
     Length,
     Mixed,
     columns_read,
-    reasoning_path,
     select,
     sieve,
 )

@@ -18,7 +18,8 @@ from tests.build import group
 from winnow.algorithms.registry import RULES
 from winnow.algorithms.selection import columns_read, select
 from winnow.algorithms.spec import parse
-from winnow.rollouts.select import select, sift
+from winnow.rollouts.select import select as select_file
+from winnow.rollouts.select import sift
 from winnow.storage.sample_table import read_draws
 from winnow.storage.schema import write_groups
 from winnow.types import Group, Origin, Verdict
@@ -81,7 +82,7 @@ def five(tmp_path_factory) -> Path:
 def test_what_gibbs_accepts_is_drawn_from_pi_star(five, tmp_path, beta):
     """210,000 proposals in one go; the rate of acceptance is Z / M."""
     out = tmp_path / "kept.parquet"
-    sifted = select(five, [f"gibbs(beta={beta}, r_max=1)"], out=out, seed=5)
+    sifted = select_file(five, [f"gibbs(beta={beta}, r_max=1)"], out=out, seed=5)
     expected = pi_star(beta)
     assert sifted.draws == PROMPTS * EACH == 210_000
     assert pq.read_metadata(out).num_rows == sifted.survivors > 10_000
@@ -101,7 +102,7 @@ def test_what_gibbs_accepts_is_drawn_from_pi_star(five, tmp_path, beta):
 
 def test_a_bound_above_all_rewards_costs_draws_only(five, tmp_path):
     out = tmp_path / "kept.parquet"
-    sifted = select(five, ["at-most(60)", "gibbs(0.5, 1.5)", "at-most(20)"], out=out)
+    sifted = select_file(five, ["at-most(60)", "gibbs(0.5, 1.5)", "at-most(20)"], out=out)
     assert p_value(out, pi_star(0.5)) > 0.001
     assert sifted.notes[0].endswith("if no reward can exceed 1.5")
     assert "; exact draws from pi* of five" in sifted.notes[0]
@@ -111,7 +112,7 @@ def test_the_largest_reward_seen_is_no_bound(tmp_path):
     """With four draws a prompt, the best of each is kept for certain: it is not pi*."""
     four = proposals(tmp_path / "four.parquet", 4, 12_000, 2)
     out = tmp_path / "kept.parquet"
-    sifted = select(four, ["gibbs(0.5)"], out=out)
+    sifted = select_file(four, ["gibbs(0.5)"], out=out)
     assert p_value(out, pi_star(0.5)) < 1e-6
     (note,) = sifted.notes
     assert "NOT exact draws from pi*: r_max is only the largest reward seen for each p" in note
@@ -168,11 +169,11 @@ class TestWhatIsClaimed:
     def test_survivors_of_another_selection_are_no_proposals(self, tmp_path) -> None:
         path, out = write(tmp_path, [group([1, 0, 1]), group([1, 1, 0], name="y")]), tmp_path / "o"
         out.mkdir()
-        select(path, ["everything"], out=out / "all.parquet")
-        (note,) = select(out / "all.parquet", ["gibbs(1, 1)"]).notes
+        select_file(path, ["everything"], out=out / "all.parquet")
+        (note,) = select_file(out / "all.parquet", ["gibbs(1, 1)"]).notes
         assert "; exact draws" in note
-        select(path, ["correct"], out=out / "kept.parquet")
-        (note,) = select(out / "kept.parquet", ["gibbs(1, 1)"]).notes
+        select_file(path, ["correct"], out=out / "kept.parquet")
+        (note,) = select_file(out / "kept.parquet", ["gibbs(1, 1)"]).notes
         assert "NOT exact draws from pi*: draws of 1 prompts are missing from the file" in note
 
     @settings(max_examples=30)
@@ -195,10 +196,10 @@ class TestWhatIsClaimed:
         said = (Verdict(True, "kept"), Verdict(False, "wrong"))
         old = write(tmp_path, [group([1, 0]).with_(verdicts=said)], "old.parquet")
         new = write(tmp_path, [group([0, 0, 0])], "new.parquet")
-        sifted = select([old, new], ["as-recorded"])
+        sifted = select_file([old, new], ["as-recorded"])
         assert sifted.kept.tolist() == [True, False, True, True, True]
         assert sifted.notes == ["as-recorded: 3 draws have no verdict in the file and pass it"]
-        assert select(old, ["as-recorded"]).notes == []
+        assert select_file(old, ["as-recorded"]).notes == []
 
 
 # Agreement, and what was lost to what
@@ -274,7 +275,7 @@ class TestAgreement:
 
     def test_reasons_are_counted_without_the_draw_they_name(self, tmp_path) -> None:
         made = [group([1, 1, 1, None], texts=["a", "a", "a", "b"]), group([1] * 2, name="y")]
-        sifted = select(write(tmp_path, made), ["distinct", "at-most(1)"])
+        sifted = select_file(write(tmp_path, made), ["distinct", "at-most(1)"])
         assert [dict(t.reasons) for t in sifted.tallies] == [
             {"verifier error: broken": 1},
             {"same path": 2},
@@ -284,5 +285,5 @@ class TestAgreement:
 
     def test_another_seed_draws_other_lots(self, tmp_path) -> None:
         path = write(tmp_path, [group([1] * 40)])
-        kept = [select(path, ["at-most(20)"], seed=s).kept.tolist() for s in (0, 0, 1)]
+        kept = [select_file(path, ["at-most(20)"], seed=s).kept.tolist() for s in (0, 0, 1)]
         assert kept[0] == kept[1] != kept[2]

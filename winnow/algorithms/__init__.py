@@ -1,1 +1,1 @@
-"""Pure: which samples survive, what each weighs, losses and what they are divided by. THE TABLE is here."""
+"""Pure: which draws survive, what each weighs, losses, what they are divided by; THE TABLE."""
