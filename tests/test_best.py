@@ -374,7 +374,7 @@ class TestCommand:
             "print(sorted({'torch', 'transformers', 'matplotlib'} & sys.modules.keys()))\n"
             "for m in ('numpy', 'pyarrow'): sys.modules[m] = None\n"
             "for m in [m for m in sys.modules if m.startswith('winnow')]: del sys.modules[m]\n"
-            "from winnow.cli import main; sys.argv = ['winnow', 'best-of', '--help']\n"
+            "from winnow.cli.main import main; sys.argv = ['winnow', 'best-of', '--help']\n"
             "main()"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

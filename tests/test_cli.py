@@ -396,7 +396,7 @@ class TestResults:
             raise KeyboardInterrupt
 
         target = {
-            "begun": "winnow.api.run_loop",
+            "begun": "winnow.training.run.run_loop",
             "before": "winnow.training.setup.engine_for",
             "early": "winnow.config.recipe.load",
         }

@@ -56,12 +56,12 @@ def test_every_reward_is_in_the_manual():
 
 
 def test_the_house_is_as_drawn():
-    """Every room that the README names exists, and every module is named."""
+    """Every room is in the README's tree, and every file that it names exists."""
     tree = README.split("winnow/\n")[1].split("```")[0]
-    named = set(re.findall(r"\b(\w+(?:\.py|/))", tree))
-    rooms = {p.name + "/" * p.is_dir() for p in (HERE / "winnow").iterdir()}
-    rooms -= {"__pycache__/", "__init__.py", "__main__.py", "py.typed"}
-    assert named - {"base.py"} == rooms
+    files = {path.name for path in (HERE / "winnow").rglob("*.py")}
+    assert set(re.findall(r"\b\w+\.py", tree)) <= files
+    rooms = {p.parent.name + "/" for p in (HERE / "winnow").rglob("__init__.py")}
+    assert set(re.findall(r"^ +(\w+/)", tree, re.MULTILINE)) == rooms - {"winnow/"}
 
 
 def test_the_recipe_in_the_readme_is_a_recipe():

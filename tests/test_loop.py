@@ -22,6 +22,7 @@ from tests.kills import FIRST
 from winnow.config.schema import Config
 from winnow.engines.local import engine, learner
 from winnow.engines.models.forward import PolicyForward
+from winnow.rewards.in_process import InProcessReward
 from winnow.training.updates import minibatches
 from winnow.types import Score
 
@@ -283,8 +284,7 @@ def test_one_lucky_draw_is_seen(tiny_model, tmp_path):
         seen.append(prompt.id)
         return float(len(seen) == 5)
 
-    rewards = winnow.rewards
-    verifier = rewards.inprocess.InProcessReward("once", once)
+    verifier = InProcessReward("once", once)
     result = train(tiny_model, tmp_path / "run", reward=verifier, steps=1, minibatch_prompts=6)
     (row,) = result.metrics
     assert row["trained"] == 1

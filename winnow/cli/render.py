@@ -1,4 +1,4 @@
-"""TODO."""
+"""Results of commands as text: tables, reports, and the notes below them."""
 
 from __future__ import annotations
 

@@ -1,26 +1,24 @@
-"""Large tensors are made and freed all the time; on a CPU, getting their pages anew costs most.
+"""Where tensors live: the device, what is told of it, and how its memory is kept.
 
-Both measures hold for the whole process. Without them an update takes about a third longer.
+Large tensors are made and freed all the time; on a CPU, getting their pages anew costs most. What
+`keep_pages` does holds for the whole process; without it an update takes about a third longer.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
+import sys
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from winnow import __version__
 from winnow.config.schema import Config
 from winnow.errors import UserError
 
 if TYPE_CHECKING:
-    pass
-
-
-import ctypes
-import os
-import sys
+    import torch
 
 # From glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -43,8 +41,6 @@ def keep_pages() -> None:
 
 def environment(config: Config) -> dict[str, Any]:
     """Versions, and where the model runs."""
-    from importlib.metadata import version
-
     where = config.server.url
     if where is None:
         where = str(pick_device(config.device))
@@ -63,6 +59,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: a device that this machine does not have.
     """
+    import torch
+
     best = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(best if name == "auto" else name)

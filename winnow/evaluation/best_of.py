@@ -23,7 +23,8 @@ from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.rollouts.export import Form, check_output, export
 from winnow.rollouts.scoring import check_reward, reward_for
 from winnow.rollouts.selected import Sifted
-from winnow.storage.sample_table import DrawTable, Paths, paths_of
+from winnow.storage.paths import Paths, paths_of
+from winnow.storage.sample_table import DrawTable
 from winnow.theory.intervals import rate_interval
 from winnow.types import Group
 

@@ -23,7 +23,8 @@ from winnow.evaluation.scores import RECORDED, scored_draws, scores
 from winnow.reporting.console import reporter
 from winnow.reporting.observer import Reporter
 from winnow.rewards.factory import RewardFunction, reward_name
-from winnow.storage.sample_table import DrawTable, Paths
+from winnow.storage.paths import Paths
+from winnow.storage.sample_table import DrawTable
 
 Array = NDArray[np.float64]
 _TOKENS = ["prompt", "text", "prompt_ids", "token_ids", "logprobs"]

@@ -13,7 +13,8 @@ from winnow.reporting.observer import Reporter
 from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.rollouts.scoring import rescore, reward_for
 from winnow.rollouts.select import OF_PROMPT
-from winnow.storage.sample_table import DrawTable, Paths, paths_of, read_draws
+from winnow.storage.paths import Paths, paths_of
+from winnow.storage.sample_table import DrawTable, read_draws
 
 RECORDED = "verifier"
 """Stands for the reward that the draws carry."""

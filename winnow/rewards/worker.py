@@ -1,4 +1,4 @@
-"""The process that runs a verifier, killed and replaced when it hangs. Started by ``isolate.py``.
+"""The process that runs a verifier, killed and replaced when it hangs. Started by `worker_pool`.
 
 It runs as a plain file, so it imports only the standard library until the first message has told it
 where the parent finds its modules. Messages are a length (8 bytes, big-endian) and that many bytes:
@@ -204,7 +204,7 @@ def _die_with_parent(life: int) -> None:
 
 
 def _end() -> NoReturn:
-    """Kill this process and all that it has started; ``isolate.py`` made it a group of its own."""
+    """Kill this process and all that it has started; `worker_pool` made it a group of its own."""
     os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Prompts -> groups of draws, each with a seed of its own."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.rollouts.export import Form, check_columns, check_output, export
 from winnow.rollouts.scoring import Scores, rescore, reward_for
 from winnow.rollouts.selected import Sifted, Tally
-from winnow.storage.sample_table import DrawTable, Paths, paths_of, read_draws
+from winnow.storage.paths import Paths, paths_of
+from winnow.storage.sample_table import DrawTable, read_draws
 
 OF_PROMPT = ("answer", "data", "messages", "difficulty")
 """Columns that a verifier may want of a prompt, beside its text."""

@@ -395,12 +395,3 @@ def _policy(row: dict[str, Any]) -> str:
         + ("" if heat is None else f" at temperature {heat:g}")
         + (", truncated" if row.get("truncated") else "")
     )
-
-
-Paths = str | Path | Sequence[str | Path]
-"""One file or folder, or several."""
-
-
-def paths_of(given: Paths) -> list[Path]:
-    """One path or several as a list."""
-    return [Path(path) for path in ([given] if isinstance(given, str | Path) else given)]

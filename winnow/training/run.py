@@ -1,4 +1,4 @@
-"""TODO."""
+"""A run from its config, or from its folder, to its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a run says of itself before it begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The learning rate of an update, and the float32 copies that steer rounded weights."""
 
 from __future__ import annotations
 

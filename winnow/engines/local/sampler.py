@@ -1,4 +1,4 @@
-"""TODO."""
+"""Draws from the model in this process."""
 
 from __future__ import annotations
 

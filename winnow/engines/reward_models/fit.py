@@ -13,7 +13,8 @@ from winnow.engines.reward_models.preferences import Pair, pairs
 from winnow.errors import UserError
 from winnow.reporting.console import reporter
 from winnow.storage.atomic import refuse
-from winnow.storage.sample_table import DrawTable, Paths, paths_of, read_draws
+from winnow.storage.paths import Paths, paths_of
+from winnow.storage.sample_table import DrawTable, read_draws
 
 if TYPE_CHECKING:
     from winnow.engines.reward_models.trainer import FitResult
