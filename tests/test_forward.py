@@ -23,7 +23,7 @@ from winnow.algorithms.losses import NLL, Clipped
 from winnow.algorithms.objective import Term, totals
 from winnow.algorithms.table import ALGORITHMS
 from winnow.engines.learning.gradients import Models, accumulate
-from winnow.engines.models.forward import Piece, PolicyForward
+from winnow.engines.models.forward import Piece, PolicyForward, cache_argument
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -327,3 +327,15 @@ def test_rows_see_only_what_has_a_weight():
     assert Reward().group_baseline is False
     assert ALGORITHMS["raft"].needs == frozenset()
     assert ALGORITHMS["grpo"].needs == {"old"}
+
+
+def test_keys_and_values_are_called_as_the_model_calls_them():
+    class Before(torch.nn.Module):
+        def forward(self, input_ids, past_key_values=None): ...
+
+    class After(torch.nn.Module):
+        def forward(self, input_ids, cache=None): ...
+
+    assert cache_argument(Before()) == "past_key_values"
+    assert cache_argument(After()) == "cache"
+    assert cache_argument(build("llama")) in ("past_key_values", "cache")

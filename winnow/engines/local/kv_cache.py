@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from winnow.engines.local.packed_linears import PackedLinears
-from winnow.engines.models.forward import PROBE_ERRORS, PolicyForward
+from winnow.engines.models.forward import PROBE_ERRORS, PolicyForward, cache_argument
 from winnow.engines.models.prefix_tree import Index, added
 from winnow.engines.models.tree_attention import additive
 from winnow.errors import UserError
@@ -84,6 +84,7 @@ class Slots:
     ) -> None:
         self.capacity = capacity
         self._forward = forward
+        self._argument = cache_argument(forward.module)
         self._prompts = prompts
         self._longest = max(len(prompt) for prompt in prompts)
         self._room = self._longest + room - 1  # the last token of an answer is never read
@@ -150,8 +151,8 @@ class Slots:
                 input_ids=tokens[:, None],
                 attention_mask=additive(seen, self._forward.dtype)[:, None, None],
                 position_ids=places[:, None],
-                past_key_values=self._cache,
                 use_cache=True,
+                **{self._argument: self._cache},
             )
         logits: Tensor = out.logits[:, -1]
         return logits
@@ -254,6 +255,7 @@ class Padded:
     ) -> None:
         self.capacity = capacity
         self._module = module
+        self._argument = cache_argument(module)
         self._prompts = prompts
         self._pads = pads
         self._cache: Any = None
@@ -289,7 +291,7 @@ class Padded:
         return self._read(tokens[:, None], self._mask.sum(-1, keepdim=True) - 1)
 
     def _read(self, ids: Tensor, positions: Tensor) -> Tensor:
-        cache = {} if self._cache is None else {"past_key_values": self._cache}
+        cache = {} if self._cache is None else {self._argument: self._cache}
         out: Any = self._module(
             input_ids=ids,
             attention_mask=self._mask,
@@ -298,11 +300,11 @@ class Padded:
             logits_to_keep=1,
             **cache,
         )
-        self._cache = getattr(out, "past_key_values", None)
+        self._cache = getattr(out, self._argument, None)
         if self._cache is None:
             raise UserError(
                 f"model: {type(self._module).__name__} keeps no cache of its prompt that draws "
-                "could share; take an architecture with past_key_values"
+                f"could share; take an architecture with {self._argument}"
             )
         logits: Tensor = out.logits[:, -1]
         return logits

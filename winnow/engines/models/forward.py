@@ -9,6 +9,7 @@ answer is predicted (`head.py`).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,12 +143,13 @@ class PolicyForward:
             tree, as one row; the nodes of each prompt.
         """
         cache = DynamicCache()
+        kept = {"use_cache": True, cache_argument(self.module): cache}
         tree = grow(prompts)
         ends = torch.tensor([int(path[-1]) for path in tree.paths], device=self.device)
         if self.splits_head:
-            logits = self.logits(self._over(tree, use_cache=True, past_key_values=cache)[ends])
+            logits = self.logits(self._over(tree, **kept)[ends])
         else:
-            logits = self._over(tree, use_cache=True, past_key_values=cache, logits_to_keep=ends)
+            logits = self._over(tree, **kept, logits_to_keep=ends)
         return logits, cache, tree.paths
 
     def _tree(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, list[Index]]:
@@ -239,6 +241,15 @@ class PolicyForward:
             return True
         self.why = "its log-probs behind a shared prompt differ from those behind their own"
         return False
+
+
+def cache_argument(module: nn.Module) -> str:
+    """What a model's forward, and what it returns, call keys and values.
+
+    transformers renamed them in 5.24; a model's own code may have either name.
+    """
+    names = inspect.signature(module.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def _sees_part(config: Any) -> bool:
