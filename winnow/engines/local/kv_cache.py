@@ -187,7 +187,8 @@ class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         assert like.keys is not None
         assert like.values is not None
-        self.dtype, self.device, self.is_initialized = like.dtype, like.device, True
+        self.dtype, self.device = like.keys.dtype, like.keys.device  # as older releases keep them
+        self.is_initialized = True
         self.keys, self.values = (
             x.new_zeros(slots, x.shape[1], min(room, longest + _GROW), x.shape[3])
             for x in (like.keys, like.values)
