@@ -302,10 +302,12 @@ class Padded:
             **cache,
         )
         self._cache = getattr(out, self._argument, None)
-        if self._cache is None:
+        # States that a recurrence runs over are not those of each answer alone once rows are copied.
+        layers = () if self._cache is None else self._cache.layers
+        if not layers or not all(hasattr(layer, "keys") for layer in layers):
             raise UserError(
-                f"model: {type(self._module).__name__} keeps no cache of its prompt that draws "
-                f"could share; take an architecture with {self._argument}"
+                f"model: {type(self._module).__name__} keeps no cache of keys and values, which a "
+                "prompt's draws could share; take an architecture that attends in every layer"
             )
         logits: Tensor = out.logits[:, -1]
         return logits
