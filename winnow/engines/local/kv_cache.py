@@ -302,7 +302,7 @@ class Padded:
             **cache,
         )
         self._cache = getattr(out, self._argument, None)
-        # States that a recurrence runs over are not those of each answer alone once rows are copied.
+        # The states of a recurrence, once rows are copied, are not those of each answer alone.
         layers = () if self._cache is None else self._cache.layers
         if not layers or not all(hasattr(layer, "keys") for layer in layers):
             raise UserError(
