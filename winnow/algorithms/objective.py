@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from winnow.algorithms.denominators import Totals
-from winnow.types import Group
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-from winnow.algorithms.denominators import Denominator
-
-if TYPE_CHECKING:
-    pass
+from winnow.algorithms.denominators import Denominator, Totals
 from winnow.algorithms.losses import Covers, Loss, Span
+from winnow.types import Group
 
 
 @dataclass(frozen=True)

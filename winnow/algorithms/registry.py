@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from winnow.algorithms.advantages import (
     GAE,
@@ -19,8 +19,10 @@ from winnow.algorithms.denominators import (
     Constant,
     DrawMeans,
     GroupMeans,
+    PromptMeans,
     SurvivorMeans,
     SurvivorSums,
+    SurvivorTokens,
     Tokens,
 )
 from winnow.algorithms.kl import InLoss, InReward, NoKL
@@ -31,42 +33,27 @@ from winnow.algorithms.losses import (
     Importance,
     NoCritic,
     SequenceClipped,
-    Value,
-)
-from winnow.algorithms.rejection import Gibbs
-from winnow.algorithms.selection import BestWorst, Correct, Distinct, Everything, Mixed
-from winnow.algorithms.spec import by_name
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-from winnow.algorithms.denominators import (
-    PromptMeans,
-    SurvivorTokens,
-)
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-from winnow.algorithms.losses import (
     SequenceImportance,
     Truncated,
+    Value,
 )
-from winnow.algorithms.rejection import RSO
+from winnow.algorithms.rejection import RSO, Gibbs
 from winnow.algorithms.selection import (
     AsRecorded,
     AtMost,
     Band,
     Best,
+    BestWorst,
+    Correct,
+    Distinct,
     DistinctText,
     DropAllRight,
     DropAllWrong,
+    Everything,
     Length,
+    Mixed,
 )
+from winnow.algorithms.spec import by_name
 
 RULES = by_name(
     [

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from winnow.reporting.metrics import Evaluation, Metrics
 from winnow.reporting.observer import Reporter, Silent
-
-if TYPE_CHECKING:
-    pass
 
 _COLUMNS = (
     ("step", 5),

@@ -12,30 +12,22 @@ something that is no finite number makes an error for that draw, and never a zer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-from winnow.errors import UserError
-from winnow.types import Prompt
-
-if TYPE_CHECKING:
-    pass
-
-
 import difflib
 import functools
 import importlib.util
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
+from winnow.errors import UserError
 from winnow.rewards import verifiers
 from winnow.rewards.base import Reward
 from winnow.rewards.in_process import InProcessReward, Verifier
 from winnow.rewards.worker_pool import IsolatedReward, Source, StartError, pickled
+from winnow.types import Prompt
 
 __all__ = ["REWARDS", "Reward", "Verifier", "make_reward"]
 

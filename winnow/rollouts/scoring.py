@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-from winnow.config.schema import Config
-from winnow.engines.models.loading import resolve
-from winnow.errors import UserError
-from winnow.rewards.base import Reward
-from winnow.rewards.factory import make_reward
-from winnow.types import Prompt
-
-if TYPE_CHECKING:
-    pass
-
-
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from winnow.config.schema import Config
+from winnow.engines.models.loading import resolve
+from winnow.errors import UserError
 from winnow.reporting.observer import Progress
+from winnow.rewards.base import Reward
+from winnow.rewards.factory import make_reward
 from winnow.storage.sample_table import DrawTable
-from winnow.types import Group, Score
+from winnow.types import Group, Prompt, Score
 
 _BATCH = 1024
 """Draws that a verifier is given at a time."""
