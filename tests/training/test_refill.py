@@ -11,7 +11,7 @@ import winnow
 import winnow.reporting.observer
 from tests import tiny
 from tests.kills import Dealt
-from tests.test_loop import Killed, rows, same, strip, train, weights
+from tests.training.test_loop import Killed, rows, same, strip, train, weights
 from winnow.config.schema import from_dict
 from winnow.engines.local.learner import LocalLearner
 from winnow.prompts.loading import PromptSet

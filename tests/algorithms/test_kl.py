@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.build import group
-from tests.test_forward import RAGGED, build, norm_in_full, one_by_one
+from tests.engines.models.test_forward import RAGGED, build, norm_in_full, one_by_one
 from winnow.algorithms.advantages import (
     GAE,
     Centred,

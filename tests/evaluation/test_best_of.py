@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.build import draw
-from tests.test_cli import Case, check_line, contents, in_process
+from tests.cli.test_main import Case, check_line, contents, in_process
 from winnow.errors import UserError
 from winnow.evaluation.best_of import best_of
 from winnow.storage.schema import write_groups

@@ -14,7 +14,7 @@ from winnow.reporting.metrics import concentration, evaluation, step_metrics, su
 from winnow.theory.intervals import wilson
 from winnow.types import Batch, Prompt, StepStats
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
 def stats(influence, **changes):

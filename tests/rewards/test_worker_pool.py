@@ -136,10 +136,10 @@ def misbehave(how: str) -> object:
 
 
 MISBEHAVIOUR = {
-    "raise": r"ValueError: two lines\x1b[0m \udc80 (test_rewards_isolation.py:",
+    "raise": r"ValueError: two lines\x1b[0m \udc80 (test_worker_pool.py:",
     "raise long": "ValueError: xxxx",
     "raise rude": "Rude: (its message cannot be shown)",
-    "raise empty": "KeyError (test_rewards_isolation.py:",
+    "raise empty": "KeyError (test_worker_pool.py:",
     "recurse": "RecursionError: ",
     "sys.exit": "SystemExit: 2",
     "input": "EOFError: ",
@@ -218,9 +218,9 @@ def test_the_error_names_the_innermost_line_of_the_users_code(make: Make) -> Non
         return helper(completion) + len(os.listdir("/no/such/folder"))
 
     own, library = errors(make(fails_in_a_library), "x", "1")
-    assert str(own).endswith(f"(test_rewards_isolation.py:{line_of(helper) + 1})")
+    assert str(own).endswith(f"(test_worker_pool.py:{line_of(helper) + 1})")
     assert str(library).startswith("FileNotFoundError: ")
-    assert str(library).endswith(f"(test_rewards_isolation.py:{line_of(fails_in_a_library) + 2})")
+    assert str(library).endswith(f"(test_worker_pool.py:{line_of(fails_in_a_library) + 2})")
 
 
 def test_a_line_is_that_of_the_verifiers_own_file(make: Make) -> None:
@@ -242,7 +242,7 @@ def test_a_line_is_that_of_the_verifiers_own_file(make: Make) -> None:
             raise ValueError(" ".join(files)) from None
 
     (error,) = errors(make(ours), "x")
-    assert str(error).endswith(f"(test_rewards_isolation.py:{line_of(ours) + 1})")
+    assert str(error).endswith(f"(test_worker_pool.py:{line_of(ours) + 1})")
     (error,) = errors(make(tells), "x")
     assert str(error).startswith(f"ValueError: {__file__} {__file__}")
     assert "/there/theirs.py (" in str(error)

@@ -134,7 +134,10 @@ INEXACT = [
     (["as-recorded", "gibbs(1, 1)"], "as-recorded chose before it"),
     (["gibbs(1, 1)", "distinct"], "distinct chose among what it accepted"),
     (["gibbs(1, 1)", "at-most(2)", "best"], "best(1) chose among what it accepted"),
-    (["tests.test_sifting:mine", "gibbs(1, 1)"], "tests.test_sifting:mine chose before it"),
+    (
+        ["tests.rollouts.test_select:mine", "gibbs(1, 1)"],
+        "tests.rollouts.test_select:mine chose before it",
+    ),
     (["correct", "gibbs(1)", "mixed"], "r_max is only the largest reward seen for each prompt; co"),
 ]
 

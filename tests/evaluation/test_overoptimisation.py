@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.build import draw
-from tests.test_cli import Case, check_line, in_process
+from tests.cli.test_main import Case, check_line, in_process
 from winnow.cli.render import study_report
 from winnow.config.schema import from_dict
 from winnow.engines.learning.token_values import sequence_logprobs

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests import tiny
 from tests.build import draw
-from tests.test_cli import Case, check_line, contents, in_process
+from tests.cli.test_main import Case, check_line, contents, in_process
 from winnow import api
 from winnow.engines.reward_models import fit
 from winnow.engines.reward_models.fit import fit_reward

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.build import group
-from tests.test_forward import build, largest_difference, one_by_one
+from tests.engines.models.test_forward import build, largest_difference, one_by_one
 from winnow.algorithms.advantages import GAE, weigh
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.denominators import Tokens

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import winnow
 import winnow.reporting.observer
-from tests import tiny
+from tests import kills, tiny
 from tests.kills import FIRST
+from tests.kills import draws as rows
 from winnow.config.schema import Config
 from winnow.engines.local import engine, learner
 from winnow.engines.models.forward import PolicyForward
@@ -26,25 +27,12 @@ from winnow.rewards.in_process import InProcessReward
 from winnow.training.updates import minibatches
 from winnow.types import Score
 
-SMALL = {
-    "prompts_per_step": 6,
-    "samples_per_prompt": 6,
-    "minibatch_prompts": 2,
-    "sampling": {"max_tokens": 4},
-    "optimiser": {"lr": 2e-3},
-    "eval": {"size": 0},
-    "checkpoint": {"every": 100},
-}
+SMALL = {**kills.SMALL, "minibatch_prompts": 2}
 
 
 def train(model: Path, out: Path, **settings) -> winnow.Result:
-    given = {"reward": "exact", "prompts": tiny.problems(), "steps": 3, "quiet": True}
+    given = {"prompts": tiny.problems(), "quiet": True}
     return winnow.train(model=str(model), out=out, **{**SMALL, **given, **settings})
-
-
-def rows(folder: Path, split: str = "train") -> list[dict]:
-    files = sorted((folder / "rollouts").glob(f"{split}-*.parquet"))
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.build import group, judged
-from tests.test_forward import build, largest_difference, one_by_one
+from tests.engines.models.test_forward import build, largest_difference, one_by_one
 from winnow.algorithms.advantages import Extremes
 from winnow.algorithms.denominators import GroupMeans
 from winnow.algorithms.losses import DPO
