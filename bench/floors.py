@@ -27,7 +27,8 @@ from jobs import SAMPLES, Job, job
 from machine import Rates, bandwidth, rates, sizes
 
 from winnow.algorithms.table import ALGORITHMS
-from winnow.config.schema import OptimiserConfig, SamplingConfig
+from winnow.config.schema.optimizer import OptimiserConfig
+from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.devices import pick_device
 from winnow.engines.local.engine import LocalEngine, LocalLearner

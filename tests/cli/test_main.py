@@ -21,7 +21,8 @@ from tests import tiny
 from winnow.algorithms.table import ALGORITHMS
 from winnow.cli import main
 from winnow.config.recipe import recipes
-from winnow.config.schema import Config, describe, from_dict
+from winnow.config.schema import Config, from_dict
+from winnow.config.schema.describe import describe
 from winnow.errors import WinnowError
 
 COMMANDS = (

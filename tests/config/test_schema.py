@@ -19,7 +19,8 @@ from winnow.algorithms.registry import ADVANTAGES, RULES
 from winnow.algorithms.selection import Best, Correct, Everything
 from winnow.algorithms.table import ALGORITHMS
 from winnow.config.recipe import dumps, load, recipes
-from winnow.config.schema import Config, describe, from_dict
+from winnow.config.schema import Config, from_dict
+from winnow.config.schema.describe import describe
 from winnow.config.validation import check
 from winnow.errors import UserError
 

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from winnow.config.schema import EvalConfig, PromptsConfig
+from winnow.config.schema.eval import EvalConfig
+from winnow.config.schema.prompts import PromptsConfig
 from winnow.errors import UserError
 from winnow.prompts.arithmetic import arithmetic
 from winnow.prompts.loading import PromptSet, family, load_held_out, load_prompts, read

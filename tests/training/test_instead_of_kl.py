@@ -31,7 +31,9 @@ from tests.kills import (
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
-from winnow.config.schema import AnchorConfig, OptimiserConfig, PromptsConfig
+from winnow.config.schema.anchor import AnchorConfig
+from winnow.config.schema.optimizer import OptimiserConfig
+from winnow.config.schema.prompts import PromptsConfig
 from winnow.engines.base import Beside
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.learner import LocalLearner

@@ -143,7 +143,7 @@ def algorithms(as_json: Json = False) -> None:
 @app.command(epilog="Example: winnow settings > mine.toml; winnow train mine.toml")
 def settings(as_json: Json = False) -> None:
     """Print every setting with its default, what it does and its type, as a recipe."""
-    from winnow.config.schema import describe
+    from winnow.config.schema.describe import describe
 
     rows = describe()
     if as_json:

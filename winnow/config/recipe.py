@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.objective import Term
 from winnow.config.messages import one_line
-from winnow.config.schema import OWN, SHORT, AlgorithmConfig, Config, from_dict
+from winnow.config.schema import SHORT, Config, from_dict
+from winnow.config.schema.algorithm import OWN, AlgorithmConfig
 from winnow.errors import UserError, nearest
 
 

@@ -9,7 +9,10 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.losses import DPO, SequenceClipped, Value
 from winnow.algorithms.spec import show
-from winnow.config.schema import AnchorConfig, Config, CriticConfig, LoraConfig
+from winnow.config.schema import Config
+from winnow.config.schema.anchor import AnchorConfig
+from winnow.config.schema.critic import CriticConfig
+from winnow.config.schema.lora import LoraConfig
 from winnow.errors import UserError
 
 

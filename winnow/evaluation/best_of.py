@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.algorithms.selection import KEPT
-from winnow.config.schema import Config, RewardConfig
+from winnow.config.schema import Config
+from winnow.config.schema.reward import RewardConfig
 from winnow.errors import UserError
 from winnow.evaluation.curves import Curves, Drawn, curves, sizes
 from winnow.evaluation.plots import check_picture, draw_curves

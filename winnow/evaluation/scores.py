@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.config.schema import Config, RewardConfig
+from winnow.config.schema import Config
+from winnow.config.schema.reward import RewardConfig
 from winnow.errors import UserError
 from winnow.reporting.observer import Reporter
 from winnow.rewards.factory import RewardFunction, reward_name

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from winnow.config.schema import PromptsConfig
+from winnow.config.schema.prompts import PromptsConfig
 from winnow.errors import UserError
 from winnow.prompts.rows import RowError, conversation, fill
 from winnow.types import Prompt

@@ -10,7 +10,8 @@ from itertools import cycle, islice
 
 import numpy as np
 
-from winnow.config.schema import EvalConfig, PromptsConfig
+from winnow.config.schema.eval import EvalConfig
+from winnow.config.schema.prompts import PromptsConfig
 from winnow.errors import UserError
 from winnow.prompts.arithmetic import arithmetic
 from winnow.prompts.reasoning_gym import gym

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from winnow.config.schema import PromptsConfig
+from winnow.config.schema.prompts import PromptsConfig
 from winnow.errors import UserError, nearest
 from winnow.prompts.rows import RowError, conversation, fill
 from winnow.types import Prompt

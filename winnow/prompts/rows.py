@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from winnow.config.schema import PromptsConfig
+from winnow.config.schema.prompts import PromptsConfig
 from winnow.errors import UserError, nearest
 from winnow.types import Prompt
 

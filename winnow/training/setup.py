@@ -11,7 +11,8 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.config.phases import Phase, naming, phases_of, resolved
 from winnow.config.recipe import dumps
 from winnow.config.reference import names_model
-from winnow.config.schema import AnchorConfig, Config
+from winnow.config.schema import Config
+from winnow.config.schema.anchor import AnchorConfig
 from winnow.engines.base import Sampler
 from winnow.engines.devices import environment
 from winnow.engines.factory import engine_for

@@ -12,7 +12,8 @@ import numpy as np
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
-from winnow.config.schema import AnchorConfig, PromptsConfig
+from winnow.config.schema.anchor import AnchorConfig
+from winnow.config.schema.prompts import PromptsConfig
 from winnow.engines.base import Beside
 from winnow.errors import UserError
 from winnow.prompts.loading import read

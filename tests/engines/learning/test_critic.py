@@ -21,7 +21,8 @@ from winnow.algorithms.kl import InReward
 from winnow.algorithms.losses import Clipped, Entropy, Value
 from winnow.algorithms.objective import Term
 from winnow.algorithms.table import ALGORITHMS
-from winnow.config.schema import CriticConfig, OptimiserConfig
+from winnow.config.schema.critic import CriticConfig
+from winnow.config.schema.optimizer import OptimiserConfig
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.critic import LocalCritic

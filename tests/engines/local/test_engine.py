@@ -12,7 +12,7 @@ from tests import tiny
 from winnow.algorithms.denominators import DrawMeans
 from winnow.algorithms.losses import NLL, Clipped
 from winnow.algorithms.objective import Term
-from winnow.config.schema import OptimiserConfig
+from winnow.config.schema.optimizer import OptimiserConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.learning.optimizer import learning_rate
 from winnow.engines.local.engine import PromptEncoder

@@ -20,7 +20,8 @@ from tests.kills import after_checkpoint, check_resumed, config, draws, go, logi
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
-from winnow.config.schema import LoraConfig, OptimiserConfig
+from winnow.config.schema.lora import LoraConfig
+from winnow.config.schema.optimizer import OptimiserConfig
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.forward import Piece, PolicyForward

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from winnow.config.schema import OptimiserConfig
+from winnow.config.schema.optimizer import OptimiserConfig
 
 
 def learning_rate(config: OptimiserConfig, update: int, total: int) -> float:

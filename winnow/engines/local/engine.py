@@ -9,7 +9,10 @@ from typing import Any, cast
 import torch
 
 from winnow.config.reference import average_decay, names_model
-from winnow.config.schema import CriticConfig, LoraConfig, OptimiserConfig, SamplingConfig
+from winnow.config.schema.critic import CriticConfig
+from winnow.config.schema.lora import LoraConfig
+from winnow.config.schema.optimizer import OptimiserConfig
+from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.local.sampler import LocalSampler

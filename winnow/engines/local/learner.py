@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from winnow.algorithms.objective import Term
-from winnow.config.schema import CriticConfig, OptimiserConfig
+from winnow.config.schema.critic import CriticConfig
+from winnow.config.schema.optimizer import OptimiserConfig
 from winnow.engines.base import Beside, WeightsRef
 from winnow.engines.learning.gradients import Accumulated, Models, accumulate
 from winnow.engines.learning.optimizer import _master, _zeros, learning_rate

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from winnow.config.schema import LoraConfig
+from winnow.config.schema.lora import LoraConfig
 from winnow.errors import UserError, nearest
 from winnow.storage.atomic import whole_folder
 

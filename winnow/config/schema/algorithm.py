@@ -1,0 +1,66 @@
+"""`[algorithm]`: a row of the table, and cells over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.table import ALGORITHMS
+from winnow.config.schema.base import Section, listed
+from winnow.errors import UserError, nearest
+
+OWN = "own:"
+"""Before the recorded name of an algorithm that was made in Python and no cells can restore."""
+
+
+class AlgorithmConfig(Section):
+    """A row of the table, and cells over it. `algorithm = "x"` is short for `algorithm.name`."""
+
+    name: str = Field("raft++", description="A row of `winnow algorithms`.")
+    select: list[str] | None = Field(
+        None, min_length=1, description="Rules in order, e.g. ['correct']."
+    )
+    advantage: str | None = Field(None, description="What a survivor weighs, e.g. 'centred'.")
+    reward_scale: Literal["0/1", "-1/+1"] | None = Field(None, description="r, or 2 r - 1.")
+    loss: str | None = Field(None, description="E.g. 'clipped(low=0.2, high=0.28)'.")
+    denominator: str | None = Field(None, description="E.g. 'draw-means'.")
+    draws: Literal["every-step", "once"] | None = Field(None, description="When draws are made.")
+    epochs: int | None = Field(None, ge=1, description="Passes over each set of draws.")
+    kl: str | None = Field(None, description="E.g. 'none', 'in-reward(0.05)', 'in-loss(0.04, k3)'.")
+    entropy: float | None = Field(None, ge=0, description="Coefficient of the entropy bonus.")
+    critic: str | None = Field(None, description="E.g. 'none', 'value(clip=0.2, coefficient=0.5)'.")
+    refill: int | None = Field(
+        None, ge=0, description="How often prompts are drawn for those without a survivor."
+    )
+
+    _one_rule = field_validator("select", mode="before")(listed)
+
+    @property
+    def made_in_python(self) -> bool:
+        """Whether it stands for an algorithm that only its maker can pass again."""
+        return self.name.startswith(OWN)
+
+    def build(self, table: Mapping[str, Algorithm] = ALGORITHMS) -> Algorithm:
+        """The algorithm: the named row with these cells over it, or a new row made of all cells.
+
+        Raises:
+            UserError: an unknown row, or a cell that does not parse.
+        """
+        if self.made_in_python:
+            raise UserError(
+                f"algorithm: {self.name.removeprefix(OWN)!r} was made in Python and is more than "
+                "a recipe can say; pass it again: winnow.train(resume=..., algorithm=...)"
+            )
+        cells = self.model_dump(exclude={"name"})
+        if None not in cells.values():
+            return table.get(self.name, Algorithm(self.name)).with_cells(cells)
+        if self.name not in table:
+            raise UserError(
+                f"algorithm: no row {self.name!r}; {nearest(self.name, table)} "
+                "(`winnow algorithms` prints the table)"
+            )
+        given = {key: value for key, value in cells.items() if value is not None}
+        return table[self.name].with_cells(given)

@@ -1,0 +1,20 @@
+"""What every table of settings has in common."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A table of settings: frozen, of exact types, unknown keys refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+def listed(value: object) -> object:
+    """One value stands for a list of it."""
+    if isinstance(value, tuple):
+        return list(value)
+    return [value] if isinstance(value, str | int) else value

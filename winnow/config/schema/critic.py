@@ -1,0 +1,19 @@
+"""`[critic]`: what a row with a critic trains beside the policy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from winnow.config.schema.base import Section
+
+
+class CriticConfig(Section):
+    """What a row with a critic trains beside the policy."""
+
+    trunk: Literal["shared", "own"] = Field(
+        "shared", description="Reads the policy's features, or a copy of the model of its own."
+    )
+    lr: float = Field(1e-4, ge=0, description="Learning rate of the head, and of its own trunk.")
+    warmup: int = Field(0, ge=0, description="First updates that train the critic alone.")

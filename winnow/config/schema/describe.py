@@ -1,0 +1,58 @@
+"""Every setting in words, for `winnow settings` and `docs/config.md`."""
+
+from __future__ import annotations
+
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from winnow.config.schema import Config
+
+
+def describe() -> list[dict[str, Any]]:
+    """Every setting: its key, type, default and one line of help."""
+    return _describe(Config, "")
+
+
+def _describe(section: type[BaseModel], prefix: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            rows += _describe(annotation, f"{prefix}{name}.")
+            continue
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        rows.append(
+            {
+                "key": prefix + name,
+                "type": _kind(annotation),
+                "default": default,
+                "help": field.description or "",
+            }
+        )
+    return rows
+
+
+_KINDS = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    dict: "table",
+    NoneType: "",
+}
+
+
+def _kind(annotation: Any) -> str:
+    """A type in words."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(inner[0])
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin in (list, tuple):
+        return f"list of {_kind(inner[0])}"
+    if origin in (Union, UnionType):
+        return " or ".join(filter(None, map(_kind, inner)))
+    return _KINDS[origin or annotation]

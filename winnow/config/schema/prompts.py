@@ -1,0 +1,46 @@
+"""`[prompts]`: where prompts come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from winnow.config.schema.base import Section, listed
+
+
+class PromptsConfig(Section):
+    """Where prompts come from. `prompts = "x"` is short for `prompts.source = "x"`."""
+
+    source: str = Field(
+        "arithmetic",
+        description="'arithmetic', a .jsonl or .parquet file, 'hub:NAME[:CONFIG]', 'gym:TASK'.",
+    )
+    split: str = Field("train", description="Split of a hub data set.")
+    prompt_column: str = Field("prompt", description="Column with the question (or messages).")
+    answer_column: str = Field("answer", description="Column that verifiers compare with.")
+    difficulty_column: str | None = Field(None, description="Column to break success down by.")
+    template: str | None = Field(
+        None, description="Prompt text with {column} filled in; {{ and }} are braces."
+    )
+    chat: bool = Field(False, description="Send the prompt through the model's chat template.")
+    system: str | None = Field(None, description="System message, with `chat`.")
+    limit: int | None = Field(None, ge=1, description="At most so many training prompts.")
+    operations: list[Literal["+", "-", "*"]] = Field(
+        ["+"], min_length=1, description="Arithmetic operations."
+    )
+    digits: list[Annotated[int, Field(ge=1, le=12)]] = Field(
+        [2], min_length=1, description="Arithmetic operand lengths, mixed evenly."
+    )
+    size: int = Field(10_000, ge=1, description="Training prompts that a generator makes.")
+
+    _one = field_validator("operations", "digits", mode="before")(listed)
+
+    @model_validator(mode="after")
+    def _system_needs_chat(self) -> PromptsConfig:
+        if self.system is not None and not self.chat:
+            raise ValueError(
+                "prompts.system needs prompts.chat = true; or leave it out "
+                "(--set prompts.system= does)"
+            )
+        return self

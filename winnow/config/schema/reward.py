@@ -1,0 +1,29 @@
+"""`[reward]`: how a completion is scored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tomli_w
+from pydantic import Field, field_validator
+
+from winnow.config.schema.base import Section
+
+
+class RewardConfig(Section):
+    """How a completion is scored. `reward = "x"` is short for `reward.name = "x"`."""
+
+    name: str = Field("number", description="A built-in verifier, or 'module:function'.")
+    options: dict[str, Any] = Field({}, description="Options of the built-in verifier.")
+    time_limit: float = Field(10.0, gt=0, description="Seconds a verifier may take for a draw.")
+    workers: int = Field(2, ge=1, description="Verifier processes.")
+    right_at: float = Field(1.0, description="A reward of at least this is a right answer.")
+
+    @field_validator("options")
+    @classmethod
+    def _can_be_recorded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            tomli_w.dumps(value)
+        except TypeError as error:
+            raise ValueError(f"must be what TOML can hold: {error}") from error
+        return value

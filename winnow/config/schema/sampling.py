@@ -1,0 +1,34 @@
+"""`[sampling]`: how answers are drawn."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from winnow.config.schema.base import Section, listed
+
+
+class SamplingConfig(Section):
+    """How answers are drawn."""
+
+    temperature: float = Field(1.0, gt=0, description="Of the softmax that draws are made from.")
+    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all of them.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Keep the nucleus of this mass; 1: all.")
+    max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
+    stop: list[str] = Field([], description="An answer ends before any of these.")
+    batch: int = Field(256, ge=1, description="Most answers under way at a time.")
+    cache_gib: float = Field(
+        2.0, gt=0, description="Room for their keys and values, GiB; where short, fewer at a time."
+    )
+
+    _one = field_validator("stop", mode="before")(listed)
+
+    @field_validator("stop")
+    @classmethod
+    def _not_empty(cls, value: list[str]) -> list[str]:
+        if "" in value:
+            raise ValueError("an empty stop string would end every answer")
+        return value
+
+    @property
+    def truncated(self) -> bool:
+        return self.top_k > 0 or self.top_p < 1

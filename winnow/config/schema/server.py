@@ -1,0 +1,24 @@
+"""`[server]`: an OpenAI-compatible server that draws."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from winnow.config.schema.base import Section
+
+
+class ServerConfig(Section):
+    """An OpenAI-compatible server that draws instead of a model in this process."""
+
+    url: str | None = Field(None, description="E.g. 'http://localhost:8000/v1'.")
+    model: str | None = Field(None, description="Its name at the server. Default: `model`.")
+    api: Literal["completions", "chat"] = Field("completions", description="Which endpoint.")
+    concurrency: int = Field(16, ge=1, description="Requests in flight.")
+    requests_per_minute: float = Field(0.0, ge=0, description="0: no limit.")
+    timeout: float = Field(120.0, gt=0, description="Seconds that a request may take.")
+    retries: int = Field(6, ge=0, description="Further attempts at a request, with back-off.")
+    key_env: str | None = Field(
+        None, description="Environment variable that holds the API key, where one is needed."
+    )
