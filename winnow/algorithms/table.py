@@ -24,19 +24,12 @@ from winnow.algorithms.denominators import (
     Tokens,
 )
 from winnow.algorithms.kl import InReward
-from winnow.algorithms.losses import (
-    DPO,
-    NLL,
-    Clipped,
-    Importance,
-    SequenceClipped,
-    Value,
-)
+from winnow.algorithms.losses import DPO, NLL, Clipped, Importance, SequenceClipped, Value
 from winnow.algorithms.objective import Term
 from winnow.algorithms.rejection import Gibbs
 from winnow.algorithms.selection import BestWorst, Correct, Distinct, Everything, Mixed
 
-_XIONG = "Xiong et al. 2025, 2504.11343"
+XIONG = "Xiong et al. 2025, 2504.11343"
 
 
 ALGORITHMS: Mapping[str, Algorithm] = {
@@ -57,7 +50,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             select=(Correct(),),
             advantage=One(),
             terms=(Term(NLL(), SurvivorSums()),),
-            paper=f"Dong et al. 2023, 2304.06767; {_XIONG}",
+            paper=f"Dong et al. 2023, 2304.06767; {XIONG}",
             note="RFT iterated. Keeps every right answer; Dong et al. keep best(1).",
         ),
         Algorithm(
@@ -65,7 +58,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             select=(Correct(),),
             advantage=One(),
             terms=(Term(Clipped(0.2, 0.28), DrawMeans()),),
-            paper=_XIONG,
+            paper=XIONG,
             note="RAFT with importance ratio and clip, for several updates a set of draws.",
         ),
         Algorithm(
@@ -74,7 +67,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             advantage=Reward(),
             reward_scale="-1/+1",
             terms=(Term(Clipped(0.2, 0.28), DrawMeans()),),
-            paper=f"Williams 1992; {_XIONG}",
+            paper=f"Williams 1992; {XIONG}",
             note="RAFT++ that also learns from wrong answers.",
         ),
         Algorithm(
@@ -82,7 +75,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             select=(Everything(),),
             advantage=Standardised("sample"),
             terms=(Term(Clipped(0.2, 0.28), DrawMeans()),),
-            paper=f"Shao et al. 2024, 2402.03300; as run by {_XIONG}",
+            paper=f"Shao et al. 2024, 2402.03300; as run by {XIONG}",
             note="Rewards standardised within the group. No KL term; clip as in 2504.11343.",
         ),
         Algorithm(
@@ -91,7 +84,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             advantage=Reward(),
             reward_scale="-1/+1",
             terms=(Term(Clipped(0.2, 0.28), SurvivorMeans()),),
-            paper=_XIONG,
+            paper=XIONG,
             note="REINFORCE on prompts with right and wrong answers only.",
         ),
         Algorithm(
@@ -175,7 +168,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             select=(BestWorst(),),
             advantage=Extremes(),
             terms=(Term(DPO(0.1), GroupMeans()),),
-            paper=f"Dong et al. 2024, 2405.07863; as a baseline of {_XIONG}",
+            paper=f"Dong et al. 2024, 2405.07863; as a baseline of {XIONG}",
             note="DPO with pairs of the policy as it is, against the same reference.",
         ),
     )
