@@ -9,6 +9,7 @@ import pytest
 
 import winnow
 from tests import tiny
+from winnow.algorithms.advantages import Reward
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.denominators import DrawMeans
 from winnow.algorithms.losses import NLL
@@ -126,6 +127,36 @@ def test_an_algorithm_of_ones_own_is_resumed(named, model, tmp_path) -> None:
             winnow.train(resume=first.folder, quiet=True)
         again = winnow.train(resume=first.folder, algorithm=mine, quiet=True)
     assert again == first
+
+
+def as_rewarded(rewards):
+    return rewards
+
+
+def downhill(logp, old, weight):
+    return -weight * logp
+
+
+def by_draws(length, siblings, totals):
+    return 1 / (length * totals.draws)
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["in a recipe", "in Python"])
+def test_every_cell_may_be_a_function_of_ones_own(written, model, tmp_path) -> None:
+    """Functions that do as cells of the table do make the same run."""
+    functions = {"advantage": as_rewarded, "loss": downhill, "denominator": by_draws}
+    mine: object = Algorithm("mine", (odd_draws,), as_rewarded, (Term(downhill, by_draws),))
+    if written:
+        cells = {key: f"{__name__}:{function.__name__}" for key, function in functions.items()}
+        mine = {"name": "raft", "select": [f"{__name__}:odd_draws"], **cells}
+    theirs = Algorithm("theirs", (odd_draws,), Reward(), (Term(NLL(), DrawMeans()),))
+    reward = {"reward": lambda prompt, said: float(len(said))}
+    runs = [
+        small(model, tmp_path / name, algorithm=algorithm, **reward)
+        for name, algorithm in (("mine", mine), ("theirs", theirs))
+    ]
+    for key in ("loss", "grad_norm", "survivors"):
+        assert runs[0].metrics[0][key] == runs[1].metrics[0][key] != 0, key
 
 
 def test_two_terms_are_trained(model, tmp_path) -> None:

@@ -129,7 +129,7 @@ def test_every_loss_is_in_the_vocabulary():
         "nll", "clipped", "importance", "truncated",
         "sequence-clipped", "sequence-importance", "dpo",
     }  # fmt: skip
-    assert [name for name, loss in LOSSES.items() if not loss.needs_old] == ["nll", "dpo"]
+    assert [name for name, loss in LOSSES.items() if not loss().needs_old] == ["nll", "dpo"]
 
 
 DRAW = torch.tensor([0, 0, 1, 2, 2, 2])
@@ -419,8 +419,6 @@ class TestTerm:
 
     def test_a_loss_of_ones_own_says_no_more_than_it_must(self):
         class Own:
-            needs_old = True
-
             def __call__(self, logp, old, weight):
                 return -weight * logp
 

@@ -28,6 +28,7 @@ from winnow.algorithms.selection import (
     Everything,
     Length,
     Mixed,
+    Rule,
     columns_read,
     select,
     sieve,
@@ -73,7 +74,7 @@ def made(drawn):
     return group(scores, texts=texts, lengths=lengths).with_(verdicts=verdicts)
 
 
-class Only:
+class Only(Rule):
     """A rule that lets through what it is told to."""
 
     def __init__(self, mask):
@@ -256,7 +257,9 @@ def test_a_band_counts_the_draws_that_earlier_rules_rejected():
 
 
 def test_a_rule_of_ones_own_that_miscounts_is_told():
-    with pytest.raises(UserError, match=r"^tests\.test_selection:Only: 1 verdicts for 2 draws$"):
+    with pytest.raises(
+        UserError, match=r"^tests\.algorithms\.test_selection:Only: 1 verdicts for 2 draws$"
+    ):
         kept(group([1, 1]), Only([True]))
 
 

@@ -254,9 +254,9 @@ class Judge:
 
 def test_ones_own_is_named_by_where_it_lives() -> None:
     assert show(keeps_all) == f"{__name__}:keeps_all"
-    assert parse("select", show(keeps_all), RULES) is keeps_all
-    assert parse("select", show(Judge.strict), RULES) is Judge.strict
-    assert isinstance(parse("select", show(Judge()), RULES), Judge)
+    assert parse("select", show(keeps_all), RULES).function is keeps_all
+    assert parse("select", show(Judge.strict), RULES).function is Judge.strict
+    assert isinstance(parse("select", show(Judge()), RULES).function, Judge)
     assert show(functools.partial(keeps_all)) == "functools:partial"
 
 
@@ -267,7 +267,7 @@ def test_a_module_of_the_current_folder_is_found(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
     assert callable(parse("select", "rules_of_mine:rule", RULES))
-    assert parse("select", "math:sqrt", RULES) is math.sqrt
+    assert parse("select", "math:sqrt", RULES).function is math.sqrt
     with pytest.raises(UserError, match="cannot import 'rules_broken:rule': invalid syntax"):
         parse("select", "rules_broken:rule", RULES)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,46 +24,64 @@ from winnow.types import Group
 Array = NDArray[np.float64]
 
 
-class Advantage(Protocol):
-    """One that says ``per_token`` is given (rewards, values) of the tokens of one draw instead."""
+Over = Literal["draw", "group", "set", "token"]
+RewardScale = Literal["0/1", "-1/+1"]
+
+
+class Advantage(Cell):
+    """An advantage of the table; a function of one's own is one with these defaults."""
+
+    of_rewards: ClassVar[bool] = True
+    """Whether it depends on rewards at all."""
+    of_survivors: ClassVar[bool] = False
+    """Whether it is given the rewards of survivors alone: rejected draws are not compared with."""
+
+    @property
+    def over(self) -> Over:
+        """What it compares: nothing (`draw`), the draws of a `group`, or of all groups (`set`).
+
+        One over `token` is given (rewards, values) of the tokens of one draw instead.
+        """
+        return "group"
+
+    @property
+    def whiten(self) -> Literal["batch", "none"]:
+        """Whether what is found by token is given mean 0 and deviation 1 over all survivors."""
+        return "none"
 
     def __call__(self, rewards: Array) -> Array:
         """Advantages of one group, shape (n,), from its rewards, shape (n,)."""
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class One(Cell):
+class One(Advantage):
     """Every survivor weighs the same: A = 1. Likelihood of what selection kept."""
 
-    cell: ClassVar[str] = "one"
-    of_rewards: ClassVar[bool] = False
-    formula: ClassVar[str] = "1"
-    group_baseline: ClassVar[bool] = False
+    cell = "one"
+    over = "draw"
+    of_rewards = False
 
     def __call__(self, rewards: Array) -> Array:
         return np.ones_like(rewards)
 
 
 @dataclass(frozen=True)
-class Reward(Cell):
+class Reward(Advantage):
     """A = r: REINFORCE without a baseline (Williams 1992)."""
 
-    cell: ClassVar[str] = "reward"
-    formula: ClassVar[str] = "r"
-    group_baseline: ClassVar[bool] = False
+    cell = "reward"
+    over = "draw"
 
     def __call__(self, rewards: Array) -> Array:
         return rewards.astype(np.float64)
 
 
 @dataclass(frozen=True)
-class Centred(Cell):
+class Centred(Advantage):
     """A = r - mean(r): Dr. GRPO (2503.20783)."""
 
-    cell: ClassVar[str] = "centred"
-    formula: ClassVar[str] = "r - mean"
-    group_baseline: ClassVar[bool] = True
+    cell = "centred"
 
     def __call__(self, rewards: Array) -> Array:
         if _all_equal(rewards):
@@ -72,16 +90,14 @@ class Centred(Cell):
 
 
 @dataclass(frozen=True)
-class Standardised(Cell):
+class Standardised(Advantage):
     """A = (r - mean(r)) / sigma(r): GRPO (2402.03300).
 
     sigma is the sample deviation (divides by n - 1, as the released codes do) or the population's.
     """
 
     sigma: Literal["sample", "population"] = "sample"
-    cell: ClassVar[str] = "standardised"
-    formula: ClassVar[str] = "(r - mean) / sigma"
-    group_baseline: ClassVar[bool] = True
+    cell = "standardised"
 
     def __post_init__(self) -> None:
         if self.sigma not in ("sample", "population"):
@@ -97,12 +113,10 @@ class Standardised(Cell):
 
 
 @dataclass(frozen=True)
-class LeaveOneOut(Cell):
+class LeaveOneOut(Advantage):
     """A_i = r_i - mean of the others = n/(n-1) (r_i - mean): RLOO (2402.14740)."""
 
-    cell: ClassVar[str] = "leave-one-out"
-    formula: ClassVar[str] = "r - mean of the others"
-    group_baseline: ClassVar[bool] = True
+    cell = "leave-one-out"
 
     def __call__(self, rewards: Array) -> Array:
         if _all_equal(rewards):
@@ -112,7 +126,7 @@ class LeaveOneOut(Cell):
 
 
 @dataclass(frozen=True)
-class Softmax(Cell):
+class Softmax(Advantage):
     """A_i = n exp(r_i / beta) / sum exp(r / beta): self-normalised importance weights of pi*.
 
     The draws being pi_ref's, the weighted draws stand for pi* = pi_ref exp(r / beta) / Z; mean
@@ -123,27 +137,14 @@ class Softmax(Cell):
 
     beta: float
     over: Literal["group", "set"] = "group"
-    cell: ClassVar[str] = "softmax"
-    one_policy: ClassVar[bool] = True
-    """The draws of a prompt must all be of one distribution."""
+    cell = "softmax"
+    one_policy = True
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
             raise ValueError("beta is above 0 and finite")
         if self.over not in ("group", "set"):
             raise ValueError("over is group or set")
-
-    @property
-    def formula(self) -> str:
-        return f"n softmax(r / {self.beta:g})"
-
-    @property
-    def group_baseline(self) -> bool:
-        return self.over == "group"
-
-    @property
-    def over_set(self) -> bool:
-        return self.over == "set"
 
     def __call__(self, rewards: Array) -> Array:
         with np.errstate(over="ignore"):  # to -inf: a weight of 0
@@ -152,14 +153,11 @@ class Softmax(Cell):
 
 
 @dataclass(frozen=True)
-class Extremes(Cell):
+class Extremes(Advantage):
     """+1 for the best survivor of the group, -1 for the worst, 0 between: the sides of a pair."""
 
-    of_survivors: ClassVar[bool] = True
-    """Draws that were rejected are not compared with."""
-    cell: ClassVar[str] = "extremes"
-    formula: ClassVar[str] = "+1 best, -1 worst"
-    group_baseline: ClassVar[bool] = True
+    cell = "extremes"
+    of_survivors = True
 
     def __call__(self, rewards: Array) -> Array:
         if _all_equal(rewards):
@@ -170,7 +168,7 @@ class Extremes(Cell):
 
 
 @dataclass(frozen=True)
-class GAE(Cell):
+class GAE(Advantage):
     """Generalised advantage estimation, a number a token (1506.02438, eq. 16).
 
     delta_t = r_t + gamma V_(t+1) - V_t; A_t = delta_t + gamma lam A_(t+1); nothing is expected
@@ -182,9 +180,8 @@ class GAE(Cell):
     gamma: float = 1.0
     lam: float = 0.95
     whiten: Literal["batch", "none"] = "batch"
-    cell: ClassVar[str] = "gae"
-    formula: ClassVar[str] = "sum_k (gamma lam)^k delta_(t+k)"
-    per_token: ClassVar[bool] = True
+    cell = "gae"
+    over = "token"
 
     def __post_init__(self) -> None:
         if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
@@ -209,9 +206,6 @@ class GAE(Cell):
 
 def _all_equal(rewards: Array) -> bool:
     return bool(rewards.max() == rewards.min())
-
-
-RewardScale = Literal["0/1", "-1/+1"]
 
 
 _NOISE = 1e-4
@@ -246,20 +240,20 @@ def weigh(
 
     Statistics run over all valid draws of a group, the rejected ones included: a baseline made of
     survivors alone would be another estimator; only an advantage that says ``of_survivors`` is
-    given theirs alone. An advantage that says ``over_set`` is given the rewards of all groups at
-    once; one that says ``per_token`` those of each token of a draw, and the critic's values.
+    given theirs alone. One over a `set` is given the rewards of all groups at once, one over
+    `token` those of each token of a draw, and the critic's values.
 
     Args:
         penalty: What is taken from the rewards for leaving the reference; wants ``ref`` among the
             signals of every draw whose reward matters (`referred`).
     """
-    if getattr(advantage, "per_token", False):
+    if advantage.over == "token":
         return _weigh_tokens(groups, advantage, scale, penalty)
     rewards = [
         rescale(np.array(group.values, dtype=np.float64), scale) - _taken(group, penalty)
         for group in groups
     ]
-    if getattr(advantage, "over_set", False):
+    if advantage.over == "set":
         ends = np.cumsum([len(values) for values in rewards])[:-1]
         weights = np.split(_called(advantage, np.concatenate(rewards)), ends)
     else:
@@ -273,8 +267,7 @@ def weigh(
 
 def referred(group: Group, advantage: Advantage) -> tuple[int, ...]:
     """Numbers of the draws of a selected group whose reward decides what a survivor weighs."""
-    together = getattr(advantage, "over_set", False)
-    if together or (group.survivors and getattr(advantage, "group_baseline", False)):
+    if advantage.over == "set" or (advantage.over == "group" and group.survivors):
         return tuple(i for i, valid in enumerate(group.valid) if valid)
     return group.survivors
 
@@ -300,7 +293,7 @@ def _by_token(group: Group, number: int, penalty: InReward | None) -> Array:
 def _weigh_tokens(
     groups: Sequence[Group], advantage: Advantage, scale: RewardScale, penalty: InReward | None
 ) -> list[Group]:
-    call: Any = advantage  # of two arguments, as it is `per_token`
+    call: Any = advantage  # of two arguments, as it is over `token`
     found: dict[tuple[int, int], tuple[Array, Array]] = {}
     for place, group in enumerate(groups):
         scaled = iter(rescale(np.array(group.values, dtype=np.float64), scale).tolist())
@@ -313,7 +306,7 @@ def _weigh_tokens(
                 own = call(rewards, values if values.size else None)
                 found[place, number] = own, own + (values if values.size else 0.0)
     whitened = {key: own for key, (own, _) in found.items()}
-    if found and getattr(advantage, "whiten", "none") == "batch":
+    if found and advantage.whiten == "batch":
         every = np.concatenate([own for own, _ in found.values()])
         alike = every.max() == every.min()  # whose mean, rounded, need not be theirs
         mean, sigma = (every[0], 1.0) if alike else (every.mean(), max(every.std(), _NOISE))
@@ -341,7 +334,7 @@ def _weigh_tokens(
 
 def _of_group(advantage: Advantage, group: Group, rewards: Array) -> Array:
     """Advantages of the valid draws of a group, from their rewards."""
-    if not getattr(advantage, "of_survivors", False):
+    if not advantage.of_survivors:
         return _called(advantage, rewards)
     pairs = zip(group.verdicts, group.valid, strict=True)
     kept = np.array([verdict.kept for verdict, valid in pairs if valid], dtype=bool)

@@ -12,40 +12,28 @@ one of your own:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from winnow.algorithms.advantages import (
-    Advantage,
-    One,
-    RewardScale,
-)
-from winnow.algorithms.denominators import (
-    SurvivorMeans,
-)
+from winnow.algorithms.advantages import Advantage, One, RewardScale
+from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.kl import InLoss, InReward, NoKL
-from winnow.algorithms.losses import (
-    NLL,
-    Entropy,
-    NoCritic,
-    Value,
-)
+from winnow.algorithms.losses import NLL, Entropy, NoCritic, Value
 from winnow.algorithms.objective import Term
-from winnow.algorithms.registry import (
-    _VOCABULARIES,
-    RULES,
-)
+from winnow.algorithms.registry import ADVANTAGES, RULES, VOCABULARIES
 from winnow.algorithms.selection import Everything, Rule
-from winnow.algorithms.spec import parse, show
-from winnow.errors import UserError, nearest
+from winnow.algorithms.spec import Function, Takes, parse, show
+from winnow.errors import UserError
 
 Schedule = Literal["every-step", "once"]
 CellValue = str | int | float | list[str]
 
 
-_EVERYTHING = Everything()
-_ONE = One()
+def _rules(field: str, given: Sequence[Rule | Function]) -> tuple[Rule, ...]:
+    return tuple(RULES.adopt(field, rule) for rule in given)
+
+
 _LIKELIHOOD = (Term(NLL(), SurvivorMeans()),)
 _NO_KL = NoKL()
 _NO_CRITIC = NoCritic()
@@ -73,8 +61,8 @@ class Algorithm:
     """
 
     name: str
-    select: tuple[Rule, ...] = (_EVERYTHING,)
-    advantage: Advantage = _ONE
+    select: Takes[Sequence[Rule | Function], tuple[Rule, ...]] = Takes(_rules, (Everything(),))
+    advantage: Takes[Advantage | Function, Advantage] = Takes(ADVANTAGES.adopt, One())
     terms: tuple[Term, ...] = _LIKELIHOOD
     reward_scale: RewardScale = "0/1"
     draws: Schedule = "every-step"
@@ -118,7 +106,7 @@ class Algorithm:
             "old": penalised or any(term.loss.needs_old for term in objective),
             "ref": bool(self.refers),
             "values": isinstance(self.critic, Value),
-            "rejected": any(getattr(t.loss, "covers", "") == "counted" for t in objective),
+            "rejected": any(term.loss.covers == "counted" for term in objective),
         }
         return frozenset(name for name, needed in found.items() if needed)
 
@@ -136,16 +124,16 @@ class Algorithm:
     @property
     def needs_group(self) -> str | None:
         """The cell that means nothing with one draw a prompt, if there is one."""
-        if getattr(self.advantage, "group_baseline", False):
+        if self.advantage.over == "group":
             return f"advantage {show(self.advantage)}"
-        rules = [rule for rule in self.select if getattr(rule, "group_rule", False)]
+        rules = [rule for rule in self.select if rule.group_rule]
         return f"select {show(rules[0])}" if rules else None
 
     @property
     def needs_one_policy(self) -> str | None:
         """The cell that takes all draws of a prompt to be of one distribution, if there is one."""
         for cell in (*self.select, self.advantage):
-            if getattr(cell, "one_policy", False):
+            if cell.one_policy:
                 return show(cell)
         return None
 
@@ -186,11 +174,8 @@ class Algorithm:
                 texts = [value] if isinstance(value, str) else value
                 assert isinstance(texts, list)
                 changed[key] = tuple(parse(field, text, RULES) for text in texts)
-            elif key in _VOCABULARIES:
-                known = _VOCABULARIES[key]
-                changed[key] = parse(field, str(value), known)
-                if key in ("kl", "critic") and type(changed[key]) not in known.values():
-                    raise UserError(f"{field}: {value!r} is none; {nearest(str(value), known)}")
+            elif key in VOCABULARIES:
+                changed[key] = parse(field, str(value), VOCABULARIES[key])
             else:  # plain values, checked by the config
                 changed[key] = value
         given = {key: changed.pop(key) for key in ("loss", "denominator") if key in changed}
@@ -200,15 +185,14 @@ class Algorithm:
     def formula(self) -> str:
         """The loss, put together from the cells."""
         return " + ".join(
-            ("" if t.coefficient == 1 else f"{t.coefficient:g} ")
-            + f"{_mean(t)} [{getattr(t.loss, 'formula', show(t.loss))}]"
+            ("" if t.coefficient == 1 else f"{t.coefficient:g} ") + f"{_mean(t)} [{t.loss.formula}]"
             for t in self.objective
         )
 
 
 def _mean(term: Term) -> str:
     """A term's denominator as a formula over what the term runs over."""
-    formula = str(getattr(term.denominator, "formula", show(term.denominator)))
+    formula = term.denominator.formula
     if term.span != "token":
         formula = formula.replace(" 1/|a|", "").replace(" sum_t", "")
     return formula.replace(" 1/survivors_x sum", "") if term.span == "group" else formula

@@ -18,12 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.algorithms.losses import Covers, Span, draw_sums
+from winnow.algorithms.losses import Loss, Span, draw_sums
 from winnow.algorithms.spec import Cell
 from winnow.theory.divergence import ESTIMATORS
 
@@ -39,7 +39,7 @@ _MOST = 0.2
 class NoKL(Cell):
     """No reference model."""
 
-    cell: ClassVar[str] = "none"
+    cell = "none"
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class InReward(Cell):
     estimator: Literal["k1", "k2", "k3"] = "k1"
     target: float = 0.0
     horizon: float = 10_000.0
-    cell: ClassVar[str] = "in-reward"
-    seldom: ClassVar[frozenset[str]] = frozenset({"target", "horizon"})
+    cell = "in-reward"
+    seldom = frozenset({"target", "horizon"})
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
@@ -65,10 +65,6 @@ class InReward(Cell):
             raise ValueError("the estimator is k1, k2 or k3")
         if not 0 <= self.target < math.inf or not 0 < self.horizon < math.inf:
             raise ValueError("target (0: beta is fixed) and horizon are finite and not negative")
-
-    @property
-    def formula(self) -> str:
-        return f"r - {self.beta:g} {self.estimator}(pi, pi_ref)"
 
     def __call__(self, logp: Array, ref: Array) -> Array:
         """What is taken from the reward at each token, shape (tokens,)."""
@@ -94,7 +90,7 @@ class InLoss(Cell):
     beta: float = 0.04
     estimator: Literal["k1", "k2", "k3", "full"] = "k3"
     over: Literal["token", "sequence"] = "token"
-    cell: ClassVar[str] = "in-loss"
+    cell = "in-loss"
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
@@ -112,14 +108,13 @@ class InLoss(Cell):
 
 
 @dataclass(frozen=True)
-class KL:
+class KL(Loss):
     """An estimate of KL to the reference as a loss: see `InLoss`."""
 
     estimator: Literal["k1", "k2", "k3", "full"]
     over: Literal["token", "sequence"]
-    needs_old: ClassVar[bool] = False
-    tempered: ClassVar[bool] = True
-    covers: ClassVar[Covers] = "counted"
+    tempered = True
+    covers = "counted"
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -10,16 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from winnow.algorithms.spec import Cell
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,14 +23,14 @@ Covers = Literal["weighted", "survivors", "counted"]
 denominator counts."""
 
 
-class Loss(Protocol):
-    """A loss of the table.
+class Loss(Cell):
+    """A loss of the table; a function of one's own is one with these defaults.
 
-    It says what it is given in ``reads``, in that order (default: ``logp, old, weight``), each of
-    shape (tokens,) unless said otherwise; nothing else is computed for it:
+    It is given what it ``reads``, in that order, each of shape (tokens,) unless said otherwise;
+    nothing else is computed for it:
 
         logp      log pi_theta of each token, nats; at the sampling temperature if the loss is
-                  ``tempered`` (default: if ``needs_old``), else at temperature 1
+                  ``tempered``, else at temperature 1
         old       log pi_old of the same tokens, at the sampling temperature
         weight    what the token weighs, mostly the same for all tokens of a draw
         ref       log pi_ref, at the temperature of ``logp``
@@ -47,37 +40,55 @@ class Loss(Protocol):
                   draws were made; ``returns``: what it should
         draw      number of the token's draw
         group     number of a draw's group, shape (draws,)
-
-    ``span`` says whether it gives a number a token (default), a draw or a group; ``covers`` which
-    draws it runs over (default: those with a weight). ``measure``, if there is one, takes the same
-    and names what should be shown.
     """
+
+    covers: ClassVar[Covers] = "weighted"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("logp", "old", "weight")
+
+    @property
+    def span(self) -> Span:
+        """Whether it gives a number a token, a draw or a group."""
+        return "token"
 
     @property
     def needs_old(self) -> bool:
-        """Whether it reads the log-probs of the policy that drew (true probabilities)."""
-        ...
+        """Whether it uses the log-probs of the policy that drew (true probabilities)."""
+        return "old" in self.reads
 
     @property
-    def __call__(self) -> Callable[..., Tensor]:
+    def tempered(self) -> bool:
+        return self.needs_old
+
+    def __call__(self, *given: Any, **named: Any) -> Tensor:
         """The loss of each token, draw or group."""
-        ...
+        raise NotImplementedError
+
+    def measure(self, *given: Any, **named: Any) -> Mapping[str, Tensor]:
+        """What should be shown, of the same spans, by name."""
+        return {}
+
+    def clips(self, *given: Any, **named: Any) -> Tensor | None:
+        """Tokens whose gradient a clip has set to zero, shape (tokens,), bool; or no clip."""
+        return None
 
 
 @dataclass(frozen=True)
-class NLL(Cell):
+class NLL(Loss):
     """-A log pi: negative log-likelihood; maximum likelihood of the survivors where A = 1."""
 
-    cell: ClassVar[str] = "nll"
-    needs_old: ClassVar[bool] = False
-    formula: ClassVar[str] = "-A log pi"
+    cell = "nll"
+    needs_old = False
+    formula = "-A log pi"
 
     def __call__(self, logp: Tensor, old: Tensor, weight: Tensor) -> Tensor:
         return -weight * logp
 
 
 @dataclass(frozen=True)
-class Clipped(Cell):
+class Clipped(Loss):
     """-min(s A, clip(s, 1 - low, 1 + high) A), s = pi/pi_old of the token: PPO (1707.06347, eq. 7).
 
     Separate bounds are DAPO's clip-higher (2503.14476); 0.2 and 0.28 are those of 2504.11343.
@@ -86,8 +97,7 @@ class Clipped(Cell):
 
     low: float = 0.2
     high: float = 0.28
-    cell: ClassVar[str] = "clipped"
-    needs_old: ClassVar[bool] = True
+    cell = "clipped"
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= 1 or self.high < 0:
@@ -110,19 +120,18 @@ class Clipped(Cell):
 
 
 @dataclass(frozen=True)
-class Importance(Cell):
+class Importance(Loss):
     """-s A: importance weighting without a clip."""
 
-    cell: ClassVar[str] = "importance"
-    needs_old: ClassVar[bool] = True
-    formula: ClassVar[str] = "-s A"
+    cell = "importance"
+    formula = "-s A"
 
     def __call__(self, logp: Tensor, old: Tensor, weight: Tensor) -> Tensor:
         return -(logp - old).exp() * weight
 
 
 @dataclass(frozen=True)
-class Truncated(Cell):
+class Truncated(Loss):
     """-min(s, cap) A log pi, the weight held constant: truncated importance sampling.
 
     Every token keeps a gradient, of bounded weight: no draw is thrown away for being stale. The
@@ -131,8 +140,7 @@ class Truncated(Cell):
     """
 
     cap: float = 2.0
-    cell: ClassVar[str] = "truncated"
-    needs_old: ClassVar[bool] = True
+    cell = "truncated"
 
     def __post_init__(self) -> None:
         if not self.cap > 0:
@@ -148,7 +156,7 @@ class Truncated(Cell):
 
 
 @dataclass(frozen=True)
-class SequenceClipped(Cell):
+class SequenceClipped(Loss):
     """Of a whole draw, -min(s A, clip(s, 1 - low, 1 + high) A): GSPO (2507.18071, eq. 5 to 7).
 
     s = (pi(y)/pi_old(y))^(1/|y|), the geometric mean of its tokens' ratios: all tokens of a draw
@@ -157,10 +165,9 @@ class SequenceClipped(Cell):
 
     low: float = 3e-4
     high: float = 4e-4
-    cell: ClassVar[str] = "sequence-clipped"
-    needs_old: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = ("logp", "old", "weight", "draw")
-    span: ClassVar[Span] = "draw"
+    cell = "sequence-clipped"
+    reads = ("logp", "old", "weight", "draw")
+    span = "draw"
 
     def __post_init__(self) -> None:
         Clipped(self.low, self.high)  # the same bounds
@@ -182,7 +189,7 @@ class SequenceClipped(Cell):
 
 
 @dataclass(frozen=True)
-class SequenceImportance(Cell):
+class SequenceImportance(Loss):
     """Of a whole draw, -min(S, cap) A log pi(y), the weight held constant; S = pi(y)/pi_old(y).
 
     Without a cap its gradient is, in expectation over draws of any pi_old that covers pi, that of
@@ -190,10 +197,9 @@ class SequenceImportance(Cell):
     """
 
     cap: float = math.inf
-    cell: ClassVar[str] = "sequence-importance"
-    needs_old: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = ("logp", "old", "weight", "draw")
-    span: ClassVar[Span] = "draw"
+    cell = "sequence-importance"
+    reads = ("logp", "old", "weight", "draw")
+    span = "draw"
 
     def __post_init__(self) -> None:
         Truncated(self.cap)  # the same bounds
@@ -209,7 +215,7 @@ class SequenceImportance(Cell):
 
 
 @dataclass(frozen=True)
-class DPO(Cell):
+class DPO(Loss):
     """Of a group, -log sigmoid(beta [log(pi/pi_ref)(better) - log(pi/pi_ref)(worse)]).
 
     Direct preference optimisation (2305.18290, eq. 7). The better answer is the one whose weight
@@ -217,10 +223,9 @@ class DPO(Cell):
     """
 
     beta: float = 0.1
-    cell: ClassVar[str] = "dpo"
-    needs_old: ClassVar[bool] = False
-    reads: ClassVar[tuple[str, ...]] = ("logp", "ref", "weight", "draw", "group")
-    span: ClassVar[Span] = "group"
+    cell = "dpo"
+    reads = ("logp", "ref", "weight", "draw", "group")
+    span = "group"
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
@@ -261,18 +266,17 @@ def draw_means(values: Tensor, draw: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Entropy:
+class Entropy(Loss):
     """Minus the entropy of the next-token distribution: a bonus for staying undecided.
 
     Over the draws that the row's denominator counts. Its gradient leaves out the effect on later
     tokens.
     """
 
-    needs_old: ClassVar[bool] = False
-    tempered: ClassVar[bool] = True
-    covers: ClassVar[Covers] = "counted"
-    reads: ClassVar[tuple[str, ...]] = ("entropy",)
-    formula: ClassVar[str] = "-H(pi)"
+    tempered = True
+    covers = "counted"
+    reads = ("entropy",)
+    formula = "-H(pi)"
 
     def __call__(self, entropy: Tensor) -> Tensor:
         return -entropy
@@ -285,11 +289,11 @@ class Entropy:
 class NoCritic(Cell):
     """No critic."""
 
-    cell: ClassVar[str] = "none"
+    cell = "none"
 
 
 @dataclass(frozen=True)
-class Value(Cell):
+class Value(Loss):
     """coefficient x 1/2 max((V - R)^2, (clip(V, V_old +- clip) - R)^2): PPO's critic (1707.06347).
 
     V_old is what the critic expected when the draws were made, R = A + V_old. An infinite `clip`
@@ -298,11 +302,10 @@ class Value(Cell):
 
     clip: float = 0.2
     coefficient: float = 0.5
-    cell: ClassVar[str] = "value"
-    needs_old: ClassVar[bool] = False
-    covers: ClassVar[Covers] = "survivors"
-    reads: ClassVar[tuple[str, ...]] = ("value", "old_value", "returns")
-    formula: ClassVar[str] = "1/2 (V - R)^2, V clipped about V_old"
+    cell = "value"
+    covers = "survivors"
+    reads = ("value", "old_value", "returns")
+    formula = "1/2 (V - R)^2, V clipped about V_old"
 
     def __post_init__(self) -> None:
         if not self.clip > 0 or not 0 < self.coefficient < math.inf:

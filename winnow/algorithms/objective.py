@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from winnow.algorithms.denominators import Denominator, Totals
-from winnow.algorithms.losses import Covers, Loss, Span
+from winnow.algorithms.losses import Loss, Span
+from winnow.algorithms.registry import DENOMINATORS, LOSSES
+from winnow.algorithms.spec import Function, Takes
 from winnow.types import Group
 
 
@@ -14,23 +16,22 @@ from winnow.types import Group
 class Term:
     """One summand of the objective: coefficient x denominator-mean of a loss over its span."""
 
-    loss: Loss
-    denominator: Denominator
+    loss: Takes[Loss | Function, Loss] = Takes(LOSSES.adopt)
+    denominator: Takes[Denominator | Function, Denominator] = Takes(DENOMINATORS.adopt)
     coefficient: float = 1.0
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return tuple(getattr(self.loss, "reads", ("logp", "old", "weight")))
+        return self.loss.reads
 
     @property
     def span(self) -> Span:
-        span: Span = getattr(self.loss, "span", "token")
-        return span
+        return self.loss.span
 
     @property
     def tempered(self) -> bool:
         """Whether its log-probs are those at the sampling temperature."""
-        return bool(getattr(self.loss, "tempered", self.loss.needs_old))
+        return self.loss.tempered
 
     @property
     def refers(self) -> bool:
@@ -39,11 +40,10 @@ class Term:
 
     def covers(self, group: Group) -> tuple[int, ...]:
         """Numbers of the draws of a group that it runs over."""
-        covers: Covers = getattr(self.loss, "covers", "weighted")
         draws = range(len(group.draws))
-        if covers == "weighted":
+        if self.loss.covers == "weighted":
             return tuple(i for i in draws if group.weighs(i))
-        if covers == "counted" and getattr(self.denominator, "counts", "survivors") == "draws":
+        if self.loss.covers == "counted" and self.denominator.counts == "draws":
             return tuple(i for i in draws if group.valid[i])
         return group.survivors
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from winnow.algorithms.advantages import (
     GAE,
+    Advantage,
     Centred,
     Extremes,
     LeaveOneOut,
@@ -17,6 +18,7 @@ from winnow.algorithms.advantages import (
 )
 from winnow.algorithms.denominators import (
     Constant,
+    Denominator,
     DrawMeans,
     GroupMeans,
     PromptMeans,
@@ -31,6 +33,7 @@ from winnow.algorithms.losses import (
     NLL,
     Clipped,
     Importance,
+    Loss,
     NoCritic,
     SequenceClipped,
     SequenceImportance,
@@ -52,10 +55,11 @@ from winnow.algorithms.selection import (
     Everything,
     Length,
     Mixed,
+    Rule,
 )
-from winnow.algorithms.spec import by_name
+from winnow.algorithms.spec import Cell, Vocabulary
 
-RULES = by_name(
+RULES = Vocabulary(
     [
         Everything,
         AsRecorded,
@@ -72,17 +76,16 @@ RULES = by_name(
         Band,
         Gibbs,
         RSO,
-    ]
+    ],
+    Rule,
 )
-
-
-ADVANTAGES = by_name([One, Reward, Centred, Standardised, LeaveOneOut, Softmax, Extremes, GAE])
-
-
-LOSSES = by_name([NLL, Clipped, Importance, Truncated, SequenceClipped, SequenceImportance, DPO])
-
-
-DENOMINATORS = by_name(
+ADVANTAGES = Vocabulary(
+    [One, Reward, Centred, Standardised, LeaveOneOut, Softmax, Extremes, GAE], Advantage
+)
+LOSSES = Vocabulary(
+    [NLL, Clipped, Importance, Truncated, SequenceClipped, SequenceImportance, DPO], Loss
+)
+DENOMINATORS = Vocabulary(
     [
         DrawMeans,
         SurvivorMeans,
@@ -92,17 +95,13 @@ DENOMINATORS = by_name(
         Tokens,
         SurvivorTokens,
         Constant,
-    ]
+    ],
+    Denominator,
 )
+PENALTIES: Vocabulary[Cell] = Vocabulary([NoKL, InReward, InLoss])
+CRITICS: Vocabulary[Cell] = Vocabulary([NoCritic, Value])
 
-
-PENALTIES = by_name([NoKL, InReward, InLoss])
-
-
-CRITICS = by_name([NoCritic, Value])
-
-
-_VOCABULARIES: Mapping[str, Any] = {
+VOCABULARIES: Mapping[str, Vocabulary[Any]] = {
     "advantage": ADVANTAGES,
     "loss": LOSSES,
     "denominator": DENOMINATORS,

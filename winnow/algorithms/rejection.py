@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
+from numpy.random import Generator
 
 from winnow.algorithms.dedup import first_of_each
-from winnow.algorithms.spec import Cell
+from winnow.algorithms.selection import Reasons, Rule, ScoreRule
 from winnow.errors import UserError
 from winnow.theory.rejection import accept, rso
 from winnow.types import Group
 
 
 @dataclass(frozen=True)
-class Gibbs(Cell):
+class Gibbs(ScoreRule):
     """Exact rejection sampling from pi* = pi_ref exp(r / beta) / Z, the draws being pi_ref's.
 
     A draw is accepted when u < exp((r - r_max) / beta), u uniform (von Neumann 1951). That is exact
@@ -27,11 +27,8 @@ class Gibbs(Cell):
 
     beta: float
     r_max: float | str = "sample"
-    cell: ClassVar[str] = "gibbs"
-    group_rule: ClassVar[bool] = False
-    one_policy: ClassVar[bool] = True
-    """The draws of a prompt must all be of one distribution."""
-    reads: ClassVar[frozenset[str]] = frozenset()
+    cell = "gibbs"
+    one_policy = True
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
@@ -41,9 +38,7 @@ class Gibbs(Cell):
         ):
             raise ValueError("r_max is a number that no reward exceeds, or sample")
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         """As all rules.
 
         Raises:
@@ -51,7 +46,7 @@ class Gibbs(Cell):
         """
         rewards = np.array([0.0 if s.value is None else s.value for s in group.scores])
         living = np.flatnonzero(alive)
-        reasons: list[str | None] = [None] * len(alive)
+        reasons: Reasons = [None] * len(alive)
         if not living.size:
             return reasons
         largest = float(rewards[living].max())
@@ -68,7 +63,7 @@ class Gibbs(Cell):
 
 
 @dataclass(frozen=True)
-class RSO(Cell):
+class RSO(Rule):
     """k draws of each prompt by statistical rejection sampling as published (2309.06657, alg. 1).
 
     In sweeps over the candidates that are left, each is taken when u < exp((r - r_max) / beta),
@@ -77,10 +72,9 @@ class RSO(Cell):
 
     beta: float
     k: int = 8
-    cell: ClassVar[str] = "rso"
-    group_rule: ClassVar[bool] = False
-    one_policy: ClassVar[bool] = True
-    reads: ClassVar[frozenset[str]] = frozenset({"text"})
+    cell = "rso"
+    one_policy = True
+    reads = frozenset({"text"})
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
@@ -88,9 +82,7 @@ class RSO(Cell):
         if self.k < 1:
             raise ValueError("k is at least 1")
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         reasons = first_of_each(group, alive, str, "text")
         left = [i for i, lives in enumerate(alive) if lives and reasons[i] is None]
         values = [group.scores[i].value or 0.0 for i in left]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
+from numpy.random import Generator
 
 from winnow.algorithms.dedup import first_of_each, folded, reasoning_path
 from winnow.algorithms.spec import Cell, show
@@ -20,30 +21,39 @@ from winnow.types import Group, Verdict
 KEPT = "kept"
 
 
-class Rule(Protocol):
-    """A selection rule of the table.
+Reasons = list[str | None]
+"""For each draw of a group the reason to reject it, ``None`` to let it pass."""
 
-    A rule that reads texts or counts tokens says so in ``reads``; a file of draws is then read for
-    no more than it must be. One that says nothing is given everything. A rule that chooses without
-    a look at any draw's text, length or score says that it is ``blind``: what it leaves is still a
-    sample of the same distribution.
-    """
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
-        """For each draw of the group the reason to reject it, ``None`` to let it pass.
+class Rule(Cell):
+    """A selection rule of the table; a function of one's own is one with these defaults."""
 
-        What is said of a draw that is no longer alive is not read.
-        """
-        ...
+    reads: ClassVar[frozenset[str]] = frozenset({"text", "tokens"})
+    """Which of `text` and `tokens` (their number) it looks at: a file is read for no more."""
+    group_rule: ClassVar[bool] = False
+    """Whether it means nothing with one draw a prompt."""
+    blind: ClassVar[bool] = False
+    """Whether it chooses without a look at any draw's text, length or score: what it leaves is
+    still a sample of the same distribution."""
+    pairs: ClassVar[bool] = False
+    """Whether what it leaves of a group is one to learn and one to shun."""
+
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
+        """Why each draw must go. What is said of one that is no longer alive is not read."""
+        raise NotImplementedError
+
+
+class ScoreRule(Rule):
+    """A rule that looks at no more of a draw than its score and what was said of it before."""
+
+    reads = frozenset()
 
 
 Fate = tuple[int, str] | None
 """Why a draw was rejected: the number of the rule (-1: it had no verdict) and what it said."""
 
 
-def sieve(group: Group, rules: Sequence[Rule], rng: np.random.Generator) -> list[Fate]:
+def sieve(group: Group, rules: Sequence[Rule], rng: Generator) -> list[Fate]:
     """For each draw of a scored group the first rule that rejected it, ``None`` if none did.
 
     A draw without a number from its verifier never survives, whatever the rules.
@@ -65,7 +75,7 @@ def sieve(group: Group, rules: Sequence[Rule], rng: np.random.Generator) -> list
     return fates
 
 
-def select(group: Group, rules: Sequence[Rule], rng: np.random.Generator) -> Group:
+def select(group: Group, rules: Sequence[Rule], rng: Generator) -> Group:
     """The group with a verdict for each draw."""
     fates = sieve(group, rules, rng)
     return group.with_(
@@ -75,74 +85,57 @@ def select(group: Group, rules: Sequence[Rule], rng: np.random.Generator) -> Gro
 
 def columns_read(rules: Sequence[Rule]) -> frozenset[str]:
     """Which of `text` and `tokens` (their number) the rules look at."""
-    every = frozenset({"text", "tokens"})
-    return frozenset().union(*(getattr(rule, "reads", every) for rule in rules))
+    return frozenset().union(*(rule.reads for rule in rules))
 
 
 @dataclass(frozen=True)
-class Everything(Cell):
+class Everything(ScoreRule):
     """Every draw survives."""
 
-    cell: ClassVar[str] = "everything"
-    group_rule: ClassVar[bool] = False
-    blind: ClassVar[bool] = True
-    reads: ClassVar[frozenset[str]] = frozenset()
+    cell = "everything"
+    blind = True
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return [None] * len(alive)
 
 
 @dataclass(frozen=True)
-class AsRecorded(Cell):
+class AsRecorded(ScoreRule):
     """Draws survive that did when the file they are read from was made."""
 
-    cell: ClassVar[str] = "as-recorded"
-    group_rule: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]] = frozenset()
+    cell = "as-recorded"
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         if not group.verdicts:
             return [None] * len(alive)
         return [None if verdict.kept else verdict.reason for verdict in group.verdicts]
 
 
 @dataclass(frozen=True)
-class Correct(Cell):
+class Correct(ScoreRule):
     """Right answers survive: score >= ``right_at``. RFT; RAFT as run in 2504.11343."""
 
-    cell: ClassVar[str] = "correct"
-    group_rule: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]] = frozenset()
+    cell = "correct"
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return [None if right else "wrong" for right in group.right]
 
 
 @dataclass(frozen=True)
-class Best(Cell):
+class Best(ScoreRule):
     """The k best of the draws still alive survive, ties broken at random: RAFT (2304.06767), k = 1.
 
     The best of a hopeless group survives too; put ``correct`` before it where that is not wanted.
     """
 
     k: int = 1
-    cell: ClassVar[str] = "best"
-    group_rule: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]] = frozenset()
+    cell = "best"
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError("k is at least 1")
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         values = np.array([-np.inf if s.value is None else s.value for s in group.scores])
         values[~np.array(alive, dtype=bool)] = -np.inf
         order = np.lexsort((rng.random(len(values)), -values))  # by value, then by lot
@@ -151,48 +144,39 @@ class Best(Cell):
 
 
 @dataclass(frozen=True)
-class Distinct(Cell):
+class Distinct(Rule):
     """One survivor for each distinct reasoning path: RFT (2308.01825). The first drawn is kept."""
 
-    cell: ClassVar[str] = "distinct"
-    group_rule: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]] = frozenset({"text"})
+    cell = "distinct"
+    reads = frozenset({"text"})
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return first_of_each(group, alive, reasoning_path, "path")
 
 
 @dataclass(frozen=True)
-class DistinctText(Cell):
+class DistinctText(Rule):
     """One survivor for each distinct text, case and white space aside. The first drawn is kept."""
 
-    cell: ClassVar[str] = "distinct-text"
-    group_rule: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]] = frozenset({"text"})
+    cell = "distinct-text"
+    reads = frozenset({"text"})
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return first_of_each(group, alive, folded, "text")
 
 
 @dataclass(frozen=True)
-class BestWorst(Cell):
+class BestWorst(ScoreRule):
     """The best and the worst of the draws still alive survive, ties broken at random: a pair.
 
     A group whose scores are all equal has no pair.
     """
 
-    cell: ClassVar[str] = "best-worst"
-    group_rule: ClassVar[bool] = True
-    pairs: ClassVar[bool] = True
-    reads: ClassVar[frozenset[str]] = frozenset()
+    cell = "best-worst"
+    group_rule = True
+    pairs = True
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         values = np.array([np.nan if s.value is None else s.value for s in group.scores])
         values[~np.array(alive, dtype=bool)] = np.nan
         lots = rng.random(len(values))
@@ -205,72 +189,57 @@ class BestWorst(Cell):
         ]
 
 
-def _whole_group(group: Group, kind: str, reason: str) -> list[str | None]:
+def _whole_group(group: Group, kind: str, reason: str) -> Reasons:
     return [reason if group.kind == kind else None] * len(group.draws)
 
 
 @dataclass(frozen=True)
-class DropAllWrong(Cell):
+class DropAllWrong(ScoreRule):
     """Groups without a right answer are dropped."""
 
-    cell: ClassVar[str] = "drop-all-wrong"
-    group_rule: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]] = frozenset()
+    cell = "drop-all-wrong"
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return _whole_group(group, "all-wrong", "all wrong")
 
 
 @dataclass(frozen=True)
-class DropAllRight(Cell):
+class DropAllRight(ScoreRule):
     """Groups without a wrong answer are dropped."""
 
-    cell: ClassVar[str] = "drop-all-right"
-    group_rule: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]] = frozenset()
+    cell = "drop-all-right"
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return _whole_group(group, "all-right", "all right")
 
 
 @dataclass(frozen=True)
-class Mixed(Cell):
+class Mixed(ScoreRule):
     """Only groups with right and wrong answers survive: Reinforce-Rej (2504.11343)."""
 
-    cell: ClassVar[str] = "mixed"
-    group_rule: ClassVar[bool] = True
-    """With one draw a prompt no group is ever mixed."""
-    reads: ClassVar[frozenset[str]] = frozenset()
+    cell = "mixed"
+    group_rule = True
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         wrong = _whole_group(group, "all-wrong", "all wrong")
         right = _whole_group(group, "all-right", "all right")
         return [a or b for a, b in zip(wrong, right, strict=True)]
 
 
 @dataclass(frozen=True)
-class Length(Cell):
+class Length(Rule):
     """Answers of at least `low` and at most `high` tokens, the end-of-sequence token included."""
 
     low: int = 1
     high: int = 2**31
-    cell: ClassVar[str] = "length"
-    group_rule: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    cell = "length"
+    reads = frozenset({"tokens"})
 
     def __post_init__(self) -> None:
         if not 1 <= self.low <= self.high:
             raise ValueError("1 <= low <= high")
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return [
             "too short" if d.length < self.low else "too long" if d.length > self.high else None
             for d in group.draws
@@ -278,7 +247,7 @@ class Length(Cell):
 
 
 @dataclass(frozen=True)
-class Band(Cell):
+class Band(ScoreRule):
     """Prompts whose success rate, over all their valid draws, is from `low` to `high`.
 
     The rate is estimated from the draws that are then kept or not: with few draws a prompt, a
@@ -287,17 +256,13 @@ class Band(Cell):
 
     low: float = 0.0
     high: float = 1.0
-    cell: ClassVar[str] = "band"
-    group_rule: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]] = frozenset()
+    cell = "band"
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError("0 <= low <= high <= 1")
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         valid = sum(group.valid)
         rate = sum(group.right) / valid if valid else 0.0
         reason = "too hard" if rate < self.low else "too easy" if rate > self.high else None
@@ -305,22 +270,18 @@ class Band(Cell):
 
 
 @dataclass(frozen=True)
-class AtMost(Cell):
+class AtMost(ScoreRule):
     """No more than m survivors of a prompt, chosen by lot: easy prompts do not fill the set."""
 
     m: int
-    cell: ClassVar[str] = "at-most"
-    group_rule: ClassVar[bool] = False
-    blind: ClassVar[bool] = True
-    reads: ClassVar[frozenset[str]] = frozenset()
+    cell = "at-most"
+    blind = True
 
     def __post_init__(self) -> None:
         if self.m < 1:
             raise ValueError("m is at least 1")
 
-    def __call__(
-        self, group: Group, alive: Sequence[bool], rng: np.random.Generator
-    ) -> list[str | None]:
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         lot = np.where(alive, rng.random(len(alive)), np.inf)
         chosen = set(np.argsort(lot)[: self.m].tolist())
         return [None if i in chosen else f"more than {self.m}" for i in range(len(alive))]

@@ -2,7 +2,8 @@
 
 Every cell of the table of algorithms is a small frozen dataclass that can be called. Its text form
 is what a recipe says, what `winnow algorithms` prints and what a run folder records; `parse` and
-`show` are each other's inverse.
+`show` are each other's inverse. A kind of cell is a base class that declares what its cells may say
+of themselves; a function of one's own is wrapped once, where it comes in, and says the defaults.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
-from typing import Any, ClassVar, get_type_hints
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Any, ClassVar, Generic, TypeVar, cast, get_type_hints
 
 from winnow.errors import UserError, nearest
 
@@ -23,13 +24,25 @@ _FUNCTION = re.compile(r"^[\w.]+:[\w.<>]+$")
 
 
 class Cell:
-    """Base of all cells. Subclasses are frozen dataclasses; `cell` is their name in a recipe."""
+    """Base of all cells, frozen dataclasses; `cell` is their name in a recipe.
+
+    What a class says without an annotation is no argument of its cells, whatever they are made of.
+    """
 
     cell: ClassVar[str]
     seldom: ClassVar[frozenset[str]] = frozenset()
     """Arguments that are shown only where they are not as they mostly are."""
+    one_policy: ClassVar[bool] = False
+    """Whether the draws of a prompt must all be of one distribution."""
+
+    @property
+    def formula(self) -> str:
+        """What it stands for in the formula of its row."""
+        return str(self)
 
     def __str__(self) -> str:
+        if "cell" not in vars(type(self)):  # one's own: no recipe has another name for it
+            return show(type(self))
         every: Sequence[Field[Any]] = fields(self)  # type: ignore[arg-type]
         usual = [f for f in every if f.name in self.seldom and getattr(self, f.name) == f.default]
         own = [f for f in every if f not in usual]
@@ -40,12 +53,80 @@ class Cell:
         return f"{self.cell}({', '.join(f'{f.name}={_plain(getattr(self, f.name))}' for f in own)})"
 
 
-def by_name(classes: Iterable[type[Cell]]) -> Mapping[str, type[Cell]]:
-    """The vocabulary of one kind of cell."""
-    return {cls.cell: cls for cls in classes}
+Function = Callable[..., Any]
 
 
-def parse(field: str, text: str, vocabulary: Mapping[str, type[Cell]]) -> Any:
+@dataclass(frozen=True)
+class Own(Cell):
+    """A function of one's own, which says what its kind of cell says by default."""
+
+    function: Function
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self.function(*given, **named)
+
+    def __str__(self) -> str:
+        return show(self.function)
+
+
+C = TypeVar("C", bound=Cell)
+Given = TypeVar("Given")
+Held = TypeVar("Held")
+
+
+class Vocabulary(dict[str, type[C]], Generic[C]):
+    """The cells of one kind by name; with a base, there may be others of one's own under it."""
+
+    def __init__(self, cells: Iterable[type[C]], base: type[C] | None = None) -> None:
+        super().__init__((cls.cell, cls) for cls in cells)
+        self._base = base
+        self._own: Any = base and type(f"Own{base.__name__}", (Own, base), {})
+
+    def adopt(self, field: str, given: C | Function, text: str = "") -> C:
+        """The cell that is given; a function of one's own is wrapped as one.
+
+        Raises:
+            UserError: neither; one that says what only a class under the base can.
+        """
+        cell: Any = given
+        text = text or (show(cell) if callable(cell) else str(cell))
+        if isinstance(cell, type) or (self._base and not callable(cell)):
+            raise UserError(f"{field}: {text!r} is no function: it is a {type(cell).__name__}")
+        if not isinstance(cell, self._base or tuple(self.values())):
+            if self._base is None or isinstance(cell, Cell):
+                raise UserError(f"{field}: {text!r} is none; {nearest(text, self)}")
+            for name in dir(self._base):
+                if not name.startswith("_") and hasattr(cell, name):  # or it would not be heard
+                    base = f"{self._base.__module__}.{self._base.__name__}"
+                    raise UserError(
+                        f"{field}: {text!r} says {name!r}, and only a class under {base} can; "
+                        "make it one"
+                    )
+            cell = self._own(cell)
+        return cast(C, cell)
+
+
+class Takes(Generic[Given, Held]):
+    """A field of an algorithm that makes cells of what it is given."""
+
+    def __init__(self, make: Callable[[str, Given], Held], default: Held | None = None) -> None:
+        self._make, self._default = make, default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, holder: object | None, owner: type) -> Held:
+        if holder is not None:
+            return cast(Held, vars(holder)[self._name])
+        if self._default is None:
+            raise AttributeError(self._name)  # a dataclass then takes it that there is no default
+        return self._default
+
+    def __set__(self, holder: object, given: Given) -> None:
+        vars(holder)[self._name] = self._make(f"algorithm.{self._name}", given)
+
+
+def parse(field: str, text: str, vocabulary: Vocabulary[C]) -> C:
     """The cell that `text` names.
 
     Args:
@@ -56,7 +137,7 @@ def parse(field: str, text: str, vocabulary: Mapping[str, type[Cell]]) -> Any:
         UserError: unknown name, unknown or missing argument, a value that the cell refuses.
     """
     if _FUNCTION.match(text.strip()):
-        return _imported(field, text.strip())
+        return vocabulary.adopt(field, _imported(field, text.strip()), text.strip())
     match = _CELL.match(text)
     name = match.group(1) if match else text
     if not match or name not in vocabulary:
@@ -139,13 +220,10 @@ def _imported(field: str, path: str) -> Any:
         found: Any = import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-        made = found() if isinstance(found, type) else found
+        return found() if isinstance(found, type) else found
     except _IMPORT_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{field}: cannot import {path!r}: {reason}") from error
-    if not callable(made):
-        raise UserError(f"{field}: {path!r} is no function: it is a {type(made).__name__}")
-    return made
 
 
 _IMPORT_ERRORS = (ImportError, AttributeError, NameError, SyntaxError, TypeError, ValueError)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.objective import Term
+from winnow.algorithms.spec import Own
 from winnow.config.messages import one_line
 from winnow.config.schema import SHORT, Config, from_dict
 from winnow.config.schema.algorithm import OWN, AlgorithmConfig
@@ -173,28 +174,15 @@ def cells_of(algorithm: Algorithm) -> dict[str, Any]:
 
 def _alike(one: Algorithm, other: Algorithm) -> bool:
     """Whether two algorithms do the same, their names and papers aside."""
-    return all(
-        _same(getattr(one, field), getattr(other, field))
-        for field in (
-            "select",
-            "advantage",
-            "terms",
-            "reward_scale",
-            "draws",
-            "epochs",
-            "kl",
-            "entropy",
-            "critic",
-            "refill",
-        )
-    )
+    cells = [f.name for f in fields(Algorithm) if f.name not in ("name", "paper", "note")]
+    return all(_same(getattr(one, cell), getattr(other, cell)) for cell in cells)
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal; or objects of one class that hold nothing; or tuples and terms of such."""
+    """Equal; or objects of one class that hold nothing; or tuples, terms, wrappers of such."""
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, Term) and isinstance(other, Term):
-        return all(_same(getattr(one, f.name), getattr(other, f.name)) for f in fields(Term))
+    if isinstance(one, Term | Own) and type(one) is type(other):
+        return all(_same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
     stateless = type(one) is type(other) and not getattr(one, "__dict__", True)
     return bool(one == other) or (stateless and not hasattr(one, "__qualname__"))

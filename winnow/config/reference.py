@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from winnow.algorithms.spec import Cell, by_name, parse
+from winnow.algorithms.spec import Cell, Vocabulary, parse
 
 
 @dataclass(frozen=True)
@@ -13,7 +12,7 @@ class Average(Cell):
     """A reference that follows: average <- decay average + (1 - decay) policy, each update."""
 
     decay: float = 0.99
-    cell: ClassVar[str] = "average"
+    cell = "average"
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
@@ -28,8 +27,7 @@ def average_decay(reference: str) -> float | None:
     """
     if not reference.lstrip().startswith("average("):
         return None
-    cell: Average = parse("reference", reference, by_name([Average]))
-    return cell.decay
+    return parse("reference", reference, Vocabulary([Average])).decay
 
 
 def names_model(reference: str) -> bool:

@@ -38,11 +38,6 @@ def refuse(complaints: Iterator[str]) -> None:
 
 def _cells(config: Config, algorithm: Algorithm) -> Iterator[str]:
     for term in algorithm.objective:
-        if not hasattr(term.loss, "needs_old"):
-            yield (
-                f"algorithm.loss: {show(term.loss)} must say needs_old = True or False: whether "
-                "it reads the log-probs of the policy that drew"
-            )
         narrow = (
             isinstance(term.loss, SequenceClipped) and max(term.loss.low, term.loss.high) < 0.01
         )
@@ -51,15 +46,14 @@ def _cells(config: Config, algorithm: Algorithm) -> Iterator[str]:
                 f"algorithm.loss: {show(term.loss)} clips at less than log-probs in bfloat16 are "
                 "good to, so that rounding would be clipped; set dtype = 'float32', or widen it"
             )
-        by_token = getattr(algorithm.advantage, "per_token", False)
-        if isinstance(term.loss, Value) and not by_token:
+        if isinstance(term.loss, Value) and algorithm.advantage.over != "token":
             yield (
                 f"algorithm.critic: it learns the returns of an advantage by token, and "
                 f"{show(algorithm.advantage)} is none; set algorithm.advantage = 'gae', or "
                 "algorithm.critic = 'none'"
             )
-        pairs = getattr(algorithm.select[-1], "pairs", False)
-        if isinstance(term.loss, DPO) and not (pairs and isinstance(algorithm.advantage, Extremes)):
+        pairs = algorithm.select[-1].pairs and isinstance(algorithm.advantage, Extremes)
+        if isinstance(term.loss, DPO) and not pairs:
             yield (
                 "algorithm.loss: dpo compares the best draw of a prompt with the worst; set "
                 "algorithm.select = ['best-worst'] (the last rule, if there are more) and "
@@ -74,7 +68,7 @@ def _cells(config: Config, algorithm: Algorithm) -> Iterator[str]:
 def _taxed(algorithm: Algorithm) -> Iterator[str]:
     """Advantages that a KL in the reward does not reach, or is all that is left of."""
     taxed, advantage = f"algorithm.kl: {show(algorithm.kl)}", show(algorithm.advantage)
-    if not getattr(algorithm.advantage, "of_rewards", True):
+    if not algorithm.advantage.of_rewards:
         yield f"{taxed} changes rewards, and advantage {advantage} reads none; use in-loss"
     if isinstance(algorithm.advantage, Extremes):
         yield (
@@ -123,7 +117,7 @@ def _older(algorithm: Algorithm, how: str) -> Iterator[str]:
             f"algorithm.kl: {show(algorithm.kl)} taxes the policy that draws, and {how} are not "
             "made by the policy as it becomes; use in-loss, or draws of each step alone"
         )
-    if isinstance(algorithm.critic, Value) or getattr(algorithm.advantage, "per_token", False):
+    if isinstance(algorithm.critic, Value) or algorithm.advantage.over == "token":
         yield (
             f"algorithm.advantage: {show(algorithm.advantage)} compares each draw with what was "
             f"expected when it was made, and {how} are older; use draws of each step alone"

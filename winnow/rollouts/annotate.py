@@ -59,7 +59,7 @@ class Wanted:
         for term in self.algorithm.objective:
             if "ref" in term.reads:
                 # What has a weight is among what was kept, and is not known before weighing.
-                counted = getattr(term.loss, "covers", "weighted") == "counted"
+                counted = term.loss.covers == "counted"
                 asked.update(term.covers(group) if counted else group.survivors)
         return tuple(sorted(asked))
 

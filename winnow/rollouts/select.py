@@ -15,7 +15,7 @@ import numpy as np
 from winnow.algorithms.registry import RULES
 from winnow.algorithms.rejection import RSO, Gibbs
 from winnow.algorithms.selection import KEPT, AsRecorded, Rule, columns_read, sieve
-from winnow.algorithms.spec import parse, show
+from winnow.algorithms.spec import Function, parse, show
 from winnow.config.schema import from_dict
 from winnow.errors import UserError
 from winnow.reporting.console import reporter
@@ -97,7 +97,7 @@ def _check(table: DrawTable, rules: Sequence[Rule], scores: Scores | None, pool:
         return
     listed = f"draws of {len(policies)} policies ({'; '.join(policies)})"
     for rule in rules:
-        if getattr(rule, "one_policy", False):
+        if rule.one_policy:
             raise UserError(f"draws: {listed}, and {show(rule)} takes them all to be of one")
     if not pool:
         raise UserError(f"draws: {listed}; --pool takes them as one set")
@@ -136,8 +136,8 @@ def _claim(table: DrawTable, rules: Sequence[Rule], place: int, tallies: Sequenc
     """How many proposals one `gibbs` accepted, and what they are worth."""
     rule, tally = rules[place], tallies[place + 1]
     assert isinstance(rule, Gibbs)
-    before = [show(other) for other in rules[:place] if not _blind(other)]
-    after = [show(other) for other in rules[place + 1 :] if not _blind(other)]
+    before = [show(other) for other in rules[:place] if not other.blind]
+    after = [show(other) for other in rules[place + 1 :] if not other.blind]
     gaps, errors = table.gaps(), tallies[0].lost
     against = [
         *(["r_max is only the largest reward seen for each prompt"] * (rule.r_max == "sample")),
@@ -157,13 +157,9 @@ def _claim(table: DrawTable, rules: Sequence[Rule], place: int, tallies: Sequenc
     return f"{show(rule)}: {tally.seen} proposals, {accepted} accepted ({rate:.4f}); {what}"
 
 
-def _blind(rule: Rule) -> bool:
-    return getattr(rule, "blind", False)
-
-
 def select(
     draws: Paths,
-    rules: Sequence[str | Rule] = ("correct",),
+    rules: Sequence[str | Rule | Function] = ("correct",),
     *,
     out: Paths = (),
     form: Form = "messages",
@@ -197,10 +193,12 @@ def select(
     if rescore_with is None and reward_options:
         raise UserError("reward options: they are those of the reward to rescore with; name one")
     rules = [rules] if isinstance(rules, str) else rules
-    chosen = [parse("rule", r, RULES) if isinstance(r, str) else r for r in rules]
+    chosen = [
+        parse("rule", r, RULES) if isinstance(r, str) else RULES.adopt("rule", r) for r in rules
+    ]
     if not chosen:
         raise UserError("rule: give at least one, e.g. correct or everything")
-    if getattr(chosen[-1], "pairs", False) and any(path.suffix == ".jsonl" for path in outputs):
+    if chosen[-1].pairs and any(path.suffix == ".jsonl" for path in outputs):
         raise UserError(
             "out: the lines of a .jsonl file are answers to learn, and best-worst keeps the worst, "
             "too; write .parquet, and train with --set draws=FILE --set algorithm=dpo"

@@ -328,7 +328,7 @@ def test_totals_leave_errors_out():
 
 
 def test_rows_see_only_what_has_a_weight():
-    assert Reward().group_baseline is False
+    assert Reward().over == "draw"
     assert ALGORITHMS["raft"].needs == frozenset()
     assert ALGORITHMS["grpo"].needs == {"old"}
 

@@ -213,9 +213,7 @@ def _loss(
             scale = [max(scales[p.place][number][i] for i in p.draws) for p in seen.parts]
         factor = seen.per_token(scale) if term.span == "token" else seen.per_draw(scale)
         losses.append((values * factor.to(values)).sum())
-        measure = getattr(term.loss, "measure", None)
-        if measure is not None:
-            _measure(measure(*given), factor != 0, done)
+        _measure(term.loss.measure(*given), factor != 0, done)
         if term.loss.needs_old and "weight" in term.reads:
             _measure_ratio(seen, term, done)
     done.draws += len(seen.members)
@@ -251,6 +249,6 @@ def _measure_ratio(seen: _Seen, term: Term, done: Accumulated) -> None:
     done.ratio_sum += float(ratio.sum())
     done.ratio_max = max(done.ratio_max, float((ratio - 1).abs().max())) if len(ratio) else 0.0
     done.kl_sum += float((ratio - 1 - log_ratio).sum())
-    clips = getattr(term.loss, "clips", None)
-    if clips is not None:
-        done.clipped += int(clips(*given.values())[here].sum())
+    clipped = term.loss.clips(*given.values())
+    if clipped is not None:
+        done.clipped += int(clipped[here].sum())

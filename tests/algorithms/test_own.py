@@ -1,0 +1,267 @@
+"""Cells of one's own: a function says the defaults of its kind, a class under it may say more."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.build import group, judged
+from winnow.algorithms.advantages import Advantage, One, referred, weigh
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.denominators import Denominator, DrawMeans, SurvivorSums, Totals
+from winnow.algorithms.kl import KL, InReward
+from winnow.algorithms.losses import NLL, Loss
+from winnow.algorithms.objective import Term
+from winnow.algorithms.registry import ADVANTAGES, DENOMINATORS, LOSSES, RULES
+from winnow.algorithms.selection import Correct, Rule, columns_read
+from winnow.algorithms.spec import parse, show
+from winnow.algorithms.table import ALGORITHMS
+from winnow.config.schema import Config, from_dict
+from winnow.config.validation import check
+from winnow.errors import UserError
+from winnow.rollouts.select import select
+
+
+def not_the_first(group, alive, rng):
+    return [None if i else "the first" for i in range(len(alive))]
+
+
+def twice(rewards):
+    return 2 * rewards
+
+
+def downhill(logp, old, weight):
+    return -weight * logp
+
+
+def halves(length, siblings, totals):
+    return 0.5
+
+
+WRITTEN = {
+    "select": [f"{__name__}:not_the_first"],
+    "advantage": f"{__name__}:twice",
+    "loss": f"{__name__}:downhill",
+    "denominator": f"{__name__}:halves",
+}
+IN_A_RECIPE = from_dict({"algorithm": {"name": "raft", **WRITTEN}}).algorithm.build()
+IN_PYTHON = replace(
+    ALGORITHMS["raft"],
+    select=[not_the_first],
+    advantage=twice,
+    terms=(Term(downhill, halves),),
+)
+FUNCTIONS = [
+    (RULES, not_the_first),
+    (ADVANTAGES, twice),
+    (LOSSES, downhill),
+    (DENOMINATORS, halves),
+]
+
+
+@pytest.mark.parametrize("row", [IN_A_RECIPE, IN_PYTHON], ids=["recipe", "Python"])
+class TestFunctions:
+    def test_they_do_what_they_do(self, row) -> None:
+        (got,) = judged([group([1, 0.5, 0, None])], row)
+        assert [v.reason for v in got.verdicts[:3]] == ["the first", "kept", "kept"]
+        assert got.weights == (0, 1, 0, 0)
+        (term,) = row.terms
+        assert term.loss(torch.tensor(-3.0), torch.tensor(-1.0), torch.tensor(2.0)) == 6
+        assert term.factor(7, 1, Totals(1, 1, 1, 1, 1)) == 0.5
+
+    def test_they_say_the_defaults(self, row) -> None:
+        (rule,) = row.select
+        assert rule.reads == {"text", "tokens"}  # it is given everything
+        assert (rule.group_rule, rule.blind, rule.pairs, rule.one_policy) == (False,) * 4
+        advantage = row.advantage
+        assert (advantage.over, advantage.whiten, advantage.of_rewards) == ("group", "none", True)
+        assert (advantage.of_survivors, advantage.one_policy) == (False, False)
+        (term,) = row.terms
+        assert (term.reads, term.span, term.tempered) == (("logp", "old", "weight"), "token", True)
+        assert (term.loss.needs_old, term.loss.covers) == (True, "weighted")
+        assert (term.loss.measure(1, 2, 3), term.loss.clips(1, 2, 3)) == ({}, None)
+        assert term.denominator.counts == "survivors"
+
+    def test_what_follows_from_the_defaults(self, row) -> None:
+        assert row.needs == {"old"}
+        assert row.needs_group == f"advantage {__name__}:twice"
+        assert row.needs_one_policy is None
+        check(Config(), row)
+        with pytest.raises(UserError, match=r"^samples_per_prompt = 1: advantage .*:twice comp"):
+            check(from_dict({"samples_per_prompt": 1}), row)
+        with pytest.raises(UserError, match=r"^sampling\.top_k: raft divides by the probabilit"):
+            check(from_dict({"sampling": {"top_k": 5}}), row)
+
+    def test_they_are_named_by_where_they_live(self, row) -> None:
+        assert row.formula == f"{__name__}:halves [{__name__}:downhill]"
+        assert {key: row.cells()[key] for key in WRITTEN} == WRITTEN
+
+
+def test_both_ways_are_the_same_row() -> None:
+    assert IN_A_RECIPE == IN_PYTHON
+    assert hash(IN_A_RECIPE) == hash(IN_PYTHON)
+    assert replace(IN_PYTHON, advantage=lambda rewards: 2 * rewards) != IN_PYTHON
+
+
+@pytest.mark.parametrize(("kind", "function"), FUNCTIONS, ids=["rule", "adv", "loss", "mean"])
+def test_a_function_is_wrapped_once(kind, function) -> None:
+    cell = kind.adopt("x", function)
+    assert kind.adopt("x", cell) is cell
+    assert parse("x", show(cell), kind) == cell
+    assert show(cell) == show(function) == f"{__name__}:{function.__name__}"
+
+
+class Short(Rule):
+    """A rule that counts tokens, of draws that must be of one policy."""
+
+    reads = frozenset({"tokens"})
+    one_policy = True
+
+    def __call__(self, group, alive, rng):
+        return [None if draw.length < 3 else "long" for draw in group.draws]
+
+
+@dataclass(frozen=True)
+class Above(Advantage):
+    """Of all groups at once."""
+
+    margin: float = 0.0
+    over = "set"
+
+    def __call__(self, rewards):
+        return rewards - rewards.mean() - self.margin
+
+
+class Unlikely(Loss):
+    """It reads no more than it says, and the reference at temperature 1."""
+
+    reads = ("logp", "ref")
+    covers = "counted"
+    formula = "log pi/pi_ref"
+
+    def __call__(self, logp, ref):
+        return logp - ref
+
+    def measure(self, logp, ref):
+        return {"distance": (logp - ref).abs()}
+
+
+class Words(Denominator):
+    counts = "draws"
+    formula = "1/draws sum_t"
+
+    def __call__(self, length, siblings, totals):
+        return 1 / totals.draws
+
+
+class TestClasses:
+    row = Algorithm("mine", (Short(),), Above(), (Term(Unlikely(), Words()),))
+
+    def test_what_they_say_is_heard(self) -> None:
+        assert columns_read(self.row.select) == {"tokens"}
+        assert self.row.needs_one_policy == f"{__name__}:Short"
+        assert self.row.needs_group is None
+        assert self.row.needs == {"ref", "rejected"}
+        assert self.row.refers == {False}
+        assert self.row.formula == "1/draws sum_t [log pi/pi_ref]"
+        (got,) = judged([group([1, 0, 0], lengths=[5, 1, 1])], self.row)
+        assert self.row.terms[0].covers(got) == (0, 1, 2)  # the rejected one too
+        assert got.survivors == (1, 2)
+        logp, ref = torch.tensor(-1.0), torch.tensor(-3.0)
+        assert self.row.terms[0].loss.measure(logp, ref) == {"distance": 2.0}
+
+    def test_an_advantage_of_all_groups(self) -> None:
+        judging = replace(self.row, advantage=One())
+        groups = judged([group([1, 1]), group([0, 0])], judging)
+        assert [g.weights for g in weigh(groups, Above(), "0/1")] == [(0.5, 0.5), (-0.5, -0.5)]
+        assert weigh(groups, Above(1.0), "0/1")[0].weights == (-0.5, -0.5)
+
+    def test_they_are_read_back(self) -> None:
+        assert show(Above(1.0)) == f"{__name__}:Above"
+        assert parse("advantage", show(Above()), ADVANTAGES) == Above()
+        assert isinstance(parse("select", show(Short()), RULES), Short)
+        assert show(KL("k1", "token")) == "winnow.algorithms.kl:KL"
+
+    def test_one_under_a_cell_has_not_its_name(self) -> None:
+        """A recipe that says `correct` would run another."""
+        assert show(Correct()) == "correct"
+        assert show(Lenient()) == f"{__name__}:Lenient"
+        assert isinstance(parse("select", show(Lenient()), RULES), Lenient)
+
+
+class Lenient(Correct):
+    """A cell of the table that was changed."""
+
+
+def test_a_function_may_compare_the_draws_of_a_group() -> None:
+    """So that a KL in the reward is taken from rejected draws too: they are compared with."""
+    (drawn,) = judged([group([1, 0, 1])], replace(IN_PYTHON, kl=InReward()))
+    assert drawn.survivors == (1, 2)
+    assert referred(drawn, IN_PYTHON.advantage) == (0, 1, 2)
+
+
+def says_more(*given):
+    return given[0]
+
+
+says_more.needs_old = False
+says_more.reads = ("logp",)
+
+
+class TestRefused:
+    """What would be passed over in silence, or fail at the first step."""
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"advantage": NLL()}, "algorithm.advantage: 'nll' is none; known: one, reward"),
+            ({"advantage": "one"}, "algorithm.advantage: 'one' is no function: it is a str"),
+            ({"select": (Correct,)}, f"algorithm.select: '{Correct.__module__}:Correct' is no fu"),
+            (
+                {"select": (says_more,)},
+                f"algorithm.select: '{__name__}:says_more' says 'reads', and only a class under "
+                "winnow.algorithms.selection.Rule can; make it one",
+            ),
+        ],
+        ids=["another kind", "a name", "a class", "a function that says something"],
+    )
+    def test_in_python(self, given, said) -> None:
+        with pytest.raises(UserError, match=f"^{re.escape(said)}"):
+            Algorithm("mine", **given)
+
+    def test_in_a_term(self) -> None:
+        with pytest.raises(UserError, match=r"^algorithm\.loss: '.*:says_more' says 'needs_old',"):
+            Term(says_more, DrawMeans())
+        with pytest.raises(UserError, match=r"^algorithm\.denominator: 'nll' is none"):
+            Term(NLL(), NLL())
+        with pytest.raises(TypeError, match="denominator"):
+            Term(NLL())
+
+    def test_in_a_recipe(self) -> None:
+        for key, name, said in (
+            ("loss", "says_more", "says 'needs_old', and only a class under"),
+            ("advantage", "Short", "is none; known: one, reward"),
+            ("denominator", "WRITTEN", "is no function: it is a dict"),
+        ):
+            config = from_dict({"algorithm": {"name": "raft", key: f"{__name__}:{name}"}})
+            with pytest.raises(UserError) as caught:
+                config.algorithm.build()
+            assert str(caught.value).startswith(f"algorithm.{key}: '{__name__}:{name}' {said}")
+
+    def test_over_a_file(self, tmp_path) -> None:
+        with pytest.raises(UserError, match=r"^rule: 'survivor-sums' is none"):
+            select(tmp_path, [SurvivorSums()])
+        with pytest.raises(UserError, match=r"^rule: '3' is no function: it is a int"):
+            select(tmp_path, [3])
+
+
+def test_a_class_that_does_nothing_says_so() -> None:
+    class Idle(Rule):
+        pass
+
+    with pytest.raises(NotImplementedError):
+        Idle()(group([1]), [True], np.random.default_rng(0))
