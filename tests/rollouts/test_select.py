@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 
 from tests.build import group
 from winnow.algorithms.registry import RULES
-from winnow.algorithms.selection import columns_read, select
+from winnow.algorithms.selection import Rule, columns_read, select
 from winnow.algorithms.spec import parse
 from winnow.rollouts.select import select as select_file
 from winnow.rollouts.select import sift
@@ -120,6 +120,23 @@ def test_the_largest_reward_seen_is_no_bound(tmp_path):
 
 def mine(group, alive, rng):
     return [None] * len(alive)
+
+
+class Counting(Rule):
+    """It says that it counts tokens, and is given no more."""
+
+    reads = frozenset({"tokens"})
+
+    def __call__(self, group, alive, rng):
+        return [None if draw.length == 2 and not draw.text else "no" for draw in group.draws]
+
+
+def test_a_rule_of_ones_own_is_given_what_it_reads(tmp_path):
+    """A function all there is, unless a class says that it wants less."""
+    path = write(tmp_path, [group([1, 1, 1], texts=["a", "bb", "cc"], lengths=[1, 2, 2])])
+    said = select_file(path, [lambda group, alive, rng: [draw.text for draw in group.draws]])
+    assert said.words[1:] == ["a", "bb", "cc"]
+    assert select_file(path, [Counting()]).survivors == 2
 
 
 EXACT = [
