@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,20 @@ SMALL: dict[str, Any] = {
 
 class Killed(BaseException):
     """Stands for a kill: nothing in the package catches it."""
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file may have more bytes than these: what writes more hears what it hears of a full disk.
+
+    To libraries that write in Rust or C++ as well.
+    """
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
 
 class KillAt(winnow.reporting.observer.Silent):

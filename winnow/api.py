@@ -151,16 +151,15 @@ def sample(
         over["samples_per_prompt"] = n
     if isinstance(prompts, Sequence) and not isinstance(prompts, str) and "eval" not in over:
         merge_section(over, "eval", {"size": 0})  # all of the rows that were given
-    function = None if isinstance(reward, str) else reward
     with reporter(quiet) as listener:
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out or held_out:
                 raise UserError("resume: sampling goes on with its own settings; give none")
-            return resume_sample(Path(resume), reporter=listener, reward=function)
+            return resume_sample(Path(resume), reporter=listener, reward=reward)
         folder = Path(out) if out is not None else next_folder("sample")
         with config_of(recipe, over, folder) as config:
             return run_sample(
-                config, out=folder, held_out=held_out, reporter=listener, reward=function
+                config, out=folder, held_out=held_out, reporter=listener, reward=reward
             )
 
 

@@ -2,7 +2,7 @@
 
     prompts -> groups of draws -> scores -> verdicts -> weights -> one update
 
-Everything here is plain immutable data. This module imports nothing else of Winnow.
+Everything here is plain data, immutable but for `Sums`. This module imports nothing else of Winnow.
 """
 
 from __future__ import annotations
@@ -223,15 +223,12 @@ class Group:
 _NOTHING = Signals()
 
 
-@dataclass(frozen=True, slots=True)
-class StepStats:
-    """What one update measured, from the passes it made anyway.
+@dataclass(kw_only=True)
+class Sums:
+    """Sums over the micro-batches of one mini-batch, filled as they go through the model.
 
     Attributes:
-        applied: False if loss or gradient were not finite and the weights were left alone.
         loss: Value of the loss.
-        grad_norm: L2 norm of the gradient before it was scaled down.
-        lr: Learning rate used.
         draws: Draws that went through the model.
         tokens: Their answer tokens.
         positions: Tokens that went through the model for them: prompts and answers, what several
@@ -249,22 +246,34 @@ class StepStats:
         measures: What else the terms measured, by name: the sum, and of how many.
     """
 
+    loss: float = 0.0
+    draws: int = 0
+    tokens: int = 0
+    positions: int = 0
+    clipped: int = 0
+    ratio_tokens: int = 0
+    ratio_sum: float = 0.0
+    ratio_max: float = 0.0
+    kl_sum: float = 0.0
+    token_ratios: list[float] = field(default_factory=list)
+    log_weights: list[float] = field(default_factory=list)
+    influence: list[list[float]] = field(default_factory=list)
+    measures: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class StepStats(Sums):
+    """What one update measured, from the passes it made anyway.
+
+    Attributes:
+        applied: False if loss or gradient were not finite and the weights were left alone.
+        grad_norm: L2 norm of the gradient before it was scaled down.
+        lr: Learning rate used.
+    """
+
     applied: bool
-    loss: float
     grad_norm: float
     lr: float
-    draws: int
-    tokens: int
-    positions: int
-    clipped: int
-    ratio_tokens: int
-    ratio_sum: float
-    ratio_max: float
-    kl_sum: float
-    token_ratios: list[float]
-    log_weights: list[float]
-    influence: list[list[float]]
-    measures: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -256,8 +256,9 @@ class TestAgreement:
     def test_a_file_is_judged_as_its_groups_are(self, tmp_path_factory, groups, names, seed):
         path, rules = write(tmp_path_factory.mktemp("agree"), groups), rules_of(names)
         table = read_draws([path], sorted(columns_read(rules)), why="here")
-        rng = np.random.default_rng(seed)
-        verdicts = [v for one in groups for v in select(one, rules, rng).verdicts]
+        lots = [np.random.default_rng([seed, number]) for number in range(len(groups))]
+        judged = [select(one, rules, own) for one, own in zip(groups, lots, strict=True)]
+        verdicts = [verdict for one in judged for verdict in one.verdicts]
         sifted = sift(table, rules, seed=seed)
         assert sifted.kept.tolist() == [v.kept for v in verdicts]
         assert [sifted.words[i] for i in sifted.reasons] == [v.reason for v in verdicts]

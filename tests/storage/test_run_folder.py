@@ -391,6 +391,38 @@ class TestCheckpoints:
         end = synced.index("checkpoints")
         assert {"weights", "inner", "more", "state.json", ".step-1.partial"} <= set(synced[:end])
 
+    @pytest.mark.parametrize("stage", ["fsync", "rename"])
+    def test_a_folder_that_is_there_is_never_lost(self, tmp_path, monkeypatch, stage) -> None:
+        """What cannot be written takes the place of nothing."""
+
+        def full(*_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a/mine").write_text("old")
+        monkeypatch.setattr(*((os, "fsync") if stage == "fsync" else (Path, "rename")), full)
+        with pytest.raises(WinnowError, match=r"^cannot write .*a: No space left on device; "):
+            disk_module.whole_folder(tmp_path / "a", save)
+        monkeypatch.undo()
+        with pytest.raises(WinnowError, match=r"^cannot write .*a: .*; it is whole in .*partial$"):
+            disk_module.whole_folder(tmp_path / "a", save)
+        assert contents(tmp_path / "a") == {"mine": b"old"}
+
+    def test_an_old_one_is_away_for_good_before_anything_of_it_goes(
+        self, tmp_path, monkeypatch
+    ) -> None:
+        told: list[str] = []
+        (tmp_path / "a").mkdir()
+        (tmp_path / ".a.gone/half").mkdir(parents=True)  # of a removal that was killed
+        real = disk_module.shutil.rmtree
+        monkeypatch.setattr(disk_module, "sync", lambda path: told.append(f"sync {path.name}"))
+        monkeypatch.setattr(
+            disk_module.shutil, "rmtree", lambda path, **_: (told.append(path.name), real(path))
+        )
+        disk_module.drop_folder(tmp_path / "a")
+        assert told == [".a.gone", f"sync {tmp_path.name}", ".a.gone"]
+        assert not list(tmp_path.iterdir())
+
 
 class TestFolders:
     def test_a_new_one(self, tmp_path) -> None:

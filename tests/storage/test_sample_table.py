@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from winnow.errors import UserError
+from winnow.storage.run_folder import RunStore
 from winnow.storage.sample_table import DrawTable, read_draws
-from winnow.storage.schema import write_groups
-from winnow.types import Draw, Group, Origin, Prompt, Score, Verdict
+from winnow.storage.schema import SCHEMA, write_groups
+from winnow.types import Draw, Group, Origin, Prompt, Score, Signals, Verdict
 
 HALF = "\ud83d"
 """Half a character; files hold U+FFFD in its place."""
@@ -496,3 +497,57 @@ def test_gaps(tmp_path_factory, numbers) -> None:
         have = {draw for name, draw in numbers if name == prompt}
         broken += have != set(range(min(have), max(have) + 1))
     assert read_draws([path], [], why="the test").gaps() == broken
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_a_run_folder_and_a_table_of_draws_read_the_same_groups(tmp_path_factory, data) -> None:
+    store = RunStore(tmp_path_factory.mktemp("run"))
+    (store.folder / "rollouts").mkdir()
+    signals = st.builds(Signals, ref=st.lists(FLOAT, max_size=2).map(tuple))
+    written = []
+    for number in range(data.draw(st.integers(1, 3))):
+        one = data.draw(groups(f"{number}-"))
+        weights = data.draw(st.sampled_from([(), (0.5,) * len(one.draws)]))
+        known = tuple(data.draw(signals) for _ in one.draws)
+        written.append(one.with_(step=4, weights=weights, signals=known))
+    store.write_draws("train", 4, written)
+    (path,) = (store.folder / "rollouts").iterdir()
+    found = list(read_draws([path], SCHEMA.names, why="the test"))
+    assert found == store.groups("train", 4)
+    for one, old in zip(found, written, strict=True):
+        assert (one.weights, one.step) == (old.weights, 4)
+        assert all(one.signal(i) == old.signal(i) for i in range(len(one.draws)))
+
+
+def test_a_score_is_never_another_draws(tmp_path) -> None:
+    """Of a group of which somebody took a score away, none is left, whoever reads it."""
+    draw = Draw((2,), (-1.0,), "a", "eos")
+    group = Group(Prompt("p", "x"), (1,), (draw,) * 2, (Score(0.5), Score(1.0)))
+    store = RunStore(tmp_path)
+    (tmp_path / "rollouts").mkdir()
+    store.write_draws("train", 1, [group])
+    (path,) = (tmp_path / "rollouts").iterdir()
+    rows = pq.read_table(path).to_pylist()
+    rows[0]["reward"] = None
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+    assert store.groups("train", 1)[0].scores == ()
+    assert read_draws([path], [], why="the test").group(0).scores == ()
+
+
+@pytest.mark.parametrize(
+    ("draws", "how"),
+    [
+        ((), ""),
+        (Path("a/b"), "winnow select a/b --rule everything --out scored.parquet "),
+        (["a", "b"], "winnow select a b --rule everything --out scored.parquet "),
+    ],
+)
+def test_draws_without_a_score(tmp_path, draws, how) -> None:
+    rows = [{"prompt": "p", "reward": None}, {"prompt": "p", "reward": 1.0}]
+    table = read_draws([write(tmp_path / "d.parquet", rows)], [], why="the test")
+    with pytest.raises(UserError) as error:
+        table.need_scores(draws)
+    told = f"draws: 1 of 2 draws have no score; score them with {how}--rescore REWARD"
+    assert str(error.value) == told
+    read_draws([write(tmp_path / "d.parquet", rows[1:])], [], why="the test").need_scores(draws)

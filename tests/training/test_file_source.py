@@ -14,7 +14,10 @@ from transformers import AutoModelForCausalLM
 
 import winnow
 from tests import tiny
+from winnow.config.schema import from_dict
 from winnow.errors import UserError
+from winnow.storage.sample_table import read_draws
+from winnow.training import file_source
 
 SETTINGS = {
     "prompts_per_step": 4,
@@ -98,6 +101,51 @@ def test_selection_and_weights_are_the_algorithms(tiny_model, draws, tmp_path) -
         expected = (rewards - rewards.mean()) / rewards.std(ddof=1) if mixed else 0 * rewards
         assert [draw["weight"] for draw in group] == pytest.approx(expected.tolist())
         assert {draw["kept"] for draw in group} == {mixed}
+
+
+LOTS = [
+    ["at-most(2)"],
+    ["best(1)"],  # rewards are 0 or 1: mostly ties
+    ["gibbs(0.5)"],
+    ["gibbs(1, 1)", "at-most(1)"],
+    ["rso(0.5, 3)"],
+    ["best-worst"],
+]
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("rules", LOTS, ids=str)
+def test_a_file_is_selected_as_winnow_select_does(tiny_model, draws, tmp_path, rules, seed) -> None:
+    """One seed, one set of survivors, however often and in how many pieces the file is read."""
+    sifted = winnow.select(draws, rules, seed=seed)
+    table = read_draws([draws], ["text", "reward"], why="here")
+    algorithm = from_dict({"algorithm": {"name": "rft", "select": rules}}).algorithm.build()
+    judged = file_source.judge(table, algorithm, seed)
+    kept = np.zeros(table.rows, dtype=bool)
+    for number, one in enumerate(judged):
+        kept[table.rows_of(number)] = [verdict.kept for verdict in one.verdicts]
+    assert kept.tolist() == sifted.kept.tolist()
+    assert 0 < kept.sum() < len(kept)
+
+    pieces = []
+    rows = rows_of(draws / "draws")
+    for first in range(0, len(rows), 56):  # in the midst of a prompt's draws
+        pieces.append(tmp_path / f"{first}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows[first : first + 56]), pieces[-1])
+    assert winnow.select(pieces, rules, seed=seed).kept.tolist() == kept.tolist()
+
+
+def test_what_is_trained_on_is_what_winnow_select_keeps(tiny_model, draws, tmp_path) -> None:
+    rules = ["gibbs(1)", "at-most(2)"]
+    row = {"name": "rft", "select": rules}
+    result = train(tiny_model, draws, tmp_path / "run", algorithm=row, seed=3)
+    winnow.select(draws, rules, out=tmp_path / "kept.parquet", seed=3)
+    drawn = [(row["prompt"], row["draw"]) for row in rows_of(tmp_path / "kept.parquet")]
+    trained = [
+        (row["prompt"], row["draw"]) for row in rows_of(result.folder / "rollouts") if row["weight"]
+    ]
+    assert sorted(trained) == sorted(drawn)
+    assert len(drawn) == 20
 
 
 def test_pairs_of_a_file(tiny_model, draws, tmp_path) -> None:

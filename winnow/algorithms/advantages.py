@@ -13,16 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.spec import Cell
 from winnow.errors import UserError
+from winnow.theory.checks import Array
 from winnow.theory.importance import normalised_weights
 from winnow.types import Group
-
-Array = NDArray[np.float64]
-
 
 Over = Literal["draw", "group", "set", "token"]
 RewardScale = Literal["0/1", "-1/+1"]

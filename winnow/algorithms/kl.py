@@ -20,17 +20,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from winnow.algorithms.losses import Loss, Span, draw_sums
 from winnow.algorithms.spec import Cell
+from winnow.theory.checks import Array
 from winnow.theory.divergence import ESTIMATORS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Array = NDArray[np.float64]
 _MOST = 0.2
 """How far one step may change an adaptive coefficient, as a share (1909.08593, section 2.2)."""
 

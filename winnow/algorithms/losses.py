@@ -238,8 +238,7 @@ class DPO(Loss):
     def __call__(
         self, logp: Tensor, ref: Tensor, weight: Tensor, draw: Tensor, group: Tensor
     ) -> Tensor:
-        margin = self._margin(logp, ref, weight, draw, group)
-        return (-margin).logaddexp(margin.new_zeros(()))  # log(1 + exp(-margin))
+        return minus_log_sigmoid(self._margin(logp, ref, weight, draw, group))
 
     def measure(
         self, logp: Tensor, ref: Tensor, weight: Tensor, draw: Tensor, group: Tensor
@@ -253,6 +252,11 @@ class DPO(Loss):
     ) -> Tensor:
         signed = draw_means(weight, draw).sign() * draw_sums(logp - ref, draw)
         return self.beta * draw_sums(signed, group)
+
+
+def minus_log_sigmoid(margin: Tensor) -> Tensor:
+    """-log sigmoid, shape of `margin`. Neither value nor gradient over- or underflows."""
+    return (-margin).logaddexp(margin.new_zeros(()))  # log(1 + exp(-margin))
 
 
 def draw_sums(values: Tensor, draw: Tensor) -> Tensor:

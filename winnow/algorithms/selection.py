@@ -77,7 +77,11 @@ def sieve(group: Group, rules: Sequence[Rule], rng: Generator) -> list[Fate]:
 
 def select(group: Group, rules: Sequence[Rule], rng: Generator) -> Group:
     """The group with a verdict for each draw."""
-    fates = sieve(group, rules, rng)
+    return judged(group, sieve(group, rules, rng))
+
+
+def judged(group: Group, fates: Sequence[Fate]) -> Group:
+    """The group with its fates as verdicts."""
     return group.with_(
         verdicts=tuple(Verdict(fate is None, KEPT if fate is None else fate[1]) for fate in fates)
     )

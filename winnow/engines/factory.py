@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from winnow.config.schema import Config
 from winnow.engines.base import Sampler
 from winnow.engines.models.loading import ModelSource, resolve
-from winnow.engines.reward_models.preferences import Pair
 from winnow.reporting.observer import Reporter
 from winnow.rewards.factory import check_suited
 from winnow.types import Prompt
@@ -18,15 +17,6 @@ if TYPE_CHECKING:
     import torch
 
     from winnow.engines.local.engine import LocalEngine
-    from winnow.engines.reward_models.trainer import FitResult
-
-
-def fit_reward(base: str, pairs: Sequence[Pair], *, device: str, **how: Any) -> FitResult:
-    """Train a reward model from a base on preferences; see `engines.preference_trainer`."""
-    from winnow.engines.devices import pick_device
-    from winnow.engines.reward_models.trainer import fit_reward_model
-
-    return fit_reward_model(base, pairs, device=pick_device(device), **how)
 
 
 def sampler_for(config: Config, prompts: Sequence[Prompt], reporter: Reporter) -> Sampler:

@@ -26,10 +26,10 @@ from winnow.rollouts.scoring import check_reward, reward_for
 from winnow.rollouts.selected import Sifted
 from winnow.storage.paths import Paths, paths_of
 from winnow.storage.sample_table import DrawTable
+from winnow.theory.checks import Array
 from winnow.theory.intervals import rate_interval
 from winnow.types import Group
 
-Array = NDArray[np.float64]
 Interval = tuple[float | None, float | None, float | None]
 
 _VOTES = ("majority", "weighted")

@@ -21,9 +21,8 @@ from winnow.theory import (
     majority_at_n,
     pass_at_k,
 )
+from winnow.theory.checks import Array
 from winnow.theory.intervals import mean_interval, rate_interval
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,10 @@ def curves(prompts: Sequence[Drawn], ns: Sequence[int], rng: np.random.Generator
         passes=_rates(ns, passes, drawn),
         majority=[],
         best=_rates(ns, best, drawn),
-        score=_means(ns, score),
+        score=[
+            _point(n, *mean_interval(column, bounded=False))
+            for n, column in zip(ns, np.array(score).T, strict=True)
+        ],
         kl_plugin=np.mean(kl, axis=0).tolist(),
         kl_bound=kl_best_of_n_bound(ns).tolist(),
     )
@@ -126,13 +128,6 @@ def label_verdicts(labels: Labels, right: NDArray[np.bool_]) -> NDArray[np.bool_
         members = keys == key
         verdicts[members] = 2 * right[members].sum() >= members.sum()
     return verdicts
-
-
-def _means(ns: Sequence[int], rows: Sequence[Array]) -> list[Point]:
-    return [
-        _point(n, *mean_interval(column, bounded=False))
-        for n, column in zip(ns, np.array(rows).T, strict=True)
-    ]
 
 
 def _rates(ns: Sequence[int], rows: Sequence[Array], drawn: int) -> list[Point]:

@@ -78,7 +78,7 @@ def run_evaluation(
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
     held_out = load_held_out(config.prompts, config.eval, config.seed)
-    with reward_for(config, None if isinstance(reward, str) else reward) as verifier:
+    with reward_for(config, reward) as verifier:
         sampler = sampler_for(config, held_out, reporter)
         store = RunStore.create(out, dumps(config), environment(config), checkpoints=False)
         return evaluate(config, sampler, held_out, verifier, store, reporter, step=0)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from winnow.config.recipe import load
 from winnow.config.schema import Config
@@ -25,8 +24,8 @@ from winnow.reporting.observer import Reporter
 from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.storage.paths import Paths
 from winnow.storage.sample_table import DrawTable
+from winnow.theory.checks import Array
 
-Array = NDArray[np.float64]
 _TOKENS = ["prompt", "text", "prompt_ids", "token_ids", "logprobs"]
 
 

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.theory import best_of_n_weights, kl_best_of_n_bound, kl_best_of_n_plugin
+from winnow.theory.checks import Array
+from winnow.theory.intervals import resampled_interval
 
-Array = NDArray[np.float64]
 Form = Literal["best-of-n", "rl"]
 
 _RESAMPLES = 1000
@@ -207,8 +208,4 @@ def _top(alpha: float, beta: float, form: Form) -> float:
 
 
 def _measured(value: float, resampled: Array | NDArray[np.int64]) -> Measured:
-    finite = resampled[np.isfinite(resampled)]
-    if not finite.size:
-        return Measured(value, math.nan, math.nan)
-    low, high = np.quantile(finite, [0.025, 0.975]).tolist()
-    return Measured(value, low, high)
+    return Measured(value, *resampled_interval(resampled))

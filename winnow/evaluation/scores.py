@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.config.schema import Config
-from winnow.config.schema.reward import RewardConfig
 from winnow.errors import UserError
 from winnow.reporting.observer import Reporter
-from winnow.rewards.factory import RewardFunction, reward_name
-from winnow.rollouts.scoring import rescore, reward_for
+from winnow.rewards.factory import RewardFunction
+from winnow.rollouts.scoring import rescore
 from winnow.rollouts.select import OF_PROMPT
 from winnow.storage.paths import Paths, paths_of
 from winnow.storage.sample_table import DrawTable, read_draws
@@ -42,12 +40,7 @@ def scored_draws(
         optional=OF_PROMPT if others else (),
         right_at=right_at,
     )
-    unscored = table.unscored()
-    if unscored:
-        raise UserError(
-            f"draws: {unscored} of {table.rows} draws have no score; score them with "
-            "winnow select --rescore"
-        )
+    table.need_scores(draws)
     policies = table.policies()
     if len(policies) > 1 and not pool:
         named = "; ".join(policies[:3]) + (" and others" if len(policies) > 3 else "")
@@ -68,6 +61,4 @@ def scores(
             values = [np.nan if s.value is None else s.value for s in group.scores]
             found[table.rows_of(number)] = values
         return found
-    config = Config(reward=RewardConfig(name=reward_name(judge) or ""))
-    with reward_for(config, None if isinstance(judge, str) else judge) as verifier:
-        return rescore(table, verifier, 1.0, listener.progress).rewards
+    return rescore(table, judge, progress=listener.progress).rewards

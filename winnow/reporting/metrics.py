@@ -6,13 +6,13 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from winnow.theory.importance import effective_sample_size
 from winnow.theory.intervals import mean_interval, wilson
-from winnow.types import Group, StepStats
+from winnow.types import Batch, Group, StepStats
 
 Metrics = dict[str, Any]
 
@@ -30,27 +30,11 @@ OF_DRAWS = ("kl_to_reference", "kl_beta", "prompts_refilled")
 """What is found out when draws are made."""
 
 
-class Trained(Protocol):
-    """What a step trains on: `rollout.Batch`."""
-
-    @property
-    def groups(self) -> Sequence[Group]: ...
-
-    @property
-    def fresh(self) -> bool: ...
-
-    @property
-    def merged(self) -> int: ...
-
-    @property
-    def measures(self) -> Mapping[str, float | None]: ...
-
-
 def step_metrics(
     *,
     step: int,
     policy_version: int,
-    batch: Trained,
+    batch: Batch,
     updates: Sequence[tuple[Sequence[int], StepStats]],
     empty_minibatches: int,
     seconds: Mapping[str, float],

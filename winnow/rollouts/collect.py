@@ -22,7 +22,7 @@ from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.generate import derive_seed, sampling_params
-from winnow.rollouts.scoring import reward_for, score
+from winnow.rollouts.scoring import Patience, reward_for, score
 from winnow.storage.atomic import alone
 from winnow.storage.sample_folder import Journal, Place
 from winnow.types import Group, Origin, Prompt
@@ -35,9 +35,8 @@ paid for.
 """
 _WINDOW = 8192
 """Draws that a sampler is asked for at a time."""
-_PATIENCE = 3
 _JUDGED = 64
-"""A run stops when, `_PATIENCE` times running, most of this many verdicts were errors."""
+"""Verdicts by which it is told whether the verifier mostly fails."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +169,7 @@ class _Judge:
     def __init__(self, reward: Reward, right_at: float, journal: Journal) -> None:
         self.scored = self.right = self.errors = 0
         self._reward, self._right_at, self._journal = reward, right_at, journal
-        self._verdicts: list[str | None] = []
-        self._bad = 0
+        self._patience = Patience(f"winnow sample --resume {journal.folder}", _JUDGED)
 
     def __call__(self, place: Place, group: Group) -> None:
         (scored,) = score([group], self._reward, self._right_at)
@@ -179,16 +177,7 @@ class _Judge:
         self.scored += len(scored.scores)
         self.right += sum(scored.right)
         self.errors += sum(one.error is not None for one in scored.scores)
-        self._verdicts += [one.error for one in scored.scores]
-        if len(self._verdicts) >= _JUDGED:
-            errors = [error for error in self._verdicts if error is not None]
-            self._bad = self._bad + 1 if 2 * len(errors) > len(self._verdicts) else 0
-            self._verdicts = []
-            if self._bad >= _PATIENCE:
-                raise UserError(
-                    f"reward: most verdicts are errors, the last of them: {errors[-1]}; mend the "
-                    f"verifier and go on with winnow sample --resume {self._journal.folder}"
-                )
+        self._patience(scored.scores)
 
 
 @dataclass(frozen=True)
@@ -214,7 +203,7 @@ def run_sample(
     out: Path,
     held_out: bool,
     reporter: Reporter,
-    reward: RewardFunction | None = None,
+    reward: str | RewardFunction | None = None,
 ) -> SampleResult:
     """Draw what a config says into a new folder."""
     Journal.refuse(out)
@@ -229,7 +218,7 @@ def run_sample(
 
 
 def resume_sample(
-    folder: Path, *, reporter: Reporter, reward: RewardFunction | None = None
+    folder: Path, *, reporter: Reporter, reward: str | RewardFunction | None = None
 ) -> SampleResult:
     """Go on with a folder of `winnow sample`. No model is loaded for one that is complete."""
     Journal.check(folder)
@@ -246,7 +235,7 @@ def _sample(
     want: Want,
     begin: Callable[[Want], Journal],
     reporter: Reporter,
-    reward: RewardFunction | None,
+    reward: str | RewardFunction | None,
 ) -> SampleResult:
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from winnow.config.schema import Config
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.reporting.observer import Progress
@@ -15,6 +17,11 @@ def derive_seed(*parts: object) -> int:
     """A 63-bit seed that depends on all parts and on nothing else."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def lots(*parts: object) -> np.random.Generator:
+    """What draws lots, the same for the same parts."""
+    return np.random.default_rng(derive_seed(*parts))
 
 
 def draw(

@@ -9,26 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from winnow.algorithms.advantages import weigh
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.selection import select
 from winnow.engines.base import Sampler, SamplingParams
-from winnow.errors import UserError
 from winnow.prompts.loading import PromptSet
 from winnow.reporting.observer import Progress
 from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
 from winnow.rollouts.annotate import Wanted, kl_to_reference
-from winnow.rollouts.generate import derive_seed, draw
-from winnow.rollouts.scoring import score
+from winnow.rollouts.generate import draw, lots
+from winnow.rollouts.scoring import Patience, score
 from winnow.storage.run_folder import RunStore
 from winnow.types import Batch, Group, Prompt, Verdict
-
-_PATIENCE = 3
-"""Steps in a row with more verifier errors than verdicts before a run stops."""
 
 
 class Rollout:
@@ -67,7 +61,7 @@ class Rollout:
         self._samples_per_prompt, self._params, self._model = samples_per_prompt, params, model
         self._right_at, self._seed, self._wanted = right_at, seed, wanted
         self._store, self._watch, self._progress = store, watch, progress
-        self._bad_steps: list[int] = []
+        self._patience = Patience(f"winnow train --resume {store.folder}")
         self._penalty = algorithm.kl if isinstance(algorithm.kl, InReward) else None
         self._taken: int | None = None
 
@@ -102,7 +96,7 @@ class Rollout:
             weighed = weigh(chosen, row.advantage, row.reward_scale, self._penalty)
         with self._watch("store"):
             self._keep(step, recorded, weighed)
-        self._check_verifier(step, weighed)
+        self._patience((score for group in weighed for score in group.scores), step)
         trained = full[:count] if refill else None
         return Batch(weighed, True, trained, measures=self._measures(weighed))
 
@@ -138,7 +132,7 @@ class Rollout:
 
     def _selected(self, step: int, groups: Sequence[Group]) -> list[Group]:
         with self._watch("select"):
-            rng = np.random.default_rng(derive_seed(self._seed, "select", step))
+            rng = lots(self._seed, "select", step)
             return [select(group, self._algorithm.select, rng) for group in groups]
 
     def _keep(self, step: int, recorded: Sequence[Group], weighed: Sequence[Group]) -> None:
@@ -181,23 +175,6 @@ class Rollout:
     def release(self) -> None:
         """No more draws will be made: let go of the sampler, which may be a model of its own."""
         self._sampler = _released
-
-    def _check_verifier(self, step: int, groups: Sequence[Group]) -> None:
-        """One error never stops a run; a verifier that mostly fails, three steps running, does.
-
-        Raises:
-            UserError: naming the last error.
-        """
-        scores = [score for group in groups for score in group.scores]
-        errors = [score.error for score in scores if score.error is not None]
-        self._bad_steps = [*self._bad_steps, step] if 2 * len(errors) > len(scores) else []
-        if len(self._bad_steps) >= _PATIENCE:
-            first, last = self._bad_steps[0], self._bad_steps[-1]
-            raise UserError(
-                f"reward: more than half of the verdicts of steps {first} to {last} were errors, "
-                f"the last of them: {errors[-1]}; mend the verifier and go on with "
-                f"winnow train --resume {self._store.folder}"
-            )
 
 
 def _surplus(group: Group) -> Group:

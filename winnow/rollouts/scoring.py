@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.config.schema import Config
+from winnow.config.schema import Config, from_dict
 from winnow.engines.models.loading import resolve
 from winnow.errors import UserError
 from winnow.reporting.observer import Progress
 from winnow.rewards.base import Reward
-from winnow.rewards.factory import make_reward
+from winnow.rewards.factory import RewardFunction, make_reward, reward_name
 from winnow.storage.sample_table import DrawTable
 from winnow.types import Group, Prompt, Score
 
@@ -39,13 +39,23 @@ class Scores:
 
 
 def rescore(
-    table: DrawTable, reward: Reward, right_at: float, progress: Progress = lambda *_: None
+    table: DrawTable,
+    reward: str | RewardFunction,
+    right_at: float = 1.0,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Scores:
-    """Score every draw of a file anew; nothing is drawn.
+    """Score every draw of a file anew, by a reward or its name; nothing is drawn.
 
     Raises:
-        UserError: every verdict was an error.
+        UserError: there is no such reward; every verdict was an error.
     """
+    config = from_dict({"reward": {"name": reward_name(reward) or "", "options": options or {}}})
+    with reward_for(config, reward) as verifier:
+        return _rescored(table, verifier, right_at, progress)
+
+
+def _rescored(table: DrawTable, reward: Reward, right_at: float, progress: Progress) -> Scores:
     rewards = np.full(table.rows, np.nan)
     errors: dict[int, str] = {}
     items: list[tuple[Prompt, str]] = []
@@ -95,20 +105,54 @@ def score(groups: Sequence[Group], reward: Reward, right_at: float) -> list[Grou
     ]
 
 
+class Patience:
+    """One error never stops a run; a verifier that mostly fails, three times running, does.
+
+    Args:
+        go_on: The command that goes on with the run.
+        enough: Verdicts that are looked at together, at least.
+    """
+
+    def __init__(self, go_on: str, enough: int = 0) -> None:
+        self._go_on, self._enough = go_on, enough
+        self._scores: list[Score] = []
+        self._bad: list[int | None] = []
+
+    def __call__(self, scores: Iterable[Score], step: int | None = None) -> None:
+        """Look at further verdicts, those of a step where there are steps.
+
+        Raises:
+            UserError: more than half of them were errors for the third time running; it names the
+                last error.
+        """
+        self._scores += scores
+        if len(self._scores) < self._enough:
+            return
+        errors = [score.error for score in self._scores if score.error is not None]
+        self._bad = [*self._bad, step] if 2 * len(errors) > len(self._scores) else []
+        self._scores = []
+        if len(self._bad) >= 3:
+            where = "" if step is None else f" of steps {self._bad[0]} to {step}"
+            raise UserError(
+                f"reward: most verdicts{where} are errors, the last of them: {errors[-1]}; mend "
+                f"the verifier and go on with {self._go_on}"
+            )
+
+
 _LEARNED = "model:"
 """Before the name of a sequence classifier that scores."""
 
 
 @contextmanager
-def reward_for(
-    config: Config, reward: Callable[[Prompt, str], Any] | None = None
-) -> Iterator[Reward]:
-    """The verifier of a config (or the one given), its processes ended on leaving."""
-    made = (
-        _learned(config)
-        if reward is None and config.reward.name.startswith(_LEARNED)
-        else _verifier(config, reward)
-    )
+def reward_for(config: Config, reward: str | RewardFunction | None = None) -> Iterator[Reward]:
+    """The verifier of a config, its processes ended on leaving.
+
+    Args:
+        reward: Takes its place if it is a function; a name is the config's own.
+    """
+    function = None if isinstance(reward, str) else reward
+    learned = function is None and config.reward.name.startswith(_LEARNED)
+    made = _learned(config) if learned else _verifier(config, function)
     try:
         yield made
     finally:
@@ -150,7 +194,7 @@ def _learned(config: Config) -> Reward:
     )
 
 
-def _verifier(config: Config, reward: Callable[[Prompt, str], Any] | None) -> Reward:
+def _verifier(config: Config, reward: RewardFunction | None) -> Reward:
     return make_reward(
         config.reward.name if reward is None else reward,
         options=config.reward.options,

@@ -6,7 +6,7 @@ read what the rules look at -> select -> write what survives, a part of the file
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,44 @@ import numpy as np
 
 from winnow.algorithms.registry import RULES
 from winnow.algorithms.rejection import RSO, Gibbs
-from winnow.algorithms.selection import KEPT, AsRecorded, Rule, columns_read, sieve
+from winnow.algorithms.selection import KEPT, AsRecorded, Fate, Rule, columns_read, sieve
 from winnow.algorithms.spec import Function, parse, show
-from winnow.config.schema import from_dict
 from winnow.errors import UserError
 from winnow.reporting.console import reporter
 from winnow.reporting.observer import Progress
-from winnow.rewards.factory import RewardFunction, reward_name
+from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.export import Form, check_columns, check_output, export
-from winnow.rollouts.scoring import Scores, rescore, reward_for
+from winnow.rollouts.scoring import Scores, rescore
 from winnow.rollouts.selected import Sifted, Tally
 from winnow.storage.paths import Paths, paths_of
 from winnow.storage.sample_table import DrawTable, read_draws
+from winnow.types import Group
 
 OF_PROMPT = ("answer", "data", "messages", "difficulty")
 """Columns that a verifier may want of a prompt, beside its text."""
 _NAMED = re.compile(r" as draw \d+$")
 """What a rule says of another draw of the group."""
+
+
+def fates(
+    table: DrawTable, rules: Sequence[Rule], seed: int, scores: Scores | None = None
+) -> Iterator[tuple[Group, list[Fate]]]:
+    """Every group of a file with what becomes of its draws, for `select` and for training alike.
+
+    The lots of a group follow from the seed and from its number in the file: neither what is read
+    at a time nor what a rule draws for the groups before it has a say.
+
+    Args:
+        scores: New scores, which take the place of the file's.
+
+    Raises:
+        UserError: what a rule raises.
+    """
+    for number, group in enumerate(table.only(columns_read(rules))):
+        if scores is not None:
+            own = scores.of(table.rows_of(number))
+            group = group.with_(scores=own, right_at=scores.right_at)
+        yield group, sieve(group, rules, np.random.default_rng([seed, number]))
 
 
 def sift(
@@ -57,19 +78,15 @@ def sift(
     reasons = np.zeros(table.rows, dtype=np.int32)
     words = {KEPT: 0}
     tallies = [Tally("(no verdict)"), *(Tally(show(rule)) for rule in rules)]
-    rng = np.random.default_rng(seed)
     left = 0
-    for number, group in enumerate(table):
+    for number, (_, found) in enumerate(fates(table, rules, seed, scores)):
         rows = table.rows_of(number)
-        if scores is not None:
-            group = group.with_(scores=scores.of(rows), right_at=scores.right_at)
-        fates = sieve(group, rules, rng)
-        kept[rows] = [fate is None for fate in fates]
+        kept[rows] = [fate is None for fate in found]
         reasons[rows] = [
-            words.setdefault(KEPT if fate is None else fate[1], len(words)) for fate in fates
+            words.setdefault(KEPT if fate is None else fate[1], len(words)) for fate in found
         ]
-        _count(tallies, fates)
-        left += None in fates
+        _count(tallies, found)
+        left += None in found
         if number % 1000 == 0:
             progress("select", number, len(table))
     return Sifted(
@@ -87,11 +104,8 @@ def sift(
 
 
 def _check(table: DrawTable, rules: Sequence[Rule], scores: Scores | None, pool: bool) -> None:
-    unscored = 0 if scores is not None else table.unscored()
-    if unscored:
-        raise UserError(
-            f"draws: {unscored} of {table.rows} draws have no score; score them with --rescore"
-        )
+    if scores is None:
+        table.need_scores()
     policies = table.policies()
     if len(policies) < 2:
         return
@@ -103,7 +117,7 @@ def _check(table: DrawTable, rules: Sequence[Rule], scores: Scores | None, pool:
         raise UserError(f"draws: {listed}; --pool takes them as one set")
 
 
-def _count(tallies: Sequence[Tally], fates: Sequence[tuple[int, str] | None]) -> None:
+def _count(tallies: Sequence[Tally], fates: Sequence[Fate]) -> None:
     """Add a group's fates to what each rule did; a rule's number is one below its place."""
     alive = len(fates)
     for place, tally in enumerate(tallies):
@@ -218,14 +232,10 @@ def select(
         for path in outputs:
             check_columns(table, path)
         if rescore_with is not None:
-            name = reward_name(rescore_with) or ""
-            config = from_dict({"reward": {"name": name, "options": reward_options or {}}})
-            function = None if isinstance(rescore_with, str) else rescore_with
-            with reward_for(config, function) as verifier:
-                bound = 1.0 if right_at is None else right_at
-                scores = rescore(table, verifier, bound, listener.progress)
+            bound = 1.0 if right_at is None else right_at
+            scores = rescore(table, rescore_with, bound, reward_options, listener.progress)
         sifted = sift(
-            table.only(columns),
+            table,
             chosen,
             seed=seed,
             scores=scores,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from winnow.errors import UserError, WinnowError
 
@@ -30,28 +32,74 @@ def whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def whole_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """A folder that stands under its name only when all in it is written; one there is replaced.
+    """A folder that stands under its name only when all in it is written, and on the disk.
+
+    It takes the place of nothing. A kill leaves what was written beside the name, until the next.
 
     Raises:
-        WinnowError: the disk is full or cannot be written to.
+        WinnowError: the disk is full or cannot be written to, or something is there by the end.
     """
     partial = path.with_name(f".{path.name}.partial")
     with disk(path):
         if partial.exists():  # of a run that was killed meanwhile
             shutil.rmtree(partial)
+        make_folder(path.parent)
         partial.mkdir()
-        write(partial)
-        for inner in [*partial.rglob("*"), partial]:
-            sync(inner)
-        if path.exists():
-            drop_folder(path)
-        partial.rename(path)
+        try:
+            write(partial)
+            for inner in [*partial.rglob("*"), partial]:
+                sync(inner)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+            raise
+        try:
+            partial.rename(path)
+        except OSError as error:
+            reason = f"{error.strerror}; it is whole in {partial}"
+            raise WinnowError(f"cannot write {path}: {reason}") from error
+        sync(path.parent)
+
+
+def begin_folder(
+    folder: Path,
+    inside: Sequence[str],
+    environment: Mapping[str, Any],
+    texts: Mapping[str, str],
+) -> None:
+    """A new folder of a command: folders in it, environment.json, and texts one after the other.
+
+    Raises:
+        UserError: it cannot be made, or is there.
+    """
+    try:
+        make_folder(folder.parent)
+        folder.mkdir()  # of two that begin at once, one fails
+        for name in inside:
+            (folder / name).mkdir()
+        sync(folder.parent)
+    except OSError as error:
+        raise UserError(f"out: cannot make {folder}: {error.strerror}") from error
+    write_text(folder / "environment.json", json.dumps(dict(environment), indent=2) + "\n")
+    for name, text in texts.items():
+        write_text(folder / name, text)
+
+
+def make_folder(path: Path) -> None:
+    """A folder and those above it, where they are missing; their names are on the disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
         sync(path.parent)
 
 
 def drop_folder(path: Path) -> None:
     """Remove a folder. Renamed first: half of one must never be taken for a whole one."""
-    shutil.rmtree(path.rename(path.with_name(f".{path.name}.gone")))
+    gone = path.with_name(f".{path.name}.gone")
+    if gone.exists():  # of a removal that was killed
+        shutil.rmtree(gone)
+    path.rename(gone)
+    sync(path.parent)
+    shutil.rmtree(gone)
 
 
 def write_text(path: Path, text: str) -> None:

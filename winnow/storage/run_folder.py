@@ -31,8 +31,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from winnow.errors import UserError
-from winnow.storage.atomic import append_line, disk, drop_folder, refuse, whole_folder, write_text
-from winnow.storage.schema import SCHEMA, clean, group_of, prompt_of, write_groups
+from winnow.storage.atomic import (
+    append_line,
+    begin_folder,
+    disk,
+    drop_folder,
+    exists,
+    refuse,
+    whole_folder,
+    write_text,
+)
+from winnow.storage.schema import SCHEMA, clean, group_of, write_groups
 from winnow.types import Group, Prompt, Split
 
 _STATE = "state.json"
@@ -61,16 +70,9 @@ class RunStore:
             UserError: it exists already; nothing in it is touched.
         """
         cls.refuse(folder)
-        store = cls(folder)
-        try:
-            (folder / "rollouts").mkdir(parents=True)
-            if checkpoints:
-                (folder / "checkpoints").mkdir()
-        except OSError as error:
-            raise UserError(f"out: cannot make {folder}: {error.strerror}") from error
-        write_text(folder / "environment.json", json.dumps(dict(environment), indent=2) + "\n")
-        write_text(folder / "config.toml", config_toml)
-        return store
+        inside = ["rollouts", "checkpoints"][: 1 + checkpoints]
+        begin_folder(folder, inside, environment, {"config.toml": config_toml})
+        return cls(folder)
 
     @staticmethod
     def refuse(folder: Path) -> None:
@@ -134,7 +136,7 @@ class RunStore:
                 f"resume: the prompts have changed since {path} was written; "
                 "put them back, or begin a new run"
             )
-        return [group_of(prompt, by_group[place], right_at) for place, prompt in enumerate(prompts)]
+        return [group_of(by_group[place], prompt, right_at) for place, prompt in enumerate(prompts)]
 
     def groups(self, split: Split, step: int) -> list[Group]:
         """What `write_draws` wrote, as far as the file alone tells.
@@ -143,10 +145,7 @@ class RunStore:
             UserError: it never did, or the file was damaged.
         """
         by_group = self._by_group(self._rollouts(split, step))
-        return [
-            group_of(prompt_of(rows[0]), rows, rows[0]["right_at"])
-            for _, rows in sorted(by_group.items())
-        ]
+        return [group_of(by_group[place]) for place in sorted(by_group)]
 
     @staticmethod
     def _by_group(path: Path) -> dict[int, list[dict[str, Any]]]:
@@ -227,6 +226,8 @@ class RunStore:
         with disk(final):
             for left in final.parent.glob(".step-*"):  # by a run that was killed meanwhile
                 shutil.rmtree(left)
+            if exists(final):  # and holds no state: it is no checkpoint
+                drop_folder(final)
             whole_folder(final, write)
             for number, old in list(self.checkpoints())[:-keep]:
                 if number not in protect:

@@ -22,17 +22,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from winnow.errors import UserError
-from winnow.storage.atomic import append_line, refuse, whole, write_text
+from winnow.storage.atomic import append_line, begin_folder, refuse, whole, write_text
 from winnow.storage.sample_table import JOURNAL
-from winnow.storage.schema import clean, draw_columns, draw_of, prompt_columns, write_groups
+from winnow.storage.schema import (
+    PROMPT_KEY,
+    clean,
+    draw_columns,
+    draw_of,
+    prompt_columns,
+    write_groups,
+)
 from winnow.types import Group, Prompt, Score
 
 PART_DRAWS = 16_384
 """Draws that the journal gathers before they become a file."""
 PART_TOKENS = 1_000_000
 """Tokens that it gathers at most: long answers make smaller files, and as little to remember."""
-_SAME = ("prompt_id", "prompt", "messages")
-"""What must not change in a prompt while its draws are being made."""
 
 
 @dataclass(frozen=True, order=True)
@@ -75,15 +80,8 @@ class Journal:
             UserError: it exists already; nothing in it is touched.
         """
         cls.refuse(folder)
-        try:
-            (folder / "draws").mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"out: cannot make {folder}: {error.strerror}") from error
-        write_text(folder / "environment.json", json.dumps(dict(environment), indent=2) + "\n")
-        for mark in marks:
-            write_text(folder / mark, "")
-        write_text(folder / JOURNAL, "\n")
-        write_text(folder / "config.toml", config_toml)
+        texts = {**dict.fromkeys(marks, ""), JOURNAL: "\n", "config.toml": config_toml}
+        begin_folder(folder, ["draws"], environment, texts)
         return cls(folder, group)
 
     @staticmethod
@@ -222,20 +220,20 @@ class Journal:
 
 def _closed(path: Path, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
     """The numbers of the prompt and the draw in each row of a closed file."""
-    columns = ["group", "draw", *_SAME]
+    columns = ["group", "draw", *PROMPT_KEY]
     try:
-        table = pq.read_table(path, columns=columns, read_dictionary=list(_SAME))
+        table = pq.read_table(path, columns=columns, read_dictionary=list(PROMPT_KEY))
         table = table.select(columns).unify_dictionaries()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(
             f"resume: {path} is damaged; remove it to have its draws made anew"
         ) from error
-    for row in table.group_by(["group", *_SAME]).aggregate([]).to_pylist():
+    for row in table.group_by(["group", *PROMPT_KEY]).aggregate([]).to_pylist():
         place = row["group"]
         if place >= len(prompts):
             raise _changed(path)
         now = prompt_columns(prompts[place])
-        if any(row[name] != now[name] for name in _SAME):
+        if any(row[name] != now[name] for name in PROMPT_KEY):
             raise _changed(path)
     yield from zip(table["group"].to_pylist(), table["draw"].to_pylist(), strict=True)
 
@@ -243,7 +241,7 @@ def _closed(path: Path, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
 def _digest(prompt: Prompt) -> str:
     """Stands for a prompt in the journal."""
     columns = prompt_columns(prompt)
-    told = json.dumps([columns[name] for name in _SAME])
+    told = json.dumps([columns[name] for name in PROMPT_KEY])
     return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
 

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from winnow.errors import UserError
-from winnow.storage.schema import SCHEMA, draw_of, origin_of, prompt_of
-from winnow.types import Group, Score, Verdict
+from winnow.storage.paths import Paths, paths_of
+from winnow.storage.schema import PROMPT_KEY, SCHEMA, group_of
+from winnow.types import Group
 
 JOURNAL = "journal.jsonl"
 """Draws of a sample folder that are in no Parquet file yet."""
@@ -26,8 +27,6 @@ _IDENTITY = ("prompt_id", "draw", "model", "policy_version", "temperature", "tru
 _SCORES = ("reward", "error", "right", "right_at", "kept", "reason")
 _REPEATED = ("prompt_id", "prompt", "messages", "answer", "data", "model", "error", "reason")
 """Columns whose values many rows share: kept in memory once."""
-_KEY = ("prompt_id", "prompt", "messages")
-"""What the draws of one prompt have in common. An id alone is often a row's number in some file."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class DrawTable:
         first, last = int(self.starts[number]), int(self.starts[number + 1])
         rows = self._table.slice(first, last - first).to_pylist()
         try:
-            return _group(rows, self.right_at)
+            return group_of(rows, right_at=self.right_at)
         except ValueError as error:
             row = int(self.order[first])
             part = next(part for part in self.parts if row < part.first + part.rows)
@@ -138,6 +137,23 @@ class DrawTable:
         """Rows with neither a reward nor an error."""
         said = [pc.is_valid(self._table[name]) for name in ("reward", "error") if name in self]
         return self.rows - int(pc.sum(reduce(pc.or_, said)).as_py()) if said else self.rows
+
+    def need_scores(self, draws: Paths = ()) -> None:
+        """See that every draw has a score, or an error.
+
+        Args:
+            draws: How they were named, for the advice; not to a command that can score them itself.
+
+        Raises:
+            UserError: some have none.
+        """
+        if missing := self.unscored():
+            named = " ".join(map(str, paths_of(draws)))
+            how = f"winnow select {named} --rule everything --out scored.parquet " if named else ""
+            raise UserError(
+                f"draws: {missing} of {self.rows} draws have no score; score them with {how}"
+                "--rescore REWARD"
+            )
 
     def count(self, column: str, value: bool) -> int:
         """Rows where a yes/no column says so; 0 where there is no such column."""
@@ -212,7 +228,7 @@ def _read(path: Path, asked: Sequence[str], wanted: Sequence[str], why: str) -> 
     _check_columns(path, there, wanted, why)
     texts = [name for name in there if _is_text(schema.field(name).type)]
     names = [name for name in asked if name in there]
-    names += [name for name in _KEY if name in texts and name not in names]
+    names += [name for name in PROMPT_KEY if name in texts and name not in names]
     if "prompt_id" not in there and "prompt" not in names:
         names.append("prompt")
     repeated = [name for name in _REPEATED if name in names and name in texts]
@@ -340,7 +356,7 @@ def _naming(table: pa.Table) -> tuple[str, ...]:
 def _gathered(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows in the order of their prompts' first appearance, and where each prompt's begin."""
     codes = np.zeros(table.num_rows, dtype=np.int64)
-    for name in _KEY:
+    for name in PROMPT_KEY:
         if name in table.column_names and pa.types.is_dictionary(table.schema.field(name).type):
             own = np.concatenate(
                 [chunk.indices.fill_null(-1).to_numpy() for chunk in table[name].chunks]
@@ -358,33 +374,6 @@ def _gathered(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], np.arange(len(first) + 1))
     return order.astype(np.int64), starts.astype(np.int64)
-
-
-def _group(rows: Sequence[dict[str, Any]], right_at: float | None) -> Group:
-    first = rows[0]
-    bound = first.get("right_at") if right_at is None else right_at
-    scored = all(r.get("reward") is not None or r.get("error") is not None for r in rows)
-    return Group(
-        prompt=prompt_of(first),
-        prompt_ids=tuple(first.get("prompt_ids") or ()),
-        draws=tuple(draw_of(row) for row in rows),
-        scores=tuple(_score(row) for row in rows) if scored else (),
-        verdicts=_verdicts(rows),
-        right_at=1.0 if bound is None else bound,
-        origin=origin_of(first),
-    )
-
-
-def _score(row: dict[str, Any]) -> Score:
-    if row.get("error") is not None:
-        return Score.failed(row["error"])
-    return Score.of(row["reward"])
-
-
-def _verdicts(rows: Sequence[dict[str, Any]]) -> tuple[Verdict, ...]:
-    if all(row.get("kept") is None for row in rows):
-        return ()
-    return tuple(Verdict(row.get("kept") is not False, row.get("reason") or "") for row in rows)
 
 
 def _policy(row: dict[str, Any]) -> str:

@@ -58,6 +58,10 @@ SCHEMA = pa.schema(
     ]
 )
 
+PROMPT_KEY = ("prompt_id", "prompt", "messages")
+"""What tells prompts apart: the draws of one have it in common, and it must not change while they
+are being made. An id alone is often a row's number in some file."""
+
 
 def write_groups(
     path: Path,
@@ -190,31 +194,58 @@ def origin_of(row: Mapping[str, Any]) -> Origin | None:
     return Origin(row["model"], 1.0 if heat is None else heat, bool(row.get("truncated")))
 
 
-def group_of(prompt: Prompt, rows: Sequence[Mapping[str, Any]], right_at: float) -> Group:
-    """The group that rows of one prompt make, in the order of their draws."""
-    rows = sorted(rows, key=lambda row: row["draw"])
-    signals = tuple(
-        Signals(**{name: tuple(row[column] or ()) for name, column in _SIGNALS.items()})
+def group_of(
+    rows: Sequence[Mapping[str, Any]], prompt: Prompt | None = None, right_at: float | None = None
+) -> Group:
+    """The group that rows of one prompt make, in the order of their draws.
+
+    Columns may be missing. A group has scores only if every row has.
+
+    Args:
+        prompt: Default: as the rows tell.
+        right_at: Default: as the rows tell, else 1.
+
+    Raises:
+        ValueError: rows that no draws can be made of.
+    """
+    rows = sorted(rows, key=lambda row: row.get("draw") or 0)
+    first = rows[0]
+    bound = first.get("right_at") if right_at is None else right_at
+    return Group(
+        prompt=prompt_of(first) if prompt is None else prompt,
+        prompt_ids=tuple(first.get("prompt_ids") or ()),
+        draws=tuple(map(draw_of, rows)),
+        scores=_scores(rows),
+        verdicts=_verdicts(rows),
+        weights=() if first.get("weight") is None else tuple(row["weight"] for row in rows),
+        signals=_signals(rows),
+        right_at=1.0 if bound is None else bound,
+        step=first.get("step") or 0,
+        origin=origin_of(first),
+    )
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> tuple[Score, ...]:
+    said = [(row.get("reward"), row.get("error")) for row in rows]
+    if (None, None) in said:
+        return ()
+    return tuple(Score.of(value) if error is None else Score.failed(error) for value, error in said)
+
+
+def _signals(rows: Sequence[Mapping[str, Any]]) -> tuple[Signals, ...]:
+    there = [column for column in _SIGNALS.values() if column in rows[0]]
+    if not any(row[column] for row in rows for column in there):
+        return ()
+    return tuple(
+        Signals(**{name: tuple(row.get(column) or ()) for name, column in _SIGNALS.items()})
         for row in rows
     )
-    return Group(
-        prompt=prompt,
-        prompt_ids=tuple(rows[0]["prompt_ids"] or ()),
-        draws=tuple(map(draw_of, rows)),
-        scores=tuple(
-            Score(row["reward"], row["error"])
-            for row in rows
-            if row["reward"] is not None or row["error"] is not None
-        ),
-        verdicts=tuple(
-            Verdict(row["kept"], row["reason"]) for row in rows if row["kept"] is not None
-        ),
-        weights=tuple(row["weight"] for row in rows if row["weight"] is not None),
-        signals=signals if any(one != Signals() for one in signals) else (),
-        right_at=right_at,
-        step=rows[0]["step"],
-        origin=origin_of(rows[0]),
-    )
+
+
+def _verdicts(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
+    if all(row.get("kept") is None for row in rows):
+        return ()
+    return tuple(Verdict(row.get("kept") is not False, row.get("reason") or "") for row in rows)
 
 
 def draw_of(row: Mapping[str, Any]) -> Draw:

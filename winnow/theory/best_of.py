@@ -51,9 +51,7 @@ def best_of_n_weights(scores: ArrayLike, n: ArrayLike) -> Array:
     Raises:
         ValueError: An n is not from 1 to N, or the scores are not finite or not of shape (N,).
     """
-    scores = finite("scores", scores)
-    if scores.ndim != 1 or len(scores) == 0:
-        raise ValueError("scores must have shape (N,), N at least 1")
+    scores = _of_draws(scores)
     sizes = whole("n", n, 1)
     if sizes.ndim > 1 or (sizes > len(scores)).any():
         raise ValueError(f"n must be one number or shape (m,), and not above N = {len(scores)}")
@@ -63,6 +61,13 @@ def best_of_n_weights(scores: ArrayLike, n: ArrayLike) -> Array:
     shared = np.add.reduceat(by_rank, first, axis=-1) / counts
     weights = shared[:, level]
     return np.asarray(weights.reshape(sizes.shape + scores.shape))
+
+
+def _of_draws(scores: ArrayLike) -> Array:
+    scores = finite("scores", scores)
+    if scores.ndim != 1 or len(scores) == 0:
+        raise ValueError("scores must have shape (N,), N at least 1")
+    return scores
 
 
 def _weights_by_rank(total: int, sizes: Array) -> Array:
@@ -153,9 +158,7 @@ def kl_best_of_n_plugin(scores: ArrayLike, n: ArrayLike) -> Array:
     Raises:
         ValueError: The scores are not finite or not of shape (N,), or an n is below 1.
     """
-    scores = finite("scores", scores)
-    if scores.ndim != 1 or len(scores) == 0:
-        raise ValueError("scores must have shape (N,), N at least 1")
+    scores = _of_draws(scores)
     _, counts = np.unique(scores, return_counts=True)
     return kl_best_of_n(counts / len(scores), n)
 

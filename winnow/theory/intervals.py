@@ -1,4 +1,4 @@
-"""Confidence intervals, 95 %: of a proportion, of a mean, of a mean of rates. Pure."""
+"""Confidence intervals, 95 %: of a proportion, a mean, a mean of rates, resamples. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ _Z = 1.959963984540054
 
 def wilson(outcomes: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
     """95 % interval of a proportion from 0/1 outcomes (Wilson 1927)."""
-    n = outcomes.size
-    if n == 0:
+    if outcomes.size == 0:
         return None, None
-    p = float(outcomes.mean())
+    return _wilson(float(outcomes.mean()), outcomes.size)
+
+
+def _wilson(p: float, n: float) -> tuple[float, float]:
     centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -61,6 +63,14 @@ def rate_interval(values: Array, blocks: float) -> tuple[float, float | None, fl
     if not np.isclose(values, np.round(values), rtol=0, atol=1e-9).all():
         spread = float(values.var(ddof=1))
         size *= min(blocks, mean * (1.0 - mean) / spread) if spread > 0 else blocks
-    centre = (mean + _Z**2 / (2 * size)) / (1 + _Z**2 / size)
-    half = math.sqrt(mean * (1 - mean) / size + _Z**2 / (4 * size**2)) * _Z / (1 + _Z**2 / size)
-    return mean, max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
+    low, high = _wilson(mean, size)
+    return mean, min(mean, low), max(mean, high)
+
+
+def resampled_interval(values: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """95 % interval from a statistic of resamples (percentile bootstrap); NaN where none has it."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return math.nan, math.nan
+    low, high = np.quantile(finite, [0.025, 0.975]).tolist()
+    return low, high

@@ -5,23 +5,21 @@ read -> select -> weigh, once for the whole file; then passes over it, each in i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from winnow.algorithms.advantages import weigh
 from winnow.algorithms.algorithm import Algorithm
-from winnow.algorithms.selection import AsRecorded, columns_read, select
+from winnow.algorithms.selection import AsRecorded, judged
 from winnow.config.phases import File
 from winnow.config.schema import Config
 from winnow.errors import UserError
 from winnow.reporting.timing import Stopwatch
 from winnow.rollouts.annotate import Wanted
-from winnow.rollouts.generate import derive_seed
+from winnow.rollouts.select import fates
 from winnow.storage.run_folder import RunStore
 from winnow.storage.sample_table import DrawTable, read_draws
+from winnow.training.sources import Passes
 from winnow.types import Batch, Group, Verdict
 
 Complete = Callable[[Group], Group]
@@ -57,12 +55,7 @@ def open_file(config: Config, algorithm: Algorithm) -> File:
         optional=_TOKENS,
         right_at=config.reward.right_at,
     )
-    unscored = table.unscored()
-    if unscored:
-        raise UserError(
-            f"draws: {path}: {unscored} of {table.rows} draws have no score; score them: "
-            f"winnow select {path} --rescore REWARD --rule everything --out scored.parquet"
-        )
+    table.need_scores(path)
     policies = table.policies()
     one = algorithm.needs_one_policy
     if one and len(policies) > 1:
@@ -102,10 +95,8 @@ def _check_ratio(path: str, table: DrawTable, temperature: float) -> None:
         )
 
 
-class Recorded:
+class Recorded(Passes):
     """Groups of a file, selected and weighed as a whole; `epochs` passes over all of them."""
-
-    passes = 1
 
     def __init__(
         self,
@@ -121,26 +112,20 @@ class Recorded:
         before: int = 0,
     ) -> None:
         self._table, self._complete, self._store, self._watch = file.table, complete, store, watch
-        self._prompts_per_step, self._seed = prompts_per_step, seed
-        self._wanted, self._before = wanted, before
-        self._round = file.steps(prompts_per_step)
-        self.last = before + self._round * algorithm.epochs
+        self._prompts_per_step, self._wanted = prompts_per_step, wanted
+        super().__init__(file.steps(prompts_per_step), algorithm.epochs, seed, before)
         with watch("select"):
             self._judged = judge(self._table, algorithm, seed)
 
     def groups(self, step: int) -> Batch:
         """Groups of a step; never fresh: their draws were made elsewhere."""
-        epoch, place = divmod(step - self._before - 1, self._round)
-        order = np.random.default_rng(derive_seed(self._seed, "pass", epoch)).permutation(
-            len(self._table)
-        )
-        chosen = order[place * self._prompts_per_step : (place + 1) * self._prompts_per_step]
+        epoch, chosen = self.chosen(step, len(self._table), self._prompts_per_step)
         with self._watch("draw"):
             groups = [
                 self._complete(self._table.group(i)).with_(
                     verdicts=self._judged[i].verdicts, weights=self._judged[i].weights, step=step
                 )
-                for i in chosen.tolist()
+                for i in chosen
             ]
         with self._watch("signals"):
             groups = self._wanted.fill(groups, weighing=False)
@@ -148,11 +133,6 @@ class Recorded:
             with self._watch("store"):
                 self._store.write_draws("train", step, groups)
         return Batch(groups, fresh=False)
-
-    def state(self) -> Mapping[str, Any]:
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -169,9 +149,6 @@ def judge(table: DrawTable, algorithm: Algorithm, seed: int) -> list[Judged]:
     A draw that an earlier selection rejected stays out; the algorithm's own rules judge the others.
     """
     rules = (AsRecorded(), *algorithm.select)
-    chosen = [
-        select(group, rules, np.random.default_rng([seed, number]))
-        for number, group in enumerate(table.only(columns_read(rules)))
-    ]
+    chosen = [judged(group, found) for group, found in fates(table, rules, seed)]
     weighed = weigh(chosen, algorithm.advantage, algorithm.reward_scale)
     return [Judged(group.verdicts, group.weights) for group in weighed]

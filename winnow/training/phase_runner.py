@@ -23,10 +23,9 @@ from winnow.storage.atomic import whole_folder
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.context import Run
 from winnow.training.early_stopping import chosen_checkpoint
-from winnow.training.file_source import Recorded
+from winnow.training.file_source import Complete, Recorded
 from winnow.training.sft_mix import Anchor
 from winnow.training.sources import EveryStep, Once, Source
-from winnow.types import Group
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from winnow.engines.local.engine import LocalEngine
     from winnow.engines.local.learner import LocalLearner
     from winnow.engines.models.loading import ModelSource
-
-Complete = Callable[[Group], Group]
 
 
 @dataclass

@@ -59,8 +59,7 @@ def run(
     if resume is None:
         RunStore.refuse(out)
     checked = plan(config, algorithm)
-    callable_reward = None if isinstance(reward, str) else reward
-    with reward_for(config, callable_reward) as verifier:
+    with reward_for(config, reward) as verifier:
         _announce(reporter, checked, out)
         try:
             workshop = assemble(checked, verifier, reporter, out=out, resume=resume is not None)

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
-
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
@@ -17,7 +15,7 @@ from winnow.config.schema.prompts import PromptsConfig
 from winnow.engines.base import Beside
 from winnow.errors import UserError
 from winnow.prompts.loading import read
-from winnow.rollouts.generate import derive_seed
+from winnow.rollouts.generate import lots
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 
 
@@ -98,8 +96,7 @@ def _renamed(message: str) -> str:
 
 @lru_cache(maxsize=2)  # an update may straddle two passes
 def _order(size: int, seed: int, epoch: int) -> list[int]:
-    rng = np.random.default_rng(derive_seed(seed, "anchor", epoch))
-    order: list[int] = rng.permutation(size).tolist()
+    order: list[int] = lots(seed, "anchor", epoch).permutation(size).tolist()
     return order
 
 

@@ -1,6 +1,6 @@
 """What the loop trains on: draws of every step and of earlier rounds, or draws made once.
 
-A file of draws is one more, in `recorded.py`.
+A file of draws is one more, in `file_source.py`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-import numpy as np
-
 from winnow.reporting.timing import Stopwatch
 from winnow.rollouts.annotate import Wanted
-from winnow.rollouts.generate import derive_seed
+from winnow.rollouts.generate import lots
 from winnow.rollouts.rollout import Rollout
 from winnow.storage.run_folder import RunStore
 from winnow.types import Batch, Group
@@ -102,10 +100,39 @@ class EveryStep:
         self.rollout.restore(state)
 
 
-class Once:
-    """All draws before the first update, then passes over them, each in its own order: RFT."""
+class Passes:
+    """Passes over draws that are made once, each in an order of its own.
+
+    Args:
+        steps: Of one pass.
+        before: Steps of the run before the first.
+    """
 
     passes = 1
+
+    def __init__(self, steps: int, epochs: int, seed: int, before: int) -> None:
+        self._steps, self._seed, self._before = steps, seed, before
+        self.last = before + steps * epochs
+
+    def chosen(self, step: int, size: int, share: int) -> tuple[int, list[int]]:
+        """The number of the pass that a step belongs to, and the positions of the step's groups.
+
+        Args:
+            size: Number of all groups.
+            share: Of those of a step; the last of a pass may have fewer.
+        """
+        epoch, place = divmod(step - self._before - 1, self._steps)
+        order = lots(self._seed, "pass", epoch).permutation(size)
+        return epoch, order[place * share : (place + 1) * share].tolist()
+
+    def state(self) -> Mapping[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Once(Passes):
+    """All draws before the first update, then passes over them: RFT."""
 
     def __init__(
         self,
@@ -118,30 +145,19 @@ class Once:
         seed: int,
         before: int = 0,
     ) -> None:
+        super().__init__(steps, epochs, seed, before)
         self._rollout, self._wanted, self._watch = rollout, wanted, watch
-        self._rounds, self._seed, self._before = steps, seed, before
-        self.last = before + steps * epochs
         self._all: list[Group] = []
 
     def groups(self, step: int) -> Batch:
         if not self._all:
             self._all = [
                 group
-                for number in range(self._rounds)
+                for number in range(self._steps)
                 for group in self._rollout.make(self._before + number + 1, signals=False).groups
             ]
             self._rollout.release()
-        epoch, place = divmod(step - self._before - 1, self._rounds)
-        order = np.random.default_rng(derive_seed(self._seed, "pass", epoch)).permutation(
-            len(self._all)
-        )
-        share = len(self._all) // self._rounds
-        chosen = order[place * share : (place + 1) * share].tolist()
+        epoch, chosen = self.chosen(step, len(self._all), len(self._all) // self._steps)
         with self._watch("signals"):
             groups = self._wanted.fill([self._all[i] for i in chosen], weighing=False)
         return Batch(groups, epoch == 0)
-
-    def state(self) -> Mapping[str, Any]:
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None: ...

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from winnow.algorithms.objective import learned_from
 from winnow.config.schema import Config
 from winnow.errors import WinnowError
-from winnow.rollouts.generate import derive_seed
+from winnow.rollouts.generate import lots
 from winnow.training.context import Run
 from winnow.types import Batch, Group, StepStats
 
@@ -55,8 +53,8 @@ def minibatches(
     The groups of a step are passed over so many times, each time in another order.
     """
     for epoch in range(passes):
-        rng = np.random.default_rng(derive_seed(config.seed, "minibatches", step, epoch))
-        order = [places[i] for i in rng.permutation(len(places)).tolist()]
+        turn = lots(config.seed, "minibatches", step, epoch).permutation(len(places))
+        order = [places[i] for i in turn.tolist()]
         for start in range(0, len(order), config.minibatch_prompts):
             yield order[start : start + config.minibatch_prompts]
 

@@ -9,6 +9,7 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 
 from tests import tiny
+from tests.kills import full_disk
 from winnow.algorithms.denominators import DrawMeans
 from winnow.algorithms.losses import NLL, Clipped
 from winnow.algorithms.objective import Term
@@ -21,7 +22,8 @@ from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.local.stopping import Stopper
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.loading import load_model, resolve
-from winnow.errors import UserError
+from winnow.errors import UserError, WinnowError
+from winnow.storage.run_folder import RunStore
 from winnow.types import Draw, Group, Prompt, Score, Verdict
 
 
@@ -251,6 +253,20 @@ def test_bfloat16_weights_are_steered_by_a_float32_copy(tmp_path):
     assert again.version == 200
     for one, other in zip(again._masters, apprentice._masters, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "room", [2_000, 1_000_000]
+)  # the model is too long, or the optimiser's state
+def test_a_full_disk_while_a_checkpoint_is_written_is_one_line(tmp_path, room):
+    store = RunStore.create(tmp_path / "run", "", {})
+    apprentice = learner(tiny.model())
+    apprentice.step([trained_group()], LIKELIHOOD, 1.0)
+    store.checkpoint(1, apprentice.save, {}, keep=1)
+    with full_disk(room), pytest.raises(WinnowError, match=r"^cannot write .*step-2: ") as error:
+        store.checkpoint(2, apprentice.save, {}, keep=1)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in (store.folder / "checkpoints").iterdir()] == ["step-1"]
 
 
 def test_a_nonfinite_gradient_leaves_the_weights_alone():

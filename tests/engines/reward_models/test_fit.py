@@ -15,7 +15,7 @@ from tests import tiny
 from tests.build import draw
 from tests.cli.test_main import Case, check_line, contents, in_process
 from winnow import api
-from winnow.engines.reward_models import fit
+from winnow.engines.reward_models import trainer
 from winnow.engines.reward_models.fit import fit_reward
 from winnow.engines.reward_models.preferences import Pair
 from winnow.evaluation.best_of import best_of
@@ -68,7 +68,7 @@ class Spied:
     def __init__(self, monkeypatch) -> None:
         self.train: list[Pair] = []
         self.held_out: list[Pair] = []
-        monkeypatch.setattr(fit, "fit_pairs", self)
+        monkeypatch.setattr(trainer, "fit_reward_model", self)
 
     def __call__(self, model, pairs, *, held_out, **_) -> None:
         self.train, self.held_out = list(pairs), list(held_out)

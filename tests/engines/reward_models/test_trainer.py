@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
 import subprocess
 import sys
@@ -31,11 +32,13 @@ from transformers import (
 )
 
 from tests import tiny
+from tests.kills import Killed, full_disk
 from winnow.engines.reward_models import trainer
 from winnow.engines.reward_models.model import RewardModel
 from winnow.engines.reward_models.preferences import Pair, bradley_terry, pairs
 from winnow.engines.reward_models.trainer import FitResult, fit_reward_model
 from winnow.errors import UserError, WinnowError
+from winnow.storage import atomic
 from winnow.theory.intervals import wilson
 from winnow.types import Draw, Group, Prompt, Score
 
@@ -364,7 +367,7 @@ def test_a_folder_that_exists_is_refused_before_any_work(tmp_path):
     with pytest.raises(UserError, match=r"^out: .*judge exists"):
         fit(Path("no/such/model"), tmp_path / "judge", digit_pairs(4, seed=0))
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"^out: cannot write .*: Not a directory"):
+    with pytest.raises(UserError, match=r"^out: cannot make .*judge: .*file is no folder"):
         fit(Path("no/such/model"), tmp_path / "file" / "judge", digit_pairs(4, seed=0))
 
 
@@ -411,10 +414,51 @@ def test_what_is_in_the_way_by_the_end_is_not_written_over(base, tmp_path):
         out.mkdir(exist_ok=True)
         (out / "note").write_text("mine")
 
-    with pytest.raises(UserError, match=r"^out: cannot write .*judge: .*; it is in .*partial$"):
+    with pytest.raises(WinnowError, match=r"^cannot write .*judge: .*; it is whole in .*partial$"):
         fit(base, out, digit_pairs(4, seed=0), progress=occupy)
     assert [path.name for path in out.iterdir()] == ["note"]
     assert len(judged(tmp_path / ".judge.partial", digit_pairs(4, seed=0))) == 4
+
+
+def test_everything_is_on_the_disk_before_it_has_its_name(base, tmp_path, monkeypatch):
+    told = []
+    real_sync, real_rename = atomic.sync, Path.rename
+    monkeypatch.setattr(atomic, "sync", lambda path: (told.append(path.name), real_sync(path)))
+    monkeypatch.setattr(
+        Path, "rename", lambda path, to: (told.append(to.name), real_rename(path, to))[1]
+    )
+    fit(base, tmp_path / "new" / "judge", digit_pairs(4, seed=0))
+    end = told.index("judge")
+    files = {path.name for path in (tmp_path / "new" / "judge").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= files
+    assert {*files, ".judge.partial", tmp_path.name} <= set(told[:end])
+    assert told[end + 1 :] == ["new"]
+
+
+@pytest.mark.parametrize("stage", ["write", "sync", "rename"])
+def test_a_fit_that_is_broken_off_leaves_no_folder(base, tmp_path, monkeypatch, stage):
+    def killed(*_, **__):
+        raise Killed
+
+    if stage == "write":
+        monkeypatch.setattr(LlamaForSequenceClassification, "save_pretrained", killed)
+    elif stage == "sync":
+        monkeypatch.setattr(os, "fsync", killed)
+    else:
+        monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(Killed):
+        fit(base, tmp_path / "judge", digit_pairs(4, seed=0))
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == [".judge.partial"]
+    fit(base, tmp_path / "judge", digit_pairs(4, seed=0))
+    assert [path.name for path in tmp_path.iterdir()] == ["judge"]
+
+
+def test_a_full_disk_is_one_line(base, tmp_path):
+    with full_disk(2000), pytest.raises(WinnowError, match=r"^cannot write .*judge: ") as error:
+        fit(base, tmp_path / "judge", digit_pairs(4, seed=0))
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("headed", [False, True])

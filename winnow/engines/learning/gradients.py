@@ -8,29 +8,17 @@ gradients.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from winnow.algorithms.objective import Term, factors, learned_from, totals
 from winnow.engines.learning.microbatches import Part, cut
+from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, divergences, entropies
 from winnow.engines.models.forward import Contexts, Piece, PolicyForward
-from winnow.types import Group
-
-
-class Critic(Protocol):
-    """Says what return to expect."""
-
-    def values(self, policy: Callable[[], Contexts], pieces: Sequence[Piece]) -> Tensor:
-        """Before each answer token of some pieces, shape (tokens,).
-
-        Args:
-            policy: Gives the policy's own contexts of the pieces, for a critic that shares them.
-        """
-        ...
+from winnow.types import Group, Sums
 
 
 @dataclass(frozen=True)
@@ -44,27 +32,8 @@ class Models:
     """
 
     forward: PolicyForward
-    critic: Critic | None = None
+    critic: LocalCritic | None = None
     reference: Callable[[Sequence[Piece]], Frozen] | None = None
-
-
-@dataclass
-class Accumulated:
-    """Sums over the micro-batches of one mini-batch."""
-
-    loss: float = 0.0
-    draws: int = 0
-    tokens: int = 0
-    positions: int = 0
-    clipped: int = 0
-    ratio_tokens: int = 0
-    ratio_sum: float = 0.0
-    ratio_max: float = 0.0
-    kl_sum: float = 0.0
-    token_ratios: list[float] = field(default_factory=list)
-    log_weights: list[float] = field(default_factory=list)
-    influence: list[list[float]] = field(default_factory=list)
-    measures: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 def accumulate(
@@ -73,7 +42,7 @@ def accumulate(
     terms: Sequence[Term],
     temperature: float,
     microbatch_tokens: int,
-) -> Accumulated:
+) -> Sums:
     """Add the gradient of the terms over a mini-batch to the parameters' ``.grad``.
 
     Args:
@@ -83,7 +52,7 @@ def accumulate(
     """
     counts = totals(groups)
     scales = [[factors(group, term, counts) for term in terms] for group in groups]
-    done = Accumulated(
+    done = Sums(
         influence=[
             _influence(group, scale, terms) for group, scale in zip(groups, scales, strict=True)
         ]
@@ -199,7 +168,7 @@ def _recorded(name: str, part: Part, number: int) -> Sequence[float]:
 
 
 def _loss(
-    seen: _Seen, terms: Sequence[Term], scales: list[list[list[float]]], done: Accumulated
+    seen: _Seen, terms: Sequence[Term], scales: list[list[list[float]]], done: Sums
 ) -> Tensor:
     """The part of the mini-batch's loss that one micro-batch holds."""
     if any("kl" in term.reads for term in terms):
@@ -225,14 +194,14 @@ def _loss(
     return total
 
 
-def _measure(values: Mapping[str, Tensor], covered: Tensor, done: Accumulated) -> None:
+def _measure(values: Mapping[str, Tensor], covered: Tensor, done: Sums) -> None:
     for name, value in values.items():
         sum_, count = done.measures.get(name, (0.0, 0))
         found = value.detach()[covered]
         done.measures[name] = (sum_ + float(found.double().sum()), count + found.numel())
 
 
-def _measure_ratio(seen: _Seen, term: Term, done: Accumulated) -> None:
+def _measure_ratio(seen: _Seen, term: Term, done: Sums) -> None:
     """How far the policy has moved from the one that drew, over the draws with a weight."""
     given = {name: seen(name, term).detach() for name in term.reads}
     weighs = [part.group.weighs(i) for part, i in seen.members]

@@ -24,14 +24,14 @@ def learning_rate(config: OptimiserConfig, update: int, total: int) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _zeros(like: Sequence[Tensor]) -> Iterator[Tensor]:
+def zeros_like_each(like: Sequence[Tensor]) -> Iterator[Tensor]:
     """Zeros in one block, cut to shape. One by one their pages would take seconds to be had."""
     block = torch.zeros(sum(w.numel() for w in like), dtype=like[0].dtype, device=like[0].device)
     parts = torch.split(block, [w.numel() for w in like])
     return (part.view_as(w) for part, w in zip(parts, like, strict=True))
 
 
-def _master(weight: nn.Parameter, hooks: list[Any]) -> Tensor:
+def master_of(weight: nn.Parameter, hooks: list[Any]) -> Tensor:
     """What the optimiser steps: the weight itself, or a float32 copy that gathers its gradients.
 
     Args:

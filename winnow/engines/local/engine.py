@@ -27,13 +27,8 @@ from winnow.engines.models.loading import (
     resolve,
 )
 from winnow.engines.models.lora import Adapters
-from winnow.engines.models.reference import (
-    Average,
-    Other,
-    Reference,
-    Weights,
-    Within,
-)
+from winnow.engines.models.reference import Average, Other, Reference, Weights, Within
+from winnow.engines.models.saving import writing
 from winnow.engines.models.tokenization import PromptEncoder, Retokeniser
 from winnow.errors import UserError
 from winnow.types import Group, Prompt
@@ -126,6 +121,7 @@ class LocalEngine:
             for own, first in zip(weights, start, strict=True)
         ]
 
+    @writing()
     def save(self, folder: Path, *, merged: bool) -> None:
         """The model as it is, adapters by themselves or merged into it."""
         if self.adapters is not None and merged:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,24 +15,18 @@ from winnow.algorithms.objective import Term
 from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.optimizer import OptimiserConfig
 from winnow.engines.base import Beside, WeightsRef
-from winnow.engines.learning.gradients import Accumulated, Models, accumulate
-from winnow.engines.learning.optimizer import _master, _zeros, learning_rate
+from winnow.engines.learning.gradients import Models, accumulate
+from winnow.engines.learning.optimizer import learning_rate, master_of, zeros_like_each
 from winnow.engines.learning.token_values import logprobs, per_token
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, frozen
 from winnow.engines.models.forward import Piece, PolicyForward
+from winnow.engines.models.lora import Adapters
 from winnow.engines.models.reference import Reference
+from winnow.engines.models.saving import writing
 from winnow.types import Group, Signals, StepStats
 
 _OPTIMISER_FILE = "optimiser.pt"
-
-
-class Saver(Protocol):
-    """Writes what was trained of a module."""
-
-    def save(self, folder: Path) -> None: ...
-
-    def load(self, folder: Path) -> None: ...
 
 
 class LocalLearner:
@@ -54,7 +48,7 @@ class LocalLearner:
         critic: LocalCritic | None = None,
         critic_config: CriticConfig | None = None,
         reference: Reference | None = None,
-        saver: Saver | None = None,
+        saver: Adapters | None = None,
     ) -> None:
         self.module = forward.module
         self.tokenizer = tokenizer
@@ -69,11 +63,10 @@ class LocalLearner:
         self.weights = [p for p in self.module.parameters() if p.requires_grad]
         own = critic.trained() if critic is not None else []
         self._hooks: list[Any] = []
-        self._masters = [_master(p, self._hooks) for p in self.weights]
-        self._critic_masters = [_master(p, self._hooks) for p in own]
-        self._pairs = list(
-            zip([*self.weights, *own], [*self._masters, *self._critic_masters], strict=True)
-        )
+        self._masters = [master_of(p, self._hooks) for p in self.weights]
+        self._critic_masters = [master_of(p, self._hooks) for p in own]
+        masters = zip([*self.weights, *own], [*self._masters, *self._critic_masters], strict=True)
+        self._copied = [(weight, master) for weight, master in masters if master is not weight]
         self._updates = 0
         self._begun = 0
         """Updates before the optimiser was new."""
@@ -158,7 +151,7 @@ class LocalLearner:
         self._adam.zero_grad(set_to_none=True)
         if self._critic is not None:
             done.measures["critic_grad_norm"] = (critic_norm, 1)
-        return _stats(done, applied=finite, grad_norm=norm, lr=lr)
+        return StepStats(**vars(done), applied=finite, grad_norm=norm, lr=lr)
 
     def publish(self) -> WeightsRef:
         return WeightsRef(self.version, module=self.module)
@@ -169,7 +162,7 @@ class LocalLearner:
             hook.remove()
         self._adam.state.clear()
         self._adam.param_groups.clear()
-        self._masters, self._critic_masters, self._pairs = [], [], []
+        self._masters, self._critic_masters, self._copied = [], [], []
         self._critic = self.reference = None
 
     @torch.no_grad()
@@ -181,6 +174,7 @@ class LocalLearner:
         self._adam = self._new_adam()
         self._begun = self._updates
 
+    @writing()
     def save(self, folder: Path) -> None:
         if self._saver is None:
             cast(Any, self.module).save_pretrained(folder)
@@ -192,11 +186,12 @@ class LocalLearner:
             "version": self.version,
             "updates": self._updates,
         }
-        if any(master is not weight for weight, master in self._pairs):
+        if self._copied:
             state["masters"] = [*self._masters, *self._critic_masters]
         if self.reference is not None and self.reference.state():
             state["reference"] = self.reference.state()
-        torch.save(state, folder / _OPTIMISER_FILE)
+        with (folder / _OPTIMISER_FILE).open("wb") as file:
+            torch.save(state, file)
         if self._critic is not None:
             self._critic.save(folder)
 
@@ -251,24 +246,19 @@ class LocalLearner:
         )
         for group in groups:
             own = group["params"]
-            for weight, first, second in zip(own, *(_zeros(own) for _ in range(2)), strict=True):
+            for weight, first, second in zip(
+                own, *(zeros_like_each(own) for _ in range(2)), strict=True
+            ):
                 step = torch.zeros((), device=weight.device)
                 adam.state[weight] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
         return adam
 
     @torch.no_grad()
     def _refresh_masters(self) -> None:
-        for weight, master in self._pairs:
-            if master is not weight:
-                master.copy_(weight)
+        for weight, master in self._copied:
+            master.copy_(weight)
 
     @torch.no_grad()
     def _copy_back(self) -> None:
-        for weight, master in self._pairs:
-            if master is not weight:
-                weight.copy_(master)
-
-
-def _stats(done: Accumulated, *, applied: bool, grad_norm: float, lr: float) -> StepStats:
-    shared = {f.name: getattr(done, f.name) for f in fields(Accumulated)}
-    return StepStats(applied=applied, grad_norm=grad_norm, lr=lr, **shared)
+        for weight, master in self._copied:
+            weight.copy_(master)

@@ -13,9 +13,7 @@ from winnow.engines.local.decoding import decode
 from winnow.engines.local.kv_cache import Memory, Padded, Slots, token_bytes
 from winnow.engines.local.stopping import Stopper
 from winnow.engines.models.forward import PolicyForward
-from winnow.engines.models.loading import (
-    end_tokens,
-)
+from winnow.engines.models.loading import end_tokens
 from winnow.engines.models.tokenization import PromptEncoder
 from winnow.errors import WinnowError
 from winnow.types import Group, Prompt

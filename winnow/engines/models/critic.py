@@ -51,7 +51,11 @@ class LocalCritic(nn.Module):
         """Whether the policy's features are left alone, while only the head learns."""
 
     def values(self, policy: Callable[[], Contexts], pieces: Sequence[Piece]) -> Tensor:
-        """Before each answer token, float32, shape (tokens,)."""
+        """The return to expect before each answer token of some pieces, float32, shape (tokens,).
+
+        Args:
+            policy: Gives the policy's own contexts of the pieces, where its features are shared.
+        """
         alone = self._own is None and self.detached
         with torch.set_grad_enabled(torch.is_grad_enabled() and not alone):
             at = policy() if self._own is None else self._own.contexts(pieces)

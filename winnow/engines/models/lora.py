@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,7 +74,7 @@ class Adapters:
     def save(self, folder: Path) -> None:
         """The adapters, as peft and `AutoModelForCausalLM.from_pretrained` read them."""
         if self._copy is not None and not self._copy.is_dir():
-            whole_folder(self._copy, self._save_base)
+            whole_folder(self._copy, partial(self._save_plain, added=False))
         # Not asked for, it asks a hub at every save whether the vocabulary has grown.
         self._peft.save_pretrained(folder, save_embedding_layers=False)
 
@@ -90,24 +91,19 @@ class Adapters:
         from safetensors.torch import load_file
 
         saved = load_file(folder / "adapter_model.safetensors")
-        names = [name for name, p in self._peft.named_parameters() if p.requires_grad]
-        return [saved[name.replace(".default", "")] for name in names]
+        return [saved[name.replace(".default", "")] for name in self._names()]
 
     def towards_base(self, weights: list[Tensor], share: float) -> list[Tensor]:
         """Weights with the difference that they make scaled down: an average with the base."""
-        names = [name for name, p in self._peft.named_parameters() if p.requires_grad]
         return [
             w * (1 - share) if "lora_B" in name or "lora_embedding_B" in name else w
-            for name, w in zip(names, weights, strict=True)
+            for name, w in zip(self._names(), weights, strict=True)
         ]
 
     def merged(self, folder: Path, tokenizer: Any) -> None:
         """Write an ordinary model: base and adapters in one. The module is not changed."""
         self._save_plain(folder, added=True)
         tokenizer.save_pretrained(folder)
-
-    def _save_base(self, folder: Path) -> None:
-        self._save_plain(folder, added=False)
 
     @torch.no_grad()
     def _save_plain(self, folder: Path, *, added: bool) -> None:
@@ -128,6 +124,9 @@ class Adapters:
                 weight, delta = state[f"{name}.weight"], layer.get_delta_weight("default")
                 state[f"{name}.weight"] = (weight.float() + delta.float()).to(weight.dtype)
         module.save_pretrained(folder, state_dict=state)
+
+    def _names(self) -> list[str]:
+        return [name for name, p in self._peft.named_parameters() if p.requires_grad]
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self._module.parameters() if p.requires_grad]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from winnow.engines.factory import fit_reward as fit_pairs
+from winnow.engines.devices import pick_device
 from winnow.engines.reward_models.preferences import Pair, pairs
 from winnow.errors import UserError
 from winnow.reporting.console import reporter
@@ -65,12 +65,14 @@ def fit_reward(
         table = _scored(draws)
         by_prompt = _by_prompt(table, per_prompt, random.Random(seed))[:prompts]
         away = _number_away(len(by_prompt), held_out)
-        return fit_pairs(
+        from winnow.engines.reward_models.trainer import fit_reward_model
+
+        return fit_reward_model(
             model,
             _joined(by_prompt[away:]),
             held_out=_joined(by_prompt[:away]),
             out=out,
-            device=device,
+            device=pick_device(device),
             epochs=epochs,
             lr=lr,
             batch_pairs=batch_pairs,
@@ -84,9 +86,7 @@ def fit_reward(
 def _scored(draws: Paths) -> DrawTable:
     wanted = ["prompt", "text", "reward"]
     table = read_draws(paths_of(draws), wanted, why="fit-reward", optional=("messages", "answer"))
-    unscored = table.unscored()
-    if unscored:
-        raise UserError(f"draws: {unscored} of {table.rows} draws have no score")
+    table.need_scores(draws)
     return table
 
 

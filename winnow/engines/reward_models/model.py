@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import torch
 from jinja2 import TemplateError
-from safetensors import SafetensorError
 from torch import Tensor
 
 from winnow.engines.models.loading import (
@@ -24,9 +23,8 @@ from winnow.engines.models.loading import (
     context_length,
     load_tokenizer,
     plain_weights,
-    quiet_reading,
+    reading,
     resolve,
-    unavailable,
 )
 from winnow.errors import UserError, WinnowError
 from winnow.types import Prompt, Score
@@ -178,21 +176,18 @@ def load_classifier(
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    try:
-        with quiet_reading(source):
-            config = AutoConfig.from_pretrained(source.name, gguf_file=source.gguf)
-            shape(config)
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                source.name,
-                gguf_file=source.gguf,
-                config=config,
-                dtype=getattr(torch, dtype),
-                disable_mmap=True,
-                ignore_mismatched_sizes=True,  # they are told, as what is missing is
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise unavailable(source, field, error) from error
+    with reading(source, field):
+        config = AutoConfig.from_pretrained(source.name, gguf_file=source.gguf)
+        shape(config)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source.name,
+            gguf_file=source.gguf,
+            config=config,
+            dtype=getattr(torch, dtype),
+            disable_mmap=True,
+            ignore_mismatched_sizes=True,  # they are told, as what is missing is
+            output_loading_info=True,
+        )
     plain_weights(source, model)
     missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     return model, sorted(missing)

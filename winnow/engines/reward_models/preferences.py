@@ -17,6 +17,7 @@ from itertools import combinations
 from random import Random
 from typing import TYPE_CHECKING
 
+from winnow.algorithms.losses import minus_log_sigmoid
 from winnow.types import Group, Prompt
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def bradley_terry(better: Tensor, worse: Tensor) -> Tensor:
     The probability that one is preferred is sigma(r_better - r_worse) (Bradley & Terry 1952); as a
     loss for reward models Christiano et al. 2017 (1706.03741) and, with this sign and form, Ouyang
     et al. 2022 (2203.02155, eq. 1). Its gradient with respect to r_better is
-    -sigma(r_worse - r_better). Neither value nor gradient over- or underflows.
+    -sigma(r_worse - r_better).
 
     Args:
         better: Rewards of the preferred answers, shape (pairs,).
@@ -77,8 +78,7 @@ def bradley_terry(better: Tensor, worse: Tensor) -> Tensor:
     Returns:
         Shape (pairs,), unreduced.
     """
-    margin = better - worse
-    return (-margin).logaddexp(margin.new_zeros(()))  # log(exp(-margin) + 1)
+    return minus_log_sigmoid(better - worse)
 
 
 def _rewards(group: Group) -> dict[str, float]:

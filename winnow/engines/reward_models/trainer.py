@@ -7,7 +7,6 @@ RewardModel("judge", device=...).score([(prompt, completion), ...])
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from winnow.engines.models.loading import load_tokenizer, resolve
+from winnow.engines.models.saving import writing
 from winnow.engines.reward_models.model import (
     Encoder,
     Row,
@@ -29,6 +29,7 @@ from winnow.engines.reward_models.model import (
 )
 from winnow.engines.reward_models.preferences import Pair, bradley_terry
 from winnow.errors import UserError, WinnowError
+from winnow.storage.atomic import refuse, whole_folder
 from winnow.theory.intervals import wilson
 
 Progress = Callable[[int, int, float], None]
@@ -123,13 +124,14 @@ def fit_reward_model(
         field: The setting that names the base, for messages.
 
     Raises:
-        UserError: ``out`` exists or cannot be written, a setting is out of range, the base cannot
+        UserError: ``out`` exists or cannot be made, a setting is out of range, the base cannot
             be had or has no plain head, or fewer than two pairs can be read.
-        WinnowError: loss or gradient are not finite. Nothing is written.
+        WinnowError: loss or gradient are not finite, or the disk is full: nothing is written; or
+            something is at ``out`` by the end: what was written lies beside it.
     """
     _check_settings(epochs=epochs, batch_pairs=batch_pairs, lr=lr, dtype=dtype)
     _check_number(len(pairs))
-    partial = _make_room(out)
+    refuse(out)
     source = resolve(base, field)
     tokenizer = load_tokenizer(source, field)
     model = _with_head(source, layers, field).to(device).eval()
@@ -148,7 +150,13 @@ def fit_reward_model(
     right = _right(model, rows, microbatch_tokens)
     held_right = _right(model, held_rows, microbatch_tokens)
     low, high = wilson(held_right)
-    _write(model, tokenizer, partial, out)
+
+    @writing()
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    whole_folder(out, write)
     return FitResult(
         folder=out,
         steps=steps,
@@ -298,30 +306,3 @@ def _right(model: Any, rows: Sequence[_Rows], batch_tokens: int) -> np.ndarray[A
     better = read_all(model, [pair.better for pair in rows], batch_tokens)
     worse = read_all(model, [pair.worse for pair in rows], batch_tokens)
     return np.array([float(b > w) for b, w in zip(better, worse, strict=True)])
-
-
-def _make_room(out: Path) -> Path:
-    """The folder beside ``out`` that is written first.
-
-    Raises:
-        UserError: ``out`` is there already, or its parent cannot be written.
-    """
-    if out.exists() or out.is_symlink():
-        raise UserError(f"out: {out} exists; name a new folder")
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        partial.rmdir()
-    except OSError as error:
-        raise UserError(f"out: cannot write {out}: {error.strerror}") from error
-    return partial
-
-
-def _write(model: Any, tokenizer: Any, partial: Path, out: Path) -> None:
-    try:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        partial.rename(out)
-    except OSError as error:
-        raise UserError(f"out: cannot write {out}: {error.strerror}; it is in {partial}") from error
