@@ -70,11 +70,18 @@ class Drawn:
         self.calls: list[tuple[int, int, int]] = []
         true = rollout.draw
 
-        def draw(sampler, prompts, *, step, first, **more):
-            made = true(sampler, prompts, step=step, first=first, **more)
-            self.calls.append((step, first, len(prompts)))  # only what was drawn to the end
+        ask = rollout.requests
+
+        def requests(*given, step, first, **more):
+            self._asked = step, first
+            return ask(*given, step=step, first=first, **more)
+
+        def draw(sampler, asked, *rest):
+            made = true(sampler, asked, *rest)
+            self.calls.append((*self._asked, len(asked)))  # only what was drawn to the end
             return made
 
+        monkeypatch.setattr(rollout, "requests", requests)
         monkeypatch.setattr(rollout, "draw", draw)
 
     @property

@@ -17,7 +17,7 @@ from winnow.reporting.observer import Reporter
 from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction
-from winnow.rollouts.generate import draw, sampling_params
+from winnow.rollouts.generate import draw, requests, sampling_params
 from winnow.rollouts.scoring import reward_for, score
 from winnow.storage.run_folder import RunStore
 from winnow.types import Prompt, Split
@@ -45,16 +45,19 @@ def evaluate(
     with watch("evaluate"):
         drawn = store.read_draws(split, step, prompts, config.reward.right_at)
         if drawn is None:
-            drawn = draw(
-                sampler,
+            asked = requests(
                 prompts,
-                n=config.eval.samples,
-                params=sampling_params(config, config.eval.temperature),
-                model=config.model,
+                config.eval.samples,
+                sampling_params(config, config.eval.temperature),
                 seed=config.seed,
                 split="eval",  # the same lots as at that step, so that weights alone differ
                 step=step,
-                progress=lambda _, done, total: reporter.progress("evaluate", done, total),
+            )
+            drawn = draw(
+                sampler,
+                asked,
+                config.model,
+                lambda _, done, total: reporter.progress("evaluate", done, total),
             )
             store.write_draws(split, step, drawn)
         groups = score(drawn, reward, config.reward.right_at)

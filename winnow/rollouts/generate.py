@@ -24,35 +24,36 @@ def lots(*parts: object) -> np.random.Generator:
     return np.random.default_rng(derive_seed(*parts))
 
 
-def draw(
-    sampler: Sampler,
+def requests(
     prompts: Sequence[Prompt],
-    *,
     n: int,
     params: SamplingParams,
-    model: str,
+    *,
     seed: int,
     split: Split,
     step: int,
-    progress: Progress,
     first: int = 0,
-) -> list[Group]:
-    """n draws of each prompt from a model of that name, in the order of the prompts.
+) -> list[Request]:
+    """n draws of each prompt; its seed is made of the run's, the split, the step and its place.
 
     Args:
         first: Prompts that were drawn for this step before.
     """
-    requests = [
+    return [
         Request(prompt, n, derive_seed(seed, split, step, first + place), params, step)
         for place, prompt in enumerate(prompts)
     ]
-    origin = Origin(model, params.temperature, params.truncated)
+
+
+def draw(sampler: Sampler, asked: Sequence[Request], model: str, progress: Progress) -> list[Group]:
+    """What a model of that name answers, a group a request, in their order."""
     groups: dict[int, Group] = {}
-    progress("draw", 0, len(prompts))
-    for place, group in sampler.sample(requests):
-        groups[place] = group.with_(origin=origin)
-        progress("draw", len(groups), len(prompts))
-    return [groups[place] for place in range(len(prompts))]
+    progress("draw", 0, len(asked))
+    for place, group in sampler.sample(asked):
+        params = asked[place].params
+        groups[place] = group.with_(origin=Origin(model, params.temperature, params.truncated))
+        progress("draw", len(groups), len(asked))
+    return [groups[place] for place in range(len(asked))]
 
 
 def sampling_params(config: Config, temperature: float | None = None) -> SamplingParams:

@@ -10,16 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 from winnow.algorithms.advantages import weigh
-from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.selection import select
-from winnow.engines.base import Sampler, SamplingParams
+from winnow.config.phases import Phase
+from winnow.engines.base import Sampler
 from winnow.prompts.loading import PromptSet
 from winnow.reporting.observer import Progress
 from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
 from winnow.rollouts.annotate import Wanted, kl_to_reference
-from winnow.rollouts.generate import draw, lots
+from winnow.rollouts.generate import draw, lots, requests, sampling_params
 from winnow.rollouts.scoring import Patience, score
 from winnow.storage.run_folder import RunStore
 from winnow.types import Batch, Group, Prompt, Verdict
@@ -29,40 +29,31 @@ class Rollout:
     """Makes the weighed groups of a step, or finds them on the disk where they were made before.
 
     Args:
-        before: Steps of the run before the first of this.
-        first: Prompts that were drawn for them.
+        sampler: Who draws, asked for when something is to be drawn.
     """
 
     stages = ("draw", "score", "select", "signals", "store")
 
     def __init__(
         self,
-        *,
+        phase: Phase,
         sampler: Callable[[], Sampler],
-        reward: Reward,
-        algorithm: Algorithm,
-        wanted: Wanted,
+        *,
         prompts: PromptSet,
-        prompts_per_step: int,
-        samples_per_prompt: int,
-        params: SamplingParams,
-        model: str,
-        right_at: float,
-        seed: int,
+        reward: Reward,
+        wanted: Wanted,
         store: RunStore,
         watch: Stopwatch,
         progress: Progress,
-        first: int = 0,
-        before: int = 0,
     ) -> None:
-        self._first, self._before = first, before
-        self._sampler, self._reward, self._algorithm = sampler, reward, algorithm
-        self._prompts, self._prompts_per_step = prompts, prompts_per_step
-        self._samples_per_prompt, self._params, self._model = samples_per_prompt, params, model
-        self._right_at, self._seed, self._wanted = right_at, seed, wanted
+        self._phase, self._config, self._algorithm = phase, phase.config, phase.algorithm
+        other = self._config.draws_from if phase.algorithm.draws == "once" else None
+        self._sampler, self._model = sampler, other or self._config.model
+        self._prompts, self._reward, self._wanted = prompts, reward, wanted
         self._store, self._watch, self._progress = store, watch, progress
         self._patience = Patience(f"winnow train --resume {store.folder}")
-        self._penalty = algorithm.kl if isinstance(algorithm.kl, InReward) else None
+        penalty = phase.algorithm.kl
+        self._penalty = penalty if isinstance(penalty, InReward) else None
         self._taken: int | None = None
 
     def make(self, step: int, *, signals: bool = True) -> Batch:
@@ -71,11 +62,11 @@ class Rollout:
         Args:
             signals: Whether what weighing and updates read beside scores is asked for.
         """
-        refill, count = self._algorithm.refill, self._prompts_per_step
-        first = self._first + (step - self._before - 1) * count
+        refill, count = self._algorithm.refill, self._config.prompts_per_step
+        first = self._phase.first_prompt + (step - self._phase.before - 1) * count
         first = first if self._taken is None else self._taken
         found = self._store.groups_drawn("train", step)
-        prompts = self._prompts.between(first, first + max(found, count), self._seed)
+        prompts = self._prompts.between(first, first + max(found, count), self._config.seed)
         recorded = self._recorded(step, prompts)
         groups = list(recorded)
         while True:
@@ -84,7 +75,7 @@ class Rollout:
             full = [place for place, group in enumerate(chosen) if group.survivors]
             if len(full) >= count or len(chosen) >= (1 + refill) * count:
                 break
-            prompts = self._prompts.between(first, first + len(chosen) + count, self._seed)
+            prompts = self._prompts.between(first, first + len(chosen) + count, self._config.seed)
         if refill:
             self._taken = first + len(chosen)
             chosen = [_surplus(g) if i in full[count:] else g for i, g in enumerate(chosen)]
@@ -102,25 +93,24 @@ class Rollout:
 
     def _recorded(self, step: int, prompts: Sequence[Prompt]) -> Sequence[Group]:
         with self._watch("draw"):
-            return self._store.read_draws("train", step, prompts, self._right_at) or ()
+            right_at = self._config.reward.right_at
+            return self._store.read_draws("train", step, prompts, right_at) or ()
 
     def _drawn(self, step: int, prompts: Sequence[Prompt], groups: list[Group]) -> list[Group]:
         """A group for each prompt: those that are there, and new ones, at once on the disk."""
         if len(groups) == len(prompts):
             return groups
         with self._watch("draw"):
-            new = draw(
-                self._sampler(),
+            asked = requests(
                 prompts[len(groups) :],
-                n=self._samples_per_prompt,
-                params=self._params,
-                model=self._model,
-                seed=self._seed,
+                self._config.samples_per_prompt,
+                sampling_params(self._config),
+                seed=self._config.seed,
                 split="train",
                 step=step,
-                progress=self._progress,
                 first=len(groups),
             )
+            new = draw(self._sampler(), asked, self._model, self._progress)
             every = [*(group.with_(verdicts=(), weights=()) for group in groups), *new]
             self._store.write_draws("train", step, every)  # a kill while scoring loses none
         return every
@@ -128,11 +118,11 @@ class Rollout:
     def _scored(self, groups: Sequence[Group]) -> list[Group]:
         with self._watch("score"):
             self._progress("score", 0, 1)
-            return score(groups, self._reward, self._right_at)
+            return score(groups, self._reward, self._config.reward.right_at)
 
     def _selected(self, step: int, groups: Sequence[Group]) -> list[Group]:
         with self._watch("select"):
-            rng = lots(self._seed, "select", step)
+            rng = lots(self._config.seed, "select", step)
             return [select(group, self._algorithm.select, rng) for group in groups]
 
     def _keep(self, step: int, recorded: Sequence[Group], weighed: Sequence[Group]) -> None:
@@ -152,7 +142,7 @@ class Rollout:
         """How far the policy is from the reference; what that costs from the next step on."""
         measures: dict[str, float | None] = {}
         if self._algorithm.refill:
-            measures["prompts_refilled"] = len(groups) - self._prompts_per_step
+            measures["prompts_refilled"] = len(groups) - self._config.prompts_per_step
         if self._algorithm.refers_tempered:
             found = kl_to_reference(groups)
             measures["kl_to_reference"] = found[0] if found else None

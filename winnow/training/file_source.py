@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from winnow.algorithms.advantages import weigh
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.selection import AsRecorded, judged
-from winnow.config.phases import File
+from winnow.config.phases import File, Phase
 from winnow.config.schema import Config
 from winnow.errors import UserError
 from winnow.reporting.timing import Stopwatch
@@ -100,22 +100,19 @@ class Recorded(Passes):
 
     def __init__(
         self,
+        phase: Phase,
         file: File,
-        algorithm: Algorithm,
-        *,
-        prompts_per_step: int,
-        seed: int,
         complete: Complete,
+        *,
+        wanted: Wanted,
         store: RunStore,
         watch: Stopwatch,
-        wanted: Wanted,
-        before: int = 0,
     ) -> None:
+        super().__init__(phase)
         self._table, self._complete, self._store, self._watch = file.table, complete, store, watch
-        self._prompts_per_step, self._wanted = prompts_per_step, wanted
-        super().__init__(file.steps(prompts_per_step), algorithm.epochs, seed, before)
+        self._prompts_per_step, self._wanted = phase.config.prompts_per_step, wanted
         with watch("select"):
-            self._judged = judge(self._table, algorithm, seed)
+            self._judged = judge(self._table, phase.algorithm, phase.config.seed)
 
     def groups(self, step: int) -> Batch:
         """Groups of a step; never fresh: their draws were made elsewhere."""

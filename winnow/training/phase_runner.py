@@ -17,7 +17,6 @@ from winnow.reporting.observer import Reporter
 from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
 from winnow.rollouts.annotate import Wanted
-from winnow.rollouts.generate import sampling_params
 from winnow.rollouts.rollout import Rollout
 from winnow.storage.atomic import whole_folder
 from winnow.storage.run_folder import FINAL, RunStore
@@ -216,59 +215,26 @@ class Workshop:
         """Where the groups of a step come from."""
         config = phase.config
         wanted = Wanted(phase.algorithm, learner, config.sampling.temperature)
-        epochs, before = phase.algorithm.epochs, phase.before
         if phase.file is not None:
             for note in phase.file.notes:
                 self.reporter.note(note)
+            complete = self._completes[phase.number]
             return Recorded(
-                phase.file,
-                phase.algorithm,
-                prompts_per_step=config.prompts_per_step,
-                seed=config.seed,
-                complete=self._completes[phase.number],
-                store=self.store,
-                watch=self._watch,
-                wanted=wanted,
-                before=before,
+                phase, phase.file, complete, wanted=wanted, store=self.store, watch=self._watch
             )
         rollout = self._rollout(phase, wanted)
         if phase.algorithm.draws == "once":
-            return Once(
-                rollout,
-                wanted,
-                self._watch,
-                steps=config.steps,
-                epochs=epochs,
-                seed=config.seed,
-                before=before,
-            )
-        return EveryStep(
-            rollout,
-            self.store,
-            steps=config.steps,
-            epochs=epochs,
-            before=before,
-            merge=config.rounds.merge,
-            refilled=phase.algorithm.refill > 0,
-        )
+            return Once(phase, rollout, wanted, self._watch)
+        return EveryStep(phase, rollout, self.store)
 
     def _rollout(self, phase: Phase, wanted: Wanted) -> Rollout:
-        config = phase.config
-        other = phase.algorithm.draws == "once"
+        once = phase.algorithm.draws == "once"
         return Rollout(
-            sampler=self.drawing if other else lambda: self.sampler,
-            reward=self.reward,
-            algorithm=phase.algorithm,
-            wanted=wanted,
+            phase,
+            self.drawing if once else lambda: self.sampler,
             prompts=self.prompts,
-            prompts_per_step=config.prompts_per_step,
-            samples_per_prompt=config.samples_per_prompt,
-            params=sampling_params(config),
-            model=(config.draws_from if other else None) or config.model,
-            first=phase.first_prompt,
-            before=phase.before,
-            right_at=config.reward.right_at,
-            seed=config.seed,
+            reward=self.reward,
+            wanted=wanted,
             store=self.store,
             watch=self._watch,
             progress=self.reporter.progress,

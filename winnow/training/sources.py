@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from winnow.config.phases import Phase
 from winnow.reporting.timing import Stopwatch
 from winnow.rollouts.annotate import Wanted
 from winnow.rollouts.generate import lots
@@ -44,27 +45,14 @@ class Source(Protocol):
 class EveryStep:
     """New draws for every step, from the policy as it is then.
 
-    Args:
-        before: Steps of the run before its first.
-        merge: Earlier rounds whose draws are trained on again, as they were weighed then. What the
-            policy has become since is for the loss to weigh.
-        refilled: Whether batches hold groups with survivors alone.
+    With `rounds.merge`, draws of earlier rounds are trained on again, as they were weighed then:
+    what the policy has become since is for the loss to weigh.
     """
 
-    def __init__(
-        self,
-        rollout: Rollout,
-        store: RunStore,
-        *,
-        steps: int,
-        epochs: int,
-        before: int = 0,
-        merge: int = 0,
-        refilled: bool = False,
-    ) -> None:
-        self.rollout, self.passes, self.last = rollout, epochs, before + steps
-        self._store, self._before, self._merge = store, before, merge
-        self._refilled = refilled
+    def __init__(self, phase: Phase, rollout: Rollout, store: RunStore) -> None:
+        self.rollout, self.passes, self.last = rollout, phase.algorithm.epochs, phase.last
+        self._store, self._before, self._merge = store, phase.before, phase.config.rounds.merge
+        self._refilled = phase.algorithm.refill > 0
         self._earlier: dict[int, list[Group]] = {}
 
     def groups(self, step: int) -> Batch:
@@ -101,18 +89,13 @@ class EveryStep:
 
 
 class Passes:
-    """Passes over draws that are made once, each in an order of its own.
-
-    Args:
-        steps: Of one pass.
-        before: Steps of the run before the first.
-    """
+    """Passes over draws that are made once, each in an order of its own."""
 
     passes = 1
 
-    def __init__(self, steps: int, epochs: int, seed: int, before: int) -> None:
-        self._steps, self._seed, self._before = steps, seed, before
-        self.last = before + steps * epochs
+    def __init__(self, phase: Phase) -> None:
+        self._steps = phase.steps // phase.algorithm.epochs
+        self._seed, self._before, self.last = phase.config.seed, phase.before, phase.last
 
     def chosen(self, step: int, size: int, share: int) -> tuple[int, list[int]]:
         """The number of the pass that a step belongs to, and the positions of the step's groups.
@@ -134,18 +117,8 @@ class Passes:
 class Once(Passes):
     """All draws before the first update, then passes over them: RFT."""
 
-    def __init__(
-        self,
-        rollout: Rollout,
-        wanted: Wanted,
-        watch: Stopwatch,
-        *,
-        steps: int,
-        epochs: int,
-        seed: int,
-        before: int = 0,
-    ) -> None:
-        super().__init__(steps, epochs, seed, before)
+    def __init__(self, phase: Phase, rollout: Rollout, wanted: Wanted, watch: Stopwatch) -> None:
+        super().__init__(phase)
         self._rollout, self._wanted, self._watch = rollout, wanted, watch
         self._all: list[Group] = []
 

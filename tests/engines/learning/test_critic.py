@@ -336,7 +336,8 @@ TERMS = (
 def policy_and_critic(*, own_trunk: bool, share: bool = True, dtype: torch.dtype = torch.float64):
     model = build("llama", dtype)
     forward = PolicyForward(model, share_prefix=share)
-    critic = LocalCritic(forward, own_trunk=own_trunk).to(dtype)
+    trunk = "own" if own_trunk else "shared"
+    critic = LocalCritic(forward, CriticConfig(trunk=trunk)).to(dtype)
     torch.manual_seed(3)
     torch.nn.init.normal_(critic.head.weight, std=0.5)
     torch.nn.init.normal_(critic.head.bias)
@@ -434,6 +435,7 @@ def test_values_are_told_before_each_token(own_trunk):
 
 
 def learner_of(forward, critic, **config) -> LocalLearner:
+    critic.config = critic.config.model_copy(update={"lr": 0.1, **config})
     return LocalLearner(
         forward,
         tokenizer=None,
@@ -441,7 +443,6 @@ def learner_of(forward, critic, **config) -> LocalLearner:
         total_updates=10,
         microbatch_tokens=1000,
         critic=critic,
-        critic_config=CriticConfig(lr=0.1, **config),
     )
 
 
@@ -493,7 +494,7 @@ def test_a_warm_up_may_meet_a_mini_batch_without_survivors():
 
 def test_a_critic_that_has_learned_nothing_expects_nothing():
     forward = PolicyForward(build("llama"))
-    critic = LocalCritic(forward, own_trunk=False).double()
+    critic = LocalCritic(forward, CriticConfig()).double()
     pieces = [Piece([5, 9], [[3, 4], [1]])]
     assert critic.values(lambda: forward.contexts(pieces), pieces).tolist() == [0.0] * 3
 

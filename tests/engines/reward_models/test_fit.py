@@ -70,7 +70,7 @@ class Spied:
         self.held_out: list[Pair] = []
         monkeypatch.setattr(trainer, "fit_reward_model", self)
 
-    def __call__(self, model, pairs, *, held_out, **_) -> None:
+    def __call__(self, model, pairs, how, *, held_out, **_) -> None:
         self.train, self.held_out = list(pairs), list(held_out)
 
     @property

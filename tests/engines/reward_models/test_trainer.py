@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from tests import tiny
 from tests.kills import Killed, full_disk
 from winnow.engines.reward_models import trainer
 from winnow.engines.reward_models.model import RewardModel
-from winnow.engines.reward_models.preferences import Pair, bradley_terry, pairs
+from winnow.engines.reward_models.preferences import FitSettings, Pair, bradley_terry, pairs
 from winnow.engines.reward_models.trainer import FitResult, fit_reward_model
 from winnow.errors import UserError, WinnowError
 from winnow.storage import atomic
@@ -164,8 +165,10 @@ def base(tmp_path_factory) -> Path:
 
 
 def fit(base: Path, out: Path, made, **settings) -> FitResult:
-    chosen = {"lr": 3e-3, "batch_pairs": 32, "epochs": 1, "layers": 2, "device": CPU, **settings}
-    return fit_reward_model(str(base), made, out=out, **chosen)
+    chosen = {"lr": 3e-3, "batch_pairs": 32, "epochs": 1, "layers": 2, **settings}
+    own = {field.name for field in fields(FitSettings)} & chosen.keys()
+    how = FitSettings(**{name: chosen.pop(name) for name in own})
+    return fit_reward_model(str(base), made, how, out=out, device=CPU, **chosen)
 
 
 def judged(folder: Path, made, dtype: str = "float32") -> list[tuple[float, float]]:

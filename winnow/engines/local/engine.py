@@ -209,8 +209,7 @@ class LocalEngine:
             optimiser,
             total_updates=total_updates,
             microbatch_tokens=microbatch_tokens,
-            critic=LocalCritic(forward, own_trunk=critic.trunk == "own") if critic else None,
-            critic_config=critic,
+            critic=LocalCritic(forward, critic) if critic else None,
             reference=reference,
             saver=self.adapters,
         )

@@ -46,7 +46,6 @@ class LocalLearner:
         total_updates: int,
         microbatch_tokens: int,
         critic: LocalCritic | None = None,
-        critic_config: CriticConfig | None = None,
         reference: Reference | None = None,
         saver: Adapters | None = None,
     ) -> None:
@@ -55,7 +54,8 @@ class LocalLearner:
         self.version = 0
         self.forward = forward
         self.reference = reference
-        self._critic, self._critic_config = critic, critic_config or CriticConfig()
+        self._critic = critic
+        self._critic_config = critic.config if critic is not None else CriticConfig()
         self._saver = saver
         self._config = optimiser
         self._total_updates = total_updates

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from winnow.config.schema.critic import CriticConfig
 from winnow.engines.models.forward import Contexts, Piece, PolicyForward
 from winnow.errors import UserError
 
@@ -26,14 +27,15 @@ class LocalCritic(nn.Module):
 
     Args:
         policy: The policy's module.
-        own_trunk: Whether to begin with a copy of it, which is then trained for values alone.
+        config: Whether it has a trunk of its own, a copy that is trained for values alone.
 
     Raises:
         UserError: the policy's features cannot be had beside its logits.
     """
 
-    def __init__(self, policy: PolicyForward, *, own_trunk: bool) -> None:
+    def __init__(self, policy: PolicyForward, config: CriticConfig) -> None:
         super().__init__()
+        self.config = config
         if not policy.splits_head:
             raise UserError(
                 "algorithm.critic: this architecture changes its logits behind the head, and a "
@@ -43,7 +45,7 @@ class LocalCritic(nn.Module):
         self.head = nn.Linear(embeddings.in_features, 1, device=policy.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.trunk = copy.deepcopy(policy.module) if own_trunk else None
+        self.trunk = copy.deepcopy(policy.module) if config.trunk == "own" else None
         if self.trunk is not None:
             self.trunk.requires_grad_(True)
         self._own = PolicyForward(self.trunk) if self.trunk is not None else None

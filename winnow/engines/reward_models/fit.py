@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from winnow.engines.devices import pick_device
-from winnow.engines.reward_models.preferences import Pair, pairs
+from winnow.engines.reward_models.preferences import FitSettings, Pair, pairs
 from winnow.errors import UserError
 from winnow.reporting.console import reporter
 from winnow.storage.atomic import refuse
@@ -58,6 +58,8 @@ def fit_reward(
     for name, value in (("per_prompt", per_prompt), ("prompts", prompts)):
         if value is not None and value < 1:
             raise UserError(f"{name} = {value}: at least 1")
+    how = FitSettings(epochs, lr, batch_pairs, seed, dtype, layers)
+    how.check()
     out = Path(out)
     refuse(out)
     with reporter(quiet) as listener:
@@ -70,15 +72,10 @@ def fit_reward(
         return fit_reward_model(
             model,
             _joined(by_prompt[away:]),
+            how,
             held_out=_joined(by_prompt[:away]),
             out=out,
             device=pick_device(device),
-            epochs=epochs,
-            lr=lr,
-            batch_pairs=batch_pairs,
-            seed=seed,
-            dtype=dtype,
-            layers=layers,
             progress=lambda done, steps, _: listener.progress("fit", done, steps),
         )
 

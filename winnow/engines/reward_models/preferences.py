@@ -18,6 +18,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from winnow.algorithms.losses import minus_log_sigmoid
+from winnow.errors import UserError
 from winnow.types import Group, Prompt
 
 if TYPE_CHECKING:
@@ -31,6 +32,40 @@ class Pair:
     prompt: Prompt
     better: str
     worse: str
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a reward model is fitted to pairs.
+
+    Attributes:
+        epochs: Passes over the pairs, each in an order of its own.
+        lr: Learning rate of the first update.
+        batch_pairs: Pairs of an update; the last one of an epoch may have fewer.
+        seed: Decides the order of the pairs.
+        dtype: ``bfloat16``: passes are made and the result is written in it; what is trained is
+            in float32 all the same.
+        layers: Keep only the first so many layers of the base: a smaller, quicker model.
+        microbatch_tokens: About so many tokens go through the model at a time, padding counted.
+    """
+
+    epochs: int = 1
+    lr: float = 1e-5
+    batch_pairs: int = 16
+    seed: int = 0
+    dtype: str = "float32"
+    layers: int | None = None
+    microbatch_tokens: int = 8192
+
+    def check(self) -> None:
+        """Raise UserError for a setting out of range."""
+        for name, value in (("epochs", self.epochs), ("batch_pairs", self.batch_pairs)):
+            if value < 1:
+                raise UserError(f"{name}: at least 1, not {value}")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise UserError(f"lr: a number above 0, not {self.lr}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"dtype: 'float32' or 'bfloat16', not {self.dtype!r}")
 
 
 def pairs(groups: Iterable[Group], *, per_prompt: int, rng: Random) -> list[Pair]:

@@ -1,6 +1,6 @@
 """Fits a reward model to preferences: a causal language model with one number for a head.
 
-fit_reward_model("smollm2-135m", pairs, out=Path("judge"), device=torch.device("cpu"))
+fit_reward_model("smollm2-135m", pairs, FitSettings(), out=Path("judge"), device=device)
 RewardModel("judge", device=...).score([(prompt, completion), ...])
 """
 
@@ -27,7 +27,7 @@ from winnow.engines.reward_models.model import (
     read_all,
     widest,
 )
-from winnow.engines.reward_models.preferences import Pair, bradley_terry
+from winnow.engines.reward_models.preferences import FitSettings, Pair, bradley_terry
 from winnow.errors import UserError, WinnowError
 from winnow.storage.atomic import refuse, whole_folder
 from winnow.theory.intervals import wilson
@@ -84,17 +84,11 @@ class _Rows:
 def fit_reward_model(
     base: str,
     pairs: Sequence[Pair],
+    how: FitSettings,
     *,
     out: Path,
     device: torch.device,
-    epochs: int = 1,
-    lr: float = 1e-5,
-    batch_pairs: int = 16,
-    seed: int = 0,
-    dtype: str = "float32",
     held_out: Sequence[Pair] = (),
-    layers: int | None = None,
-    microbatch_tokens: int = 8192,
     progress: Progress | None = None,
     field: str = "model",
 ) -> FitResult:
@@ -110,16 +104,8 @@ def fit_reward_model(
         base: Folder or hub id of a causal language model, ``.gguf`` file, or the built-in one.
         pairs: Preferences to learn. See :func:`winnow.engines.reward_models.preferences.pairs`.
         out: Folder to be made. It appears when it is whole.
-        epochs: Passes over the pairs, each in an order of its own.
-        lr: Learning rate of the first update.
-        batch_pairs: Pairs of an update; the last one of an epoch may have fewer.
-        seed: Decides the order of the pairs.
-        dtype: ``bfloat16``: passes are made and the result is written in it; what is trained is
-            in float32 all the same.
         held_out: Pairs to measure by that are not trained on. Pairs of one prompt should not be
             in both.
-        layers: Keep only the first so many layers of the base: a smaller, quicker model.
-        microbatch_tokens: About so many tokens go through the model at a time, padding counted.
         progress: See :data:`Progress`.
         field: The setting that names the base, for messages.
 
@@ -129,26 +115,27 @@ def fit_reward_model(
         WinnowError: loss or gradient are not finite, or the disk is full: nothing is written; or
             something is at ``out`` by the end: what was written lies beside it.
     """
-    _check_settings(epochs=epochs, batch_pairs=batch_pairs, lr=lr, dtype=dtype)
+    how.check()
     _check_number(len(pairs))
     refuse(out)
     source = resolve(base, field)
     tokenizer = load_tokenizer(source, field)
-    model = _with_head(source, layers, field).to(device).eval()
+    model = _with_head(source, how.layers, field).to(device).eval()
     _agree_on_padding(model, tokenizer)
     encode = Encoder(tokenizer, model.config, field)
     rows, held_rows = _readable(encode, pairs), _readable(encode, held_out)
     _check_number(len(rows), len(pairs))
     losses = []
-    steps = epochs * math.ceil(len(rows) / batch_pairs)
-    order = _order(rows, epochs, batch_pairs, seed)
-    for loss in _train(model, order, steps, lr, getattr(torch, dtype), microbatch_tokens):
+    steps = how.epochs * math.ceil(len(rows) / how.batch_pairs)
+    dtype = getattr(torch, how.dtype)
+    order = _order(rows, how.epochs, how.batch_pairs, how.seed)
+    for loss in _train(model, order, steps, how.lr, dtype, how.microbatch_tokens):
         losses.append(loss)
         if progress is not None:
             progress(len(losses), steps, loss)
-    model.to(getattr(torch, dtype))  # measured as it will be read
-    right = _right(model, rows, microbatch_tokens)
-    held_right = _right(model, held_rows, microbatch_tokens)
+    model.to(dtype)  # measured as it will be read
+    right = _right(model, rows, how.microbatch_tokens)
+    held_right = _right(model, held_rows, how.microbatch_tokens)
     low, high = wilson(held_right)
 
     @writing()
@@ -170,16 +157,6 @@ def fit_reward_model(
         held_out_low=low,
         held_out_high=high,
     )
-
-
-def _check_settings(*, epochs: int, batch_pairs: int, lr: float, dtype: str) -> None:
-    for name, value in (("epochs", epochs), ("batch_pairs", batch_pairs)):
-        if value < 1:
-            raise UserError(f"{name}: at least 1, not {value}")
-    if not (lr > 0 and math.isfinite(lr)):
-        raise UserError(f"lr: a number above 0, not {lr}")
-    if dtype not in ("float32", "bfloat16"):
-        raise UserError(f"dtype: 'float32' or 'bfloat16', not {dtype!r}")
 
 
 def _check_number(readable: int, given: int | None = None) -> None:
