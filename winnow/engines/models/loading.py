@@ -132,14 +132,17 @@ def _base_of(source: ModelSource) -> str | None:
 
 @contextmanager
 def reading(source: ModelSource, field: str) -> Iterator[None]:
-    """No progress bar of the library over ours; what cannot be had is said in one line.
+    """No progress bars and no advice of the library's; what cannot be had is said in one line.
 
     Raises:
         UserError: the model cannot be had.
     """
     from safetensors import SafetensorError
+    from transformers.utils import logging as their_logging
 
-    _quieten()
+    logging: Any = their_logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         with redirect_stderr(io.StringIO()) if source.gguf else nullcontext():
             yield
@@ -181,12 +184,3 @@ def _built_in() -> ModelSource:
         if (Path(folder) / _GGUF).is_file():
             return ModelSource(str(folder), _GGUF)
     return ModelSource(_HUB)
-
-
-def _quieten() -> None:
-    """No progress bars and no advice of theirs; errors are raised all the same."""
-    from transformers.utils import logging as their_logging
-
-    logging: Any = their_logging
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
