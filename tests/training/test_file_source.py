@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import winnow
-from tests import tiny
+from tests import kills, tiny
 from winnow.config.schema import from_dict
 from winnow.errors import UserError
 from winnow.storage.sample_table import read_draws
@@ -146,6 +146,20 @@ def test_what_is_trained_on_is_what_winnow_select_keeps(tiny_model, draws, tmp_p
     ]
     assert sorted(trained) == sorted(drawn)
     assert len(drawn) == 20
+
+
+def test_what_is_right_is_what_the_file_says(tiny_model, draws, tmp_path) -> None:
+    """From 0 on, where the file says so: every sample; from 1 on where the recipe says so."""
+    lenient = changed(draws, tmp_path / "lenient.parquet", right_at=lambda row: 0.0)
+    assert winnow.select(lenient, ["correct"]).survivors == 160
+    right = winnow.select(draws, ["correct"]).survivors
+    algorithm = {"name": "rft", "select": "correct"}
+    for name, bound, expected in [("file", {}, 160), ("recipe", {"right_at": 1.0}, right)]:
+        reward = {"name": "exact", **bound}
+        source = {"model": str(tiny_model), "draws": str(lenient), "algorithm": algorithm}
+        config = from_dict({**SETTINGS, **source, "reward": reward})
+        result = kills.go(config, tmp_path / name)
+        assert sum(row["kept"] for row in rows_of(result.folder / "rollouts")) == expected
 
 
 def test_pairs_of_a_file(tiny_model, draws, tmp_path) -> None:

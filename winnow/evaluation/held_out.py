@@ -43,7 +43,7 @@ def evaluate(
     """
     watch = Stopwatch()
     with watch("evaluate"):
-        drawn = store.read_draws(split, step, prompts, config.reward.right_at)
+        drawn = store.read_draws(split, step, prompts, config.reward.bound)
         if drawn is None:
             asked = requests(
                 prompts,
@@ -60,7 +60,7 @@ def evaluate(
                 lambda _, done, total: reporter.progress("evaluate", done, total),
             )
             store.write_draws(split, step, drawn)
-        groups = score(drawn, reward, config.reward.right_at)
+        groups = score(drawn, reward, config.reward.bound)
         if groups != drawn:
             store.write_draws(split, step, groups)
     result = evaluation(step, groups, round(watch.seconds["evaluate"], 3), split)

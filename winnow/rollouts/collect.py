@@ -266,7 +266,7 @@ def _want(config: Config, held_out: bool) -> Want:
         n=config.samples_per_prompt,
         params=params,
         seed=config.seed,
-        right_at=config.reward.right_at,
+        right_at=config.reward.bound,
         origin=Origin(model, params.temperature, params.truncated),
     )
 

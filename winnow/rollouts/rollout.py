@@ -93,7 +93,7 @@ class Rollout:
 
     def _recorded(self, step: int, prompts: Sequence[Prompt]) -> Sequence[Group]:
         with self._watch("draw"):
-            right_at = self._config.reward.right_at
+            right_at = self._config.reward.bound
             return self._store.read_draws("train", step, prompts, right_at) or ()
 
     def _drawn(self, step: int, prompts: Sequence[Prompt], groups: list[Group]) -> list[Group]:
@@ -118,7 +118,7 @@ class Rollout:
     def _scored(self, groups: Sequence[Group]) -> list[Group]:
         with self._watch("score"):
             self._progress("score", 0, 1)
-            return score(groups, self._reward, self._config.reward.right_at)
+            return score(groups, self._reward, self._config.reward.bound)
 
     def _selected(self, step: int, groups: Sequence[Group]) -> list[Group]:
         with self._watch("select"):

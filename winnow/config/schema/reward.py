@@ -17,7 +17,14 @@ class RewardConfig(Section):
     options: dict[str, Any] = Field({}, description="Options of the built-in verifier.")
     time_limit: float = Field(10.0, gt=0, description="Seconds a verifier may take for a draw.")
     workers: int = Field(2, ge=1, description="Verifier processes.")
-    right_at: float = Field(1.0, description="A reward of at least this is a right answer.")
+    right_at: float | None = Field(
+        None, description="A reward of at least this is right. Default: as a file says, else 1."
+    )
+
+    @property
+    def bound(self) -> float:
+        """From which reward on an answer is right, where no file of samples says so."""
+        return 1.0 if self.right_at is None else self.right_at
 
     @field_validator("options")
     @classmethod
