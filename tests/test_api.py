@@ -71,11 +71,11 @@ def test_a_section_may_be_given_whole(model, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"algorithm": "grop"}, "algorithm: no row 'grop'"),
-        ({"reward": "nummber"}, "no reward called 'nummber'"),
+        ({"algorithm": "grop"}, "algorithm: unknown algorithm 'grop'"),
+        ({"reward": "nummber"}, "reward: unknown reward 'nummber'"),
         ({"prompts": []}, "prompts.source: .* holds no prompts"),
         ({"prompts": [{"answer": "1"}]}, "prompts.prompt_column: row 1 of .* has no column"),
-        ({"prompts": ["2 + 2"]}, "prompts: each row is a dict"),
+        ({"prompts": ["2 + 2"]}, "prompts: each row must be a dict"),
         ({"prompts": [{"prompt": object()}]}, "prompts: a row cannot be written as JSON"),
         ({"prompts": iter(ROWS)}, "prompts: must be a table of settings"),
         ({"stpes": 3}, "stpes: no such setting"),

@@ -85,7 +85,9 @@ def train(
     with reporter(quiet) as listener:
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out:
-                raise UserError("resume: a run goes on with its own settings; give none beside it")
+                raise UserError(
+                    "resume", "a run goes on with its own settings", "give no others beside it"
+                )
             return run(resume=Path(resume), reporter=listener, reward=reward, algorithm=own)
         folder = Path(out) if out is not None else next_folder(own.name if own else "run")
         with config_of(recipe, over, folder) as config:
@@ -154,7 +156,9 @@ def sample(
     with reporter(quiet) as listener:
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out or held_out:
-                raise UserError("resume: sampling goes on with its own settings; give none")
+                raise UserError(
+                    "resume", "sampling goes on with its own settings", "give no others beside it"
+                )
             return resume_sample(Path(resume), reporter=listener, reward=reward)
         folder = Path(out) if out is not None else next_folder("sample")
         with config_of(recipe, over, folder) as config:
@@ -202,11 +206,13 @@ def config_of(recipe: str | None, over: Mapping[str, Any], folder: Path) -> Iter
 
 def _json_line(section: str, row: object) -> str:
     if not isinstance(row, Mapping):
-        raise UserError(f"{section}: each row is a dict, e.g. {{'prompt': ..., 'answer': ...}}")
+        raise UserError(
+            section, "each row must be a dict", "write it like {'prompt': ..., 'answer': ...}"
+        )
     try:
         return json.dumps(dict(row)) + "\n"
     except TypeError as error:
-        raise UserError(f"{section}: a row cannot be written as JSON: {error}") from error
+        raise UserError(section, f"a row cannot be written as JSON: {error}") from error
 
 
 def merge_section(over: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class WinnowError(Exception):
@@ -13,9 +13,34 @@ class WinnowError(Exception):
 
 
 class UserError(WinnowError):
-    """The user can mend this: a wrong key, a missing file, a broken verifier. Exit code 2."""
+    """The user can mend this: a wrong key, a missing file, a broken verifier. Exit code 2.
+
+    Whoever knows more, such as the phase it happened in, raises `with_` another part, or adds a
+    note (PEP 678), which the command line prints behind the line. Nobody edits its text.
+
+    Attributes:
+        setting: The full key of a setting, or an option; empty where it is about neither.
+        problem: What was wrong, and where.
+        remedy: What to do about it; empty where the problem says so.
+    """
 
     exit_code = 2
+
+    def __init__(self, setting: str, problem: str, remedy: str = "") -> None:
+        super().__init__(setting, problem, remedy)  # pickled and copied by these
+        self.setting, self.problem, self.remedy = setting, problem, remedy
+
+    def __str__(self) -> str:
+        setting = f"{self.setting}: " if self.setting else ""
+        return f"{setting}{self.problem}{f'; {self.remedy}' if self.remedy else ''}"
+
+    def with_(self, *, setting: str | None = None, remedy: str | None = None) -> UserError:
+        """The same about another setting, or with another remedy; its notes go along."""
+        setting = self.setting if setting is None else setting
+        made = UserError(setting, self.problem, self.remedy if remedy is None else remedy)
+        for note in notes(self):
+            made.add_note(note)
+        return made
 
 
 class Stopped(WinnowError):
@@ -24,11 +49,22 @@ class Stopped(WinnowError):
     exit_code = 130
 
 
+def notes(error: BaseException) -> list[str]:
+    """What was added to an error with `add_note`."""
+    return list(getattr(error, "__notes__", ()))
+
+
+def choices(known: Sequence[str]) -> str:
+    """A remedy: `use a, b or c`."""
+    *most, last = known
+    return f"use {', '.join(most)} or {last}"
+
+
 _SHOWN = 20
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?`, or what there is (the first of it) where nothing is near."""
+    """A remedy: `did you mean 'x'?`, or what there is (the first of it) where nothing is near."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1)
     if close:

@@ -219,7 +219,7 @@ class TestSequenceImportance:
 
     def test_bounds_of_the_cap(self):
         for cap in (0.0, -1.0, math.nan):
-            with pytest.raises(ValueError, match="cap is above 0"):
+            with pytest.raises(ValueError, match="cap must be above 0"):
                 SequenceImportance(cap)
 
 

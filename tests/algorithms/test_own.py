@@ -91,7 +91,9 @@ class TestFunctions:
         assert row.needs_group == f"advantage {__name__}:twice"
         assert row.needs_one_policy is None
         check(Config(), row)
-        with pytest.raises(UserError, match=r"^samples_per_prompt = 1: advantage .*:twice comp"):
+        with pytest.raises(
+            UserError, match=r"^samples_per_prompt: it is 1, and advantage .*:twice comp"
+        ):
             check(from_dict({"samples_per_prompt": 1}), row)
         with pytest.raises(UserError, match=r"^sampling\.top_k: raft divides by the probabilit"):
             check(from_dict({"sampling": {"top_k": 5}}), row)
@@ -218,13 +220,16 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("given", "said"),
         [
-            ({"advantage": NLL()}, "algorithm.advantage: 'nll' is none; known: one, reward"),
-            ({"advantage": "one"}, "algorithm.advantage: 'one' is no function: it is a str"),
-            ({"select": (Correct,)}, f"algorithm.select: '{Correct.__module__}:Correct' is no fu"),
+            ({"advantage": NLL()}, "algorithm.advantage: unknown name 'nll'; known: one, reward"),
+            ({"advantage": "one"}, "algorithm.advantage: 'one' is a str, not a function"),
+            (
+                {"select": (Correct,)},
+                f"algorithm.select: '{Correct.__module__}:Correct' is a class",
+            ),
             (
                 {"select": (says_more,)},
-                f"algorithm.select: '{__name__}:says_more' says 'reads', and only a class under "
-                "winnow.algorithms.selection.Rule can; make it one",
+                f"algorithm.select: '{__name__}:says_more' has 'reads', which is not read; subclass "
+                "winnow.algorithms.selection.Rule",
             ),
         ],
         ids=["another kind", "a name", "a class", "a function that says something"],
@@ -234,28 +239,29 @@ class TestRefused:
             Algorithm("mine", **given)
 
     def test_in_a_term(self) -> None:
-        with pytest.raises(UserError, match=r"^algorithm\.loss: '.*:says_more' says 'needs_old',"):
+        with pytest.raises(UserError, match=r"^algorithm\.loss: '.*:says_more' has 'needs_old',"):
             Term(says_more, DrawMeans())
-        with pytest.raises(UserError, match=r"^algorithm\.denominator: 'nll' is none"):
+        with pytest.raises(UserError, match=r"^algorithm\.denominator: unknown name 'nll'"):
             Term(NLL(), NLL())
         with pytest.raises(TypeError, match="denominator"):
             Term(NLL())
 
     def test_in_a_recipe(self) -> None:
         for key, name, said in (
-            ("loss", "says_more", "says 'needs_old', and only a class under"),
-            ("advantage", "Short", "is none; known: one, reward"),
-            ("denominator", "WRITTEN", "is no function: it is a dict"),
+            ("loss", "says_more", "'{}' has 'needs_old', which is not read"),
+            ("advantage", "Short", "unknown name '{}'; known: one, reward"),
+            ("denominator", "WRITTEN", "'{}' is a dict, not a function"),
         ):
             config = from_dict({"algorithm": {"name": "raft", key: f"{__name__}:{name}"}})
             with pytest.raises(UserError) as caught:
                 config.algorithm.build()
-            assert str(caught.value).startswith(f"algorithm.{key}: '{__name__}:{name}' {said}")
+            said = said.format(f"{__name__}:{name}")
+            assert str(caught.value).startswith(f"algorithm.{key}: {said}")
 
     def test_over_a_file(self, tmp_path) -> None:
-        with pytest.raises(UserError, match=r"^rule: 'survivor-sums' is none"):
+        with pytest.raises(UserError, match=r"^rule: unknown name 'survivor-sums'"):
             select(tmp_path, [SurvivorSums()])
-        with pytest.raises(UserError, match=r"^rule: '3' is no function: it is a int"):
+        with pytest.raises(UserError, match=r"^rule: '3' is a int, not a function"):
             select(tmp_path, [3])
 
 

@@ -93,12 +93,14 @@ TINY = ("model={model}", *FILE, "minibatch_prompts=1", "prompts_per_step=1")
 MISTAKES = {
     # unknown: key, algorithm, cell, model, file, column, reward, recipe, command
     "key": Case(train("stpes=3"), "stpes: no such setting; did you mean 'steps'?"),
-    "algorithm": Case(train("algorithm=grop"), "algorithm: no row 'grop'; did you mean 'grpo'?"),
-    "algorithm, eval": Case("eval --set algorithm=grop", "algorithm: no row 'grop'"),
-    "cell": Case(train("algorithm.loss=clippd"), "algorithm.loss: no cell 'clippd'; did you mean"),
-    "model": Case("train --set model=nowhere", "model: no folder, .gguf file or hub id (owner/n"),
+    "algorithm": Case(
+        train("algorithm=grop"), "algorithm: unknown algorithm 'grop'; did you mean 'grpo'?"
+    ),
+    "algorithm, eval": Case("eval --set algorithm=grop", "algorithm: unknown algorithm 'grop'"),
+    "cell": Case(train("algorithm.loss=clippd"), "algorithm.loss: unknown name 'clippd'; did you"),
+    "model": Case("train --set model=nowhere", "model: 'nowhere' is not a folder, a .gguf file or"),
     "model file": Case("train --set model=no.gguf", "model: no file no.gguf"),
-    "model folder": Case("train --set model=folder", "model: folder folder holds no config.json"),
+    "model folder": Case("train --set model=folder", "model: folder folder has no config.json"),
     "file": Case(train("prompts.source=no.jsonl"), "prompts.source: no file no.jsonl"),
     "eval file": Case(train("eval.source=no.parquet"), "eval.source: no file no.parquet"),
     "folder": Case(
@@ -111,9 +113,9 @@ MISTAKES = {
     "template column": Case(
         train(*FILE, "prompts.template={promt}"), "prompts.template: row 1 of 'good.jsonl' has no c"
     ),
-    "reward": Case(train("reward=nummber"), "no reward called 'nummber': did you mean 'number'?"),
+    "reward": Case(train("reward=nummber"), "reward: unknown reward 'nummber'; did you mean 'nu"),
     "reward module": Case(
-        train("reward=no_such:f"), "'no_such:f' cannot be loaded: ModuleNotFound"
+        train("reward=no_such:f"), "reward: cannot load 'no_such:f': ModuleNotFound"
     ),
     "reward option": Case(
         train("reward.options.x=1"), "reward.options.x: number has no such option"
@@ -121,10 +123,12 @@ MISTAKES = {
     "reward without answers": Case(
         train("prompts.source=unanswered.jsonl", "eval.size=0"), "set prompts.answer_column to the"
     ),
-    "reward of another source": Case(train("reward=gym"), "reward = 'gym' judges gym tasks"),
-    "recipe": Case("train arithmetics", "recipe: none is called 'arithmetics'; did you mean 'arit"),
+    "reward of another source": Case(train("reward=gym"), "reward: 'gym' judges gym tasks"),
+    "recipe": Case(
+        "train arithmetics", "recipe: unknown recipe 'arithmetics'; did you mean 'arith"
+    ),
     "recipe file": Case("train no.toml", "recipe: cannot read no.toml: No such file or directory"),
-    "recipe, bad TOML": Case("train bad.toml", "recipe: bad.toml is no valid TOML: "),
+    "recipe, bad TOML": Case("train bad.toml", "recipe: bad.toml is not valid TOML: "),
     "recipe, wrong key": Case("train wrong.toml", "sampling.top_q: no such setting; did you mean"),
     "command": Case("trian", "no such command 'trian'"),
     "option": Case("train --stes 3", "no such option: --stes"),
@@ -139,45 +143,48 @@ MISTAKES = {
         "eval --set eval.source=empty.jsonl", "eval.source: 'empty.jsonl' holds no"
     ),
     "bad line": Case(
-        train("prompts.source=bad.jsonl"), "prompts.source: bad.jsonl line 3 is no JSON object: "
+        train("prompts.source=bad.jsonl"), "prompts.source: bad.jsonl line 3 is not a JSON object: "
     ),
-    "binary": Case(train("prompts.source=binary.jsonl"), "binary.jsonl is no text in UTF-8"),
+    "binary": Case(train("prompts.source=binary.jsonl"), "binary.jsonl is not text in UTF-8"),
     "no parquet": Case(
         train("prompts.source=no_parquet.parquet"), "cannot read no_parquet.parquet"
     ),
     "two columns": Case(train("prompts.source=twice.parquet"), "two columns 'prompt'; rename one"),
     "two keys": Case(
-        train("prompts.source=twice.jsonl"), "line 1 is no JSON object: it has two key"
+        train("prompts.source=twice.jsonl"), "line 1 is not a JSON object: it has two key"
     ),
     "held out": Case(
-        train("prompts.source=good.jsonl", "eval.size=9"), "eval.size = 9: holding out 3 of the 3"
+        train("prompts.source=good.jsonl", "eval.size=9"), "eval.size: it holds out 3 of 3"
     ),
-    "eval.size": Case("eval --set eval.size=0", "eval.size = 0: there is nothing to evaluate"),
+    "eval.size": Case("eval --set eval.size=0", "eval.size: it is 0, so there is nothing to"),
     "eval.source": Case(
         train(*FILE, "eval.source=good.jsonl"), "eval.source: every prompt of 'good.jsonl' is in"
     ),
     # settings that do not go together
     "one sample": Case(
         train("algorithm=grpo", "samples_per_prompt=1"),
-        "samples_per_prompt = 1: advantage standardised(sample) compares",
+        "samples_per_prompt: it is 1, and advantage standardised(sample) compares",
     ),
     "one sample, mixed": Case(
-        train("algorithm=reinforce-rej", "samples_per_prompt=1"), "samples_per_prompt = 1: select m"
+        train("algorithm=reinforce-rej", "samples_per_prompt=1"),
+        "samples_per_prompt: it is 1, and select m",
     ),
-    "top_k": Case(train("sampling.top_k=5"), "sampling.top_k: raft++ divides by the probabilities"),
-    "top_p": Case(train("sampling.top_p=0.9"), "sampling.top_p: raft++ divides by the probabilit"),
+    "top_k": Case(
+        train("sampling.top_k=5"), "sampling.top_k: raft++ divides by the probability of"
+    ),
+    "top_p": Case(train("sampling.top_p=0.9"), "sampling.top_p: raft++ divides by the probability"),
     "minibatch": Case(
-        train("minibatch_prompts=99"), "minibatch_prompts = 99 is more than prompts_"
+        train("minibatch_prompts=99"), "minibatch_prompts: an update cannot hold more"
     ),
     "draws_from": Case(train("draws_from=a/b"), "draws_from: only an algorithm that draws once"),
-    "system": Case(train("prompts.system=Hi"), "prompts.system needs prompts.chat = true"),
+    "system": Case(train("prompts.system=Hi"), "prompts.system: needs prompts.chat = true"),
     # values
-    "no equals sign": Case(train("steps"), "--set 'steps': write it as key=value"),
-    "text for a number": Case(train("steps=many"), "steps: must be a whole number (got 'many')"),
-    "below a value": Case(train("steps.x=1"), "steps: is one value and has no setting 'x'"),
+    "no equals sign": Case(train("steps"), "--set: 'steps' is not key=value; write"),
+    "text for a number": Case(train("steps=many"), "steps: must be an integer (got 'many')"),
+    "below a value": Case(train("steps.x=1"), "steps: it is a single value and has no setting 'x'"),
     "empty list": Case(train("algorithm.select=[]"), "algorithm.select: must not be empty"),
     "not finite": Case(train("optimiser.lr=nan"), "optimiser.lr: must be a finite number"),
-    "not in UTF-8": Case(train("model=\udcff"), r"--set 'model=\udcff': write it in UTF-8"),
+    "not in UTF-8": Case(train("model=\udcff"), r"--set: 'model=\udcff' is not in UTF-8"),
     # the run folder
     "out is a run": Case("train --out old", "out: old exists already; choose another --out, or go"),
     "out is a run, eval": Case("eval --out old", "out: old exists already"),
@@ -186,17 +193,17 @@ MISTAKES = {
     ),
     "out below a file": Case("train --out good.jsonl/run", "out: cannot make good.jsonl/run: "),
     "out too long": Case(["train", "--out", "x" * 300], "File name too long"),
-    "resume nothing": Case("train --resume nowhere", "resume: nowhere is no run folder"),
-    "resume another folder": Case("train --resume folder", "resume: folder is no run folder"),
+    "resume nothing": Case("train --resume nowhere", "resume: nowhere is not a run folder"),
+    "resume another folder": Case("train --resume folder", "resume: folder is not a run folder"),
     "resume an evaluation": Case("train --resume tried", "resume: tried holds an evaluation"),
     "resume with --set": Case(
-        "train --resume old --set steps=3", "--resume goes on with the run's"
+        "train --resume old --set steps=3", "--resume: a run keeps its settings"
     ),
-    "resume with --out": Case("train --resume old --out new", "--resume goes on with the run's"),
-    "resume, file spoilt": Case("train --resume spoilt", "steps: must be a whole number"),
+    "resume with --out": Case("train --resume old --out new", "--resume: a run keeps its settings"),
+    "resume, file spoilt": Case("train --resume spoilt", "steps: must be an integer"),
     "too long a prompt": Case(
         train(*TINY, "prompts.source=long.jsonl", "sampling.max_tokens=8"),
-        "prompts: prompt 'the-long-one' has 125 tokens and sampling.max_tokens = 8, more than",
+        "prompts: prompt 'the-long-one' has 125 tokens and leaves no room for sampling.max_",
         models=True,
     ),
 }
@@ -204,11 +211,9 @@ MISTAKES = {
 
 LATE_MISTAKES = {
     "hub model": Case(train(*FILE), "model: cannot load 'nobody/nothing': "),
-    "device": Case(train(*TINY, "device=tpu9"), "device: 'tpu9' is none; try 'auto'"),
-    "device without memory": Case(
-        train(*TINY, "device=meta"), "device: 'meta' cannot be used here: "
-    ),
-    "no gpu": Case(train(*TINY, "device=cuda"), "device: 'cuda', but torch sees no GPU"),
+    "device": Case(train(*TINY, "device=tpu9"), "device: unknown device 'tpu9'; use 'c"),
+    "device without memory": Case(train(*TINY, "device=meta"), "device: cannot use 'meta' here: "),
+    "no gpu": Case(train(*TINY, "device=cuda"), "device: torch finds no GPU for 'cuda'"),
     "no chat template": Case(
         train(*TINY, "prompts.chat=true"),
         "prompts.chat: this model's tokenizer has no",

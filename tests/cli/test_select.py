@@ -115,7 +115,7 @@ class TestRescoring:
 
     def test_nothing_but_errors_is_a_mistake(self, tmp_path) -> None:
         path = write(tmp_path, [group([1], texts=["4"])])
-        with pytest.raises(UserError, match=r"^reward: every verdict was an error, e\.g\. no$"):
+        with pytest.raises(UserError, match=r"^reward: every verdict was an error, such as: no$"):
             select(path, ["everything"], rescore_with=Counting(), out=tmp_path / "a.jsonl")
         assert not (tmp_path / "a.jsonl").exists()
 
@@ -143,7 +143,7 @@ class TestPolicies:
     def test_they_are_taken_as_one_only_where_asked(self, two) -> None:
         with pytest.raises(
             UserError,
-            match=r"^draws: draws of 2 policies \(m at temperature 1; n at temperature 1\); --pool",
+            match=r"^draws: draws of 2 policies \(m at temperature 1; n at temperature 1\); give",
         ):
             select(two, ["correct"])
         assert select(two, ["correct"], pool=True).survivors == 4
@@ -151,7 +151,7 @@ class TestPolicies:
     @pytest.mark.parametrize("pool", [False, True])
     @pytest.mark.parametrize("rule", LOTS)
     def test_and_never_where_a_rule_needs_one(self, two, rule, pool) -> None:
-        with pytest.raises(UserError, match=r"^draws: draws of 2 policies .* takes them all to be"):
+        with pytest.raises(UserError, match=r"^draws: draws of 2 policies .* is for one; give"):
             select(two, ["everything", rule], pool=pool)
 
     @pytest.mark.parametrize("origin", [Origin("m", 0.5), Origin("m", truncated=True)])
@@ -174,14 +174,17 @@ def run(monkeypatch, capsys, *args: str) -> tuple[int, str, str]:
 
 
 MISTAKES = {
-    "rule": (["--rule", "corect"], "rule: no cell 'corect'; did you mean 'correct'?"),
-    "beta": (["--rule", "gibbs(0)"], "rule: 'gibbs(0)': beta is above 0 and finite"),
-    "no beta": (["--rule", "rso"], "rule: 'rso': rso takes (beta, k=8)"),
-    "bound": (["--rule", "gibbs(1, 0.5)"], "a draw of prompt 'p0' has reward 1, above r_max = 0.5"),
-    "form": (["--form", "chat"], "--form chat: messages or prompt-completion"),
-    "no JSON": (["--reward-options", "{a"], "--reward-options: no JSON: "),
-    "no object": (["--reward-options", "[1]"], "--reward-options: a JSON object, e.g. '{"),
-    "no reward for them": (["--reward-options", '{"a": 1}'], "reward options: they are those of"),
+    "rule": (["--rule", "corect"], "rule: unknown name 'corect'; did you mean 'correct'?"),
+    "beta": (
+        ["--rule", "gibbs(0)"],
+        "rule: wrong value in 'gibbs(0)': beta must be above 0 and finite",
+    ),
+    "no beta": (["--rule", "rso"], "rule: 'rso' lacks arguments; rso takes (beta, k=8)"),
+    "bound": (["--rule", "gibbs(1, 0.5)"], "reward 1 of prompt 'p0' is above r_max = 0.5"),
+    "form": (["--form", "chat"], "--form: unknown form 'chat'; use messages or"),
+    "no JSON": (["--reward-options", "{a"], "--reward-options: '{a' is not JSON: "),
+    "no object": (["--reward-options", "[1]"], "--reward-options: '[1]' is not a JSON object; try"),
+    "no reward for them": (["--reward-options", '{"a": 1}'], "reward_options: there is no reward"),
     "unknown option": (
         ["--rescore", "exact", "--reward-options", '{"x": 1}'],
         "reward.options.x: exact has no such option",
@@ -190,8 +193,8 @@ MISTAKES = {
         ["--rescore", "exact", "--reward-options", '{"x": null}'],
         "reward.options: must be what TOML can hold",
     ),
-    "reward": (["--rescore", "nummber"], "no reward called 'nummber': did you mean 'number'?"),
-    "suffix": (["--out", "kept.csv"], "out: kept.csv is neither .parquet nor .jsonl"),
+    "reward": (["--rescore", "nummber"], "reward: unknown reward 'nummber'; did you mean 'nu"),
+    "suffix": (["--out", "kept.csv"], "out: unknown kind of file 'kept.csv'; use"),
     "exists": (["--out", "there.jsonl"], "out: there.jsonl exists already; choose another --out"),
     "second exists": (
         ["--out", "new.parquet", "--out", "there.jsonl"],
@@ -294,7 +297,7 @@ class TestCommand:
 def test_from_python(tmp_path) -> None:
     path = write(tmp_path, some(1))
     assert winnow.select(path).survivors == winnow.select([path], "correct").survivors == 2
-    with pytest.raises(UserError, match=r"^rule: give at least one"):
+    with pytest.raises(UserError, match=r"^rule: none is given; give at least one"):
         winnow.select(path, [])
-    with pytest.raises(UserError, match=r"^form: 'chat' is none; it is messages or prompt-compl"):
+    with pytest.raises(UserError, match=r"^form: unknown form 'chat'; use messages or prompt-comp"):
         winnow.select(path, form="chat", out=tmp_path / "a.jsonl")

@@ -261,31 +261,29 @@ class TestWinners:
 
 
 MISTAKES = {
-    "n": Case("best-of d.parquet --n 15", "n = 15 is more than the draws: no prompt has more than"),
-    "no n": Case("best-of d.parquet --n 0", "n = 0: at least one answer is needed"),
-    "answers": Case("best-of d.parquet --answers maths", "answers = 'maths': number, math, text"),
-    "votes": Case(
-        "best-of d.parquet --votes exact", "votes: they weigh only the votes of by = wei"
-    ),
-    "by": Case("best-of d.parquet --by nummber", "no reward called 'nummber': did you mean 'numb"),
-    "model": Case("best-of d.parquet --by model:none", "no folder, .gguf file or hub id"),
-    "form": Case("best-of d.parquet --form chat", "--form chat: messages or prompt-completion"),
+    "n": Case("best-of d.parquet --n 15", "n: no prompt has 15 draws with a verdict, only up"),
+    "no n": Case("best-of d.parquet --n 0", "n: must be at least 1 (got 0)"),
+    "answers": Case("best-of d.parquet --answers maths", "answers: unknown value 'maths'; use nu"),
+    "votes": Case("best-of d.parquet --votes exact", "votes: it is read only with by = 'weighted'"),
+    "by": Case("best-of d.parquet --by nummber", "reward: unknown reward 'nummber'; did you mean"),
+    "model": Case("best-of d.parquet --by model:none", "'none' is not a folder, a .gguf file"),
+    "form": Case("best-of d.parquet --form chat", "--form: unknown form 'chat'; use messages"),
     "policies": Case(
         "best-of d.parquet e.parquet", "draws of 2 policies (a at temperature 1; b at"
     ),
-    "unscored": Case("best-of raw.parquet", "draws: 8 of 8 draws have no score; score them with"),
-    "errors": Case("best-of broken.parquet", "draws: none has a verdict, all are errors"),
+    "unscored": Case("best-of raw.parquet", "draws: 8 of 8 draws have no score; score them: w"),
+    "errors": Case("best-of broken.parquet", "draws: no draw has a verdict, all are err"),
     "no file": Case("best-of no.parquet", "draws: no file or folder no.parquet"),
-    "draws and recipe": Case("best-of d.parquet --set seed=1", "--recipe, --set and --folder say"),
-    "out": Case("best-of d.parquet --out w.csv", "out: w.csv is neither .parquet nor .jsonl"),
+    "draws and recipe": Case("best-of d.parquet --set seed=1", "--recipe, --set, --folder: they"),
+    "out": Case("best-of d.parquet --out w.csv", "out: unknown kind of file 'w.csv'; use"),
     "out exists": Case("best-of d.parquet --out e.parquet", "out: e.parquet exists already"),
     "out folder": Case("best-of d.parquet --out no/w.jsonl", "out: no folder no"),
-    "plot": Case("best-of --plot p.gif", "plot: p.gif is none of .svg, .png, .pdf"),
+    "plot": Case("best-of --plot p.gif", "plot: unknown kind of picture 'p.gif'; use"),
     "plot folder": Case("best-of --plot no/p.svg", "plot: no folder no"),
-    "drawn, then out": Case("best-of --out w.csv", "out: w.csv is neither"),
-    "drawn, then by": Case("best-of --by nummber", "no reward called 'nummber'"),
-    "drawn, then model": Case("best-of --by model:none", "reward: no folder, .gguf file or hub"),
-    "drawn, then form": Case("best-of --form chat", "--form chat: messages"),
+    "drawn, then out": Case("best-of --out w.csv", "out: unknown kind of file"),
+    "drawn, then by": Case("best-of --by nummber", "reward: unknown reward 'nummber'"),
+    "drawn, then model": Case("best-of --by model:none", "reward: 'none' is not a folder"),
+    "drawn, then form": Case("best-of --form chat", "--form: unknown form 'chat'"),
 }
 """Those without draws would draw with the built-in model, were they not found before."""
 

@@ -237,15 +237,24 @@ class TestCommand:
         ("args", "says"),
         [
             ("d.parquet", "missing option '--proxy'"),
-            ("d.parquet --proxy lenght", "no reward called 'lenght'"),
-            ("d.parquet --proxy verifier --n 3", "n = 3: the study needs four draws a prompt"),
-            ("d.parquet --proxy verifier --n 17", "0 prompts have 17 draws with both scores"),
-            ("d.parquet --proxy verifier --plot p.jpg", "plot: p.jpg is none of .svg, .png, .pdf"),
+            ("d.parquet --proxy lenght", "reward: unknown reward 'lenght'"),
+            ("d.parquet --proxy verifier --n 3", "n: the study needs 4 draws a prompt"),
+            (
+                "d.parquet --proxy verifier --n 17",
+                "draws: the study needs 2 prompts with 17 draws that have",
+            ),
+            (
+                "d.parquet --proxy verifier --plot p.jpg",
+                "plot: unknown kind of picture 'p.jpg'; use .png, .pdf or .svg",
+            ),
             (
                 "d.parquet --proxy verifier --checkpoints --n 4",
-                "--checkpoints: give one run folder",
+                "--checkpoints: it takes one run; give",
             ),
-            ("run --proxy verifier --checkpoints", "run: run has 2 evaluations with draws; the st"),
+            (
+                "run --proxy verifier --checkpoints",
+                "run: the study needs 3 evaluations with draws, and run has 2",
+            ),
         ],
     )
     def test_a_mistake(self, file, monkeypatch, capsys, args, says) -> None:
@@ -343,9 +352,9 @@ class TestRun:
         ("harm", "says"),
         [
             ("start", "has no evaluation of step 0"),
-            ("few", "has 2 evaluations with draws; the study needs three"),
-            ("prompts", "eval-000002.parquet is of other prompts than"),
-            ("logprobs", "eval-000002.parquet lacks the log-probs of its draws"),
+            ("few", "the study needs 3 evaluations with draws, and"),
+            ("prompts", "eval-000002.parquet holds other prompts than"),
+            ("logprobs", "eval-000002.parquet has no log-probs of its draws"),
             ("truncated", "eval-000002.parquet was drawn with top-k or top-p"),
         ],
     )

@@ -383,5 +383,7 @@ class TestPictures:
 
     def test_matplotlib_is_asked_for(self, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(plots, "find_spec", lambda name: None)
-        with pytest.raises(UserError, match=r"^plot: needs Matplotlib: pip install matplotlib$"):
+        with pytest.raises(
+            UserError, match=r"^plot: pictures need Matplotlib; pip install matplotlib$"
+        ):
             plots.check_picture(tmp_path / "p.svg")

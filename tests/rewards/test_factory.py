@@ -245,7 +245,7 @@ class TestGym:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(UserError, match=r"pip install winnow-rl\[gym\]"):
+        with pytest.raises(UserError, match=r"pip install 'winnow-rl\[gym\]'"):
             make_reward("gym")
 
 
@@ -268,8 +268,8 @@ def test_a_ready_made_reward_is_returned_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("reward", "kwargs", "message"),
     [
-        ("gms8k", {}, "'gms8k': did you mean 'gsm8k'? (one of number, exact, regex"),
-        ("frobnicate", {}, "'frobnicate' (one of number, exact, regex, gsm8k, math, gym, or"),
+        ("gms8k", {}, "reward: unknown reward 'gms8k'; did you mean 'gsm8k'? (or mod"),
+        ("frobnicate", {}, "'frobnicate'; known: number, exact, regex, gsm8k, math, gym (or"),
         (":score", {}, "module:function"),
         ("module:", {}, "module:function"),
         ("my_rewards.py:score", {}, "'my_rewards:score'"),
@@ -279,15 +279,19 @@ def test_a_ready_made_reward_is_returned_as_it_is() -> None:
         ("os:getcwd", {}, "called with (prompt, completion)"),
         (lambda completions, **kwargs: [0.0], {}, "called with (prompt, completion)"),
         (threading.Lock().__exit__, {}, "cannot be sent to a process: TypeError"),
-        (7, {}, "a name or a function, not 7"),
+        (7, {}, "reward: must be a name or a function (got 7)"),
         ("exact", {"options": {"ignore_csae": True}}, "reward.options.ignore_csae"),
         ("exact", {"options": {"ignore_csae": True}}, "did you mean 'ignore_case'?"),
-        ("exact", {"options": {"ignore_case": "no"}}, "reward.options.ignore_case: a bool"),
+        (
+            "exact",
+            {"options": {"ignore_case": "no"}},
+            "reward.options.ignore_case: must be true or false",
+        ),
         ("number", {"options": {"pattern": "x"}}, "reward.options.pattern: number has no such"),
         ("os.path:join", {"options": {"x": 1}}, "reward.options.x: 'os.path:join' takes no"),
-        ("regex", {}, "reward.options.pattern: regex needs it"),
-        ("regex", {"options": {"pattern": "(x"}}, "reward.options.pattern: '(x' is no pattern"),
-        ("regex", {"options": {"pattern": 5}}, "reward.options.pattern: a str, not 5"),
+        ("regex", {}, "reward.options.pattern: regex needs this option"),
+        ("regex", {"options": {"pattern": "(x"}}, "reward.options.pattern: '(x' is not a regular"),
+        ("regex", {"options": {"pattern": 5}}, "reward.options.pattern: must be a string (got 5)"),
         ("number", {"time_limit": 0}, "reward.time_limit"),
         ("number", {"time_limit": float("nan")}, "reward.time_limit"),
         ("number", {"workers": 0}, "reward.workers"),

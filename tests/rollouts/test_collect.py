@@ -601,10 +601,10 @@ def test_a_damaged_file(tmp_path, small) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{no", "line 2 is no JSON; mend or remove it"),
-        ("[1]", "line 2 is none of Winnow's; mend or remove it"),
-        ('{"prompt": 0, "first": 0}', "line 2 is none of Winnow's"),
-        ('{"prompt": 0, "first": 0, "scores": [[1, "and an error"]]}', "line 2 is none of Winn"),
+        ("{no", "line 2 is not JSON; mend or remove it"),
+        ("[1]", "line 2 is damaged; mend or remove it"),
+        ('{"prompt": 0, "first": 0}', "line 2 is damaged"),
+        ('{"prompt": 0, "first": 0, "scores": [[1, "and an error"]]}', "line 2 is damaged"),
     ],
 )
 def test_a_line_that_somebody_else_wrote(line, says, tmp_path, small) -> None:
@@ -616,7 +616,7 @@ def test_a_line_that_somebody_else_wrote(line, says, tmp_path, small) -> None:
     assert "scores" in lines[2]
     wrong = json.dumps({**json.loads(lines[2]), "scores": [[1, None]] * 9})
     journal.write_text("\n".join([*lines[:2], wrong, ""]))
-    with pytest.raises(UserError, match="line 3 is none of Winnow's"):
+    with pytest.raises(UserError, match="line 3 is damaged"):
         run(folder, wanted)
     journal.write_text("\n".join([*lines[:1], line, *lines[2:]]))
     with pytest.raises(UserError) as caught:
@@ -680,7 +680,7 @@ def test_a_verifier_that_mostly_fails(tmp_path, monkeypatch) -> None:
         run(folder, wanted, sampler, Verifier(lambda text: True))
     assert str(caught.value) == (
         f"reward: most verdicts are errors, the last of them: away{HALF}; mend the verifier and go "
-        f"on with winnow sample --resume {folder}"
+        f"on: winnow sample --resume {folder}"
     )
     assert len(drawn_in(folder)) == len(sampler.made) == 3 * 64
     again, verifier = Sampler(), Verifier()
@@ -775,11 +775,11 @@ def test_a_folder_that_is_there(tiny_model, here, monkeypatch, capsys) -> None:
     for refused, says in [
         ((*options, "--out", "a"), "out: a exists already; choose another --out, or go on with it"),
         (("--out", "p.jsonl"), "out: p.jsonl exists already; choose another --out"),
-        (("--resume", "a", "--set", "seed=1"), "--resume goes on with the folder's own settings"),
-        (("--resume", "a", "--out", "b"), "--resume goes on with the folder's own settings"),
-        (("--resume", "a", "--held-out"), "--resume goes on with the folder's own settings"),
-        (("arithmetic", "--resume", "a"), "--resume goes on with the folder's own settings"),
-        (("--resume", "nowhere"), "resume: nowhere is no folder of winnow sample"),
+        (("--resume", "a", "--set", "seed=1"), "--resume: a folder keeps its settings"),
+        (("--resume", "a", "--out", "b"), "--resume: a folder keeps its settings"),
+        (("--resume", "a", "--held-out"), "--resume: a folder keeps its settings"),
+        (("arithmetic", "--resume", "a"), "--resume: a folder keeps its settings"),
+        (("--resume", "nowhere"), "resume: nowhere is not a folder of winnow sample"),
     ]:
         code, out, err = command(monkeypatch, capsys, *refused)
         assert (code, out) == (2, "")
@@ -793,7 +793,7 @@ def test_a_folder_that_is_there(tiny_model, here, monkeypatch, capsys) -> None:
         assert (code, "another winnow is writing to a" in err) == (2, True)
     Path("a/config.toml").unlink()
     code, _, err = command(monkeypatch, capsys, "--resume", "a")
-    assert (code, "it was stopped before anything was drawn; remove it" in err) == (2, True)
+    assert (code, "(it has no config.toml); remove it" in err) == (2, True)
     code, _, err = command(monkeypatch, capsys, *options, "--out", "a")
     assert (code, "choose another --out, or remove it: it was stopped" in err) == (2, True)
 
@@ -872,7 +872,7 @@ def test_two_prompts_of_one_id(tiny_model, here, monkeypatch, capsys) -> None:
     options = sets(tiny_model, **{"eval.size": 0})
     code, _, err = command(monkeypatch, capsys, *options, "--out", "a")
     assert (code, Path("a").exists()) == (2, False)
-    assert "prompts.source: two prompts have the id '1': '1+1=' and '1+2='; give each" in err
+    assert "prompts.source: two rows have the id '1': '1+1=' and '1+2='; give each" in err
     Path("p.jsonl").write_text("\n".join([lines[0]] * 2))  # the same prompt is drawn for once
     assert command(monkeypatch, capsys, *options, "--out", "a", "--json")[0] == 0
     assert len(rows(Path("a"))) == 4

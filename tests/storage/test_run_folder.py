@@ -187,9 +187,7 @@ class TestDraws:
         group = Group(Prompt("p", "old"), (1,), (Draw((2,), (-1.0,), "x", "stop"),), (Score(1.0),))
         store.write_draws("train", 1, [group])
         for prompts in ([Prompt("p", "new")], [], [group.prompt] * 2):
-            with pytest.raises(
-                UserError, match=r"^resume: the prompts have changed since .*put the"
-            ):
+            with pytest.raises(UserError, match=r"^resume: the prompts have changed since .*rest"):
                 store.read_draws("train", 1, prompts, 1.0)
 
     def test_a_damaged_file(self, store) -> None:
@@ -293,7 +291,7 @@ class TestLines:
 
     def test_another_line_that_is_no_row_is_named(self, store) -> None:
         (store.folder / "evals.jsonl").write_text('{"step": 1}\noops\n{"step": 2}\n')
-        with pytest.raises(UserError, match=r"evals\.jsonl line 2 is no JSON; mend or remove it$"):
+        with pytest.raises(UserError, match=r"evals\.jsonl line 2 is not JSON; mend or remove it$"):
             store.lines("evals.jsonl")
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -455,8 +453,8 @@ class TestFolders:
     def test_where_none_can_be_made(self, tmp_path, monkeypatch) -> None:
         (tmp_path / "file").write_text("mine")
         for folder, why in (
-            (tmp_path / "file" / "run", "file is no folder; choose another --out"),
-            (tmp_path / "file" / "a" / "run", "file is no folder"),
+            (tmp_path / "file" / "run", "file is not a folder; choose another --out"),
+            (tmp_path / "file" / "a" / "run", "file is not a folder"),
             (tmp_path / ("x" * 300), "File name too long"),
         ):
             with pytest.raises(UserError, match=r"^out: cannot make ") as caught:
@@ -470,7 +468,9 @@ class TestFolders:
 
     def test_what_is_no_run_folder_cannot_be_gone_on_with(self, tmp_path) -> None:
         for folder in (tmp_path, tmp_path / "nowhere"):
-            with pytest.raises(UserError, match=r"^resume: .* is no run folder \(it has no config"):
+            with pytest.raises(
+                UserError, match=r"^resume: .* is not a run folder \(it has no config"
+            ):
                 RunStore.open(folder)
         RunStore.create(tmp_path / "eval", "", {}, checkpoints=False)
         with pytest.raises(UserError, match=r"^resume: .* holds an evaluation, which cannot be"):

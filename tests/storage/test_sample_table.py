@@ -164,7 +164,7 @@ def test_rows_are_gathered_by_prompt(tmp_path_factory, written) -> None:
     paths = [write(folder / f"{i}.parquet", rows) for i, rows in enumerate(written)]
     rows = [row for part in written for row in part]
     if not rows:
-        with pytest.raises(UserError, match="no draws in it"):
+        with pytest.raises(UserError, match="no draws in "):
             read_draws(paths, ["text"], why="the test")
         return
     there = {name for row in rows for name in row}
@@ -388,16 +388,16 @@ def no_name(path: Path) -> Path:
 CONVERSATION = [[{"role": "user", "content": "a"}]] * 3
 BAD = {
     "no such file": (lambda path: path / "no.parquet", "no file or folder {path}/no.parquet"),
-    "a file cut in half": (cut, "{path}/d.parquet cannot be read as Parquet: half-written, or"),
-    "a damaged page": (bad_page, "{path}/d.parquet cannot be read as Parquet: half-written, or"),
-    "JSON": (json_file, "{path}/d.parquet cannot be read as Parquet: half-written, or another kin"),
-    "a folder without draws": (lambda path: path, "folder {path} holds no draws"),
+    "a file cut in half": (cut, "{path}/d.parquet is half-written or not Parquet: "),
+    "a damaged page": (bad_page, "{path}/d.parquet is half-written or not Parquet: "),
+    "JSON": (json_file, "{path}/d.parquet is half-written or not Parquet: "),
+    "a folder without draws": (lambda path: path, "folder {path} has no .parquet file"),
     "an unfinished sample": (
         unfinished,
-        "{path} is not complete: finish it with winnow sample --resume {path}",
+        "{path} is not complete; finish it with winnow sample --resume {path}",
     ),
-    "no rows": (empty, "{path}/d.parquet: no draws in it"),
-    "two columns of one name": (twice, "{path}/d.parquet has two columns text; rename one"),
+    "no rows": (empty, "no draws in {path}/d.parquet"),
+    "two columns of one name": (twice, "{path}/d.parquet has two columns 'text'; rename one"),
     "neither id nor prompt": (
         no_name,
         "{path}/d.parquet has no column prompt_id (or prompt), which the test needs; it has tex",
@@ -408,19 +408,19 @@ BAD = {
     ),
     "words for rewards": (
         lambda path: foreign(path / "d.parquet", reward=["good", "bad", "ugly"]),
-        "{path}/d.parquet: column reward holds string, which does not convert to double; convert",
+        "column reward of {path}/d.parquet is string, which does not convert to double; convert",
     ),
     "lists for texts": (
         lambda path: foreign(path / "d.parquet", text=[["x"], ["y"], ["z"]]),
-        "{path}/d.parquet: column text holds list<element: string>, which does not convert to str",
+        "column text of {path}/d.parquet is list<element: string>, which does not convert to str",
     ),
     "conversations for prompts": (
         lambda path: foreign(path / "d.parquet", prompt=CONVERSATION),
-        "{path}/d.parquet: column prompt holds list<element: struct<",
+        "column prompt of {path}/d.parquet is list<element: struct<",
     ),
     "numbers of draws that are none": (
         lambda path: foreign(path / "d.parquet", draw=["first", "second", "third"]),
-        "{path}/d.parquet: column draw holds string, which does not convert to int32",
+        "column draw of {path}/d.parquet is string, which does not convert to int32",
     ),
 }
 
@@ -439,8 +439,8 @@ def test_what_cannot_be_read_is_one_line(what, tmp_path) -> None:
 
 CANNOT_BE_DRAWS = {
     "fewer tokens than ids": ({"tokens": [1] * 3, "token_ids": [[1, 2]] * 3}, "1 tokens but 2 tok"),
-    "data that is no table": ({"data": ["[1]"] * 3}, "data is no JSON dict: '[1]'"),
-    "messages that are no JSON": ({"messages": ["hi"] * 3}, "messages is no JSON list: 'hi'"),
+    "data that is no table": ({"data": ["[1]"] * 3}, "data is not a JSON object: '[1]'"),
+    "messages that are no JSON": ({"messages": ["hi"] * 3}, "messages is not a JSON list: 'hi'"),
 }
 
 
@@ -450,7 +450,9 @@ def test_rows_that_no_draws_can_be_made_of(what, tmp_path) -> None:
     paths = [foreign(tmp_path / "a.parquet"), foreign(tmp_path / "b.parquet", **columns)]
     paths[0].write_bytes(foreign(tmp_path / "c.parquet", prompt=["c", "d", "c"]).read_bytes())
     table = read_draws(paths, ["text"], why="the test", optional=[*columns, "prompt"])
-    with pytest.raises(UserError, match=r"^draws: \S+b\.parquet: the draws of the prompt in row 1"):
+    with pytest.raises(
+        UserError, match=r"^draws: \S+b\.parquet row 1: cannot use its prompt's draws"
+    ):
         list(table)
     with pytest.raises(UserError) as caught:
         table.group(2)

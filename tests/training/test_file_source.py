@@ -311,7 +311,9 @@ class TestTextAlone:
     def test_no_ratio_without(self, tiny_model, draws, tmp_path, column, what) -> None:
         """A server may tell log-probs, but they are not those of tokens that are known here."""
         file = changed(draws, tmp_path / "text.parquet", **{column: None})
-        with pytest.raises(UserError, match=rf"^draws: .*lacks the {what}.*row without a ratio"):
+        with pytest.raises(
+            UserError, match=rf"^draws: .*lacks the {what}.*algorithm without a ratio"
+        ):
             train(tiny_model, file, tmp_path / "run", algorithm="raft++")
         assert not (tmp_path / "run").exists()
 
@@ -348,7 +350,12 @@ class TestRefused:
 
     def test_another_temperature(self, tiny_model, draws, tmp_path) -> None:
         file = changed(draws, tmp_path / "d.parquet", temperature=lambda row: 0.7)
-        self.refused(tiny_model, file, tmp_path, r"drawn at temperature 0\.7.*set it to 0\.7")
+        self.refused(
+            tiny_model,
+            file,
+            tmp_path,
+            r"drawn at temperature 0\.7.*set sampling\.temperature = 0\.7",
+        )
         train(tiny_model, file, tmp_path / "run", algorithm="rft")  # likelihood has no ratio
 
     def test_truncated(self, tiny_model, draws, tmp_path) -> None:
@@ -384,7 +391,7 @@ class TestRefused:
 
     def test_draws_from_beside_a_file(self, tiny_model, draws, tmp_path) -> None:
         how = {"algorithm": "rft", "draws_from": str(tiny_model)}
-        self.refused(tiny_model, draws, tmp_path, r"^draws_from: draws of a file", **how)
+        self.refused(tiny_model, draws, tmp_path, r"^draws_from: draws come from a file", **how)
 
     def test_a_server(self, tiny_model, tmp_path) -> None:
         with pytest.raises(UserError, match=r"^server\.url: training needs the model itself"):

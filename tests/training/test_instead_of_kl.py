@@ -665,8 +665,8 @@ def test_a_reference_of_another_vocabulary_is_refused(tiny_model, tmp_path):
     with pytest.raises(winnow.UserError) as caught:
         go(penalised(tiny_model, tmp_path, str(tmp_path / "other")), tmp_path / "run")
     assert str(caught.value) == (
-        f"reference: '{tmp_path / 'other'}' has another vocabulary than '{tiny_model}'; their "
-        "log-probs cannot be compared"
+        f"reference: '{tmp_path / 'other'}' has another vocabulary than '{tiny_model}'; use a "
+        "model with the same tokenizer, so that log-probs can be compared"
     )
     assert not (tmp_path / "run").exists()
 
@@ -674,9 +674,12 @@ def test_a_reference_of_another_vocabulary_is_refused(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("average(1.0)", r"reference: 'average\(1.0\)': a decay from 0 to below 1"),
-        ("average(fast)", r"reference: 'average\(fast\)': decay is a number"),
-        ("strat", r"reference: no folder, .gguf file or hub id \(owner/name\) 'strat'"),
+        ("average(1.0)", r"reference: wrong value in 'average\(1.0\)': the decay must be from 0"),
+        ("average(fast)", r"reference: 'average\(fast\)': decay must be a number"),
+        (
+            "strat",
+            r"reference: 'strat' is not a folder, .*; did you mean 'start'",
+        ),
     ],
 )
 def test_a_reference_that_is_none_is_refused_before_the_model_is_read(
@@ -689,5 +692,7 @@ def test_a_reference_that_is_none_is_refused_before_the_model_is_read(
 
 def test_a_reference_that_no_cell_reads_is_refused(tiny_model, tmp_path):
     settings = penalised(tiny_model, tmp_path, "average(0.9)", algorithm="grpo")
-    with pytest.raises(winnow.UserError, match=r"^reference: grpo compares with none; set algo"):
+    with pytest.raises(
+        winnow.UserError, match=r"^reference: grpo does not compare with a reference; set"
+    ):
         go(settings, tmp_path / "run")

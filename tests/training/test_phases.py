@@ -257,7 +257,7 @@ def test_prompts_go_on_where_the_phase_before_left_off(tiny_model, tmp_path):
     [
         ({"steps": 2}, "steps: every phase has its own"),
         ({"algorithm": {"kl": "in-loss(0.1)"}}, "algorithm: every phase has its own"),
-        ({"critic": {"warmup": 5}}, "critic: raft, grpo has none"),
+        ({"critic": {"warmup": 5}}, "critic: raft, grpo has no critic"),
     ],
 )
 def test_what_every_phase_sets_itself_is_refused_above_them(tiny_model, tmp_path, above, said):
@@ -281,7 +281,7 @@ def test_a_phased_run_records_every_cell(schedule, tmp_path):
 
 def test_a_critic_that_warms_up_for_ever_is_refused(tiny_model, tmp_path):
     settings = config(tiny_model, tmp_path, algorithm="ppo", steps=1, critic={"warmup": 8})
-    with pytest.raises(winnow.UserError, match=r"^critic\.warmup = 8: there are only 8 updates"):
+    with pytest.raises(winnow.UserError, match=r"^critic\.warmup: there are only 8 updates"):
         phases_of(settings)
 
 
@@ -344,17 +344,23 @@ RAFT = {"algorithm": "raft", "steps": 1}
 @pytest.mark.parametrize(
     ("second", "said"),
     [
-        ({"algorithm": "ppoo"}, "phases.2: algorithm: no row 'ppoo'; did you mean 'ppo'?"),
-        ({"step": 3}, "phases.2.step: no setting of a phase; did you mean 'steps'?"),
-        ({"model": "x"}, "phases.2.model: no setting of a phase; "),
+        (
+            {"algorithm": "ppoo"},
+            "phases.2.algorithm: unknown algorithm 'ppoo'; did you mean 'ppo'?",
+        ),
+        ({"step": 3}, "phases.2.step: a phase has no such setting; did you mean 'steps'?"),
+        ({"model": "x"}, "phases.2.model: a phase has no such setting; "),
         ({"steps": 0}, "phases.2.steps: "),
         ({"optimiser": {"lr": "fast"}}, "phases.2.optimiser.lr: "),
-        ({"start_from": "middle"}, "phases.2.start_from: 'policy' or 'start', not 'middle'"),
-        ({"minibatch_prompts": 99}, "phases.2: minibatch_prompts = 99 is more than"),
-        ({"algorithm": "ppo", "reference": "average(2)"}, "phases.2: reference: 'average(2)'"),
-        ({"algorithm": "ppo", "reference": "strat"}, "phases.2: reference: no folder"),
-        ({"draws": "nowhere"}, "phases.2: draws: "),
-        ({"anchor": {"source": "nowhere.jsonl"}}, "phases.2: anchor.source: "),
+        ({"start_from": "middle"}, "phases.2.start_from: unknown value 'middle'; use"),
+        ({"minibatch_prompts": 99}, "phases.2.minibatch_prompts: an update cannot"),
+        (
+            {"algorithm": "ppo", "reference": "average(2)"},
+            "phases.2.reference: wrong value in 'average(2)'",
+        ),
+        ({"algorithm": "ppo", "reference": "strat"}, "phases.2.reference: 'strat' is not a folder"),
+        ({"draws": "nowhere"}, "phases.2.draws: "),
+        ({"anchor": {"source": "nowhere.jsonl"}}, "phases.2.anchor.source: "),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -376,12 +382,12 @@ def test_a_reference_of_a_later_phase_is_checked_before_the_first(tiny_model, tm
     words.save_pretrained(tmp_path / "other")
     second = {"algorithm": "ppo", "steps": 1, "reference": str(tmp_path / "other")}
     with pytest.raises(
-        winnow.UserError, match=r"^phases.2: reference: .* has another vocabulary than"
+        winnow.UserError, match=r"^phases\.2\.reference: .* has another vocabulary than"
     ):
         go(config(tiny_model, tmp_path, phases=[RAFT, second]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_an_algorithm_beside_phases_is_refused(tiny_model, tmp_path):
-    with pytest.raises(winnow.UserError, match=r"^phases: each names its own algorithm"):
+    with pytest.raises(winnow.UserError, match=r"^phases: each phase names its own algorithm"):
         phases_of(config(tiny_model, tmp_path, phases=[RAFT]), ALGORITHMS["raft"])

@@ -98,7 +98,7 @@ class Standardised(Advantage):
 
     def __post_init__(self) -> None:
         if self.sigma not in ("sample", "population"):
-            raise ValueError("sigma is 'sample' or 'population'")
+            raise ValueError("sigma must be 'sample' or 'population'")
 
     def __call__(self, rewards: Array) -> Array:
         if _all_equal(rewards):
@@ -139,9 +139,9 @@ class Softmax(Advantage):
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
-            raise ValueError("beta is above 0 and finite")
+            raise ValueError("beta must be above 0 and finite")
         if self.over not in ("group", "set"):
-            raise ValueError("over is group or set")
+            raise ValueError("over must be group or set")
 
     def __call__(self, rewards: Array) -> Array:
         with np.errstate(over="ignore"):  # to -inf: a weight of 0
@@ -182,9 +182,9 @@ class GAE(Advantage):
 
     def __post_init__(self) -> None:
         if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
-            raise ValueError("gamma and lam are from 0 to 1")
+            raise ValueError("gamma and lam must be from 0 to 1")
         if self.whiten not in ("batch", "none"):
-            raise ValueError("whiten is batch or none")
+            raise ValueError("whiten must be batch or none")
 
     def __call__(self, rewards: Array, values: Array | None = None) -> Array:
         """Advantages of the tokens of one draw, shape (tokens,), before whitening.
@@ -219,11 +219,9 @@ def rescale(rewards: Array, scale: RewardScale) -> Array:
         return rewards
     if rewards.size and (rewards.min() < 0 or rewards.max() > 1):
         worst = rewards[np.argmax(np.abs(rewards - 0.5))]
-        raise UserError(
-            f"algorithm.reward_scale = '-1/+1' maps rewards in [0, 1] to 2r - 1, but a reward was "
-            f"{worst:g}: let the verifier return 0 to 1, or set algorithm.reward_scale = '0/1' "
-            "(rewards as they are)"
-        )
+        problem = f"'-1/+1' needs rewards from 0 to 1, and one was {worst:g}"
+        remedy = "let the verifier return 0 to 1, or set algorithm.reward_scale = '0/1'"
+        raise UserError("algorithm.reward_scale", problem, remedy)
     return 2.0 * rewards - 1.0
 
 

@@ -76,9 +76,9 @@ class Algorithm:
 
     def __post_init__(self) -> None:
         if not self.select or not self.terms:
-            raise ValueError("an algorithm has at least one rule and one term")
+            raise ValueError("an algorithm must have at least one rule and one term")
         if self.epochs < 1 or self.refill < 0:
-            raise ValueError("epochs is at least 1 and refill not negative")
+            raise ValueError("epochs must be at least 1 and refill not negative")
 
     @property
     def objective(self) -> tuple[Term, ...]:
@@ -144,7 +144,8 @@ class Algorithm:
             UserError: with more than one term, which no recipe can say.
         """
         if len(self.terms) != 1:
-            raise UserError(f"algorithm {self.name!r} has {len(self.terms)} terms; a recipe has 1")
+            problem = f"{self.name!r} has {len(self.terms)} terms, and a recipe has one"
+            raise UserError("algorithm", problem)
         (term,) = self.terms
         return {
             "select": [show(rule) for rule in self.select],

@@ -152,7 +152,7 @@ class Constant(Denominator):
 
     def __post_init__(self) -> None:
         if not self.length > 0:
-            raise ValueError("the length is above 0")
+            raise ValueError("the length must be above 0")
 
     @property
     def formula(self) -> str:

@@ -57,11 +57,13 @@ class InReward(Cell):
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
-            raise ValueError("beta is above 0 and finite")
+            raise ValueError("beta must be above 0 and finite")
         if self.estimator not in ESTIMATORS:
-            raise ValueError("the estimator is k1, k2 or k3")
+            raise ValueError("the estimator must be k1, k2 or k3")
         if not 0 <= self.target < math.inf or not 0 < self.horizon < math.inf:
-            raise ValueError("target (0: beta is fixed) and horizon are finite and not negative")
+            raise ValueError(
+                "target (0: beta is fixed) and horizon must be finite and not negative"
+            )
 
     def __call__(self, logp: Array, ref: Array) -> Array:
         """What is taken from the reward at each token, shape (tokens,)."""
@@ -91,13 +93,13 @@ class InLoss(Cell):
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
-            raise ValueError("beta is above 0 and finite")
+            raise ValueError("beta must be above 0 and finite")
         if self.estimator not in (*ESTIMATORS, "full"):
-            raise ValueError("the estimator is k1, k2, k3 or full")
+            raise ValueError("the estimator must be k1, k2, k3 or full")
         if self.over not in ("token", "sequence"):
-            raise ValueError("over is token or sequence")
+            raise ValueError("over must be token or sequence")
         if self.estimator == "full" and self.over == "sequence":
-            raise ValueError("full is over tokens: sequences cannot be enumerated")
+            raise ValueError("full must be over tokens: sequences cannot be enumerated")
 
     @property
     def loss(self) -> KL:

@@ -101,7 +101,7 @@ class Clipped(Loss):
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= 1 or self.high < 0:
-            raise ValueError("0 <= low <= 1 and high >= 0")
+            raise ValueError("needs 0 <= low <= 1 and high >= 0")
 
     @property
     def formula(self) -> str:
@@ -144,7 +144,7 @@ class Truncated(Loss):
 
     def __post_init__(self) -> None:
         if not self.cap > 0:
-            raise ValueError("cap is above 0")
+            raise ValueError("cap must be above 0")
 
     @property
     def formula(self) -> str:
@@ -229,7 +229,7 @@ class DPO(Loss):
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
-            raise ValueError("beta is above 0 and finite")
+            raise ValueError("beta must be above 0 and finite")
 
     @property
     def formula(self) -> str:
@@ -313,7 +313,7 @@ class Value(Loss):
 
     def __post_init__(self) -> None:
         if not self.clip > 0 or not 0 < self.coefficient < math.inf:
-            raise ValueError("clip and coefficient are above 0")
+            raise ValueError("clip and coefficient must be above 0")
 
     def __call__(self, value: Tensor, old_value: Tensor, returns: Tensor) -> Tensor:
         near = value.maximum(old_value - self.clip).minimum(old_value + self.clip)

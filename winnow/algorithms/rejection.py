@@ -32,11 +32,11 @@ class Gibbs(ScoreRule):
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
-            raise ValueError("beta is above 0 and finite")
+            raise ValueError("beta must be above 0 and finite")
         if self.r_max != "sample" and (
             isinstance(self.r_max, str) or not math.isfinite(self.r_max)
         ):
-            raise ValueError("r_max is a number that no reward exceeds, or sample")
+            raise ValueError("r_max must be a number that no reward exceeds, or sample")
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         """As all rules.
@@ -52,10 +52,8 @@ class Gibbs(ScoreRule):
         largest = float(rewards[living].max())
         bound = largest if isinstance(self.r_max, str) else float(self.r_max)
         if largest > bound:
-            raise UserError(
-                f"{self}: a draw of prompt {group.prompt.id!r} has reward {largest:g}, above "
-                f"r_max = {bound:g}; declare the largest reward that there can be"
-            )
+            problem = f"reward {largest:g} of prompt {group.prompt.id!r} is above r_max = {bound:g}"
+            raise UserError(str(self), problem, "set r_max to the largest reward that there can be")
         accepted = accept(rewards[living], self.beta, bound, rng)
         for place, taken in zip(living.tolist(), accepted.tolist(), strict=True):
             reasons[place] = None if taken else "rejected by lot"
@@ -78,9 +76,9 @@ class RSO(Rule):
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
-            raise ValueError("beta is above 0 and finite")
+            raise ValueError("beta must be above 0 and finite")
         if self.k < 1:
-            raise ValueError("k is at least 1")
+            raise ValueError("k must be at least 1")
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         reasons = first_of_each(group, alive, str, "text")

@@ -68,7 +68,8 @@ def sieve(group: Group, rules: Sequence[Rule], rng: Generator) -> list[Fate]:
     for number, rule in enumerate(rules):
         said = rule(group, [fate is None for fate in fates], rng)
         if len(said) != len(fates):
-            raise UserError(f"{show(rule)}: {len(said)} verdicts for {len(fates)} draws")
+            problem = f"{len(said)} verdicts for {len(fates)} draws"
+            raise UserError(show(rule), problem, "return one for each draw")
         for place, reason in enumerate(said):
             if fates[place] is None and reason is not None:
                 fates[place] = (number, reason)
@@ -137,7 +138,7 @@ class Best(ScoreRule):
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ValueError("k is at least 1")
+            raise ValueError("k must be at least 1")
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         values = np.array([-np.inf if s.value is None else s.value for s in group.scores])
@@ -241,7 +242,7 @@ class Length(Rule):
 
     def __post_init__(self) -> None:
         if not 1 <= self.low <= self.high:
-            raise ValueError("1 <= low <= high")
+            raise ValueError("needs 1 <= low <= high")
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return [
@@ -264,7 +265,7 @@ class Band(ScoreRule):
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
-            raise ValueError("0 <= low <= high <= 1")
+            raise ValueError("needs 0 <= low <= high <= 1")
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         valid = sum(group.valid)
@@ -283,7 +284,7 @@ class AtMost(ScoreRule):
 
     def __post_init__(self) -> None:
         if self.m < 1:
-            raise ValueError("m is at least 1")
+            raise ValueError("m must be at least 1")
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         lot = np.where(alive, rng.random(len(alive)), np.inf)

@@ -91,16 +91,17 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
         cell: Any = given
         text = text or (show(cell) if callable(cell) else str(cell))
         if isinstance(cell, type) or (self._base and not callable(cell)):
-            raise UserError(f"{field}: {text!r} is no function: it is a {type(cell).__name__}")
+            what = "class" if isinstance(cell, type) else f"{type(cell).__name__}, not a function"
+            remedy = "call it" if isinstance(cell, type) else "name a function"
+            raise UserError(field, f"{text!r} is a {what}", remedy)
         if not isinstance(cell, self._base or tuple(self.values())):
             if self._base is None or isinstance(cell, Cell):
-                raise UserError(f"{field}: {text!r} is none; {nearest(text, self)}")
+                raise UserError(field, f"unknown name {text!r}", nearest(text, self))
             for name in dir(self._base):
                 if not name.startswith("_") and hasattr(cell, name):  # or it would not be heard
                     base = f"{self._base.__module__}.{self._base.__name__}"
                     raise UserError(
-                        f"{field}: {text!r} says {name!r}, and only a class under {base} can; "
-                        "make it one"
+                        field, f"{text!r} has {name!r}, which is not read", f"subclass {base}"
                     )
             cell = self._own(cell)
         return cast(C, cell)
@@ -141,27 +142,29 @@ def parse(field: str, text: str, vocabulary: Vocabulary[C]) -> C:
     match = _CELL.match(text)
     name = match.group(1) if match else text
     if not match or name not in vocabulary:
-        raise UserError(f"{field}: no cell {name!r}; {nearest(name, vocabulary)}")
+        raise UserError(field, f"unknown name {name!r}", nearest(name, vocabulary))
     cls = vocabulary[name]
     positional, named = _arguments(field, text, match.group(3) or "")
     types = get_type_hints(cls)
     wanted = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for key in named:
         if key not in wanted:
-            raise UserError(f"{field}: {name} has no argument {key!r}; it takes {_takes(cls)}")
+            raise UserError(field, f"{name} has no argument {key!r}", f"it takes {_takes(cls)}")
     if len(positional) > len(wanted):
-        raise UserError(f"{field}: too many arguments in {text!r}; {name} takes {_takes(cls)}")
+        raise UserError(field, f"too many arguments in {text!r}", f"{name} takes {_takes(cls)}")
     for key, value in [*zip(wanted, positional, strict=False), *named.items()]:
         accepted = _NUMBERS.get(types[key])
         if accepted is not None and type(value) not in accepted:
-            raise UserError(
-                f"{field}: {text!r}: {key} is a {_KINDS[types[key]]}; {name} takes {_takes(cls)}"
-            )
+            problem = f"{text!r}: {key} must be {_KINDS[types[key]]}"
+            raise UserError(field, problem, f"{name} takes {_takes(cls)}")
     try:
         return cls(*positional, **named)
-    except (TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, ValueError) else f"{name} takes {_takes(cls)}"
-        raise UserError(f"{field}: {text!r}: {reason}") from error
+    except TypeError as error:
+        raise UserError(
+            field, f"{text!r} lacks arguments", f"{name} takes {_takes(cls)}"
+        ) from error
+    except ValueError as error:
+        raise UserError(field, f"wrong value in {text!r}: {error}") from error
 
 
 def show(cell: object) -> str:
@@ -173,7 +176,7 @@ def show(cell: object) -> str:
 
 
 _NUMBERS: Mapping[object, tuple[type, ...]] = {int: (int,), float: (int, float)}
-_KINDS: Mapping[object, str] = {int: "whole number", float: "number"}
+_KINDS: Mapping[object, str] = {int: "an integer", float: "a number"}
 
 
 def _plain(value: object) -> str:
@@ -201,7 +204,8 @@ def _arguments(field: str, text: str, inside: str) -> tuple[list[Any], dict[str,
         named = {str(k.arg): literal(k.value) for k in call.keywords}
         return [literal(node) for node in call.args], named
     except (SyntaxError, ValueError) as error:
-        raise UserError(f"{field}: cannot read the arguments in {text!r}") from error
+        problem = f"cannot read the arguments in {text!r}"
+        raise UserError(field, problem, "write them like low=0.2, high=0.28") from error
 
 
 def _imported(field: str, path: str) -> Any:
@@ -209,10 +213,8 @@ def _imported(field: str, path: str) -> Any:
 
     module, _, attribute = path.partition(":")
     if "<" in attribute:
-        raise UserError(
-            f"{field}: {path!r} lives inside a function and cannot be imported; "
-            "define it at the top of a module"
-        )
+        problem = f"cannot import {path!r} from inside a function"
+        raise UserError(field, problem, "define it at the top of a module")
     here = os.getcwd()
     if "" not in sys.path and here not in sys.path:  # as for rewards: last, so as to hide nothing
         sys.path.append(here)
@@ -223,7 +225,7 @@ def _imported(field: str, path: str) -> Any:
         return found() if isinstance(found, type) else found
     except _IMPORT_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{field}: cannot import {path!r}: {reason}") from error
+        raise UserError(field, f"cannot import {path!r}: {reason}") from error
 
 
 _IMPORT_ERRORS = (ImportError, AttributeError, NameError, SyntaxError, TypeError, ValueError)

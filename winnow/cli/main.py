@@ -10,7 +10,7 @@ import typer
 
 from winnow.cli import samples
 from winnow.cli.options import Json, Out, Recipe, Set, print_json
-from winnow.errors import UserError, WinnowError
+from winnow.errors import UserError, WinnowError, notes
 
 app = typer.Typer(
     name="winnow",
@@ -56,9 +56,8 @@ def train(
     with reporter(as_json) as listener:
         if resume is not None:
             if recipe is not None or sets or out is not None:
-                raise UserError(
-                    "--resume goes on with the run's own settings; give no recipe, --set or --out"
-                )
+                problem = "a run keeps its settings"
+                raise UserError("--resume", problem, "give no recipe, --set or --out")
             result = run(resume=resume, reporter=listener)
         else:
             config = load(recipe, sets or ())
@@ -178,7 +177,7 @@ def main() -> None:
     try:
         code = app(prog_name="winnow", standalone_mode=False)
     except WinnowError as error:
-        sys.exit(_say(str(error), error.exit_code))
+        sys.exit(_say("; ".join([str(error), *notes(error)]), error.exit_code))
     except _UsageError as error:
         context: Any = getattr(error, "ctx", None)
         command = context.command_path if context else "winnow"

@@ -78,10 +78,8 @@ def sample(
     with reporter(as_json) as listener:
         if resume is not None:
             if recipe is not None or sets or out is not None or held_out:
-                raise UserError(
-                    "--resume goes on with the folder's own settings; give no recipe, --set, --out "
-                    "or --held-out"
-                )
+                problem = "a folder keeps its settings"
+                raise UserError("--resume", problem, "give no recipe, --set, --out or --held-out")
             result = resume_sample(resume, reporter=listener)
         else:
             config = load(recipe, sets or ())
@@ -204,7 +202,7 @@ def best_of(
     shape = _form(form)
     best_of.check(n, by=by, votes=votes, answers=answers, outputs=list(out or ()), plot=plot)
     if draws and (recipe or sets or folder):
-        raise UserError("--recipe, --set and --folder say how to draw; give them or draws")
+        raise UserError("--recipe, --set, --folder", "they say how to draw", "give them or draws")
     if not draws:
         best_of.check_judge(by, votes)
         draws = [_drawn(recipe, [f"samples_per_prompt={n or 16}", *(sets or ())], folder, as_json)]
@@ -279,7 +277,8 @@ def overoptimisation(
 
     if checkpoints:
         if len(draws) != 1 or largest is not None or pool:
-            raise UserError("--checkpoints: give one run folder, without --n or --pool")
+            problem = "it takes one run"
+            raise UserError("--checkpoints", problem, "give one run folder, without --n or --pool")
         study = studies.run_overoptimisation(
             draws[0], proxy, gold=gold, plot=plot, seed=seed, quiet=as_json
         )
@@ -360,7 +359,7 @@ def fit_reward(
 
 def _form(form: str) -> Any:
     if form not in ("messages", "prompt-completion"):
-        raise UserError(f"--form {form}: messages or prompt-completion")
+        raise UserError("--form", f"unknown form {form!r}", "use messages or prompt-completion")
     return form
 
 
@@ -368,9 +367,9 @@ def _json_table(option: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{option}: no JSON: {error}") from error
+        raise UserError(option, f"{text!r} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{option}: a JSON object, e.g. '{{\"ignore_case\": true}}'")
+        raise UserError(option, f"{text!r} is not a JSON object", "try '{\"ignore_case\": true}'")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in one line of plain English."""
+"""What pydantic finds wrong with a setting, in plain English."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from winnow.errors import nearest
+from winnow.errors import UserError, nearest
 
 _WORDS = {
-    "int_type": "must be a whole number",
+    "int_type": "must be an integer",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
-    "string_type": "must be text",
+    "string_type": "must be a string",
     "bool_type": "must be true or false",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
@@ -23,25 +23,24 @@ _WORDS = {
 }
 
 
-def one_line(error: ValidationError, model: type[BaseModel]) -> str:
+def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
     """The first complaint of pydantic: the field, what is wrong with it, the value."""
     first = error.errors()[0]
     kind, given = first["type"], first["input"]
     where = [str(part) for part in first["loc"]]
     field = ".".join(where)
     if kind == "extra_forbidden":
-        return f"{field}: no such setting; {_meant(where, model)}"
+        return UserError(field, "no such setting", _meant(where, model))
     if kind == "model_type":
         inner = next(_keys(_section(model, where), field))
-        return f"{field}: must be a table of settings, such as {inner} (got {given!r:.60})"
+        return UserError(field, f"must be a table of settings, such as {inner} (got {given!r:.60})")
     if isinstance(given, dict) and kind != "value_error":
-        return f"{field}: is one value and has no setting {next(iter(given), '')!r} of its own"
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    message = _WORDS.get(kind, message)
-    if not field or message.startswith(f"{field}."):
-        return message
+        name = next(iter(given), "")
+        return UserError(field, f"it is a single value and has no setting {name!r} of its own")
+    said = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     shown = "" if isinstance(given, dict) else f" (got {given!r:.60})"
-    return f"{field}: {message}{shown}"
+    remedy = str(first.get("ctx", {}).get("remedy", ""))
+    return UserError(field, f"{_WORDS.get(kind, said)}{shown}", remedy)
 
 
 def _meant(where: list[str], model: type[BaseModel]) -> str:

@@ -151,7 +151,7 @@ def phases_of(
         row = algorithm or config.algorithm.build()
         return (_phase(1, "", config, row, 0, open_file),)
     if algorithm is not None:
-        raise UserError("phases: each names its own algorithm; give none beside them")
+        raise UserError("phases", "each phase names its own algorithm", "give no other beside them")
     found: list[Phase] = []
     for number, settings in enumerate(config.phases * config.cycles, start=1):
         name = f"phases.{(number - 1) % len(config.phases) + 1}"
@@ -168,16 +168,18 @@ def phases_of(
     refuse(unused(config, rows))
     refuse(_overruled(config))
     if config.draws_from is not None and not any(row.draws == "once" for row in rows):
-        raise UserError("draws_from: no phase draws once, and only such draw from another model")
+        problem = "only a phase that draws once can draw from another model, and none does"
+        remedy = "set algorithm.draws = 'once' in one, or leave draws_from out"
+        raise UserError("draws_from", problem, remedy)
     return tuple(found)
 
 
-def _overruled(config: Config) -> Iterator[str]:
+def _overruled(config: Config) -> Iterator[UserError]:
     """Settings above the phases that each of them sets for itself."""
     for key in ("algorithm", "steps", "draws", *_COUNTS, "reference"):
         asked = getattr(config, key) != Config.model_fields[key].default
         if asked and all(_replaces(key, settings.get(key)) for settings in config.phases):
-            yield f"{key}: every phase has its own, so that this does nothing; set it there"
+            yield UserError(key, "every phase has its own, so this does nothing", "set it there")
 
 
 def _replaces(key: str, value: object) -> bool:
@@ -197,11 +199,13 @@ def resolved(config: Config, phases: Sequence[Phase]) -> Config:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """What is wrong meanwhile is wrong in the phase of this name."""
+    """What is wrong meanwhile with a phase's settings is wrong in the phase of this name."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{name}: {error}" if name else str(error)) from error
+        if not name or error.setting.partition(".")[0] not in _OWN:
+            raise
+        raise error.with_(setting=f"{name}.{error.setting}") from error
 
 
 def _phase(
@@ -221,10 +225,8 @@ def _phase(
         file = open_file(config, algorithm)
     phase = Phase(number, name, config, algorithm, file, before, restarts, first_prompt)
     if "values" in algorithm.needs and config.critic.warmup >= phase.updates:
-        raise UserError(
-            f"critic.warmup = {config.critic.warmup}: there are only {phase.updates} updates, so "
-            "that the policy would never be trained; warm up for fewer"
-        )
+        problem = f"there are only {phase.updates} updates, so the policy would never be trained"
+        raise UserError("critic.warmup", problem, "lower it")
     return phase
 
 
@@ -233,13 +235,19 @@ def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Confi
     given = dict(settings)
     begin = given.pop(_FROM, "policy")
     if begin not in ("policy", "start"):
-        raise UserError(f"{name}.{_FROM}: 'policy' or 'start', not {begin!r:.60}")
+        raise UserError(
+            f"{name}.{_FROM}", f"unknown value {begin!r:.60}", "use 'policy' or 'start'"
+        )
     for key in given:
         if key not in _OWN:
-            raise UserError(f"{name}.{key}: no setting of a phase; {nearest(key, (*_OWN, _FROM))}")
+            raise UserError(
+                f"{name}.{key}", "a phase has no such setting", nearest(key, (*_OWN, _FROM))
+            )
     for key in given["sampling"] if isinstance(given.get("sampling"), Mapping) else ():
         if key in ("batch", "cache_gib"):
-            raise UserError(f"{name}.sampling.{key}: is the same in all phases; set it above them")
+            raise UserError(
+                f"{name}.sampling.{key}", "it must be the same in all phases", "set it above them"
+            )
     values = config.model_dump(exclude_none=True)
     named = given.get("algorithm")
     if isinstance(named, Mapping) and "name" in named:
@@ -248,4 +256,4 @@ def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Confi
     try:
         return from_dict(values), begin == "start"
     except UserError as error:
-        raise UserError(f"{name}.{error}") from error
+        raise error.with_(setting=f"{name}.{error.setting}") from error

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.objective import Term
 from winnow.algorithms.spec import Own
-from winnow.config.messages import one_line
+from winnow.config.messages import complaint
 from winnow.config.schema import SHORT, Config, from_dict
 from winnow.config.schema.algorithm import OWN, AlgorithmConfig
 from winnow.errors import UserError, nearest
@@ -58,28 +58,29 @@ def _read(recipe: str) -> dict[str, Any]:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-            raise UserError(f"recipe: cannot read {recipe}: {reason}") from error
+            reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+            raise UserError("recipe", f"cannot read {recipe}: {reason}") from error
     else:
         known = recipes()
         if recipe not in known:
-            raise UserError(f"recipe: none is called {recipe!r}; {nearest(recipe, known)}")
+            raise UserError("recipe", f"unknown recipe {recipe!r}", nearest(recipe, known))
         text = (files("winnow.config") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         hint = ""
         if "overwrite" in str(error):
-            hint = ' (with more keys, not algorithm = "x" but algorithm.name = "x")'
-        raise UserError(f"recipe: {recipe} is no valid TOML: {error}{hint}") from error
+            hint = 'beside other keys of a table, write algorithm.name = "x", not algorithm = "x"'
+        raise UserError("recipe", f"{recipe} is not valid TOML: {error}", hint) from error
 
 
 def _set(values: dict[str, Any], item: str) -> None:
     key, equals, text = item.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set {item!r}: write it as key=value, e.g. --set optimiser.lr=1e-5")
+        problem = f"{item!r} is not key=value"
+        raise UserError("--set", problem, "write it like --set optimiser.lr=1e-5")
     if any("\ud800" <= character <= "\udfff" for character in item):
-        raise UserError(f"--set {item!r}: write it in UTF-8")
+        raise UserError("--set", f"{item!r} is not in UTF-8", "write it in UTF-8")
     path = key.strip().split(".")
     if text:
         merge(values, _nested(path, _value(text)))
@@ -96,7 +97,7 @@ def _check_order(item: str, before: Sequence[str]) -> None:
     section, _, value = item.partition("=")
     lost = [other for other in before if other.strip().startswith(f"{section.strip()}.")]
     if section.strip() in SHORT and value and lost:
-        raise UserError(f"--set {item}: would undo --set {lost[-1]}; give it before that one")
+        raise UserError("--set", f"{item} would undo --set {lost[-1]}", "give it before that one")
 
 
 def _value(text: str) -> Any:
@@ -126,7 +127,7 @@ def _unset(values: dict[str, Any], path: Sequence[str]) -> None:
     except ValidationError as error:
         kind, given = error.errors()[0]["type"], error.errors()[0]["input"]
         if kind == "extra_forbidden" or (isinstance(given, dict) and kind != "value_error"):
-            raise UserError(one_line(error, Config)) from error
+            raise complaint(error, Config) from error
     section, *rest = path
     if isinstance(values.get(section), str) and rest == [SHORT.get(section)]:
         rest = []

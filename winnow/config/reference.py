@@ -16,7 +16,7 @@ class Average(Cell):
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
-            raise ValueError("a decay from 0 to below 1")
+            raise ValueError("the decay must be from 0 to below 1")
 
 
 def average_decay(reference: str) -> float | None:

@@ -26,75 +26,64 @@ def check(config: Config, algorithm: Algorithm) -> None:
         refuse(complaints(config, algorithm))
 
 
-def refuse(complaints: Iterator[str]) -> None:
+def refuse(complaints: Iterator[UserError]) -> None:
     """Raise the first complaint, if there is one.
 
     Raises:
         UserError: it.
     """
     for complaint in complaints:
-        raise UserError(complaint)
+        raise complaint
 
 
-def _cells(config: Config, algorithm: Algorithm) -> Iterator[str]:
+def _cells(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     for term in algorithm.objective:
         narrow = (
             isinstance(term.loss, SequenceClipped) and max(term.loss.low, term.loss.high) < 0.01
         )
         if narrow and config.dtype == "bfloat16":
-            yield (
-                f"algorithm.loss: {show(term.loss)} clips at less than log-probs in bfloat16 are "
-                "good to, so that rounding would be clipped; set dtype = 'float32', or widen it"
-            )
+            problem = f"{show(term.loss)} clips at less than what bfloat16 rounds log-probs to"
+            yield UserError("algorithm.loss", problem, "set dtype = 'float32', or widen it")
         if isinstance(term.loss, Value) and algorithm.advantage.over != "token":
-            yield (
-                f"algorithm.critic: it learns the returns of an advantage by token, and "
-                f"{show(algorithm.advantage)} is none; set algorithm.advantage = 'gae', or "
-                "algorithm.critic = 'none'"
-            )
+            problem = f"it needs an advantage by token, and {show(algorithm.advantage)} is by draw"
+            remedy = "set algorithm.advantage = 'gae' or algorithm.critic = 'none'"
+            yield UserError("algorithm.critic", problem, remedy)
         pairs = algorithm.select[-1].pairs and isinstance(algorithm.advantage, Extremes)
         if isinstance(term.loss, DPO) and not pairs:
-            yield (
-                "algorithm.loss: dpo compares the best draw of a prompt with the worst; set "
-                "algorithm.select = ['best-worst'] (the last rule, if there are more) and "
-                "algorithm.advantage = 'extremes'"
-            )
+            problem = "dpo compares the best draw of a prompt with the worst"
+            remedy = "end algorithm.select with 'best-worst', set algorithm.advantage = 'extremes'"
+            yield UserError("algorithm.loss", problem, remedy)
     if isinstance(algorithm.kl, InReward):
         if algorithm.kl.horizon != InReward().horizon and not algorithm.kl.target:
-            yield "algorithm.kl: horizon is that of an adaptive beta; give a target, too"
+            yield UserError("algorithm.kl", "only an adaptive beta has a horizon", "set target too")
         yield from _taxed(algorithm)
 
 
-def _taxed(algorithm: Algorithm) -> Iterator[str]:
+def _taxed(algorithm: Algorithm) -> Iterator[UserError]:
     """Advantages that a KL in the reward does not reach, or is all that is left of."""
-    taxed, advantage = f"algorithm.kl: {show(algorithm.kl)}", show(algorithm.advantage)
+    kl, advantage = show(algorithm.kl), show(algorithm.advantage)
     if not algorithm.advantage.of_rewards:
-        yield f"{taxed} changes rewards, and advantage {advantage} reads none; use in-loss"
+        problem = f"{kl} changes rewards, which {advantage} does not read"
+        yield UserError("algorithm.kl", problem, "use in-loss")
     if isinstance(algorithm.advantage, Extremes):
-        yield (
-            f"{taxed} would turn pairs round: which draw is better is the verifier's to say; "
-            "leave it out (dpo holds a KL to the reference itself), or use in-loss"
-        )
+        problem = f"{kl} would change which draw of a pair is better, which only the verifier may"
+        remedy = "leave it out (dpo has a KL to the reference itself), or use in-loss"
+        yield UserError("algorithm.kl", problem, remedy)
     if isinstance(algorithm.advantage, Standardised):
-        yield (
-            f"{taxed} beside advantage {advantage}: where all rewards of a prompt are equal the KL "
-            "alone, however small, would be scaled to 1; use centred or leave-one-out, or in-loss"
-        )
+        problem = f"where a prompt's rewards are equal, {advantage} scales any {kl} up to 1"
+        yield UserError("algorithm.kl", problem, "use centred or leave-one-out, or in-loss")
 
 
-def _draws(config: Config, algorithm: Algorithm) -> Iterator[str]:
+def _draws(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     if config.draws_from is not None and algorithm.draws != "once" and not config.phases:
-        yield (
-            "draws_from: only an algorithm that draws once can draw from another model; "
-            "set algorithm.draws = 'once' (as rft does) or leave draws_from out"
-        )
+        problem = "only an algorithm that draws once can draw from another model"
+        remedy = "set algorithm.draws = 'once' (as rft does) or leave draws_from out"
+        yield UserError("draws_from", problem, remedy)
     if config.draws is not None and config.draws_from is not None:
-        yield "draws_from: draws of a file are there already; leave one of the two out"
+        yield UserError("draws_from", "draws come from a file", "leave out draws or draws_from")
     if config.server.url is not None:
-        yield (
-            "server.url: training needs the model itself; draw from the server with winnow sample, "
-            "then train with --set draws=FOLDER"
-        )
+        remedy = "draw from the server with winnow sample, then train with --set draws=FOLDER"
+        yield UserError("server.url", "training needs the model itself", remedy)
     if config.draws is None and algorithm.draws == "every-step":
         if config.rounds.merge:
             yield from _older(algorithm, "draws of earlier rounds (rounds.merge)")
@@ -107,81 +96,73 @@ def _draws(config: Config, algorithm: Algorithm) -> Iterator[str]:
         ("rounds.merge", config.rounds.merge),
     ):
         if value:
-            yield f"{field}: {how} come in no rounds; leave it out, or draw every step"
+            yield UserError(field, f"{how} have no rounds", "leave it out, or draw every step")
 
 
-def _older(algorithm: Algorithm, how: str) -> Iterator[str]:
+def _older(algorithm: Algorithm, how: str) -> Iterator[UserError]:
     """What draws of another policy than the present one cannot be used with."""
+    late = f"needs draws of the present policy, and {how} are older"
     if isinstance(algorithm.kl, InReward):
-        yield (
-            f"algorithm.kl: {show(algorithm.kl)} taxes the policy that draws, and {how} are not "
-            "made by the policy as it becomes; use in-loss, or draws of each step alone"
-        )
+        remedy = "use in-loss, or draws of each step alone"
+        yield UserError("algorithm.kl", f"{show(algorithm.kl)} {late}", remedy)
     if isinstance(algorithm.critic, Value) or algorithm.advantage.over == "token":
-        yield (
-            f"algorithm.advantage: {show(algorithm.advantage)} compares each draw with what was "
-            f"expected when it was made, and {how} are older; use draws of each step alone"
-        )
+        problem = f"{show(algorithm.advantage)} {late}"
+        yield UserError("algorithm.advantage", problem, "use draws of each step alone")
 
 
-def _sampling(config: Config, algorithm: Algorithm) -> Iterator[str]:
+def _sampling(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     if config.samples_per_prompt == 1 and algorithm.needs_group:
-        yield (
-            f"samples_per_prompt = 1: {algorithm.needs_group} compares the draws of a prompt with "
-            "each other; draw 2 or more, or set algorithm.advantage = 'reward' and "
-            "algorithm.select = ['everything']"
+        problem = f"it is 1, and {algorithm.needs_group} compares the draws of a prompt"
+        remedy = (
+            "draw more, or set algorithm.advantage = 'reward' and algorithm.select = 'everything'"
         )
+        yield UserError("samples_per_prompt", problem, remedy)
     if config.sampling.truncated and "old" in algorithm.needs:
-        field = "sampling.top_k" if config.sampling.top_k else "sampling.top_p"
-        yield (
-            f"{field}: {algorithm.name} divides by the probabilities that its draws were made "
-            "with, and truncated sampling has others; set top_k = 0 and top_p = 1, or use a row "
-            "without a ratio (raft, rft)"
-        )
+        key = "sampling.top_k" if config.sampling.top_k else "sampling.top_p"
+        problem = f"{algorithm.name} divides by the probability of each draw, which this changes"
+        remedy = "set top_k = 0 and top_p = 1, or use an algorithm without a ratio (raft, rft)"
+        yield UserError(key, problem, remedy)
 
 
-def _signals(config: Config, algorithm: Algorithm) -> Iterator[str]:
-    if len(algorithm.refers) > 1 and config.sampling.temperature != 1:
-        yield (
-            "algorithm.kl: this loss compares with the reference at temperature 1 and the KL at "
-            f"sampling.temperature = {config.sampling.temperature:g}; sample at 1, or drop the KL"
-        )
+def _signals(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
+    heat = config.sampling.temperature
+    if len(algorithm.refers) > 1 and heat != 1:
+        problem = f"the KL is at temperature {heat:g}, and this loss compares at temperature 1"
+        yield UserError("algorithm.kl", problem, "set sampling.temperature = 1, or drop the KL")
     if not config.phases:  # else what one phase does not use another may
         yield from unused(config, [algorithm])
 
 
-def unused(config: Config, algorithms: Sequence[Algorithm]) -> Iterator[str]:
+def unused(config: Config, algorithms: Sequence[Algorithm]) -> Iterator[UserError]:
     """Settings that none of the algorithms reads."""
     names = ", ".join(dict.fromkeys(row.name for row in algorithms))
     if config.reference != "start" and not any("ref" in row.needs for row in algorithms):
-        yield (
-            f"reference: {names} compares with none; set algorithm.kl (such as "
-            "'in-loss(0.04)'), or leave it out"
-        )
+        remedy = "set algorithm.kl (such as 'in-loss(0.04)'), or leave it out"
+        yield UserError("reference", f"{names} does not compare with a reference", remedy)
     if config.critic != CriticConfig() and not any("values" in row.needs for row in algorithms):
-        yield f"critic: {names} has none; leave it out, or use a row with a critic"
+        remedy = "leave it out, or use an algorithm with a critic (ppo)"
+        yield UserError("critic", f"{names} has no critic", remedy)
 
 
-def _rounds(config: Config, algorithm: Algorithm) -> Iterator[str]:
+def _rounds(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
+    patience = "eval.patience"
     if config.eval.patience and not (config.eval.every and config.eval.size):
-        yield (
-            "eval.patience: stopping early needs held-out evaluations on the way; set eval.every "
-            "and eval.size"
-        )
+        problem = "stopping early needs evaluations on the way"
+        yield UserError(patience, problem, "set eval.every and eval.size")
     if config.eval.patience and config.phases:
-        yield "eval.patience: a run in phases goes through all of them; leave one of the two out"
+        problem = "a run in phases goes through all of them"
+        yield UserError(patience, problem, "leave one of the two out")
     if config.lora != LoraConfig() and not config.lora.rank:
-        yield "lora: there are no adapters without a rank; set lora.rank"
+        yield UserError("lora", "without a rank there are no adapters", "set lora.rank")
     if config.anchor != AnchorConfig() and config.anchor.source is None:
-        yield "anchor: no examples are named; set anchor.source"
+        yield UserError("anchor", "no examples are named", "set anchor.source")
     if config.cycles > 1 and not config.phases:
-        yield "cycles: there are no phases to go through again; set phases, or more steps"
+        yield UserError("cycles", "there are no phases to repeat", "set phases, or more steps")
 
 
-def _sizes(config: Config, algorithm: Algorithm) -> Iterator[str]:
-    if config.minibatch_prompts > config.prompts_per_step:
-        yield (
-            f"minibatch_prompts = {config.minibatch_prompts} is more than prompts_per_step = "
-            f"{config.prompts_per_step}; an update cannot hold more prompts than a step draws: set "
-            f"minibatch_prompts = {config.prompts_per_step} or less, too"
-        )
+def _sizes(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
+    batch, step = config.minibatch_prompts, config.prompts_per_step
+    if batch > step:
+        problem = f"an update cannot hold more prompts than a step draws, {batch} > {step}"
+        remedy = f"set minibatch_prompts = {step} or less, or prompts_per_step = {batch}"
+        yield UserError("minibatch_prompts", problem, remedy)

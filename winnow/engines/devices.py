@@ -65,14 +65,16 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(best if name == "auto" else name)
     except RuntimeError as error:
-        raise UserError(f"device: {name!r} is none; try 'auto', 'cpu' or 'cuda'") from error
+        raise UserError(
+            "device", f"unknown device {name!r}", "use 'cpu', 'cuda' or 'auto'"
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device: {name!r}, but torch sees no GPU; use 'cpu' or 'auto'")
+        raise UserError("device", f"torch finds no GPU for {name!r}", "use 'cpu' or 'auto'")
     if device.type == "cpu":
         keep_pages()
     try:
         torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:  # how torch says that it has none
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"device: {name!r} cannot be used here: {reason:.120}") from error
+        raise UserError("device", f"cannot use {name!r} here: {reason:.120}") from error
     return device

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from winnow.algorithms.selection import KEPT
 from winnow.config.schema import Config
 from winnow.config.schema.reward import RewardConfig
-from winnow.errors import UserError
+from winnow.errors import UserError, choices
 from winnow.evaluation.curves import Curves, Drawn, curves, sizes
 from winnow.evaluation.plots import check_picture, draw_curves
 from winnow.evaluation.scores import RECORDED, scored_draws, scores
@@ -131,15 +131,16 @@ def check(
         UserError: it cannot.
     """
     if n is not None and n < 1:
-        raise UserError(f"n = {n}: at least one answer is needed")
+        raise UserError("n", f"must be at least 1 (got {n})")
     if answers not in get_args(Answers):
-        raise UserError(f"answers = {answers!r}: {', '.join(get_args(Answers))}")
+        raise UserError("answers", f"unknown value {answers!r}", choices(get_args(Answers)))
     if votes != RECORDED and by != "weighted":
-        raise UserError("votes: they weigh only the votes of by = weighted")
+        problem = "it is read only with by = 'weighted'"
+        raise UserError("votes", problem, "set by, or leave it out")
     for path in outputs:
         check_output(path)
         if not path.absolute().parent.is_dir():
-            raise UserError(f"out: no folder {path.parent}")
+            raise UserError("out", f"no folder {path.parent}")
     if plot is not None:
         check_picture(Path(plot))
 
@@ -239,11 +240,9 @@ def _enough(
     enough = [p for p in prompts if len(p.right) >= (n or 1)]
     if not enough:
         most = max(len(p.right) for p in prompts)
-        raise UserError(
-            f"n = {n} is more than the draws: no prompt has more than {most} with a verdict"
-            if most
-            else "draws: none has a verdict, all are errors"
-        )
+        if not most:
+            raise UserError("draws", "no draw has a verdict, all are errors")
+        raise UserError("n", f"no prompt has {n} draws with a verdict, only up to {most}")
     left = len(prompts) - len(enough)
     if left:
         few = f"fewer than {n} answers" if n and n > 1 else "no answer"

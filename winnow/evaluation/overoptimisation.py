@@ -64,12 +64,13 @@ def overoptimisation(
                 golds.append(by_gold[rows])
         if len(proxies) < 2:
             raise UserError(
-                f"draws: {len(proxies)} prompts have {largest or 1} draws with both scores; the "
-                "study needs two at least"
+                "draws",
+                f"the study needs 2 prompts with {largest or 1} draws that have both scores, "
+                f"and there are {len(proxies)}",
             )
         top = largest or min(map(len, proxies))
         if top < 4:
-            raise UserError(f"n = {top}: the study needs four draws a prompt at least")
+            raise UserError("n", f"the study needs 4 draws a prompt at least (got {top})")
         made = best_of_n_study(proxies, golds, sizes(top), seed)
         made = replace(made, left_out=len(table) - len(proxies))
         if plot is not None:
@@ -103,10 +104,8 @@ def run_overoptimisation(
     folder = Path(run)
     files = sorted((folder / "rollouts").glob("eval-*.parquet"))
     if len(files) < 3 or not (folder / "config.toml").is_file():
-        raise UserError(
-            f"run: {folder} has {len(files)} evaluations with draws; the study needs three (train "
-            "with --set eval.every=5, say)"
-        )
+        problem = f"the study needs 3 evaluations with draws, and {folder} has {len(files)}"
+        raise UserError("run", problem, "train with --set eval.every=5, say")
     config = load(str(folder / "config.toml"))
     with reporter(quiet) as listener:
         tables = [
@@ -118,7 +117,10 @@ def run_overoptimisation(
         kl = _kl_to_start(config, tables, listener)
         whole = np.isfinite(np.array([*by_proxy, *by_gold])).all(axis=0)
         if whole.sum() < 2:
-            raise UserError(f"run: {whole.sum()} prompts have both scores at every evaluation")
+            raise UserError(
+                "run",
+                f"the study needs 2 prompts with scores in every evaluation and has {whole.sum()}",
+            )
         steps = [_step(file) for file in files]
         curves = [np.array(rows).T[whole] for rows in (kl, by_proxy, by_gold)]
         made = study_of(steps, curves[0], curves[1], curves[2], "rl", seed=seed)
@@ -139,18 +141,16 @@ def _check_evaluations(folder: Path, files: Sequence[Path], tables: Sequence[Dra
         UserError: they are not, or their log-probs are not those of what drew.
     """
     if _step(files[0]) != 0:
-        raise UserError(f"run: {folder} has no evaluation of step 0, where KL is counted from")
+        raise UserError("run", f"{folder} has no evaluation of step 0, from which KL is counted")
     prompts = [[group.prompt.id for group in table.only(["prompt"])] for table in tables]
     for file, table, own in zip(files, tables, prompts, strict=True):
         if own != prompts[0]:
-            raise UserError(f"run: {file} is of other prompts than {files[0]}")
+            raise UserError("run", f"{file} holds other prompts than {files[0]}")
         if table.empty_lists("logprobs"):
-            raise UserError(f"run: {file} lacks the log-probs of its draws, which KL needs")
+            raise UserError("run", f"{file} has no log-probs of its draws, and KL needs them")
         if table.count("truncated", True):
-            raise UserError(
-                f"run: {file} was drawn with top-k or top-p, so that its log-probs are not those "
-                "of what drew: KL cannot be told from them"
-            )
+            problem = f"{file} was drawn with top-k or top-p, which change the log-probs"
+            raise UserError("run", problem, "train with sampling.top_k = 0 and sampling.top_p = 1")
 
 
 def _by_prompt(table: DrawTable, values: Array) -> Array:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from winnow.errors import UserError
+from winnow.errors import UserError, choices
 from winnow.evaluation.curves import Curves, Point
 from winnow.evaluation.overoptimisation_fit import Measured, Study, fitted
 from winnow.storage.atomic import whole
 
-_KINDS = (".svg", ".png", ".pdf")
+_KINDS = (".png", ".pdf", ".svg")
 _COLOURS = {"one": "#1b6ca8", "two": "#c8553d", "faint": "#8a8a8a"}
 _APART = 0.045
 """Labels stand at least so far apart, as a share of the axis."""
@@ -27,13 +27,13 @@ def check_picture(path: Path) -> None:
         UserError: a kind of file that is not known, a folder that is not there, no Matplotlib.
     """
     if path.suffix not in _KINDS:
-        raise UserError(f"plot: {path} is none of {', '.join(_KINDS)}")
+        raise UserError("plot", f"unknown kind of picture {path.name!r}", choices(_KINDS))
     if not path.absolute().parent.is_dir():
-        raise UserError(f"plot: no folder {path.parent}")
+        raise UserError("plot", f"no folder {path.parent}")
     if path.is_dir():
-        raise UserError(f"plot: {path} is a folder")
+        raise UserError("plot", f"{path} is a folder", "name a file")
     if find_spec("matplotlib") is None:
-        raise UserError("plot: needs Matplotlib: pip install matplotlib")
+        raise UserError("plot", "pictures need Matplotlib", "pip install matplotlib")
 
 
 def draw_curves(curves: Curves, path: Path, chooser: str, prompts: int) -> None:

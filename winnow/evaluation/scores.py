@@ -44,10 +44,8 @@ def scored_draws(
     policies = table.policies()
     if len(policies) > 1 and not pool:
         named = "; ".join(policies[:3]) + (" and others" if len(policies) > 3 else "")
-        raise UserError(
-            f"draws: draws of {len(policies)} policies ({named}): what n draws of one policy buy "
-            "cannot be told from them; --pool takes them as one set"
-        )
+        problem = f"draws of {len(policies)} policies ({named}) do not say what n draws of one buy"
+        raise UserError("draws", problem, "give --pool to take them as one set")
     return table
 
 

@@ -58,7 +58,7 @@ def _prompt(op: str, digits: int, a: int, b: int, config: PromptsConfig) -> Prom
         try:
             text = fill(config.template, row)
         except RowError as error:
-            raise UserError(f"{error.field}: 'arithmetic' {error.what}") from error
+            raise UserError(error.field, f"'arithmetic' {error.what}", error.remedy) from error
     return Prompt(
         id=f"{a}{op}{b}",
         text=text,

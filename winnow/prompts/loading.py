@@ -57,14 +57,13 @@ def load_prompts(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> Pr
     kept_away = {family(prompt) for prompt in away}
     train = [prompt for prompt in prompts if family(prompt) not in kept_away]
     if not train and evaluation.source is not None:
-        raise UserError(
-            f"eval.source: every prompt of {config.source!r} is in {evaluation.source!r} too, "
-            "which leaves none to train on; leave eval.source out to hold some out instead"
-        )
+        problem = f"every prompt of {config.source!r} is in it too, so none is left to train on"
+        raise UserError("eval.source", problem, "leave it out to hold some out instead")
     if not train:
         raise UserError(
-            f"eval.size = {evaluation.size}: holding out {len(held_out)} of the {len(prompts)} "
-            f"prompts of {config.source!r} leaves none to train on; lower eval.size"
+            "eval.size",
+            f"it holds out {len(held_out)} of {len(prompts)} prompts and leaves none to train on",
+            "lower it",
         )
     train = train[: config.limit]
     if config.source == "arithmetic":
@@ -92,7 +91,9 @@ def load_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> l
         UserError: as `load_prompts`, or `eval.size = 0`.
     """
     if evaluation.size == 0:
-        raise UserError("eval.size = 0: there is nothing to evaluate; set eval.size")
+        raise UserError(
+            "eval.size", "it is 0, so there is nothing to evaluate", "set it to a number of prompts"
+        )
     if evaluation.source is not None:
         return _own_held_out(config, evaluation, seed)[: evaluation.size]
     return _hold_out(read(config, seed), evaluation.size)
@@ -112,12 +113,10 @@ def read(config: PromptsConfig, seed: int, field: str = "prompts.source") -> lis
     elif source.endswith(".parquet"):
         prompts = from_rows(read_parquet(source, field), config, field)
     else:
-        raise UserError(
-            f"{field}: {source!r} is none of 'arithmetic', a .jsonl or .parquet file, "
-            "'hub:NAME', 'gym:TASK'"
-        )
+        remedy = "use 'arithmetic', a .jsonl or .parquet file, 'hub:NAME' or 'gym:TASK'"
+        raise UserError(field, f"unknown source {source!r}", remedy)
     if not prompts:
-        raise UserError(f"{field}: {source!r} holds no prompts")
+        raise UserError(field, f"{source!r} holds no prompts")
     return prompts
 
 

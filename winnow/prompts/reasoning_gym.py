@@ -24,16 +24,16 @@ def gym(config: PromptsConfig, seed: int, field: str = "prompts.source") -> list
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise UserError(
-            f"{field}: gym tasks need Reasoning Gym: pip install 'winnow-rl[gym]'"
+            field, "gym tasks need Reasoning Gym", "pip install 'winnow-rl[gym]'"
         ) from error
     name = config.source.removeprefix("gym:")
     if name not in DATASETS:
-        raise UserError(f"{field}: no gym task {name!r}; {nearest(name, DATASETS)}")
+        raise UserError(field, f"unknown gym task {name!r}", nearest(name, DATASETS))
     try:
         entries = list(create_dataset(name, size=config.size, seed=seed))
     except (AssertionError, ValueError, TypeError) as error:  # how its tasks refuse their settings
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{field}: cannot make the gym task {name!r}: {reason}") from error
+        raise UserError(field, f"cannot make the gym task {name!r}: {reason}") from error
     return [_prompt(name, number, entry, config) for number, entry in enumerate(entries)]
 
 
@@ -44,7 +44,7 @@ def _prompt(name: str, number: int, entry: Mapping[str, Any], config: PromptsCon
         try:
             text = fill(config.template, {"question": question, "answer": answer})
         except RowError as error:
-            raise UserError(f"{error.field}: gym task {name!r} {error.what}") from error
+            raise UserError(error.field, f"gym task {name!r} {error.what}", error.remedy) from error
     return Prompt(
         id=f"{name}-{number}",
         text=text,

@@ -33,19 +33,19 @@ def read_jsonl(path: str, field: str = "prompts.source") -> list[Row]:
                 if line.strip():
                     rows.append(_json_object(line))
     except OSError as error:
-        raise UserError(f"{field}: cannot read {path}: {error.strerror}") from error
+        raise UserError(field, f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{field}: {path} is no text in UTF-8, so no JSONL") from error
+        raise UserError(field, f"{path} is not text in UTF-8") from error
     except (ValueError, RecursionError) as error:
         wrong = f"{error.msg}, column {error.colno}" if _is_json_error(error) else str(error)
-        raise UserError(f"{field}: {path} line {number} is no JSON object: {wrong}") from error
+        raise UserError(field, f"{path} line {number} is not a JSON object: {wrong}") from error
     return rows
 
 
 def _json_object(line: str) -> Row:
     row = json.loads(line, object_pairs_hook=_once)
     if not isinstance(row, dict):
-        raise ValueError(f"it is a {type(row).__name__}")
+        raise ValueError(f"{row!r:.60}")
     if "\\ud" in line.lower():  # only such an escape can make half a character
         try:
             json.dumps(row, ensure_ascii=False).encode()
@@ -83,10 +83,10 @@ def read_parquet(path: str, field: str = "prompts.source") -> list[Row]:
             names = file.schema_arrow.names
             twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
             if twice:
-                raise UserError(f"{field}: {path} has two columns {twice[0]!r}; rename one")
+                raise UserError(field, f"{path} has two columns {twice[0]!r}", "rename one")
             rows: list[Row] = file.read().to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{field}: cannot read {path} as Parquet: {_reason(error)}") from error
+        raise UserError(field, f"cannot read {path} as Parquet: {_reason(error)}") from error
     return rows
 
 
@@ -100,13 +100,13 @@ def read_hub(source: str, split: str, field: str = "prompts.source") -> list[Row
         from datasets import load_dataset
     except ImportError as error:
         raise UserError(
-            f"{field}: hub data sets need the datasets library: pip install 'winnow-rl[hub]'"
+            field, "hub data sets need the datasets library", "pip install 'winnow-rl[hub]'"
         ) from error
     name, _, config = source.removeprefix("hub:").partition(":")
     try:
         return list(load_dataset(name, config or None, split=split))
     except (OSError, ValueError) as error:  # what datasets raises for a name, split or connection
-        raise UserError(f"{field}: cannot load {source!r} ({split}): {_reason(error)}") from error
+        raise UserError(field, f"cannot load {source!r} ({split}): {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -127,17 +127,16 @@ def from_rows(
             made.append(_prompt(number, row, config))
         except RowError as error:
             place = f"row {number + 1} of {config.source!r}"
-            raise UserError(f"{error.field or field}: {place} {error.what}") from error
+            raise UserError(error.field or field, f"{place} {error.what}", error.remedy) from error
     return made
 
 
 class RowError(Exception):
     """What is wrong with a row, and the setting that asked for it: where none did, the source."""
 
-    def __init__(self, what: str, field: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.field = field
+    def __init__(self, field: str, what: str, remedy: str = "") -> None:
+        super().__init__(field, what, remedy)
+        self.field, self.what, self.remedy = field, what, remedy
 
 
 def fill(template: str, row: Row) -> str:
@@ -153,7 +152,7 @@ def fill(template: str, row: Row) -> str:
             return match.group(0)[0]
         value = _column(row, name, "prompts.template")
         if value is None:
-            raise RowError(f"has nothing in column {name!r}", "prompts.template")
+            raise RowError("prompts.template", f"has nothing in column {name!r}")
         return str(value)
 
     return _HOLE.sub(hole, template)
@@ -181,7 +180,7 @@ def _prompt(number: int, row: Row, config: PromptsConfig) -> Prompt:
         text = fill(config.template, row) if config.template is not None else _text(value, config)
         messages = conversation(text, config)
     if not text.strip():
-        raise RowError("has an empty prompt")
+        raise RowError("", "has an empty prompt")
     difficulty = None
     if config.difficulty_column is not None:
         difficulty = str(_column(row, config.difficulty_column, "prompts.difficulty_column"))
@@ -202,9 +201,9 @@ def _text(value: object, config: PromptsConfig) -> str:
         return ""
     if not isinstance(value, str | int | float):
         raise RowError(
-            f"holds a {type(value).__name__} in column {config.prompt_column!r}, neither text nor "
-            "a list of messages",
             "prompts.prompt_column",
+            f"has {value!r:.60} in column {config.prompt_column!r}",
+            "it must be a string or a list of messages",
         )
     return str(value)
 
@@ -216,19 +215,22 @@ def _messages(turns: Sequence[object], config: PromptsConfig) -> tuple[Mapping[s
         role, said = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else ("", "")
         if not (isinstance(role, str) and isinstance(said, str) and role):
             raise RowError(
-                "has a message that is no {'role': ..., 'content': text}", "prompts.prompt_column"
+                "prompts.prompt_column", "has a message unlike {'role': ..., 'content': text}"
             )
         messages.append({"role": role, "content": said})
     if not messages:
-        raise RowError("has an empty conversation", "prompts.prompt_column")
+        raise RowError("prompts.prompt_column", "has an empty conversation")
     if messages[-1]["role"] in ("assistant", "system"):
         raise RowError(
-            f"ends with the {messages[-1]['role']}'s turn; a prompt ends with the user's",
             "prompts.prompt_column",
+            f"ends with the {messages[-1]['role']}'s turn",
+            "a prompt must end with the user's",
         )
     if config.system is not None:
         if messages[0]["role"] == "system":
-            raise RowError("has a system message of its own; leave this one out", "prompts.system")
+            raise RowError(
+                "prompts.system", "has a system message of its own", "leave this one out"
+            )
         messages.insert(0, _system(config.system))
     return tuple(messages)
 
@@ -247,7 +249,7 @@ def _answer(row: Row, config: PromptsConfig) -> str | None:
 
 def _column(row: Row, name: str, field: str) -> Any:
     if name not in row:
-        raise RowError(f"has no column {name!r}; {nearest(name, [str(key) for key in row])}", field)
+        raise RowError(field, f"has no column {name!r}", nearest(name, [str(key) for key in row]))
     return row[name]
 
 
@@ -256,8 +258,8 @@ def _check_file(path: str, field: str) -> None:
         found = Path(path).expanduser()
         is_folder, is_file = found.is_dir(), found.is_file()
     except (OSError, RuntimeError) as error:  # a name too long, a folder closed to us, no such ~
-        raise UserError(f"{field}: cannot read {path:.200}: {error}") from error
+        raise UserError(field, f"cannot read {path:.200}: {error}") from error
     if is_folder:
-        raise UserError(f"{field}: {path} is a folder; name one file in it")
+        raise UserError(field, f"{path} is a folder", "name one file in it")
     if not is_file:
-        raise UserError(f"{field}: no file {path}")
+        raise UserError(field, f"no file {path}")

@@ -12,7 +12,6 @@ something that is no finite number makes an error for that draw, and never a zer
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
 import math
@@ -22,7 +21,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
-from winnow.errors import UserError
+from winnow.errors import UserError, nearest
 from winnow.rewards import verifiers
 from winnow.rewards.base import Reward
 from winnow.rewards.in_process import InProcessReward, Verifier
@@ -81,6 +80,8 @@ _BUILTINS: Mapping[str, _Builtin] = {
     ),
 }
 
+_KINDS: Mapping[type, str] = {bool: "true or false", str: "a string"}
+
 REWARDS: Mapping[str, str] = MappingProxyType({n: b.summary for n, b in _BUILTINS.items()})
 """Each named reward and what is right under it, in a line. ``module:function`` is one more."""
 
@@ -110,9 +111,11 @@ def make_reward(
             cannot be loaded or sent to a process. One line.
     """
     if isinstance(time_limit, bool) or not (time_limit > 0 and math.isfinite(time_limit)):
-        raise UserError(f"reward.time_limit: a number of seconds above 0, not {time_limit}")
+        raise UserError(
+            "reward.time_limit", f"must be a number of seconds above 0 (got {time_limit})"
+        )
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise UserError(f"reward.workers: a whole number of at least 1, not {workers}")
+        raise UserError("reward.workers", f"must be an integer of at least 1 (got {workers})")
     if isinstance(reward, str) and reward in _BUILTINS:
         builtin = _BUILTINS[reward]
         _check_options(reward, builtin, options)
@@ -122,18 +125,20 @@ def make_reward(
         source = Source(target=builtin.target, options=options, user=False)
         return _started(reward, source, time_limit, workers)
     if options:
-        raise UserError(f"reward.options.{next(iter(options))}: {_name(reward)} takes no options")
+        raise UserError(
+            f"reward.options.{next(iter(options))}", f"{_name(reward)} takes no options"
+        )
     if isinstance(reward, str):
         return _started(reward, Source(target=_target(reward)), time_limit, workers)
     if _is_reward(reward):
         return reward
     if not callable(reward):
-        raise UserError(f"reward: a name or a function, not {reward!r:.80}")
+        raise UserError("reward", f"must be a name or a function (got {reward!r:.80})")
     name = _name(reward)
     try:
         source = Source(function=pickled(reward))
     except StartError as error:
-        raise UserError(f"reward {name!r}: {error}") from error
+        raise UserError("reward", f"cannot use {name!r}: {error}") from error
     return _started(name, source, time_limit, workers)
 
 
@@ -143,7 +148,7 @@ def _started(name: str, source: Source, time_limit: float, workers: int) -> Rewa
         reward.start()
     except StartError as error:
         reward.close()
-        raise UserError(f"reward {name!r} cannot be loaded: {error}") from error
+        raise UserError("reward", f"cannot load {name!r}: {error}") from error
     return reward
 
 
@@ -151,14 +156,14 @@ def _check_options(name: str, builtin: _Builtin, options: Mapping[str, object]) 
     for key, value in options.items():
         kind = builtin.options.get(key)
         if kind is None:
-            known = ", ".join(builtin.options) or "none"
-            hint = _nearest(key, builtin.options)
-            raise UserError(f"reward.options.{key}: {name} has no such option{hint} ({known})")
+            raise UserError(
+                f"reward.options.{key}", f"{name} has no such option", nearest(key, builtin.options)
+            )
         if not isinstance(value, kind):
-            raise UserError(f"reward.options.{key}: a {kind.__name__}, not {value!r:.80}")
+            raise UserError(f"reward.options.{key}", f"must be {_KINDS[kind]} (got {value!r:.80})")
     for key in builtin.required:
         if key not in options:
-            raise UserError(f"reward.options.{key}: {name} needs it")
+            raise UserError(f"reward.options.{key}", f"{name} needs this option")
     if "pattern" in options:
         _check_pattern(str(options["pattern"]))
 
@@ -167,14 +172,16 @@ def _check_pattern(pattern: str) -> None:
     try:
         re.compile(pattern.replace("{answer}", "0"))
     except (re.error, RecursionError, OverflowError) as error:
-        raise UserError(f"reward.options.pattern: {pattern!r:.80} is no pattern: {error}") from None
+        raise UserError(
+            "reward.options.pattern", f"{pattern!r:.80} is not a regular expression: {error}"
+        ) from None
 
 
 def _check_library(name: str, builtin: _Builtin) -> None:
     # looked for, not imported: SymPy and Reasoning Gym take a second and more
     if builtin.library and importlib.util.find_spec(builtin.library[0]) is None:
         module, install = builtin.library
-        raise UserError(f"reward {name!r} needs {module}: pip install {install}")
+        raise UserError("reward", f"{name!r} needs {module}", f"pip install '{install}'")
 
 
 def _target(reward: str) -> str:
@@ -185,19 +192,17 @@ def _target(reward: str) -> str:
     """
     module, colon, function = reward.partition(":")
     if not colon:
-        names = ", ".join(REWARDS)
-        hint = _nearest(reward, REWARDS)
-        raise UserError(f"no reward called {reward!r}{hint} (one of {names}, or module:function)")
+        problem = f"unknown reward {reward!r}"
+        raise UserError("reward", problem, f"{nearest(reward, REWARDS)} (or module:function)")
     if not module or not function:
-        raise UserError(f"reward {reward!r}: module:function, with both")
+        raise UserError(
+            "reward", f"{reward!r} lacks the module or the function", "write it as module:function"
+        )
     if module.endswith(".py"):
-        raise UserError(f"reward {reward!r}: a module, not a file: '{module[:-3]}:{function}'")
+        raise UserError(
+            "reward", f"{reward!r} names a file", f"name its module: '{module[:-3]}:{function}'"
+        )
     return reward
-
-
-def _nearest(name: str, names: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f": did you mean {near[0]!r}?" if near else ""
 
 
 def _is_reward(reward: object) -> TypeGuard[Reward]:
@@ -228,12 +233,10 @@ def check_suited(reward: str, prompts: Sequence[Prompt]) -> None:
     """Refuse prompts that a built-in verifier can say nothing of."""
     for prompt in prompts:
         if reward in _COMPARING and prompt.answer is None:
-            raise UserError(
-                f"reward = {reward!r} compares with an answer, but prompt {prompt.id!r} has none; "
-                "set prompts.answer_column to the column that holds it"
-            )
+            problem = f"{reward!r} compares with an answer, but prompt {prompt.id!r} has none"
+            remedy = "set prompts.answer_column to the column that holds it"
+            raise UserError("reward", problem, remedy)
         if reward == "gym" and "gym" not in prompt.data:
-            raise UserError(
-                f"reward = 'gym' judges gym tasks, but prompt {prompt.id!r} is from none; "
-                "set prompts.source = 'gym:TASK' (and eval.source, if any), or another reward"
-            )
+            problem = f"'gym' judges gym tasks, but prompt {prompt.id!r} is not from one"
+            remedy = "set prompts.source = 'gym:TASK' (and eval.source, if any), or another reward"
+            raise UserError("reward", problem, remedy)

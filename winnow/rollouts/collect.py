@@ -286,7 +286,8 @@ def _prompts(config: Config, held_out: bool) -> list[Prompt]:
         other = once.setdefault(prompt.id, prompt)
         if (other.text, other.messages) != (prompt.text, prompt.messages):
             raise UserError(
-                f"prompts.source: two prompts have the id {prompt.id!r}: {other.text!r:.60} and "
-                f"{prompt.text!r:.60}; give each row an id of its own, or leave the column out"
+                "prompts.source",
+                f"two rows have the id {prompt.id!r}: {other.text!r:.60} and {prompt.text!r:.60}",
+                "give each an id of its own, or leave the column out",
             )
     return list(once.values())

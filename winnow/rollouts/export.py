@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from winnow.errors import UserError
+from winnow.errors import UserError, choices
 from winnow.rollouts.selected import Sifted
 from winnow.storage.atomic import disk, refuse, whole
 from winnow.storage.sample_table import DrawTable, Part
@@ -30,9 +30,9 @@ def check_output(path: Path, form: str = "messages") -> None:
             already.
     """
     if path.suffix not in (".parquet", ".jsonl"):
-        raise UserError(f"out: {path} is neither .parquet nor .jsonl")
+        raise UserError("out", f"unknown kind of file {path.name!r}", "use .parquet or .jsonl")
     if form not in get_args(Form):
-        raise UserError(f"form: {form!r} is none; it is {' or '.join(get_args(Form))}")
+        raise UserError("form", f"unknown form {form!r}", choices(get_args(Form)))
     refuse(path)
 
 
@@ -50,7 +50,7 @@ def check_columns(table: DrawTable, path: Path) -> None:
         missing = [name for name in _NEEDED if name not in there]
         if missing:
             raise UserError(
-                f"draws: {part.path} has no column {', '.join(missing)}, which {path} needs"
+                "draws", f"{part.path} has no column {', '.join(missing)}, which {path} needs"
             )
 
 
@@ -108,8 +108,9 @@ def _unified(table: DrawTable) -> pa.Schema:
                 )
             except pa.ArrowException as error:
                 raise UserError(
-                    f"draws: column {own.name} holds {own.type} in {part.path} and {seen.type} in "
-                    "another file; rename one, or leave one of the files out"
+                    "draws",
+                    f"column {own.name} is {own.type} in {part.path} and {seen.type} elsewhere",
+                    "rename one, or leave one of the files out",
                 ) from error
             fields[own.name] = one.field(0).with_nullable(True)
     for name in ("reward", "error", "right_at", "right", "kept", "reason"):
@@ -127,10 +128,8 @@ def _shaped(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
             columns.append(table[own.name].cast(own.type))
         except pa.ArrowException as error:
             have = table.schema.field(own.name).type
-            raise UserError(
-                f"draws: {path}: column {own.name} holds {have}, which does not convert to "
-                f"{own.type}; convert it or leave it out"
-            ) from error
+            problem = f"column {own.name} of {path} is {have}, which does not convert to {own.type}"
+            raise UserError("draws", problem, "convert it or leave it out") from error
     return pa.Table.from_arrays(columns, schema=schema)
 
 

@@ -79,7 +79,9 @@ def _rescored(table: DrawTable, reward: Reward, right_at: float, progress: Progr
     if items:
         judge()
     if len(errors) == table.rows:
-        raise UserError(f"reward: every verdict was an error, e.g. {next(iter(errors.values()))}")
+        raise UserError(
+            "reward", f"every verdict was an error, such as: {next(iter(errors.values()))}"
+        )
     return Scores(rewards, errors, right_at)
 
 
@@ -133,10 +135,8 @@ class Patience:
         self._scores = []
         if len(self._bad) >= 3:
             where = "" if step is None else f" of steps {self._bad[0]} to {step}"
-            raise UserError(
-                f"reward: most verdicts{where} are errors, the last of them: {errors[-1]}; mend "
-                f"the verifier and go on with {self._go_on}"
-            )
+            problem = f"most verdicts{where} are errors, the last of them: {errors[-1]}"
+            raise UserError("reward", problem, f"mend the verifier and go on: {self._go_on}")
 
 
 _LEARNED = "model:"
@@ -184,7 +184,8 @@ def _learned(config: Config) -> Reward:
     options = dict(config.reward.options)
     label = options.pop("label", None)
     if options:
-        raise UserError(f"reward.options.{next(iter(options))}: a reward model has only: label")
+        problem = "no such option"
+        raise UserError(f"reward.options.{next(iter(options))}", problem, "known: label")
     return RewardModel(
         config.reward.name.removeprefix(_LEARNED),
         device=pick_device(config.device),

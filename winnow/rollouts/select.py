@@ -112,9 +112,9 @@ def _check(table: DrawTable, rules: Sequence[Rule], scores: Scores | None, pool:
     listed = f"draws of {len(policies)} policies ({'; '.join(policies)})"
     for rule in rules:
         if rule.one_policy:
-            raise UserError(f"draws: {listed}, and {show(rule)} takes them all to be of one")
+            raise UserError("draws", f"{listed}, and {show(rule)} is for one", "give those of one")
     if not pool:
-        raise UserError(f"draws: {listed}; --pool takes them as one set")
+        raise UserError("draws", listed, "give those of one, or --pool to take them as one set")
 
 
 def _count(tallies: Sequence[Tally], fates: Sequence[Fate]) -> None:
@@ -205,18 +205,18 @@ def select(
     outputs = paths_of(out)
     _check_outputs(outputs, form, rejected)
     if rescore_with is None and reward_options:
-        raise UserError("reward options: they are those of the reward to rescore with; name one")
+        problem = "there is no reward to rescore with"
+        raise UserError("reward_options", problem, "name one with --rescore")
     rules = [rules] if isinstance(rules, str) else rules
     chosen = [
         parse("rule", r, RULES) if isinstance(r, str) else RULES.adopt("rule", r) for r in rules
     ]
     if not chosen:
-        raise UserError("rule: give at least one, e.g. correct or everything")
+        raise UserError("rule", "none is given", "give at least one, such as correct or everything")
     if chosen[-1].pairs and any(path.suffix == ".jsonl" for path in outputs):
-        raise UserError(
-            "out: the lines of a .jsonl file are answers to learn, and best-worst keeps the worst, "
-            "too; write .parquet, and train with --set draws=FILE --set algorithm=dpo"
-        )
+        problem = "a .jsonl file holds answers to learn, and best-worst keeps the worst too"
+        remedy = "write .parquet, and train with --set draws=FILE --set algorithm=dpo"
+        raise UserError("out", problem, remedy)
     columns = columns_read(chosen)
     with reporter(quiet) as listener:
         listener.progress("read", 0, 1)
@@ -252,6 +252,8 @@ def _check_outputs(outputs: Sequence[Path], form: str, rejected: bool) -> None:
     for path in outputs:
         check_output(path, form)
     if len({path.absolute() for path in outputs}) < len(outputs):
-        raise UserError("out: one file is named twice")
+        raise UserError("out", "one file is named twice", "name each file once")
     if rejected and not any(path.suffix == ".parquet" for path in outputs):
-        raise UserError("rejected: only a .parquet file holds rejected draws; name one as output")
+        raise UserError(
+            "rejected", "only a .parquet file holds rejected draws", "name one as output"
+        )

@@ -78,7 +78,7 @@ def begin_folder(
             (folder / name).mkdir()
         sync(folder.parent)
     except OSError as error:
-        raise UserError(f"out: cannot make {folder}: {error.strerror}") from error
+        raise UserError("out", f"cannot make {folder}: {error.strerror}") from error
     write_text(folder / "environment.json", json.dumps(dict(environment), indent=2) + "\n")
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -140,7 +140,7 @@ def alone(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"resume: another winnow is writing to {folder}; wait until it ends, or stop it"
+                "resume", f"another winnow is writing to {folder}", "wait until it ends, or stop it"
             ) from error
         except OSError:
             pass  # a file system without locks
@@ -183,9 +183,9 @@ def refuse(path: Path, hint: Callable[[], str] = str) -> None:
             above = above.parent
         writable = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
     except OSError as error:
-        raise UserError(f"out: cannot make {path}: {error.strerror}") from error
+        raise UserError("out", f"cannot make {path}: {error.strerror}") from error
     if there:
-        raise UserError(f"out: {path} exists already; choose another --out{hint()}")
+        raise UserError("out", f"{path} exists already", f"choose another --out{hint()}")
     if not writable:
-        what = "cannot be written to" if above.is_dir() else "is no folder"
-        raise UserError(f"out: cannot make {path}: {above} {what}; choose another --out")
+        what = "cannot be written to" if above.is_dir() else "is not a folder"
+        raise UserError("out", f"cannot make {path}: {above} {what}", "choose another --out")

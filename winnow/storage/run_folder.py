@@ -96,9 +96,9 @@ class RunStore:
             UserError: it is no such folder.
         """
         if not (folder / "config.toml").is_file():
-            raise UserError(f"resume: {folder} is no run folder (it has no config.toml)")
+            raise UserError("resume", f"{folder} is not a run folder (it has no config.toml)")
         if not (folder / "checkpoints").is_dir():
-            raise UserError(f"resume: {folder} holds an evaluation, which cannot be gone on with")
+            raise UserError("resume", f"{folder} holds an evaluation, which cannot be resumed")
         return cls(folder)
 
     def write_draws(self, split: Split, step: int, groups: Sequence[Group]) -> None:
@@ -132,10 +132,8 @@ class RunStore:
             rows[0]["prompt"] == clean(prompts[place].text) for place, rows in by_group.items()
         )
         if not same:
-            raise UserError(
-                f"resume: the prompts have changed since {path} was written; "
-                "put them back, or begin a new run"
-            )
+            problem = f"the prompts have changed since {path} was written"
+            raise UserError("resume", problem, "restore them, or begin anew")
         return [group_of(by_group[place], prompt, right_at) for place, prompt in enumerate(prompts)]
 
     def groups(self, split: Split, step: int) -> list[Group]:
@@ -154,7 +152,7 @@ class RunStore:
             table = pq.read_table(path, schema=SCHEMA)
         except (pa.ArrowException, OSError) as error:
             raise UserError(
-                f"resume: {path} is damaged; remove it to have its draws made anew"
+                "resume", f"{path} is damaged", "remove it to have its draws made anew"
             ) from error
         for row in table.to_pylist():
             by_group.setdefault(row["group"], []).append(row)
@@ -196,7 +194,9 @@ class RunStore:
             try:
                 rows.append(json.loads(line))
             except ValueError as error:
-                raise UserError(f"{path} line {number} is no JSON; mend or remove it") from error
+                raise UserError(
+                    "", f"{path} line {number} is not JSON", "mend or remove it"
+                ) from error
         return rows
 
     def rewind(self, step: int) -> None:
@@ -242,7 +242,7 @@ class RunStore:
         """
         found = dict(self.checkpoints())
         if step not in found:
-            raise UserError(f"resume: {self.folder} has lost its checkpoint of step {step}")
+            raise UserError("resume", f"{self.folder} has lost its checkpoint of step {step}")
         return found[step]
 
     def latest_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:

@@ -101,12 +101,10 @@ class Journal:
             UserError: it is no such folder.
         """
         if not (folder / JOURNAL).is_file():
-            raise UserError(f"resume: {folder} is no folder of winnow sample")
+            raise UserError("resume", f"{folder} is not a folder of winnow sample")
         if not (folder / "config.toml").is_file():
-            raise UserError(
-                f"resume: {folder} has no config.toml: it was stopped before anything was drawn; "
-                "remove it and begin anew"
-            )
+            problem = f"{folder} was stopped before anything was drawn (it has no config.toml)"
+            raise UserError("resume", problem, "remove it and begin anew")
 
     def restore(self, prompts: Sequence[Prompt]) -> dict[int, set[int]]:
         """For each prompt the numbers of the draws that are there; the journal's are taken up.
@@ -122,9 +120,8 @@ class Journal:
             try:
                 place, group = self._taken_up(line, prompts, there)
             except (KeyError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"{self.folder / JOURNAL} line {number} is none of Winnow's; mend or remove it"
-                ) from error
+                problem = f"{self.folder / JOURNAL} line {number} is damaged"
+                raise UserError("", problem, "mend or remove it") from error
             if group is not None:
                 self._open[place] = group
                 numbers = range(place.first, place.first + len(group.draws))
@@ -226,7 +223,7 @@ def _closed(path: Path, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
         table = table.select(columns).unify_dictionaries()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(
-            f"resume: {path} is damaged; remove it to have its draws made anew"
+            "resume", f"{path} is damaged", "remove it to have its draws made anew"
         ) from error
     for row in table.group_by(["group", *PROMPT_KEY]).aggregate([]).to_pylist():
         place = row["group"]
@@ -247,7 +244,9 @@ def _digest(prompt: Prompt) -> str:
 
 def _changed(path: Path) -> UserError:
     return UserError(
-        f"resume: the prompts have changed since {path} was written; put them back, or begin anew"
+        "resume",
+        f"the prompts have changed since {path} was written",
+        "restore them or begin anew",
     )
 
 
@@ -261,7 +260,9 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 yield number, json.loads(line)
             except ValueError as error:
-                raise UserError(f"{path} line {number} is no JSON; mend or remove it") from error
+                raise UserError(
+                    "", f"{path} line {number} is not JSON", "mend or remove it"
+                ) from error
 
 
 def _go_on(folder: Path) -> str:

@@ -116,8 +116,9 @@ class DrawTable:
             row = int(self.order[first])
             part = next(part for part in self.parts if row < part.first + part.rows)
             raise UserError(
-                f"draws: {part.path}: the draws of the prompt in row {row - part.first + 1} cannot "
-                f"be used: {error}; mend the file"
+                "draws",
+                f"{part.path} row {row - part.first + 1}: cannot use its prompt's draws: {error}",
+                "mend the file",
             ) from error
 
     def __iter__(self) -> Iterator[Group]:
@@ -150,10 +151,8 @@ class DrawTable:
         if missing := self.unscored():
             named = " ".join(map(str, paths_of(draws)))
             how = f"winnow select {named} --rule everything --out scored.parquet " if named else ""
-            raise UserError(
-                f"draws: {missing} of {self.rows} draws have no score; score them with {how}"
-                "--rescore REWARD"
-            )
+            problem = f"{missing} of {self.rows} draws have no score"
+            raise UserError("draws", problem, f"score them with {how}--rescore REWARD")
 
     def count(self, column: str, value: bool) -> int:
         """Rows where a yes/no column says so; 0 where there is no such column."""
@@ -215,9 +214,9 @@ def read_draws(
     try:
         whole = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
     except pa.ArrowException as error:
-        raise UserError(f"draws: the files' columns differ: {error}") from error
+        raise UserError("draws", f"the files' columns differ: {error}") from error
     if whole.num_rows == 0:
-        raise UserError(f"draws: {', '.join(map(str, paths))}: no draws in it")
+        raise UserError("draws", f"no draws in {', '.join(map(str, paths))}")
     return DrawTable.gathered(parts, whole, right_at, asked)
 
 
@@ -252,11 +251,11 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise UserError(f"draws: no file or folder {path}")
+            raise UserError("draws", f"no file or folder {path}")
     once: set[Path] = set()
     for path in found:
         if path.resolve() in once:
-            raise UserError(f"draws: {path} is given twice; name each file or folder once")
+            raise UserError("draws", f"{path} is given twice", "name each file or folder once")
         once.add(path.resolve())
     return found
 
@@ -264,10 +263,8 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
 def _in_folder(folder: Path) -> list[Path]:
     journal = folder / JOURNAL
     if journal.is_file() and (journal.stat().st_size or not (folder / "config.toml").is_file()):
-        raise UserError(
-            f"draws: {folder} is not complete: finish it with winnow sample --resume {folder} "
-            f"(or read what is closed so far: {folder / 'draws'})"
-        )
+        remedy = f"finish it with winnow sample --resume {folder}, or read {folder / 'draws'}"
+        raise UserError("draws", f"{folder} is not complete", remedy)
     for pattern in (
         "draws/*.parquet",
         "rollouts/train-*.parquet",
@@ -277,7 +274,7 @@ def _in_folder(folder: Path) -> list[Path]:
         files = sorted(folder.glob(pattern))
         if files:
             return files
-    raise UserError(f"draws: folder {folder} holds no draws (no .parquet file)")
+    raise UserError("draws", f"folder {folder} has no .parquet file, so it holds no draws")
 
 
 @contextmanager
@@ -286,10 +283,8 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"draws: {path} cannot be read as Parquet: half-written, or another kind of file "
-            f"({reason:.80})"
-        ) from error
+        problem = f"{path} is half-written or not Parquet: {reason:.80}"
+        raise UserError("draws", problem) from error
 
 
 def _check_columns(path: Path, there: Sequence[str], wanted: Sequence[str], why: str) -> None:
@@ -297,13 +292,11 @@ def _check_columns(path: Path, there: Sequence[str], wanted: Sequence[str], why:
     if not {"prompt_id", "prompt"} & set(there):
         missing.insert(0, "prompt_id (or prompt)")
     if missing:
-        raise UserError(
-            f"draws: {path} has no column {', '.join(missing)}, which {why} needs; "
-            f"it has {', '.join(there) or 'none'}"
-        )
+        problem = f"{path} has no column {', '.join(missing)}, which {why} needs"
+        raise UserError("draws", problem, f"it has {', '.join(there) or 'none'}")
     twice = [name for name in SCHEMA.names if there.count(name) > 1]
     if twice:
-        raise UserError(f"draws: {path} has two columns {twice[0]}; rename one")
+        raise UserError("draws", f"{path} has two columns {twice[0]!r}", "rename one")
 
 
 def _as_written(path: Path, table: pa.Table) -> pa.Table:
@@ -323,10 +316,9 @@ def _as_written(path: Path, table: pa.Table) -> pa.Table:
                 wanted = pa.large_string() if pa.types.is_string(wanted) else wanted
                 table = table.set_column(place, name, table[name].cast(wanted))
         except pa.ArrowException as error:
-            raise UserError(
-                f"draws: {path}: column {name} holds {have}, which does not convert to "
-                f"{SCHEMA.field(name).type}; convert it or leave it out"
-            ) from error
+            written = SCHEMA.field(name).type
+            problem = f"column {name} of {path} is {have}, which does not convert to {written}"
+            raise UserError("draws", problem, "convert it or leave it out") from error
     if "text" in table.column_names:
         place = table.column_names.index("text")
         table = table.set_column(place, "text", table["text"].cast(pa.large_string()))

@@ -182,7 +182,9 @@ def _parsed(row: Mapping[str, Any], column: str, kind: type) -> Any:
     except ValueError:
         value = None
     if not isinstance(value, kind):
-        raise ValueError(f"{column} is no JSON {kind.__name__}: {text!r:.60}")
+        raise ValueError(
+            f"{column} is not a JSON {'object' if kind is dict else 'list'}: {text!r:.60}"
+        )
     return value
 
 

@@ -59,10 +59,10 @@ def open_file(config: Config, algorithm: Algorithm) -> File:
     policies = table.policies()
     one = algorithm.needs_one_policy
     if one and len(policies) > 1:
-        raise UserError(
-            f"draws: {path} holds draws of {len(policies)} policies ({'; '.join(policies)}), and "
-            f"{one} takes them all to be of one"
+        problem = (
+            f"{path} has {len(policies)} policies ({'; '.join(policies)}), and {one} is for one"
         )
+        raise UserError("draws", problem, "give the draws of one")
     if "old" in algorithm.needs:
         _check_ratio(path, table, config.sampling.temperature)
     notes = []
@@ -75,23 +75,20 @@ def open_file(config: Config, algorithm: Algorithm) -> File:
 
 
 def _check_ratio(path: str, table: DrawTable, temperature: float) -> None:
-    advice = "use a row without a ratio (rft, raft, gibbs, snis)"
+    advice = "use an algorithm without a ratio (rft, raft, gibbs, snis)"
     for column, what in (("logprobs", "log-probs"), ("token_ids", "token ids")):
         if column not in table or table.empty_lists(column):
-            raise UserError(
-                f"draws: {path} lacks the {what} of its draws, and this loss divides by what each "
-                f"token was drawn with; {advice}"
-            )
+            problem = f"{path} lacks the {what} of its draws, which this loss divides by"
+            raise UserError("draws", problem, advice)
     if table.count("truncated", True):
-        raise UserError(
-            f"draws: {path} was drawn with top-k or top-p, so that its log-probs are not those of "
-            f"what drew; this loss divides by them; {advice}"
-        )
+        problem = f"{path} was drawn with top-k or top-p, which change what this loss divides by"
+        raise UserError("draws", problem, advice)
     other = [heat for heat in table.values("temperature") if heat != temperature]
     if other:
         raise UserError(
-            f"draws: {path} was drawn at temperature {other[0]:g}, and the loss takes its ratios "
-            f"at sampling.temperature = {temperature:g}; set it to {other[0]:g}, or {advice}"
+            "draws",
+            f"{path} was drawn at temperature {other[0]:g}, and this run is at {temperature:g}",
+            f"set sampling.temperature = {other[0]:g}, or {advice}",
         )
 
 

@@ -175,9 +175,9 @@ class Workshop:
         same = self.engine.same_vocabulary(file.table.group(0))
         if not same and "old" in phase.algorithm.needs:
             raise UserError(
-                f"draws: {file.path} was drawn with another vocabulary or chat template than that "
-                f"of {self.config.model!r}, so its log-probs say nothing here; use a row without a "
-                "ratio"
+                "draws",
+                f"{file.path} has another vocabulary or chat template than {self.config.model!r}",
+                "use an algorithm without a ratio (rft, raft)",
             )
         if not same:
             self.reporter.note(

@@ -17,7 +17,7 @@ from winnow.engines.base import Sampler
 from winnow.engines.devices import environment
 from winnow.engines.factory import engine_for
 from winnow.engines.models.loading import ModelSource, resolve
-from winnow.errors import UserError, nearest
+from winnow.errors import UserError
 from winnow.prompts.loading import PromptSet, load_held_out, load_prompts
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
@@ -87,13 +87,7 @@ def _check_reference(phase: Phase) -> None:
     """
     what = phase.config.reference
     if phase.refers and names_model(what):
-        try:
-            resolve(what, "reference")
-        except UserError as error:
-            raise UserError(
-                f"{error} (or one of start, phase, average(0.99): "
-                f"{nearest(what, ['start', 'phase', 'average(0.99)'])})"
-            ) from error
+        resolve(what, "reference", ["start", "phase", "average(0.99)"])
 
 
 def _held_out(config: Config) -> tuple[Prompt, ...]:
@@ -113,10 +107,9 @@ def _check_apart(phase: Phase, held_out: tuple[Prompt, ...]) -> None:
     away = {prompt.text for prompt in held_out}
     for text in phase.file.prompts():
         if text in away:
-            raise UserError(
-                f"draws: {phase.file.path} has draws of a held-out prompt ({text[-60:]!r}); draw "
-                "with the same prompts, eval and seed settings, or set eval.size = 0"
-            )
+            problem = f"{phase.file.path} has draws of a held-out prompt ({text[-60:]!r})"
+            remedy = "draw with the same prompts, eval and seed settings, or set eval.size = 0"
+            raise UserError("draws", problem, remedy)
 
 
 def assemble(
@@ -185,10 +178,8 @@ def _drawing(
     config = plan.config
     engine = LocalEngine(plan.draws_from, config.dtype, device, "draws_from")
     if engine.tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise UserError(
-            f"draws_from: {config.draws_from!r} has another vocabulary than {config.model!r}; "
-            "its tokens cannot be trained on"
-        )
+        problem = f"{config.draws_from!r} has another vocabulary than {config.model!r}"
+        raise UserError("draws_from", problem, "draw from a model with the same tokenizer")
     made: list[Sampler] = []
 
     def other() -> Sampler:

@@ -42,8 +42,8 @@ class Anchor:
         try:
             groups = [complete(group) for group in self.groups]
         except UserError as error:
-            said = str(error).removeprefix("draws: ").split("; leave it out")[0]
-            raise UserError(f"anchor.source: {said}; leave this example out") from error
+            remedy = "leave this example out"
+            raise error.with_(setting="anchor.source", remedy=remedy) from error
         return Anchor(groups, self.ratio, self.coefficient)
 
     def beside(self, prompts: int, most: int, seed: int, update: int) -> Beside:
@@ -84,14 +84,17 @@ def open_anchor(config: AnchorConfig, prompts: PromptsConfig, seed: int) -> Anch
     try:
         rows = read(where, seed, "anchor.source")
     except UserError as error:
-        raise UserError(_renamed(str(error))) from error
+        own = _NAMES.get(error.setting, error.setting)
+        raise error.with_(setting=own) from error
     return Anchor([_example(row, config) for row in rows], config.ratio, config.coefficient)
 
 
-def _renamed(message: str) -> str:
-    """A complaint about prompts under the names of the examples' settings."""
-    message = message.replace("prompts.answer_column", "anchor.completion_column")
-    return message.replace("prompts.", "anchor.")
+_NAMES = {
+    "prompts.prompt_column": "anchor.prompt_column",
+    "prompts.answer_column": "anchor.completion_column",
+    "prompts.template": "anchor.template",
+}
+"""Settings of prompts that are read from settings of the examples."""
 
 
 @lru_cache(maxsize=2)  # an update may straddle two passes
@@ -103,8 +106,9 @@ def _order(size: int, seed: int, epoch: int) -> list[int]:
 def _example(prompt: Prompt, config: AnchorConfig) -> Group:
     if not prompt.answer:
         raise UserError(
-            f"anchor.completion_column: the example {prompt.text[-60:]!r} of {config.source} has "
-            f"nothing in {config.completion_column!r}"
+            "anchor.completion_column",
+            f"the example {prompt.text[-60:]!r} of {config.source} has nothing in "
+            f"{config.completion_column!r}",
         )
     return Group(
         prompt=prompt,

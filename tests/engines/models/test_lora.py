@@ -418,7 +418,9 @@ def test_without_peft_it_says_how_to_get_it(tiny_model, tmp_path, monkeypatch):
         return true(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(winnow.UserError, match=r"^lora.rank: needs peft: pip install .*\[lora\]'$"):
+    with pytest.raises(
+        winnow.UserError, match=r"^lora\.rank: adapters need peft; pip install .*\[lora\]'$"
+    ):
         go(config(tiny_model, tmp_path, **LORA), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

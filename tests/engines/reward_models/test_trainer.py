@@ -370,20 +370,20 @@ def test_a_folder_that_exists_is_refused_before_any_work(tmp_path):
     with pytest.raises(UserError, match=r"^out: .*judge exists"):
         fit(Path("no/such/model"), tmp_path / "judge", digit_pairs(4, seed=0))
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"^out: cannot make .*judge: .*file is no folder"):
+    with pytest.raises(UserError, match=r"^out: cannot make .*judge: .*file is not a folder"):
         fit(Path("no/such/model"), tmp_path / "file" / "judge", digit_pairs(4, seed=0))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs: at least 1"),
-        ({"batch_pairs": 0}, "batch_pairs: at least 1"),
-        ({"lr": 0.0}, "lr: a number above 0"),
-        ({"lr": math.nan}, "lr: a number above 0"),
-        ({"dtype": "float16"}, "dtype: 'float32' or 'bfloat16'"),
-        ({"layers": 5}, "layers: from 1 to the base's 4, not 5"),
-        ({"layers": 0}, "layers: from 1 to the base's 4, not 0"),
+        ({"epochs": 0}, "epochs: must be at least 1"),
+        ({"batch_pairs": 0}, "batch_pairs: must be at least 1"),
+        ({"lr": 0.0}, "lr: must be a number above 0"),
+        ({"lr": math.nan}, "lr: must be a number above 0"),
+        ({"dtype": "float16"}, "dtype: must be 'float32' or 'bfloat16'"),
+        ({"layers": 5}, "layers: must be from 1 to the base's 4 \(got 5"),
+        ({"layers": 0}, "layers: must be from 1 to the base's 4 \(got 0"),
         ({"made": 1}, "pairs: .* at least 2, and there are 1$"),
     ],
 )
@@ -473,7 +473,7 @@ def test_a_base_whose_trunk_is_not_all_there_is_refused(base, tmp_path, headed):
     weights = weights_of(folder)
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    lost = r"no causal language model .* model\.layers\.1\.mlp\.up_proj"
+    lost = r"lacks the weight model\.layers\.1\.mlp\.up_proj"
     with pytest.raises(UserError, match=lost) as caught:
         fit(folder, tmp_path / "judge", digit_pairs(4, seed=0))
     assert "\n" not in str(caught.value)
@@ -493,5 +493,5 @@ def test_a_base_of_another_kind_is_refused(tmp_path, kind, config):
     )
     kind(settings).save_pretrained(tmp_path / "base")
     tiny.tokenizer().save_pretrained(tmp_path / "base")
-    with pytest.raises(UserError, match="no causal language model"):
+    with pytest.raises(UserError, match=r"lacks the weight .*; use a causal language model"):
         fit(tmp_path / "base", tmp_path / "judge", digit_pairs(4, seed=0), layers=None)

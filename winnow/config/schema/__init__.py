@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from winnow.config.messages import one_line
+from winnow.config.messages import complaint
 from winnow.config.schema.algorithm import AlgorithmConfig
 from winnow.config.schema.anchor import AnchorConfig
 from winnow.config.schema.base import Section
@@ -26,7 +26,6 @@ from winnow.config.schema.reward import RewardConfig
 from winnow.config.schema.rounds import RoundsConfig
 from winnow.config.schema.sampling import SamplingConfig
 from winnow.config.schema.server import ServerConfig
-from winnow.errors import UserError
 
 SHORT = {"algorithm": "name", "prompts": "source", "reward": "name"}
 """Tables that may be written as one string, and the key that the string then stands for."""
@@ -98,4 +97,4 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:
-        raise UserError(one_line(error, Config)) from error
+        raise complaint(error, Config) from error

@@ -50,17 +50,14 @@ class AlgorithmConfig(Section):
             UserError: an unknown row, or a cell that does not parse.
         """
         if self.made_in_python:
-            raise UserError(
-                f"algorithm: {self.name.removeprefix(OWN)!r} was made in Python and is more than "
-                "a recipe can say; pass it again: winnow.train(resume=..., algorithm=...)"
-            )
+            problem = f"{self.name.removeprefix(OWN)!r} was made in Python, not in a recipe"
+            remedy = "pass it again: winnow.train(resume=..., algorithm=...)"
+            raise UserError("algorithm", problem, remedy)
         cells = self.model_dump(exclude={"name"})
         if None not in cells.values():
             return table.get(self.name, Algorithm(self.name)).with_cells(cells)
         if self.name not in table:
-            raise UserError(
-                f"algorithm: no row {self.name!r}; {nearest(self.name, table)} "
-                "(`winnow algorithms` prints the table)"
-            )
+            remedy = f"{nearest(self.name, table)} (`winnow algorithms` prints them all)"
+            raise UserError("algorithm", f"unknown algorithm {self.name!r}", remedy)
         given = {key: value for key, value in cells.items() if value is not None}
         return table[self.name].with_cells(given)

@@ -35,8 +35,8 @@ def _describe(section: type[BaseModel], prefix: str) -> list[dict[str, Any]]:
 
 
 _KINDS = {
-    str: "text",
-    int: "whole number",
+    str: "string",
+    int: "integer",
     float: "number",
     bool: "true or false",
     dict: "table",
@@ -52,7 +52,8 @@ def _kind(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin in (list, tuple):
-        return f"list of {_kind(inner[0])}"
+        kind = _kind(inner[0])
+        return f"list of {kind}s" if kind in _KINDS.values() else f"list of {kind}"
     if origin in (Union, UnionType):
         return " or ".join(filter(None, map(_kind, inner)))
     return _KINDS[origin or annotation]

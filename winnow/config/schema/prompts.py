@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
 
 from winnow.config.schema.base import Section, listed
 
@@ -36,11 +38,10 @@ class PromptsConfig(Section):
 
     _one = field_validator("operations", "digits", mode="before")(listed)
 
-    @model_validator(mode="after")
-    def _system_needs_chat(self) -> PromptsConfig:
-        if self.system is not None and not self.chat:
-            raise ValueError(
-                "prompts.system needs prompts.chat = true; or leave it out "
-                "(--set prompts.system= does)"
-            )
-        return self
+    @field_validator("system")
+    @classmethod
+    def _needs_chat(cls, value: str | None, others: ValidationInfo) -> str | None:
+        if value is not None and not others.data.get("chat"):
+            remedy = "set it, or leave prompts.system out (--set prompts.system= does)"
+            raise PydanticCustomError("no_chat", "needs prompts.chat = true", {"remedy": remedy})
+        return value

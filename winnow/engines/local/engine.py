@@ -145,10 +145,9 @@ class LocalEngine:
     def _other(self, what: str) -> LocalEngine:
         other = LocalEngine(resolve(what, "reference"), self._dtype, self._device, "reference")
         if other.tokenizer.get_vocab() != self.tokenizer.get_vocab():
-            raise UserError(
-                f"reference: {what!r} has another vocabulary than {self._source.name!r}; their "
-                "log-probs cannot be compared"
-            )
+            problem = f"{what!r} has another vocabulary than {self._source.name!r}"
+            remedy = "use a model with the same tokenizer, so that log-probs can be compared"
+            raise UserError("reference", problem, remedy)
         return other
 
     def reference(

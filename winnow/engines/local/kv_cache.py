@@ -305,10 +305,8 @@ class Padded:
         # The states of a recurrence, once rows are copied, are not those of each answer alone.
         layers = () if self._cache is None else self._cache.layers
         if not layers or not all(hasattr(layer, "keys") for layer in layers):
-            raise UserError(
-                f"model: {type(self._module).__name__} keeps no cache of keys and values, which a "
-                "prompt's draws could share; take an architecture that attends in every layer"
-            )
+            problem = f"{type(self._module).__name__} keeps no cache of keys and values to share"
+            raise UserError("model", problem, "use an architecture with attention in every layer")
         logits: Tensor = out.logits[:, -1]
         return logits
 

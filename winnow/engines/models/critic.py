@@ -38,8 +38,9 @@ class LocalCritic(nn.Module):
         self.config = config
         if not policy.splits_head:
             raise UserError(
-                "algorithm.critic: this architecture changes its logits behind the head, and a "
-                "critic cannot read its features; use a row without a critic (rloo, grpo)"
+                "algorithm.critic",
+                "this model changes its logits after the head, so a critic cannot read it",
+                "use an algorithm without a critic (rloo, grpo)",
             )
         embeddings = cast(Any, policy.module).get_output_embeddings()
         self.head = nn.Linear(embeddings.in_features, 1, device=policy.device)

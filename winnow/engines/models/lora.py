@@ -34,7 +34,9 @@ class Adapters:
         try:
             import peft
         except ImportError as error:
-            raise UserError("lora.rank: needs peft: pip install 'winnow-rl[lora]'") from error
+            raise UserError(
+                "lora.rank", "adapters need peft", "pip install 'winnow-rl[lora]'"
+            ) from error
         targets: Any = config.targets
         settings = peft.LoraConfig(
             r=config.rank,
@@ -51,7 +53,9 @@ class Adapters:
                 self._peft: Any = peft.get_peft_model(cast(Any, module), settings)
             except ValueError as error:
                 reason = str(error).split(". ")[0]
-                raise UserError(f"lora.targets: {config.targets}: {reason}") from error
+                raise UserError(
+                    "lora.targets", f"peft refuses {config.targets}: {reason}"
+                ) from error
         self._peft.peft_config["default"].base_model_name_or_path = name
         self._module = module
         self._first = [p.detach().clone() for p in self._trained()]
@@ -147,7 +151,7 @@ def _check_names(module: nn.Module, targets: Sequence[str]) -> None:
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name, _ in module.named_modules()):
             raise UserError(
-                f"lora.targets: no layer is called {target!r}; {nearest(target, sorted(linear))}"
+                "lora.targets", f"no layer is called {target!r}", nearest(target, sorted(linear))
             )
     words, head = (
         cast(Any, module).get_input_embeddings(),
@@ -156,10 +160,8 @@ def _check_names(module: nn.Module, targets: Sequence[str]) -> None:
     for name, layer in module.named_modules():
         named = any(f".{name}".endswith(f".{target}") for target in targets)
         if named and layer in (words, head) and head is not None and words.weight is head.weight:
-            raise UserError(
-                f"lora.targets: {name} shares its weights with the other end of this model, so "
-                "that adapters over one of them cannot be merged; leave it out"
-            )
+            problem = f"{name} shares its weights with the model's other end and cannot be merged"
+            raise UserError("lora.targets", problem, "leave it out")
 
 
 def merged(base: Any, folder: str, field: str) -> nn.Module:
@@ -171,7 +173,9 @@ def merged(base: Any, folder: str, field: str) -> nn.Module:
     try:
         import peft
     except ImportError as error:
-        raise UserError(f"{field}: {folder} needs peft: pip install 'winnow-rl[lora]'") from error
+        raise UserError(
+            field, f"the adapters in {folder} need peft", "pip install 'winnow-rl[lora]'"
+        ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made: Any = peft.PeftModel.from_pretrained(base, folder)

@@ -26,10 +26,9 @@ class PromptEncoder:
             ids = self.tokenizer.encode(prompt.text)
         else:
             if not getattr(self.tokenizer, "chat_template", None):
-                raise UserError(
-                    "prompts.chat: this model's tokenizer has no chat template; "
-                    "set prompts.chat = false and write prompts.template"
-                )
+                problem = "this model's tokenizer has no chat template"
+                remedy = "set prompts.chat = false and write prompts.template"
+                raise UserError("prompts.chat", problem, remedy)
             text = self.tokenizer.apply_chat_template(
                 [dict(message) for message in prompt.messages],
                 add_generation_prompt=True,
@@ -37,7 +36,7 @@ class PromptEncoder:
             )
             ids = self.tokenizer.encode(text, add_special_tokens=False)
         if not ids:
-            raise UserError(f"prompts: prompt {prompt.id!r} has no tokens")
+            raise UserError("prompts", f"prompt {prompt.id!r} has no tokens", "leave it out")
         return tuple(ids)
 
     def check(self, prompts: Sequence[Prompt], max_tokens: int, context: int | None) -> None:
@@ -48,12 +47,13 @@ class PromptEncoder:
         """
         if not prompts:
             return
-        longest = max((len(self(prompt)), prompt.id) for prompt in prompts)
-        if context is not None and longest[0] + max_tokens > context:
+        length, name = max((len(self(prompt)), prompt.id) for prompt in prompts)
+        if context is not None and length + max_tokens > context:
             raise UserError(
-                f"prompts: prompt {longest[1]!r} has {longest[0]} tokens and sampling.max_tokens = "
-                f"{max_tokens}, more than the model's context of {context}; "
-                "shorten or drop it, or lower sampling.max_tokens"
+                "prompts",
+                f"prompt {name!r} has {length} tokens and leaves no room for sampling.max_tokens = "
+                f"{max_tokens} in the model's context of {context}",
+                "shorten or drop the prompt, or lower sampling.max_tokens",
             )
 
 
@@ -92,9 +92,10 @@ class Retokeniser:
         longest = len(prompt_ids) + max(len(draw.token_ids) for draw in draws)
         if self._context is not None and longest > self._context:
             raise UserError(
-                f"draws: a draw of prompt {group.prompt.id!r} is {longest} tokens long with its "
-                f"prompt, more than the model's context of {self._context}; leave it out with "
-                "winnow select --rule 'length(high=...)'"
+                "draws",
+                f"a draw of prompt {group.prompt.id!r} is {longest} tokens long with its prompt, "
+                f"more than the model's context of {self._context}",
+                "leave it out with winnow select --rule 'length(high=...)'",
             )
         return group.with_(prompt_ids=prompt_ids, draws=draws)
 
@@ -104,8 +105,6 @@ class Retokeniser:
         if draw.finish_reason == "eos" and self._tokenizer.eos_token_id is not None:
             ids.append(self._tokenizer.eos_token_id)
         if not ids:
-            raise UserError(
-                f"draws: an answer to prompt {group.prompt.id!r} is empty, and not even an "
-                "end-of-sequence token can be learned from it; leave it out with winnow select"
-            )
+            problem = f"an answer to prompt {group.prompt.id!r} is empty, with nothing to learn"
+            raise UserError("draws", problem, "leave it out with winnow select")
         return replace(draw, token_ids=tuple(ids), logprobs=(), entropies=(), length=len(ids))

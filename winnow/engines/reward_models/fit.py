@@ -54,10 +54,10 @@ def fit_reward(
         UserError: something that the caller can mend.
     """
     if not 0 <= held_out < 1:
-        raise UserError(f"held_out = {held_out}: a share from 0 to below 1")
+        raise UserError("held_out", f"must be a share from 0 to below 1 (got {held_out})")
     for name, value in (("per_prompt", per_prompt), ("prompts", prompts)):
         if value is not None and value < 1:
-            raise UserError(f"{name} = {value}: at least 1")
+            raise UserError(name, f"must be at least 1 (got {value})")
     how = FitSettings(epochs, lr, batch_pairs, seed, dtype, layers)
     how.check()
     out = Path(out)

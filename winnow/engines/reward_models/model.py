@@ -68,16 +68,16 @@ class RewardModel:
     ) -> None:
         source = resolve(name, field)
         if source.gguf is not None:
-            raise UserError(f"{field}: {name!r} is no reward model: GGUF files have no such head")
+            raise UserError(
+                field, f"{name!r} is not a reward model: GGUF files have no head that scores"
+            )
         tokenizer = load_tokenizer(source, field)
         model, missing = load_classifier(source, dtype, field)
         if missing:
-            raise UserError(
-                f"{field}: {name!r} is no reward model: {missing[0]} is not among its weights, "
-                "so that its scores would be random"
-            )
+            problem = f"{name!r} is not a reward model: its weights lack {missing[0]}"
+            raise UserError(field, problem)
         self.name = name
-        self._column = _column(model.config, label, f"{field}: {name!r}")
+        self._column = _column(model.config, label, name, field)
         self._model: Any = model.to(device).eval()
         self._encode = Encoder(tokenizer, model.config, field)
         self._batch_tokens = batch_tokens
@@ -144,10 +144,9 @@ class Encoder:
 
     def _conversation(self, messages: Sequence[Any], completion: str) -> str:
         if not getattr(self._tokenizer, "chat_template", None):
-            raise UserError(
-                f"{self._field}: its tokenizer has no chat template, and the prompts are "
-                "conversations; set prompts.chat = false and write prompts.template"
-            )
+            problem = "its tokenizer has no chat template, and the prompts are conversations"
+            remedy = "set prompts.chat = false and write prompts.template"
+            raise UserError(self._field, problem, remedy)
         answered = [*map(dict, messages), {"role": "assistant", "content": completion}]
         return str(self._tokenizer.apply_chat_template(answered, tokenize=False))
 
@@ -277,7 +276,7 @@ def _set(model: Any, **settings: Any) -> Iterator[None]:
             setattr(config, key, value)
 
 
-def _column(config: Any, label: int | str | None, model: str) -> int:
+def _column(config: Any, label: int | str | None, model: str, field: str) -> int:
     """The place of a label among the logits."""
     names = {int(place): str(name) for place, name in config.id2label.items()}
     if label is None and len(names) == 1:
@@ -287,10 +286,9 @@ def _column(config: Any, label: int | str | None, model: str) -> int:
             return place
     known = ", ".join(f"{place} {name}" for place, name in sorted(names.items())[:8])
     if label is None:
-        raise UserError(
-            f"{model} has {len(names)} labels; say whose logit it is: label = ({known})"
-        )
-    raise UserError(f"{model} has no label {label!r}; it has {known}")
+        remedy = f"name the one whose logit is the score with the option label: {known}"
+        raise UserError(field, f"{model!r} has {len(names)} labels", remedy)
+    raise UserError(field, f"{model!r} has no label {label!r}", f"known: {known}")
 
 
 def _score(value: float) -> Score:

@@ -61,11 +61,11 @@ class FitSettings:
         """Raise UserError for a setting out of range."""
         for name, value in (("epochs", self.epochs), ("batch_pairs", self.batch_pairs)):
             if value < 1:
-                raise UserError(f"{name}: at least 1, not {value}")
+                raise UserError(name, f"must be at least 1 (got {value})")
         if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise UserError(f"lr: a number above 0, not {self.lr}")
+            raise UserError("lr", f"must be a number above 0 (got {self.lr})")
         if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype: 'float32' or 'bfloat16', not {self.dtype!r}")
+            raise UserError("dtype", f"must be 'float32' or 'bfloat16' (got {self.dtype!r})")
 
 
 def pairs(groups: Iterable[Group], *, per_prompt: int, rng: Random) -> list[Pair]:

@@ -163,7 +163,7 @@ def _check_number(readable: int, given: int | None = None) -> None:
     if readable < 2:
         out_of = "" if given is None else f" of {given} that the model can read and tell apart"
         raise UserError(
-            f"pairs: a reward model is fitted to at least 2, and there are {readable}{out_of}"
+            "pairs", f"a reward model is fitted to at least 2, and there are {readable}{out_of}"
         )
 
 
@@ -180,10 +180,8 @@ def _with_head(source: Any, layers: int | None, field: str) -> Any:
     trunk = model.base_model_prefix + "."
     lost = [name for name in missing if name not in head or name.startswith(trunk)]
     if lost or len({name.rpartition(".")[0] for name in head}) > 1:
-        raise UserError(
-            f"{field}: {source.name!r} is no causal language model that a reward model can be "
-            f"made of: {(lost or missing)[0]} is not among its weights"
-        )
+        problem = f"{source.name!r} lacks the weight {(lost or missing)[0]}"
+        raise UserError(field, problem, "use a causal language model")
     with torch.no_grad():
         for weight in head.values():
             weight.zero_()
@@ -197,7 +195,9 @@ def _cut(config: Any, layers: int) -> None:
         UserError: it has not as many.
     """
     if not 1 <= layers <= config.num_hidden_layers:
-        raise UserError(f"layers: from 1 to the base's {config.num_hidden_layers}, not {layers}")
+        raise UserError(
+            "layers", f"must be from 1 to the base's {config.num_hidden_layers} (got {layers})"
+        )
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
     config.num_hidden_layers = layers

@@ -64,28 +64,31 @@ class Server:
 
     def __post_init__(self) -> None:
         if "@" in self.url or "?" in self.url:  # before any message that shows the address
-            raise UserError(
-                "server.url: holds a password or a query ('@' or '?'); leave it out, and name the "
-                "environment variable with the key in server.key_env"
-            )
+            remedy = "leave that out, and name the key's environment variable in server.key_env"
+            raise UserError("server.url", "it holds a password or a query ('@' or '?')", remedy)
         if self.key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.key_env, re.ASCII):
             raise UserError(  # which does not show it: it may be the key
-                "server.key_env: is the name of an environment variable (letters, digits and '_'), "
-                "not the key itself"
+                "server.key_env",
+                "must be the name of an environment variable, not the key itself",
+                "a name has letters, digits and '_'",
             )
         if not _is_address(self.url):
-            raise UserError(
-                f"server.url: {self.url!r} is no address; it looks like 'http://localhost:8000/v1'"
-            )
+            problem = f"{self.url!r} is not an address"
+            raise UserError("server.url", problem, "try 'http://localhost:8000/v1'")
         if self.api not in ("completions", "chat"):
-            raise UserError(f"server.api: {self.api!r} is none; use 'completions' or 'chat'")
-        if not 1 <= self.concurrency <= _MOST_AT_ONCE:
-            raise UserError(f"server.concurrency: must be from 1 to {_MOST_AT_ONCE}")
-        if not (self.requests_per_minute >= 0 and self.timeout > 0 and self.retries >= 0):
             raise UserError(
-                "server: requests_per_minute and retries cannot be negative, and timeout must be "
-                "more than 0"
+                "server.api", f"unknown endpoint {self.api!r}", "use 'completions' or 'chat'"
             )
+        if not 1 <= self.concurrency <= _MOST_AT_ONCE:
+            raise UserError(
+                "server.concurrency", f"must be from 1 to {_MOST_AT_ONCE} (got {self.concurrency})"
+            )
+        if not self.requests_per_minute >= 0:
+            raise UserError("server.requests_per_minute", "must not be negative")
+        if not self.retries >= 0:
+            raise UserError("server.retries", "must not be negative")
+        if not self.timeout > 0:
+            raise UserError("server.timeout", "must be above 0")
 
 
 def _is_address(url: str) -> bool:
@@ -165,7 +168,7 @@ class Caller:
                 reason = str(failure)
             if attempt < _CHECK_RETRIES:
                 await self._pacer.sleep(self._backoff * 2**attempt)
-        raise self._error(f"{reason}; start the server, or mend server.url")
+        raise self._error(reason, "start the server, or mend server.url")
 
     async def draw(self, request: Request, size: int, offset: int) -> list[Draw]:
         """At least one draw and at most ``size``.
@@ -184,11 +187,11 @@ class Caller:
             except Passing as error:
                 failure = error
             except Refused as error:
-                raise self._error(f"{error}{_remedy(error.status)}") from None
+                raise self._error(str(error), _remedy(error.status)) from None
             if attempt + 1 < attempts:
                 self._counts.retries += 1
                 await self._back_off(attempt, failure.wait)
-        raise self._error(f"failed {attempts} times in a row; last: {failure}")
+        raise self._error(f"failed {attempts} times in a row, the last time with: {failure}")
 
     async def _draw(self, request: Request, size: int, offset: int) -> list[Draw]:
         """Ask once; if refused, then without what the server may not know, for good if it helps."""
@@ -263,7 +266,7 @@ class Caller:
         """What to make of a status from 400 on."""
         status = error.status_code
         if status in (401, 403):
-            return self._error(f"refuses the key ({status}); {_about_key(self._server, self._key)}")
+            return self._error(f"refuses the key ({status})", _about_key(self._server, self._key))
         said = self._quote(f"{status} {_said(error.body)}")
         if status not in (408, 409, 429) and status < 500:
             return Refused(said, status)
@@ -280,8 +283,8 @@ class Caller:
         delay = min(_LONGEST_BACK_OFF, self._backoff * 2**attempt) * self._random.uniform(0.5, 1)
         await self._pacer.sleep(delay if wait is None else wait + delay)
 
-    def _error(self, message: str) -> UserError:
-        return UserError(f"server: {self._server.url}: {message}")
+    def _error(self, problem: str, remedy: str = "") -> UserError:
+        return UserError("server", f"{self._server.url}: {problem}", remedy)
 
     def _quote(self, text: str) -> str:
         """The server's words on one short line, without the key should they hold it."""
@@ -295,10 +298,8 @@ def _client(server: Server, key: str | None) -> AsyncOpenAI:
     try:
         from openai import AsyncOpenAI
     except ImportError:
-        raise UserError(
-            "server: drawing from a server needs the openai package: "
-            'pip install "winnow-rl[server]"'
-        ) from None
+        problem = "servers need the openai package"
+        raise UserError("server", problem, "pip install 'winnow-rl[server]'") from None
     # a key must be named, or the package sends the one in OPENAI_API_KEY, to whatever server it is
     client = AsyncOpenAI(
         base_url=server.url, api_key=key or "EMPTY", timeout=server.timeout, max_retries=0
@@ -315,7 +316,8 @@ def _key(name: str | None) -> str | None:
     """
     key = os.environ.get(name, "").strip() if name else ""
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise UserError(f"server.key_env: what the environment variable {name} holds is no key")
+        problem = f"what {name} holds cannot be a key"
+        raise UserError("server.key_env", problem, "set it to the key alone")
     return key or None
 
 
@@ -323,8 +325,8 @@ def _about_key(server: Server, key: str | None) -> str:
     if server.key_env is None:
         return "name the environment variable that holds one in server.key_env"
     if key is None:
-        return f"the environment variable {server.key_env} is not set"
-    return f"the environment variable {server.key_env} is set, but not to a key it takes"
+        return f"set the environment variable {server.key_env}, which is not set"
+    return f"set the environment variable {server.key_env} to a key that the server takes"
 
 
 def _said(body: object) -> str:
@@ -335,7 +337,7 @@ def _said(body: object) -> str:
 
 
 def _remedy(status: int) -> str:
-    return "; mend server.url (it mostly ends in /v1) or server.model" if status == 404 else ""
+    return "mend server.url (it mostly ends in /v1) or server.model" if status == 404 else ""
 
 
 def _retry_after(header: str) -> float | None:

@@ -82,10 +82,8 @@ class ServerSampler:
                 first: the last groups before the error may have fewer draws than were asked for.
         """
         if self.server.api == "completions" and any(r.prompt.messages for r in requests):
-            raise UserError(
-                "server.api: these prompts are conversations, which the completions endpoint does "
-                "not take; set server.api = 'chat'"
-            )
+            problem = "the prompts are conversations, which the completions endpoint does not take"
+            raise UserError("server.api", problem, "set server.api = 'chat'")
         return self._sample(requests)
 
     def _sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
@@ -104,8 +102,9 @@ class ServerSampler:
             try:
                 done.result()
             except UserError as error:
-                kept = f"; what was drawn is kept: {many(drawn, 'draw')}" if drawn else ""
-                raise UserError(f"{error}{kept}") from None
+                if drawn:
+                    error.add_note(f"what was drawn is kept: {many(drawn, 'draw')}")
+                raise
 
     def _caller(self) -> Caller:
         return Caller(self.server, self.counts, self._pacer, self._backoff)
