@@ -221,15 +221,15 @@ class TestRefused:
         ("given", "said"),
         [
             ({"advantage": NLL()}, "algorithm.advantage: unknown name 'nll'; known: one, reward"),
-            ({"advantage": "one"}, "algorithm.advantage: 'one' is a str, not a function"),
+            ({"advantage": "one"}, "algorithm.advantage: 'one' is of type str, not a f"),
             (
                 {"select": (Correct,)},
-                f"algorithm.select: '{Correct.__module__}:Correct' is a class",
+                f"algorithm.select: '{Correct.__module__}:Correct' is a class, not a",
             ),
             (
                 {"select": (says_more,)},
-                f"algorithm.select: '{__name__}:says_more' has 'reads', which is not read; subclass "
-                "winnow.algorithms.selection.Rule",
+                f"algorithm.select: '{__name__}:says_more' has 'reads', which is not read; "
+                "subclass winnow.algorithms.selection.Rule",
             ),
         ],
         ids=["another kind", "a name", "a class", "a function that says something"],
@@ -250,7 +250,7 @@ class TestRefused:
         for key, name, said in (
             ("loss", "says_more", "'{}' has 'needs_old', which is not read"),
             ("advantage", "Short", "unknown name '{}'; known: one, reward"),
-            ("denominator", "WRITTEN", "'{}' is a dict, not a function"),
+            ("denominator", "WRITTEN", "'{}' is of type dict, not a"),
         ):
             config = from_dict({"algorithm": {"name": "raft", key: f"{__name__}:{name}"}})
             with pytest.raises(UserError) as caught:
@@ -261,7 +261,7 @@ class TestRefused:
     def test_over_a_file(self, tmp_path) -> None:
         with pytest.raises(UserError, match=r"^rule: unknown name 'survivor-sums'"):
             select(tmp_path, [SurvivorSums()])
-        with pytest.raises(UserError, match=r"^rule: '3' is a int, not a function"):
+        with pytest.raises(UserError, match=r"^rule: '3' is of type int, not a"):
             select(tmp_path, [3])
 
 

@@ -91,9 +91,9 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
         cell: Any = given
         text = text or (show(cell) if callable(cell) else str(cell))
         if isinstance(cell, type) or (self._base and not callable(cell)):
-            what = "class" if isinstance(cell, type) else f"{type(cell).__name__}, not a function"
+            what = "a class" if isinstance(cell, type) else f"of type {type(cell).__name__}"
             remedy = "call it" if isinstance(cell, type) else "name a function"
-            raise UserError(field, f"{text!r} is a {what}", remedy)
+            raise UserError(field, f"{text!r} is {what}, not a function", remedy)
         if not isinstance(cell, self._base or tuple(self.values())):
             if self._base is None or isinstance(cell, Cell):
                 raise UserError(field, f"unknown name {text!r}", nearest(text, self))
