@@ -59,7 +59,7 @@ bench: $(VENV)/installed $(VENV)-trl/installed ## one job with Winnow and with T
 bench-sampling: $(VENV)/installed    ## the sampler beside generate
 	$(BIN)/python bench/sampling.py $(ARGS)
 
-bench-selection: $(VENV)/installed   ## a million draws through `winnow select`
+bench-selection: $(VENV)/installed   ## a million samples through `winnow select`
 	$(BIN)/python bench/selection.py $(ARGS)
 
 floors: $(VENV)/installed            ## each stage's time over what this machine must take for it

@@ -2,9 +2,9 @@
 
     make bench ARGS="--job addition"
 
-The same model, prompts in the same order, draws, lengths, temperature, learning rate and algorithm
-(GRPO without KL). TRL is first tried at each micro-batch size for two steps, then run at its
-fastest. Seconds depend on the machine and on what else runs on it; the ratios are what to read.
+The same model, prompts in the same order, samples, lengths, temperature, learning rate and
+algorithm (GRPO without KL). TRL is first tried at each micro-batch size for two steps, then run at
+its fastest. Seconds depend on the machine and on what else runs on it; the ratios are what to read.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def memory(side: Side) -> float:
 
 def line(name: str, side: Side) -> str:
     later = side["steps"][len(side["steps"]) // 2 :]
-    drawn = sum(s["tokens"] for s in later) / sum(s["draw"] for s in later)
+    sampled = sum(s["tokens"] for s in later) / sum(s["sample"] for s in later)
     half = until_half(side)
     return (
-        f"{name:<22}{settled(side, 'draw'):>8.2f}{settled(side, 'update'):>9.2f}"
-        f"{settled(side, 'step'):>8.2f}{side['steps'][0]['step']:>8.2f}{drawn:>10.0f}"
+        f"{name:<22}{settled(side, 'sample'):>8.2f}{settled(side, 'update'):>9.2f}"
+        f"{settled(side, 'step'):>8.2f}{side['steps'][0]['step']:>8.2f}{sampled:>10.0f}"
         f"{memory(side):>9.2f}   {'-' if half is None else f'{half:.0f} s'}"
     )
 
@@ -126,7 +126,7 @@ def report(
         f"{given.job}, {given.dtype}, {given.threads} threads, {platform.machine()}; "
         "seconds a step are medians over the later half of the steps"
     )
-    heads = ("draw", "update", "step", "first", "tokens/s", "GB")
+    heads = ("sample", "update", "step", "first", "tokens/s", "GB")
     widths = (8, 9, 8, 8, 10, 9)
     print(
         " " * 22
@@ -140,7 +140,7 @@ def report(
         print(line(f"trl, 2 steps at {size}", side))
     slower = max(ours, key=lambda side: settled(side, "step"))
     ratios = {
-        key: settled(theirs, key) / settled(slower, key) for key in ("draw", "update", "step")
+        key: settled(theirs, key) / settled(slower, key) for key in ("sample", "update", "step")
     }
     print(
         "trl over winnow's slower run: "

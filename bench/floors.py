@@ -3,11 +3,11 @@
     make floors ARGS="--job addition"
 
 The floor of a stage is the time of its matrix products alone, measured here at the shapes that
-occur: 2 N_body for each prompt token once and 2 N for each token drawn; 6 N_body for each prompt
-token of a trained group once and 6 N for each answer token trained; for the optimiser its memory
-traffic. It counts every token of every draw, the last one too, which nobody reads. The second floor
-counts what draws begin with once, as the engine does: against it, what is left is attention,
-element-wise work and bookkeeping.
+occur: 2 N_body for each prompt token once and 2 N for each token sampled; 6 N_body for each prompt
+token of a trained group once and 6 N for each answer token trained; for the optimizer its memory
+traffic. It counts every token of every sample, the last one too, which nobody reads. The second
+floor counts what samples begin with once, as the engine does: against it, what is left is
+attention, element-wise work and bookkeeping.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jobs import SAMPLES, Job, job
 from machine import Rates, bandwidth, rates, sizes
 
 from winnow.algorithms.table import ALGORITHMS
-from winnow.config.schema.optimizer import OptimiserConfig
+from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.devices import pick_device
@@ -35,7 +35,7 @@ from winnow.engines.local.engine import LocalEngine, LocalLearner
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.loading import ModelSource
 from winnow.engines.models.prefix_tree import added
-from winnow.types import Group, Prompt, Score, Verdict
+from winnow.types import Group, Outcome, Prompt, Score
 
 FORWARD = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
 ADAM_BYTES = 4 * 7  # weight, gradient and two averages are read, all but the gradient written
@@ -66,7 +66,7 @@ def main() -> None:
         engine = LocalEngine(ModelSource(name), given.dtype, device, "model")
         sampler = engine.sampler(SamplingConfig(max_tokens=work.max_tokens))
         learner = engine.learner(
-            OptimiserConfig(lr=0.0), total_updates=100, microbatch_tokens=work.microbatch_tokens
+            OptimizerConfig(lr=0.0), total_updates=100, microbatch_tokens=work.microbatch_tokens
         )
         report(given, work, sampler, learner)
 
@@ -74,7 +74,7 @@ def main() -> None:
 def report(given: Any, work: Job, sampler: LocalSampler, learner: LocalLearner) -> None:
     model: Any = sampler.module
     size = sizes(model)
-    groups, draw_seconds, rows = draw(work, sampler, given.times)
+    groups, sample_seconds, rows = sample(work, sampler, given.times)
     parts = microbatches(learner, groups)
     forward = rates(model, FORWARD)
     both = rates(model, (sum(parts) // len(parts),), backward=True)
@@ -97,16 +97,16 @@ def report(given: Any, work: Job, sampler: LocalSampler, learner: LocalLearner) 
             f"{floor.distinct:>10.2f}{seconds / floor.distinct:>7.2f}"
         )
 
-    show("sampling", draw_seconds, sampling_floor(groups, rows, forward))
-    whole = weighed(groups, 1.0)
-    some = weighed(groups, 0.3)
+    show("sampling", sample_seconds, sampling_floor(groups, rows, forward))
+    whole = with_advantages(groups, 1.0)
+    some = with_advantages(groups, 0.3)
     taken = {}
     for name, batch in (("update, all survive", whole), ("update, 30 % survive", some)):
         seconds = update(learner, batch, given.times)
         floor = update_floor(batch, both, adam)
         show(name, seconds, floor)
         taken[name] = (seconds, floor)
-    show("of it the optimiser", optimiser(learner, given.times), Floors(adam, adam))
+    show("of it the optimizer", optimizer(learner, given.times), Floors(adam, adam))
     (a, floor_a), (b, floor_b) = taken.values()
     print(
         f"30 % of all: measured {b / a:.3f}, floor {floor_b.each / floor_a.each:.3f} "
@@ -128,7 +128,7 @@ def median(job: Callable[[], object], times: int) -> float:
     return sorted(found[1:])[times // 2]
 
 
-def draw(work: Job, sampler: LocalSampler, times: int) -> tuple[list[Group], float, list[int]]:
+def sample(work: Job, sampler: LocalSampler, times: int) -> tuple[list[Group], float, list[int]]:
     """The groups of a step, the seconds it took, and the tokens in each pass of the model."""
     params = SamplingParams(max_tokens=work.max_tokens)
     requests = [
@@ -141,14 +141,14 @@ def draw(work: Job, sampler: LocalSampler, times: int) -> tuple[list[Group], flo
     hook = body.register_forward_pre_hook(
         lambda _, __, kwargs: rows.append(int(kwargs["input_ids"].numel())), with_kwargs=True
     )
-    drawn = dict(sampler.sample(requests))
+    sampled = dict(sampler.sample(requests))
     hook.remove()
-    return [drawn[i] for i in range(len(requests))], seconds, rows
+    return [sampled[i] for i in range(len(requests))], seconds, rows
 
 
 def sampling_floor(groups: Sequence[Group], rows: Sequence[int], rate: Rates) -> Floors:
     """`rows`: tokens in each pass, of which the first reads the prompts."""
-    lengths = [len(draw.token_ids) for group in groups for draw in group.draws]
+    lengths = [len(sample.token_ids) for group in groups for sample in group.samples]
     going = [sum(length > t for length in lengths) for t in range(max(lengths))]
     prompts = sum(len(group.prompt_ids) for group in groups)
 
@@ -161,28 +161,28 @@ def sampling_floor(groups: Sequence[Group], rows: Sequence[int], rate: Rates) ->
     )
 
 
-def weighed(groups: Sequence[Group], share: float) -> list[Group]:
-    """That share of every group's draws survives, with weights 1 and -1 by turns."""
+def with_advantages(groups: Sequence[Group], share: float) -> list[Group]:
+    """That share of every group's samples survives, with weights 1 and -1 by turns."""
     out = []
     for number, group in enumerate(groups):
-        n = len(group.draws)
+        n = len(group.samples)
         # 2.4 of 8: two in three groups out of five, three in the others
         count = int(share * n * (number + 1)) - int(share * n * number)
         weights = tuple((-1.0) ** i if i < count else 0.0 for i in range(n))
-        verdicts = tuple(Verdict(weight != 0, "bench") for weight in weights)
+        outcomes = tuple(Outcome(weight != 0, "bench") for weight in weights)
         scores = tuple(Score(float(weight > 0)) for weight in weights)
-        out.append(replace(group, weights=weights, verdicts=verdicts, scores=scores))
+        out.append(replace(group, advantages=weights, outcomes=outcomes, scores=scores))
     return out
 
 
 def microbatches(learner: LocalLearner, groups: Sequence[Group]) -> list[int]:
-    """Tokens in each pass of an update that trains on every draw."""
+    """Tokens in each pass of an update that trains on every sample."""
     seen: list[int] = []
     body: Any = learner.module.base_model
     hook = body.register_forward_pre_hook(
         lambda _, __, kwargs: seen.append(int(kwargs["input_ids"].numel())), with_kwargs=True
     )
-    learner.step(weighed(groups, 1.0), ALGORITHMS["grpo"].terms, 1.0)
+    learner.step(with_advantages(groups, 1.0), ALGORITHMS["grpo"].terms, 1.0)
     hook.remove()
     return seen
 
@@ -197,8 +197,8 @@ def update_floor(groups: Sequence[Group], rate: Rates, adam: float) -> Floors:
     prompts = answers = distinct = contexts = 0
     for group in groups:
         kept = [
-            draw.token_ids
-            for draw, weight in zip(group.draws, group.weights, strict=True)
+            sample.token_ids
+            for sample, weight in zip(group.samples, group.advantages, strict=True)
             if weight
         ]
         if kept:
@@ -206,9 +206,9 @@ def update_floor(groups: Sequence[Group], rate: Rates, adam: float) -> Floors:
             answers += sum(len(tokens) for tokens in kept)
             contexts += 1 + added((), [tokens[:-1] for tokens in kept])
     inputs = [
-        (*group.prompt_ids, *draw.token_ids[:-1])
+        (*group.prompt_ids, *sample.token_ids[:-1])
         for group in groups
-        for draw, weight in zip(group.draws, group.weights, strict=True)
+        for sample, weight in zip(group.samples, group.advantages, strict=True)
         if weight
     ]
     distinct = added((), inputs)
@@ -218,7 +218,7 @@ def update_floor(groups: Sequence[Group], rate: Rates, adam: float) -> Floors:
     )
 
 
-def optimiser(learner: LocalLearner, times: int) -> float:
+def optimizer(learner: LocalLearner, times: int) -> float:
     """The gradient's norm and the step, on gradients of one."""
 
     def step() -> None:

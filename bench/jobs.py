@@ -1,7 +1,7 @@
-"""The jobs that are timed, the same for every library: prompts, draws, lengths, reward.
+"""The jobs that are timed, the same for every library: prompts, samples, lengths, reward.
 
-addition    few-shot two-digit addition, prompts of about 38 tokens, 16 x 8 draws of 8 tokens
-reasoning   word problems, prompts of 100 to 200 tokens, 4 x 8 draws of up to 128 tokens
+addition    few-shot two-digit addition, prompts of about 38 tokens, 16 x 8 samples of 8 tokens
+reasoning   word problems, prompts of 100 to 200 tokens, 4 x 8 samples of up to 128 tokens
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def score(completion: str, answer: str) -> float:
 
 
 def spread(values: list[float]) -> tuple[float, float]:
-    """Mean reward of a step and its standard error over prompts, whose draws follow each other."""
+    """Mean reward of a step, standard error over prompts; their samples follow each other."""
     prompts = [values[i : i + SAMPLES] for i in range(0, len(values), SAMPLES)]
     means = [sum(group) / len(group) for group in prompts]
     mean = sum(means) / len(means)

@@ -2,8 +2,8 @@
 
     make bench-sampling
 
-The same model, prompts and number of draws; every draw has the same length (nothing ends early).
-Each prompt is drawn 8 times; `generate` and vLLM are asked as their users would ask them.
+The same model, prompts and number of samples; every sample has the same length (nothing ends
+early). Each prompt is sampled 8 times; `generate` and vLLM are asked as their users would ask them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def ours(sampler: LocalSampler, prompts: list[str], seed: int) -> None:
         Request(Prompt(id=str(i), text=text), SAMPLES, seed + i, params)
         for i, text in enumerate(prompts)
     ]
-    drawn = [draw for _, group in sampler.sample(requests) for draw in group.draws]
-    assert all(len(draw.token_ids) == LENGTH for draw in drawn)
+    sampled = [sample for _, group in sampler.sample(requests) for sample in group.samples]
+    assert all(len(sample.token_ids) == LENGTH for sample in sampled)
 
 
 def theirs(model: Any, tokenizer: Any, prompts: list[str], seed: int) -> None:
@@ -59,8 +59,8 @@ def vllm(engine: Any, prompts: list[str], seed: int) -> None:
     from vllm import SamplingParams as Theirs
 
     params = Theirs(n=SAMPLES, max_tokens=LENGTH, ignore_eos=True, seed=seed)
-    drawn = engine.generate(prompts, params, use_tqdm=False)
-    assert all(len(out.token_ids) == LENGTH for request in drawn for out in request.outputs)
+    sampled = engine.generate(prompts, params, use_tqdm=False)
+    assert all(len(out.token_ids) == LENGTH for request in sampled for out in request.outputs)
 
 
 def seconds(job: Any, *given: Any, times: int) -> list[float]:
@@ -109,10 +109,11 @@ def report(given: Any, model: Any, tokenizer: Any, engine: Any) -> None:
     size = sizes(model)
     rate = rates(model, tuple(sorted({38, *given.batches})))
     print(
-        f"draws of {LENGTH} tokens, {SAMPLES} a prompt; tokens per second, median of {given.times}"
+        f"samples of {LENGTH} tokens, {SAMPLES} a prompt; tokens per second, median of "
+        f"{given.times}"
     )
     print(
-        f"{'draws':>6} {'winnow':>8} {'generate':>9} {'ratio':>6} {'floor':>7} {'time/floor':>11}"
+        f"{'samples':>6} {'winnow':>8} {'generate':>9} {'ratio':>6} {'floor':>7} {'time/floor':>11}"
     )
     for batch in given.batches:
         prompts = [row["prompt"] for row in job("addition", 16).rows[: batch // SAMPLES]]

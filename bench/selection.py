@@ -1,8 +1,8 @@
-"""`winnow select` on a million draws: seconds and memory, one row a set of rules.
+"""`winnow select` on a million samples: seconds and memory, one row a set of rules.
 
     python bench/selection.py
 
-10,000 prompts x 100 draws with texts of about 100 characters, 20 token ids and 20 log-probs each,
+10,000 prompts x 100 samples with texts of about 100 characters, 20 token ids and 20 log-probs each,
 in the schema of a sample folder, four files of a quarter of the prompts. Each command is a process
 of its own; its seconds are from start to end, by the clock and by the processors; its memory is
 the peak resident set.
@@ -55,38 +55,40 @@ CASES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--prompts", type=int, default=10_000)
-    options.add_argument("--draws", type=int, default=100, help="of each prompt")
+    options.add_argument("--samples", type=int, default=100, help="of each prompt")
     options.add_argument("--cores", type=int, default=2)
-    options.add_argument("--folder", type=Path, help="keep the draws here, or find them here")
+    options.add_argument("--folder", type=Path, help="keep the samples here, or find them here")
     given = options.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
     with TemporaryDirectory() as scratch:
-        draws = given.folder or Path(scratch) / "draws"
-        if not draws.exists():
-            make(draws, given.prompts, given.draws, np.random.default_rng(0))
-        size = sum(path.stat().st_size for path in draws.iterdir())
-        print(f"{given.prompts} prompts x {given.draws} draws, {size / 1e6:.0f} MB of Parquet")
+        samples = given.folder or Path(scratch) / "samples"
+        if not samples.exists():
+            make(samples, given.prompts, given.samples, np.random.default_rng(0))
+        size = sum(path.stat().st_size for path in samples.iterdir())
+        print(f"{given.prompts} prompts x {given.samples} samples, {size / 1e6:.0f} MB of Parquet")
         print(f"{'rules':<64}{'survivors':>10}{'written':>10}{'wall':>9}{'CPU':>9}{'peak':>10}")
         for number, (rules, outputs) in enumerate(CASES):
             out = Path(scratch) / str(number)
             out.mkdir()
-            print(measured(draws, rules, [out / name for name in outputs]), flush=True)
+            print(measured(samples, rules, [out / name for name in outputs]), flush=True)
 
 
-def make(folder: Path, prompts: int, draws: int, rng: np.random.Generator) -> None:
-    """Files of draws whose answers repeat as those of a model do: some right, many alike."""
+def make(folder: Path, prompts: int, samples: int, rng: np.random.Generator) -> None:
+    """Files of samples whose answers repeat as those of a model do: some right, many alike."""
     folder.mkdir(parents=True)
     for number, own in enumerate(np.array_split(np.arange(prompts), FILES)):
-        tables = [_draws(some.tolist(), draws, rng) for some in np.array_split(own, 8) if len(some)]
+        tables = [
+            _samples(some.tolist(), samples, rng) for some in np.array_split(own, 8) if len(some)
+        ]
         pq.write_table(pa.concat_tables(tables), folder / f"part-{number:05d}.parquet")
 
 
-def _draws(prompts: Sequence[int], draws: int, rng: np.random.Generator) -> pa.Table:
-    rows = len(prompts) * draws
-    asked = [prompt for prompt in prompts for _ in range(draws)]
+def _samples(prompts: Sequence[int], samples: int, rng: np.random.Generator) -> pa.Table:
+    rows = len(prompts) * samples
+    asked = [prompt for prompt in prompts for _ in range(samples)]
     first, second = rng.integers(1, 40, rows), rng.integers(1, 6, rows)
-    right = rng.random(rows) < np.repeat(rng.beta(0.5, 1, len(prompts)), draws)
+    right = rng.random(rows) < np.repeat(rng.beta(0.5, 1, len(prompts)), samples)
     words = rng.choice(WORDS, size=(rows, 4)).tolist()
     texts = [
         f"{' '.join(said)}: {a} boxes of {p}, so {a} * {p} = {a * p} in all. Then {a * p} + {b} = "
@@ -100,7 +102,7 @@ def _draws(prompts: Sequence[int], draws: int, rng: np.random.Generator) -> pa.T
         "step": np.zeros(rows, np.int32),
         "split": ["sample"] * rows,
         "group": np.array(asked, np.int32),
-        "draw": np.tile(np.arange(draws, dtype=np.int32), len(prompts)),
+        "sample": np.tile(np.arange(samples, dtype=np.int32), len(prompts)),
         "prompt_id": [f"train-{p}" for p in asked],
         "prompt": [f"There are {p} apples in each box. How many are there in all?" for p in asked],
         "answer": [str(p) for p in asked],
@@ -126,9 +128,9 @@ def _draws(prompts: Sequence[int], draws: int, rng: np.random.Generator) -> pa.T
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def measured(draws: Path, rules: Sequence[str], outputs: Sequence[Path]) -> str:
+def measured(samples: Path, rules: Sequence[str], outputs: Sequence[Path]) -> str:
     """One command as a row of the table."""
-    command = [sys.executable, "-m", "winnow", "select", str(draws)]
+    command = [sys.executable, "-m", "winnow", "select", str(samples)]
     command += [part for rule in rules for part in ("--rule", rule)]
     command += [part for path in outputs for part in ("--out", str(path))]
     start = time.perf_counter()

@@ -34,7 +34,7 @@ def main() -> None:
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     work = job(given.job, given.steps)
-    draws = work.prompts_per_step * SAMPLES
+    samples = work.prompts_per_step * SAMPLES
     prompts = work.rows
     if given.order:
         by_text = {row["prompt"]: row for row in work.rows}
@@ -43,20 +43,20 @@ def main() -> None:
     words = AutoTokenizer.from_pretrained(given.model)
     model = AutoModelForCausalLM.from_pretrained(given.model, dtype=getattr(torch, given.dtype))
     rewards: list[tuple[float, float]] = []
-    drawn: list[int] = []
+    sampled: list[int] = []
     sampling: list[float] = []
 
     def reward(prompts: list[str], completions: list[str], answer: list[str], **rest: Any) -> Any:
         values = [score(text, a) for text, a in zip(completions, answer, strict=True)]
         rewards.append(spread(values))
-        drawn.append(sum(len(ids) for ids in rest["completion_ids"]))
+        sampled.append(sum(len(ids) for ids in rest["completion_ids"]))
         return values
 
     with tempfile.TemporaryDirectory() as folder:
         settings = GRPOConfig(
             output_dir=folder,
             per_device_train_batch_size=given.microbatch,
-            gradient_accumulation_steps=draws // given.microbatch,
+            gradient_accumulation_steps=samples // given.microbatch,
             num_generations=SAMPLES,
             max_completion_length=work.max_tokens,
             max_steps=given.steps,
@@ -101,8 +101,8 @@ def main() -> None:
         trainer.train()
         whole = time.perf_counter() - start
     rows = [
-        {"draw": s, "update": t - s, "step": t, "reward": r[0], "error": r[1], "tokens": n}
-        for s, t, r, n in zip(sampling, clock.steps, rewards, drawn, strict=True)
+        {"sample": s, "update": t - s, "step": t, "reward": r[0], "error": r[1], "tokens": n}
+        for s, t, r, n in zip(sampling, clock.steps, rewards, sampled, strict=True)
     ]
     hand_over(rows, whole)
 

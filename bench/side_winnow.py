@@ -26,13 +26,13 @@ class Scored:
     def close(self) -> None: ...
 
 
-def drawn(run: Path, steps: int) -> tuple[list[list[float]], list[str]]:
-    """Rewards of each step, and all prompts in the order in which they were drawn."""
-    columns = ["step", "group", "draw", "prompt", "reward"]
+def sampled(run: Path, steps: int) -> tuple[list[list[float]], list[str]]:
+    """Rewards of each step, and all prompts in the order in which they were sampled."""
+    columns = ["step", "group", "sample", "prompt", "reward"]
     rows = pq.read_table(run / "rollouts", columns=columns).to_pylist()
-    rows.sort(key=lambda row: (row["step"], row["group"], row["draw"]))
+    rows.sort(key=lambda row: (row["step"], row["group"], row["sample"]))
     rewards = [[row["reward"] for row in rows if row["step"] == n + 1] for n in range(steps)]
-    return rewards, [row["prompt"] for row in rows if row["draw"] == 0]
+    return rewards, [row["prompt"] for row in rows if row["sample"] == 0]
 
 
 def main() -> None:
@@ -56,22 +56,22 @@ def main() -> None:
             minibatch_prompts=work.prompts_per_step,
             microbatch_tokens=work.microbatch_tokens,
             sampling={"max_tokens": work.max_tokens},
-            optimiser={"lr": LEARNING_RATE},
+            optimizer={"lr": LEARNING_RATE},
             eval={"size": 0},
             checkpoint={"every": 10_000},
         )
         whole = time.perf_counter() - start
-        rewards, prompts = drawn(result.folder, given.steps)
+        rewards, prompts = sampled(result.folder, given.steps)
         if given.order:
             Path(given.order).write_text(json.dumps(prompts))
         rows = [
             {
-                "draw": m["seconds"]["draw"],
+                "sample": m["seconds"]["sample"],
                 "update": m["seconds"]["update"],
                 "step": sum(m["seconds"].values()) - m["seconds"]["checkpoint"],
                 "reward": spread(values)[0],
                 "error": spread(values)[1],
-                "tokens": m["tokens_drawn"],
+                "tokens": m["tokens_sampled"],
                 "trained_tokens": m["tokens_trained"],
                 "positions_trained": m["positions_trained"],
             }

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from winnow.algorithms.advantages import weigh
+from winnow.algorithms.advantages import assign_advantages
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.selection import select
-from winnow.types import Draw, Group, Prompt, Score
+from winnow.types import Group, Prompt, Sample, Score
 
 
-def draw(text: str = "a", tokens: Sequence[int] = (1,), logprob: float = -1.0) -> Draw:
-    return Draw(tuple(tokens), (logprob,) * len(tokens), text, "stop")
+def sample(text: str = "a", tokens: Sequence[int] = (1,), logprob: float = -1.0) -> Sample:
+    return Sample(tuple(tokens), (logprob,) * len(tokens), text, "stop")
 
 
 def group(
@@ -29,13 +29,15 @@ def group(
     return Group(
         prompt=Prompt(id=name, text=name),
         prompt_ids=(1, 2),
-        draws=tuple(draw(text, [3] * length) for text, length in zip(texts, lengths, strict=True)),
+        samples=tuple(
+            sample(text, [3] * length) for text, length in zip(texts, lengths, strict=True)
+        ),
         scores=tuple(Score.failed("broken") if r is None else Score(r) for r in rewards),
     )
 
 
-def judged(groups: Sequence[Group], algorithm: Algorithm, seed: int = 0) -> list[Group]:
-    """Selected and weighed, as a rollout does it."""
+def with_advantages(groups: Sequence[Group], algorithm: Algorithm, seed: int = 0) -> list[Group]:
+    """Selected, with advantages, as a rollout does it."""
     rng = np.random.default_rng(seed)
     chosen = [select(g, algorithm.select, rng) for g in groups]
-    return weigh(chosen, algorithm.advantage, algorithm.reward_scale)
+    return assign_advantages(chosen, algorithm.advantage, algorithm.reward_scale)

@@ -34,7 +34,7 @@ Reached = Callable[[str, float], float]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=1, help="runs of each test that trains")
     parser.addoption(
-        "--luck", type=int, default=0, help="other draws everywhere: see tests/tiny.py"
+        "--luck", type=int, default=0, help="other samples everywhere: see tests/tiny.py"
     )
 
 

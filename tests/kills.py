@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
     "samples_per_prompt": 6,
     "minibatch_prompts": 3,
     "sampling": {"max_tokens": 4},
-    "optimiser": {"lr": 2e-3},
+    "optimizer": {"lr": 2e-3},
     "eval": {"size": 0},
     "checkpoint": {"every": 100},
 }
@@ -111,7 +111,7 @@ def check_resumed(
     kills: Sequence[int] | Callable[[list[tuple[str, int]]], Sequence[int]],
     reward: Any = None,
 ) -> tuple[winnow.Result, winnow.Result]:
-    """Killed at each of these events and gone on with, a run ends as the unbroken one.
+    """Killed at each of these events and resumed, a run ends as the unbroken one.
 
     Args:
         kills: Numbers of events, each counted from where the run goes on; or what finds them among
@@ -142,7 +142,7 @@ def after_checkpoint(heard: list[tuple[str, int]], number: int) -> int:
 
 
 def check_same(one: Path, other: Path) -> None:
-    """Two folders hold the same draws, numbers, weights and states of the optimiser, bit by bit."""
+    """Two folders hold the same samples, numbers, weights and optimizer states, bit by bit."""
     for name in ("metrics.jsonl", "evals.jsonl"):
         assert lines(one, name) == lines(other, name)
     files = sorted(path.relative_to(one) for path in (one / "rollouts").iterdir())
@@ -183,8 +183,8 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
 
 
-def draws(folder: Path, split: str = "train") -> list[dict[str, Any]]:
-    """Every draw that a run made, in order."""
+def samples(folder: Path, split: str = "train") -> list[dict[str, Any]]:
+    """Every sample that a run made, in order."""
     files = sorted((folder / "rollouts").glob(f"{split}-*.parquet"))
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 

@@ -11,7 +11,7 @@ import winnow
 from tests import tiny
 from winnow.algorithms.advantages import Reward
 from winnow.algorithms.algorithm import Algorithm
-from winnow.algorithms.denominators import DrawMeans
+from winnow.algorithms.denominators import SampleMeans
 from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
 from winnow.algorithms.selection import Correct, Everything
@@ -56,7 +56,7 @@ def test_rows_are_written_beside_the_run(model, tmp_path) -> None:
     assert [json.loads(line) for line in lines] == ROWS
     lines = (result.folder / "evals.jsonl").read_text().splitlines()
     evals = [json.loads(line) for line in lines]
-    assert [(row["prompts"], row["draws"]) for row in evals] == [(3, 6), (3, 6)]
+    assert [(row["prompts"], row["samples"]) for row in evals] == [(3, 6), (3, 6)]
 
 
 def test_a_section_may_be_given_whole(model, tmp_path) -> None:
@@ -105,19 +105,19 @@ def test_nothing_that_exists_is_written_over(model, tmp_path) -> None:
 def test_what_may_not_be_given_beside_resume(model, tmp_path) -> None:
     small(model, tmp_path / "run")
     for given in ({"reward": "exact"}, {"steps": 3}, {"algorithm": "raft"}, {"out": "x"}):
-        with pytest.raises(winnow.UserError, match=r"^resume: a run goes on with its own"):
+        with pytest.raises(winnow.UserError, match=r"^resume: a run resumes with its own"):
             winnow.train(resume=tmp_path / "run", quiet=True, **given)
 
 
-def odd_draws(group, alive, rng):
-    return [None if i % 2 else "even" for i in range(len(group.draws))]
+def odd_samples(group, alive, rng):
+    return [None if i % 2 else "even" for i in range(len(group.samples))]
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["in a module", "in a test"])
 def test_an_algorithm_of_ones_own_is_resumed(named, model, tmp_path) -> None:
     """One that a file can hold goes on by itself; another is asked for."""
-    rule = odd_draws if named else lambda *args: odd_draws(*args)
-    mine = Algorithm("mine", select=(rule,), terms=(Term(NLL(), DrawMeans()),))
+    rule = odd_samples if named else lambda *args: odd_samples(*args)
+    mine = Algorithm("mine", select=(rule,), terms=(Term(NLL(), SampleMeans()),))
     first = small(model, tmp_path / "run", algorithm=mine)
     assert first.metrics[0]["survivors"] == 2
     if named:
@@ -137,19 +137,19 @@ def downhill(logp, old, weight):
     return -weight * logp
 
 
-def by_draws(length, siblings, totals):
-    return 1 / (length * totals.draws)
+def by_samples(length, siblings, totals):
+    return 1 / (length * totals.samples)
 
 
 @pytest.mark.parametrize("written", [True, False], ids=["in a recipe", "in Python"])
 def test_every_cell_may_be_a_function_of_ones_own(written, model, tmp_path) -> None:
     """Functions that do as cells of the table do make the same run."""
-    functions = {"advantage": as_rewarded, "loss": downhill, "denominator": by_draws}
-    mine: object = Algorithm("mine", (odd_draws,), as_rewarded, (Term(downhill, by_draws),))
+    functions = {"advantage": as_rewarded, "loss": downhill, "denominator": by_samples}
+    mine: object = Algorithm("mine", (odd_samples,), as_rewarded, (Term(downhill, by_samples),))
     if written:
         cells = {key: f"{__name__}:{function.__name__}" for key, function in functions.items()}
-        mine = {"name": "raft", "select": [f"{__name__}:odd_draws"], **cells}
-    theirs = Algorithm("theirs", (odd_draws,), Reward(), (Term(NLL(), DrawMeans()),))
+        mine = {"name": "raft", "select": [f"{__name__}:odd_samples"], **cells}
+    theirs = Algorithm("theirs", (odd_samples,), Reward(), (Term(NLL(), SampleMeans()),))
     reward = {"reward": lambda prompt, said: float(len(said))}
     runs = [
         small(model, tmp_path / name, algorithm=algorithm, **reward)
@@ -160,7 +160,7 @@ def test_every_cell_may_be_a_function_of_ones_own(written, model, tmp_path) -> N
 
 
 def test_two_terms_are_trained(model, tmp_path) -> None:
-    terms = (Term(NLL(), DrawMeans()), Term(NLL(), DrawMeans(), coefficient=0.5))
+    terms = (Term(NLL(), SampleMeans()), Term(NLL(), SampleMeans(), coefficient=0.5))
     mine = Algorithm("mine", select=(Everything(),), terms=terms)
     assert small(model, tmp_path / "run", algorithm=mine).metrics[0]["updates"] == 1
 
@@ -189,7 +189,7 @@ def test_evaluate(model, tmp_path) -> None:
 
 
 def test_an_evaluation_of_a_run_of_ones_own_algorithm(model, tmp_path) -> None:
-    mine = Algorithm("mine", select=(Correct(), lambda *args: odd_draws(*args)))
+    mine = Algorithm("mine", select=(Correct(), lambda *args: odd_samples(*args)))
     run = small(model, tmp_path / "run", algorithm=mine)
     result = winnow.evaluate(
         recipe=str(run.folder / "config.toml"),

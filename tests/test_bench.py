@@ -20,9 +20,10 @@ def path(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def step(draw, update, reward, error=0.1, tokens=100):
+def step(sample, update, reward, error=0.1, tokens=100):
     return {
-        "draw": draw, "update": update, "step": draw + update, "reward": reward, "error": error,
+        "sample": sample, "update": update, "step": sample + update, "reward": reward,
+        "error": error,
         "tokens": tokens,
     }  # fmt: skip
 
@@ -48,7 +49,7 @@ def test_the_comparison_reads_settled_steps_and_the_time_until_half():
 def test_the_error_of_a_mean_reward_is_over_prompts():
     from jobs import spread
 
-    # two prompts of 8 draws, means 1 and 0: mean .5, variance .5, error sqrt(.5 / 2)
+    # two prompts of 8 samples, means 1 and 0: mean .5, variance .5, error sqrt(.5 / 2)
     assert spread([1.0] * 8 + [0.0] * 8) == (0.5, 0.5)
     assert spread([1.0, 0.0] * 8) == (0.5, 0.0)
 
@@ -69,14 +70,14 @@ def test_a_floor_counts_every_token_once():
     import floors
     from machine import Rates
 
-    from winnow.types import Draw, Group, Prompt, Score, Verdict
+    from winnow.types import Group, Outcome, Prompt, Sample, Score
 
     def group(prompt, answers):
-        draws = tuple(Draw(tuple(a), (-1.0,) * len(a), "", "length") for a in answers)
+        samples = tuple(Sample(tuple(a), (-1.0,) * len(a), "", "length") for a in answers)
         n = len(answers)
         return Group(
-            Prompt(id="x", text="x"), tuple(prompt), draws,
-            (Score(1.0),) * n, (Verdict(True, "kept"),) * n, (1.0,) * n,
+            Prompt(id="x", text="x"), tuple(prompt), samples,
+            (Score(1.0),) * n, (Outcome(True, "survived"),) * n, (1.0,) * n,
         )  # fmt: skip
 
     groups = [group([1, 2, 3], [[4, 5, 6], [4, 5, 7]]), group([1, 2, 9], [[4]])]
@@ -86,10 +87,10 @@ def test_a_floor_counts_every_token_once():
     assert floor.each == pytest.approx(6 + 7 + 0.7 + 0.5)
     assert floor.distinct == pytest.approx(6 + 0.4 + 0.5)
     linear = Rates((1, 100), (1.0, 100.0), (0.1, 10.0))
-    drawing = floors.sampling_floor(groups, [4, 2], linear)
+    sampling = floors.sampling_floor(groups, [4, 2], linear)
     # 3 + 2 + 2 answers under way at each token; the second floor: passes of 4 and of 2 tokens
-    assert drawing.each == pytest.approx(6 + 1.1 * (3 + 2 + 2))
-    assert drawing.distinct == pytest.approx(4 + 1.1 * 2)
+    assert sampling.each == pytest.approx(6 + 1.1 * (3 + 2 + 2))
+    assert sampling.distinct == pytest.approx(4 + 1.1 * 2)
     assert linear.seconds(50, "body") == pytest.approx(50)
     assert linear.seconds(200, "body") == pytest.approx(200)
 
@@ -97,14 +98,14 @@ def test_a_floor_counts_every_token_once():
 def test_survivors_are_spread_over_the_groups():
     import floors
 
-    from winnow.types import Draw, Group, Prompt
+    from winnow.types import Group, Prompt, Sample
 
-    draws = (Draw((1, 2), (-1.0, -1.0), "", "length"),) * 8
-    groups = [Group(Prompt(id="x", text="x"), (1,), draws)] * 5
-    kept = [sum(w != 0 for w in g.weights) for g in floors.weighed(groups, 0.3)]
+    samples = (Sample((1, 2), (-1.0, -1.0), "", "length"),) * 8
+    groups = [Group(Prompt(id="x", text="x"), (1,), samples)] * 5
+    kept = [sum(w != 0 for w in g.advantages) for g in floors.with_advantages(groups, 0.3)]
     assert sum(kept) == 12
     assert set(kept) == {2, 3}
-    assert all(sum(w != 0 for w in g.weights) == 8 for g in floors.weighed(groups, 1.0))
+    assert all(sum(w != 0 for w in g.advantages) == 8 for g in floors.with_advantages(groups, 1.0))
 
 
 @pytest.mark.parametrize("backward", [False, True])

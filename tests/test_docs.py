@@ -40,7 +40,7 @@ def test_the_table_in_the_readme_is_the_table(name):
     ]
     assert said[7] == ", ".join(beside)
     assert said[8] == row.paper
-    assert said[1].startswith(row.draws)
+    assert said[1].startswith(row.resample)
 
 
 def test_every_cell_is_in_the_manual():

@@ -29,7 +29,7 @@ NAMES = {"UserError", "WinnowError", "Stopped"}
     [
         (("steps", "must be at least 1", "raise it"), "steps: must be at least 1; raise it"),
         (("steps", "must be at least 1"), "steps: must be at least 1"),
-        (("", "d.jsonl line 3 is not JSON", "mend it"), "d.jsonl line 3 is not JSON; mend it"),
+        (("", "d.jsonl line 3 is not JSON", "fix it"), "d.jsonl line 3 is not JSON; fix it"),
         (("", "it broke"), "it broke"),
     ],
 )
@@ -46,12 +46,12 @@ def test_a_line_alone_is_no_error() -> None:
 
 def test_another_part_leaves_the_rest_and_the_first_error_alone() -> None:
     error = UserError("reference", "no such model", "name one")
-    error.add_note("4 draws are kept")
+    error.add_note("4 samples are kept")
     moved = error.with_(setting="phases.2.reference")
     assert str(moved) == "phases.2.reference: no such model; name one"
     assert str(error.with_(remedy="")) == "reference: no such model"
     assert str(error) == "reference: no such model; name one"
-    assert notes(moved) == notes(error) == ["4 draws are kept"]
+    assert notes(moved) == notes(error) == ["4 samples are kept"]
     assert notes(UserError("", "x")) == []
 
 
@@ -89,13 +89,13 @@ def test_an_error_survives_being_sent(sent: Callable[[UserError], BaseException]
             2,
             "steps: must be at least 1; rai",
         ),
-        (Stopped("stopped"), 130, "stopped; 4 draws are kept"),
-        (WinnowError("it broke"), 1, "it broke; 4 draws are kept"),
+        (Stopped("stopped"), 130, "stopped; 4 samples are kept"),
+        (WinnowError("it broke"), 1, "it broke; 4 samples are kept"),
     ],
 )
 def test_the_command_line_prints_one_line(error, code, line, monkeypatch, capsys) -> None:
     def app(**_: object) -> None:
-        error.add_note("4 draws\nare kept")
+        error.add_note("4 samples\nare kept")
         raise error
 
     monkeypatch.setattr(main, "app", app)
@@ -105,7 +105,7 @@ def test_the_command_line_prints_one_line(error, code, line, monkeypatch, capsys
     said = capsys.readouterr()
     assert (end.value.code, said.out) == (code, "")
     assert said.err.startswith(f"winnow: {line}")
-    assert said.err.endswith("; 4 draws are kept\n")
+    assert said.err.endswith("; 4 samples are kept\n")
     assert said.err.count("\n") == 1
 
 

@@ -51,7 +51,7 @@ def test_gsm8k(tmp_path) -> None:
         text = "".join(json.dumps(row) + "\n" for row in some)
         (tmp_path / f"{name}.jsonl").write_text(text)
     files = [str(tmp_path / f"{name}.jsonl") for name in ("train", "test")]
-    run("rft/run.sh", *files, WORK=str(tmp_path), QUESTIONS="6", DRAWS="32", EVAL="3")
+    run("rft/run.sh", *files, WORK=str(tmp_path), QUESTIONS="6", SAMPLES="32", EVAL="3")
     kept = pq.read_table(tmp_path / "kept.parquet").to_pylist()
     assert kept
     assert all(row["right"] for row in kept)

@@ -27,7 +27,7 @@ LEFT_OUT = {
 }
 SMALLER = {"winnow sample ": "--set prompts.limit=40 "}
 """What would take hours is given fewer prompts, where it does not say how many."""
-APART = ("draws.md",)
+APART = ("samples.md",)
 """Files whose commands write what the README's have written already."""
 
 

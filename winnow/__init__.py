@@ -24,9 +24,9 @@ _HOME = {
     "Algorithm": "algorithms.algorithm",
     "Term": "algorithms.objective",
     "Prompt": "types",
-    "Draw": "types",
+    "Sample": "types",
     "Score": "types",
-    "Verdict": "types",
+    "Outcome": "types",
     "Group": "types",
     "Config": "config.schema",
     "UserError": "errors",
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
     from winnow.evaluation.overoptimisation import run_overoptimisation as run_overoptimisation
     from winnow.rollouts.select import select as select
     from winnow.training.run import Result as Result
-    from winnow.types import Draw as Draw
     from winnow.types import Group as Group
+    from winnow.types import Outcome as Outcome
     from winnow.types import Prompt as Prompt
+    from winnow.types import Sample as Sample
     from winnow.types import Score as Score
-    from winnow.types import Verdict as Verdict
 
 
 def __getattr__(name: str) -> Any:

@@ -63,12 +63,12 @@ def train(
         eval_prompts: Held-out prompts of their own; else some of `prompts` are held out.
         recipe: Start from a recipe instead of from the defaults.
         out: Run folder; default: the next free `runs/NAME-001`.
-        resume: A run folder to go on with. Only `reward` and `algorithm` may be given beside it,
+        resume: A run folder to resume. Only `reward` and `algorithm` may be given beside it,
             where they are objects that no config can name.
         settings: Any other key of the config; sections as dicts.
 
     Raises:
-        UserError: something that the caller can mend.
+        UserError: something that the caller can fix.
         WinnowError: the run had to stop.
     """
     own = algorithm if isinstance(algorithm, Algorithm) else None
@@ -86,7 +86,7 @@ def train(
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out:
                 raise UserError(
-                    "resume", "a run goes on with its own settings", "give no others beside it"
+                    "resume", "a run resumes with its own settings", "give no others beside it"
                 )
             return run(resume=Path(resume), reporter=listener, reward=reward, algorithm=own)
         folder = Path(out) if out is not None else next_folder(own.name if own else "run")
@@ -107,7 +107,7 @@ def evaluate(
     """Sampled accuracy of a model on prompts, all of them if `prompts` is given.
 
     Raises:
-        UserError: something that the caller can mend.
+        UserError: something that the caller can fix.
     """
     given = {"model": model, "reward": reward_name(reward)}
     over = {key: value for key, value in given.items() if value is not None} | settings
@@ -133,19 +133,19 @@ def sample(
     quiet: bool = False,
     **settings: Any,
 ) -> SampleResult:
-    """Draw n answers to every prompt, score them, keep them all.
+    """Sample n answers to every prompt, score them, keep them all.
 
     Args:
         prompts: A source as in a recipe, or rows with the columns `prompt` and `answer`. Without
             `held_out`, those that training would use.
         n: Answers a prompt: `samples_per_prompt`.
-        resume: A folder to go on with; only `reward` may be given beside it, where it is a
+        resume: A folder to resume; only `reward` may be given beside it, where it is a
             function.
-        held_out: Draw for the held-out prompts instead.
-        settings: Any other key of the config; `server={"url": ...}` draws from a server.
+        held_out: Sample for the held-out prompts instead.
+        settings: Any other key of the config; `server={"url": ...}` samples from a server.
 
     Raises:
-        UserError: something that the caller can mend.
+        UserError: something that the caller can fix.
     """
     given = {"model": model, "prompts": prompts, "reward": reward_name(reward)}
     over = {key: value for key, value in given.items() if value is not None} | settings
@@ -157,7 +157,7 @@ def sample(
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out or held_out:
                 raise UserError(
-                    "resume", "sampling goes on with its own settings", "give no others beside it"
+                    "resume", "sampling resumes with its own settings", "give no others beside it"
                 )
             return resume_sample(Path(resume), reporter=listener, reward=reward)
         folder = Path(out) if out is not None else next_folder("sample")

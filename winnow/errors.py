@@ -13,7 +13,7 @@ class WinnowError(Exception):
 
 
 class UserError(WinnowError):
-    """The user can mend this: a wrong key, a missing file, a broken verifier. Exit code 2.
+    """The user can fix this: a wrong key, a missing file, a broken verifier. Exit code 2.
 
     Whoever knows more, such as the phase it happened in, raises `with_` another part, or adds a
     note (PEP 678), which the command line prints behind the line. Nobody edits its text.

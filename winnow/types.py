@@ -1,6 +1,6 @@
-"""What travels down the pipeline: a prompt, its draws, their scores and verdicts.
+"""What travels down the pipeline: a prompt, its samples, their scores and outcomes.
 
-    prompts -> groups of draws -> scores -> verdicts -> weights -> one update
+    prompts -> groups of samples -> scores -> outcomes -> advantages -> one update
 
 Everything here is plain data, immutable but for `Sums`. This module imports nothing else of Winnow.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 FinishReason = Literal["eos", "stop", "length"]
-"""Why a draw ended: an end-of-sequence token, a stop string, or the token limit."""
+"""Why a sample ended: an end-of-sequence token, a stop string, or the token limit."""
 
 Split = Literal["train", "eval", "final", "sample"]
 
@@ -44,17 +44,17 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class Sample:
     """One sampled answer.
 
     Attributes:
-        token_ids: Every token that was drawn, the end-of-sequence token included. Empty where only
-            the text is known: a server's answer, a file of draws read for its texts alone.
+        token_ids: Every token that was sampled, the end-of-sequence token included. Empty where
+            only the text is known: a server's answer, a file of samples read for its texts alone.
         logprobs: log pi(token | prefix) of each token, under the full softmax at the sampling
             temperature, in nats. Empty where they are not known.
         text: The answer as text, without special tokens and without the stop string.
         finish_reason: Why it ended. Masks follow from this and from lengths, never from token ids.
-        policy_version: Number of updates the policy had seen when it drew this.
+        policy_version: Number of updates the policy had seen when it sampled this.
         entropies: Entropy of the next-token distribution at each position, in nats, if gauged.
         length: Number of tokens, at least 1. Default: that of ``token_ids``.
     """
@@ -70,7 +70,7 @@ class Draw:
     def __post_init__(self) -> None:
         length = self.length or len(self.token_ids)
         if length < 1:
-            raise ValueError("a draw has at least one token")
+            raise ValueError("a sample has at least one token")
         for name, values in (("token ids", self.token_ids), ("log-probs", self.logprobs)):
             if values and len(values) != length:
                 raise ValueError(f"{length} tokens but {len(values)} {name}")
@@ -107,16 +107,16 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a draw survives selection, and why (or why not)."""
+class Outcome:
+    """Whether a sample survives selection, and why (or why not)."""
 
-    kept: bool
+    survived: bool
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The distribution that draws were made from.
+    """The distribution that samples were made from.
 
     Attributes:
         model: Name of the model, as the settings say it.
@@ -130,97 +130,99 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Signals:
-    """What else is known of a draw for its update: a number a token; empty where not asked for.
+class TokenAnnotations:
+    """What else is known of a sample for its update: a number a token; empty where not asked for.
 
     Attributes:
-        ref: log pi_ref of each token, nats.
+        ref_logprobs: log pi_ref of each token, nats.
         values: The return that the critic expected before each token.
         returns: What the critic learns to expect there.
-        advantages: What each token weighs, where the tokens of a draw weigh differently.
+        token_advantages: Of each token, where the tokens of a sample differ.
     """
 
-    ref: tuple[float, ...] = ()
+    ref_logprobs: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
     returns: tuple[float, ...] = ()
-    advantages: tuple[float, ...] = ()
+    token_advantages: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One prompt, encoded once, and the n draws that hang off it.
+    """One prompt, encoded once, and the n samples that hang off it.
 
-    The stages fill it from left to right; each returns a new group. ``scores``, ``verdicts`` and
-    ``weights`` are empty until their stage has run, and then as long as ``draws``.
+    The stages fill it from left to right; each returns a new group. ``scores``, ``outcomes`` and
+    ``advantages`` are empty until their stage has run, and then as long as ``samples``.
 
     Attributes:
         prompt_ids: Token ids of the prompt, as the model saw them.
-        weights: What each draw weighs in the update, on average over its tokens; 0 for a draw that
-            does not survive.
-        signals: What else is known of each draw; empty where nothing is.
+        advantages: What each sample counts for in the update, on average over its tokens; 0 for a
+            sample that does not survive.
+        annotations: What else is known of each sample; empty where nothing is.
         right_at: A score of at least this counts as right.
-        step: The training step that these draws were made for.
-        origin: What they were drawn from, where it is known.
+        step: The training step that these samples were made for.
+        origin: What they were sampled from, where it is known.
     """
 
     prompt: Prompt
     prompt_ids: tuple[int, ...]
-    draws: tuple[Draw, ...]
+    samples: tuple[Sample, ...]
     scores: tuple[Score, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
-    weights: tuple[float, ...] = ()
-    signals: tuple[Signals, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+    advantages: tuple[float, ...] = ()
+    annotations: tuple[TokenAnnotations, ...] = ()
     right_at: float = 1.0
     step: int = 0
     origin: Origin | None = None
 
     @property
     def valid(self) -> tuple[bool, ...]:
-        """Draws whose verdict is a number: only these enter any statistic or denominator."""
+        """Samples whose score is a number: only these enter any statistic or denominator."""
         return tuple(score.value is not None for score in self.scores)
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The numbers among the scores, in the order of the draws."""
+        """The numbers among the scores, in the order of the samples."""
         return tuple(score.value for score in self.scores if score.value is not None)
 
     @property
     def right(self) -> tuple[bool, ...]:
-        """Draws that a verifier found right."""
+        """Samples that a verifier found right."""
         return tuple(s.value is not None and s.value >= self.right_at for s in self.scores)
 
     @property
     def survivors(self) -> tuple[int, ...]:
-        """Numbers of the draws that selection kept."""
-        return tuple(i for i, verdict in enumerate(self.verdicts) if verdict.kept)
+        """Numbers of the samples that selection kept."""
+        return tuple(i for i, outcome in enumerate(self.outcomes) if outcome.survived)
 
     @property
-    def kind(self) -> Literal["all-wrong", "mixed", "all-right", "no-verdict"]:
-        """What the valid draws of this prompt have in common."""
+    def kind(self) -> Literal["all-wrong", "mixed", "all-right", "no-score"]:
+        """What the valid samples of this prompt have in common."""
         number = sum(self.valid)
         if number == 0:
-            return "no-verdict"
+            return "no-score"
         right = sum(self.right)
         return "all-wrong" if right == 0 else "all-right" if right == number else "mixed"
 
-    def signal(self, number: int) -> Signals:
-        """What else is known of a draw."""
-        return self.signals[number] if self.signals else _NOTHING
+    def annotation(self, number: int) -> TokenAnnotations:
+        """What else is known of a sample."""
+        return self.annotations[number] if self.annotations else _NOTHING
 
-    def token_weights(self, number: int) -> tuple[float, ...]:
-        """What each token of a draw weighs."""
-        draw = self.draws[number]
-        return self.signal(number).advantages or (self.weights[number],) * len(draw.token_ids)
+    def token_advantages(self, number: int) -> tuple[float, ...]:
+        """The advantage of each token of a sample."""
+        sample = self.samples[number]
+        return self.annotation(number).token_advantages or (self.advantages[number],) * len(
+            sample.token_ids
+        )
 
-    def weighs(self, number: int) -> bool:
-        """Whether any token of a draw has a weight."""
-        return self.weights[number] != 0 or any(self.signal(number).advantages)
+    def has_advantage(self, number: int) -> bool:
+        """Whether any token of a sample has an advantage other than 0."""
+        return self.advantages[number] != 0 or any(self.annotation(number).token_advantages)
 
     def with_(self, **changes: Any) -> Group:
         return replace(self, **changes)
 
 
-_NOTHING = Signals()
+_NOTHING = TokenAnnotations()
 
 
 @dataclass(kw_only=True)
@@ -229,7 +231,7 @@ class Sums:
 
     Attributes:
         loss: Value of the loss.
-        draws: Draws that went through the model.
+        samples: Samples that went through the model.
         tokens: Their answer tokens.
         positions: Tokens that went through the model for them: prompts and answers, what several
             begin with counted once, padding counted.
@@ -239,15 +241,15 @@ class Sums:
         ratio_max: Largest distance of a ratio from 1.
         kl_sum: Sum of s - 1 - log s, which estimates KL(pi_old || pi) (k3).
         token_ratios: The ratios themselves, of every token that had one.
-        log_weights: For each draw that had ratios the log-ratio of its whole answer, the sum over
+        log_weights: For each sample that had ratios the log-ratio of its whole answer, the sum over
             its tokens.
-        influence: For each group, for each of its draws: |coefficient x weight| summed over its
-            tokens. What a draw could move if nothing were clipped.
+        influence: For each group, for each of its samples: |coefficient x advantage| summed over
+            its tokens. What a sample could move if nothing were clipped.
         measures: What else the terms measured, by name: the sum, and of how many.
     """
 
     loss: float = 0.0
-    draws: int = 0
+    samples: int = 0
     tokens: int = 0
     positions: int = 0
     clipped: int = 0
@@ -281,8 +283,8 @@ class Batch:
     """What a step trains on.
 
     Attributes:
-        groups: Every group of the step, weighed, also those that are not trained on.
-        fresh: Whether this is the first pass over these draws.
+        groups: Every group of the step, with advantages, also those that are not trained on.
+        fresh: Whether this is the first pass over these samples.
         trained: Positions of those that mini-batches are cut from; ``None``: all.
         merged: How many of them, the last ones, are of earlier rounds.
         measures: What was found out on the way, under names of metrics.

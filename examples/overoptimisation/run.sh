@@ -6,13 +6,13 @@ set -euo pipefail
 work=${WORK:-overoptimisation}
 mkdir -p "$work"
 
-# what the proxy learns from: draws of a few training prompts, judged by the verifier
+# what the proxy learns from: samples of a few training prompts, judged by the verifier
 winnow sample --set prompts.limit=64 --set samples_per_prompt=16 --out "$work/labelled"
 
 winnow fit-reward "$work/labelled" --prompts "${PROMPTS:-24}" --per-prompt 4 --layers "${LAYERS:-4}" \
     --epochs "${EPOCHS:-6}" --lr "${LR:-1e-4}" --out "$work/proxy"
 
-# many draws of prompts that it has not seen
-winnow sample --held-out --set eval.size=64 --set samples_per_prompt=256 --out "$work/draws"
+# many samples of prompts that it has not seen
+winnow sample --held-out --set eval.size=64 --set samples_per_prompt=256 --out "$work/samples"
 
-winnow overoptimisation "$work/draws" --proxy "model:$work/proxy" --plot "$work/curve.svg"
+winnow overoptimisation "$work/samples" --proxy "model:$work/proxy" --plot "$work/curve.svg"

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 
-from tests.build import group, judged
+from tests.build import group, with_advantages
 from winnow.algorithms.advantages import (
     GAE,
     Centred,
@@ -97,18 +97,18 @@ def test_scale():
 
 
 def test_weights_follow_selection_and_skip_errors():
-    """Statistics run over valid draws, the rejected included; an error is in none of them."""
-    (out,) = judged([group([1, 0, None, 0])], ALGORITHMS["grpo"])
+    """Statistics run over valid samples, the rejected included; an error is in none of them."""
+    (out,) = with_advantages([group([1, 0, None, 0])], ALGORITHMS["grpo"])
     expected = Standardised("sample")(np.array([1.0, 0, 0]))
-    assert out.weights == (expected[0], expected[1], 0.0, expected[2])
-    (out,) = judged([group([1, 0, None])], ALGORITHMS["raft++"])
-    assert out.weights == (1.0, 0.0, 0.0)
-    (out,) = judged([group([1, 0, None])], ALGORITHMS["reinforce"])
-    assert out.weights == (1.0, -1.0, 0.0)
-    (out,) = judged([group([1, 1, None])], ALGORITHMS["reinforce-rej"])
-    assert out.weights == (0.0, 0.0, 0.0)
-    (out,) = judged([group([None, None])], ALGORITHMS["grpo"])
-    assert out.weights == (0.0, 0.0)
+    assert out.advantages == (expected[0], expected[1], 0.0, expected[2])
+    (out,) = with_advantages([group([1, 0, None])], ALGORITHMS["raft++"])
+    assert out.advantages == (1.0, 0.0, 0.0)
+    (out,) = with_advantages([group([1, 0, None])], ALGORITHMS["reinforce"])
+    assert out.advantages == (1.0, -1.0, 0.0)
+    (out,) = with_advantages([group([1, 1, None])], ALGORITHMS["reinforce-rej"])
+    assert out.advantages == (0.0, 0.0, 0.0)
+    (out,) = with_advantages([group([None, None])], ALGORITHMS["grpo"])
+    assert out.advantages == (0.0, 0.0)
 
 
 def test_every_advantage_is_in_the_vocabulary():
@@ -143,7 +143,7 @@ class TestSoftmax:
         assert Softmax(1e-300)(np.array([-1e300, 0.0])).tolist() == [0.0, 2.0]
 
     def test_each_prompt_by_itself_or_all_together(self):
-        """With e = exp(1 / beta): a prompt's weights sum to its draws, or to its share of Z.
+        """With e = exp(1 / beta): a prompt's weights sum to its samples, or to its share of Z.
 
         Rewards 1 0 and 0 0, an error among the second: by itself 2e/(e+1), 2/(e+1) and 1, 1;
         together 4e/(e+3), 4/(e+3) and twice the latter.
@@ -151,22 +151,22 @@ class TestSoftmax:
         e = np.exp(1 / 0.5)
         groups = [group([1, 0]), group([0, None, 0])]
         row = ALGORITHMS["snis"]
-        first, second = judged(groups, row.with_cells({"advantage": "softmax(0.5)"}))
-        np.testing.assert_allclose(first.weights, [2 * e / (e + 1), 2 / (e + 1)], rtol=1e-14)
-        np.testing.assert_allclose(second.weights, [1, 0, 1], rtol=1e-14)
-        first, second = judged(groups, row.with_cells({"advantage": "softmax(0.5, set)"}))
+        first, second = with_advantages(groups, row.with_cells({"advantage": "softmax(0.5)"}))
+        np.testing.assert_allclose(first.advantages, [2 * e / (e + 1), 2 / (e + 1)], rtol=1e-14)
+        np.testing.assert_allclose(second.advantages, [1, 0, 1], rtol=1e-14)
+        first, second = with_advantages(groups, row.with_cells({"advantage": "softmax(0.5, set)"}))
         one = 4 / (e + 3)
-        np.testing.assert_allclose(first.weights, [e * one, one], rtol=1e-14)
-        np.testing.assert_allclose(second.weights, [one, 0, one], rtol=1e-14)
+        np.testing.assert_allclose(first.advantages, [e * one, one], rtol=1e-14)
+        np.testing.assert_allclose(second.advantages, [one, 0, one], rtol=1e-14)
 
     @pytest.mark.parametrize("over", ["group", "set"])
-    def test_groups_without_a_verdict_and_rejected_draws(self, over):
-        """Rejected draws are in the sum, and weigh nothing; a group of errors changes nothing."""
+    def test_groups_without_a_score_and_rejected_samples(self, over):
+        """Rejected samples are in the sum, and weigh nothing; a group of errors changes nothing."""
         row = ALGORITHMS["snis"].with_cells(
             {"advantage": f"softmax(1, {over})", "select": ["correct"]}
         )
-        broken, mixed = judged([group([None, None]), group([1, 0])], row)
-        assert broken.weights == (0.0, 0.0)
-        np.testing.assert_allclose(mixed.weights, [2 * np.e / (np.e + 1), 0], rtol=1e-14)
-        (alone,) = judged([group([None])], row)
-        assert alone.weights == (0.0,)
+        broken, mixed = with_advantages([group([None, None]), group([1, 0])], row)
+        assert broken.advantages == (0.0, 0.0)
+        np.testing.assert_allclose(mixed.advantages, [2 * np.e / (np.e + 1), 0], rtol=1e-14)
+        (alone,) = with_advantages([group([None])], row)
+        assert alone.advantages == (0.0,)

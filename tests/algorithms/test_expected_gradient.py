@@ -1,9 +1,9 @@
 """Each row's expected gradient on a yes/no policy, by exact enumeration of all outcomes.
 
 The policy answers right with probability p and wrong with 1 - p, in one token. Over all 2^n
-outcomes of n draws, weighed by their probability, the row's own pipeline (select, weigh, loss,
-denominator) gives a gradient with respect to p; minus it is the row's coefficient on grad p. The
-other side of each comparison is a closed form, derived where it stands.
+outcomes of n samples, weighed by their probability, the row's own pipeline (select, advantages,
+loss, denominator) gives a gradient with respect to p; minus it is the row's coefficient on grad p.
+The other side of each comparison is a closed form, derived where it stands.
 """
 
 from itertools import product
@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.build import group
-from winnow.algorithms.advantages import weigh
+from winnow.algorithms.advantages import assign_advantages
 from winnow.algorithms.objective import factors, totals
 from winnow.algorithms.rejection import Gibbs
 from winnow.algorithms.selection import select
@@ -25,11 +25,11 @@ NS = (2, 4, 5)
 
 
 C = exp(-1 / 0.5)
-"""What the row `gibbs` accepts a wrong draw with: exp((0 - 1) / beta)."""
+"""What the row `gibbs` accepts a wrong sample with: exp((0 - 1) / beta)."""
 
 
 class Lots:
-    """A generator whose uniform numbers are given; only draws by lot ask for any."""
+    """A generator whose uniform numbers are given; only samples at random ask for any."""
 
     def __init__(self, numbers):
         self.numbers = np.array(numbers)
@@ -39,7 +39,7 @@ class Lots:
         return self.numbers
 
 
-def all_lots(n):
+def all_random(n):
     """For each of n uniform numbers just below C and just above it, and how likely that is."""
     for low in product((True, False), repeat=n):
         numbers = [C * (1 - 1e-9) if below else C * (1 + 1e-9) for below in low]
@@ -47,16 +47,16 @@ def all_lots(n):
 
 
 def outcomes(algorithm, p, n):
-    """All that can come of n draws, selected and weighed, with its probability."""
+    """All that can come of n samples, selected and weighed, with its probability."""
     by_lot = any(isinstance(rule, Gibbs) for rule in algorithm.select)
     for outcome in product((1.0, 0.0), repeat=n):
         texts = ["right" if r else "wrong" for r in outcome]
-        drawn = group(outcome, texts=texts)
+        sampled = group(outcome, texts=texts)
         probability = p ** sum(outcome) * (1 - p) ** (n - sum(outcome))
-        for numbers, chance in all_lots(n) if by_lot else [((), 1.0)]:
-            lots = Lots(numbers) if by_lot else np.random.default_rng(0)  # else for ties alone
-            chosen = select(drawn, algorithm.select, lots)
-            (weighed,) = weigh([chosen], algorithm.advantage, algorithm.reward_scale)
+        for numbers, chance in all_random(n) if by_lot else [((), 1.0)]:
+            priority = Lots(numbers) if by_lot else np.random.default_rng(0)  # else for ties alone
+            chosen = select(sampled, algorithm.select, priority)
+            (weighed,) = assign_advantages([chosen], algorithm.advantage, algorithm.reward_scale)
             yield outcome, weighed, probability * chance
 
 
@@ -72,10 +72,12 @@ def expected_coefficient(algorithm, p, n):
             logp = torch.stack([(chance if outcome[i] else 1 - chance).log() for i in covered])
             given = {
                 "logp": logp,
-                "old": logp.detach(),  # the first update after drawing,
+                "old": logp.detach(),  # the first update after sampling,
                 "ref": logp.detach(),  # and of the run
-                "weight": torch.tensor([scored.weights[i] for i in covered], dtype=torch.float64),
-                "draw": torch.arange(len(covered)),
+                "advantage": torch.tensor(
+                    [scored.advantages[i] for i in covered], dtype=torch.float64
+                ),
+                "sample": torch.arange(len(covered)),
                 "group": torch.zeros(len(covered), dtype=torch.long),
             }
             loss = term.loss(*(given[name] for name in term.reads))
@@ -127,7 +129,7 @@ def dpo(p, n):
 
 
 def reinforce_rej(p, n):
-    """Mixed groups only, mean over their draws of r grad log pi with r = -1, +1."""
+    """Mixed groups only, mean over their samples of r grad log pi with r = -1, +1."""
     return sum(
         probability / n * (k / p + (n - k) / (1 - p))
         for k, probability in enumerate(binomial(p, n))
@@ -144,7 +146,7 @@ def gibbs(p, n):
 
 
 def snis(p, n):
-    """k right of n: weights n/(k + (n-k) C) and C times that, mean over all n draws."""
+    """k right of n: weights n/(k + (n-k) C) and C times that, mean over all n samples."""
     return sum(
         probability * (k / p - (n - k) * C / (1 - p)) / (k + (n - k) * C)
         for k, probability in enumerate(binomial(p, n))
@@ -161,10 +163,10 @@ EXPECTED = {
     "gibbs": gibbs,
     "snis": snis,
     "ppo": whitened,
-    "rloo": lambda p, n: 1.0,  # a baseline without the draw itself: E = grad p
+    "rloo": lambda p, n: 1.0,  # a baseline without the sample itself: E = grad p
     "dr-grpo": lambda p, n: (n - 1) / n,  # a baseline that holds it
     "dapo": grpo,  # of one mixed group; the others have no advantage
-    "gspo": grpo,  # one ratio a draw is 1 as well
+    "gspo": grpo,  # one ratio a sample is 1 as well
     "dpo": dpo,
     "iterative-dpo": dpo,
 }
@@ -180,7 +182,7 @@ def test_row(name, p, n):
 
 @pytest.mark.parametrize("p", PS)
 def test_both_roads_to_pi_star_point_to_it(p):
-    """With many draws either row's coefficient is that of pi* itself, (1 - C) / (p + (1-p) C);
+    """With many samples either row's coefficient is that of pi* itself, (1 - C) / (p + (1-p) C);
     with few, self-normalised weights fall short by O(1/n), rejection by having no survivor."""
     limit = (1 - C) / (p + (1 - p) * C)
     assert gibbs(p, 5_000) == pytest.approx(limit, rel=1e-12)
@@ -205,7 +207,7 @@ def test_reinforce_with_0_1_rewards_is_raft_plus_plus():
 @pytest.mark.parametrize("p", PS)
 @pytest.mark.parametrize("n", NS)
 def test_baselines(p, n):
-    """Centred: E = (n-1)/n grad p, since the baseline holds the draw itself; leave-one-out: 1."""
+    """Centred: E = (n-1)/n grad p, since the baseline holds the sample itself; leave-one-out: 1."""
     centred = ALGORITHMS["grpo"].with_cells({"advantage": "centred"})
     assert expected_coefficient(centred, p, n) == pytest.approx((n - 1) / n, rel=1e-10)
     rloo = ALGORITHMS["grpo"].with_cells({"advantage": "leave-one-out"})

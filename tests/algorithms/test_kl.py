@@ -20,13 +20,13 @@ from winnow.algorithms.advantages import (
     One,
     Reward,
     Softmax,
+    assign_advantages,
     referred,
-    weigh,
 )
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.denominators import (
     Constant,
-    DrawMeans,
+    SampleMeans,
     SurvivorMeans,
     SurvivorTokens,
     Tokens,
@@ -40,8 +40,8 @@ from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.models import distributions
 from winnow.engines.models.distributions import divergences, entropies, frozen
 from winnow.engines.models.forward import Piece, PolicyForward
-from winnow.rollouts.annotate import Wanted, kl_to_reference
-from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
+from winnow.rollouts.annotate import Annotator, kl_to_reference
+from winnow.types import Group, Outcome, Prompt, Sample, Score, TokenAnnotations
 
 # A policy whose answers can all be enumerated: two tokens out of three, nine answers.
 V, PROMPT = 3, (2, 0)
@@ -110,16 +110,16 @@ def answer_group(number: int, ref: torch.Tensor) -> Group:
     return Group(
         prompt=Prompt("x", "x"),
         prompt_ids=PROMPT,
-        draws=(Draw((a, b), (-1.0, -1.0), "", "length"),),
+        samples=(Sample((a, b), (-1.0, -1.0), "", "length"),),
         scores=(Score(0.0),),
-        verdicts=(Verdict(True, "kept"),),
-        weights=(0.0,),
-        signals=(Signals(ref=tuple(ref[number].tolist())),),
+        outcomes=(Outcome(True, "survived"),),
+        advantages=(0.0,),
+        annotations=(TokenAnnotations(ref_logprobs=tuple(ref[number].tolist())),),
     )
 
 
 def by_enumeration(model, other, term: Term, temperature: float) -> dict[str, torch.Tensor]:
-    """The expected gradient of a term over draws of the policy: that of each answer, by its
+    """The expected gradient of a term over samples of the policy: that of each answer, by its
     probability, each gone through `accumulate`."""
     forward, reference = PolicyForward(model), PolicyForward(other)
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_what_k2_by_token_leaves_out():
 
 def test_in_the_reward_k1_of_the_whole_answer_leads_to_pi_star():
     """REINFORCE with r - beta sum_t k1: the gradient of -E[r] + beta KL(pi || ref), as the k1's own
-    has mean 0. Its score is the one that `weigh` gave."""
+    has mean 0. Its score is the one that `assign_advantages` gave."""
     model, other, beta = small(1), small(2), 0.3
     rewards = [1.0, 0.0, -1.0, 0.5, 0.0, 2.0, 0.0, 0.0, 1.0]
     tokens = of_answers(tables(model, 1.0))
@@ -193,19 +193,19 @@ def test_in_the_reward_k1_of_the_whole_answer_leads_to_pi_star():
     logp = tokens.sum(-1)
     surrogate = torch.zeros((), dtype=torch.float64)
     for number, reward in enumerate(rewards):
-        drawn = answer_group(number, ref)
-        own = replace(drawn.draws[0], logprobs=tuple(tokens[number].tolist()))
-        drawn = drawn.with_(draws=(own,), scores=(Score(reward),))
-        (weighed,) = weigh([drawn], Reward(), "0/1", InReward(beta))
-        surrogate = surrogate - logp[number].exp().detach() * weighed.weights[0] * logp[number]
+        sampled = answer_group(number, ref)
+        own = replace(sampled.samples[0], logprobs=tuple(tokens[number].tolist()))
+        sampled = sampled.with_(samples=(own,), scores=(Score(reward),))
+        (made,) = assign_advantages([sampled], Reward(), "0/1", InReward(beta))
+        surrogate = surrogate - logp[number].exp().detach() * made.advantages[0] * logp[number]
     expected = -(logp.exp() * torch.tensor(rewards)).sum()
     expected = expected + beta * both_directions(model, other, 1.0)["forward"]
     assert_same(gradient(model, surrogate), gradient(model, expected))
 
 
-def kl_loss(estimator, over, ratios, draw=None):
+def kl_loss(estimator, over, ratios, sample=None):
     logp = torch.tensor(ratios, dtype=torch.float64, requires_grad=True)
-    given = (logp, torch.zeros_like(logp), *(() if draw is None else (torch.tensor(draw),)))
+    given = (logp, torch.zeros_like(logp), *(() if sample is None else (torch.tensor(sample),)))
     out = KL(estimator, over)(*given)
     out.sum().backward()
     return out.tolist(), logp.grad.tolist()
@@ -337,7 +337,7 @@ class TestAdaptive:
     cell = InReward(0.1, target=6.0, horizon=1000.0)
 
     @pytest.mark.parametrize(
-        ("kl", "draws", "factor"),
+        ("kl", "samples", "factor"),
         [
             (6.0, 100, 1.0),  # on target
             (6.6, 100, 1.01),  # .1 over, for a tenth of the horizon
@@ -346,13 +346,13 @@ class TestAdaptive:
             (-3.0, 100, 0.98),  # an estimate below 0
             (5.7, 500, 1 - 0.05 * 0.5),
             (12.0, 1000, 1.2),
-            (12.0, 9000, 1.2),  # never more than a fifth in a step, however many the draws
+            (12.0, 9000, 1.2),  # never more than a fifth in a step, however many the samples
             (0.0, 9000, 0.8),
         ],
     )
-    def test_formula(self, kl, draws, factor):
-        """beta (1 + clip(KL/6 - 1, +-.2) min(draws/1000, 1))."""
-        assert self.cell.adapted(0.1, kl, draws) == pytest.approx(0.1 * factor, rel=1e-12)
+    def test_formula(self, kl, samples, factor):
+        """beta (1 + clip(KL/6 - 1, +-.2) min(samples/1000, 1))."""
+        assert self.cell.adapted(0.1, kl, samples) == pytest.approx(0.1 * factor, rel=1e-12)
 
     def test_without_a_target_it_is_fixed(self):
         assert InReward(0.1).adapted(0.1, 99.0, 10_000) == 0.1
@@ -393,11 +393,13 @@ class TestAdaptive:
 
 def referred_group(rewards, ratios, kept=None, **changes) -> Group:
     """Log-probs of -1 a token, and a reference with these log-ratios pi/pi_ref of each token."""
-    drawn = group(rewards, lengths=[len(x) for x in ratios], **changes)
+    sampled = group(rewards, lengths=[len(x) for x in ratios], **changes)
     kept = kept or [True] * len(rewards)
-    return drawn.with_(
-        signals=tuple(Signals(ref=tuple(-1.0 - x for x in own)) for own in ratios),
-        verdicts=tuple(Verdict(k and v, "") for k, v in zip(kept, drawn.valid, strict=True)),
+    return sampled.with_(
+        annotations=tuple(
+            TokenAnnotations(ref_logprobs=tuple(-1.0 - x for x in own)) for own in ratios
+        ),
+        outcomes=tuple(Outcome(k and v, "") for k, v in zip(kept, sampled.valid, strict=True)),
     )
 
 
@@ -406,43 +408,43 @@ class TestInReward:
 
     def test_r_less_beta_times_the_sum(self):
         """beta .2: 1 - .15, 0 + .2, .5 - .4."""
-        drawn = referred_group([1.0, 0.0, 0.5], self.ratios)
-        (got,) = weigh([drawn], Reward(), "0/1", InReward(0.2))
-        assert got.weights == pytest.approx((0.85, 0.2, 0.1), rel=1e-13)
+        sampled = referred_group([1.0, 0.0, 0.5], self.ratios)
+        (got,) = assign_advantages([sampled], Reward(), "0/1", InReward(0.2))
+        assert got.advantages == pytest.approx((0.85, 0.2, 0.1), rel=1e-13)
 
     def test_the_scale_comes_first(self):
         """2 r - 1, and then: 1 - .15, -1 + .2, 0 - .4."""
-        drawn = referred_group([1.0, 0.0, 0.5], self.ratios)
-        (got,) = weigh([drawn], Reward(), "-1/+1", InReward(0.2))
-        assert got.weights == pytest.approx((0.85, -0.8, -0.4), rel=1e-13)
+        sampled = referred_group([1.0, 0.0, 0.5], self.ratios)
+        (got,) = assign_advantages([sampled], Reward(), "-1/+1", InReward(0.2))
+        assert got.advantages == pytest.approx((0.85, -0.8, -0.4), rel=1e-13)
 
     def test_estimators_are_summed_over_tokens(self):
         """k2 of the tokens: (.25 + .0625)/2, 1/2, 2; not of the sum."""
-        drawn = referred_group([0.0, 0.0, 0.0], self.ratios)
-        (got,) = weigh([drawn], Reward(), "0/1", InReward(1.0, "k2"))
-        assert got.weights == pytest.approx((-0.15625, -0.5, -2.0), rel=1e-13)
+        sampled = referred_group([0.0, 0.0, 0.0], self.ratios)
+        (got,) = assign_advantages([sampled], Reward(), "0/1", InReward(1.0, "k2"))
+        assert got.advantages == pytest.approx((-0.15625, -0.5, -2.0), rel=1e-13)
 
-    def test_a_baseline_sees_the_penalised_rewards_of_rejected_draws(self):
-        """Penalised .85, .2, .1 with mean .38333; the last is rejected and weighs nothing. Leave
+    def test_a_baseline_sees_the_penalised_rewards_of_rejected_samples(self):
+        """Penalized .85, .2, .1 with mean .38333; the last is rejected and weighs nothing. Leave
         one out: .85 - .15, .2 - .475."""
-        drawn = referred_group([1.0, 0.0, 0.5], self.ratios, [True, True, False])
-        (got,) = weigh([drawn], LeaveOneOut(), "0/1", InReward(0.2))
-        assert got.weights == pytest.approx((0.7, -0.275, 0.0), rel=1e-13)
-        (got,) = weigh([drawn], Centred(), "0/1", InReward(0.2))
-        assert got.weights == pytest.approx((0.85 - 1.15 / 3, 0.2 - 1.15 / 3, 0.0), rel=1e-13)
+        sampled = referred_group([1.0, 0.0, 0.5], self.ratios, [True, True, False])
+        (got,) = assign_advantages([sampled], LeaveOneOut(), "0/1", InReward(0.2))
+        assert got.advantages == pytest.approx((0.7, -0.275, 0.0), rel=1e-13)
+        (got,) = assign_advantages([sampled], Centred(), "0/1", InReward(0.2))
+        assert got.advantages == pytest.approx((0.85 - 1.15 / 3, 0.2 - 1.15 / 3, 0.0), rel=1e-13)
 
     def test_equal_rewards_may_differ_once_penalised(self):
-        drawn = referred_group([1.0, 1.0], ((1.0,), (0.0,)))
-        (got,) = weigh([drawn], LeaveOneOut(), "0/1", InReward(0.2))
-        assert got.weights == pytest.approx((-0.2, 0.2), rel=1e-13)
+        sampled = referred_group([1.0, 1.0], ((1.0,), (0.0,)))
+        (got,) = assign_advantages([sampled], LeaveOneOut(), "0/1", InReward(0.2))
+        assert got.advantages == pytest.approx((-0.2, 0.2), rel=1e-13)
 
     def test_errors_are_in_no_baseline(self):
-        drawn = referred_group([1.0, None, 0.0], ((0.5,), (9.0,), (0.0,)))
-        (got,) = weigh([drawn], LeaveOneOut(), "0/1", InReward(0.2))
-        assert got.weights == pytest.approx((0.9, 0.0, -0.9), rel=1e-13)
+        sampled = referred_group([1.0, None, 0.0], ((0.5,), (9.0,), (0.0,)))
+        (got,) = assign_advantages([sampled], LeaveOneOut(), "0/1", InReward(0.2))
+        assert got.advantages == pytest.approx((0.9, 0.0, -0.9), rel=1e-13)
 
     @pytest.mark.parametrize(
-        ("advantage", "kept", "draws"),
+        ("advantage", "kept", "samples"),
         [
             (One(), [True, False, True], (0, 2)),
             (Reward(), [True, False, True], (0, 2)),
@@ -453,20 +455,20 @@ class TestInReward:
         ],
         ids=str,
     )
-    def test_whose_reward_decides(self, advantage, kept, draws):
-        drawn = referred_group([1.0, 0.0, 0.5, None], (*self.ratios, (1.0,)), [*kept, True])
-        assert referred(drawn, advantage) == draws
+    def test_whose_reward_decides(self, advantage, kept, samples):
+        sampled = referred_group([1.0, 0.0, 0.5, None], (*self.ratios, (1.0,)), [*kept, True])
+        assert referred(sampled, advantage) == samples
 
-    def test_kl_to_the_reference_is_k1_a_draw(self):
-        """Sums .75, -1, 2 of the draws that were compared: the last one was not."""
-        drawn = referred_group([1.0, 0.0, 0.5], self.ratios)
-        assert kl_to_reference([drawn]) == (pytest.approx(1.75 / 3, rel=1e-13), 3)
-        drawn = drawn.with_(signals=(*drawn.signals[:2], Signals()))
-        assert kl_to_reference([drawn, group([1.0])]) == (pytest.approx(-0.125, rel=1e-13), 2)
+    def test_kl_to_the_reference_is_k1_a_sample(self):
+        """Sums .75, -1, 2 of the samples that were compared: the last one was not."""
+        sampled = referred_group([1.0, 0.0, 0.5], self.ratios)
+        assert kl_to_reference([sampled]) == (pytest.approx(1.75 / 3, rel=1e-13), 3)
+        sampled = sampled.with_(annotations=(*sampled.annotations[:2], TokenAnnotations()))
+        assert kl_to_reference([sampled, group([1.0])]) == (pytest.approx(-0.125, rel=1e-13), 2)
         assert kl_to_reference([group([1.0])]) is None
 
 
-# Which draws a KL in the loss reaches.
+# Which samples a KL in the loss reaches.
 
 
 def learners_group(model, kept, rewards=(1.0, 0.0, None, 0.0)) -> Group:
@@ -476,21 +478,23 @@ def learners_group(model, kept, rewards=(1.0, 0.0, None, 0.0)) -> Group:
     return Group(
         prompt=Prompt("x", "x"),
         prompt_ids=tuple(piece.prompt),
-        draws=tuple(
-            Draw(tuple(a), tuple(x.tolist()), "", "eos")
+        samples=tuple(
+            Sample(tuple(a), tuple(x.tolist()), "", "eos")
             for a, x in zip(piece.answers, exact, strict=True)
         ),
         scores=tuple(Score.failed("x") if r is None else Score(r) for r in rewards),
-        verdicts=tuple(Verdict(k, "") for k in kept),
-        weights=tuple(float(k) for k in kept),
-        signals=tuple(Signals(ref=tuple(x.tolist())) for x in (y - 0.5 for y in exact)),
+        outcomes=tuple(Outcome(k, "") for k in kept),
+        advantages=tuple(float(k) for k in kept),
+        annotations=tuple(
+            TokenAnnotations(ref_logprobs=tuple(x.tolist())) for x in (y - 0.5 for y in exact)
+        ),
     )
 
 
 @pytest.mark.parametrize(
     ("denominator", "reaches"),
     [
-        (DrawMeans(), {1, 3}),
+        (SampleMeans(), {1, 3}),
         (Tokens(), {1, 3}),
         (Constant(1.0), {1, 3}),
         (SurvivorMeans(), set()),
@@ -499,19 +503,19 @@ def learners_group(model, kept, rewards=(1.0, 0.0, None, 0.0)) -> Group:
     ids=str,
 )
 @pytest.mark.parametrize("kl", [InLoss(0.1), InLoss(0.1, "k2", "sequence")], ids=str)
-def test_rejected_draws_are_held_where_they_count(denominator, reaches, kl):
-    """By a denominator that counts all draws. The third has no verdict: nothing reaches it."""
+def test_rejected_samples_are_held_where_they_count(denominator, reaches, kl):
+    """By a denominator that counts all samples. The third has no score: nothing reaches it."""
     model = build("llama")
     row = Algorithm("x", terms=(Term(Clipped(), denominator),), kl=kl)
-    drawn = learners_group(model, [True, False, False, False])
-    assert set(learned_from(drawn, row.objective)) == {0} | reaches
-    with_kl = one_update(model, drawn, row.objective)
-    without = one_update(model, drawn, row.terms)
-    assert with_kl.draws == 1 + len(reaches)
+    sampled = learners_group(model, [True, False, False, False])
+    assert set(learned_from(sampled, row.objective)) == {0} | reaches
+    with_kl = one_update(model, sampled, row.objective)
+    without = one_update(model, sampled, row.terms)
+    assert with_kl.samples == 1 + len(reaches)
     assert with_kl.tokens == 2 + (4 if reaches else 0)
-    assert without.draws == 1
+    assert without.samples == 1
     total, count = with_kl.measures["kl_term"]
-    spans = with_kl.tokens if kl.over == "token" else with_kl.draws
+    spans = with_kl.tokens if kl.over == "token" else with_kl.samples
     assert count == spans
     # log pi/pi_ref is .5 a token: k3 of each is e^-.5 - .5; k2 of an answer (|a|/2)^2/2
     lengths = [2, 3, 1] if reaches else [2]
@@ -520,30 +524,30 @@ def test_rejected_draws_are_held_where_they_count(denominator, reaches, kl):
     assert total == pytest.approx(sum(one if kl.over == "token" else whole), rel=1e-9)
 
 
-def one_update(model, drawn, terms):
+def one_update(model, sampled, terms):
     model.zero_grad()
-    return accumulate(Models(PolicyForward(model)), [drawn], terms, 1.0, 100)
+    return accumulate(Models(PolicyForward(model)), [sampled], terms, 1.0, 100)
 
 
-def test_a_group_of_rejected_draws_alone_is_held_too():
+def test_a_group_of_rejected_samples_alone_is_held_too():
     """A gradient comes of the KL, and of nothing else; under a denominator of survivors, none."""
     model = build("llama")
-    drawn = learners_group(model, [False] * 4)
-    row = Algorithm("x", terms=(Term(Clipped(), DrawMeans()),), kl=InLoss(0.1, "k2"))
-    done = one_update(model, drawn, row.objective)
-    assert done.draws == 3
+    sampled = learners_group(model, [False] * 4)
+    row = Algorithm("x", terms=(Term(Clipped(), SampleMeans()),), kl=InLoss(0.1, "k2"))
+    done = one_update(model, sampled, row.objective)
+    assert done.samples == 3
     got = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
     total = 0.0
     for number, d in ((0, [3, 4]), (1, [7, 1, 30]), (3, [8])):
         logp = one_by_one(model, Piece([5, 9, 2], [d]))
-        ref = torch.tensor(drawn.signals[number].ref, dtype=torch.float64)
+        ref = torch.tensor(sampled.annotations[number].ref_logprobs, dtype=torch.float64)
         total = total + 0.1 * ((logp - ref) ** 2 / 2).mean() / 3
     total.backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(got[name], parameter.grad, rtol=0, atol=1e-11)
     row = replace(row, terms=(Term(Clipped(), SurvivorMeans()),))
-    assert one_update(model, drawn, row.objective).draws == 0
+    assert one_update(model, sampled, row.objective).samples == 0
 
 
 # What a row does not read is not asked for.
@@ -560,15 +564,15 @@ class Asked:
         return list(groups)
 
 
-def asked_of(row: Algorithm, groups, *, weighing: bool = True) -> list:
+def asked_of(row: Algorithm, groups, *, for_advantages: bool = True) -> list:
     learner = Asked()
-    Wanted(row, learner, 0.7).fill(groups, weighing=weighing)
+    Annotator(row, learner, 0.7).fill(groups, for_advantages=for_advantages)
     return learner.calls
 
 
 def judged(rewards, kept) -> Group:
-    drawn = group(rewards)
-    return drawn.with_(verdicts=tuple(Verdict(k, "") for k in kept))
+    sampled = group(rewards)
+    return sampled.with_(outcomes=tuple(Outcome(k, "") for k in kept))
 
 
 JUDGED = [
@@ -583,31 +587,31 @@ JUDGED = [
     ["raft", "raft++", "grpo", "reinforce", "reinforce-rej", "rft", "gibbs", "snis", "dr-grpo",
      "dapo", "gspo"],
 )  # fmt: skip
-@pytest.mark.parametrize("weighing", [True, False])
-def test_a_row_without_a_reference_asks_for_nothing(name, weighing):
-    assert asked_of(ALGORITHMS[name], JUDGED, weighing=weighing) == []
+@pytest.mark.parametrize("for_advantages", [True, False])
+def test_a_row_without_a_reference_asks_for_nothing(name, for_advantages):
+    assert asked_of(ALGORITHMS[name], JUDGED, for_advantages=for_advantages) == []
 
 
 @pytest.mark.parametrize(
     ("row", "calls"),
     [
-        # a baseline reads the rewards of rejected draws, where a survivor is compared with them
-        (ALGORITHMS["rloo"], [("ref", 0.7, [(0, 1), (), (0, 1)])]),
+        # a baseline reads the rewards of rejected samples, where a survivor is compared with them
+        (ALGORITHMS["rloo"], [("ref_logprobs", 0.7, [(0, 1), (), (0, 1)])]),
         # DPO reads the pair, at temperature 1
-        (ALGORITHMS["iterative-dpo"], [("ref", 1.0, [(0,), (), (0, 1)])]),
+        (ALGORITHMS["iterative-dpo"], [("ref_logprobs", 1.0, [(0,), (), (0, 1)])]),
         # PPO: reference and critic, of survivors
         (
             ALGORITHMS["ppo"],
-            [("ref", 0.7, [(0,), (), (0, 1)]), ("values", 0.7, [(0,), (), (0, 1)])],
+            [("ref_logprobs", 0.7, [(0,), (), (0, 1)]), ("values", 0.7, [(0,), (), (0, 1)])],
         ),
         # in the loss: what its denominator counts
         (
             replace(ALGORITHMS["grpo"], kl=InLoss(0.04)),
-            [("ref", 0.7, [(0, 1), (0, 1), (0, 1)])],
+            [("ref_logprobs", 0.7, [(0, 1), (0, 1), (0, 1)])],
         ),
         (
             replace(ALGORITHMS["raft"], kl=InLoss(0.04)),
-            [("ref", 0.7, [(0,), (), (0, 1)])],
+            [("ref_logprobs", 0.7, [(0,), (), (0, 1)])],
         ),
         # whole distributions are read with the update, not before it
         (replace(ALGORITHMS["grpo"], kl=InLoss(0.04, "full")), []),
@@ -615,10 +619,10 @@ def test_a_row_without_a_reference_asks_for_nothing(name, weighing):
         # without a baseline only the survivors' own rewards count
         (
             replace(ALGORITHMS["raft"], advantage=Reward(), kl=InReward(0.05)),
-            [("ref", 0.7, [(0,), (), (0, 1)])],
+            [("ref_logprobs", 0.7, [(0,), (), (0, 1)])],
         ),
     ],
-    ids=["rloo", "dpo", "ppo", "kl-draws", "kl-survivors", "kl-full", "entropy", "in-reward"],
+    ids=["rloo", "dpo", "ppo", "kl-samples", "kl-survivors", "kl-full", "entropy", "in-reward"],
 )
 def test_only_what_is_read_is_asked_for(row, calls):
     assert asked_of(row, JUDGED) == calls
@@ -630,25 +634,27 @@ def test_where_nothing_survived_the_learner_is_left_in_peace():
 
 
 def test_what_weighing_alone_reads_is_not_asked_for_again():
-    assert asked_of(ALGORITHMS["rloo"], JUDGED, weighing=False) == []
-    assert asked_of(ALGORITHMS["ppo"], JUDGED, weighing=False) == []
-    assert asked_of(ALGORITHMS["dpo"], JUDGED, weighing=False) == [("ref", 1.0, [(0,), (), (0, 1)])]
+    assert asked_of(ALGORITHMS["rloo"], JUDGED, for_advantages=False) == []
+    assert asked_of(ALGORITHMS["ppo"], JUDGED, for_advantages=False) == []
+    assert asked_of(ALGORITHMS["dpo"], JUDGED, for_advantages=False) == [
+        ("ref_logprobs", 1.0, [(0,), (), (0, 1)])
+    ]
 
 
 def test_a_reference_is_compared_with_at_its_own_temperature():
-    assert Wanted(ALGORITHMS["dpo"], Asked(), 0.7).reference_temperature == 1.0
-    assert Wanted(ALGORITHMS["rloo"], Asked(), 0.7).reference_temperature == 0.7
+    assert Annotator(ALGORITHMS["dpo"], Asked(), 0.7).reference_temperature == 1.0
+    assert Annotator(ALGORITHMS["rloo"], Asked(), 0.7).reference_temperature == 0.7
 
 
 def test_terms_that_read_no_log_probs_make_none(monkeypatch):
     """And a KL over whole distributions does not ask for those of single tokens."""
     model = build("llama")
-    drawn = learners_group(model, [True, False, False, False])
+    sampled = learners_group(model, [True, False, False, False])
     forward = PolicyForward(model)
     monkeypatch.setattr(PolicyForward, "logprobs", None)
-    terms = (Term(Entropy(), DrawMeans(), 0.1), Term(KL("full", "token"), DrawMeans(), 0.1))
+    terms = (Term(Entropy(), SampleMeans(), 0.1), Term(KL("full", "token"), SampleMeans(), 0.1))
     models = Models(forward, reference=lambda pieces: frozen(forward, pieces))
-    done = accumulate(models, [drawn], terms, 1.0, 100)
+    done = accumulate(models, [sampled], terms, 1.0, 100)
     assert done.measures["kl_term"] == (pytest.approx(0, abs=1e-12), 6)
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tests.build import group
 from winnow.algorithms.denominators import (
     Constant,
-    DrawMeans,
     GroupMeans,
     PromptMeans,
+    SampleMeans,
     SurvivorMeans,
     SurvivorSums,
     SurvivorTokens,
@@ -22,30 +22,30 @@ from winnow.algorithms.kl import KL
 from winnow.algorithms.losses import (
     DPO,
     NLL,
+    Capped,
     Clipped,
     Entropy,
     Importance,
     SequenceClipped,
     SequenceImportance,
-    Truncated,
     Value,
 )
 from winnow.algorithms.objective import Term, learned_from
 from winnow.algorithms.registry import DENOMINATORS, LOSSES
-from winnow.types import Verdict
+from winnow.types import Outcome
 
 
-def value_and_slope(loss, ratio, weight):
+def value_and_slope(loss, ratio, advantage):
     """Loss of one token with ratio s, and its derivative with respect to log pi."""
     logp = torch.tensor([math.log(ratio)], dtype=torch.float64, requires_grad=True)
     old = torch.zeros(1, dtype=torch.float64)
-    out = loss(logp, old, torch.tensor([weight], dtype=torch.float64))
+    out = loss(logp, old, torch.tensor([advantage], dtype=torch.float64))
     out.sum().backward()
     return out.item(), logp.grad.item()
 
 
 @pytest.mark.parametrize(
-    ("ratio", "weight", "value", "slope"),
+    ("ratio", "advantage", "value", "slope"),
     [
         # A > 0: only the upper bound acts, and it takes the gradient away
         (1.0, 1.0, -1.0, -1.0),
@@ -59,8 +59,8 @@ def value_and_slope(loss, ratio, weight):
         (1.5, -2.0, 3.0, 3.0),
     ],
 )
-def test_clipped_by_hand(ratio, weight, value, slope):
-    got = value_and_slope(Clipped(0.2, 0.28), ratio, weight)
+def test_clipped_by_hand(ratio, advantage, value, slope):
+    got = value_and_slope(Clipped(0.2, 0.28), ratio, advantage)
     assert got == pytest.approx((value, slope), rel=1e-12, abs=1e-12)
 
 
@@ -68,10 +68,10 @@ def test_clips_marks_exactly_the_tokens_without_gradient():
     ratios = torch.linspace(0.05, 3, 300, dtype=torch.float64)
     for sign in (1.0, -1.0):
         logp = ratios.log().requires_grad_()
-        weight = torch.full_like(ratios, sign)
+        advantage = torch.full_like(ratios, sign)
         loss = Clipped(0.2, 0.28)
-        loss(logp, torch.zeros_like(logp), weight).sum().backward()
-        marked = loss.clips(logp.detach(), torch.zeros_like(logp), weight)
+        loss(logp, torch.zeros_like(logp), advantage).sum().backward()
+        marked = loss.clips(logp.detach(), torch.zeros_like(logp), advantage)
         assert torch.equal(marked, logp.grad == 0)
         assert 0 < int(marked.sum()) < len(ratios)
 
@@ -83,7 +83,7 @@ def test_likelihood_and_importance_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "weight", "value", "slope"),
+    ("ratio", "advantage", "value", "slope"),
     [
         # cap 2: -min(s, 2) A log pi, whose slope is the weight; log pi is log s here
         (0.5, 1.0, 0.5 * math.log(2), -0.5),
@@ -94,13 +94,13 @@ def test_likelihood_and_importance_by_hand():
         (0.5, -1.5, -0.75 * math.log(2), 0.75),
     ],
 )
-def test_truncated_by_hand(ratio, weight, value, slope):
-    got = value_and_slope(Truncated(2.0), ratio, weight)
+def test_capped_by_hand(ratio, advantage, value, slope):
+    got = value_and_slope(Capped(2.0), ratio, advantage)
     assert got == pytest.approx((value, slope), rel=1e-12)
 
 
 def gradient(loss, logits, proposal, advantages):
-    """Of the expected loss of one draw of the proposal, by enumeration of the answers."""
+    """Of the expected loss of one sample of the proposal, by enumeration of the answers."""
     logits = logits.clone().requires_grad_()
     losses = loss(logits.log_softmax(0), proposal.log(), advantages)
     (proposal * losses).sum().backward()
@@ -108,16 +108,16 @@ def gradient(loss, logits, proposal, advantages):
 
 
 @pytest.mark.parametrize("cap", [0.3, 1.0, 2.0, math.inf])
-def test_the_expected_gradient_of_truncated(cap):
+def test_the_expected_gradient_of_capped(cap):
     """-sum_y min(pi, cap q) A grad log pi, which without a cap is importance weighting's:
-    that of -E_pi[A], whatever drew."""
+    that of -E_pi[A], whatever sampled."""
     logits = torch.tensor([1.5, 0.0, -1.0, 0.3], dtype=torch.float64)
     q = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     advantages = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)
     pi = logits.softmax(0)
     weighted = pi.minimum(cap * q) * advantages
     expected = -(weighted - weighted.sum() * pi)  # d log pi_y / d logit_k = [y = k] - pi_k
-    got = gradient(Truncated(cap), logits, q, advantages)
+    got = gradient(Capped(cap), logits, q, advantages)
     assert torch.allclose(got, expected, rtol=1e-12, atol=1e-15)
     unbiased = -pi * (advantages - (pi * advantages).sum())  # of -E_pi[A]
     assert torch.allclose(gradient(Importance(), logits, q, advantages), unbiased, rtol=1e-12)
@@ -126,28 +126,28 @@ def test_the_expected_gradient_of_truncated(cap):
 
 def test_every_loss_is_in_the_vocabulary():
     assert set(LOSSES) == {
-        "nll", "clipped", "importance", "truncated",
+        "nll", "clipped", "importance", "capped",
         "sequence-clipped", "sequence-importance", "dpo",
     }  # fmt: skip
     assert [name for name, loss in LOSSES.items() if not loss().needs_old] == ["nll", "dpo"]
 
 
 DRAW = torch.tensor([0, 0, 1, 2, 2, 2])
-"""Three draws of two, one and three tokens."""
+"""Three samples of two, one and three tokens."""
 
 
-def of_draws(loss, ratios, weights):
-    """Losses of the draws and slopes in the tokens' log pi, from ratios of tokens."""
+def of_samples(loss, ratios, weights):
+    """Losses of the samples and slopes in the tokens' log pi, from ratios of tokens."""
     logp = torch.tensor(ratios, dtype=torch.float64).log().requires_grad_()
-    weight = torch.tensor(weights, dtype=torch.float64)[DRAW]
-    given = (logp, torch.zeros_like(logp), weight, DRAW)
+    advantage = torch.tensor(weights, dtype=torch.float64)[DRAW]
+    given = (logp, torch.zeros_like(logp), advantage, DRAW)
     losses = loss(*given)
     losses.sum().backward()
     return losses.tolist(), logp.grad.tolist(), given
 
 
 class TestSequenceClipped:
-    """s of a draw: the root of the product of its tokens' ratios, of their number."""
+    """s of a sample: the root of the product of its tokens' ratios, of their number."""
 
     def test_by_hand(self):
         """s = sqrt(4 .25) = 1; 1.5; cbrt(1 1 .512) = .8. Bounds .9 and 1.2.
@@ -155,7 +155,7 @@ class TestSequenceClipped:
         A = 2: -2, and each of the two tokens has half of the slope -s A = -2.
         A = 1: 1.5 is clipped, -1.2, no slope. A = -1: .8 is clipped, +.9, no slope.
         """
-        losses, slopes, _ = of_draws(
+        losses, slopes, _ = of_samples(
             SequenceClipped(0.1, 0.2), [4.0, 0.25, 1.5, 1.0, 1.0, 0.512], [2.0, 1.0, -1.0]
         )
         assert losses == pytest.approx([-2.0, -1.2, 0.9], rel=1e-14)
@@ -163,13 +163,13 @@ class TestSequenceClipped:
 
     def test_the_side_that_does_not_act(self):
         """s = .5 with A > 0 and s = 1.5 with A < 0: -s A, slope -s A / |y|."""
-        losses, slopes, _ = of_draws(
+        losses, slopes, _ = of_samples(
             SequenceClipped(0.1, 0.2), [0.25, 1.0, 1.5, 8.0, 1.0, 1.0], [2.0, -1.0, -3.0]
         )
         assert losses == pytest.approx([-1.0, 1.5, 6.0], rel=1e-14)
         assert slopes == pytest.approx([-0.5, -0.5, 1.5, 2.0, 2.0, 2.0], rel=1e-14)
 
-    def test_all_tokens_of_a_clipped_draw_are_marked(self):
+    def test_all_tokens_of_a_clipped_sample_are_marked(self):
         """Also those whose own ratio is 1, or to the other side; and none of the others."""
         loss = SequenceClipped(0.1, 0.2)
         ratios = [9.0, 0.5, 1.5, 1.0, 1.0, 0.512]
@@ -178,10 +178,10 @@ class TestSequenceClipped:
             ([-1.0, 1.0, -1.0], [0, 0, 1, 1, 1, 1]),
             ([1.0, -1.0, 0.0], [1, 1, 0, 0, 0, 0]),
         ]:
-            _, slopes, (logp, old, weight, draw) = of_draws(loss, ratios, weights)
-            clips = loss.clips(logp.detach(), old, weight, draw)
+            _, slopes, (logp, old, advantage, sample) = of_samples(loss, ratios, weights)
+            clips = loss.clips(logp.detach(), old, advantage, sample)
             assert clips.tolist() == list(map(bool, marked))
-            assert torch.equal(clips & (weight != 0), (logp.grad == 0) & (weight != 0))
+            assert torch.equal(clips & (advantage != 0), (logp.grad == 0) & (advantage != 0))
             assert len(slopes) == len(marked)
 
     def test_tokens_that_weigh_differently_are_clipped_by_their_mean(self):
@@ -193,9 +193,9 @@ class TestSequenceClipped:
         assert loss.clips(*given).tolist() == [True, True]
 
     @given(st.lists(st.floats(0.2, 5), min_size=1, max_size=1), st.floats(-3, 3))
-    def test_of_one_token_it_is_clipped(self, ratio, weight):
+    def test_of_one_token_it_is_clipped(self, ratio, advantage):
         token = torch.tensor(ratio, dtype=torch.float64).log()
-        args = token, torch.zeros(1).double(), torch.tensor([weight], dtype=torch.float64)
+        args = token, torch.zeros(1).double(), torch.tensor([advantage], dtype=torch.float64)
         expected = Clipped(0.1, 0.2)(*args)
         got = SequenceClipped(0.1, 0.2)(*args, torch.zeros(1, dtype=torch.long))
         torch.testing.assert_close(got, expected, rtol=1e-14, atol=1e-15)
@@ -204,14 +204,14 @@ class TestSequenceClipped:
 class TestSequenceImportance:
     def test_by_hand(self):
         """S = 4 .5 = 2; 1.5; 1. Loss -S A log pi(y), here log pi(y) = log S; slope -S A."""
-        losses, slopes, _ = of_draws(
+        losses, slopes, _ = of_samples(
             SequenceImportance(), [4.0, 0.5, 1.5, 2.0, 0.5, 1.0], [1.0, -2.0, 3.0]
         )
         assert losses == pytest.approx([-2 * math.log(2), 3 * math.log(1.5), 0.0], abs=1e-14)
         assert slopes == pytest.approx([-2.0, -2.0, 3.0, -3.0, -3.0, -3.0], rel=1e-13)
 
     def test_a_cap_bounds_the_weight_of_the_whole_answer(self):
-        losses, slopes, _ = of_draws(
+        losses, slopes, _ = of_samples(
             SequenceImportance(1.2), [4.0, 0.5, 1.5, 2.0, 0.5, 1.0], [1.0, -2.0, 3.0]
         )
         assert losses == pytest.approx([-1.2 * math.log(2), 2.4 * math.log(1.5), 0.0], abs=1e-14)
@@ -241,26 +241,26 @@ def logps(logits):
 
 
 def merged_gradient(loss, logits, rounds, rewards):
-    """Of the expected mean loss over draws of several earlier policies, one draw of each.
+    """Of the expected mean loss over samples of several earlier policies, one sample of each.
 
-    By enumeration: every answer of every round with its probability under the policy that drew it.
-    The pieces of one draw are all that a term sees: its ratios are to that policy.
+    By enumeration: every answer of every round with its probability under the policy that sampled
+    it. The pieces of one sample are all that a term sees: its ratios are to that policy.
     """
     logits = logits.clone().requires_grad_()
     now = logps(logits)
     total = torch.zeros((), dtype=torch.float64)
-    draw = torch.zeros(2, dtype=torch.long)
+    sample = torch.zeros(2, dtype=torch.long)
     for old in map(logps, rounds):
         for number, reward in enumerate(rewards.tolist()):
-            weight = torch.full((2,), reward, dtype=torch.float64)
-            value = loss(now[number], old[number], weight, draw)
+            advantage = torch.full((2,), reward, dtype=torch.float64)
+            value = loss(now[number], old[number], advantage, sample)
             total = total + old[number].sum().exp() * value.sum() / len(rounds)
     total.backward()
     return logits.grad
 
 
 class TestMergedRounds:
-    """Draws of two older policies, mixed, weighed by pi(y)/pi_old(y) of the policy that drew each:
+    """Samples of two older policies, mixed, weighed by pi(y)/pi_old(y) of each one's own policy:
     in expectation 1/2 sum_rounds sum_y pi_old(y) [pi(y)/pi_old(y)] A grad log pi(y)
     = sum_y pi(y) A grad log pi(y), the on-policy gradient."""
 
@@ -283,40 +283,43 @@ class TestMergedRounds:
         expected = self.on_policy(now)
         others = (
             SequenceImportance(1.0),
-            lambda logp, old, weight, draw: Importance()(logp, old, weight),
-            lambda logp, old, weight, draw: NLL()(logp, old, weight),
+            lambda logp, old, advantage, sample: Importance()(logp, old, advantage),
+            lambda logp, old, advantage, sample: NLL()(logp, old, advantage),
         )
         for loss in others:
             got = merged_gradient(loss, now, rounds, self.rewards)
             assert (got - expected).abs().max() > 0.02
 
     def test_the_first_update_needs_no_weights(self):
-        """Where the policy is the one that drew, all of these are the same."""
+        """Where the policy is the one that sampled, all of these are the same."""
         now = policy(0)
         plain = merged_gradient(
-            lambda logp, old, weight, draw: NLL()(logp, old, weight), now, [now], self.rewards
+            lambda logp, old, advantage, sample: NLL()(logp, old, advantage),
+            now,
+            [now],
+            self.rewards,
         )
         torch.testing.assert_close(plain, self.on_policy(now), rtol=1e-12, atol=1e-14)
 
 
 @given(st.floats(0.05, 5), st.floats(-3, 3))
-def test_clipping_never_raises_the_objective(ratio, weight):
+def test_clipping_never_raises_the_objective(ratio, advantage):
     """-loss is the pessimistic side: never above the unclipped objective."""
-    clipped, _ = value_and_slope(Clipped(0.2, 0.28), ratio, weight)
-    unclipped, _ = value_and_slope(Importance(), ratio, weight)
+    clipped, _ = value_and_slope(Clipped(0.2, 0.28), ratio, advantage)
+    unclipped, _ = value_and_slope(Importance(), ratio, advantage)
     assert clipped >= unclipped - 1e-12
 
 
-# Two prompts. The first: three valid draws of 1, 2 and 5 tokens, of which the first two survive.
-# The second: two valid draws of 4 and 3 tokens, of which the last survives.
-TOTALS = Totals(prompts=2, draws=5, survivors=3, tokens=15, survivor_tokens=6, groups=2)
+# Two prompts. The first: three valid samples of 1, 2 and 5 tokens, of which the first two survive.
+# The second: two valid samples of 4 and 3 tokens, of which the last survives.
+TOTALS = Totals(prompts=2, samples=5, survivors=3, tokens=15, survivor_tokens=6, groups=2)
 SURVIVORS = [(1, 2), (2, 2), (3, 1)]  # (length, survivors of the same prompt)
 
 
 @pytest.mark.parametrize(
     ("denominator", "factors"),
     [
-        (DrawMeans(), [1 / 5, 1 / 10, 1 / 15]),
+        (SampleMeans(), [1 / 5, 1 / 10, 1 / 15]),
         (SurvivorMeans(), [1 / 3, 1 / 6, 1 / 9]),
         (PromptMeans(), [1 / 4, 1 / 8, 1 / 6]),
         (GroupMeans(), [1 / 4, 1 / 8, 1 / 6]),
@@ -338,59 +341,61 @@ def test_means_over_survivors_sum_to_one():
         total = sum(n * denominator(n, siblings, TOTALS) for n, siblings in SURVIVORS)
         assert total == pytest.approx(1.0)
     assert set(DENOMINATORS) == {
-        "draw-means", "survivor-means", "prompt-means", "group-means", "survivor-sums",
+        "sample-means", "survivor-means", "prompt-means", "group-means", "survivor-sums",
         "tokens", "survivor-tokens", "constant",
     }  # fmt: skip
 
 
 def test_prompts_without_a_survivor_count_in_prompt_means_alone():
-    """A third prompt whose draws were all rejected: a third more prompts, the same groups."""
-    more = replace(TOTALS, prompts=3, draws=7, tokens=20)
+    """A third prompt whose samples were all rejected: a third more prompts, the same groups."""
+    more = replace(TOTALS, prompts=3, samples=7, tokens=20)
     assert PromptMeans()(2, 2, more) == pytest.approx(1 / 12)
     assert GroupMeans()(2, 2, more) == pytest.approx(1 / 8)
 
 
 def judged_by_hand():
-    """Kept with a weight, kept without one, rejected, and without a verdict."""
-    drawn = group([1.0, 0.5, 0.0, None], lengths=[2, 3, 5, 7])
-    fates = ("kept", "kept", "wrong", "broken")
-    return drawn.with_(
-        verdicts=tuple(Verdict(fate == "kept", fate) for fate in fates),
-        weights=(1.0, 0.0, 0.0, 0.0),
+    """Kept with an advantage, kept without one, rejected, and without a score."""
+    sampled = group([1.0, 0.5, 0.0, None], lengths=[2, 3, 5, 7])
+    rejections = ("survived", "survived", "wrong", "broken")
+    return sampled.with_(
+        outcomes=tuple(Outcome(rejection == "survived", rejection) for rejection in rejections),
+        advantages=(1.0, 0.0, 0.0, 0.0),
     )
 
 
 class TestTerm:
     @pytest.mark.parametrize(
-        ("term", "draws"),
+        ("term", "samples"),
         [
-            (Term(Clipped(), DrawMeans()), (0,)),
+            (Term(Clipped(), SampleMeans()), (0,)),
             (Term(DPO(), GroupMeans()), (0,)),
-            (Term(SequenceClipped(), DrawMeans()), (0,)),
+            (Term(SequenceClipped(), SampleMeans()), (0,)),
             (Term(Value(), Tokens()), (0, 1)),
-            (Term(KL("k3", "token"), DrawMeans()), (0, 1, 2)),  # the denominator counts draws,
+            (Term(KL("k3", "token"), SampleMeans()), (0, 1, 2)),  # the denominator counts samples,
             (Term(KL("k3", "token"), SurvivorMeans()), (0, 1)),  # or survivors
             (Term(Entropy(), Constant(9)), (0, 1, 2)),
             (Term(Entropy(), SurvivorTokens()), (0, 1)),
         ],
         ids=str,
     )
-    def test_covers(self, term, draws):
-        assert term.covers(judged_by_hand()) == draws
+    def test_covers(self, term, samples):
+        assert term.covers(judged_by_hand()) == samples
 
-    def test_a_draw_is_learned_from_if_any_term_runs_over_it(self):
-        terms = (Term(Clipped(), DrawMeans()), Term(Value(), DrawMeans()))
+    def test_a_sample_is_learned_from_if_any_term_runs_over_it(self):
+        terms = (Term(Clipped(), SampleMeans()), Term(Value(), SampleMeans()))
         assert learned_from(judged_by_hand(), terms[:1]) == (0,)
         assert learned_from(judged_by_hand(), terms) == (0, 1)
-        assert learned_from(judged_by_hand(), (*terms, Term(Entropy(), DrawMeans()))) == (0, 1, 2)
+        assert learned_from(judged_by_hand(), (*terms, Term(Entropy(), SampleMeans()))) == (0, 1, 2)
 
     def test_factor(self):
-        """Of a token 1/(|a| draws), of a draw 1/draws, of a group, where its survivors count as
-        one too: 1/groups."""
-        totals = Totals(3, draws=8, survivors=6, tokens=40, survivor_tokens=30, groups=2)
+        """Of a token 1/(|a| samples), of a sample 1/samples; of a group, whose survivors count as
+        one too, 1/groups."""
+        totals = Totals(3, samples=8, survivors=6, tokens=40, survivor_tokens=30, groups=2)
         length, siblings = 5, 3
-        assert Term(Clipped(), DrawMeans(), 0.5).factor(length, siblings, totals) == 0.5 / 40
-        assert Term(SequenceClipped(), DrawMeans(), 0.5).factor(length, siblings, totals) == 0.5 / 8
+        assert Term(Clipped(), SampleMeans(), 0.5).factor(length, siblings, totals) == 0.5 / 40
+        assert (
+            Term(SequenceClipped(), SampleMeans(), 0.5).factor(length, siblings, totals) == 0.5 / 8
+        )
         assert Term(SequenceClipped(), GroupMeans()).factor(length, siblings, totals) == 1 / 6
         assert Term(DPO(), GroupMeans(), 3.0).factor(length, siblings, totals) == 3 / 2
         assert Term(DPO(), SurvivorMeans()).factor(length, siblings, totals) == 1 / 6
@@ -400,13 +405,13 @@ class TestTerm:
     @pytest.mark.parametrize(
         ("loss", "span", "tempered", "reads"),
         [
-            (NLL(), "token", False, ("logp", "old", "weight")),
-            (Truncated(), "token", True, ("logp", "old", "weight")),
-            (SequenceClipped(), "draw", True, ("logp", "old", "weight", "draw")),
-            (SequenceImportance(), "draw", True, ("logp", "old", "weight", "draw")),
-            (DPO(), "group", False, ("logp", "ref", "weight", "draw", "group")),
+            (NLL(), "token", False, ("logp", "old", "advantage")),
+            (Capped(), "token", True, ("logp", "old", "advantage")),
+            (SequenceClipped(), "sample", True, ("logp", "old", "advantage", "sample")),
+            (SequenceImportance(), "sample", True, ("logp", "old", "advantage", "sample")),
+            (DPO(), "group", False, ("logp", "ref", "advantage", "sample", "group")),
             (KL("k2", "token"), "token", True, ("logp", "ref")),
-            (KL("k2", "sequence"), "draw", True, ("logp", "ref", "draw")),
+            (KL("k2", "sequence"), "sample", True, ("logp", "ref", "sample")),
             (KL("full", "token"), "token", True, ("kl",)),
             (Entropy(), "token", True, ("entropy",)),
             (Value(), "token", False, ("value", "old_value", "returns")),
@@ -414,15 +419,15 @@ class TestTerm:
         ids=str,
     )
     def test_what_a_loss_says_of_itself(self, loss, span, tempered, reads):
-        term = Term(loss, DrawMeans())
+        term = Term(loss, SampleMeans())
         assert (term.span, term.tempered, term.reads) == (span, tempered, reads)
 
     def test_a_loss_of_ones_own_says_no_more_than_it_must(self):
         class Own:
-            def __call__(self, logp, old, weight):
-                return -weight * logp
+            def __call__(self, logp, old, advantage):
+                return -advantage * logp
 
-        term = Term(Own(), DrawMeans())
+        term = Term(Own(), SampleMeans())
         assert (term.span, term.tempered) == ("token", True)
-        assert term.reads == ("logp", "old", "weight")
+        assert term.reads == ("logp", "old", "advantage")
         assert term.covers(judged_by_hand()) == (0,)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.build import group, judged
-from winnow.algorithms.advantages import Advantage, One, referred, weigh
+from tests.build import group, with_advantages
+from winnow.algorithms.advantages import Advantage, One, assign_advantages, referred
 from winnow.algorithms.algorithm import Algorithm
-from winnow.algorithms.denominators import Denominator, DrawMeans, SurvivorSums, Totals
+from winnow.algorithms.denominators import Denominator, SampleMeans, SurvivorSums, Totals
 from winnow.algorithms.kl import KL, InReward
 from winnow.algorithms.losses import NLL, Loss
 from winnow.algorithms.objective import Term
@@ -66,9 +66,9 @@ FUNCTIONS = [
 @pytest.mark.parametrize("row", [IN_A_RECIPE, IN_PYTHON], ids=["recipe", "Python"])
 class TestFunctions:
     def test_they_do_what_they_do(self, row) -> None:
-        (got,) = judged([group([1, 0.5, 0, None])], row)
-        assert [v.reason for v in got.verdicts[:3]] == ["the first", "kept", "kept"]
-        assert got.weights == (0, 1, 0, 0)
+        (got,) = with_advantages([group([1, 0.5, 0, None])], row)
+        assert [v.reason for v in got.outcomes[:3]] == ["the first", "survived", "survived"]
+        assert got.advantages == (0, 1, 0, 0)
         (term,) = row.terms
         assert term.loss(torch.tensor(-3.0), torch.tensor(-1.0), torch.tensor(2.0)) == 6
         assert term.factor(7, 1, Totals(1, 1, 1, 1, 1)) == 0.5
@@ -81,8 +81,12 @@ class TestFunctions:
         assert (advantage.over, advantage.whiten, advantage.of_rewards) == ("group", "none", True)
         assert (advantage.of_survivors, advantage.one_policy) == (False, False)
         (term,) = row.terms
-        assert (term.reads, term.span, term.tempered) == (("logp", "old", "weight"), "token", True)
-        assert (term.loss.needs_old, term.loss.covers) == (True, "weighted")
+        assert (term.reads, term.span, term.tempered) == (
+            ("logp", "old", "advantage"),
+            "token",
+            True,
+        )
+        assert (term.loss.needs_old, term.loss.covers) == (True, "nonzero")
         assert (term.loss.measure(1, 2, 3), term.loss.clips(1, 2, 3)) == ({}, None)
         assert term.denominator.counts == "survivors"
 
@@ -118,13 +122,13 @@ def test_a_function_is_wrapped_once(kind, function) -> None:
 
 
 class Short(Rule):
-    """A rule that counts tokens, of draws that must be of one policy."""
+    """A rule that counts tokens, of samples that must be of one policy."""
 
     reads = frozenset({"tokens"})
     one_policy = True
 
     def __call__(self, group, alive, rng):
-        return [None if draw.length < 3 else "long" for draw in group.draws]
+        return [None if sample.length < 3 else "long" for sample in group.samples]
 
 
 @dataclass(frozen=True)
@@ -153,11 +157,11 @@ class Unlikely(Loss):
 
 
 class Words(Denominator):
-    counts = "draws"
-    formula = "1/draws sum_t"
+    counts = "samples"
+    formula = "1/samples sum_t"
 
     def __call__(self, length, siblings, totals):
-        return 1 / totals.draws
+        return 1 / totals.samples
 
 
 class TestClasses:
@@ -169,8 +173,8 @@ class TestClasses:
         assert self.row.needs_group is None
         assert self.row.needs == {"ref", "rejected"}
         assert self.row.refers == {False}
-        assert self.row.formula == "1/draws sum_t [log pi/pi_ref]"
-        (got,) = judged([group([1, 0, 0], lengths=[5, 1, 1])], self.row)
+        assert self.row.formula == "1/samples sum_t [log pi/pi_ref]"
+        (got,) = with_advantages([group([1, 0, 0], lengths=[5, 1, 1])], self.row)
         assert self.row.terms[0].covers(got) == (0, 1, 2)  # the rejected one too
         assert got.survivors == (1, 2)
         logp, ref = torch.tensor(-1.0), torch.tensor(-3.0)
@@ -178,9 +182,12 @@ class TestClasses:
 
     def test_an_advantage_of_all_groups(self) -> None:
         judging = replace(self.row, advantage=One())
-        groups = judged([group([1, 1]), group([0, 0])], judging)
-        assert [g.weights for g in weigh(groups, Above(), "0/1")] == [(0.5, 0.5), (-0.5, -0.5)]
-        assert weigh(groups, Above(1.0), "0/1")[0].weights == (-0.5, -0.5)
+        groups = with_advantages([group([1, 1]), group([0, 0])], judging)
+        assert [g.advantages for g in assign_advantages(groups, Above(), "0/1")] == [
+            (0.5, 0.5),
+            (-0.5, -0.5),
+        ]
+        assert assign_advantages(groups, Above(1.0), "0/1")[0].advantages == (-0.5, -0.5)
 
     def test_they_are_read_back(self) -> None:
         assert show(Above(1.0)) == f"{__name__}:Above"
@@ -199,11 +206,11 @@ class Lenient(Correct):
     """A cell of the table that was changed."""
 
 
-def test_a_function_may_compare_the_draws_of_a_group() -> None:
-    """So that a KL in the reward is taken from rejected draws too: they are compared with."""
-    (drawn,) = judged([group([1, 0, 1])], replace(IN_PYTHON, kl=InReward()))
-    assert drawn.survivors == (1, 2)
-    assert referred(drawn, IN_PYTHON.advantage) == (0, 1, 2)
+def test_a_function_may_compare_the_samples_of_a_group() -> None:
+    """So that a KL in the reward is taken from rejected samples too: they are compared with."""
+    (sampled,) = with_advantages([group([1, 0, 1])], replace(IN_PYTHON, kl=InReward()))
+    assert sampled.survivors == (1, 2)
+    assert referred(sampled, IN_PYTHON.advantage) == (0, 1, 2)
 
 
 def says_more(*given):
@@ -240,7 +247,7 @@ class TestRefused:
 
     def test_in_a_term(self) -> None:
         with pytest.raises(UserError, match=r"^algorithm\.loss: '.*:says_more' has 'needs_old',"):
-            Term(says_more, DrawMeans())
+            Term(says_more, SampleMeans())
         with pytest.raises(UserError, match=r"^algorithm\.denominator: unknown name 'nll'"):
             Term(NLL(), NLL())
         with pytest.raises(TypeError, match="denominator"):

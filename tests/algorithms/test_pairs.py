@@ -1,4 +1,4 @@
-"""Pairs: which draws make one, and DPO's loss on them."""
+"""Pairs: which samples make one, and DPO's loss on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.build import group, judged
+from tests.build import group, with_advantages
 from tests.engines.models.test_forward import build, largest_difference, one_by_one
 from winnow.algorithms.advantages import Extremes
 from winnow.algorithms.denominators import GroupMeans
@@ -21,13 +21,13 @@ from winnow.algorithms.table import ALGORITHMS
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.learning.microbatches import cut
 from winnow.engines.models.forward import Piece, PolicyForward
-from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
+from winnow.types import Group, Outcome, Prompt, Sample, Score, TokenAnnotations
 
 
 def kept(rewards, alive=None, seed=0) -> list[int]:
-    drawn = group(rewards)
+    sampled = group(rewards)
     alive = [r is not None for r in rewards] if alive is None else alive
-    said = BestWorst()(drawn, alive, np.random.default_rng(seed))
+    said = BestWorst()(sampled, alive, np.random.default_rng(seed))
     return [i for i, reason in enumerate(said) if reason is None]
 
 
@@ -37,18 +37,23 @@ class TestBestWorst:
         assert kept([0.0, 1.0]) == [0, 1]
 
     def test_reasons(self):
-        (out,) = judged([group([0.3, 0.9, None, 0.1])], ALGORITHMS["dpo"])
-        reasons = [verdict.reason for verdict in out.verdicts]
-        assert reasons == ["neither best nor worst", "kept", "verifier error: broken", "kept"]
-        assert out.weights == (0.0, 1.0, 0.0, -1.0)
+        (out,) = with_advantages([group([0.3, 0.9, None, 0.1])], ALGORITHMS["dpo"])
+        reasons = [outcome.reason for outcome in out.outcomes]
+        assert reasons == [
+            "neither best nor worst",
+            "survived",
+            "verifier error: broken",
+            "survived",
+        ]
+        assert out.advantages == (0.0, 1.0, 0.0, -1.0)
 
     @pytest.mark.parametrize(
         "rewards", [[1.0, 1.0, 1.0], [0.1] * 7, [0.5], [0.5, None], [None, None], [0.0, 0.0, None]]
     )
     def test_all_equal_is_no_pair(self, rewards):
         assert kept(rewards) == []
-        (out,) = judged([group(rewards)], ALGORITHMS["dpo"])
-        assert out.weights == (0.0,) * len(rewards)
+        (out,) = with_advantages([group(rewards)], ALGORITHMS["dpo"])
+        assert out.advantages == (0.0,) * len(rewards)
         assert learned_from(out, ALGORITHMS["dpo"].objective) == ()
 
     def test_errors_are_neither(self):
@@ -60,7 +65,7 @@ class TestBestWorst:
         assert kept([1.0, 0.0], alive=[False, False]) == []
 
     def test_ties_are_broken_by_lot(self):
-        """Each of the best is as likely, and each of the worst; 3 sigma of 600 draws are 35."""
+        """Each of the best is as likely, and each of the worst; 3 sigma of 600 samples are 35."""
         rewards = [1.0, 0.0, 1.0, 0.5, 0.0, 1.0]
         found = [tuple(kept(rewards, seed=seed)) for seed in range(600)]
         counts = {i: sum(i in pair for pair in found) for i in range(6)}
@@ -79,9 +84,9 @@ class TestBestWorst:
         ),
         st.integers(0, 10),
     )
-    def test_a_pair_or_nothing(self, drawn, seed):
-        rewards = [r for r, _ in drawn]
-        alive = [a and r is not None for r, a in drawn]
+    def test_a_pair_or_nothing(self, sampled, seed):
+        rewards = [r for r, _ in sampled]
+        alive = [a and r is not None for r, a in sampled]
         living = [r for r, a in zip(rewards, alive, strict=True) if a]
         found = kept(rewards, alive, seed)
         if len(set(living)) < 2:
@@ -100,9 +105,9 @@ class TestExtremes:
 
     @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, None]), min_size=1, max_size=8))
     def test_a_pair_has_one_better_and_one_worse(self, rewards):
-        (out,) = judged([group(rewards)], ALGORITHMS["dpo"])
-        weights = {i: w for i, w in enumerate(out.weights) if w}
-        survivors = [i for i, verdict in enumerate(out.verdicts) if verdict.kept]
+        (out,) = with_advantages([group(rewards)], ALGORITHMS["dpo"])
+        weights = {i: w for i, w in enumerate(out.advantages) if w}
+        survivors = [i for i, outcome in enumerate(out.outcomes) if outcome.survived]
         assert sorted(weights) == survivors
         if survivors:
             better, worse = sorted(survivors, key=lambda i: -rewards[i])
@@ -111,9 +116,9 @@ class TestExtremes:
     def test_a_pair_behind_another_rule_has_both_sides(self):
         """The best of all is too long: the pair is of the two others, +1 and -1."""
         row = ALGORITHMS["dpo"].with_cells({"select": ["length(1, 5)", "best-worst"]})
-        (out,) = judged([group([1.0, 0.5, 0.0], lengths=[9, 2, 2])], row)
-        assert [verdict.kept for verdict in out.verdicts] == [False, True, True]
-        assert out.weights == (0.0, 1.0, -1.0)
+        (out,) = with_advantages([group([1.0, 0.5, 0.0], lengths=[9, 2, 2])], row)
+        assert [outcome.survived for outcome in out.outcomes] == [False, True, True]
+        assert out.advantages == (0.0, 1.0, -1.0)
 
 
 def test_rules_before_it_are_seen():
@@ -122,7 +127,7 @@ def test_rules_before_it_are_seen():
         (Length(1, 5), BestWorst()),
         np.random.default_rng(0),
     )
-    assert [verdict.reason for verdict in chosen.verdicts] == ["too long", "kept", "kept"]
+    assert [outcome.reason for outcome in chosen.outcomes] == ["too long", "survived", "survived"]
 
 
 DRAW = torch.tensor([0, 0, 1, 2, 3, 3, 3])
@@ -230,12 +235,13 @@ def pairs(model) -> list[Group]:
             Group(
                 prompt=Prompt(str(prompt), "x"),
                 prompt_ids=tuple(prompt),
-                draws=tuple(Draw(tuple(a), (-1.0,) * len(a), "", "eos") for a in answers),
+                samples=tuple(Sample(tuple(a), (-1.0,) * len(a), "", "eos") for a in answers),
                 scores=tuple(Score(w) for w in weights),
-                verdicts=tuple(Verdict(w != 0, "") for w in weights),
-                weights=tuple(weights),
-                signals=tuple(
-                    Signals(ref=r if w else ()) for r, w in zip(ref, weights, strict=True)
+                outcomes=tuple(Outcome(w != 0, "") for w in weights),
+                advantages=tuple(weights),
+                annotations=tuple(
+                    TokenAnnotations(ref_logprobs=r if w else ())
+                    for r, w in zip(ref, weights, strict=True)
                 ),
             )
         )
@@ -253,15 +259,15 @@ def gradients(model, groups, limit, share=True, temperature=0.7):
 
 
 def plain_loss(model, groups) -> tuple[torch.Tensor, list[float]]:
-    """Mean over the three pairs, one sequence at a time; at temperature 1, whatever drew."""
+    """Mean over the three pairs, one sequence at a time; at temperature 1, whatever sampled."""
     losses, margins = [], []
     for g in groups:
         margin = torch.zeros((), dtype=torch.float64)
-        for answer, weight, signals in zip(g.draws, g.weights, g.signals, strict=True):
+        for answer, weight, noted in zip(g.samples, g.advantages, g.annotations, strict=True):
             if weight:
                 logp = one_by_one(model, Piece(g.prompt_ids, [answer.token_ids])).sum()
-                margin = margin + weight * 0.4 * (logp - sum(signals.ref))
-        if any(g.weights):
+                margin = margin + weight * 0.4 * (logp - sum(noted.ref_logprobs))
+        if any(g.advantages):
             losses.append(-torch.nn.functional.logsigmoid(margin))
             margins.append(margin.item())
     assert len(losses) == 3
@@ -280,7 +286,7 @@ def test_gradients_are_those_of_the_plain_computation(name, share):
     plain = {n: p.grad.clone() for n, p in model.named_parameters()}
     assert largest_difference(got, plain) < 1e-10
     assert done.loss == pytest.approx(loss.item(), rel=1e-12)
-    assert (done.draws, done.tokens) == (6, 3 + 6 + 2 + 4 + 1 + 2)
+    assert (done.samples, done.tokens) == (6, 3 + 6 + 2 + 4 + 1 + 2)
 
     # What is measured, over the pairs alone.
     total, count = done.measures["preference_margin"]
@@ -288,7 +294,7 @@ def test_gradients_are_those_of_the_plain_computation(name, share):
     right, count = done.measures["preference_accuracy"]
     assert (right, count) == (sum(m > 0 for m in margins), 3)
     assert 0 < right < 3
-    assert done.ratio_tokens == 0  # no ratio to the policy that drew is taken
+    assert done.ratio_tokens == 0  # no ratio to the policy that sampled is taken
 
 
 @pytest.mark.parametrize("share", [True, False], ids=["tree", "rows"])
@@ -309,7 +315,7 @@ def test_micro_batches_never_split_a_pair(share, limit):
     asked = [learned_from(g, [TERM]) for g in groups]
     assert asked == [(0, 2), (0, 1), (0, 1), ()]
     batches = cut(groups, asked, limit, share=share, whole=True)
-    parts = sorted((part.place, part.draws) for batch in batches for part in batch)
+    parts = sorted((part.place, part.samples) for batch in batches for part in batch)
     assert parts == [(0, (0, 2)), (1, (0, 1)), (2, (0, 1))]
     if limit == 1:
         assert len(batches) == 3
@@ -331,4 +337,4 @@ def test_a_group_without_a_pair_costs_nothing():
     """Not even a pass."""
     model = build("llama")
     done = accumulate(Models(PolicyForward(model)), pairs(model)[3:], [TERM], 1.0, 100)
-    assert (done.draws, done.loss, done.measures) == (0, 0.0, {})
+    assert (done.samples, done.loss, done.measures) == (0, 0.0, {})

@@ -23,21 +23,27 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
-from winnow.algorithms.advantages import Advantage, Centred, LeaveOneOut, Standardised, weigh
-from winnow.algorithms.denominators import Constant, DrawMeans, GroupMeans, Tokens
+from winnow.algorithms.advantages import (
+    Advantage,
+    Centred,
+    LeaveOneOut,
+    Standardised,
+    assign_advantages,
+)
+from winnow.algorithms.denominators import Constant, GroupMeans, SampleMeans, Tokens
 from winnow.algorithms.kl import KL, InReward
 from winnow.algorithms.losses import DPO, Clipped, Entropy, SequenceClipped
 from winnow.algorithms.objective import Term, factors, totals
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.models.distributions import entropies
 from winnow.engines.models.forward import Piece, PolicyForward
-from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
+from winnow.types import Group, Outcome, Prompt, Sample, Score, TokenAnnotations
 
 pytestmark = pytest.mark.peers
 
 LIMIT = 12  # most tokens of an answer: what dr_grpo divides by
 DENOMINATORS = {
-    "grpo": DrawMeans(),
+    "grpo": SampleMeans(),
     "bnpo": Tokens(),
     "dr_grpo": Constant(LIMIT),
     "dapo": Tokens(),
@@ -68,38 +74,40 @@ def some_groups(seed: int) -> list[Group]:
     def ids(shortest: int, longest: int) -> tuple[int, ...]:
         return tuple(rng.choices(range(len(tiny.tokenizer())), k=rng.randint(shortest, longest)))
 
-    def draw() -> Draw:
+    def sample() -> Sample:
         tokens = ids(1, LIMIT)
-        return Draw(tokens, tuple(rng.uniform(-3, -1) for _ in tokens), "", "eos")
+        return Sample(tokens, tuple(rng.uniform(-3, -1) for _ in tokens), "", "eos")
 
     return [
         Group(
             prompt=Prompt(str(number), "question"),
             prompt_ids=ids(2, 6),
-            draws=tuple(draw() for _ in range(4)),
+            samples=tuple(sample() for _ in range(4)),
             scores=(Score(1.0),) * 4,
-            verdicts=tuple(Verdict(i != number, "") for i in range(4)),
-            weights=tuple((i != number) * (-1) ** i * rng.uniform(0.5, 2) for i in range(4)),
+            outcomes=tuple(Outcome(i != number, "") for i in range(4)),
+            advantages=tuple((i != number) * (-1) ** i * rng.uniform(0.5, 2) for i in range(4)),
         )
         for number in range(4)
     ]
 
 
-def draws(groups: Sequence[Group]) -> list[Draw]:
-    return [draw for group in groups for draw in group.draws]
+def samples(groups: Sequence[Group]) -> list[Sample]:
+    return [sample for group in groups for sample in group.samples]
 
 
 def lengths(groups: Sequence[Group]) -> list[int]:
-    return [len(draw.token_ids) for draw in draws(groups)]
+    return [len(sample.token_ids) for sample in samples(groups)]
 
 
 def weights(groups: Sequence[Group], dtype: torch.dtype) -> Tensor:
-    return torch.tensor([weight for group in groups for weight in group.weights], dtype=dtype)
+    return torch.tensor(
+        [advantage for group in groups for advantage in group.advantages], dtype=dtype
+    )
 
 
 def old_and_new(groups: Sequence[Group], dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]:
-    """Log-probs at drawing, and a leaf: ratios from 1/e to e, most of them outside the clip."""
-    old = torch.tensor([x for draw in draws(groups) for x in draw.logprobs], dtype=dtype)
+    """Log-probs at sampling, and a leaf: ratios from 1/e to e, most of them outside the clip."""
+    old = torch.tensor([x for sample in samples(groups) for x in sample.logprobs], dtype=dtype)
     unit = torch.rand(old.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return old, (old + 2 * unit.to(dtype) - 1).requires_grad_()
 
@@ -110,12 +118,12 @@ def winnow_loss(groups: Sequence[Group], term: Term, logp: Tensor, old: Tensor) 
         [x for group in groups for x in factors(group, term, counts)], dtype=logp.dtype
     )
     repeats = torch.tensor(lengths(groups))
-    weight = weights(groups, logp.dtype).repeat_interleave(repeats)
-    return (term.loss(logp, old, weight) * scale.repeat_interleave(repeats)).sum()
+    advantage = weights(groups, logp.dtype).repeat_interleave(repeats)
+    return (term.loss(logp, old, advantage) * scale.repeat_interleave(repeats)).sum()
 
 
 def padded(values: Tensor, groups: Sequence[Group], padding: float) -> Tensor:
-    """A value for each token as a rectangle, one row a draw."""
+    """A value for each token as a rectangle, one row a sample."""
     rows = list(values.split(lengths(groups)))
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)
 
@@ -153,8 +161,8 @@ def trl_inputs(
     groups: Sequence[Group], old: Tensor | None, dtype: torch.dtype, batch_tokens: int
 ) -> dict[str, Tensor]:
     """A micro-batch as TRL collates it: prompts padded on the left, answers on the right."""
-    prompts = [torch.tensor(group.prompt_ids) for group in groups for _ in group.draws]
-    tokens = torch.tensor([token for draw in draws(groups) for token in draw.token_ids])
+    prompts = [torch.tensor(group.prompt_ids) for group in groups for _ in group.samples]
+    tokens = torch.tensor([token for sample in samples(groups) for token in sample.token_ids])
     left = partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
     inputs = {
         "prompt_ids": left(prompts),
@@ -213,17 +221,17 @@ def test_loss_and_gradient(trl, loss_type, clip, dtype, tolerance):
     # The same tokens are clipped, and there are some on either side.
     logged = trainer._metrics["train"]
     repeats = torch.tensor(lengths(groups))
-    weight = weights(groups, dtype).repeat_interleave(repeats)
-    clipped = Clipped(*clip).clips(logp.detach(), old, weight)
-    for name, side in [("low", weight < 0), ("high", weight > 0)]:
+    advantage = weights(groups, dtype).repeat_interleave(repeats)
+    clipped = Clipped(*clip).clips(logp.detach(), old, advantage)
+    for name, side in [("low", advantage < 0), ("high", advantage > 0)]:
         share = (clipped & side).double().mean().item()
         assert share > 0
         assert logged[f"clip_ratio/{name}_mean"] == pytest.approx([share], abs=1e-6)
 
 
 @pytest.mark.parametrize("loss_type", DENOMINATORS)
-def test_first_update_after_drawing(trl, loss_type):
-    """TRL then keeps no log-probs of the draws; the sampler's are those of the policy."""
+def test_first_update_after_sampling(trl, loss_type):
+    """TRL then keeps no log-probs of the samples; the sampler's are those of the policy."""
     groups = some_groups(seed=3)
     _, logp = old_and_new(groups, torch.float64, seed=4)
     trainer = trl_trainer(loss_type, (0.2, 0.28))
@@ -273,38 +281,38 @@ def test_gspo(trl, clip, dtype, tolerance):
     trainer = trl_trainer("grpo", clip, importance_sampling_level="sequence")
     theirs = trl_loss(trl, trainer, groups, logp, old, sum(lengths(groups)))
     loss = SequenceClipped(*clip)
-    ours = winnow_draw_loss(groups, Term(loss, DrawMeans()), logp, old)
+    ours = winnow_sample_loss(groups, Term(loss, SampleMeans()), logp, old)
     assert_same(ours, theirs, logp, tolerance)
 
     # The same answers are clipped, and with the narrow clip there are some on either side.
-    draw = draw_numbers(groups)
-    weight = weights(groups, dtype)
-    marked = loss.clips(logp.detach(), old, weight[draw], draw)
+    sample = sample_numbers(groups)
+    advantage = weights(groups, dtype)
+    marked = loss.clips(logp.detach(), old, advantage[sample], sample)
     clipped = torch.stack([part.all() for part in marked.split(lengths(groups))])
-    assert torch.equal(clipped[draw], marked)
+    assert torch.equal(clipped[sample], marked)
     logged = trainer._metrics["train"]
-    for name, side in [("low", weight < 0), ("high", weight > 0)]:
+    for name, side in [("low", advantage < 0), ("high", advantage > 0)]:
         share = (clipped & side).double().mean().item()
         assert share > 0 or clip != SEQUENCE_CLIPS[0]
         assert logged[f"clip_ratio/{name}_mean"] == pytest.approx([share], abs=1e-6)
 
 
-def draw_numbers(groups: Sequence[Group]) -> Tensor:
-    return torch.arange(len(draws(groups))).repeat_interleave(torch.tensor(lengths(groups)))
+def sample_numbers(groups: Sequence[Group]) -> Tensor:
+    return torch.arange(len(samples(groups))).repeat_interleave(torch.tensor(lengths(groups)))
 
 
-def winnow_draw_loss(groups: Sequence[Group], term: Term, logp: Tensor, old: Tensor) -> Tensor:
-    """As `winnow_loss`, of a loss that gives a number a draw."""
-    counts, draw = totals(groups), draw_numbers(groups)
+def winnow_sample_loss(groups: Sequence[Group], term: Term, logp: Tensor, old: Tensor) -> Tensor:
+    """As `winnow_loss`, of a loss that gives a number a sample."""
+    counts, sample = totals(groups), sample_numbers(groups)
     scale = [x for group in groups for x in factors(group, term, counts)]
-    losses = term.loss(logp, old, weights(groups, logp.dtype)[draw], draw)
+    losses = term.loss(logp, old, weights(groups, logp.dtype)[sample], sample)
     return (losses * torch.tensor(scale, dtype=logp.dtype)).sum()
 
 
 @pytest.mark.parametrize("beta", [0.04, 3.0])
 @pytest.mark.parametrize("loss_type", DENOMINATORS)
 def test_kl_in_the_loss(trl, loss_type, beta):
-    """k3 by token over all valid draws, the rejected ones included: TRL's `beta`."""
+    """k3 by token over all valid samples, the rejected ones included: TRL's `beta`."""
     groups = some_groups(seed=13)
     old, logp = old_and_new(groups, torch.float64, seed=14)
     ref, _ = old_and_new(groups, torch.float64, seed=15)
@@ -340,7 +348,7 @@ def spread(groups: Sequence[Group], term: Term, values: Tensor) -> Tensor:
 
 
 def test_entropy_bonus(trl):
-    """TRL's is a mean over the tokens of all draws, whatever the loss divides by: `tokens`."""
+    """TRL's is a mean over the tokens of all samples, whatever the loss divides by: `tokens`."""
     groups = some_groups(seed=16)
     old, logp = old_and_new(groups, torch.float64, seed=17)
     entropy = (logp.detach() ** 2).requires_grad_()
@@ -377,13 +385,13 @@ def winnow_advantages(advantage: Advantage) -> Tensor:
         Group(
             prompt=Prompt("x", "question"),
             prompt_ids=(1,),
-            draws=(Draw((1,), (-1.0,), "", "eos"),) * len(rewards),
+            samples=(Sample((1,), (-1.0,), "", "eos"),) * len(rewards),
             scores=tuple(Score.failed("broken") if r is None else Score(r) for r in rewards),
-            verdicts=(Verdict(True, ""),) * len(rewards),
+            outcomes=(Outcome(True, ""),) * len(rewards),
         )
         for rewards in REWARDS
     ]
-    return weights(weigh(groups, advantage, "0/1"), torch.float64)
+    return weights(assign_advantages(groups, advantage, "0/1"), torch.float64)
 
 
 def trl_advantages(trainer_class: type, generated: tuple[Any, ...], **changes: Any) -> Tensor:
@@ -474,7 +482,7 @@ RAGGED = [[1] * (1 + i % 5) for i in range(sum(map(len, REWARDS)))]
 
 @pytest.mark.parametrize("beta", [0.05, 2.0])
 def test_leave_one_out_with_kl_in_the_reward(trl, beta):
-    """TRL's reward less beta times the sum of the answer's log-ratios, then its baseline; a draw
+    """TRL's reward less beta times the sum of the answer's log-ratios, then its baseline; a sample
     without a reward has none with a penalty either."""
     made = torch.Generator().manual_seed(11)
     old, ref = (
@@ -508,14 +516,18 @@ def test_leave_one_out_with_kl_in_the_reward(trl, beta):
             Group(
                 prompt=Prompt("x", "question"),
                 prompt_ids=(1,),
-                draws=tuple(Draw(tuple(RAGGED[i]), tuple(old[i].tolist()), "", "eos") for i in own),
+                samples=tuple(
+                    Sample(tuple(RAGGED[i]), tuple(old[i].tolist()), "", "eos") for i in own
+                ),
                 scores=tuple(Score.failed("broken") if r is None else Score(r) for r in rewards),
-                verdicts=tuple(Verdict(r is not None, "") for r in rewards),
-                signals=tuple(Signals(ref=tuple(ref[i].tolist())) for i in own),
+                outcomes=tuple(Outcome(r is not None, "") for r in rewards),
+                annotations=tuple(
+                    TokenAnnotations(ref_logprobs=tuple(ref[i].tolist())) for i in own
+                ),
             )
         )
-    ours = weights(weigh(groups, LeaveOneOut(), "0/1", InReward(beta)), torch.float64)
-    # A single draw with a reward has no baseline: TRL divides 0 by 0 and puts 0, as Winnow does.
+    ours = weights(assign_advantages(groups, LeaveOneOut(), "0/1", InReward(beta)), torch.float64)
+    # A single sample with a reward has no baseline: TRL divides 0 by 0 and puts 0, as Winnow does.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     assert (ours[16:20] != 0).all()  # equal rewards, told apart by the penalty alone
 
@@ -533,11 +545,11 @@ def some_model() -> nn.Module:
 
 def norm_in_full(self: nn.Module, x: Tensor) -> Tensor:
     """RMSNorm in float64; the library's own rounds to float32 inside."""
-    return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+    return self.advantage * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
 
 def pieces(groups: Sequence[Group]) -> list[Piece]:
-    return [Piece(g.prompt_ids, [draw.token_ids for draw in g.draws]) for g in groups]
+    return [Piece(g.prompt_ids, [sample.token_ids for sample in g.samples]) for g in groups]
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
@@ -551,25 +563,25 @@ def test_logprobs(trl, temperature, share_prefix):
     with torch.no_grad():
         ours = forward.logprobs(forward.contexts(pieces(groups)), temperature)
         for group in groups:
-            for draw in group.draws:
-                answer = torch.tensor([draw.token_ids])
+            for sample in group.samples:
+                answer = torch.tensor([sample.token_ids])
                 ids = torch.cat([torch.tensor([group.prompt_ids]), answer], dim=1)
                 logits = model(input_ids=ids).logits[:, len(group.prompt_ids) - 1 : -1]
                 theirs.append(trl.selective_log_softmax(logits, answer, temperature)[0])
     torch.testing.assert_close(ours, torch.cat(theirs), rtol=0, atol=1e-12)
 
 
-def drawn_by(forward: PolicyForward, groups: Sequence[Group], temperature: float) -> list[Group]:
+def sampled_by(forward: PolicyForward, groups: Sequence[Group], temperature: float) -> list[Group]:
     """The groups with log-probs of a policy that has moved on since by up to 1 nat a token."""
     with torch.no_grad():
         now = forward.logprobs(forward.contexts(pieces(groups)), temperature)
     rng = random.Random(9)
     before = iter([x + rng.uniform(-1, 1) for x in now.tolist()])
 
-    def at_drawing(draw: Draw) -> Draw:
-        return replace(draw, logprobs=tuple(next(before) for _ in draw.token_ids))
+    def at_sampling(sample: Sample) -> Sample:
+        return replace(sample, logprobs=tuple(next(before) for _ in sample.token_ids))
 
-    return [group.with_(draws=tuple(map(at_drawing, group.draws))) for group in groups]
+    return [group.with_(samples=tuple(map(at_sampling, group.samples))) for group in groups]
 
 
 @pytest.mark.parametrize("loss_type", DENOMINATORS)
@@ -579,14 +591,16 @@ def test_gradient_of_a_model(trl, loss_type):
     model = some_model()
     other = copy.deepcopy(model)
     forward = PolicyForward(model)
-    groups = drawn_by(forward, some_groups(seed=8), temperature)
+    groups = sampled_by(forward, some_groups(seed=8), temperature)
 
     trl.add_fused_lm_head(other, temperature=temperature, outputs=("log_probs", "entropy"))
     trainer = trl_trainer(loss_type, (0.2, 0.28))
     trainer._get_per_token_logps_and_entropies = partial(
         trl.grpo._get_per_token_logps_and_entropies, trainer
     )
-    old = torch.tensor([x for draw in draws(groups) for x in draw.logprobs], dtype=torch.float64)
+    old = torch.tensor(
+        [x for sample in samples(groups) for x in sample.logprobs], dtype=torch.float64
+    )
     inputs = trl_inputs(groups, old, torch.float64, sum(lengths(groups)))
     theirs = trl.grpo._compute_loss(trainer, other, inputs)
     theirs.backward()
@@ -611,21 +625,21 @@ def test_entropies_of_a_model(trl, temperature):
     ours = entropies(forward, forward.contexts(pieces(groups)), temperature)
     theirs = []
     for group in groups:
-        for draw in group.draws:
-            ids = torch.tensor([[*group.prompt_ids, *draw.token_ids]])
+        for sample in group.samples:
+            ids = torch.tensor([[*group.prompt_ids, *sample.token_ids]])
             out = other(input_ids=ids, labels=ids, fused_lm_head=True)
-            theirs.append(out.entropy[0, -len(draw.token_ids) :])
+            theirs.append(out.entropy[0, -len(sample.token_ids) :])
     # No closer: TRL's head works in float32.
     torch.testing.assert_close(ours, torch.cat(theirs).double(), rtol=0, atol=2e-6)
-    weight = torch.linspace(-1, 2, len(ours), dtype=torch.float64)
-    (ours * weight).mean().backward()
-    (torch.cat(theirs) * weight).mean().backward()
+    advantage = torch.linspace(-1, 2, len(ours), dtype=torch.float64)
+    (ours * advantage).mean().backward()
+    (torch.cat(theirs) * advantage).mean().backward()
     for (name, own), peer in zip(model.named_parameters(), other.parameters(), strict=True):
         assert (own.grad - peer.grad).abs().max() < 2e-6, name
 
 
 def pairs(seed: int) -> list[Group]:
-    """Groups of four draws of which one is the better and one the worse half of a pair."""
+    """Groups of four samples of which one is the better and one the worse half of a pair."""
     rng = random.Random(seed)
     groups = []
     for group in some_groups(seed):
@@ -633,11 +647,13 @@ def pairs(seed: int) -> list[Group]:
         own = [1.0 if i == better else -1.0 if i == worse else 0.0 for i in range(4)]
         groups.append(
             group.with_(
-                verdicts=tuple(Verdict(w != 0, "") for w in own),
-                weights=tuple(own),
-                signals=tuple(
-                    Signals(ref=tuple(rng.uniform(-5, -1) for _ in draw.token_ids))
-                    for draw in group.draws
+                outcomes=tuple(Outcome(w != 0, "") for w in own),
+                advantages=tuple(own),
+                annotations=tuple(
+                    TokenAnnotations(
+                        ref_logprobs=tuple(rng.uniform(-5, -1) for _ in sample.token_ids)
+                    )
+                    for sample in group.samples
                 ),
             )
         )
@@ -645,19 +661,19 @@ def pairs(seed: int) -> list[Group]:
 
 
 def chosen(groups: Sequence[Group], sign: float) -> list[tuple[Group, int]]:
-    """The better (+1) or the worse (-1) draw of each group, by number."""
-    return [(group, group.weights.index(sign)) for group in groups]
+    """The better (+1) or the worse (-1) sample of each group, by number."""
+    return [(group, group.advantages.index(sign)) for group in groups]
 
 
 def trl_dpo_inputs(groups: Sequence[Group]) -> dict[str, Tensor]:
     """A batch as TRL's DPO trainer collates it: better answers, then worse ones."""
     both = [*chosen(groups, 1.0), *chosen(groups, -1.0)]
-    rows = [torch.tensor([*g.prompt_ids, *g.draws[i].token_ids]) for g, i in both]
+    rows = [torch.tensor([*g.prompt_ids, *g.samples[i].token_ids]) for g, i in both]
     masks = [
-        torch.tensor([0] * len(g.prompt_ids) + [1] * len(g.draws[i].token_ids)) for g, i in both
+        torch.tensor([0] * len(g.prompt_ids) + [1] * len(g.samples[i].token_ids)) for g, i in both
     ]
     pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
-    ref = torch.tensor([sum(g.signals[i].ref) for g, i in both], dtype=torch.float64)
+    ref = torch.tensor([sum(g.annotations[i].ref_logprobs) for g, i in both], dtype=torch.float64)
     better, worse = ref.chunk(2)
     return {
         "input_ids": pad(rows),

@@ -30,12 +30,12 @@ from winnow.algorithms.selection import (
     Mixed,
     Rule,
     columns_read,
+    first_rejections,
     select,
-    sieve,
 )
 from winnow.errors import UserError
 from winnow.theory import rso
-from winnow.types import Verdict
+from winnow.types import Outcome
 
 rewards = st.lists(st.sampled_from([0.0, 1.0, None]), min_size=1, max_size=8)
 
@@ -67,11 +67,11 @@ DRAW = st.tuples(
 )
 
 
-def made(drawn):
+def made(sampled):
     """A group of (reward, text, length, whether an earlier selection kept it)."""
-    scores, texts, lengths, before = zip(*drawn, strict=True)
-    verdicts = tuple(Verdict(kept, "kept" if kept else "of old") for kept in before)
-    return group(scores, texts=texts, lengths=lengths).with_(verdicts=verdicts)
+    scores, texts, lengths, before = zip(*sampled, strict=True)
+    outcomes = tuple(Outcome(kept, "survived" if kept else "of old") for kept in before)
+    return group(scores, texts=texts, lengths=lengths).with_(outcomes=outcomes)
 
 
 class Only(Rule):
@@ -85,11 +85,11 @@ class Only(Rule):
 
 
 def kept(scored, *rules, seed=0):
-    return [v.kept for v in select(scored, rules, np.random.default_rng(seed)).verdicts]
+    return [v.survived for v in select(scored, rules, np.random.default_rng(seed)).outcomes]
 
 
 def reasons(scored, *rules):
-    return [v.reason for v in select(scored, rules, np.random.default_rng(0)).verdicts]
+    return [v.reason for v in select(scored, rules, np.random.default_rng(0)).outcomes]
 
 
 def test_each_rule_on_a_mixed_group():
@@ -97,7 +97,7 @@ def test_each_rule_on_a_mixed_group():
     assert kept(mixed, Everything()) == [True, True, True, False]
     assert kept(mixed, Correct()) == [True, False, True, False]
     assert kept(mixed, Mixed()) == [True, True, True, False]
-    assert reasons(mixed, Correct()) == ["kept", "wrong", "kept", "verifier error: broken"]
+    assert reasons(mixed, Correct()) == ["survived", "wrong", "survived", "verifier error: broken"]
 
 
 @pytest.mark.parametrize(
@@ -111,14 +111,14 @@ def test_whole_groups_are_dropped_by_what_they_have_in_common(scores, all_wrong,
 
 
 def test_an_error_does_not_make_a_group_mixed():
-    """One right draw and one broken verdict: nothing wrong was seen."""
+    """One right sample and one failed score: nothing wrong was seen."""
     assert not any(kept(group([1.0, None]), Mixed()))
 
 
 def test_best_keeps_the_highest_and_breaks_ties_by_lot():
     assert kept(group([0.1, 0.9, 0.5]), Best(2)) == [False, True, True]
     first = [kept(group([1.0] * 4), Best(1), seed=s).index(True) for s in range(400)]
-    # 400 draws of a fair four-sided die: each side 100 +- 8.7; 5 sigma is 43
+    # 400 samples of a fair four-sided die: each side 100 +- 8.7; 5 sigma is 43
     assert all(57 < first.count(side) < 143 for side in range(4))
 
 
@@ -131,10 +131,10 @@ def test_best_looks_only_at_what_is_left():
 def test_distinct_keeps_the_first_of_each_path():
     same = group([1, 1, 1], texts=["<<2+3=5>>5", "so <<2+3=5>>5!", "<<3+2=5>>5"])
     assert kept(same, Distinct()) == [True, False, True]
-    assert reasons(same, Distinct())[1] == "same path as draw 0"
+    assert reasons(same, Distinct())[1] == "same path as sample 0"
 
 
-def test_distinct_after_correct_is_not_shadowed_by_a_wrong_draw():
+def test_distinct_after_correct_is_not_shadowed_by_a_wrong_sample():
     same = group([0, 1], texts=["2+2=4", "2+2=4"])
     assert kept(same, Correct(), Distinct()) == [False, True]
 
@@ -165,47 +165,56 @@ def test_each_rule_is_tried_below():
 
 @pytest.mark.parametrize("rule", EACH, ids=str)
 @given(scores=rewards)
-def test_a_draw_without_a_verdict_never_survives(rule, scores):
-    verdicts = kept(group(scores), rule)
-    assert not any(k for k, score in zip(verdicts, scores, strict=True) if score is None)
+def test_a_sample_without_a_score_never_survives(rule, scores):
+    outcomes = kept(group(scores), rule)
+    assert not any(k for k, score in zip(outcomes, scores, strict=True) if score is None)
 
 
 @pytest.mark.parametrize("rule", EACH, ids=str)
-@given(drawn=st.lists(st.tuples(DRAW, st.booleans()), min_size=1, max_size=7), seed=st.integers(0))
-def test_nothing_is_revived_and_the_first_reason_stands(rule, drawn, seed):
-    scored, mask = made([one for one, _ in drawn]), [lives for _, lives in drawn]
-    fates = sieve(scored, [Only(mask), rule], np.random.default_rng(seed))
-    alone = sieve(scored, [Only(mask)], np.random.default_rng(0))
-    assert [new for new, old in zip(fates, alone, strict=True) if old] == [x for x in alone if x]
-    again = sieve(scored, [Only(mask), rule], np.random.default_rng(seed))
-    assert fates == again  # nothing but the generator decides
+@given(
+    sampled=st.lists(st.tuples(DRAW, st.booleans()), min_size=1, max_size=7), seed=st.integers(0)
+)
+def test_nothing_is_revived_and_the_first_reason_stands(rule, sampled, seed):
+    scored, mask = made([one for one, _ in sampled]), [lives for _, lives in sampled]
+    rejections = first_rejections(scored, [Only(mask), rule], np.random.default_rng(seed))
+    alone = first_rejections(scored, [Only(mask)], np.random.default_rng(0))
+    assert [new for new, old in zip(rejections, alone, strict=True) if old] == [
+        x for x in alone if x
+    ]
+    again = first_rejections(scored, [Only(mask), rule], np.random.default_rng(seed))
+    assert rejections == again  # nothing but the generator decides
 
 
 WHOLE = (AsRecorded, DropAllWrong, DropAllRight, Mixed, Band)
-"""Rules that speak of all draws of a prompt, rejected or not; or of an earlier selection."""
+"""Rules that speak of all samples of a prompt, rejected or not; or of an earlier selection."""
 
 
 @pytest.mark.parametrize("rule", [r for r in EACH if not isinstance(r, WHOLE)], ids=str)
-@given(drawn=st.lists(st.tuples(DRAW, DRAW, st.booleans()), min_size=1, max_size=7))
-def test_what_is_dead_decides_nothing(rule, drawn):
-    """Other draws in the place of the rejected ones: the same draws survive."""
-    mask = [lives and one[0] is not None for one, _, lives in drawn]
-    others = [one if lives else other for (one, other, _), lives in zip(drawn, mask, strict=True)]
-    assert kept(made([one for one, _, _ in drawn]), Only(mask), rule) == kept(
+@given(sampled=st.lists(st.tuples(DRAW, DRAW, st.booleans()), min_size=1, max_size=7))
+def test_what_is_dead_decides_nothing(rule, sampled):
+    """Other samples in the place of the rejected ones: the same samples survive."""
+    mask = [lives and one[0] is not None for one, _, lives in sampled]
+    others = [one if lives else other for (one, other, _), lives in zip(sampled, mask, strict=True)]
+    assert kept(made([one for one, _, _ in sampled]), Only(mask), rule) == kept(
         made(others), Only(mask), rule
     )
 
 
 def test_what_an_earlier_selection_kept():
     judged = group([0, 1, None, 1]).with_(
-        verdicts=(
-            Verdict(True, "kept"),
-            Verdict(False, "too long"),
-            Verdict(True, "kept"),
-            Verdict(True, "kept"),
+        outcomes=(
+            Outcome(True, "survived"),
+            Outcome(False, "too long"),
+            Outcome(True, "survived"),
+            Outcome(True, "survived"),
         )
     )
-    assert reasons(judged, AsRecorded()) == ["kept", "too long", "verifier error: broken", "kept"]
+    assert reasons(judged, AsRecorded()) == [
+        "survived",
+        "too long",
+        "verifier error: broken",
+        "survived",
+    ]
     assert kept(judged, AsRecorded(), Correct()) == [False, False, False, True]
     assert kept(group([0, 1]), AsRecorded()) == [True, True]
 
@@ -213,11 +222,11 @@ def test_what_an_earlier_selection_kept():
 def test_distinct_text_folds_case_and_white_space_and_nothing_else():
     texts = ["It is 4", " it  is\n4 ", "It is 4.", "IT IS 4", "Itis 4"]
     assert reasons(group([1] * 5, texts=texts), DistinctText()) == [
-        "kept",
-        "same text as draw 0",
-        "kept",
-        "same text as draw 0",
-        "kept",
+        "survived",
+        "same text as sample 0",
+        "survived",
+        "same text as sample 0",
+        "survived",
     ]
     assert kept(group([0, 1, 1], texts=["a", "A", "a"]), Correct(), DistinctText()) == [
         False,
@@ -231,20 +240,20 @@ def test_distinct_text_folds_case_and_white_space_and_nothing_else():
 
 def test_lengths_by_hand():
     sizes = group([1] * 4, lengths=[1, 2, 4, 5])
-    assert reasons(sizes, Length(2, 4)) == ["too short", "kept", "kept", "too long"]
+    assert reasons(sizes, Length(2, 4)) == ["too short", "survived", "survived", "too long"]
     assert kept(sizes, Length()) == [True] * 4
 
 
 @pytest.mark.parametrize(
     ("scores", "said"),
     [
-        ([1, 0, 0, 0], "kept"),  # 1/4 is within [.25, .5]
-        ([1, 1, 0, 0], "kept"),  # and 1/2
+        ([1, 0, 0, 0], "survived"),  # 1/4 is within [.25, .5]
+        ([1, 1, 0, 0], "survived"),  # and 1/2
         ([1, 1, 0], "too easy"),
         ([1, 0, 0, 0, 0], "too hard"),
         ([0, 0], "too hard"),
-        ([1, 0, None, None], "kept"),  # 1 of 2: an error is no wrong answer
-        ([1, 0, 0, 0, None], "kept"),
+        ([1, 0, None, None], "survived"),  # 1 of 2: an error is no wrong answer
+        ([1, 0, 0, 0, None], "survived"),
     ],
 )
 def test_a_band_of_success_rates(scores, said):
@@ -252,13 +261,14 @@ def test_a_band_of_success_rates(scores, said):
     assert {r for r, score in zip(seen, scores, strict=True) if score is not None} == {said}
 
 
-def test_a_band_counts_the_draws_that_earlier_rules_rejected():
+def test_a_band_counts_the_samples_that_earlier_rules_rejected():
     assert kept(group([1, 1, 0, 0]), Correct(), Band(0.4, 0.6)) == [True, True, False, False]
 
 
 def test_a_rule_of_ones_own_that_miscounts_is_told():
     with pytest.raises(
-        UserError, match=r"^tests\.algorithms\.test_selection:Only: 1 verdicts for 2 draws; return"
+        UserError,
+        match=r"^tests\.algorithms\.test_selection:Only: 1 outcomes for 2 samples; return",
     ):
         kept(group([1, 1]), Only([True]))
 
@@ -270,12 +280,16 @@ def test_which_columns_rules_read():
     assert columns_read([Only([])]) == {"text", "tokens"}
 
 
-class TestLots:
+class TestRandomRules:
     def test_at_most_m_are_chosen_evenly(self):
         """Of the 5 that live, 10 pairs, each as likely as another."""
         scored, rng = group([1, 0, None, 1, 0, 1]), np.random.default_rng(1)
         seen = Counter(
-            tuple(i for i, fate in enumerate(sieve(scored, [AtMost(2)], rng)) if fate is None)
+            tuple(
+                i
+                for i, rejection in enumerate(first_rejections(scored, [AtMost(2)], rng))
+                if rejection is None
+            )
             for _ in range(5_000)
         )
         pairs = list(combinations([0, 1, 3, 4, 5], 2))
@@ -287,7 +301,7 @@ class TestLots:
         valid = sum(score is not None for score in scores)
         assert sum(kept(group(scores), AtMost(m))) == min(m, valid)
         said = set(reasons(group(scores), AtMost(m)))
-        assert said <= {"kept", f"more than {m}", "verifier error: broken"}
+        assert said <= {"survived", f"more than {m}", "verifier error: broken"}
 
     def test_gibbs_accepts_with_the_chance_that_the_theory_says(self):
         """exp((r - r_max) / beta), with r_max above all rewards and equal to the largest."""
@@ -301,10 +315,10 @@ class TestLots:
                     assert count == times
                 else:
                     assert binomtest(count, times, chance).pvalue > 0.001
-        assert set(reasons(group([0.0, -9.0]), Gibbs(0.01))) == {"kept", "rejected by lot"}
+        assert set(reasons(group([0.0, -9.0]), Gibbs(0.01))) == {"survived", "rejected at random"}
 
-    def test_the_samples_bound_is_that_of_the_draws_that_are_left(self):
-        """With the best draw gone, the next best is accepted for certain."""
+    def test_the_samples_bound_is_that_of_the_samples_that_are_left(self):
+        """With the best sample gone, the next best is accepted for certain."""
         scored = group([9.0, 1.0, 1.0])
         for seed in range(20):
             assert kept(scored, Only([False, True, True]), Gibbs(0.1), seed=seed) == [
@@ -330,26 +344,26 @@ class TestLots:
             rule(beta)
 
     @given(st.lists(DRAW, min_size=1, max_size=9), st.integers(1, 6), st.integers(0, 2**32))
-    def test_rso_is_the_theorys_on_the_distinct_draws_that_live(self, drawn, k, seed):
-        scored = made(drawn)
+    def test_rso_is_the_theorys_on_the_distinct_samples_that_live(self, sampled, k, seed):
+        scored = made(sampled)
         first = {}
-        for place, (value, text, _, _) in enumerate(drawn):
+        for place, (value, text, _, _) in enumerate(sampled):
             if value is not None:
                 first.setdefault(text, place)
         places = list(first.values())
-        values = [drawn[place][0] for place in places]
+        values = [sampled[place][0] for place in places]
         chosen = rso(np.array(values), 0.4, k, np.random.default_rng(seed))
-        verdicts = kept(scored, RSO(0.4, k), seed=seed)
-        assert [i for i, lives in enumerate(verdicts) if lives] == sorted(places[i] for i in chosen)
-        assert sum(verdicts) == min(k, len(places))
+        outcomes = kept(scored, RSO(0.4, k), seed=seed)
+        assert [i for i, lives in enumerate(outcomes) if lives] == sorted(places[i] for i in chosen)
+        assert sum(outcomes) == min(k, len(places))
 
     def test_rso_says_why(self):
         same = group([1, 0, 1], texts=["a", "b", "a"])
         said = reasons(same, RSO(0.01, 1))
-        assert said == ["kept", "not among the 1 taken", "same text as draw 0"]
+        assert said == ["survived", "not among the 1 taken", "same text as sample 0"]
 
     def test_the_order_of_rules_counts(self):
-        """One of the right draws; or one draw, if it is right."""
+        """One of the right samples; or one sample, if it is right."""
         half = group([0, 1])
         after = [sum(kept(half, Correct(), AtMost(1), seed=s)) for s in range(40)]
         before = [sum(kept(half, AtMost(1), Correct(), seed=s)) for s in range(40)]

@@ -123,7 +123,7 @@ MISTAKES = {
     "reward without answers": Case(
         train("prompts.source=unanswered.jsonl", "eval.size=0"), "set prompts.answer_column to the"
     ),
-    "reward of another source": Case(train("reward=gym"), "reward: 'gym' judges gym tasks"),
+    "reward of another source": Case(train("reward=gym"), "reward: 'gym' scores gym tasks"),
     "recipe": Case(
         "train arithmetics", "recipe: unknown recipe 'arithmetics'; did you mean 'arith"
     ),
@@ -176,17 +176,19 @@ MISTAKES = {
     "minibatch": Case(
         train("minibatch_prompts=99"), "minibatch_prompts: an update cannot hold more"
     ),
-    "draws_from": Case(train("draws_from=a/b"), "draws_from: only an algorithm that draws once"),
+    "samples_from": Case(
+        train("samples_from=a/b"), "samples_from: only an algorithm that samples once"
+    ),
     "system": Case(train("prompts.system=Hi"), "prompts.system: needs prompts.chat = true"),
     # values
     "no equals sign": Case(train("steps"), "--set: 'steps' is not key=value; write"),
     "text for a number": Case(train("steps=many"), "steps: must be an integer (got 'many')"),
     "below a value": Case(train("steps.x=1"), "steps: it is a single value and has no setting 'x'"),
     "empty list": Case(train("algorithm.select=[]"), "algorithm.select: must not be empty"),
-    "not finite": Case(train("optimiser.lr=nan"), "optimiser.lr: must be a finite number"),
+    "not finite": Case(train("optimizer.lr=nan"), "optimizer.lr: must be a finite number"),
     "not in UTF-8": Case(train("model=\udcff"), r"--set: 'model=\udcff' is not in UTF-8"),
     # the run folder
-    "out is a run": Case("train --out old", "out: old exists already; choose another --out, or go"),
+    "out is a run": Case("train --out old", "out: old exists already; choose another --out, or r"),
     "out is a run, eval": Case("eval --out old", "out: old exists already"),
     "out is a file": Case(
         "train --out good.jsonl", "out: good.jsonl exists already; choose another"
@@ -220,7 +222,8 @@ LATE_MISTAKES = {
     ),
     "no weights": Case(train(*FILE, "model=hollow"), "model: cannot load 'hollow': "),
     "other vocabulary": Case(
-        train(*TINY, "algorithm=rft", "draws_from=other"), "draws_from: 'other' has another vocab"
+        train(*TINY, "algorithm=rft", "samples_from=other"),
+        "samples_from: 'other' has another vocab",
     ),
 }
 """What only torch, the tokenizer or the weights can tell. These run in this process."""
@@ -372,7 +375,7 @@ class TestResults:
         args = ("eval", *self.tiny(model), "--set", checkpoint, "--out", "tried-2")
         code, out, err = in_process(monkeypatch, capsys, *args, "--json")
         assert code == 0
-        assert json.loads(out)["draws"] == 1
+        assert json.loads(out)["samples"] == 1
         assert json.loads(out)["step"] == 0
         assert sorted(p.name for p in (here / "tried-2").iterdir()) == [
             "config.toml",
@@ -391,8 +394,8 @@ class TestResults:
         code, out, err = in_process(monkeypatch, capsys, *args)
         assert (code, err) == (0, "")
         assert f"run folder: {out_folder}" in out
-        assert "1 steps: 2 prompts x 8 samples = 16 draws; up to 2 updates of 1 prompts" in out
-        assert f"model:  {out_folder}/checkpoints/step-1" in out
+        assert "1 steps: 2 prompts x 8 samples = 16 samples; up to 2 updates of 1 prompts" in out
+        assert f"model:   {out_folder}/checkpoints/step-1" in out
         assert "[-min(s A, clip(s, 0.8, 1.28) A)]" in out
         assert "held-out accuracy: " in out
 
@@ -413,7 +416,7 @@ class TestResults:
         assert (
             err
             == {
-                "begun": "winnow: stopped; go on with: winnow train --resume mine\n",
+                "begun": "winnow: stopped; resume: winnow train --resume mine\n",
                 "before": "winnow: stopped before it began\n",
                 "early": "winnow: stopped\n",
             }[moment]

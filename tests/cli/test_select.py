@@ -1,4 +1,4 @@
-"""`winnow select`: scoring anew, draws of several models, what is printed, mistakes in one line."""
+"""`winnow select`: scoring anew, several models, what is printed, mistakes in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from winnow.storage.schema import write_groups
 from winnow.types import Group, Origin, Prompt, Score
 
 
-def write(folder: Path, groups: Sequence[Group], name: str = "draws.parquet") -> Path:
+def write(folder: Path, groups: Sequence[Group], name: str = "samples.parquet") -> Path:
     path = folder / name
     write_groups(path, "sample", 0, groups)
     return path
@@ -65,20 +65,20 @@ class Counting:
 
 
 class TestRescoring:
-    def test_it_asks_once_a_draw_and_draws_nothing(self, tmp_path, monkeypatch) -> None:
+    def test_it_asks_once_a_sample_and_samples_nothing(self, tmp_path, monkeypatch) -> None:
         def nobody(*_):
-            raise AssertionError("something was to be drawn")
+            raise AssertionError("something was to be sampled")
 
         monkeypatch.setattr("winnow.engines.factory.sampler_for", nobody)
         groups, counting, out = some(600), Counting(), tmp_path / "all.parquet"
         path = write(tmp_path, groups)
-        sifted = select(
+        selected = select(
             path, ["correct"], rescore_with=counting, right_at=2.0, out=out, rejected=True
         )
-        asked = [(one.prompt.id, draw.text) for one in groups for draw in one.draws]
+        asked = [(one.prompt.id, sample.text) for one in groups for sample in one.samples]
         assert counting.asked == asked  # 3,000: more than a verifier is given at a time
         before, after = (pq.read_table(p).to_pylist() for p in (path, out))
-        changed = {"reward", "error", "right", "right_at", "kept", "reason"}
+        changed = {"reward", "error", "right", "right_at", "survived", "reason"}
         for old, new in zip(before, after, strict=True):
             assert {k: v for k, v in new.items() if k not in changed} == {
                 k: v for k, v in old.items() if k not in changed
@@ -88,42 +88,44 @@ class TestRescoring:
             right = None if failed else value >= 2
             assert (new["reward"], new["right"], new["right_at"]) == (value, right, 2.0)
             assert new["error"] == ("no" if failed else None)
-            assert new["kept"] == bool(right)
-        assert sifted.kept.tolist() == [bool(row["kept"]) for row in after]
-        assert sifted.tallies[0].reasons == {"verifier error: no": 600}
+            assert new["survived"] == bool(right)
+        assert selected.survived.tolist() == [bool(row["survived"]) for row in after]
+        assert selected.tallies[0].reasons == {"verifier error: no": 600}
         assert pq.read_table(path).to_pylist() == before
 
     def test_a_function_of_ones_own(self, tmp_path) -> None:
         """In a process of its own; what it raises stays an error."""
         path = write(tmp_path, some(2))
-        sifted = select(path, ["everything"], rescore_with=length)
-        assert sifted.scores is not None
-        values = [float(len(d.text)) for one in some(2) for d in one.draws]
+        selected = select(path, ["everything"], rescore_with=length)
+        assert selected.scores is not None
+        values = [float(len(d.text)) for one in some(2) for d in one.samples]
         values[4] = values[9] = np.nan
-        np.testing.assert_array_equal(sifted.scores.rewards, values)
-        assert set(sifted.scores.errors) == {4, 9}
-        assert "I do not like four" in sifted.scores.errors[4]
-        assert sifted.kept.tolist() == ([True] * 4 + [False]) * 2
+        np.testing.assert_array_equal(selected.scores.rewards, values)
+        assert set(selected.scores.errors) == {4, 9}
+        assert "I do not like four" in selected.scores.errors[4]
+        assert selected.survived.tolist() == ([True] * 4 + [False]) * 2
 
     def test_what_was_unscored_can_be_scored(self, tmp_path) -> None:
         bare = [one.with_(scores=()) for one in some(2)]
         path, out = write(tmp_path, bare), tmp_path / "scored.parquet"
-        with pytest.raises(UserError, match=r"^draws: 10 of 10 draws have no score; score them w"):
+        with pytest.raises(
+            UserError, match=r"^samples: 10 of 10 samples have no score; score them w"
+        ):
             select(path, ["everything"])
         select(path, ["correct"], rescore_with=Counting(), right_at=0.5, out=out)
         assert pq.read_table(out)["reward"].to_pylist() == [2.5, 6, 0.5, 1.5] * 2
 
     def test_nothing_but_errors_is_a_mistake(self, tmp_path) -> None:
         path = write(tmp_path, [group([1], texts=["4"])])
-        with pytest.raises(UserError, match=r"^reward: every verdict was an error, such as: no$"):
+        with pytest.raises(UserError, match=r"^reward: every score was an error, such as: no$"):
             select(path, ["everything"], rescore_with=Counting(), out=tmp_path / "a.jsonl")
         assert not (tmp_path / "a.jsonl").exists()
 
     def test_another_bound_of_what_is_right(self, tmp_path) -> None:
         made = [group([0.2, 0.5, 1, None])]
         path, out = write(tmp_path, made), tmp_path / "all.parquet"
-        sifted = select(path, ["correct"], right_at=0.5, out=out, rejected=True)
-        assert sifted.kept.tolist() == [False, True, True, False]
+        selected = select(path, ["correct"], right_at=0.5, out=out, rejected=True)
+        assert selected.survived.tolist() == [False, True, True, False]
         written = pq.read_table(out)
         assert written["right"].to_pylist() == [False, True, True, None]
         assert written["right_at"].to_pylist() == [0.5] * 4
@@ -132,7 +134,7 @@ class TestRescoring:
 
 # Several policies
 
-LOTS = ["gibbs(1, 1)", "gibbs(1)", "rso(1)"]
+RANDOM = ["gibbs(1, 1)", "gibbs(1)", "rso(1)"]
 
 
 class TestPolicies:
@@ -143,21 +145,21 @@ class TestPolicies:
     def test_they_are_taken_as_one_only_where_asked(self, two) -> None:
         with pytest.raises(
             UserError,
-            match=r"^draws: draws of 2 policies \(m at temperature 1; n at temperature 1\); give",
+            match=r"^samples: samples of 2 policies \(m at temperature 1; n at temp.*\); give",
         ):
             select(two, ["correct"])
         assert select(two, ["correct"], pool=True).survivors == 4
 
     @pytest.mark.parametrize("pool", [False, True])
-    @pytest.mark.parametrize("rule", LOTS)
+    @pytest.mark.parametrize("rule", RANDOM)
     def test_and_never_where_a_rule_needs_one(self, two, rule, pool) -> None:
-        with pytest.raises(UserError, match=r"^draws: draws of 2 policies .* is for one; give"):
+        with pytest.raises(UserError, match=r"^samples: samples of 2 policies .* is for one; give"):
             select(two, ["everything", rule], pool=pool)
 
     @pytest.mark.parametrize("origin", [Origin("m", 0.5), Origin("m", truncated=True)])
     def test_a_policy_is_a_model_at_a_temperature(self, tmp_path, origin) -> None:
         groups = [*some(1), group([1], name="y").with_(origin=origin)]
-        with pytest.raises(UserError, match=r"^draws: draws of 2 policies"):
+        with pytest.raises(UserError, match=r"^samples: samples of 2 policies"):
             select(write(tmp_path, groups), ["correct"])
 
 
@@ -204,9 +206,9 @@ MISTAKES = {
     "below a file": (["--out", "there.jsonl/a.jsonl"], "out: cannot make there.jsonl/a.jsonl: "),
     "rejected": (
         ["--out", "a.jsonl", "--rejected"],
-        "rejected: only a .parquet file holds rejected draws",
+        "rejected: only a .parquet file holds rejected samples",
     ),
-    "draws": (["no.parquet"], "draws: no file or folder no.parquet"),
+    "samples": (["no.parquet"], "samples: no file or folder no.parquet"),
 }
 
 
@@ -221,34 +223,34 @@ class TestCommand:
     def test_what_it_prints(self, here, monkeypatch, capsys) -> None:
         """p0: right 0 1, alike; p1: right 0 1 4, of which 0 and 1 alike; p2 as p0."""
         args = ["--rule", "correct", "--rule", "distinct", "--rule", "best(1)"]
-        code, out, err = run(monkeypatch, capsys, "draws.parquet", *args, "--out", "k.parquet")
+        code, out, err = run(monkeypatch, capsys, "samples.parquet", *args, "--out", "k.parquet")
         lines = [" ".join(line.split()) for line in out.splitlines()]
         assert (code, err) == (0, "")
         assert lines == [
-            "rule draws lost left prompts lost why",
-            "(no verdict) 15 3 12 0 verifier error: broken",
+            "rule samples lost left prompts lost why",
+            "(no score) 15 3 12 0 verifier error: broken",
             "correct 12 5 7 0 wrong",
             "distinct 7 3 4 0 same path",
             "best(1) 4 1 3 0 not among the best 1",
-            "3 of 15 draws survive (20.0%), of 3 of 3 prompts",
+            "3 of 15 samples survive (20.0%), of 3 of 3 prompts",
             "written: k.parquet",
         ]
 
     def test_several_reasons_are_counted(self, here, monkeypatch, capsys) -> None:
-        _, out, _ = run(monkeypatch, capsys, "draws.parquet", "--rule", "length(2, 3)")
+        _, out, _ = run(monkeypatch, capsys, "samples.parquet", "--rule", "length(2, 3)")
         assert "3 x too short, 3 x too long" in out
 
     def test_correct_is_the_rule_without_any(self, here, monkeypatch, capsys) -> None:
-        code, out, _ = run(monkeypatch, capsys, "draws.parquet", "--json")
+        code, out, _ = run(monkeypatch, capsys, "samples.parquet", "--json")
         assert code == 0
         assert json.loads(out) == {
-            "draws": 15,
+            "samples": 15,
             "prompts": 3,
             "survivors": 7,
             "prompts_left": 3,
             "rules": [
                 {
-                    "rule": "(no verdict)",
+                    "rule": "(no score)",
                     "seen": 15,
                     "lost": 3,
                     "prompts_lost": 0,
@@ -266,14 +268,14 @@ class TestCommand:
         }
 
     def test_notes_are_printed(self, here, monkeypatch, capsys) -> None:
-        _, out, _ = run(monkeypatch, capsys, "draws.parquet", "--rule", "gibbs(0.5, 1)")
-        assert "NOT exact draws from pi*: 3 draws had no verdict\n" in out
+        _, out, _ = run(monkeypatch, capsys, "samples.parquet", "--rule", "gibbs(0.5, 1)")
+        assert "NOT exact samples from pi*: 3 samples had no score\n" in out
 
     @pytest.mark.parametrize("mistake", MISTAKES)
     def test_a_mistake_is_one_line(self, here, monkeypatch, capsys, mistake) -> None:
         args, says = MISTAKES[mistake]
         before = {path: path.read_bytes() for path in here.iterdir()}
-        code, out, err = run(monkeypatch, capsys, "draws.parquet", *args)
+        code, out, err = run(monkeypatch, capsys, "samples.parquet", *args)
         assert (code, out) == (2, "")
         assert err.startswith(f"winnow: {says}") or says in err
         assert err.count("\n") == 1
@@ -284,7 +286,7 @@ class TestCommand:
         for name in ("torch", "transformers"):
             (here / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
         done = subprocess.run(
-            [sys.executable, "-m", "winnow", "select", "draws.parquet", "--out", "k.jsonl"],
+            [sys.executable, "-m", "winnow", "select", "samples.parquet", "--out", "k.jsonl"],
             env={**os.environ, "PYTHONPATH": str(here)},
             capture_output=True,
             text=True,

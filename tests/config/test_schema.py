@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from winnow.algorithms.advantages import LeaveOneOut
 from winnow.algorithms.algorithm import Algorithm
-from winnow.algorithms.denominators import Constant, DrawMeans
+from winnow.algorithms.denominators import Constant, SampleMeans
 from winnow.algorithms.losses import NLL, Clipped
 from winnow.algorithms.objective import Term
 from winnow.algorithms.registry import ADVANTAGES, RULES
@@ -36,7 +36,7 @@ SETTINGS = st.fixed_dictionaries(
     {},
     optional={
         "model": FREE_TEXT,
-        "draws_from": FREE_TEXT,
+        "samples_from": FREE_TEXT,
         "dtype": st.sampled_from(["float32", "bfloat16"]),
         "seed": st.integers(0, 2**70),
         "steps": st.integers(1, 10**6),
@@ -48,7 +48,7 @@ SETTINGS = st.fixed_dictionaries(
                 "reward_scale": st.sampled_from(["0/1", "-1/+1"]),
                 "loss": st.builds(Clipped, st.floats(0, 1), st.floats(0, 9)).map(str),
                 "denominator": st.floats(0.1, 1e6).map(lambda x: str(Constant(x))),
-                "draws": st.sampled_from(["every-step", "once"]),
+                "resample": st.sampled_from(["every-step", "once"]),
                 "epochs": st.integers(1, 9),
             },
         ),
@@ -81,7 +81,7 @@ SETTINGS = st.fixed_dictionaries(
                 "stop": st.lists(st.text(min_size=1, max_size=5), max_size=3),
             },
         ),
-        "optimiser": st.fixed_dictionaries(
+        "optimizer": st.fixed_dictionaries(
             {}, optional={"lr": st.floats(0, 1), "betas": st.just([0.5, 0.25])}
         ),
         "eval": st.fixed_dictionaries(
@@ -181,9 +181,9 @@ class TestShortForms:
     [
         ("steps=7", "steps", 7),
         (" steps = 7 ", "steps", 7),
-        ("optimiser.lr=1e-5", "optimiser.lr", 1e-5),
-        ("optimiser.lr=1", "optimiser.lr", 1.0),
-        ("optimiser.betas=[0.5, 0.6]", "optimiser.betas", (0.5, 0.6)),
+        ("optimizer.lr=1e-5", "optimizer.lr", 1e-5),
+        ("optimizer.lr=1", "optimizer.lr", 1.0),
+        ("optimizer.betas=[0.5, 0.6]", "optimizer.betas", (0.5, 0.6)),
         ("prompts.chat=true", "prompts.chat", True),
         ("model=a=b", "model", "a=b"),
         ("model='7'", "model", "7"),
@@ -237,18 +237,18 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ("steps", "--set: 'steps' is not key=value; write it like --set optimiser.lr=1e-5"),
+        ("steps", "--set: 'steps' is not key=value; write it like --set optimizer.lr=1e-5"),
         ("=3", "--set: '=3' is not key=value"),
         ("stpes=3", "stpes: no such setting; did you mean 'steps'?"),
         ("stpes=", "stpes: no such setting; did you mean 'steps'?"),
-        ("optimizer.lr=3", "optimizer: no such setting; did you mean 'optimiser'?"),
-        ("optimiser.lrr=3", "optimiser.lrr: no such setting; did you mean 'lr'?"),
-        ("lr=3", "lr: no such setting; did you mean 'optimiser.lr' or 'critic.lr'?"),
+        ("optimiser.lr=3", "optimiser: no such setting; did you mean 'optimizer'?"),
+        ("optimizer.lrr=3", "optimizer.lrr: no such setting; did you mean 'lr'?"),
+        ("lr=3", "lr: no such setting; did you mean 'optimizer.lr' or 'critic.lr'?"),
         ("temperature=3", "did you mean 'sampling.temperature' or 'eval.temperature'?"),
         ("eval.stop=3", "eval.stop: no such setting; did you mean 'sampling.stop'?"),
         ("steps.x=1", "steps: it is a single value and has no setting 'x' of its own"),
         ("steps.x=", "steps: it is a single value and has no setting 'x' of its own"),
-        ("optimiser.betas.x=1", "optimiser.betas: it is a single value and has no setting 'x'"),
+        ("optimizer.betas.x=1", "optimizer.betas: it is a single value and has no setting 'x'"),
         ("a..b=3", "a: no such setting"),
         ("steps=abc", "steps: must be an integer (got 'abc')"),
         ("steps=1.5", "steps: must be an integer (got 1.5)"),
@@ -264,16 +264,16 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
         ("prompts=3", "prompts: must be a table of settings, such as prompts.source (got 3)"),
         ("eval=x", "eval: must be a table of settings, such as eval.source (got 'x')"),
         ("algorithm.select=[]", "algorithm.select: must not be empty (got [])"),
-        ("algorithm.draws=twice", "algorithm.draws: must be 'every-step' or 'once'"),
+        ("algorithm.resample=twice", "algorithm.resample: must be 'every-step' or 'once'"),
         ("sampling.temperature=0", "sampling.temperature: must be greater than 0"),
         ("sampling.temperature=inf", "sampling.temperature: must be a finite number (got inf)"),
         ("sampling.top_p=1.5", "sampling.top_p: must be less than or equal to 1"),
         ("sampling.stop=['']", "sampling.stop: an empty stop string would end every answer"),
         ("sampling.stop=3", "sampling.stop.0: must be a string (got 3)"),
-        ("optimiser.lr=nan", "optimiser.lr: must be a finite number (got nan)"),
-        ("optimiser.betas=[0.9]", "optimiser.betas.1: is missing"),
-        ("optimiser.betas=[0.9, 1.5]", "optimiser.betas.1: must be less than 1 (got 1.5)"),
-        ("optimiser.betas=0.9", "optimiser.betas: must be a list (got 0.9)"),
+        ("optimizer.lr=nan", "optimizer.lr: must be a finite number (got nan)"),
+        ("optimizer.betas=[0.9]", "optimizer.betas.1: is missing"),
+        ("optimizer.betas=[0.9, 1.5]", "optimizer.betas.1: must be less than 1 (got 1.5)"),
+        ("optimizer.betas=0.9", "optimizer.betas: must be a list (got 0.9)"),
         ("reward.right_at=nan", "reward.right_at: must be a finite number"),
         ("reward.options=3", "reward.options: must be a table (got 3)"),
         ("model=\udcff", "--set: 'model=\\udcff' is not in UTF-8; write it in UTF-8"),
@@ -368,12 +368,12 @@ class TestCheck:
         config = load(sets=sets)
         check(config, config.algorithm.build())
 
-    def test_draws_of_another_model_every_step(self) -> None:
-        with pytest.raises(UserError, match=r"^draws_from: only an algorithm that draws once"):
-            check(from_dict({"draws_from": "a/b"}), ALGORITHMS["raft"])
-        check(from_dict({"draws_from": "a/b"}), ALGORITHMS["rft"])
+    def test_samples_of_another_model_every_step(self) -> None:
+        with pytest.raises(UserError, match=r"^samples_from: only an algorithm that samples once"):
+            check(from_dict({"samples_from": "a/b"}), ALGORITHMS["raft"])
+        check(from_dict({"samples_from": "a/b"}), ALGORITHMS["rft"])
 
-    def test_more_prompts_in_an_update_than_are_drawn(self) -> None:
+    def test_more_prompts_in_an_update_than_are_sampled(self) -> None:
         config = from_dict({"prompts_per_step": 4, "minibatch_prompts": 5})
         with pytest.raises(UserError, match=r"^minibatch_prompts: an update cannot hold more"):
             check(config, ALGORITHMS["raft"])
@@ -384,10 +384,13 @@ class TestCheck:
             ({"algorithm": {"name": "raft", "kl": "in-reward"}}, "algorithm.kl: .* does not read"),
             ({"algorithm": {"name": "grpo", "kl": "in-reward"}}, "algorithm.kl: .* scales any"),
             (
-                {"algorithm": {"name": "dpo", "draws": "every-step", "kl": "in-reward"}},
+                {"algorithm": {"name": "dpo", "resample": "every-step", "kl": "in-reward"}},
                 "algorithm.kl",
             ),
-            ({"algorithm": {"name": "rloo", "draws": "once"}}, "algorithm.kl: .* draws made once"),
+            (
+                {"algorithm": {"name": "rloo", "resample": "once"}},
+                "algorithm.kl: .* samples made once",
+            ),
             ({"algorithm": "rloo", "rounds": {"merge": 1}}, "algorithm.kl: .* of earlier rounds"),
             ({"algorithm": {"name": "ppo", "kl": "none"}, "rounds": {"merge": 1}}, "algorithm.adv"),
             ({"algorithm": {"name": "ppo", "advantage": "centred"}}, "algorithm.critic: it needs"),
@@ -397,8 +400,11 @@ class TestCheck:
                 "algorithm.loss: dpo compares",
             ),
             ({"algorithm": "gspo", "dtype": "bfloat16"}, "algorithm.loss: sequence-clipped"),
-            ({"algorithm": "rft", "rounds": {"restart": True}}, "rounds.restart: draws made once"),
-            ({"algorithm": {"name": "rft", "refill": 1}}, "algorithm.refill: draws made once"),
+            (
+                {"algorithm": "rft", "rounds": {"restart": True}},
+                "rounds.restart: samples made once",
+            ),
+            ({"algorithm": {"name": "rft", "refill": 1}}, "algorithm.refill: samples made once"),
             ({"algorithm": "raft", "reference": "phase"}, "reference: raft does not compare"),
             ({"algorithm": "raft", "critic": {"lr": 1.0}}, "critic: raft has no critic"),
             ({"anchor": {"ratio": 0.5}}, "anchor: no examples are named"),
@@ -411,7 +417,7 @@ class TestCheck:
             ({"eval": {"patience": 2}}, "eval.patience: stopping early needs"),
             (
                 {
-                    "algorithm": {"name": "dpo", "draws": "every-step", "kl": "in-loss(0.1)"},
+                    "algorithm": {"name": "dpo", "resample": "every-step", "kl": "in-loss(0.1)"},
                     "sampling": {"temperature": 0.7},
                 },
                 "algorithm.kl: the KL is at temperature 0.7",
@@ -455,7 +461,7 @@ def test_an_unknown_row_or_cell() -> None:
 
 def short_ones(group, alive, rng):
     """A rule of one's own, in a module: it can be recorded."""
-    return ["long" if len(draw.text) > 9 else None for draw in group.draws]
+    return ["long" if len(sample.text) > 9 else None for sample in group.samples]
 
 
 @dataclass(frozen=True)
@@ -484,7 +490,7 @@ class TestOnesOwnAlgorithm:
         ids=["function", "several", "object", "dataclass with its defaults"],
     )
     def test_it_is_read_back(self, select) -> None:
-        mine = Algorithm("mine", select=select, advantage=LeaveOneOut(), draws="once", epochs=2)
+        mine = Algorithm("mine", select=select, advantage=LeaveOneOut(), resample="once", epochs=2)
         text = dumps(Config(), mine)
         if select == (short_ones,):
             assert f'"{__name__}:short_ones"' in text
@@ -509,8 +515,8 @@ class TestOnesOwnAlgorithm:
         [
             {"select": (Shorter(5),)},
             {"select": (lambda group, alive, rng: [None] * len(alive),)},
-            {"terms": (Term(NLL(), DrawMeans()), Term(Clipped(), DrawMeans()))},
-            {"terms": (Term(NLL(), DrawMeans(), coefficient=0.5),)},
+            {"terms": (Term(NLL(), SampleMeans()), Term(Clipped(), SampleMeans()))},
+            {"terms": (Term(NLL(), SampleMeans(), coefficient=0.5),)},
         ],
         ids=["an argument", "a lambda", "two terms", "a coefficient"],
     )

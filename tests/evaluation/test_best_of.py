@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.build import draw
+from tests.build import sample
 from tests.cli.test_main import Case, check_line, contents, in_process
 from winnow.errors import UserError
 from winnow.evaluation.best_of import best_of
@@ -47,7 +47,7 @@ def answer(text: str) -> str | None:
 
 
 def groups(prompts: int, number: int, seed: int = 0, errors: float = 0.0) -> list[Group]:
-    """Draws with few levels of score and few answers, so that both tie. Answer 0 is right."""
+    """Samples with few levels of score and few answers, so that both tie. Answer 0 is right."""
     rng = np.random.default_rng(seed)
     made = []
     for place in range(prompts):
@@ -59,7 +59,7 @@ def groups(prompts: int, number: int, seed: int = 0, errors: float = 0.0) -> lis
             broken = rng.random() < errors
             scores.append(Score.failed("broken") if broken else Score(float(said == 0)))
         prompt = Prompt(f"p{place}", f"question {place}", "0")
-        made.append(Group(prompt, (1,), tuple(map(draw, texts)), tuple(scores)))
+        made.append(Group(prompt, (1,), tuple(map(sample, texts)), tuple(scores)))
     return made
 
 
@@ -70,7 +70,7 @@ def write(path: Path, made: Sequence[Group]) -> Path:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
-    return write(tmp_path_factory.mktemp("draws") / "draws.parquet", groups(12, 14))
+    return write(tmp_path_factory.mktemp("samples") / "samples.parquet", groups(12, 14))
 
 
 def rows_by_prompt(path: Path) -> dict[str, list[dict]]:
@@ -81,7 +81,7 @@ def rows_by_prompt(path: Path) -> dict[str, list[dict]]:
 
 
 def by_subsets(path: Path, pick, subsets: int = 1500) -> list[tuple[float, float]]:
-    """Mean and standard error over random n-subsets of each prompt's draws, for each n of NS."""
+    """Mean and standard error over random n-subsets of each prompt's samples, for each n of NS."""
     rng = np.random.default_rng(99)
     rows = list(rows_by_prompt(path).values())
     found = []
@@ -144,7 +144,7 @@ def test_curves_agree_with_subsets_of_the_file(file, how, field, pick) -> None:
 
 
 def test_n_itself_has_a_line(file) -> None:
-    """Curves go on to all draws, and n is among their places."""
+    """Curves go on to all samples, and n is among their places."""
     for n, places in ((5, [1, 2, 4, 5, 8, 14]), (8, [1, 2, 4, 8, 14]), (None, [1, 2, 4, 8, 14])):
         assert [point.n for point in best_of(file, n).curves.passes] == places
 
@@ -172,8 +172,8 @@ class TestWinners:
     @pytest.fixture(scope="class")
     def uneven(self, tmp_path_factory) -> Path:
         made = groups(10, 12, seed=3, errors=0.3)
-        texts = [draw("x: #### 0"), *made[0].draws[1:]]
-        made[0] = made[0].with_(draws=tuple(texts))
+        texts = [sample("x: #### 0"), *made[0].samples[1:]]
+        made[0] = made[0].with_(samples=tuple(texts))
         return write(tmp_path_factory.mktemp("uneven") / "d.parquet", made)
 
     @pytest.mark.parametrize("how", ["verifier", "levels", "majority", "weighted"])
@@ -198,10 +198,10 @@ class TestWinners:
         assert made.prompts == 10 - left
         assert f"left out: {left} of 10 prompts" in made.notes[0]
         won = pq.read_table(paths[0]).to_pylist()
-        places = {row["prompt_id"]: row["draw"] for row in won}
+        places = {row["prompt_id"]: row["sample"] for row in won}
         assert places.keys() == expected.keys()
-        for name, draws in expected.items():
-            assert places[name] in draws
+        for name, samples in expected.items():
+            assert places[name] in samples
         lines = [json.loads(line)["messages"] for line in paths[1].read_text().splitlines()]
         assert [(m[0]["content"], m[1]["content"]) for m in lines] == [
             (row["prompt"], row["text"]) for row in won
@@ -211,10 +211,10 @@ class TestWinners:
         assert [source[i]["text"] for i in np.flatnonzero(made.won)] == [r["text"] for r in won]
 
     def best(self, rows: list[dict], how: str) -> set[int]:
-        """The draws that may win."""
+        """The samples that may win."""
         if how in ("verifier", "levels"):
             scores = [r["reward"] if how == "verifier" else level(r["text"]) for r in rows]
-            return {r["draw"] for r, s in zip(rows, scores, strict=True) if s == max(scores)}
+            return {r["sample"] for r, s in zip(rows, scores, strict=True) if s == max(scores)}
         weights = [1.0 if how == "majority" else r["reward"] for r in rows]
         totals: dict[str | None, float] = {}
         for row, weight in zip(rows, weights, strict=True):
@@ -222,14 +222,14 @@ class TestWinners:
                 said = answer(row["text"])
                 totals[said] = totals.get(said, 0) + weight
         top = [said for said, total in totals.items() if total == max(totals.values())]
-        firsts = [[r["draw"] for r in rows if answer(r["text"]) == said] for said in top]
-        return {draws[0] for draws in firsts}  # the weights of one answer are equal here
+        firsts = [[r["sample"] for r in rows if answer(r["text"]) == said] for said in top]
+        return {samples[0] for samples in firsts}  # the weights of one answer are equal here
 
     def test_ties_go_by_lot(self, tmp_path) -> None:
         made = Group(
             Prompt("p", "p"),
             (1,),
-            tuple(draw(f"{s}: #### 1") for s in "cdbdd"),
+            tuple(sample(f"{s}: #### 1") for s in "cdbdd"),
             tuple(Score(0.0) for _ in range(5)),
         )
         path = write(tmp_path / "d.parquet", [made])
@@ -239,7 +239,7 @@ class TestWinners:
         assert again == won
 
     def test_nobody_has_a_vote(self, tmp_path) -> None:
-        made = [g.with_(draws=tuple(draw("b: dunno") for _ in g.draws)) for g in groups(3, 4)]
+        made = [g.with_(samples=tuple(sample("b: dunno") for _ in g.samples)) for g in groups(3, 4)]
         found = best_of(write(tmp_path / "d.parquet", made), by="majority")
         assert not found.won.any()
         assert found.accuracy[0] == 0
@@ -252,7 +252,7 @@ class TestWinners:
 
     def test_comparisons_that_fail_are_told(self, tmp_path) -> None:
         texts = [r"\boxed{\frac{1}{0}}", r"\boxed{x+1}", r"\boxed{1+x}", r"\boxed{7}"]
-        one = groups(1, 4)[0].with_(draws=tuple(map(draw, texts)))
+        one = groups(1, 4)[0].with_(samples=tuple(map(sample, texts)))
         found = best_of(write(tmp_path / "d.parquet", [one]), by="majority", answers="math")
         assert found.notes == [
             "comparisons of formulas that failed: 1; their answers count as different"
@@ -261,7 +261,7 @@ class TestWinners:
 
 
 MISTAKES = {
-    "n": Case("best-of d.parquet --n 15", "n: no prompt has 15 draws with a verdict, only up"),
+    "n": Case("best-of d.parquet --n 15", "n: no prompt has 15 samples with a score, only up"),
     "no n": Case("best-of d.parquet --n 0", "n: must be at least 1 (got 0)"),
     "answers": Case("best-of d.parquet --answers maths", "answers: unknown value 'maths'; use nu"),
     "votes": Case("best-of d.parquet --votes exact", "votes: it is read only with by = 'weighted'"),
@@ -269,23 +269,23 @@ MISTAKES = {
     "model": Case("best-of d.parquet --by model:none", "'none' is not a folder, a .gguf file"),
     "form": Case("best-of d.parquet --form chat", "--form: unknown form 'chat'; use messages"),
     "policies": Case(
-        "best-of d.parquet e.parquet", "draws of 2 policies (a at temperature 1; b at"
+        "best-of d.parquet e.parquet", "samples of 2 policies (a at temperature 1; b at"
     ),
-    "unscored": Case("best-of raw.parquet", "draws: 8 of 8 draws have no score; score them: w"),
-    "errors": Case("best-of broken.parquet", "draws: no draw has a verdict, all are err"),
-    "no file": Case("best-of no.parquet", "draws: no file or folder no.parquet"),
-    "draws and recipe": Case("best-of d.parquet --set seed=1", "--recipe, --set, --folder: they"),
+    "unscored": Case("best-of raw.parquet", "samples: 8 of 8 samples have no score; score them w"),
+    "errors": Case("best-of broken.parquet", "samples: no sample has a score, all are err"),
+    "no file": Case("best-of no.parquet", "samples: no file or folder no.parquet"),
+    "samples and recipe": Case("best-of d.parquet --set seed=1", "--recipe, --set, --folder: they"),
     "out": Case("best-of d.parquet --out w.csv", "out: unknown kind of file 'w.csv'; use"),
     "out exists": Case("best-of d.parquet --out e.parquet", "out: e.parquet exists already"),
     "out folder": Case("best-of d.parquet --out no/w.jsonl", "out: no folder no"),
     "plot": Case("best-of --plot p.gif", "plot: unknown kind of picture 'p.gif'; use"),
     "plot folder": Case("best-of --plot no/p.svg", "plot: no folder no"),
-    "drawn, then out": Case("best-of --out w.csv", "out: unknown kind of file"),
-    "drawn, then by": Case("best-of --by nummber", "reward: unknown reward 'nummber'"),
-    "drawn, then model": Case("best-of --by model:none", "reward: 'none' is not a folder"),
-    "drawn, then form": Case("best-of --form chat", "--form: unknown form 'chat'"),
+    "sampled, then out": Case("best-of --out w.csv", "out: unknown kind of file"),
+    "sampled, then by": Case("best-of --by nummber", "reward: unknown reward 'nummber'"),
+    "sampled, then model": Case("best-of --by model:none", "reward: 'none' is not a folder"),
+    "sampled, then form": Case("best-of --form chat", "--form: unknown form 'chat'"),
 }
-"""Those without draws would draw with the built-in model, were they not found before."""
+"""Those without samples would sample with the built-in model, were they not found before."""
 
 
 class TestCommand:
@@ -298,7 +298,7 @@ class TestCommand:
         write(Path("raw.parquet"), [g.with_(scores=()) for g in made])
         failed = (Score.failed("it broke"),) * 4
         write(Path("broken.parquet"), [g.with_(scores=failed) for g in made])
-        monkeypatch.setattr("winnow.rollouts.collect.run_sample", None)  # nothing is drawn
+        monkeypatch.setattr("winnow.rollouts.collect.run_sample", None)  # nothing is sampled
         before = contents(tmp_path)
         case = MISTAKES[mistake]
         check_line(case, *in_process(monkeypatch, capsys, *case.args.split()))
@@ -307,7 +307,9 @@ class TestCommand:
     def test_many_policies_are_not_all_named(self, tmp_path) -> None:
         for name in "abcde":
             write(tmp_path / f"{name}.parquet", [groups(1, 4)[0].with_(origin=Origin(name))])
-        with pytest.raises(UserError, match=r"draws of 5 policies \(a .*; b .*; c .* and others\)"):
+        with pytest.raises(
+            UserError, match=r"samples of 5 policies \(a .*; b .*; c .* and others\)"
+        ):
             best_of(tmp_path)
 
     def test_pool_takes_several_policies(self, tmp_path) -> None:
@@ -315,7 +317,7 @@ class TestCommand:
         paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
         for path, own in zip(paths, made, strict=True):
             write(path, [own.with_(origin=Origin(path.stem))])
-        with pytest.raises(UserError, match="draws of 2 policies"):
+        with pytest.raises(UserError, match="samples of 2 policies"):
             best_of(paths)
         assert best_of(paths, pool=True).prompts == 2
 
@@ -348,24 +350,26 @@ class TestCommand:
         assert (found["by"], found["n"], found["prompts"]) == ("verifier", 14, 12)
         assert [point["n"] for point in found["curves"]["passes"]] == list(NS)
 
-    def test_without_draws_it_draws_first(self, tiny_model, tmp_path, monkeypatch, capsys) -> None:
+    def test_without_samples_it_samples_first(
+        self, tiny_model, tmp_path, monkeypatch, capsys
+    ) -> None:
         monkeypatch.chdir(tmp_path)
         rows = [{"prompt": f"{a}+1=", "answer": str(a + 1)} for a in range(5)]
         Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         sets = [f"model={tiny_model}", "prompts.source=p.jsonl", "eval.size=2"]
         sets += ["sampling.max_tokens=2", "reward=exact", "device=cpu"]
         args = [part for item in sets for part in ("--set", item)]
-        args = ["best-of", *args, "--n", "3", "--folder", "drawn", "--out", "w.jsonl", "--json"]
+        args = ["best-of", *args, "--n", "3", "--folder", "sampled", "--out", "w.jsonl", "--json"]
         code, out, err = in_process(monkeypatch, capsys, *args)
         assert (code, err) == (0, "")
         found = json.loads(out)
-        assert (found["draws"], found["n"], found["prompts"]) == (["drawn"], 3, 2)
-        drawn = rows_by_prompt(Path("drawn/draws/part-00001.parquet"))
-        assert [len(own) for own in drawn.values()] == [3, 3]
+        assert (found["samples"], found["n"], found["prompts"]) == (["sampled"], 3, 2)
+        sampled = rows_by_prompt(Path("sampled/samples/part-00001.parquet"))
+        assert [len(own) for own in sampled.values()] == [3, 3]
         assert len(Path("w.jsonl").read_text().splitlines()) == 2
 
     def test_what_is_loaded(self) -> None:
-        """No model library, no picture library; for the help no table of draws either."""
+        """No model library, no picture library; for the help no table of samples either."""
         code = (
             "import sys; import winnow.evaluation.best_of, winnow.evaluation.overoptimisation\n"
             "import winnow.engines.reward_models.fit\n"

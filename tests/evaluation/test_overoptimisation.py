@@ -1,4 +1,4 @@
-"""Over-optimisation: the fit, where gold turns over, KL of a run's policies, and the pictures."""
+"""Over-optimization: the fit, where gold turns over, KL of a run's policies, and the pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
-from tests.build import draw
+from tests.build import sample
 from tests.cli.test_main import Case, check_line, in_process
 from winnow.cli.render import study_report
 from winnow.config.schema import from_dict
@@ -36,7 +36,7 @@ from winnow.evaluation.overoptimisation_fit import (
 from winnow.reporting.observer import Silent
 from winnow.storage.schema import write_groups
 from winnow.training.run import run as train
-from winnow.types import Draw, Group, Prompt, Score
+from winnow.types import Group, Prompt, Sample, Score
 
 NS = (1, 2, 4, 8, 16)
 
@@ -84,7 +84,7 @@ class TestFit:
 
     @pytest.mark.parametrize("form", ["best-of-n", "rl"])
     def test_intervals_cover(self, form, monkeypatch) -> None:
-        """Prompts differ in how fast they rise and fall: data sets drawn anew, 40 prompts each."""
+        """Prompts differ in how fast they rise and fall: new data sets of 40 prompts each."""
         monkeypatch.setattr("winnow.evaluation.overoptimisation_fit._RESAMPLES", 200)
         rng = np.random.default_rng(7)
         d = np.sqrt([0.0, 0.2, 0.6, 1.2, 1.8])
@@ -102,7 +102,7 @@ class TestFit:
 
 
 def tails(prompts: int, number: int, perfect: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Scores of draws: gold follows the proxy, but in its uppermost tenth gold is at its worst."""
+    """Gold follows the proxy, but in the proxy's uppermost tenth gold is at its worst."""
     rng = np.random.default_rng(5)
     proxies = [rng.normal(size=number) for _ in range(prompts)]
     wrong = [p > 1.2816 for p in proxies]
@@ -112,7 +112,7 @@ def tails(prompts: int, number: int, perfect: bool) -> tuple[list[np.ndarray], l
 
 class TestTurningOver:
     def test_a_proxy_that_is_wrong_in_its_tail(self) -> None:
-        """Of n normal draws the best is in the tail with 1 - .9^n: gold is highest at n = 4."""
+        """Of n normal samples the best is in the tail with 1 - .9^n: gold is highest at n = 4."""
         study = best_of_n_study(*tails(60, 32, False), ns=[1, 2, 4, 8, 16, 32])
         gold = [point.gold.value for point in study.points]
         proxy = [point.proxy.value for point in study.points]
@@ -177,7 +177,7 @@ def answers(prompts: int = 8, number: int = 16) -> list[Group]:
             Group(
                 Prompt(f"p{place}", f"q{place}"),
                 (1,),
-                tuple(draw("x" * length) for length in lengths),
+                tuple(sample("x" * length) for length in lengths),
                 tuple(Score(float(3 < length < 9)) for length in lengths),
             )
         )
@@ -202,7 +202,7 @@ def file(tmp_path) -> Path:
 class TestCommand:
     def test_the_study_of_a_file(self, file) -> None:
         study = overoptimisation(file, Length())
-        proxies = [np.array([float(len(d.text)) for d in g.draws]) for g in answers()]
+        proxies = [np.array([float(len(d.text)) for d in g.samples]) for g in answers()]
         golds = [np.array([s.value for s in g.scores]) for g in answers()]
         assert study == best_of_n_study(proxies, golds, NS)
         assert study.peak.value < 16
@@ -238,10 +238,10 @@ class TestCommand:
         [
             ("d.parquet", "missing option '--proxy'"),
             ("d.parquet --proxy lenght", "reward: unknown reward 'lenght'"),
-            ("d.parquet --proxy verifier --n 3", "n: the study needs 4 draws a prompt"),
+            ("d.parquet --proxy verifier --n 3", "n: the study needs 4 samples a prompt"),
             (
                 "d.parquet --proxy verifier --n 17",
-                "draws: the study needs 2 prompts with 17 draws that have",
+                "samples: the study needs 2 prompts with 17 samples that have",
             ),
             (
                 "d.parquet --proxy verifier --plot p.jpg",
@@ -253,7 +253,7 @@ class TestCommand:
             ),
             (
                 "run --proxy verifier --checkpoints",
-                "run: the study needs 3 evaluations with draws, and run has 2",
+                "run: the study needs 3 evaluations with samples, and run has 2",
             ),
         ],
     )
@@ -287,15 +287,16 @@ def test_sequence_logprobs_are_those_of_one_sequence_at_a_time(share, room) -> N
         lengths = rng.integers(1, 7, count)
         ids = [tuple(rng.integers(0, 40, k).tolist()) for k in lengths]
         ids.append(ids[0])  # the same answer twice
-        draws = tuple(Draw(i, (-1.0,) * len(i), "", "stop") for i in ids)
-        made.append(Group(Prompt(str(length), ""), tuple(prompt), draws))
+        samples = tuple(Sample(i, (-1.0,) * len(i), "", "stop") for i in ids)
+        made.append(Group(Prompt(str(length), ""), tuple(prompt), samples))
     made.append(made[0])  # and a group
     forward = PolicyForward(net, share_prefix=share)
     for temperature in (1.0, 0.7):
         found = sequence_logprobs(forward, made, temperature, room)
         for group, own in zip(made, found, strict=True):
             expected = [
-                plain_logprob(net, group.prompt_ids, d.token_ids, temperature) for d in group.draws
+                plain_logprob(net, group.prompt_ids, d.token_ids, temperature)
+                for d in group.samples
             ]
             assert own == pytest.approx(expected, abs=2e-4)
 
@@ -309,7 +310,7 @@ def run(tmp_path_factory, tiny_model) -> Path:
     config = from_dict(
         {
             "model": str(tiny_model), "steps": 4, "prompts_per_step": 8, "samples_per_prompt": 4,
-            "minibatch_prompts": 4, "reward": "exact", "optimiser": {"lr": 3e-3}, "device": "cpu",
+            "minibatch_prompts": 4, "reward": "exact", "optimizer": {"lr": 3e-3}, "device": "cpu",
             "prompts": {"source": str(folder / "p.jsonl")},
             "sampling": {"max_tokens": 3, "temperature": 0.8},
             "eval": {"size": 5, "samples": 12, "every": 2},
@@ -352,10 +353,10 @@ class TestRun:
         ("harm", "says"),
         [
             ("start", "has no evaluation of step 0"),
-            ("few", "the study needs 3 evaluations with draws, and"),
+            ("few", "the study needs 3 evaluations with samples, and"),
             ("prompts", "eval-000002.parquet holds other prompts than"),
-            ("logprobs", "eval-000002.parquet has no log-probs of its draws"),
-            ("truncated", "eval-000002.parquet was drawn with top-k or top-p"),
+            ("logprobs", "eval-000002.parquet has no log-probs of its samples"),
+            ("truncated", "eval-000002.parquet was sampled with top-k or top-p"),
         ],
     )
     def test_a_run_that_will_not_do(self, run, tmp_path, monkeypatch, capsys, harm, says) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.build import group
 from winnow.errors import UserError
 from winnow.evaluation import plots
-from winnow.evaluation.curves import Drawn, curves, label_verdicts
+from winnow.evaluation.curves import PromptSamples, curves, label_outcomes
 from winnow.evaluation.overoptimisation_fit import best_of_n_study
 from winnow.evaluation.voting import ballots, winner
 from winnow.rewards.factory import make_reward
@@ -162,8 +162,8 @@ class TestFormulas:
         assert made.labels == [[0, 1, 2]]
         assert made.failed == 2
 
-    def test_the_order_of_the_draws_has_no_say(self) -> None:
-        """In whatever order they were drawn, the same answers are one; not so if each were
+    def test_the_order_of_the_samples_has_no_say(self) -> None:
+        """In whatever order they were sampled, the same answers are one; not so if each were
         compared with those before it: bb is as near to a as to ccc.
         """
         found = set()
@@ -188,10 +188,10 @@ VOTE = st.tuples(st.none() | st.integers(0, 3), st.sampled_from([0.0, 0.25, 0.5,
 
 class TestWinner:
     @given(st.lists(VOTE, min_size=1, max_size=9), st.floats(0, 1, exclude_max=True))
-    def test_it_is_of_the_labels_on_top_and_the_heaviest_of_those(self, votes, lot) -> None:
+    def test_it_is_of_the_labels_on_top_and_the_heaviest_of_those(self, votes, priority) -> None:
         labels, weights = zip(*votes, strict=True)
         top = plain_vote(labels, weights)
-        found = winner(list(labels), weights, lambda: lot)
+        found = winner(list(labels), weights, lambda: priority)
         if not top:
             assert found is None
             return
@@ -201,8 +201,8 @@ class TestWinner:
         assert found == min(i for i in same if weights[i] == weights[found])
 
     @given(ordered(VOTE))
-    def test_without_a_tie_the_order_has_no_say(self, drawn) -> None:
-        votes, order = drawn
+    def test_without_a_tie_the_order_has_no_say(self, sampled) -> None:
+        votes, order = sampled
         labels, weights = zip(*votes, strict=True)
         if len(plain_vote(labels, weights)) != 1:
             return
@@ -214,7 +214,7 @@ class TestWinner:
     def test_a_tie_goes_by_lot(self) -> None:
         rng = np.random.default_rng(0)
         found = [winner([0, 1, 1, 0, 2], [1.0] * 5, rng.random) for _ in range(600)]
-        assert set(found) == {0, 1}  # the first draw of each of the two
+        assert set(found) == {0, 1}  # the first sample of each of the two
         assert 250 < found.count(0) < 350
 
     def test_tenths_tie_although_they_do_not_add_up(self) -> None:
@@ -233,23 +233,23 @@ class TestWinner:
         ([None, 0, None], [1, 0, 0], [1, 0, 0]),  # no answer has no label: left alone
     ],
 )
-def test_an_answer_is_what_most_of_its_verdicts_say(labels, right, expected) -> None:
-    assert label_verdicts(labels, np.array(right, dtype=bool)).tolist() == list(map(bool, expected))
+def test_an_answer_is_what_most_of_its_outcomes_say(labels, right, expected) -> None:
+    assert label_outcomes(labels, np.array(right, dtype=bool)).tolist() == list(map(bool, expected))
 
 
 class TestIntervals:
     @pytest.mark.parametrize("prompts", [15, 30])
     def test_they_cover(self, prompts) -> None:
-        """Data sets drawn anew, prompts included; the truth from many more prompts."""
+        """Data sets sampled anew, prompts included; the truth from many more prompts."""
         rng = np.random.default_rng(prompts)
         ns, number = [1, 2, 8], 8
 
-        def drawn(count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def sampled(count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             """Right or not, score and answer; wrong answers are of two kinds."""
             right = rng.random((count, size)) < rng.beta(1, 2, (count, 1))
             return right, right + rng.normal(size=right.shape), rng.integers(1, 3, right.shape)
 
-        right, score, wrong = drawn(100_000, max(ns))
+        right, score, wrong = sampled(100_000, max(ns))
         truth: dict[str, list[float]] = {"passes": [], "best": [], "majority": []}
         for n in ns:
             truth["passes"].append(right[:, :n].any(axis=1).mean())
@@ -261,9 +261,12 @@ class TestIntervals:
             truth["majority"].append((tied[0] / tied.sum(axis=0)).mean())
         covered = {(name, i): 0 for name in truth for i in range(len(ns))}
         for _ in range(200):
-            right, score, wrong = drawn(prompts, number)
+            right, score, wrong = sampled(prompts, number)
             sets = [
-                [Drawn(np.arange(number), r, s, np.ones(number), labels) for r, s, labels in rows]
+                [
+                    PromptSamples(np.arange(number), r, s, np.ones(number), labels)
+                    for r, s, labels in rows
+                ]
                 for rows in (
                     zip(right, score, [[]] * prompts, strict=True),
                     zip(right, score, np.where(right, 0, wrong).tolist(), strict=True),
@@ -307,7 +310,7 @@ class TestKL:
     @given(st.lists(st.integers(0, 5), min_size=8, max_size=8))
     def test_the_bound_is_one(self, levels) -> None:
         scores = np.array(levels, dtype=float)
-        one = Drawn(np.arange(8), scores > 2, scores, np.ones(8), [])
+        one = PromptSamples(np.arange(8), scores > 2, scores, np.ones(8), [])
         made = curves([one], [1, 2, 4, 8], np.random.default_rng(0))
         shares = np.unique(scores, return_counts=True)[1] / 8
         cumulated = np.append(0, np.cumsum(shares))
@@ -318,9 +321,9 @@ class TestKL:
 
 
 class TestPictures:
-    """What is seen on the figure as it is drawn: nothing stands on anything else."""
+    """What is seen on the figure as it is sampled: nothing stands on anything else."""
 
-    def drawn(self, monkeypatch, what: str, prompts: int, number: int):
+    def sampled(self, monkeypatch, what: str, prompts: int, number: int):
         """The figure; the judges have names that are longer than it is wide."""
         kept = []
         monkeypatch.setattr(plots, "_save", lambda figure, path: kept.append(figure))
@@ -330,22 +333,22 @@ class TestPictures:
         ns = [*(2**i for i in range(20) if 2**i < number), number]
         if what == "study":
             study = best_of_n_study(list(scores), list(right * 1.0), ns)
-            plots.draw_study(study, Path("p.svg"), "model:" + "proxy" * 40, "verifier")
+            plots.plot_study(study, Path("p.svg"), "model:" + "proxy" * 40, "verifier")
         else:
             labels = right[0].astype(int).tolist() if what == "vote" else []
             rows = [
-                Drawn(np.arange(number), r, s, np.ones(number), labels)
+                PromptSamples(np.arange(number), r, s, np.ones(number), labels)
                 for r, s in zip(right, scores, strict=True)
             ]
             made = curves(rows[:1] if labels else rows, ns, rng)
-            plots.draw_curves(made, Path("p.svg"), "model:" + "proxy" * 40, prompts)
+            plots.plot_curves(made, Path("p.svg"), "model:" + "proxy" * 40, prompts)
         kept[0].draw_without_rendering()
         return kept[0]
 
     @pytest.mark.parametrize("what", ["curves", "vote", "study"])
     @pytest.mark.parametrize(("prompts", "number"), [(9, 40), (4, 1025), (3, 4)])
     def test_nothing_overlaps(self, monkeypatch, what, prompts, number) -> None:
-        figure = self.drawn(monkeypatch, what, prompts, number)
+        figure = self.sampled(monkeypatch, what, prompts, number)
         legend = figure.legends[0].get_window_extent()
         assert legend.x0 >= 0
         assert legend.x1 <= figure.bbox.x1
@@ -368,14 +371,14 @@ class TestPictures:
     @pytest.mark.parametrize("kind", [".svg", ".png", ".pdf"])
     def test_the_file_is_of_its_kind(self, tmp_path, kind) -> None:
         scores = np.arange(4.0)
-        one = Drawn(np.arange(4), scores > 2, scores, np.ones(4), [])
+        one = PromptSamples(np.arange(4), scores > 2, scores, np.ones(4), [])
         path = tmp_path / f"p{kind}"
         plots.check_picture(path)
-        plots.draw_curves(curves([one, one], [1, 2, 4], np.random.default_rng(0)), path, "me", 2)
+        plots.plot_curves(curves([one, one], [1, 2, 4], np.random.default_rng(0)), path, "me", 2)
         data = path.read_bytes()
         if kind == ".svg":
             assert ElementTree.fromstring(data).tag == "{http://www.w3.org/2000/svg}svg"
-            for said in (b"best of n by me", b"pass@n", b"answers drawn for each prompt, n"):
+            for said in (b"best of n by me", b"pass@n", b"answers sampled for each prompt, n"):
                 assert said in data
         else:
             assert data.startswith({".png": b"\x89PNG\r\n", ".pdf": b"%PDF"}[kind])

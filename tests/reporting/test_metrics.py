@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.build import group, judged
+from tests.build import group, with_advantages
 from winnow.algorithms.table import ALGORITHMS
 from winnow.reporting.metrics import concentration, evaluation, step_metrics, success_by_difficulty
 from winnow.theory.intervals import wilson
@@ -19,7 +19,7 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 
 def stats(influence, **changes):
     values = {
-        "applied": True, "loss": 0.5, "grad_norm": 2.0, "lr": 1e-5, "draws": 3, "tokens": 10,
+        "applied": True, "loss": 0.5, "grad_norm": 2.0, "lr": 1e-5, "samples": 3, "tokens": 10,
         "positions": 7, "clipped": 2, "ratio_tokens": 10, "ratio_sum": 11.0, "ratio_max": 0.4,
         "kl_sum": 0.2, "token_ratios": [0.9, 1.0, 1.1], "log_weights": [0.0, 0.0],
         "influence": influence,
@@ -30,7 +30,7 @@ def stats(influence, **changes):
 def row(groups, updates, **changes):
     values = {
         "step": 1, "policy_version": 1, "batch": Batch(list(groups), True), "updates": updates,
-        "empty_minibatches": 0, "seconds": {"draw": 1.0}, "evaluation": None,
+        "empty_minibatches": 0, "seconds": {"sample": 1.0}, "evaluation": None,
     }  # fmt: skip
     return step_metrics(**{**values, **changes})
 
@@ -44,7 +44,7 @@ def test_effective_survivors():
         (1.6, 0.75)
     )
     assert concentration(groups, []) == (None, None)
-    # the same draw in two updates is one draw
+    # the same sample in two updates is one sample
     assert concentration(groups, equal * 2) == pytest.approx((3.0, 2 / 3))
 
 
@@ -58,7 +58,7 @@ def test_effective_survivors_lie_between_one_and_all(values):
 
 
 def test_a_row_by_hand():
-    groups = judged(
+    groups = with_advantages(
         [group([1, 0, None], name="a"), group([0, 0], name="b"), group([1, 1], name="c")],
         ALGORITHMS["raft++"],
     )
@@ -80,14 +80,14 @@ def test_a_row_by_hand():
     ]
     out = row(groups, updates)
     assert out["reward_mean"] == out["right_rate"] == 3 / 6
-    assert (out["draws"], out["errors"], out["survivors"], out["trained"]) == (7, 1, 3, 3)
-    kinds = ("all_wrong", "mixed", "all_right", "no_verdict")
+    assert (out["samples"], out["errors"], out["survivors"], out["samples_trained"]) == (7, 1, 3, 3)
+    kinds = ("all_wrong", "mixed", "all_right", "no_score")
     assert [out[f"prompts_{kind}"] for kind in kinds] == [1, 1, 1, 0]
     assert (out["updates"], out["updates_skipped"]) == (2, 1)
     assert (out["loss"], out["grad_norm"]) == (1.0, 3.0)
     assert out["clip_fraction"] == 2 / 20
     assert (out["ratio_mean"], out["ratio_max_deviation"]) == (1.1, 0.4)
-    assert out["kl_to_drawing_policy"] == pytest.approx(0.02)
+    assert out["kl_to_sampling_policy"] == pytest.approx(0.02)
     assert out["tokens_trained"] == 20
     # of .9, 1, 1.1, 2: the 1 % quantile lies .03 of the way from the first to the second
     assert out["ratio_quantiles"] == pytest.approx({"1%": 0.903, "50%": 1.05, "99%": 1.973})
@@ -96,7 +96,7 @@ def test_a_row_by_hand():
 
 
 def test_what_was_not_applied_has_no_influence():
-    groups = judged([group([1, 0])], ALGORITHMS["raft++"])
+    groups = with_advantages([group([1, 0])], ALGORITHMS["raft++"])
     out = row(groups, [((0,), stats([[1.0, 0.0]], applied=False))])
     assert out["effective_survivors"] is None
 
@@ -131,7 +131,7 @@ def test_accuracy_is_a_mean_over_prompts():
     groups = [group([1, 1, 1, 0]), group([0, None]), group([None, None])]
     result = evaluation(3, groups, 1.5)
     assert result.accuracy == pytest.approx(0.375)
-    assert (result.prompts, result.draws, result.errors) == (3, 8, 3)
+    assert (result.prompts, result.samples, result.errors) == (3, 8, 3)
     # two prompts with .75 and 0: standard error .53033 / sqrt(2) = .375, so the interval is clipped
     assert (result.low, result.high) == (0, 1)
     single = evaluation(0, [group([1]), group([0]), group([1])], 1.0)

@@ -138,7 +138,7 @@ def test_a_prompt_that_cannot_be_judged_is_an_error_and_no_zero(
     assert bad.error is not None
     assert bad.error.startswith("ValueError: ")
     assert "'p1'" in bad.error
-    assert good == Score(1.0)  # the next draw is judged all the same
+    assert good == Score(1.0)  # the next sample is judged all the same
 
 
 class TestMath:
@@ -187,10 +187,10 @@ class TestMath:
         assert bad.value is None
         assert str(bad.error).startswith("ValueError: ")
 
-    def test_a_formula_that_takes_for_ever_is_an_error_of_its_draw(self, reward: Reward) -> None:
+    def test_a_formula_that_takes_for_ever_is_an_error_of_its_sample(self, reward: Reward) -> None:
         said = ("5", r"\boxed{99^{99^{9}}}")
         scores = reward.score([(prompt("5"), completion) for completion in said])
-        assert scores == [Score(1.0), Score.failed("no verdict within 1.5 s")]
+        assert scores == [Score(1.0), Score.failed("no score within 1.5 s")]
 
 
 class TestGym:

@@ -1,4 +1,4 @@
-"""Verifiers that misbehave: each makes an error of its own draw, and nothing else happens."""
+"""Verifiers that misbehave: each makes an error of its own sample, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ MISBEHAVIOUR = {
     "recurse": "RecursionError: ",
     "sys.exit": "SystemExit: 2",
     "input": "EOFError: ",
-    "sleep": "no verdict within 0.8 s",
-    "loop": "no verdict within 0.8 s",
+    "sleep": "no score within 0.8 s",
+    "loop": "no score within 0.8 s",
     "os._exit": "the verifier's process ended with exit code 3",
     "SIGKILL": "the verifier's process was killed by SIGKILL (out of memory?)",
     "segfault": "the verifier's process was killed by SIGSEGV",
@@ -173,14 +173,14 @@ def misbehaving() -> Iterator[Reward]:
 
 
 @pytest.mark.parametrize("how", MISBEHAVIOUR)
-def test_misbehaviour_is_the_error_of_its_draw_alone(misbehaving: Reward, how: str) -> None:
+def test_misbehaviour_is_the_error_of_its_sample_alone(misbehaving: Reward, how: str) -> None:
     before, bad, after = scores(misbehaving, "1", how, "2")
     assert bad.value is None
     assert bad.error is not None
     assert bad.error.startswith(MISBEHAVIOUR[how])
     assert len(bad.error) < 600
     assert bad.error.isprintable()
-    assert (before, after) == (Score(1.0), Score(2.0))  # the next draw is judged all the same
+    assert (before, after) == (Score(1.0), Score(2.0))  # the next sample is judged all the same
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_order_is_kept_and_workers_work_at_once(make: Make) -> None:
     assert reward.score([]) == []
 
 
-def test_the_import_does_not_count_against_the_first_draw(
+def test_the_import_does_not_count_against_the_first_sample(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = "import time; time.sleep(0.6)\ndef score(prompt, completion): return 1"
@@ -317,11 +317,11 @@ def test_a_worker_that_takes_no_more_input_is_late_too(make: Make) -> None:
     reward = make(lambda prompt, completion: os.getpid(), time_limit=LIMIT)
     pid = int(scores(reward, "")[0].value or 0)
     os.kill(pid, signal.SIGSTOP)
-    assert errors(reward, "x" * 10**6, "") == ["no verdict within 0.8 s", None]
+    assert errors(reward, "x" * 10**6, "") == ["no score within 0.8 s", None]
     assert not alive(pid)
 
 
-def test_a_folder_that_is_gone_is_an_error_of_the_draw(tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_is_an_error_of_the_sample(tmp_path: Path) -> None:
     folder = tmp_path / "gone"
     source = Source(function=pickled(lambda prompt, completion: 1.0), folder=str(folder))
     reward = IsolatedReward("gone", source)

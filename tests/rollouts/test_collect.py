@@ -1,4 +1,4 @@
-"""Many draws of many prompts: none lost, none twice, whenever it is stopped."""
+"""Many samples of many prompts: none lost, none twice, whenever it is stopped."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from winnow.engines.base import Capabilities, Request, SamplingParams
 from winnow.errors import UserError
 from winnow.reporting.observer import Silent
 from winnow.rollouts import collect as sampling_module
-from winnow.rollouts.collect import Sampled, Want, collect
+from winnow.rollouts.collect import Plan, Sampled, collect
 from winnow.storage import atomic as disk_module
 from winnow.storage import sample_folder as journal_module
 from winnow.storage.sample_folder import Journal
-from winnow.storage.sample_table import read_draws
-from winnow.types import Draw, Group, Origin, Prompt, Score
+from winnow.storage.sample_table import read_samples
+from winnow.types import Group, Origin, Prompt, Sample, Score
 
 HALF = "\ud83d"
 
@@ -43,13 +43,13 @@ class Stopped(Exception):
     """Stands for a server that is gone."""
 
 
-class Watched(Draw):
-    """A draw that one can tell to be held or not."""
+class Watched(Sample):
+    """A sample that one can tell to be held or not."""
 
 
 @dataclass
 class Sampler:
-    """Draws that their request's seed decides; remembers what it was asked for.
+    """Samples that their request's seed decides; remembers what it was asked for.
 
     Attributes:
         die: Raise `Stopped` after so many groups, the last of which lacks its end.
@@ -74,21 +74,23 @@ class Sampler:
                 self.asked.append(request)
                 last = self.die is not None and len(self.asked) >= self.die
                 number = max(1, request.n - 2) if last else request.n
-                draws = tuple(self._draw(request.seed, i) for i in range(number))
-                yield place, Group(request.prompt, (1, 2), draws)
-                del draws
+                samples = tuple(self._sample(request.seed, i) for i in range(number))
+                yield place, Group(request.prompt, (1, 2), samples)
+                del samples
                 self.most_held = max(self.most_held, sum(ref() is not None for ref in self.made))
                 if last:
                     raise Stopped
         finally:
             self.closed += 1
 
-    def _draw(self, seed: int, number: int) -> Draw:
+    def _sample(self, seed: int, number: int) -> Sample:
         token = seed % 1000 + number
         text = f"{seed % 7} {number}" + HALF
-        draw = Watched((token, 0), (-0.1 * number, float("-inf")), text, "eos", entropies=(0.5, 0))
-        self.made.append(weakref.ref(draw))
-        return draw
+        sample = Watched(
+            (token, 0), (-0.1 * number, float("-inf")), text, "eos", entropies=(0.5, 0)
+        )
+        self.made.append(weakref.ref(sample))
+        return sample
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Verifier:
     """Right where the text begins with an even digit; remembers what it was asked.
 
     Attributes:
-        broken: Whether a text's verdict is an error.
+        broken: Whether a text's score is an error.
     """
 
     broken: Callable[[str], bool] = lambda text: False
@@ -121,43 +123,43 @@ def prompts(count: int) -> list[Prompt]:
     ]
 
 
-def want(count: int = 3, n: int = 5, **changes: Any) -> Want:
+def plan_of(count: int = 3, n: int = 5, **changes: Any) -> Plan:
     return replace(
-        Want(prompts(count), n, SamplingParams(max_tokens=4), 7, 1.0, Origin("fake", 0.5)),
+        Plan(prompts(count), n, SamplingParams(max_tokens=4), 7, 1.0, Origin("fake", 0.5)),
         **changes,
     )
 
 
-def begin(folder: Path, wanted: Want) -> Journal:
-    return Journal.create(folder, "# config\n", {"python": "3"}, group=wanted.empty)
+def begin(folder: Path, plan: Plan) -> Journal:
+    return Journal.create(folder, "# config\n", {"python": "3"}, group=plan.empty)
 
 
 def run(
-    folder: Path, wanted: Want, sampler: Sampler | None = None, verifier: Verifier | None = None
+    folder: Path, plan: Plan, sampler: Sampler | None = None, verifier: Verifier | None = None
 ) -> Sampled:
-    """Begin or go on with a folder."""
+    """Begin or resume a folder."""
     started = (folder / "config.toml").exists()
-    journal = Journal(folder, wanted.empty) if started else begin(folder, wanted)
-    return collect(wanted, sampler or Sampler(), verifier or Verifier(), journal, Silent())
+    journal = Journal(folder, plan.empty) if started else begin(folder, plan)
+    return collect(plan, sampler or Sampler(), verifier or Verifier(), journal, Silent())
 
 
 def rows(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
-    """Every draw of the closed files, once, by the number of its prompt and its own."""
+    """Every sample of the closed files, once, by the number of its prompt and its own."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
-    for path in sorted((folder / "draws").glob("*.parquet")):
+    for path in sorted((folder / "samples").glob("*.parquet")):
         for row in pq.read_table(path).to_pylist():
-            place = (row["group"], row["draw"])
+            place = (row["group"], row["sample"])
             assert place not in found, f"{place} is there twice"
             found[place] = row
     return found
 
 
-def complete(folder: Path, wanted: Want) -> dict[tuple[int, int], dict[str, Any]]:
-    """The draws of a folder, which are those that were asked for, and it says so."""
+def complete(folder: Path, plan: Plan) -> dict[tuple[int, int], dict[str, Any]]:
+    """The samples of a folder, which are those that were asked for, and it says so."""
     found = rows(folder)
-    assert set(found) == {(p, i) for p in range(len(wanted.prompts)) for i in range(wanted.n)}
+    assert set(found) == {(p, i) for p in range(len(plan.prompts)) for i in range(plan.n)}
     assert (folder / "journal.jsonl").read_bytes() == b""
-    assert read_draws([folder], ["text"], why="the test").rows == len(found)
+    assert read_samples([folder], ["text"], why="the test").rows == len(found)
     assert not list(folder.rglob("*.partial"))
     return found
 
@@ -176,24 +178,24 @@ def _no_waiting(monkeypatch) -> None:
 
 @pytest.fixture
 def small(monkeypatch) -> None:
-    """Sets of two draws, files of five."""
+    """Sets of two samples, files of five."""
     monkeypatch.setattr(sampling_module, "SET_DRAWS", {True: 2, False: 2})
     monkeypatch.setattr(journal_module, "PART_DRAWS", 5)
 
 
 def parts(folder: Path) -> list[str]:
-    return [path.name for path in sorted((folder / "draws").iterdir())]
+    return [path.name for path in sorted((folder / "samples").iterdir())]
 
 
 # a run that nothing stops
 
 
 def test_what_a_run_holds(tmp_path, small) -> None:
-    wanted, sampler, verifier = want(), Sampler(), Verifier()
-    done = run(tmp_path / "d", wanted, sampler, verifier)
-    found = complete(tmp_path / "d", wanted)
+    plan, sampler, verifier = plan_of(), Sampler(), Verifier()
+    done = run(tmp_path / "d", plan, sampler, verifier)
+    found = complete(tmp_path / "d", plan)
     assert {(r.prompt.id, r.n) for r in sampler.asked} == {
-        (prompt.id, n) for prompt in wanted.prompts for n in (2, 1)
+        (prompt.id, n) for prompt in plan.prompts for n in (2, 1)
     }
     assert len({request.seed for request in sampler.asked}) == len(sampler.asked) == 9
     assert len(verifier.asked) == 15
@@ -222,46 +224,46 @@ def test_what_a_run_holds(tmp_path, small) -> None:
 def test_files_and_windows_change_nothing(
     tmp_path_factory, count, n, together, part, tokens, window, seeds
 ) -> None:
-    folder, wanted = tmp_path_factory.mktemp("run"), want(count, n)
+    folder, plan = tmp_path_factory.mktemp("run"), plan_of(count, n)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling_module, "SET_DRAWS", {seeds: together, not seeds: 999})
-        run(folder / "plain", wanted, Sampler(seeds=seeds))
+        run(folder / "plain", plan, Sampler(seeds=seeds))
         patch.setattr(journal_module, "PART_DRAWS", part)
         patch.setattr(journal_module, "PART_TOKENS", tokens)
         patch.setattr(sampling_module, "_WINDOW", window)
         sampler = Sampler(seeds=seeds)
-        run(folder / "cut", wanted, sampler)
-    assert complete(folder / "cut", wanted) == complete(folder / "plain", wanted)
+        run(folder / "cut", plan, sampler)
+    assert complete(folder / "cut", plan) == complete(folder / "plain", plan)
     assert max(request.n for request in sampler.asked) == min(n, together)
     assert count * n / (window + together) <= sampler.closed <= count * n / window + 1
-    enough = min(part, -(-tokens // 2)) + min(n, together) - 1  # a draw has two tokens
-    for path in (folder / "cut" / "draws").iterdir():
+    enough = min(part, -(-tokens // 2)) + min(n, together) - 1  # a sample has two tokens
+    for path in (folder / "cut" / "samples").iterdir():
         assert pq.read_metadata(path).num_rows <= enough
 
 
-def test_another_seed_asks_for_other_draws(tmp_path) -> None:
+def test_another_seed_asks_for_other_samples(tmp_path) -> None:
     seeds = []
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
         sampler = Sampler()
-        run(tmp_path / name, want(seed=seed), sampler)
+        run(tmp_path / name, plan_of(seed=seed), sampler)
         seeds.append({request.seed for request in sampler.asked})
     assert seeds[0] == seeds[1]
     assert not seeds[0] & seeds[2]
 
 
-def test_a_million_draws_are_not_held(tmp_path, monkeypatch) -> None:
+def test_a_million_samples_are_not_held(tmp_path, monkeypatch) -> None:
     """No more than a file's worth of them, and one set."""
     monkeypatch.setattr(sampling_module, "SET_DRAWS", {True: 5})
     monkeypatch.setattr(journal_module, "PART_DRAWS", 20)
     sampler = Sampler()
-    run(tmp_path / "d", want(20, 20), sampler)
+    run(tmp_path / "d", plan_of(20, 20), sampler)
     assert len(sampler.made) == 400
     assert 20 <= sampler.most_held <= 25
     size: list[int] = []
     monkeypatch.setattr(
         Silent, "progress", lambda *_: size.append((tmp_path / "e/journal.jsonl").stat().st_size)
     )
-    run(tmp_path / "e", want(20, 20))
+    run(tmp_path / "e", plan_of(20, 20))
     assert max(size) < 20 * 400  # nor does the journal grow
 
 
@@ -290,13 +292,13 @@ def test_a_line_is_on_the_disk_before_the_next_set_is_waited_for(tmp_path, monke
 
     looked: list[bool] = []
     monkeypatch.setattr(os, "fsync", fsync)
-    run(tmp_path / "d", want(4), Looks(), Asks())
+    run(tmp_path / "d", plan_of(4), Looks(), Asks())
     assert looked == [True] * 8
 
 
 def test_a_file_is_on_the_disk_before_the_journal_is_emptied(tmp_path, monkeypatch) -> None:
     folder, events = tmp_path / "d", []
-    begin(folder, want())
+    begin(folder, plan_of())
     rename = Path.rename
 
     def named(handle: int) -> None:
@@ -308,24 +310,24 @@ def test_a_file_is_on_the_disk_before_the_journal_is_emptied(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "fsync", named)
     monkeypatch.setattr(Path, "rename", renamed)
-    run(folder, want())
+    run(folder, plan_of())
     assert events[-6:] == [
         ("flush", ".part-00001.parquet.partial"),
         ("rename", "part-00001.parquet"),
-        ("flush", "draws"),
+        ("flush", "samples"),
         ("flush", ".journal.jsonl.partial"),
         ("rename", "journal.jsonl"),
         ("flush", "d"),
     ]
 
 
-# stopped, and gone on with
+# stopped, and resumed
 
 
-def stop_after(folder: Path, wanted: Want, groups: int) -> None:
+def stop_after(folder: Path, plan: Plan, groups: int) -> None:
     """A folder whose journal holds some groups; the last lacks its scores."""
     with pytest.raises(Killed):
-        run(folder, wanted, verifier=Verifier(dies_at(2 * (groups - 1) + 1)))
+        run(folder, plan, verifier=Verifier(dies_at(2 * (groups - 1) + 1)))
 
 
 def asked_sets(sampler: Sampler) -> set[tuple[str, int]]:
@@ -335,26 +337,30 @@ def asked_sets(sampler: Sampler) -> set[tuple[str, int]]:
 def test_cut_at_every_byte(tmp_path, small, monkeypatch) -> None:
     """The journal ends anywhere in its last lines, or at any line: the rest is made anew."""
     monkeypatch.setattr(journal_module, "PART_DRAWS", 99)
-    wanted, everything = want(3, 4), Sampler()
-    run(tmp_path / "whole", wanted, everything)
-    whole = complete(tmp_path / "whole", wanted)
-    stop_after(tmp_path / "stopped", wanted, 4)
+    plan, everything = plan_of(3, 4), Sampler()
+    run(tmp_path / "whole", plan, everything)
+    whole = complete(tmp_path / "whole", plan)
+    stop_after(tmp_path / "stopped", plan, 4)
     journal = (tmp_path / "stopped/journal.jsonl").read_bytes()
     lines = journal.splitlines(keepends=True)
-    assert [b'"draws"' in line for line in lines] == [False, *[True, False] * 3, True]
+    assert [b'"samples"' in line for line in lines] == [False, *[True, False] * 3, True]
     ends = [sum(map(len, lines[:i])) for i in range(1, len(lines) + 1)]
     for end in sorted({*ends, *range(ends[-3], len(journal) + 1)}):
         folder = tmp_path / f"cut-{end}"
         shutil.copytree(tmp_path / "stopped", folder)
         (folder / "journal.jsonl").write_bytes(journal[:end])
         kept = [line for i, line in enumerate(lines) if ends[i] <= end]
-        drawn = sum(b'"draws"' in line for line in kept)
+        sampled = sum(b'"samples"' in line for line in kept)
         scored = sum(b'"scores"' in line for line in kept)
         sampler, verifier = Sampler(), Verifier()
-        done = run(folder, wanted, sampler, verifier)
-        assert complete(folder, wanted) == whole
-        assert (done.found, done.made, done.scored) == (2 * drawn, 12 - 2 * drawn, 12 - 2 * scored)
-        assert len(sampler.asked) == len(asked_sets(sampler)) == 6 - drawn
+        done = run(folder, plan, sampler, verifier)
+        assert complete(folder, plan) == whole
+        assert (done.found, done.made, done.scored) == (
+            2 * sampled,
+            12 - 2 * sampled,
+            12 - 2 * scored,
+        )
+        assert len(sampler.asked) == len(asked_sets(sampler)) == 6 - sampled
         assert asked_sets(sampler) <= asked_sets(everything)
         assert len(verifier.asked) == 12 - 2 * scored
         shutil.rmtree(folder)
@@ -371,36 +377,36 @@ class OneSet(Sampler):
 def test_cut_and_stopped_again(tmp_path, small, monkeypatch) -> None:
     """What was cut short stays out of the way of the lines that come after it."""
     monkeypatch.setattr(journal_module, "PART_DRAWS", 99)
-    wanted = want(3, 4)
-    run(tmp_path / "whole", wanted)
-    stop_after(tmp_path / "stopped", wanted, 4)
+    plan = plan_of(3, 4)
+    run(tmp_path / "whole", plan)
+    stop_after(tmp_path / "stopped", plan, 4)
     journal = (tmp_path / "stopped/journal.jsonl").read_bytes()
     for end in range(1, len(journal), 41):
         folder = tmp_path / f"cut-{end}"
         shutil.copytree(tmp_path / "stopped", folder)
         (folder / "journal.jsonl").write_bytes(journal[:end])
-        drawn = len(drawn_in(folder))
+        sampled = len(sampled_in(folder))
         with pytest.raises(Stopped):
-            run(folder, wanted, OneSet())
-        assert run(folder, wanted).found == drawn + 2
-        assert complete(folder, wanted) == complete(tmp_path / "whole", wanted)
+            run(folder, plan, OneSet())
+        assert run(folder, plan).found == sampled + 2
+        assert complete(folder, plan) == complete(tmp_path / "whole", plan)
 
 
 def test_a_folder_that_was_complete_is_cut(tmp_path, small, monkeypatch) -> None:
     """A file was removed, and the first line after that cut short: it is not complete again."""
-    wanted, folder = want(1, 4), tmp_path / "d"
-    run(folder, wanted)
-    whole = complete(folder, wanted)
-    (folder / "draws/part-00001.parquet").unlink()
+    plan, folder = plan_of(1, 4), tmp_path / "d"
+    run(folder, plan)
+    whole = complete(folder, plan)
+    (folder / "samples/part-00001.parquet").unlink()
     (folder / "journal.jsonl").write_bytes(b'{"prompt": 0, "fir')
     with monkeypatch.context() as patch:
         patch.setattr(Sampler, "sample", dies_at(1))
         with pytest.raises(Killed):
-            run(folder, wanted)
+            run(folder, plan)
     with pytest.raises(UserError, match="is not complete"):
-        read_draws([folder], [], why="the test")
-    run(folder, wanted)
-    assert complete(folder, wanted) == whole
+        read_samples([folder], [], why="the test")
+    run(folder, plan)
+    assert complete(folder, plan) == whole
 
 
 def dies_at(call: int) -> Callable[..., bool]:
@@ -417,9 +423,9 @@ def dies_at(call: int) -> Callable[..., bool]:
 
 def test_stopped_before_and_after_every_step_on_the_disk(tmp_path, small, monkeypatch) -> None:
     """Each flush and each renaming is the last thing done once, and once the first not done."""
-    wanted = want(2, 5)
-    run(tmp_path / "whole", wanted)
-    whole = complete(tmp_path / "whole", wanted)
+    plan = plan_of(2, 5)
+    run(tmp_path / "whole", plan)
+    whole = complete(tmp_path / "whole", plan)
     steps = {(os, "fsync"): os.fsync, (Path, "rename"): Path.rename}
     seen = set()
     for number in itertools.count(2):
@@ -439,67 +445,67 @@ def test_stopped_before_and_after_every_step_on_the_disk(tmp_path, small, monkey
 
             return step
 
-        begin(folder, wanted)
+        begin(folder, plan)
         with monkeypatch.context() as patch:
             for (owner, name), real in steps.items():
                 patch.setattr(owner, name, counted(real))
             patch.setattr(Path, "unlink", lambda *_, **__: None)  # a kill tidies nothing up
             try:
-                run(folder, wanted)
+                run(folder, plan)
             except Killed:
-                seen.add(len(list(folder.glob("draws/part-*"))))
+                seen.add(len(list(folder.glob("samples/part-*"))))
             else:
                 break
-        run(folder, wanted)
-        assert complete_but_for_leftovers(folder, wanted) == whole
+        run(folder, plan)
+        assert complete_but_for_leftovers(folder, plan) == whole
     assert at > 20
     assert seen == {0, 1, 2}
 
 
-def complete_but_for_leftovers(folder: Path, wanted: Want) -> dict[tuple[int, int], Any]:
+def complete_but_for_leftovers(folder: Path, plan: Plan) -> dict[tuple[int, int], Any]:
     """As `complete`, where a half-written file lies about under a name that nobody reads."""
     for left in folder.rglob(".*.partial"):
         left.unlink()
-    return complete(folder, wanted)
+    return complete(folder, plan)
 
 
 def test_a_file_is_closed_but_the_journal_not_emptied(tmp_path, small, monkeypatch) -> None:
-    wanted, folder = want(), tmp_path / "d"
-    run(tmp_path / "whole", wanted)
-    begin(folder, wanted)
+    plan, folder = plan_of(), tmp_path / "d"
+    run(tmp_path / "whole", plan)
+    begin(folder, plan)
     with monkeypatch.context() as patch:
         patch.setattr(journal_module, "write_text", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
-            run(folder, wanted)
+            run(folder, plan)
     closed = set(rows(folder))
     lines = journal_lines(folder)
     assert parts(folder) == ["part-00001.parquet"]
     assert closed == {
         (line["prompt"], line["first"] + i)
         for line in lines
-        for i in range(len(line.get("draws", ())))
+        for i in range(len(line.get("samples", ())))
     }
     sampler, verifier = Sampler(), Verifier()
-    assert run(folder, wanted, sampler, verifier).found == len(closed)
-    assert complete(folder, wanted) == complete(tmp_path / "whole", wanted)
+    assert run(folder, plan, sampler, verifier).found == len(closed)
+    assert complete(folder, plan) == complete(tmp_path / "whole", plan)
     assert sum(request.n for request in sampler.asked) == len(verifier.asked) == 15 - len(closed)
 
 
 def test_a_server_that_goes_away(tmp_path, small) -> None:
     """It hands over what it has; what is missing is asked for, and nothing else."""
-    wanted, folder = want(3, 7), tmp_path / "d"
+    plan, folder = plan_of(3, 7), tmp_path / "d"
     sets = {True: 4, False: 4}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling_module, "SET_DRAWS", sets)
         first, second = Sampler(seeds=False, die=3), Sampler(seeds=False, die=2)
         for sampler in (first, second):
             with pytest.raises(Stopped):
-                run(folder, wanted, sampler)
+                run(folder, plan, sampler)
             assert sampler.closed == 1
-        had = drawn_in(folder)
+        had = sampled_in(folder)
         last, verifier = Sampler(seeds=False), Verifier()
-        done = run(folder, wanted, last, verifier)
-    found = complete(folder, wanted)
+        done = run(folder, plan, last, verifier)
+    found = complete(folder, plan)
     assert done.found == len(had)
     assert sum(request.n for request in last.asked) == 21 - len(had) == done.made
     assert had.items() <= {place: row["text"] for place, row in found.items()}.items()
@@ -507,12 +513,12 @@ def test_a_server_that_goes_away(tmp_path, small) -> None:
     assert sorted(r.n for s in (first, second, last) for r in s.asked) == [2, 2, 3, 3, 3, 4, 4, 4]
 
 
-def drawn_in(folder: Path) -> dict[tuple[int, int], str]:
-    """Texts of all draws of an unfinished folder, journal and files."""
+def sampled_in(folder: Path) -> dict[tuple[int, int], str]:
+    """Texts of all samples of an unfinished folder, journal and files."""
     found = {place: row["text"] for place, row in rows(folder).items()}
     for line in journal_lines(folder, cut=True):
-        for i, draw in enumerate(line.get("draws", ())):
-            found[line["prompt"], line["first"] + i] = draw["text"]
+        for i, sample in enumerate(line.get("samples", ())):
+            found[line["prompt"], line["first"] + i] = sample["text"]
     return found
 
 
@@ -523,45 +529,45 @@ def test_a_server_is_asked_no_more_once_the_run_has_stopped(tmp_path) -> None:
         raise Killed
 
     with pytest.raises(Killed) as caught:
-        run(tmp_path / "d", want(), sampler, Verifier(dies))
+        run(tmp_path / "d", plan_of(), sampler, Verifier(dies))
     assert (sampler.closed, len(sampler.asked)) == (1, 1), caught  # whoever keeps the traceback
 
 
 def test_a_file_that_was_removed(tmp_path, small) -> None:
-    """Its draws are made anew, also where others of their set are still there."""
-    wanted, folder = want(1, 8), tmp_path / "d"
+    """Its samples are made anew, also where others of their set are still there."""
+    plan, folder = plan_of(1, 8), tmp_path / "d"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling_module, "SET_DRAWS", {False: 8})
         patch.setattr(journal_module, "PART_DRAWS", 1)
-        for _ in range(3):  # 6 draws, then 1, then the last
+        for _ in range(3):  # 6 samples, then 1, then the last
             try:
-                run(folder, wanted, Sampler(seeds=False, die=1))
+                run(folder, plan, Sampler(seeds=False, die=1))
             except Stopped:
                 continue
-        assert [len(pq.read_table(p)) for p in sorted(folder.glob("draws/*"))] == [6, 1]
-        run(folder, wanted, Sampler(seeds=False))
+        assert [len(pq.read_table(p)) for p in sorted(folder.glob("samples/*"))] == [6, 1]
+        run(folder, plan, Sampler(seeds=False))
         assert parts(folder) == [f"part-0000{i}.parquet" for i in (1, 2, 3)]
-        before = complete(folder, wanted)
+        before = complete(folder, plan)
         for name in ("part-00001.parquet", "part-00003.parquet"):
-            (folder / "draws" / name).unlink()
+            (folder / "samples" / name).unlink()
         sampler = Sampler(seeds=False)
-        assert run(folder, wanted, sampler).found == 1
+        assert run(folder, plan, sampler).found == 1
     assert sorted(request.n for request in sampler.asked) == [1, 6]
-    assert complete(folder, wanted)[0, 6] == before[0, 6]
+    assert complete(folder, plan)[0, 6] == before[0, 6]
 
 
 # what stands in the way
 
 
-def changed(name: str, wanted: Want) -> Want:
-    first, *others = wanted.prompts
+def changed(name: str, plan: Plan) -> Plan:
+    first, *others = plan.prompts
     return replace(
-        wanted,
+        plan,
         prompts={
             "id": [replace(first, id="other"), *others],
             "text": [replace(first, text="other"), *others],
             "messages": [replace(first, messages=None), *others],
-            "order": list(reversed(wanted.prompts)),
+            "order": list(reversed(plan.prompts)),
             "number": others[:0],
         }[name],
     )
@@ -570,61 +576,61 @@ def changed(name: str, wanted: Want) -> Want:
 @pytest.mark.parametrize("where", ["part", "journal"])
 @pytest.mark.parametrize("name", ["id", "text", "messages", "order", "number"])
 def test_prompts_that_have_changed(name, where, tmp_path, small) -> None:
-    wanted, folder = want(), tmp_path / "d"
+    plan, folder = plan_of(), tmp_path / "d"
     if where == "part":
-        run(folder, wanted)
+        run(folder, plan)
     else:
-        stop_after(folder, wanted, 2)
+        stop_after(folder, plan, 2)
         assert parts(folder) == []
-    before = drawn_in(folder)
+    before = sampled_in(folder)
     said = r"^resume: the prompts have changed since \S+(part-00001.parquet|journal.jsonl) was wr"
     with pytest.raises(UserError, match=said):
-        run(folder, changed(name, wanted))
-    assert drawn_in(folder) == before
-    run(folder, wanted)
-    complete(folder, wanted)
+        run(folder, changed(name, plan))
+    assert sampled_in(folder) == before
+    run(folder, plan)
+    complete(folder, plan)
 
 
 def test_a_damaged_file(tmp_path, small) -> None:
-    wanted, folder = want(), tmp_path / "d"
-    run(folder, wanted)
-    whole = complete(folder, wanted)
-    path = folder / "draws/part-00002.parquet"
+    plan, folder = plan_of(), tmp_path / "d"
+    run(folder, plan)
+    whole = complete(folder, plan)
+    path = folder / "samples/part-00002.parquet"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"^resume: \S+part-00002.parquet is damaged; remove it to"):
-        run(folder, wanted)
+        run(folder, plan)
     path.unlink()
-    assert 0 < run(folder, wanted).made < 15
-    assert complete(folder, wanted) == whole
+    assert 0 < run(folder, plan).made < 15
+    assert complete(folder, plan) == whole
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{no", "line 2 is not JSON; mend or remove it"),
-        ("[1]", "line 2 is damaged; mend or remove it"),
+        ("{no", "line 2 is not JSON; fix or remove it"),
+        ("[1]", "line 2 is damaged; fix or remove it"),
         ('{"prompt": 0, "first": 0}', "line 2 is damaged"),
         ('{"prompt": 0, "first": 0, "scores": [[1, "and an error"]]}', "line 2 is damaged"),
     ],
 )
 def test_a_line_that_somebody_else_wrote(line, says, tmp_path, small) -> None:
-    wanted, folder = want(), tmp_path / "d"
-    run(tmp_path / "whole", wanted)
-    stop_after(folder, wanted, 2)
+    plan, folder = plan_of(), tmp_path / "d"
+    run(tmp_path / "whole", plan)
+    stop_after(folder, plan, 2)
     journal = folder / "journal.jsonl"
     lines = journal.read_text().split("\n")
     assert "scores" in lines[2]
     wrong = json.dumps({**json.loads(lines[2]), "scores": [[1, None]] * 9})
     journal.write_text("\n".join([*lines[:2], wrong, ""]))
     with pytest.raises(UserError, match="line 3 is damaged"):
-        run(folder, wanted)
+        run(folder, plan)
     journal.write_text("\n".join([*lines[:1], line, *lines[2:]]))
     with pytest.raises(UserError) as caught:
-        run(folder, wanted)
+        run(folder, plan)
     assert str(caught.value).startswith(f"{journal} {says}")
     journal.write_text("\n".join([*lines[:1], *lines[2:]]))  # removed: its scores are left over
-    assert run(folder, wanted).made == 13
-    assert complete(folder, wanted) == complete(tmp_path / "whole", wanted)
+    assert run(folder, plan).made == 13
+    assert complete(folder, plan) == complete(tmp_path / "whole", plan)
 
 
 def test_two_at_once(tmp_path) -> None:
@@ -650,9 +656,9 @@ def test_two_at_once(tmp_path) -> None:
 
 
 def test_errors_are_asked_for_again(tmp_path, small) -> None:
-    """Of the journal's draws, those without a verdict and those whose verdict was an error."""
-    wanted, folder = want(), tmp_path / "d"
-    run(tmp_path / "whole", wanted)
+    """Of the journal's samples, those without a score and those whose score was an error."""
+    plan, folder = plan_of(), tmp_path / "d"
+    run(tmp_path / "whole", plan)
     calls = 0
 
     def errs_and_dies(text: str) -> bool:
@@ -663,44 +669,44 @@ def test_errors_are_asked_for_again(tmp_path, small) -> None:
         return text[2] == "0"
 
     with pytest.raises(Killed):
-        run(folder, wanted, verifier=Verifier(errs_and_dies))
-    # the journal is full; a draw of each set is an error, and the last set has no scores
-    assert [len(line.get("draws", ())) for line in journal_lines(folder)] == [1, 0, 2, 0, 2]
+        run(folder, plan, verifier=Verifier(errs_and_dies))
+    # the journal is full; a sample of each set is an error, and the last set has no scores
+    assert [len(line.get("samples", ())) for line in journal_lines(folder)] == [1, 0, 2, 0, 2]
     verifier = Verifier()
-    done = run(folder, wanted, verifier=verifier)
+    done = run(folder, plan, verifier=verifier)
     assert [text[2] for _, text in verifier.asked[:4]] == ["0", "0", "0", "1"]
     assert (done.made, done.scored, len(verifier.asked)) == (10, 10 + 1 + 2 + 2, 10 + 4)
-    assert complete(folder, wanted) == complete(tmp_path / "whole", wanted)
+    assert complete(folder, plan) == complete(tmp_path / "whole", plan)
 
 
 def test_a_verifier_that_mostly_fails(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sampling_module, "SET_DRAWS", {True: 8})
-    wanted, folder, sampler = want(30, 16), tmp_path / "d", Sampler()
+    plan, folder, sampler = plan_of(30, 16), tmp_path / "d", Sampler()
     with pytest.raises(UserError) as caught:
-        run(folder, wanted, sampler, Verifier(lambda text: True))
+        run(folder, plan, sampler, Verifier(lambda text: True))
     assert str(caught.value) == (
-        f"reward: most verdicts are errors, the last of them: away{HALF}; mend the verifier and go "
-        f"on: winnow sample --resume {folder}"
+        f"reward: most scores are errors, the last of them: away{HALF}; fix the verifier and "
+        f"resume: winnow sample --resume {folder}"
     )
-    assert len(drawn_in(folder)) == len(sampler.made) == 3 * 64
+    assert len(sampled_in(folder)) == len(sampler.made) == 3 * 64
     again, verifier = Sampler(), Verifier()
-    done = run(folder, wanted, again, verifier)
+    done = run(folder, plan, again, verifier)
     assert (done.found, done.made, done.scored, done.errors) == (192, 288, 480, 0)
     assert sum(request.n for request in again.asked) == 288
-    run(tmp_path / "whole", wanted)
-    assert complete(folder, wanted) == complete(tmp_path / "whole", wanted)
+    run(tmp_path / "whole", plan)
+    assert complete(folder, plan) == complete(tmp_path / "whole", plan)
 
 
 def test_a_verifier_that_fails_now_and_then(tmp_path, monkeypatch) -> None:
     """Errors are counted and kept; half of them is not most of them."""
     monkeypatch.setattr(sampling_module, "SET_DRAWS", {True: 8})
-    wanted, folder = want(30, 16), tmp_path / "d"
-    done = run(folder, wanted, verifier=Verifier(lambda text: text[2] in "0246"))
+    plan, folder = plan_of(30, 16), tmp_path / "d"
+    done = run(folder, plan, verifier=Verifier(lambda text: text[2] in "0246"))
     assert (done.scored, done.errors) == (480, 240)
-    found = complete(folder, wanted)
+    found = complete(folder, plan)
     assert sum(row["error"] == "away\ufffd" for row in found.values()) == 240
     assert sum(row["reward"] is None and row["right"] is None for row in found.values()) == 240
-    assert run(folder, wanted).scored == 0  # a closed file stays as it is
+    assert run(folder, plan).scored == 0  # a closed file stays as it is
 
 
 # the command
@@ -737,9 +743,9 @@ def test_the_command(tiny_model, here, monkeypatch, capsys) -> None:
     right = sum(row["right"] for row in found.values()) / 80
     tokens = sum(row["tokens"] for row in found.values())
     assert (code, len(found)) == (0, 80)
-    assert out.splitlines()[-2:] == [f"80 draws, {tokens} tokens; {right:.1%} of these right",
-                                     "draws:  a"]  # fmt: skip
-    assert "20 prompts x 4 draws of" in out + err
+    assert out.splitlines()[-2:] == [f"80 samples, {tokens} tokens; {right:.1%} of these right",
+                                     "samples: a"]  # fmt: skip
+    assert "20 prompts x 4 samples of" in out + err
     for row in found.values():
         assert row["right"] == (row["text"] == row["answer"])
 
@@ -770,10 +776,10 @@ def test_a_folder_that_is_there(tiny_model, here, monkeypatch, capsys) -> None:
 
     code, out, _ = command(monkeypatch, capsys, "--resume", "a")
     assert (code, out.splitlines()) == (
-        0, ["nothing to draw: all 80 draws were there", "draws:  a"]
+        0, ["nothing to sample: all 80 samples were there", "samples: a"]
     )  # fmt: skip
     for refused, says in [
-        ((*options, "--out", "a"), "out: a exists already; choose another --out, or go on with it"),
+        ((*options, "--out", "a"), "out: a exists already; choose another --out, or resume it"),
         (("--out", "p.jsonl"), "out: p.jsonl exists already; choose another --out"),
         (("--resume", "a", "--set", "seed=1"), "--resume: a folder keeps its settings"),
         (("--resume", "a", "--out", "b"), "--resume: a folder keeps its settings"),
@@ -799,7 +805,7 @@ def test_a_folder_that_is_there(tiny_model, here, monkeypatch, capsys) -> None:
 
 
 def test_resume_says_what_it_did(tiny_model, here, monkeypatch, capsys) -> None:
-    """Verdicts that it gave on draws of earlier are no draws of its own."""
+    """Outcomes that it gave on samples of earlier are no samples of its own."""
     options = sets(tiny_model)
     command(monkeypatch, capsys, *options, "--out", "a", "--json")
     right = [row["right"] for row in rows(Path("a")).values()]
@@ -816,11 +822,11 @@ def test_resume_says_what_it_did(tiny_model, here, monkeypatch, capsys) -> None:
         patch.setattr("sys.argv", ["winnow", "sample", *options, "--out", "a"])
         with pytest.raises(Killed):
             main.main()
-    made = 80 - len(drawn_in(Path("a")))
+    made = 80 - len(sampled_in(Path("a")))
     code, out, _ = command(monkeypatch, capsys, "--resume", "a")
     assert code == 0
     assert [row["right"] for row in rows(Path("a")).values()] == right
-    assert f"{made} draws" in out
+    assert f"{made} samples" in out
     assert f"({80 - made} were there); " in out
     assert f"% of the {made + 4} scored now right" in out
 
@@ -833,7 +839,7 @@ def test_held_out_prompts_are_others(tiny_model, here, monkeypatch, capsys) -> N
     assert (len(train), len(held_out)) == (20, 5)
     assert train | held_out == {row["prompt"] for row in tiny.problems()}
     whole = rows(Path("b"))
-    (Path("b/draws/part-00001.parquet")).unlink()  # what is resumed are held-out prompts too
+    (Path("b/samples/part-00001.parquet")).unlink()  # what is resumed are held-out prompts too
     assert command(monkeypatch, capsys, "--resume", "b", "--json")[0] == 0
     assert rows(Path("b")) == whole
 
@@ -873,7 +879,7 @@ def test_two_prompts_of_one_id(tiny_model, here, monkeypatch, capsys) -> None:
     code, _, err = command(monkeypatch, capsys, *options, "--out", "a")
     assert (code, Path("a").exists()) == (2, False)
     assert "prompts.source: two rows have the id '1': '1+1=' and '1+2='; give each" in err
-    Path("p.jsonl").write_text("\n".join([lines[0]] * 2))  # the same prompt is drawn for once
+    Path("p.jsonl").write_text("\n".join([lines[0]] * 2))  # the same prompt is sampled for once
     assert command(monkeypatch, capsys, *options, "--out", "a", "--json")[0] == 0
     assert len(rows(Path("a"))) == 4
 
@@ -895,5 +901,5 @@ def test_from_python(tiny_model, here) -> None:
     again = winnow.sample(resume="a", reward=even, quiet=True)
     assert (again.sampled.found, again.sampled.made) == (6, 0)
     for wrong in ({"n": 3}, {"reward": "exact"}, {"recipe": "arithmetic"}, {"held_out": True}):
-        with pytest.raises(UserError, match=r"^resume: sampling goes on with its own settings"):
+        with pytest.raises(UserError, match=r"^resume: sampling resumes with its own settings"):
             winnow.sample(resume="a", quiet=True, **wrong)

@@ -24,7 +24,7 @@ import pytest
 
 from tests import tiny
 
-PROMPTS, DRAWS = 25, 18
+PROMPTS, SAMPLES = 25, 18
 SET, PART = 3, 13
 
 
@@ -32,7 +32,7 @@ def settings(model: str, source: Path) -> dict[str, Any]:
     return {
         "model": model,
         "prompts": str(source),
-        "samples_per_prompt": DRAWS,
+        "samples_per_prompt": SAMPLES,
         "sampling": {"max_tokens": 4, "stop": [], "batch": 8},
         "eval": {"size": 0},
         "threads": 1,
@@ -54,7 +54,7 @@ class Slow:
 
 
 def sample(folder: Path, config: Any) -> None:
-    """Begin a folder or go on with it, as the command does."""
+    """Begin a folder or resume it, as the command does."""
     from winnow.reporting.observer import Silent
     from winnow.rollouts.collect import resume_sample, run_sample
 
@@ -81,21 +81,21 @@ def state(folder: Path) -> dict[str, Any]:
     journal = folder / "journal.jsonl"
     text = journal.read_bytes() if journal.exists() else b""
     lines = text.split(b"\n")
-    closed = sorted(folder.glob("draws/part-*.parquet"))
-    drawn = [json.loads(line) for line in lines[:-1] if b'"draws"' in line]
-    there = {(line["prompt"], line["first"] + i) for line in drawn for i in range(SET)}
+    closed = sorted(folder.glob("samples/part-*.parquet"))
+    sampled = [json.loads(line) for line in lines[:-1] if b'"samples"' in line]
+    there = {(line["prompt"], line["first"] + i) for line in sampled for i in range(SET)}
     for path in closed:
-        columns = pq.read_table(path, columns=["group", "draw"]).to_pydict()
-        there |= set(zip(columns["group"], columns["draw"], strict=True))
+        columns = pq.read_table(path, columns=["group", "sample"]).to_pydict()
+        there |= set(zip(columns["group"], columns["sample"], strict=True))
     return {
         "folder": folder.name,
         "there": len(there),
         "begun": (folder / "config.toml").exists(),
         "complete": journal.exists() and not text,
         "closed": len(closed),
-        "open": sum(len(line["draws"]) for line in drawn),
+        "open": sum(len(line["samples"]) for line in sampled),
         "partial": any(folder.rglob(".*.partial")),
-        "last": "draws" if b'"draws"' in b"".join(lines[-2:-1]) else "scores",
+        "last": "samples" if b'"samples"' in b"".join(lines[-2:-1]) else "scores",
     }
 
 
@@ -107,15 +107,15 @@ def moments(folder: Path, rng: random.Random) -> list[Callable[[], bool]]:
         return path.stat().st_size if path.exists() else 0
 
     def files() -> int:
-        return len(list(folder.glob("draws/part-*")))
+        return len(list(folder.glob("samples/part-*")))
 
     began, had, end = size(), files(), time.monotonic() + rng.uniform(0, 0.1)
     later = rng.randrange(5)
     return [
         lambda: time.monotonic() >= end,  # while the model is loaded, mostly
         lambda: files() > had + later,
-        lambda: size() != began,  # a line of draws, most likely without its scores
-        lambda: any(folder.glob("draws/.*.partial")),
+        lambda: size() != began,  # a line of samples, most likely without its scores
+        lambda: any(folder.glob("samples/.*.partial")),
         lambda: files() > had,  # the journal still holds what the file does
     ]
 
@@ -145,8 +145,8 @@ def everywhere(kills: Sequence[dict[str, Any]]) -> dict[str, bool]:
     return {
         "many places": len(set(there)) >= 8,
         "at the start": any(now == before for before, now in pairwise(there)),
-        "while drawing": any(kill["open"] and kill["last"] == "scores" for kill in kills),
-        "while scoring": any(kill["open"] and kill["last"] == "draws" for kill in kills),
+        "while sampling": any(kill["open"] and kill["last"] == "scores" for kill in kills),
+        "while scoring": any(kill["open"] and kill["last"] == "samples" for kill in kills),
         "while a file was written": any(kill["partial"] for kill in kills),
         "between files": sum(kill["closed"] > 0 for kill in kills) >= 5,
     }
@@ -209,12 +209,12 @@ def killed(tiny_model, tmp_path_factory, request) -> tuple[Path, list[dict[str, 
     return where, json.loads(done.stdout.splitlines()[-1])
 
 
-def draws(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
-    """Every draw of the closed files, by its prompt's number and its own."""
+def samples(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
+    """Every sample of the closed files, by its prompt's number and its own."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
-    for path in sorted(folder.glob("draws/part-*.parquet")):
+    for path in sorted(folder.glob("samples/part-*.parquet")):
         for row in pq.read_table(path).to_pylist():
-            place = (row["group"], row["draw"])
+            place = (row["group"], row["sample"])
             assert place not in found, f"{place} is there twice"
             found[place] = row
     return found
@@ -224,12 +224,12 @@ def test_kills_lose_nothing_and_double_nothing(killed) -> None:
     where, kills = killed
     assert len(kills) >= 20
     assert not any(kill["complete"] for kill in kills)
-    whole = draws(where / "whole")
+    whole = samples(where / "whole")
     folders = sorted(where.glob("broken-*"))
     assert folders
     for folder in folders:
-        found = draws(folder)
-        assert set(found) == {(p, i) for p in range(PROMPTS) for i in range(DRAWS)}
+        found = samples(folder)
+        assert set(found) == {(p, i) for p in range(PROMPTS) for i in range(SAMPLES)}
         assert (folder / "journal.jsonl").read_bytes() == b""
         assert not list(folder.rglob("*.partial"))
         for place, row in found.items():
@@ -243,7 +243,7 @@ def test_kills_lose_nothing_and_double_nothing(killed) -> None:
 
 
 def test_no_kill_takes_back_what_was_on_the_disk(killed) -> None:
-    """Draws that are lost would be made anew, alike: so they are counted after each kill."""
+    """Samples that are lost would be made anew, alike: so they are counted after each kill."""
     for before, now in pairwise(killed[1]):
         assert now["there"] >= before["there"] or now["folder"] != before["folder"]
 

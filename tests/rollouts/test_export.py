@@ -21,9 +21,9 @@ from tests.build import group
 from winnow.errors import UserError, WinnowError
 from winnow.rollouts import export as export_module
 from winnow.rollouts.select import select
-from winnow.storage.sample_table import read_draws
+from winnow.storage.sample_table import read_samples
 from winnow.storage.schema import SCHEMA, write_groups
-from winnow.types import Prompt, Verdict
+from winnow.types import Outcome, Prompt
 
 HALF = "\ud83d"
 """Half a character, as some tokenizers make of an emoji."""
@@ -37,17 +37,17 @@ OTHERS = {
     "price": pa.array([Decimal("1.10"), None, *[Decimal("0.01")] * 4], pa.decimal128(9, 2)),
     "label": pa.array(["a", "b", None, "a", "b", "a"]).dictionary_encode(),
     "nan": pa.array([math.nan, -0.0, 5e-324, None, 1.0, 2.0]),
-    "weight": pa.array([0.1 + 0.2, None, -0.0, math.inf, 1.0, 2.0]),
+    "advantage": pa.array([0.1 + 0.2, None, -0.0, math.inf, 1.0, 2.0]),
     "logprobs": pa.array([[-1e-30], None, [], [-math.inf, -1], [0], [1]], pa.list_(pa.float32())),
 }  # fmt: skip
 """Columns that selection neither reads nor knows, and two that it knows and leaves alone."""
 
 
 def foreign(path: Path, **columns: object) -> pa.Table:
-    """Two prompts, their draws mixed and out of order, with columns of all kinds."""
+    """Two prompts, their samples mixed and out of order, with columns of all kinds."""
     made = {
         "prompt": ["p", "q", "p", "q", "p", "p"],
-        "draw": [1, 0, 0, 1, 3, 2],
+        "sample": [1, 0, 0, 1, 3, 2],
         "text": ["b", "q0", "a", "q1", "d", "c"],
         "reward": [1.0, 0.0, 0.0, 1.0, 1.0, None],
         "error": [None, None, None, None, None, "broken"],
@@ -78,20 +78,20 @@ class TestParquet:
     def test_survivors_keep_every_column_to_the_bit(self, tmp_path) -> None:
         source = foreign(tmp_path / "in.parquet")
         out = tmp_path / "kept.parquet"
-        sifted = select(tmp_path / "in.parquet", ["correct"], out=out)
+        selected = select(tmp_path / "in.parquet", ["correct"], out=out)
         kept = pq.read_table(out)
         assert kept["text"].to_pylist() == ["b", "q1", "d"]  # in the order of the file
         wanted = source.take([0, 3, 4])
         for name in (*OTHERS, "prompt", "text", "reward", "error"):
             assert same(kept, wanted, [name]), name
-        assert kept["kept"].to_pylist() == [True] * 3
-        assert kept["reason"].to_pylist() == ["kept"] * 3
-        assert sifted.kept.tolist() == [True, False, False, True, True, False]
-        added = {"right", "right_at", "kept", "reason"}
+        assert kept["survived"].to_pylist() == [True] * 3
+        assert kept["reason"].to_pylist() == ["survived"] * 3
+        assert selected.survived.tolist() == [True, False, False, True, True, False]
+        added = {"right", "right_at", "survived", "reason"}
         assert set(kept.column_names) == {*source.column_names, *added}
         assert kept.column_names[: len(source.column_names)] == source.column_names
 
-    def test_all_draws_with_their_reasons(self, tmp_path) -> None:
+    def test_all_samples_with_their_reasons(self, tmp_path) -> None:
         source = foreign(tmp_path / "in.parquet")
         out = tmp_path / "all.parquet"
         select(tmp_path / "in.parquet", ["correct", "best"], out=out, rejected=True, seed=3)
@@ -99,18 +99,18 @@ class TestParquet:
         assert same(written, source, [*OTHERS, "prompt", "text", "reward", "error"])
         best = "not among the best 1"
         said = written["reason"].to_pylist()
-        assert said[1:4] == ["wrong", "wrong", "kept"]
-        assert {said[0], said[4]} == {"kept", best}
+        assert said[1:4] == ["wrong", "wrong", "survived"]
+        assert {said[0], said[4]} == {"survived", best}
         assert said[5] == "verifier error: broken"
-        assert written["kept"].to_pylist() == [reason == "kept" for reason in said]
+        assert written["survived"].to_pylist() == [reason == "survived" for reason in said]
 
-    def test_earlier_verdicts_are_written_over_where_they_stood(self, tmp_path) -> None:
-        old = {"kept": [False] * 6, "reason": ["of old"] * 6, "right": [False] * 6}
+    def test_earlier_outcomes_are_written_over_where_they_stood(self, tmp_path) -> None:
+        old = {"survived": [False] * 6, "reason": ["of old"] * 6, "right": [False] * 6}
         source = foreign(tmp_path / "in.parquet", **old)
         select(tmp_path / "in.parquet", ["correct"], out=tmp_path / "kept.parquet")
         kept = pq.read_table(tmp_path / "kept.parquet")
         assert kept.column_names[: len(source.column_names)] == source.column_names
-        assert kept["reason"].to_pylist() == ["kept"] * 3
+        assert kept["reason"].to_pylist() == ["survived"] * 3
         assert kept["right"].to_pylist() == [False] * 3  # as recorded: nothing was scored
 
     def test_what_winnow_wrote_is_read_back_as_it_was(self, tmp_path) -> None:
@@ -120,15 +120,15 @@ class TestParquet:
         select(tmp_path / "in.parquet", ["correct"], out=out, rejected=True)
         before, after = pq.read_table(tmp_path / "in.parquet"), pq.read_table(out)
         assert after.schema == SCHEMA
-        assert after.drop(["kept", "reason"]) == before.drop(["kept", "reason"])
-        (read,) = read_draws([out], ["text", "tokens", "token_ids", "logprobs"], why="here")
-        assert [d.token_ids for d in read.draws] == [d.token_ids for d in made.draws]
-        assert read.verdicts[1] == Verdict(False, "wrong")
+        assert after.drop(["survived", "reason"]) == before.drop(["survived", "reason"])
+        (read,) = read_samples([out], ["text", "tokens", "token_ids", "logprobs"], why="here")
+        assert [d.token_ids for d in read.samples] == [d.token_ids for d in made.samples]
+        assert read.outcomes[1] == Outcome(False, "wrong")
 
     def test_several_files_with_different_columns(self, tmp_path) -> None:
         """A column that one file lacks is empty there; whole numbers become floats."""
         foreign(tmp_path / "1.parquet", mine=pa.array([1, 2, 3, 4, 5, 6]))
-        table = {"prompt": ["p", "z"], "draw": [9, 0], "text": ["i", "z0"], "reward": [1, 1]}
+        table = {"prompt": ["p", "z"], "sample": [9, 0], "text": ["i", "z0"], "reward": [1, 1]}
         pq.write_table(pa.table({**table, "mine": [0.5, 1.5]}), tmp_path / "2.parquet")
         out = tmp_path / "kept.parquet"
         select([tmp_path / f"{i}.parquet" for i in (1, 2)], ["correct"], out=out)
@@ -145,14 +145,16 @@ class TestParquet:
         files, before = [tmp_path / f"{i}.parquet" for i in (1, 2)], sorted(tmp_path.iterdir())
         out = [tmp_path / "kept.jsonl", tmp_path / "kept.parquet"]
         with pytest.raises(
-            UserError, match=r"^draws: column mine is list<.*> in .*2\.parquet and string els"
+            UserError, match=r"^samples: column mine is list<.*> in .*2\.parquet and string els"
         ):
             select(files, ["correct"], out=out)
         assert sorted(tmp_path.iterdir()) == before
 
     def test_a_known_column_that_does_not_convert(self, tmp_path) -> None:
         foreign(tmp_path / "in.parquet", finish_reason=[[1]] * 6)
-        with pytest.raises(UserError, match=r"^draws: column finish_reason of .*in\.parquet is li"):
+        with pytest.raises(
+            UserError, match=r"^samples: column finish_reason of .*in\.parquet is li"
+        ):
             select(tmp_path / "in.parquet", ["correct"], out=tmp_path / "kept.parquet")
         assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
@@ -162,10 +164,10 @@ class TestParquet:
         rejected=st.booleans(),
         data=st.data(),
     )
-    def test_rows_follow_their_verdicts_over_batches_and_files(
+    def test_rows_follow_their_outcomes_over_batches_and_files(
         self, tmp_path_factory, sizes, rejected, data
     ) -> None:
-        """Batches of 4 rows; prompts spread over files; each row with its own verdict."""
+        """Batches of 4 rows; prompts spread over files; each row with its own outcome."""
         folder = tmp_path_factory.mktemp("rows")
         rows, number = [], 0
         for place, size in enumerate(sizes):
@@ -183,18 +185,18 @@ class TestParquet:
             number += size
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(export_module, "_ROWS", 4)
-            sifted = select(
+            selected = select(
                 folder, ["correct", "at-most(1)"], out=folder / "out.parquet", rejected=rejected
             )
         written = pq.read_table(folder / "out.parquet").to_pylist()
         assert [row["row"] for row in written] == [
-            i for i, kept in enumerate(sifted.kept.tolist()) if kept or rejected
+            i for i, kept in enumerate(selected.survived.tolist()) if kept or rejected
         ]
         for row in written:
             source = rows[row["row"]]
             assert (row["prompt"], row["reward"]) == (source["prompt"], source["reward"])
-            assert row["kept"] == bool(sifted.kept[row["row"]])
-            assert row["reason"] in (["kept"] if row["kept"] else ["wrong", "more than 1"])
+            assert row["survived"] == bool(selected.survived[row["row"]])
+            assert row["reason"] in (["survived"] if row["survived"] else ["wrong", "more than 1"])
             assert (row["reason"] == "wrong") == (source["reward"] == 0)
 
 
@@ -203,7 +205,7 @@ SYSTEM = [{"role": "system", "content": "Be brief."}, {"role": "user", "content"
 
 class TestLines:
     @pytest.fixture
-    def draws(self, tmp_path) -> Path:
+    def samples(self, tmp_path) -> Path:
         """A plain prompt and a conversation; half a character, a line separator, an empty text."""
         texts = ["4\u2028 😀\n", "no", "", "five" + HALF]
         plain = group([1, 0, 1, None], texts=texts, name="What is 2 + 2?\n")
@@ -213,46 +215,46 @@ class TestLines:
         write_groups(tmp_path / "in.parquet", "sample", 0, [plain, talk])
         return tmp_path / "in.parquet"
 
-    def lines(self, draws: Path, **how: object) -> list[object]:
-        out = draws.with_name("kept.jsonl")
-        select(draws, ["correct"], out=out, **how)
+    def lines(self, samples: Path, **how: object) -> list[object]:
+        out = samples.with_name("kept.jsonl")
+        select(samples, ["correct"], out=out, **how)
         assert out.read_bytes().count(b"\n") == 3
         return [json.loads(line) for line in out.read_bytes().split(b"\n")[:-1]]
 
-    def test_conversations(self, draws) -> None:
+    def test_conversations(self, samples) -> None:
         asked = {"role": "user", "content": "What is 2 + 2?\n"}
-        assert self.lines(draws) == [
+        assert self.lines(samples) == [
             {"messages": [asked, {"role": "assistant", "content": "4\u2028 😀\n"}]},
             {"messages": [asked, {"role": "assistant", "content": ""}]},
             {"messages": [*SYSTEM, {"role": "assistant", "content": "Four."}]},
         ]
 
-    def test_prompts_and_completions(self, draws) -> None:
+    def test_prompts_and_completions(self, samples) -> None:
         """All as messages where one prompt was a conversation: a column has one type."""
         asked = [{"role": "user", "content": "What is 2 + 2?\n"}]
         said = [[{"role": "assistant", "content": text}] for text in ("4\u2028 😀\n", "", "Four.")]
-        assert self.lines(draws, form="prompt-completion") == [
+        assert self.lines(samples, form="prompt-completion") == [
             {"prompt": asked, "completion": said[0]},
             {"prompt": asked, "completion": said[1]},
             {"prompt": SYSTEM, "completion": said[2]},
         ]
 
-    def test_prompts_and_completions_as_texts(self, draws) -> None:
-        table = pq.read_table(draws).slice(0, 4)
+    def test_prompts_and_completions_as_texts(self, samples) -> None:
+        table = pq.read_table(samples).slice(0, 4)
         for name, plain in (("none", table), ("lacking", table.drop(["messages"]))):
-            pq.write_table(plain, draws.with_name(f"{name}.parquet"))
-            out = draws.with_name(f"{name}.jsonl")
+            pq.write_table(plain, samples.with_name(f"{name}.parquet"))
+            out = samples.with_name(f"{name}.jsonl")
             select(
-                draws.with_name(f"{name}.parquet"), ["correct"], out=out, form="prompt-completion"
+                samples.with_name(f"{name}.parquet"), ["correct"], out=out, form="prompt-completion"
             )
             assert [json.loads(line) for line in out.read_bytes().splitlines()] == [
                 {"prompt": "What is 2 + 2?\n", "completion": "4\u2028 😀\n"},
                 {"prompt": "What is 2 + 2?\n", "completion": ""},
             ]
 
-    def test_they_are_in_utf_8_and_not_escaped(self, draws) -> None:
-        self.lines(draws)
-        assert "😀" in draws.with_name("kept.jsonl").read_text(encoding="utf-8")
+    def test_they_are_in_utf_8_and_not_escaped(self, samples) -> None:
+        self.lines(samples)
+        assert "😀" in samples.with_name("kept.jsonl").read_text(encoding="utf-8")
 
     def test_a_text_that_is_not_there_is_empty(self, tmp_path) -> None:
         table = pa.table({"prompt": ["p"], "text": pa.array([None], pa.string()), "reward": [1.0]})
@@ -267,17 +269,17 @@ class TestLines:
         pq.write_table(pa.table({"prompt_id": ["p"], "reward": [1.0]}), tmp_path / "in.parquet")
         out = [tmp_path / "a.parquet", tmp_path / "b.jsonl"]
         with pytest.raises(
-            UserError, match=r"^draws: .*in\.parquet has no column prompt, text, which .*b\.jsonl"
+            UserError, match=r"^samples: .*in\.parquet has no column prompt, text, which .*b\.jsonl"
         ):
             select(tmp_path / "in.parquet", ["correct"], out=out)
         assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
         select(tmp_path / "in.parquet", ["correct"], out=out[0])
-        assert pc.sum(pq.read_table(out[0])["kept"]).as_py() == 1
+        assert pc.sum(pq.read_table(out[0])["survived"]).as_py() == 1
 
 
 class TestWholeFiles:
     @pytest.fixture
-    def draws(self, tmp_path) -> Path:
+    def samples(self, tmp_path) -> Path:
         write_groups(tmp_path / "in.parquet", "sample", 0, [group([1, 0])])
         return tmp_path / "in.parquet"
 
@@ -285,7 +287,7 @@ class TestWholeFiles:
     @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
     @pytest.mark.parametrize("stage", ["write", "sync", "rename"])
     def test_nothing_is_left_of_a_write_that_fails(
-        self, draws, monkeypatch, name, error, stage
+        self, samples, monkeypatch, name, error, stage
     ) -> None:
         def fail(*_: object, **__: object) -> None:
             raise error(errno.ENOSPC, "No space left on device")
@@ -299,33 +301,33 @@ class TestWholeFiles:
             monkeypatch.setattr(Path, "rename", fail)
         wanted = KeyboardInterrupt if error is KeyboardInterrupt else WinnowError
         with pytest.raises(wanted):
-            select(draws, ["correct"], out=draws.with_name(name))
-        assert list(draws.parent.iterdir()) == [draws]
+            select(samples, ["correct"], out=samples.with_name(name))
+        assert list(samples.parent.iterdir()) == [samples]
 
     @pytest.mark.parametrize("name", ["kept.parquet", "kept.jsonl"])
-    def test_what_is_there_is_not_touched(self, draws, name) -> None:
-        path = draws.with_name(name)
+    def test_what_is_there_is_not_touched(self, samples, name) -> None:
+        path = samples.with_name(name)
         path.write_text("mine")
-        new = draws.with_name("new.parquet")
+        new = samples.with_name("new.parquet")
         with pytest.raises(UserError, match=r"^out: .*kept\.\w+ exists already; choose another"):
-            select(draws, ["correct"], out=[new, path])
+            select(samples, ["correct"], out=[new, path])
         assert path.read_text() == "mine"
         assert not new.exists()
 
-    def test_a_kind_of_file_that_is_not_known(self, draws) -> None:
+    def test_a_kind_of_file_that_is_not_known(self, samples) -> None:
         with pytest.raises(
             UserError, match=r"^out: unknown kind of file 'kept\.csv'; use \.parquet or \.jsonl$"
         ):
-            select(draws, ["correct"], out="kept.csv")
+            select(samples, ["correct"], out="kept.csv")
 
-    def test_folders_are_made(self, draws) -> None:
-        out = [draws.parent / "new" / "deep" / name for name in ("k.parquet", "k.jsonl")]
-        select(draws, ["correct"], out=out)
+    def test_folders_are_made(self, samples) -> None:
+        out = [samples.parent / "new" / "deep" / name for name in ("k.parquet", "k.jsonl")]
+        select(samples, ["correct"], out=out)
         assert pq.read_metadata(out[0]).num_rows == len(out[1].read_text().splitlines()) == 1
 
-    def test_no_survivor_is_an_empty_file(self, draws) -> None:
-        out = [draws.with_name("k.parquet"), draws.with_name("k.jsonl")]
-        select(draws, ["length(5, 6)"], out=out)
+    def test_no_survivor_is_an_empty_file(self, samples) -> None:
+        out = [samples.with_name("k.parquet"), samples.with_name("k.jsonl")]
+        select(samples, ["length(5, 6)"], out=out)
         assert pq.read_table(out[0]).num_rows == 0
         assert pq.read_schema(out[0]) == SCHEMA
         assert out[1].read_text() == ""

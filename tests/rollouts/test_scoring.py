@@ -12,13 +12,13 @@ from winnow.types import Score
 
 
 @given(st.lists(st.lists(st.booleans(), max_size=5), max_size=12), st.integers(0, 6))
-def test_it_ends_at_the_third_time_running_and_never_before(lots, enough):
-    """Against verdicts that are gathered here until they are enough."""
+def test_it_ends_at_the_third_time_running_and_never_before(batches, enough):
+    """Against scores that are gathered here until they are enough."""
     gathered: list[bool] = []
     mostly: list[bool] = []
     stops = None
-    for number, lot in enumerate(lots):
-        gathered += lot
+    for number, batch in enumerate(batches):
+        gathered += batch
         if len(gathered) >= enough:
             mostly.append(sum(gathered) > len(gathered) / 2)
             gathered = []
@@ -27,9 +27,9 @@ def test_it_ends_at_the_third_time_running_and_never_before(lots, enough):
             break
     patience = Patience("winnow", enough)
     seen = None
-    for number, lot in enumerate(lots):
+    for number, batch in enumerate(batches):
         try:
-            patience([Score.failed("no") if failed else Score(0.0) for failed in lot])
+            patience([Score.failed("no") if failed else Score(0.0) for failed in batch])
         except UserError:
             seen = number
             break
@@ -45,6 +45,6 @@ def test_what_is_said():
         with pytest.raises(UserError) as error:
             patience(bad, step)
         assert str(error.value) == (
-            f"reward: most verdicts{where} are errors, the last of them: last; mend the verifier "
-            "and go on with winnow train --resume runs/a"
+            f"reward: most scores{where} are errors, the last of them: last; fix the verifier "
+            "and resume: winnow train --resume runs/a"
         )

@@ -1,4 +1,4 @@
-"""From a file of draws to verdicts: exactness by chi-square, tallies by brute force, mistakes."""
+"""From a file of samples to outcomes: exactness by chi-square, tallies by brute force, mistakes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from winnow.algorithms.registry import RULES
 from winnow.algorithms.selection import Rule, columns_read, select
 from winnow.algorithms.spec import parse
 from winnow.rollouts.select import select as select_file
-from winnow.rollouts.select import sift
-from winnow.storage.sample_table import read_draws
+from winnow.rollouts.select import select_table
+from winnow.storage.sample_table import read_samples
 from winnow.storage.schema import write_groups
-from winnow.types import Group, Origin, Verdict
+from winnow.types import Group, Origin, Outcome
 
 
-def write(folder: Path, groups: Sequence[Group], name: str = "draws.parquet") -> Path:
+def write(folder: Path, groups: Sequence[Group], name: str = "samples.parquet") -> Path:
     path = folder / name
     write_groups(path, "sample", 0, groups)
     return path
@@ -45,16 +45,16 @@ def pi_star(beta: float) -> np.ndarray:
 
 
 def proposals(path: Path, each: int, prompts: int, seed: int) -> Path:
-    """Draws of a policy over five answers, the same for every prompt."""
+    """Samples of a policy over five answers, the same for every prompt."""
     rng = np.random.default_rng(seed)
-    drawn = rng.choice(len(REF), size=prompts * each, p=REF)
+    sampled = rng.choice(len(REF), size=prompts * each, p=REF)
     table = {
         "prompt_id": np.repeat([f"p{i}" for i in range(prompts)], each),
-        "draw": np.tile(np.arange(each, dtype=np.int32), prompts),
-        "text": ANSWERS[drawn],
-        "reward": REWARDS[drawn],
-        "model": ["five"] * len(drawn),
-        "temperature": np.ones(len(drawn)),
+        "sample": np.tile(np.arange(each, dtype=np.int32), prompts),
+        "text": ANSWERS[sampled],
+        "reward": REWARDS[sampled],
+        "model": ["five"] * len(sampled),
+        "temperature": np.ones(len(sampled)),
     }
     pq.write_table(pa.table(table), path)
     return path
@@ -79,43 +79,43 @@ def five(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.5, 5, 100])
-def test_what_gibbs_accepts_is_drawn_from_pi_star(five, tmp_path, beta):
+def test_what_gibbs_accepts_is_sampled_from_pi_star(five, tmp_path, beta):
     """210,000 proposals in one go; the rate of acceptance is Z / M."""
     out = tmp_path / "kept.parquet"
-    sifted = select_file(five, [f"gibbs(beta={beta}, r_max=1)"], out=out, seed=5)
+    selected = select_file(five, [f"gibbs(beta={beta}, r_max=1)"], out=out, seed=5)
     expected = pi_star(beta)
-    assert sifted.draws == PROMPTS * EACH == 210_000
-    assert pq.read_metadata(out).num_rows == sifted.survivors > 10_000
+    assert selected.samples == PROMPTS * EACH == 210_000
+    assert pq.read_metadata(out).num_rows == selected.survivors > 10_000
     assert p_value(out, expected) > 0.001
     rate = (REF * np.exp((REWARDS - 1) / beta)).sum()
-    error = (rate * (1 - rate) / sifted.draws) ** 0.5
-    assert abs(sifted.survivors / sifted.draws - rate) < 4 * error
-    assert sifted.notes == [
-        f"gibbs(beta={beta}, r_max=1): 210000 proposals, {sifted.survivors} accepted "
-        f"({sifted.survivors / 210_000:.4f}); exact draws from pi* of five at temperature 1, "
+    error = (rate * (1 - rate) / selected.samples) ** 0.5
+    assert abs(selected.survivors / selected.samples - rate) < 4 * error
+    assert selected.notes == [
+        f"gibbs(beta={beta}, r_max=1): 210000 proposals, {selected.survivors} accepted "
+        f"({selected.survivors / 210_000:.4f}); exact samples from pi* of five at temperature 1, "
         f"beta = {beta:g}, if no reward can exceed 1"
     ]
-    if beta == 0.5:  # the test can tell: not from a temperature a little off, not from what drew
+    if beta == 0.5:  # the test can tell: not from a temperature a little off, not from what sampled
         assert p_value(out, pi_star(0.55)) < 1e-6
         assert p_value(five, expected) < 1e-6
 
 
-def test_a_bound_above_all_rewards_costs_draws_only(five, tmp_path):
+def test_a_bound_above_all_rewards_costs_samples_only(five, tmp_path):
     out = tmp_path / "kept.parquet"
-    sifted = select_file(five, ["at-most(60)", "gibbs(0.5, 1.5)", "at-most(20)"], out=out)
+    selected = select_file(five, ["at-most(60)", "gibbs(0.5, 1.5)", "at-most(20)"], out=out)
     assert p_value(out, pi_star(0.5)) > 0.001
-    assert sifted.notes[0].endswith("if no reward can exceed 1.5")
-    assert "; exact draws from pi* of five" in sifted.notes[0]
+    assert selected.notes[0].endswith("if no reward can exceed 1.5")
+    assert "; exact samples from pi* of five" in selected.notes[0]
 
 
 def test_the_largest_reward_seen_is_no_bound(tmp_path):
-    """With four draws a prompt, the best of each is kept for certain: it is not pi*."""
+    """With four samples a prompt, the best of each is kept for certain: it is not pi*."""
     four = proposals(tmp_path / "four.parquet", 4, 12_000, 2)
     out = tmp_path / "kept.parquet"
-    sifted = select_file(four, ["gibbs(0.5)"], out=out)
+    selected = select_file(four, ["gibbs(0.5)"], out=out)
     assert p_value(out, pi_star(0.5)) < 1e-6
-    (note,) = sifted.notes
-    assert "NOT exact draws from pi*: r_max is only the largest reward seen for each p" in note
+    (note,) = selected.notes
+    assert "NOT exact samples from pi*: r_max is only the largest reward seen for each p" in note
 
 
 def mine(group, alive, rng):
@@ -128,13 +128,15 @@ class Counting(Rule):
     reads = frozenset({"tokens"})
 
     def __call__(self, group, alive, rng):
-        return [None if draw.length == 2 and not draw.text else "no" for draw in group.draws]
+        return [
+            None if sample.length == 2 and not sample.text else "no" for sample in group.samples
+        ]
 
 
 def test_a_rule_of_ones_own_is_given_what_it_reads(tmp_path):
     """A function all there is, unless a class says that it wants less."""
     path = write(tmp_path, [group([1, 1, 1], texts=["a", "bb", "cc"], lengths=[1, 2, 2])])
-    said = select_file(path, [lambda group, alive, rng: [draw.text for draw in group.draws]])
+    said = select_file(path, [lambda group, alive, rng: [sample.text for sample in group.samples]])
     assert said.words[1:] == ["a", "bb", "cc"]
     assert select_file(path, [Counting()]).survivors == 2
 
@@ -161,64 +163,66 @@ INEXACT = [
 
 class TestWhatIsClaimed:
     def note(self, folder: Path, groups: Sequence[Group], rules: Sequence[str]) -> str:
-        table = read_draws([write(folder, groups)], ["text", "tokens"], why="here")
-        *_, note = sift(table, [parse("rule", rule, RULES) for rule in rules]).notes
+        table = read_samples([write(folder, groups)], ["text", "tokens"], why="here")
+        *_, note = select_table(table, [parse("rule", rule, RULES) for rule in rules]).notes
         return note
 
     @pytest.mark.parametrize("rules", EXACT, ids=str)
     def test_what_is_exact(self, tmp_path, rules) -> None:
-        """Rules that look at no draw leave a sample of the same distribution."""
+        """Rules that look at no sample leave a sample of the same distribution."""
         made = [group([1, 0, 1, 0]).with_(origin=Origin("m", 0.7, True))]
         note = self.note(tmp_path, made, rules)
-        assert "; exact draws from pi* of m at temperature 0.7, truncated, beta = 1, if n" in note
+        assert "; exact samples from pi* of m at temperature 0.7, truncated, beta = 1, if n" in note
         assert "NOT" not in note
         unnamed = self.note(tmp_path, [group([1, 0])], rules)
-        assert "; exact draws from pi* of what drew them, beta = 1, if no rew" in unnamed
+        assert "; exact samples from pi* of what sampled them, beta = 1, if no rew" in unnamed
 
     @pytest.mark.parametrize(("rules", "why"), INEXACT, ids=str)
     def test_what_is_not_and_why(self, tmp_path, rules, why) -> None:
         note = self.note(tmp_path, [group([1, 0, 1, 0])], rules)
-        assert f"; NOT exact draws from pi*: {why}" in note
+        assert f"; NOT exact samples from pi*: {why}" in note
         assert "; exact" not in note
 
     def test_errors_stand_against_it(self, tmp_path) -> None:
         note = self.note(tmp_path, [group([1, 0, None]), group([1], name="y")], ["gibbs(1, 1)"])
         assert note.startswith("gibbs(beta=1, r_max=1): 3 proposals, ")
-        assert note.endswith("NOT exact draws from pi*: 1 draws had no verdict")
+        assert note.endswith("NOT exact samples from pi*: 1 samples had no score")
 
     def test_survivors_of_another_selection_are_no_proposals(self, tmp_path) -> None:
         path, out = write(tmp_path, [group([1, 0, 1]), group([1, 1, 0], name="y")]), tmp_path / "o"
         out.mkdir()
         select_file(path, ["everything"], out=out / "all.parquet")
         (note,) = select_file(out / "all.parquet", ["gibbs(1, 1)"]).notes
-        assert "; exact draws" in note
+        assert "; exact samples" in note
         select_file(path, ["correct"], out=out / "kept.parquet")
         (note,) = select_file(out / "kept.parquet", ["gibbs(1, 1)"]).notes
-        assert "NOT exact draws from pi*: draws of 1 prompts are missing from the file" in note
+        assert "NOT exact samples from pi*: samples of 1 prompts are missing from the file" in note
 
     @settings(max_examples=30)
     @given(st.lists(st.sets(st.integers(0, 6), min_size=1), min_size=1, max_size=5))
-    def test_missing_draws_are_noticed(self, tmp_path_factory, there) -> None:
+    def test_missing_samples_are_noticed(self, tmp_path_factory, there) -> None:
         rows = [(f"p{i}", number) for i, numbers in enumerate(there) for number in numbers]
-        path = tmp_path_factory.mktemp("gaps") / "draws.parquet"
+        path = tmp_path_factory.mktemp("gaps") / "samples.parquet"
         names, numbers = zip(*rows[::-1], strict=True)
-        pq.write_table(pa.table({"prompt_id": names, "draw": numbers}), path)
+        pq.write_table(pa.table({"prompt_id": names, "sample": numbers}), path)
         gaps = sum(max(s) - min(s) + 1 > len(s) for s in there)
-        assert read_draws([path], [], why="here").gaps() == gaps
+        assert read_samples([path], [], why="here").gaps() == gaps
         pq.write_table(pa.table({"prompt_id": names}), path)
-        assert read_draws([path], [], why="here").gaps() == 0
+        assert read_samples([path], [], why="here").gaps() == 0
 
     def test_rso_is_not_called_exact(self, tmp_path) -> None:
         note = self.note(tmp_path, [group([1, 0])], ["rso(1)"])
-        assert note.startswith("rso(beta=1, k=8): NOT exact draws from pi*: as published, r_max is")
+        assert note.startswith(
+            "rso(beta=1, k=8): NOT exact samples from pi*: as published, r_max is"
+        )
 
-    def test_draws_that_nobody_has_judged_pass_as_recorded(self, tmp_path) -> None:
-        said = (Verdict(True, "kept"), Verdict(False, "wrong"))
-        old = write(tmp_path, [group([1, 0]).with_(verdicts=said)], "old.parquet")
+    def test_samples_that_nobody_has_judged_pass_as_recorded(self, tmp_path) -> None:
+        said = (Outcome(True, "survived"), Outcome(False, "wrong"))
+        old = write(tmp_path, [group([1, 0]).with_(outcomes=said)], "old.parquet")
         new = write(tmp_path, [group([0, 0, 0])], "new.parquet")
-        sifted = select_file([old, new], ["as-recorded"])
-        assert sifted.kept.tolist() == [True, False, True, True, True]
-        assert sifted.notes == ["as-recorded: 3 draws have no verdict in the file and pass it"]
+        selected = select_file([old, new], ["as-recorded"])
+        assert selected.survived.tolist() == [True, False, True, True, True]
+        assert selected.notes == ["as-recorded: 3 samples have no score in the file and pass it"]
         assert select_file(old, ["as-recorded"]).notes == []
 
 
@@ -233,16 +237,16 @@ CERTAIN = ["correct", "distinct", "distinct-text", "mixed", "length(2, 3)", "ban
 
 
 @st.composite
-def files(draw) -> list[Group]:
+def files(sample) -> list[Group]:
     return [
         group(
-            draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, None]), min_size=n, max_size=n)),
-            texts=draw(st.lists(st.sampled_from(["1+1=2", "1 + 1 = 2", "2", "TWO", "two"]),
+            sample(st.lists(st.sampled_from([0.0, 0.5, 1.0, None]), min_size=n, max_size=n)),
+            texts=sample(st.lists(st.sampled_from(["1+1=2", "1 + 1 = 2", "2", "TWO", "two"]),
                                 min_size=n, max_size=n)),
-            lengths=draw(st.lists(st.integers(1, 4), min_size=n, max_size=n)),
+            lengths=sample(st.lists(st.integers(1, 4), min_size=n, max_size=n)),
             name=f"p{place}",
         )
-        for place, n in enumerate(draw(st.lists(st.integers(1, 6), min_size=1, max_size=5)))
+        for place, n in enumerate(sample(st.lists(st.integers(1, 6), min_size=1, max_size=5)))
     ]  # fmt: skip
 
 
@@ -255,24 +259,24 @@ class TestAgreement:
     @given(files(), st.lists(st.sampled_from(CHOICES), min_size=1, max_size=4), st.integers(0, 99))
     def test_a_file_is_judged_as_its_groups_are(self, tmp_path_factory, groups, names, seed):
         path, rules = write(tmp_path_factory.mktemp("agree"), groups), rules_of(names)
-        table = read_draws([path], sorted(columns_read(rules)), why="here")
-        lots = [np.random.default_rng([seed, number]) for number in range(len(groups))]
-        judged = [select(one, rules, own) for one, own in zip(groups, lots, strict=True)]
-        verdicts = [verdict for one in judged for verdict in one.verdicts]
-        sifted = sift(table, rules, seed=seed)
-        assert sifted.kept.tolist() == [v.kept for v in verdicts]
-        assert [sifted.words[i] for i in sifted.reasons] == [v.reason for v in verdicts]
-        assert (sifted.draws, sifted.prompts) == (len(verdicts), len(groups))
-        self.adds_up(sifted, any(s.error for one in groups for s in one.scores), len(names))
+        table = read_samples([path], sorted(columns_read(rules)), why="here")
+        priority = [np.random.default_rng([seed, number]) for number in range(len(groups))]
+        judged = [select(one, rules, own) for one, own in zip(groups, priority, strict=True)]
+        outcomes = [outcome for one in judged for outcome in one.outcomes]
+        selected = select_table(table, rules, seed=seed)
+        assert selected.survived.tolist() == [v.survived for v in outcomes]
+        assert [selected.words[i] for i in selected.reasons] == [v.reason for v in outcomes]
+        assert (selected.samples, selected.prompts) == (len(outcomes), len(groups))
+        self.adds_up(selected, any(s.error for one in groups for s in one.scores), len(names))
 
-    def adds_up(self, sifted, errors: bool, rules: int) -> None:
-        tallies = sifted.tallies
+    def adds_up(self, selected, errors: bool, rules: int) -> None:
+        tallies = selected.tallies
         assert len(tallies) == rules + errors
-        assert tallies[0].seen == sifted.draws
+        assert tallies[0].seen == selected.samples
         for one, following in pairwise(tallies):
             assert one.seen - one.lost == following.seen
-        assert tallies[-1].seen - tallies[-1].lost == sifted.survivors == sifted.kept.sum()
-        assert sum(t.prompts_lost for t in tallies) == sifted.prompts - sifted.prompts_left
+        assert tallies[-1].seen - tallies[-1].lost == selected.survivors == selected.survived.sum()
+        assert sum(t.prompts_lost for t in tallies) == selected.prompts - selected.prompts_left
         assert all(sum(t.reasons.values()) == t.lost for t in tallies)
 
     @settings(max_examples=60)
@@ -280,31 +284,33 @@ class TestAgreement:
     def test_a_rules_losses_are_what_it_takes_from_the_rules_before(
         self, tmp_path_factory, groups, names
     ):
-        """Brute force: the first k rules alone, and the prompts of which they leave a draw."""
-        table = read_draws(
+        """Brute force: the first k rules alone, and the prompts of which they leave a sample."""
+        table = read_samples(
             [write(tmp_path_factory.mktemp("brute"), groups)], ["text", "tokens"], why="here"
         )
-        sizes = np.repeat(np.arange(len(groups)), [len(one.draws) for one in groups])
-        kept = [sift(table, rules_of(["everything", *names[:k]])).kept for k in range(5)]
+        sizes = np.repeat(np.arange(len(groups)), [len(one.samples) for one in groups])
+        kept = [
+            select_table(table, rules_of(["everything", *names[:k]])).survived for k in range(5)
+        ]
         alive = [(int(mask.sum()), len(set(sizes[mask]))) for mask in kept]
-        tallies = sift(table, rules_of(names)).tallies[-len(names) :]
+        tallies = select_table(table, rules_of(names)).tallies[-len(names) :]
         for k, tally in enumerate(tallies):
             assert tally.rule == str(rules_of(names)[k])
-            (draws, prompts), (draws_left, prompts_left) = alive[k], alive[k + 1]
-            assert (tally.seen, tally.lost) == (draws, draws - draws_left)
+            (samples, prompts), (samples_left, prompts_left) = alive[k], alive[k + 1]
+            assert (tally.seen, tally.lost) == (samples, samples - samples_left)
             assert tally.prompts_lost == prompts - prompts_left
 
-    def test_reasons_are_counted_without_the_draw_they_name(self, tmp_path) -> None:
+    def test_reasons_are_counted_without_the_sample_they_name(self, tmp_path) -> None:
         made = [group([1, 1, 1, None], texts=["a", "a", "a", "b"]), group([1] * 2, name="y")]
-        sifted = select_file(write(tmp_path, made), ["distinct", "at-most(1)"])
-        assert [dict(t.reasons) for t in sifted.tallies] == [
+        selected = select_file(write(tmp_path, made), ["distinct", "at-most(1)"])
+        assert [dict(t.reasons) for t in selected.tallies] == [
             {"verifier error: broken": 1},
             {"same path": 2},
             {"more than 1": 1},
         ]
-        assert set(sifted.words) >= {"kept", "same path as draw 0", "more than 1"}
+        assert set(selected.words) >= {"survived", "same path as sample 0", "more than 1"}
 
-    def test_another_seed_draws_other_lots(self, tmp_path) -> None:
+    def test_another_seed_decides_otherwise(self, tmp_path) -> None:
         path = write(tmp_path, [group([1] * 40)])
-        kept = [select_file(path, ["at-most(20)"], seed=s).kept.tolist() for s in (0, 0, 1)]
+        kept = [select_file(path, ["at-most(20)"], seed=s).survived.tolist() for s in (0, 0, 1)]
         assert kept[0] == kept[1] != kept[2]

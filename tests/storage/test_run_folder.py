@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from winnow.errors import UserError, WinnowError
 from winnow.storage import atomic as disk_module
 from winnow.storage.run_folder import RunStore
-from winnow.types import Draw, Group, Origin, Prompt, Score, Signals, Verdict
+from winnow.types import Group, Origin, Outcome, Prompt, Sample, Score, TokenAnnotations
 
 HALF = "\ud83d"
 """Half a character: some tokenizers make such text of the pieces of an emoji."""
@@ -42,61 +42,63 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 @st.composite
-def draws(draw) -> Draw:
-    tokens = draw(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5))
+def samples(sample) -> Sample:
+    tokens = sample(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5))
     same = {"min_size": len(tokens), "max_size": len(tokens)}
-    return Draw(
+    return Sample(
         token_ids=tuple(tokens),
-        logprobs=tuple(draw(st.lists(FLOAT32, **same))),
-        text=draw(TEXT),
-        finish_reason=draw(st.sampled_from(["eos", "stop", "length"])),
-        policy_version=draw(st.integers(0, 2**40)),
-        entropies=tuple(draw(st.lists(FLOAT32.map(abs), **same) | st.just([]))),
+        logprobs=tuple(sample(st.lists(FLOAT32, **same))),
+        text=sample(TEXT),
+        finish_reason=sample(st.sampled_from(["eos", "stop", "length"])),
+        policy_version=sample(st.integers(0, 2**40)),
+        entropies=tuple(sample(st.lists(FLOAT32.map(abs), **same) | st.just([]))),
     )
 
 
 @st.composite
-def groups(draw) -> Group:
-    made = tuple(draw(st.lists(draws(), min_size=1, max_size=4)))
+def groups(sample) -> Group:
+    made = tuple(sample(st.lists(samples(), min_size=1, max_size=4)))
     number = len(made)
     scores = st.builds(Score, st.floats(allow_nan=False, allow_infinity=False)) | st.builds(
         Score.failed, TEXT
     )
 
     def each(strategy, stage: bool):
-        return tuple(draw(strategy) for _ in range(number)) if stage else ()
+        return tuple(sample(strategy) for _ in range(number)) if stage else ()
 
-    judged = draw(st.booleans())
+    judged = sample(st.booleans())
     numbers = [
         st.just(()) | st.tuples(*[st.floats(allow_nan=False)] * len(one.token_ids)) for one in made
     ]
-    signals = tuple(Signals(*(draw(strategy) for _ in range(4))) for strategy in numbers)
+    annotations = tuple(
+        TokenAnnotations(*(sample(strategy) for _ in range(4))) for strategy in numbers
+    )
     return Group(
         prompt=Prompt(
-            draw(TEXT), draw(TEXT), draw(st.none() | TEXT), draw(st.none() | TEXT), {"a": 1}
+            sample(TEXT), sample(TEXT), sample(st.none() | TEXT), sample(st.none() | TEXT), {"a": 1}
         ),
-        prompt_ids=tuple(draw(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=4))),
-        draws=made,
+        prompt_ids=tuple(sample(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=4))),
+        samples=made,
         scores=each(scores, True),
-        verdicts=each(st.builds(Verdict, st.booleans(), TEXT), judged),
-        weights=each(st.floats(allow_nan=False), judged),
-        signals=signals if any(one != Signals() for one in signals) else (),
+        outcomes=each(st.builds(Outcome, st.booleans(), TEXT), judged),
+        advantages=each(st.floats(allow_nan=False), judged),
+        annotations=annotations if any(one != TokenAnnotations() for one in annotations) else (),
         right_at=0.5,
         step=3,
     )
 
 
-class TestDraws:
+class TestSamples:
     @settings(max_examples=40)
     @given(st.lists(groups(), min_size=1, max_size=3))
     def test_they_are_read_back_exactly(self, tmp_path_factory, written) -> None:
-        store = RunStore.create(tmp_path_factory.mktemp("draws") / "run", "", {})
+        store = RunStore.create(tmp_path_factory.mktemp("samples") / "run", "", {})
         prompts = [group.prompt for group in written]
-        assert store.read_draws("train", 3, prompts, 0.5) is None
-        store.write_draws("train", 3, written)
-        assert store.read_draws("train", 3, prompts, 0.5) == written
-        assert store.read_draws("eval", 3, prompts, 0.5) is None
-        assert store.read_draws("train", 4, prompts, 0.5) is None
+        assert store.read_samples("train", 3, prompts, 0.5) is None
+        store.write_samples("train", 3, written)
+        assert store.read_samples("train", 3, prompts, 0.5) == written
+        assert store.read_samples("eval", 3, prompts, 0.5) is None
+        assert store.read_samples("train", 4, prompts, 0.5) is None
 
     def test_the_columns_say_what_happened(self, store) -> None:
         third = float(np.float32(1) / 3)
@@ -104,23 +106,26 @@ class TestDraws:
             Prompt("p", "2 + 2", "4", "easy", {"question": "2 + 2", "day": date(2026, 11, 21)}),
             (5, 6),
             (
-                Draw((7, 8), (-third, -math.inf), " 4", "eos", 2, (third, 0.0)),
-                Draw((9,), (-1e-30,), "", "length"),
+                Sample((7, 8), (-third, -math.inf), " 4", "eos", 2, (third, 0.0)),
+                Sample((9,), (-1e-30,), "", "length"),
             ),
             (Score(0.1 + 0.2), Score.failed("it broke\nhere")),
-            (Verdict(True, "kept"), Verdict(False, "verifier error: it broke\nhere")),
+            (Outcome(True, "survived"), Outcome(False, "verifier error: it broke\nhere")),
             (-1.5, 0.0),
-            (Signals((-2.0, -0.1), (0.25, 1 / 3), (0.5, 0.75), (-1.0, -2.0)), Signals()),
+            (
+                TokenAnnotations((-2.0, -0.1), (0.25, 1 / 3), (0.5, 0.75), (-1.0, -2.0)),
+                TokenAnnotations(),
+            ),
             right_at=0.3,
             origin=Origin("m", 0.7, truncated=True),
         )
-        store.write_draws("train", 12, [group])
+        store.write_samples("train", 12, [group])
         first, second = pq.read_table(store.folder / "rollouts/train-000012.parquet").to_pylist()
         assert first == {
             "step": 12,
             "split": "train",
             "group": 0,
-            "draw": 0,
+            "sample": 0,
             "prompt_id": "p",
             "prompt": "2 + 2",
             "prompt_ids": [5, 6],
@@ -142,21 +147,21 @@ class TestDraws:
             "error": None,
             "right_at": 0.3,
             "right": True,
-            "kept": True,
-            "reason": "kept",
-            "weight": -1.5,
+            "survived": True,
+            "reason": "survived",
+            "advantage": -1.5,
             "ref_logprobs": [-2.0, -0.1],
             "values": [0.25, 1 / 3],
             "returns": [0.5, 0.75],
-            "advantages": [-1.0, -2.0],
+            "token_advantages": [-1.0, -2.0],
         }
-        assert second["ref_logprobs"] is second["advantages"] is None
+        assert second["ref_logprobs"] is second["token_advantages"] is None
         assert (second["reward"], second["error"], second["right"]) == (
             None,
             "it broke\nhere",
             None,
         )
-        assert (second["kept"], second["reason"]) == (False, "verifier error: it broke\nhere")
+        assert (second["survived"], second["reason"]) == (False, "verifier error: it broke\nhere")
         assert second["entropies"] == []
 
     @pytest.mark.parametrize(
@@ -172,29 +177,31 @@ class TestDraws:
         group = Group(
             Prompt(text, text, text, text),
             (1,),
-            (Draw((2,), (-1.0,), text, "stop"),),
+            (Sample((2,), (-1.0,), text, "stop"),),
             (Score.failed(text),),
-            (Verdict(False, text),),
+            (Outcome(False, text),),
             (0.0,),
         )
-        store.write_draws("eval", 0, [group])
-        (found,) = store.read_draws("eval", 0, [group.prompt], 1.0)
-        draw = found.draws[0]
-        assert (draw.text, draw.token_ids) == (stored, (2,))
-        assert (found.scores[0].error, found.verdicts[0].reason) == (stored, stored)
+        store.write_samples("eval", 0, [group])
+        (found,) = store.read_samples("eval", 0, [group.prompt], 1.0)
+        sample = found.samples[0]
+        assert (sample.text, sample.token_ids) == (stored, (2,))
+        assert (found.scores[0].error, found.outcomes[0].reason) == (stored, stored)
 
     def test_prompts_that_have_changed(self, store) -> None:
-        group = Group(Prompt("p", "old"), (1,), (Draw((2,), (-1.0,), "x", "stop"),), (Score(1.0),))
-        store.write_draws("train", 1, [group])
+        group = Group(
+            Prompt("p", "old"), (1,), (Sample((2,), (-1.0,), "x", "stop"),), (Score(1.0),)
+        )
+        store.write_samples("train", 1, [group])
         for prompts in ([Prompt("p", "new")], [], [group.prompt] * 2):
             with pytest.raises(UserError, match=r"^resume: the prompts have changed since .*rest"):
-                store.read_draws("train", 1, prompts, 1.0)
+                store.read_samples("train", 1, prompts, 1.0)
 
     def test_a_damaged_file(self, store) -> None:
         path = store.folder / "rollouts/train-000001.parquet"
         path.write_bytes(b"PAR1 no")
         with pytest.raises(UserError, match=r"^resume: .*train-000001\.parquet is damaged; remove"):
-            store.read_draws("train", 1, [Prompt("p", "x")], 1.0)
+            store.read_samples("train", 1, [Prompt("p", "x")], 1.0)
 
 
 class Killed(BaseException):
@@ -202,8 +209,8 @@ class Killed(BaseException):
 
 
 def one_group() -> Group:
-    draw = Draw((2,), (-1.0,), "y", "stop")
-    return Group(Prompt("p", "x"), (1,), (draw,), (Score(1.0),), step=1)
+    sample = Sample((2,), (-1.0,), "y", "stop")
+    return Group(Prompt("p", "x"), (1,), (sample,), (Score(1.0),), step=1)
 
 
 class TestWholeFiles:
@@ -226,23 +233,23 @@ class TestWholeFiles:
         else:
             monkeypatch.setattr(Path, "rename", killed)
         with pytest.raises(Killed):
-            store.write_draws("train", 1, [one_group()])
+            store.write_samples("train", 1, [one_group()])
         monkeypatch.undo()
         assert contents(store.folder) == before
-        store.write_draws("train", 1, [one_group()])
-        assert store.read_draws("train", 1, [one_group().prompt], 1.0) == [one_group()]
+        store.write_samples("train", 1, [one_group()])
+        assert store.read_samples("train", 1, [one_group().prompt], 1.0) == [one_group()]
 
     def test_what_a_kill_left_is_written_over(self, store) -> None:
         (store.folder / "rollouts/.train-000001.parquet.partial").write_bytes(b"half")
-        assert store.read_draws("train", 1, [one_group().prompt], 1.0) is None
-        store.write_draws("train", 1, [one_group()])
+        assert store.read_samples("train", 1, [one_group().prompt], 1.0) is None
+        store.write_samples("train", 1, [one_group()])
         assert [p.name for p in (store.folder / "rollouts").iterdir()] == ["train-000001.parquet"]
 
     def test_a_second_write_takes_the_place_of_the_first(self, store) -> None:
-        store.write_draws("train", 1, [one_group()])
-        judged = one_group().with_(verdicts=(Verdict(True, "kept"),), weights=(1.0,))
-        store.write_draws("train", 1, [judged])
-        assert store.read_draws("train", 1, [judged.prompt], 1.0) == [judged]
+        store.write_samples("train", 1, [one_group()])
+        judged = one_group().with_(outcomes=(Outcome(True, "survived"),), advantages=(1.0,))
+        store.write_samples("train", 1, [judged])
+        assert store.read_samples("train", 1, [judged.prompt], 1.0) == [judged]
 
     def test_a_full_disk_is_one_line(self, store, monkeypatch) -> None:
         def full(*_, **__):
@@ -252,7 +259,7 @@ class TestWholeFiles:
         before = contents(store.folder)
         monkeypatch.setattr(os, "fsync", full)
         attempts = (
-            lambda: store.write_draws("train", 1, [one_group()]),
+            lambda: store.write_samples("train", 1, [one_group()]),
             lambda: store.rewind(0),
             lambda: store.keep_skipped(1, 0, [one_group()]),
             lambda: store.checkpoint(1, lambda folder: (folder / "w").write_text("w"), {}, 1),
@@ -291,7 +298,7 @@ class TestLines:
 
     def test_another_line_that_is_no_row_is_named(self, store) -> None:
         (store.folder / "evals.jsonl").write_text('{"step": 1}\noops\n{"step": 2}\n')
-        with pytest.raises(UserError, match=r"evals\.jsonl line 2 is not JSON; mend or remove it$"):
+        with pytest.raises(UserError, match=r"evals\.jsonl line 2 is not JSON; fix or remove it$"):
             store.lines("evals.jsonl")
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -312,12 +319,12 @@ class TestLines:
         for number in (1, 2, 3):
             store.append("metrics.jsonl", {"step": number})
         store.append("evals.jsonl", {"step": 3})
-        store.write_draws("train", 3, [one_group()])
+        store.write_samples("train", 3, [one_group()])
         store.rewind(step)
         assert [row["step"] for row in store.lines("metrics.jsonl")] == left
         evals = [row["step"] for row in store.lines("evals.jsonl")]
         assert evals == ([] if step == 0 else [0, 3] if step == 9 else [0])
-        assert store.read_draws("train", 3, [one_group().prompt], 1.0) is not None
+        assert store.read_samples("train", 3, [one_group().prompt], 1.0) is not None
 
 
 def save(folder: Path) -> None:
@@ -434,7 +441,7 @@ class TestFolders:
             "environment.json",
             "rollouts",
         ]
-        assert json.loads((folder / "environment.json").read_text()) == {"python": "3"}
+        assert json.loads((folder / "environment.json").read_text()) == {"format": 1, "python": "3"}
         assert RunStore.open(folder).folder == folder
 
     def test_one_that_exists_is_not_touched(self, store, tmp_path) -> None:

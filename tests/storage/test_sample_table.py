@@ -1,4 +1,4 @@
-"""Files of draws: what is written is read back, ours and others' alike, gathered by prompt."""
+"""Files of samples: what is written is read back, ours and others' alike, gathered by prompt."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from winnow.errors import UserError
 from winnow.storage.run_folder import RunStore
-from winnow.storage.sample_table import DrawTable, read_draws
+from winnow.storage.sample_table import SampleTable, read_samples
 from winnow.storage.schema import SCHEMA, write_groups
-from winnow.types import Draw, Group, Origin, Prompt, Score, Signals, Verdict
+from winnow.types import Group, Origin, Outcome, Prompt, Sample, Score, TokenAnnotations
 
 HALF = "\ud83d"
 """Half a character; files hold U+FFFD in its place."""
@@ -41,53 +41,53 @@ def stored(value: Any) -> Any:
         return {stored(key): stored(inner) for key, inner in value.items()}
     if isinstance(value, (tuple, list)):
         return type(value)(map(stored, value))
-    if isinstance(value, (Prompt, Draw, Score, Verdict, Group, Origin)):
+    if isinstance(value, (Prompt, Sample, Score, Outcome, Group, Origin)):
         return type(value)(*(stored(getattr(value, name)) for name in value.__slots__))
     return value
 
 
 @st.composite
-def draws(draw) -> Draw:
-    length = draw(st.integers(1, 4))
+def samples(sample) -> Sample:
+    length = sample(st.integers(1, 4))
 
     def each(strategy):
-        return tuple(draw(st.lists(strategy, min_size=length, max_size=length)))
+        return tuple(sample(st.lists(strategy, min_size=length, max_size=length)))
 
-    return Draw(
-        token_ids=each(st.integers(0, 2**31 - 1)) if draw(st.booleans()) else (),
-        logprobs=each(FLOAT32 | st.just(-math.inf)) if draw(st.booleans()) else (),
-        text=draw(TEXT),
-        finish_reason=draw(st.sampled_from(["eos", "stop", "length"])),
-        policy_version=draw(st.integers(0, 2**40)),
-        entropies=each(FLOAT32.map(abs)) if draw(st.booleans()) else (),
+    return Sample(
+        token_ids=each(st.integers(0, 2**31 - 1)) if sample(st.booleans()) else (),
+        logprobs=each(FLOAT32 | st.just(-math.inf)) if sample(st.booleans()) else (),
+        text=sample(TEXT),
+        finish_reason=sample(st.sampled_from(["eos", "stop", "length"])),
+        policy_version=sample(st.integers(0, 2**40)),
+        entropies=each(FLOAT32.map(abs)) if sample(st.booleans()) else (),
         length=length,
     )
 
 
 @st.composite
-def groups(draw, name: str) -> Group:
-    made = tuple(draw(st.lists(draws(), min_size=1, max_size=4)))
+def groups(sample, name: str) -> Group:
+    made = tuple(sample(st.lists(samples(), min_size=1, max_size=4)))
 
     def each(strategy):
-        return tuple(draw(strategy) for _ in made) if draw(st.booleans()) else ()
+        return tuple(sample(strategy) for _ in made) if sample(st.booleans()) else ()
 
     turn = st.fixed_dictionaries({"role": TEXT, "content": TEXT})
     prompt = Prompt(
-        id=name + draw(TEXT),
-        text=draw(TEXT),
-        answer=draw(st.none() | TEXT),
-        difficulty=draw(st.none() | TEXT),
-        data=draw(st.dictionaries(TEXT.map(stored), JSON, max_size=2)),
-        messages=draw(st.none() | st.lists(turn, min_size=1, max_size=2).map(tuple)),
+        id=name + sample(TEXT),
+        text=sample(TEXT),
+        answer=sample(st.none() | TEXT),
+        difficulty=sample(st.none() | TEXT),
+        data=sample(st.dictionaries(TEXT.map(stored), JSON, max_size=2)),
+        messages=sample(st.none() | st.lists(turn, min_size=1, max_size=2).map(tuple)),
     )
     return Group(
         prompt=prompt,
-        prompt_ids=tuple(draw(st.lists(st.integers(0, 2**31 - 1), max_size=3))),
-        draws=made,
+        prompt_ids=tuple(sample(st.lists(st.integers(0, 2**31 - 1), max_size=3))),
+        samples=made,
         scores=each(st.builds(Score, FLOAT) | st.builds(Score.failed, TEXT)),
-        verdicts=each(st.builds(Verdict, st.booleans(), TEXT)),
-        right_at=draw(FLOAT),
-        origin=draw(st.none() | st.builds(Origin, TEXT, FLOAT, st.booleans())),
+        outcomes=each(st.builds(Outcome, st.booleans(), TEXT)),
+        right_at=sample(FLOAT),
+        origin=sample(st.none() | st.builds(Origin, TEXT, FLOAT, st.booleans())),
     )
 
 
@@ -95,21 +95,21 @@ def groups(draw, name: str) -> Group:
 @given(st.data())
 def test_groups_are_read_back_as_they_were_written(tmp_path_factory, data) -> None:
     written = [data.draw(groups(f"{i}-")) for i in range(data.draw(st.integers(1, 3)))]
-    path = tmp_path_factory.mktemp("draws") / "d.parquet"
+    path = tmp_path_factory.mktemp("samples") / "d.parquet"
     write_groups(path, "sample", 0, written)
-    table = read_draws([path], ALL, why="the test")
+    table = read_samples([path], ALL, why="the test")
     assert list(table) == [stored(group) for group in written]
-    assert table.rows == sum(len(group.draws) for group in written)
+    assert table.rows == sum(len(group.samples) for group in written)
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_rows_of_a_set_that_begins_later(tmp_path) -> None:
-    """A folder's files hold sets of draws by the number of their prompt and their first draw."""
-    group = Group(Prompt("p", "x"), (1,), (Draw((2,), (-1.0,), "a", "eos"),) * 2)
+    """A folder's files hold sets of samples by the numbers of their prompt and first sample."""
+    group = Group(Prompt("p", "x"), (1,), (Sample((2,), (-1.0,), "a", "eos"),) * 2)
     write_groups(tmp_path / "d.parquet", "sample", 0, [group, group], [(7, 0), (7, 40)])
     rows = pq.read_table(tmp_path / "d.parquet").to_pylist()
-    assert [(row["group"], row["draw"]) for row in rows] == [(7, 0), (7, 1), (7, 40), (7, 41)]
-    assert {(row["split"], row["step"], row["reason"], row["kept"]) for row in rows} == {
+    assert [(row["group"], row["sample"]) for row in rows] == [(7, 0), (7, 1), (7, 40), (7, 41)]
+    assert {(row["split"], row["step"], row["reason"], row["survived"]) for row in rows} == {
         ("sample", 0, None, None)
     }
 
@@ -117,40 +117,50 @@ def test_rows_of_a_set_that_begins_later(tmp_path) -> None:
 # gathered by prompt
 
 
-COLUMNS = ("prompt_id", "prompt", "draw", "text", "reward", "error", "kept", "model", "logprobs")
+COLUMNS = (
+    "prompt_id",
+    "prompt",
+    "sample",
+    "text",
+    "reward",
+    "error",
+    "survived",
+    "model",
+    "logprobs",
+)
 
 
 @st.composite
-def files(draw) -> list[list[dict[str, Any]]]:
+def files(sample) -> list[list[dict[str, Any]]]:
     """Rows of some files, each with columns of its own; the text tells every row apart."""
     made, number = [], 0
-    for _ in range(draw(st.integers(1, 3))):
-        named = draw(st.sampled_from([("prompt_id",), ("prompt",), ("prompt_id", "prompt")]))
-        other = draw(st.sets(st.sampled_from(COLUMNS[4:])))
+    for _ in range(sample(st.integers(1, 3))):
+        named = sample(st.sampled_from([("prompt_id",), ("prompt",), ("prompt_id", "prompt")]))
+        other = sample(st.sets(st.sampled_from(COLUMNS[4:])))
         rows = []
-        for _ in range(draw(st.integers(0, 6))):
+        for _ in range(sample(st.integers(0, 6))):
             number += 1
             row = {
-                "prompt_id": draw(st.sampled_from(["1", "2", "3"])),
-                "prompt": draw(st.sampled_from(["a", "b"])),
-                "draw": draw(st.integers(0, 3)),
+                "prompt_id": sample(st.sampled_from(["1", "2", "3"])),
+                "prompt": sample(st.sampled_from(["a", "b"])),
+                "sample": sample(st.integers(0, 3)),
                 "text": str(number),
-                "reward": draw(st.none() | st.integers(0, 2)),
-                "error": draw(st.none() | st.just("broken")),
-                "kept": draw(st.none() | st.booleans()),
-                "model": draw(st.sampled_from([None, "m", "n"])),
-                "logprobs": draw(st.sampled_from([None, [], [-1.0]])),
+                "reward": sample(st.none() | st.integers(0, 2)),
+                "error": sample(st.none() | st.just("broken")),
+                "survived": sample(st.none() | st.booleans()),
+                "model": sample(st.sampled_from([None, "m", "n"])),
+                "logprobs": sample(st.sampled_from([None, [], [-1.0]])),
             }
-            rows.append({name: row[name] for name in (*named, "draw", "text", *sorted(other))})
+            rows.append({name: row[name] for name in (*named, "sample", "text", *sorted(other))})
         made.append(rows)
     return made
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     """A file of another's making: only the columns there are, whole numbers as int64."""
-    types = {"text": pa.string(), "logprobs": pa.list_(pa.float64()), "kept": pa.bool_()}
+    types = {"text": pa.string(), "logprobs": pa.list_(pa.float64()), "survived": pa.bool_()}
     types |= dict.fromkeys(("prompt_id", "prompt", "error", "model"), pa.string())
-    types |= dict.fromkeys(("draw", "reward"), pa.int64())
+    types |= dict.fromkeys(("sample", "reward"), pa.int64())
     names = list(rows[0]) if rows else ["prompt", "text"]
     columns = {name: pa.array([row[name] for row in rows], types[name]) for name in names}
     pq.write_table(pa.table(columns), path)
@@ -164,20 +174,20 @@ def test_rows_are_gathered_by_prompt(tmp_path_factory, written) -> None:
     paths = [write(folder / f"{i}.parquet", rows) for i, rows in enumerate(written)]
     rows = [row for part in written for row in part]
     if not rows:
-        with pytest.raises(UserError, match="no draws in "):
-            read_draws(paths, ["text"], why="the test")
+        with pytest.raises(UserError, match="no samples in "):
+            read_samples(paths, ["text"], why="the test")
         return
     there = {name for row in rows for name in row}
     optional = ["prompt", "logprobs"]
-    table = read_draws(paths, ["text"], why="the test", optional=optional)
+    table = read_samples(paths, ["text"], why="the test", optional=optional)
 
     expected: dict[Any, list[int]] = {}
     for number, row in enumerate(rows):
         expected.setdefault((row.get("prompt_id"), row.get("prompt")), []).append(number)
     for numbers in expected.values():
-        numbers.sort(key=lambda i: rows[i]["draw"])
+        numbers.sort(key=lambda i: rows[i]["sample"])
     assert [table.rows_of(i).tolist() for i in range(len(table))] == list(expected.values())
-    assert [[int(draw.text) - 1 for draw in group.draws] for group in table] == list(
+    assert [[int(sample.text) - 1 for sample in group.samples] for group in table] == list(
         expected.values()
     )
     names = [key[0] or key[1] for key in expected]
@@ -190,8 +200,8 @@ def test_rows_are_gathered_by_prompt(tmp_path_factory, written) -> None:
         row.get("reward") is None and row.get("error") is None for row in rows
     )
     for value in (True, False):
-        assert table.count("kept", value) == sum(row.get("kept") is value for row in rows)
-    for column in ("prompt_id", "prompt", "model", "reward", "draw"):
+        assert table.count("survived", value) == sum(row.get("survived") is value for row in rows)
+    for column in ("prompt_id", "prompt", "model", "reward", "sample"):
         known = {row.get(column) for row in rows} - {None}
         assert Counter(table.values(column)) == Counter(known)
     if "logprobs" in there:
@@ -209,7 +219,7 @@ def test_rows_are_gathered_by_prompt(tmp_path_factory, written) -> None:
     assert [fewer.rows_of(i).tolist() for i in range(len(fewer))] == list(expected.values())
 
 
-def check_scores(table: DrawTable, rows: list[dict[str, Any]]) -> None:
+def check_scores(table: SampleTable, rows: list[dict[str, Any]]) -> None:
     """A group has scores if each of its rows has one; an error is never a number."""
     for number, group in enumerate(table):
         own = [rows[i] for i in table.rows_of(number)]
@@ -218,39 +228,39 @@ def check_scores(table: DrawTable, rows: list[dict[str, Any]]) -> None:
             assert group.scores == ()
         else:
             assert group.scores == tuple(Score(None, e) if e else Score(r) for r, e in said)
-        kept = [row.get("kept") for row in own]
+        kept = [row.get("survived") for row in own]
         judged = any(one is not None for one in kept)  # what nobody rejected has survived
-        assert [v.kept for v in group.verdicts] == [one is not False for one in kept if judged]
+        assert [v.survived for v in group.outcomes] == [one is not False for one in kept if judged]
 
 
 def test_one_id_for_two_prompts(tmp_path) -> None:
-    """Ids are often row numbers: two sources of draws may use one for different prompts."""
-    first = [{"prompt_id": "0", "prompt": "2 + 2", "draw": i, "text": f"a{i}"} for i in (1, 0)]
-    second = [{"prompt_id": "0", "prompt": "3 + 3", "draw": i, "text": f"b{i}"} for i in (0, 1)]
+    """Ids are often row numbers: two sources of samples may use one for different prompts."""
+    first = [{"prompt_id": "0", "prompt": "2 + 2", "sample": i, "text": f"a{i}"} for i in (1, 0)]
+    second = [{"prompt_id": "0", "prompt": "3 + 3", "sample": i, "text": f"b{i}"} for i in (0, 1)]
     paths = [write(tmp_path / "a.parquet", first), write(tmp_path / "b.parquet", second)]
-    table = read_draws(paths, ["prompt", "text"], why="the test")
-    found = [(group.prompt.text, [draw.text for draw in group.draws]) for group in table]
+    table = read_samples(paths, ["prompt", "text"], why="the test")
+    found = [(group.prompt.text, [sample.text for sample in group.samples]) for group in table]
     assert found == [("2 + 2", ["a0", "a1"]), ("3 + 3", ["b0", "b1"])]
-    assert "prompt" not in read_draws(paths, ["text"], why="the test").columns
+    assert "prompt" not in read_samples(paths, ["text"], why="the test").columns
 
 
 def test_one_question_under_two_system_prompts(tmp_path) -> None:
-    draw = Draw((1,), (-1.0,), "x", "eos")
+    sample = Sample((1,), (-1.0,), "x", "eos")
     for system in ("short", "long"):
         turns = ({"role": "system", "content": system}, {"role": "user", "content": "q"})
-        group = Group(Prompt("0", "q", messages=turns), (1,), (draw,))
+        group = Group(Prompt("0", "q", messages=turns), (1,), (sample,))
         write_groups(tmp_path / f"{system}.parquet", "sample", 0, [group])
-    table = read_draws([tmp_path], ["text"], why="the test", optional=["messages"])
+    table = read_samples([tmp_path], ["text"], why="the test", optional=["messages"])
     assert [g.prompt.messages[0]["content"] for g in table] == ["long", "short"]
 
 
 def test_policies_in_words(tmp_path) -> None:
-    draw = Draw((1,), (-1.0,), "x", "eos")
-    group = Group(Prompt("p", "x"), (1,), (draw, replace(draw, policy_version=3)))
+    sample = Sample((1,), (-1.0,), "x", "eos")
+    group = Group(Prompt("p", "x"), (1,), (sample, replace(sample, policy_version=3)))
     made = [group.with_(origin=Origin("m", 0.7, truncated=True)), group.with_(origin=Origin("n"))]
     write_groups(tmp_path / "a.parquet", "train", 1, [made[0]])
     write_groups(tmp_path / "b.parquet", "train", 1, [made[1]] * 2, [(0, 0), (0, 2)])
-    assert read_draws([tmp_path], [], why="the test").policies() == [
+    assert read_samples([tmp_path], [], why="the test").policies() == [
         "m after 3 updates at temperature 0.7, truncated",
         "m at temperature 0.7, truncated",
         "n after 3 updates at temperature 1",
@@ -260,8 +270,8 @@ def test_policies_in_words(tmp_path) -> None:
 
 def test_what_is_right_is_said_once(tmp_path) -> None:
     """By the caller, else by the file, else 1."""
-    draw = Draw((1,), (-1.0,), "x", "eos")
-    group = Group(Prompt("p", "x"), (1,), (draw,) * 2, (Score(0.5), Score(1.0)), right_at=0.4)
+    sample = Sample((1,), (-1.0,), "x", "eos")
+    group = Group(Prompt("p", "x"), (1,), (sample,) * 2, (Score(0.5), Score(1.0)), right_at=0.4)
     write_groups(tmp_path / "ours.parquet", "sample", 0, [group])
     rows = [{"prompt": "x", "text": "a", "reward": reward} for reward in (0, 1)]
     theirs = write(tmp_path / "theirs.parquet", rows)
@@ -271,7 +281,7 @@ def test_what_is_right_is_said_once(tmp_path) -> None:
         (theirs, None, (False, True)),
         (theirs, 0.0, (True, True)),
     ]:
-        (found,) = read_draws([path], [], why="the test", right_at=right_at)
+        (found,) = read_samples([path], [], why="the test", right_at=right_at)
         assert found.right == right
 
 
@@ -312,27 +322,27 @@ def foreign(path: Path, **columns: Any) -> Path:
 def test_files_of_others(kind, beside, tmp_path) -> None:
     path = foreign(tmp_path / "theirs.parquet", **FOREIGN[kind])
     ours = tmp_path / "ours.parquet"
-    group = Group(Prompt("9", "c"), (1,), (Draw((1,), (-1.0,), "w", "eos"),), (Score(0.25),))
+    group = Group(Prompt("9", "c"), (1,), (Sample((1,), (-1.0,), "w", "eos"),), (Score(0.25),))
     write_groups(ours, "sample", 0, [group])
     paths = [ours, path] if beside else [path]
-    found = read_draws(paths, ["prompt", "text", "reward"], why="the test")
-    texts = [(g.prompt.text, [d.text for d in g.draws], g.values) for g in found]
+    found = read_samples(paths, ["prompt", "text", "reward"], why="the test")
+    texts = [(g.prompt.text, [d.text for d in g.samples], g.values) for g in found]
     expected = [("a", ["x", "z"], (1.0, 0.0)), ("b", ["y"], (0.5,))]
     assert texts == ([("c", ["w"], (0.25,))] if beside else []) + expected
     named = ["7", "8"] if "prompt_id" in FOREIGN[kind] else ["a", "b"]
     assert [g.prompt.id for g in found][beside:] == named
-    assert [d.length for g in found for d in g.draws] == [1] * (3 + beside)
+    assert [d.length for g in found for d in g.samples] == [1] * (3 + beside)
 
 
 def test_rewards_that_are_yes_or_no(tmp_path) -> None:
     path = foreign(tmp_path / "d.parquet", reward=[True, False, None])
-    table = read_draws([path], ["reward"], why="the test")
+    table = read_samples([path], ["reward"], why="the test")
     assert (table.unscored(), table.values("reward")) == (1, [1.0, 0.0])
 
 
 def test_a_reward_that_is_no_number_is_an_error(tmp_path) -> None:
     path = foreign(tmp_path / "d.parquet", reward=[math.nan, 1.0, math.inf])
-    first, _ = read_draws([path], ["reward"], why="the test")
+    first, _ = read_samples([path], ["reward"], why="the test")
     assert [score.value for score in first.scores] == [None, None]
     assert "not a finite number" in first.scores[0].error
 
@@ -391,12 +401,12 @@ BAD = {
     "a file cut in half": (cut, "{path}/d.parquet is half-written or not Parquet: "),
     "a damaged page": (bad_page, "{path}/d.parquet is half-written or not Parquet: "),
     "JSON": (json_file, "{path}/d.parquet is half-written or not Parquet: "),
-    "a folder without draws": (lambda path: path, "folder {path} has no .parquet file"),
+    "a folder without samples": (lambda path: path, "folder {path} has no .parquet file"),
     "an unfinished sample": (
         unfinished,
         "{path} is not complete; finish it with winnow sample --resume {path}",
     ),
-    "no rows": (empty, "no draws in {path}/d.parquet"),
+    "no rows": (empty, "no samples in {path}/d.parquet"),
     "two columns of one name": (twice, "{path}/d.parquet has two columns 'text'; rename one"),
     "neither id nor prompt": (
         no_name,
@@ -418,9 +428,9 @@ BAD = {
         lambda path: foreign(path / "d.parquet", prompt=CONVERSATION),
         "column prompt of {path}/d.parquet is list<element: struct<",
     ),
-    "numbers of draws that are none": (
-        lambda path: foreign(path / "d.parquet", draw=["first", "second", "third"]),
-        "column draw of {path}/d.parquet is string, which does not convert to int32",
+    "numbers of samples that are none": (
+        lambda path: foreign(path / "d.parquet", sample=["first", "second", "third"]),
+        "column sample of {path}/d.parquet is string, which does not convert to int32",
     ),
 }
 
@@ -431,9 +441,9 @@ def test_what_cannot_be_read_is_one_line(what, tmp_path) -> None:
     wanted = ["text", "logprobs"] if what == "a missing column" else ["text"]
     path = make(tmp_path)
     with pytest.raises(UserError) as caught:
-        read_draws([path], wanted, why="the test")
+        read_samples([path], wanted, why="the test")
     line = str(caught.value)
-    assert line.startswith("draws: " + says.format(path=tmp_path))
+    assert line.startswith("samples: " + says.format(path=tmp_path))
     assert "\n" not in line
 
 
@@ -445,13 +455,13 @@ CANNOT_BE_DRAWS = {
 
 
 @pytest.mark.parametrize("what", CANNOT_BE_DRAWS)
-def test_rows_that_no_draws_can_be_made_of(what, tmp_path) -> None:
+def test_rows_that_no_samples_can_be_made_of(what, tmp_path) -> None:
     columns, says = CANNOT_BE_DRAWS[what]
     paths = [foreign(tmp_path / "a.parquet"), foreign(tmp_path / "b.parquet", **columns)]
     paths[0].write_bytes(foreign(tmp_path / "c.parquet", prompt=["c", "d", "c"]).read_bytes())
-    table = read_draws(paths, ["text"], why="the test", optional=[*columns, "prompt"])
+    table = read_samples(paths, ["text"], why="the test", optional=[*columns, "prompt"])
     with pytest.raises(
-        UserError, match=r"^draws: \S+b\.parquet row 1: cannot use its prompt's draws"
+        UserError, match=r"^samples: \S+b\.parquet row 1: cannot use its prompt's samples"
     ):
         list(table)
     with pytest.raises(UserError) as caught:
@@ -463,11 +473,13 @@ def test_columns_that_differ_in_kind(tmp_path) -> None:
     """A column that is none of Winnow's, wanted by a rule, say."""
     first = foreign(tmp_path / "a.parquet", level=[1, 2, 3])
     second = foreign(tmp_path / "b.parquet", level=[[1], [2], [3]])
-    with pytest.raises(UserError, match=r"^draws: the files' columns differ: .*level.*") as caught:
-        read_draws([first, second], ["level"], why="the test")
+    with pytest.raises(
+        UserError, match=r"^samples: the files' columns differ: .*level.*"
+    ) as caught:
+        read_samples([first, second], ["level"], why="the test")
     assert "\n" not in str(caught.value)
     number = foreign(tmp_path / "c.parquet", level=[1.5, 2.5, 3.5])
-    levels = read_draws([first, number], ["level"], why="the test").values("level")
+    levels = read_samples([first, number], ["level"], why="the test").values("level")
     assert sorted(levels) == [1, 1.5, 2, 2.5, 3, 3.5]
 
 
@@ -475,81 +487,81 @@ def test_nothing_is_read_twice(tmp_path) -> None:
     path = foreign(tmp_path / "d.parquet")
     for again in ([path, path], [tmp_path, path], [path, tmp_path / ".." / tmp_path.name]):
         with pytest.raises(UserError, match=r"d\.parquet is given twice; name each"):
-            read_draws(again, ["text"], why="the test")
+            read_samples(again, ["text"], why="the test")
 
 
 def test_which_files_of_a_folder(tmp_path) -> None:
-    """Closed files of a sample, else training draws, else evaluations, else any."""
+    """Closed files of a sample, else training samples, else evaluations, else any."""
     kinds = ["x.parquet", "rollouts/eval-000000.parquet", "rollouts/train-000001.parquet"]
-    kinds.append("draws/part-00001.parquet")
+    kinds.append("samples/part-00001.parquet")
     for kind in kinds:
         (tmp_path / kind).parent.mkdir(exist_ok=True)
         path = foreign(tmp_path / kind)
         (path.parent / f".{path.name}.partial").write_bytes(b"half")
-        assert [p.path for p in read_draws([tmp_path], [], why="the test").parts] == [path]
+        assert [p.path for p in read_samples([tmp_path], [], why="the test").parts] == [path]
 
 
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5)), min_size=1, max_size=9))
 def test_gaps(tmp_path_factory, numbers) -> None:
-    rows = [{"prompt": prompt, "draw": draw, "text": "x"} for prompt, draw in numbers]
+    rows = [{"prompt": prompt, "sample": sample, "text": "x"} for prompt, sample in numbers]
     path = write(tmp_path_factory.mktemp("gaps") / "d.parquet", rows)
     broken = 0
     for prompt in {name for name, _ in numbers}:
-        have = {draw for name, draw in numbers if name == prompt}
+        have = {sample for name, sample in numbers if name == prompt}
         broken += have != set(range(min(have), max(have) + 1))
-    assert read_draws([path], [], why="the test").gaps() == broken
+    assert read_samples([path], [], why="the test").gaps() == broken
 
 
 @settings(max_examples=40)
 @given(st.data())
-def test_a_run_folder_and_a_table_of_draws_read_the_same_groups(tmp_path_factory, data) -> None:
+def test_a_run_folder_and_a_table_of_samples_read_the_same_groups(tmp_path_factory, data) -> None:
     store = RunStore(tmp_path_factory.mktemp("run"))
     (store.folder / "rollouts").mkdir()
-    signals = st.builds(Signals, ref=st.lists(FLOAT, max_size=2).map(tuple))
+    annotations = st.builds(TokenAnnotations, ref_logprobs=st.lists(FLOAT, max_size=2).map(tuple))
     written = []
     for number in range(data.draw(st.integers(1, 3))):
         one = data.draw(groups(f"{number}-"))
-        weights = data.draw(st.sampled_from([(), (0.5,) * len(one.draws)]))
-        known = tuple(data.draw(signals) for _ in one.draws)
-        written.append(one.with_(step=4, weights=weights, signals=known))
-    store.write_draws("train", 4, written)
+        weights = data.draw(st.sampled_from([(), (0.5,) * len(one.samples)]))
+        known = tuple(data.draw(annotations) for _ in one.samples)
+        written.append(one.with_(step=4, advantages=weights, annotations=known))
+    store.write_samples("train", 4, written)
     (path,) = (store.folder / "rollouts").iterdir()
-    found = list(read_draws([path], SCHEMA.names, why="the test"))
+    found = list(read_samples([path], SCHEMA.names, why="the test"))
     assert found == store.groups("train", 4)
     for one, old in zip(found, written, strict=True):
-        assert (one.weights, one.step) == (old.weights, 4)
-        assert all(one.signal(i) == old.signal(i) for i in range(len(one.draws)))
+        assert (one.advantages, one.step) == (old.advantages, 4)
+        assert all(one.annotation(i) == old.annotation(i) for i in range(len(one.samples)))
 
 
-def test_a_score_is_never_another_draws(tmp_path) -> None:
+def test_a_score_is_never_another_samples(tmp_path) -> None:
     """Of a group of which somebody took a score away, none is left, whoever reads it."""
-    draw = Draw((2,), (-1.0,), "a", "eos")
-    group = Group(Prompt("p", "x"), (1,), (draw,) * 2, (Score(0.5), Score(1.0)))
+    sample = Sample((2,), (-1.0,), "a", "eos")
+    group = Group(Prompt("p", "x"), (1,), (sample,) * 2, (Score(0.5), Score(1.0)))
     store = RunStore(tmp_path)
     (tmp_path / "rollouts").mkdir()
-    store.write_draws("train", 1, [group])
+    store.write_samples("train", 1, [group])
     (path,) = (tmp_path / "rollouts").iterdir()
     rows = pq.read_table(path).to_pylist()
     rows[0]["reward"] = None
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
     assert store.groups("train", 1)[0].scores == ()
-    assert read_draws([path], [], why="the test").group(0).scores == ()
+    assert read_samples([path], [], why="the test").group(0).scores == ()
 
 
 @pytest.mark.parametrize(
-    ("draws", "how"),
+    ("samples", "how"),
     [
         ((), ""),
         (Path("a/b"), "winnow select a/b --rule everything --out scored.parquet "),
         (["a", "b"], "winnow select a b --rule everything --out scored.parquet "),
     ],
 )
-def test_draws_without_a_score(tmp_path, draws, how) -> None:
+def test_samples_without_a_score(tmp_path, samples, how) -> None:
     rows = [{"prompt": "p", "reward": None}, {"prompt": "p", "reward": 1.0}]
-    table = read_draws([write(tmp_path / "d.parquet", rows)], [], why="the test")
+    table = read_samples([write(tmp_path / "d.parquet", rows)], [], why="the test")
     with pytest.raises(UserError) as error:
-        table.need_scores(draws)
-    told = f"draws: 1 of 2 draws have no score; score them with {how}--rescore REWARD"
+        table.need_scores(samples)
+    told = f"samples: 1 of 2 samples have no score; score them with {how}--rescore REWARD"
     assert str(error.value) == told
-    read_draws([write(tmp_path / "d.parquet", rows[1:])], [], why="the test").need_scores(draws)
+    read_samples([write(tmp_path / "d.parquet", rows[1:])], [], why="the test").need_scores(samples)

@@ -51,7 +51,7 @@ def test_pass_at_k_over_arrays():
 
 
 def test_pass_at_k_is_unbiased():
-    """Over all outcomes of 6 draws at p = .3, its mean is 1 - .7^k; 1 - (1 - c/n)^k's is not."""
+    """Over all outcomes of 6 samples at p = .3, its mean is 1 - .7^k; 1 - (1 - c/n)^k's is not."""
     p, n = 0.3, 6
     chance = np.array([comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)])
     for k in range(1, n + 1):
@@ -67,7 +67,7 @@ def test_pass_at_k_refuses(n, c, k):
 
 
 def weights_by_subsets(scores, n):
-    """A lot per subset, split equally among the best of it."""
+    """A priority per subset, split equally among the best of it."""
     weights = np.zeros(len(scores))
     for pick in combinations(range(len(scores)), n):
         top = max(scores[i] for i in pick)
@@ -86,7 +86,7 @@ def test_weights_over_all_subsets(scores):
         assert best_of_n_weights(scores, n) == pytest.approx(row, abs=0)
 
 
-def test_weights_with_ten_thousand_draws():
+def test_weights_with_ten_thousand_samples():
     total, ns = 10_000, np.array([1, 2, 64, 5_000, 10_000])
     scores = np.random.default_rng(0).permutation(total).astype(float)
     got = best_of_n_weights(scores, ns)
@@ -119,11 +119,11 @@ def test_best_of_n_by_hand():
     got = best_of_n([1, 2, 3], [1, 2, 3])
     assert got == pytest.approx([2, 8 / 3, 3])
     assert best_of_n([1, 2, 3], [1, 2, 3], [5, 1, 0]) == pytest.approx([2, 1 / 3, 0])
-    assert best_of_n([1, 1, 1], 2, [5, 1, 0]) == pytest.approx(2)  # ties: by lot
+    assert best_of_n([1, 1, 1], 2, [5, 1, 0]) == pytest.approx(2)  # ties: at random
 
 
 def test_best_of_n_is_unbiased():
-    """Mean over all outcomes of N = 4 draws = the expected best of n fresh ones."""
+    """Mean over all outcomes of N = 4 samples = the expected best of n fresh ones."""
     p, r = np.array([0.2, 0.5, 0.3]), np.array([0.0, 1.0, 4.0])
     for n in (1, 2, 3, 4):
         truth = sum(np.prod(p[list(o)]) * r[list(o)].max() for o in product(range(3), repeat=n))
@@ -161,7 +161,7 @@ def test_wrong_arguments():
 
 
 def kl_by_outcomes(pi, rewards, n):
-    """All y^n outcomes, the winner drawn by lot among the best."""
+    """All y^n outcomes, the winner sampled at random among the best."""
     winner = np.zeros(len(pi))
     for outcome in product(range(len(pi)), repeat=n):
         top = max(rewards[y] for y in outcome)

@@ -1,6 +1,6 @@
 """What the estimators estimate, and where they pull as losses, on a policy of two tokens.
 
-The policy draws a first token (0 or 1) and then a second given the first: three logits, four
+The policy samples a first token (0 or 1) and then a second given the first: three logits, four
 answers. Expectations are sums over the four, gradients are central differences.
 """
 
@@ -43,9 +43,9 @@ def gradient(f, theta, step=1e-5):
 
 
 def expected_gradient(loss):
-    """Of a loss of each answer, the draws being those of the policy at THETA."""
-    drawn = np.exp(logs(THETA))
-    return gradient(lambda theta: drawn @ loss(theta), THETA)
+    """Of a loss of each answer, the samples being those of the policy at THETA."""
+    sampled = np.exp(logs(THETA))
+    return gradient(lambda theta: sampled @ loss(theta), THETA)
 
 
 GRADIENTS = {

@@ -11,26 +11,26 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import binom, geom
 
 from winnow.theory import (
-    draws_for_success,
     entropy,
     kl,
     log_partition,
     pass_at_k,
     pi_star,
     pi_star_limit,
+    samples_for_success,
 )
 
 policies = st.lists(st.floats(-5, 5), min_size=2, max_size=7)
 
 
 @st.composite
-def yes_no(draw):
+def yes_no(sample):
     """A policy's log-probabilities, and which answers are right: some, not all."""
-    log_ref = log_softmax(np.array(draw(policies)))
+    log_ref = log_softmax(np.array(sample(policies)))
     n = len(log_ref)
-    size = draw(st.integers(1, n - 1))
+    size = sample(st.integers(1, n - 1))
     right = np.zeros(n, dtype=bool)
-    right[draw(st.permutations(range(n)))[:size]] = True
+    right[sample(st.permutations(range(n)))[:size]] = True
     return log_ref, right
 
 
@@ -61,7 +61,7 @@ def test_1_the_bound_is_reached_as_beta_goes_to_0(problem):
 @pytest.mark.parametrize("p", [0.02, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("n", [1, 3, 6])
 def test_2_at_least_one_is_accepted(p, n):
-    """1 - (1-p)^n, by all outcomes, the binomial law, and the mean of pass@n over 8 draws."""
+    """1 - (1-p)^n, by all outcomes, the binomial law, and the mean of pass@n over 8 samples."""
     outcomes = product([True, False], repeat=n)
     exact = sum(np.prod([p if hit else 1 - p for hit in o]) for o in outcomes if any(o))
     assert exact == pytest.approx(1 - (1 - p) ** n, rel=1e-12)
@@ -71,11 +71,11 @@ def test_2_at_least_one_is_accepted(p, n):
 
 
 @pytest.mark.parametrize("p", [1e-4, 0.02, 0.3, 0.9])
-def test_2_draws_grow_as_one_over_p(p):
+def test_2_samples_grow_as_one_over_p(p):
     """1/p on average; between log(1/delta) (1/p - 1) and log(1/delta) / p, rounded up, for sure."""
     assert geom.mean(p) == pytest.approx(1 / p)
     for delta in (0.5, 0.05, 0.001):
-        n = draws_for_success(p, delta)
+        n = samples_for_success(p, delta)
         assert n == geom.ppf(1 - delta, p)
         assert log(1 / delta) * (1 / p - 1) <= n <= log(1 / delta) / p + 1
 
@@ -143,15 +143,15 @@ def test_4_entropy_falls_within_the_right_answers_too():
 
 
 def test_4_equal_answers_stay_equal_in_expectation_and_drift_apart_in_samples():
-    """What exact steps leave alone, finite samples of accepted draws do not."""
+    """What exact steps leave alone, finite samples of accepted samples do not."""
     rng = np.random.default_rng(0)
     z, exact = np.zeros(5), np.zeros(5)
     for _ in range(400):
         pi = softmax(exact)
         exact = exact + pi * (RIGHT - pi @ RIGHT)
         pi = softmax(z)
-        drawn = rng.choice(5, 8, p=pi)
-        kept = drawn[RIGHT[drawn]]
+        sampled = rng.choice(5, 8, p=pi)
+        kept = sampled[RIGHT[sampled]]
         if len(kept):
             z = z + np.bincount(kept, minlength=5) / len(kept) - pi
     assert entropy(inside(log_softmax(exact))) == pytest.approx(log(3), abs=1e-12)

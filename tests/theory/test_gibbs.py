@@ -35,11 +35,11 @@ betas = st.sampled_from([1e-3, 0.05, 0.5, 2.0, 100.0])
 
 
 @st.composite
-def problems(draw):
-    log_ref = log_softmax(np.array(draw(logits)))
+def problems(sample):
+    log_ref = log_softmax(np.array(sample(logits)))
     n = len(log_ref)
-    rewards = np.array(draw(st.lists(st.floats(-3, 3), min_size=n, max_size=n)))
-    return log_ref, rewards, draw(betas)
+    rewards = np.array(sample(st.lists(st.floats(-3, 3), min_size=n, max_size=n)))
+    return log_ref, rewards, sample(betas)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_best_m():
     got = log_optimal_m(LOG_PI, R, 0.5, np.log(q))
     assert got == pytest.approx(log(ratios.max()), rel=1e-14)
     impossible = [log(0.5), log(0.5), -np.inf]
-    assert log_optimal_m(impossible, [0.0, 1.0, 9.0], 0.5) == 2.0  # 9 can never be drawn
+    assert log_optimal_m(impossible, [0.0, 1.0, 9.0], 0.5) == 2.0  # 9 can never be sampled
 
 
 @given(problems())
@@ -97,7 +97,7 @@ def test_pi_star_is_the_only_maximum(problem):
     assert got == pytest.approx(best - gap, rel=1e-9, abs=1e-9)
 
 
-def test_an_optimiser_finds_pi_star():
+def test_an_optimizer_finds_pi_star():
     def loss(z):
         p = softmax(z)
         return -(p @ R) + 0.5 * (p @ np.log(p / PI))
@@ -207,7 +207,7 @@ def test_a_bound_below_a_reward_is_refused():
     with pytest.raises(ValueError, match="r_max"):
         acceptance_rate(LOG_PI, R, 0.5, 0.9)
     impossible = np.array([log(0.5), log(0.5), -np.inf])
-    assert acceptance_rate(impossible, [0.0, 1.0, 9.0], 0.5, 1.0) < 1  # 9 is never drawn
+    assert acceptance_rate(impossible, [0.0, 1.0, 9.0], 0.5, 1.0) < 1  # 9 is never sampled
     with pytest.raises(ValueError, match="cover"):
         log_optimal_m(LOG_PI, R, 0.5, [-np.inf, log(0.5), log(0.5), -np.inf])
     with pytest.raises(ValueError, match="float64"):

@@ -10,10 +10,10 @@ from scipy.special import log_softmax
 from scipy.stats import geom
 
 from winnow.theory import (
-    draws_for_success,
     effective_sample_size,
     log_importance_weights,
     normalised_weights,
+    samples_for_success,
     self_normalised,
     weight_variance,
     weight_variance_bound,
@@ -130,7 +130,7 @@ def test_equal_weights_give_the_mean_and_its_error():
 
 
 def test_the_estimate_and_its_error_over_many_samples():
-    """E_pi*[f] from draws of pi, 4,000 times: centred, with the spread that it says."""
+    """E_pi*[f] from samples of pi, 4,000 times: centred, with the spread that it says."""
     rng = np.random.default_rng(1)
     f = np.array([3.0, -1.0, 2.0, 0.5])
     weights = PI * np.exp(R / 0.5)
@@ -149,29 +149,29 @@ def test_the_estimate_and_its_error_over_many_samples():
 
 @pytest.mark.parametrize("p", [0.001, 0.05, 0.3, 0.5, 0.999])
 @pytest.mark.parametrize("delta", [0.5, 0.1, 0.001])
-def test_draws_for_success_are_the_geometric_quantile(p, delta):
-    n = draws_for_success(p, delta)
+def test_samples_for_success_are_the_geometric_quantile(p, delta):
+    n = samples_for_success(p, delta)
     assert geom.sf(n, p) <= delta * (1 + 1e-12)
     assert n == 1 or geom.sf(n - 1, p) > delta
 
 
-def test_draws_for_success_at_the_ends():
-    got = draws_for_success([0.0, 1.0, 0.5, 0.75, 0.9, 1e-12], 0.125)
+def test_samples_for_success_at_the_ends():
+    got = samples_for_success([0.0, 1.0, 0.5, 0.75, 0.9, 1e-12], 0.125)
     assert got[:5].tolist() == [np.inf, 1, 3, 2, 1]
     assert got[5] == pytest.approx(log(8) * 1e12, rel=1e-9)
     for k in range(1, 12):  # log(.7^k) / log(.7) is a hair above k in floating point
-        assert draws_for_success(0.3, 0.7**k) == k
-    assert draws_for_success(5e-324, 0.5) == np.inf or draws_for_success(5e-324, 0.5) > 1e300
-    assert draws_for_success(0.999999, 0.999) == 1
+        assert samples_for_success(0.3, 0.7**k) == k
+    assert samples_for_success(5e-324, 0.5) == np.inf or samples_for_success(5e-324, 0.5) > 1e300
+    assert samples_for_success(0.999999, 0.999) == 1
 
 
 def test_wrong_arguments():
     for p in (-0.1, 1.1, np.nan):
         with pytest.raises(ValueError, match="p must"):
-            draws_for_success(p, 0.1)
+            samples_for_success(p, 0.1)
     for delta in (0.0, 1.0, -1, np.nan):
         with pytest.raises(ValueError, match="delta"):
-            draws_for_success(0.5, delta)
+            samples_for_success(0.5, delta)
     with pytest.raises(ValueError, match="cover"):
         log_importance_weights([0.0], [-np.inf])
     with pytest.raises(ValueError, match="cover"):

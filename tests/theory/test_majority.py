@@ -74,9 +74,9 @@ def test_two_right_labels(labels):
         max_size=7,
     )
 )
-def test_weighted_votes(draws):
+def test_weighted_votes(samples):
     """.1 + .2 ties with .3."""
-    labels, weights = [list(part) for part in zip(*draws, strict=True)]
+    labels, weights = [list(part) for part in zip(*samples, strict=True)]
     for scale in (1.0, 1e300, 1e-300):
         got = run(labels, np.arange(1, len(labels) + 1), weights=np.array(weights) * scale)
         for n, value in enumerate(got.value, start=1):
@@ -123,7 +123,7 @@ def test_no_answer_is_no_vote():
     assert text.value.tolist() == [1]
 
 
-def test_one_label_among_many_draws():
+def test_one_label_among_many_samples():
     """One label: wrong only if all n are without an answer. C(z, n) / C(N, n)."""
     got = run(["a"] * 40 + [None] * 160, [3, 20])
     assert got.exact.all()
@@ -131,15 +131,15 @@ def test_one_label_among_many_draws():
     assert got.value == pytest.approx(expected, rel=1e-10)
 
 
-def test_many_draws_of_two_labels():
-    """Symmetric labels win half of the time, a verdict of 1/2 where n is even and they tie."""
+def test_many_samples_of_two_labels():
+    """Symmetric labels win half of the time, an outcome of 1/2 where n is even and they tie."""
     got = run(["a", "b"] * 1000, [1, 2, 7, 500, 2000])
     assert got.value == pytest.approx(np.full(5, 0.5), rel=1e-9)
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 10**6))
-def test_the_order_of_the_draws_has_no_say(seed):
+def test_the_order_of_the_samples_has_no_say(seed):
     labels = ["a"] * 4 + ["b"] * 3 + ["c"] * 2
     shuffled = [labels[i] for i in np.random.default_rng(seed).permutation(9)]
     assert run(shuffled, [3, 5]).value == pytest.approx(run(labels, [3, 5]).value, abs=1e-12)

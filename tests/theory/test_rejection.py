@@ -1,4 +1,4 @@
-"""Rejection sampling draws from what it says: chi-square against enumeration, 200,000 draws."""
+"""Rejection sampling samples from what it says: chi-square against enumeration, 200,000 samples."""
 
 from collections import Counter
 from itertools import count, product
@@ -22,7 +22,7 @@ from winnow.theory import (
 PI = np.array([0.1, 0.2, 0.3, 0.4])
 R = np.array([1.0, 1.0, 0.0, 0.0])
 GRADED = np.array([2.0, -1.0, 0.5, 0.0])
-DRAWS = 200_000
+SAMPLES = 200_000
 
 
 def optimum(rewards, beta):
@@ -31,7 +31,7 @@ def optimum(rewards, beta):
 
 
 def p_value(indices, expected):
-    """Chi-square of drawn indices, the cells that expect fewer than 5 pooled."""
+    """Chi-square of sampled indices, the cells that expect fewer than 5 pooled."""
     seen = np.bincount(indices, minlength=len(expected)).astype(float)
     wanted = expected * seen.sum()
     small = wanted < 5
@@ -46,15 +46,15 @@ def p_value(indices, expected):
 
 @pytest.mark.parametrize("beta", [0.05, 0.5, 5, 100])
 @pytest.mark.parametrize("rewards", [R, GRADED], ids=["yes-no", "graded"])
-def test_accepted_draws_follow_the_optimum(beta, rewards):
+def test_accepted_samples_follow_the_optimum(beta, rewards):
     log_q = np.log(PI)
-    drawn, certificate = rejection_sample_finite(
-        log_q + rewards / beta, log_q, DRAWS, np.random.default_rng(1)
+    sampled, certificate = rejection_sample_finite(
+        log_q + rewards / beta, log_q, SAMPLES, np.random.default_rng(1)
     )
     expected = optimum(rewards, beta)
-    assert len(drawn) == certificate.acceptances == DRAWS
-    assert p_value(drawn, expected) > 0.001
-    assert (np.bincount(drawn, minlength=4)[expected * DRAWS < 1e-6] == 0).all()
+    assert len(sampled) == certificate.acceptances == SAMPLES
+    assert p_value(sampled, expected) > 0.001
+    assert (np.bincount(sampled, minlength=4)[expected * SAMPLES < 1e-6] == 0).all()
     assert certificate.exact
     rate = (PI * np.exp((rewards - rewards.max()) / beta)).sum()  # Z / M*
     assert abs(certificate.acceptance_rate - rate) < 4 * certificate.standard_error + 1e-12
@@ -62,7 +62,7 @@ def test_accepted_draws_follow_the_optimum(beta, rewards):
 
 
 def test_the_chi_square_used_here_can_fail():
-    indices = np.random.default_rng(2).choice(4, DRAWS, p=PI)
+    indices = np.random.default_rng(2).choice(4, SAMPLES, p=PI)
     assert p_value(indices, PI) > 0.001
     assert p_value(indices, np.array([0.104, 0.196, 0.3, 0.4])) < 0.001
 
@@ -76,41 +76,41 @@ class Zeros:
 
 def test_an_impossible_answer_is_never_proposed():
     log_q = np.array([-np.inf, 0.0])
-    drawn, _ = rejection_sample_finite(log_q, log_q, 3, Zeros())
-    assert drawn.tolist() == [1, 1, 1]
+    sampled, _ = rejection_sample_finite(log_q, log_q, 3, Zeros())
+    assert sampled.tolist() == [1, 1, 1]
 
 
 def test_a_proposal_other_than_the_reference():
     q = np.array([0.7, 0.1, 0.1, 0.1])
-    drawn, certificate = rejection_sample_finite(
-        np.log(PI) + R / 0.5, np.log(q), DRAWS, np.random.default_rng(3)
+    sampled, certificate = rejection_sample_finite(
+        np.log(PI) + R / 0.5, np.log(q), SAMPLES, np.random.default_rng(3)
     )
-    assert p_value(drawn, optimum(R, 0.5)) > 0.001
+    assert p_value(sampled, optimum(R, 0.5)) > 0.001
     m, z = (PI * np.exp(R / 0.5) / q).max(), (PI * np.exp(R / 0.5)).sum()
     assert abs(certificate.acceptance_rate - z / m) < 4 * certificate.standard_error
 
 
 def test_too_small_an_m_is_seen_and_biases_as_told():
     log_q, log_p, log_m = np.log(PI), np.log(PI) + GRADED / 0.5, 1.5  # log M* is 4
-    drawn, certificate = rejection_sample_finite(
-        log_p, log_q, DRAWS, np.random.default_rng(4), log_m=log_m
+    sampled, certificate = rejection_sample_finite(
+        log_p, log_q, SAMPLES, np.random.default_rng(4), log_m=log_m
     )
     assert certificate.violated
     assert not certificate.exact
     assert certificate.largest_log_weight == pytest.approx(4)
     lower = np.minimum(np.exp(log_p), exp(log_m) * PI)
     assert limit_of(log_p, log_q, log_m) == pytest.approx(lower / lower.sum(), rel=1e-12)
-    assert p_value(drawn, lower / lower.sum()) > 0.001
-    assert p_value(drawn, optimum(GRADED, 0.5)) < 1e-6
+    assert p_value(sampled, lower / lower.sum()) > 0.001
+    assert p_value(sampled, optimum(GRADED, 0.5)) < 1e-6
 
 
-def test_a_looser_m_costs_draws_only():
+def test_a_looser_m_costs_samples_only():
     log_q = np.log(PI)
-    drawn, certificate = rejection_sample_finite(
-        log_q + R / 0.5, log_q, DRAWS, np.random.default_rng(5), log_m=2 + log(3)
+    sampled, certificate = rejection_sample_finite(
+        log_q + R / 0.5, log_q, SAMPLES, np.random.default_rng(5), log_m=2 + log(3)
     )
     assert certificate.exact
-    assert p_value(drawn, optimum(R, 0.5)) > 0.001
+    assert p_value(sampled, optimum(R, 0.5)) > 0.001
     assert abs(certificate.acceptance_rate - 0.3947 / 3) < 4 * certificate.standard_error + 2e-5
 
 
@@ -128,8 +128,8 @@ def toy(lists):
     names = list("abcd")
 
     def propose(size, rng):
-        drawn = rng.choice(4, size, p=PI)
-        return [names[i] for i in drawn] if lists else drawn
+        sampled = rng.choice(4, size, p=PI)
+        return [names[i] for i in sampled] if lists else sampled
 
     def log_weight(samples):
         return np.array([R[names.index(s) if lists else s] for s in samples]) / 0.5
@@ -140,7 +140,7 @@ def toy(lists):
 @pytest.mark.parametrize("lists", [False, True], ids=["arrays", "lists"])
 def test_a_callable_proposal(lists):
     propose, log_weight = toy(lists)
-    drawn, certificate = rejection_sample(
+    sampled, certificate = rejection_sample(
         propose,
         log_weight,
         40_000,
@@ -149,23 +149,23 @@ def test_a_callable_proposal(lists):
         bound_is_known=True,
         batch=5_000,
     )
-    assert isinstance(drawn, list) == lists
-    assert len(drawn) == 40_000
-    codes = np.array(["abcd".index(d) for d in drawn]) if lists else drawn
+    assert isinstance(sampled, list) == lists
+    assert len(sampled) == 40_000
+    codes = np.array(["abcd".index(d) for d in sampled]) if lists else sampled
     assert p_value(codes, optimum(R, 0.5)) > 0.001
     assert certificate.exact
     assert certificate.largest_log_weight == 2.0
     assert abs(certificate.acceptance_rate - 0.39473) < 4 * certificate.standard_error
 
 
-def test_both_samplers_give_the_same_draws():
+def test_both_samplers_give_the_same_samples():
     """The same stream of uniform numbers through either."""
     log_q = np.log(PI)
     finite = rejection_sample_finite(log_q + R / 0.5, log_q, 3_000, np.random.default_rng(7))
     edges = np.cumsum(PI)
     other = rejection_sample(
         lambda size, rng: (rng.random(size)[:, None] >= edges[:3]).sum(axis=1),
-        lambda drawn: R[drawn] / 0.5,
+        lambda sampled: R[sampled] / 0.5,
         3_000,
         np.random.default_rng(7),
         log_m=2.0,
@@ -179,7 +179,7 @@ def test_both_samplers_give_the_same_draws():
 def test_proposals_are_counted_to_the_last_one_needed(batch):
     """Proposals 0, 1, 2, ..., of which the odd are accepted: the third is the sixth proposal."""
     stream = count(0)
-    drawn, certificate = rejection_sample(
+    sampled, certificate = rejection_sample(
         lambda size, rng: np.array([next(stream) for _ in range(size)]),
         lambda i: np.where(i % 2, 0.0, -np.inf),
         3,
@@ -188,7 +188,7 @@ def test_proposals_are_counted_to_the_last_one_needed(batch):
         bound_is_known=True,
         batch=batch,
     )
-    assert drawn.tolist() == [1, 3, 5]
+    assert sampled.tolist() == [1, 3, 5]
     assert (certificate.acceptances, certificate.proposals) == (3, 6)
     assert certificate.acceptance_rate == 0.5
     assert certificate.standard_error == pytest.approx(sqrt(0.25 / 6))
@@ -196,11 +196,11 @@ def test_proposals_are_counted_to_the_last_one_needed(batch):
 
 def test_a_budget_gives_a_shorter_result():
     log_q = np.log(PI)
-    drawn, certificate = rejection_sample_finite(
+    sampled, certificate = rejection_sample_finite(
         log_q + R / 0.5, log_q, 5_000, np.random.default_rng(8), max_proposals=1_000
     )
     assert certificate.proposals == 1_000
-    assert len(drawn) == certificate.acceptances < 500
+    assert len(sampled) == certificate.acceptances < 500
     assert certificate.exact
     never, certificate = rejection_sample(
         *toy(False),
@@ -223,8 +223,8 @@ def test_the_size_of_a_batch_changes_no_distribution(batch):
         rejection_sample(propose, log_weight, 2, rng, log_m=2.0, bound_is_known=True, batch=batch)
         for _ in range(3_000)
     ]
-    drawn = np.concatenate([samples for samples, _ in counts])
-    assert p_value(drawn, optimum(R, 0.5)) > 0.001
+    sampled = np.concatenate([samples for samples, _ in counts])
+    assert p_value(sampled, optimum(R, 0.5)) > 0.001
     proposals = np.array([c.proposals for _, c in counts])  # negative binomial: mean 2/a
     a = 0.394735
     assert abs(proposals.mean() - 2 / a) < 4 * sqrt(2 * (1 - a) / a**2 / len(proposals))
@@ -255,31 +255,31 @@ def test_rounding_is_no_violation():
 @pytest.mark.parametrize("scale", [500.0, 5_000.0, 1e300])
 def test_huge_rewards(scale):
     log_q = np.log(PI)
-    drawn, certificate = rejection_sample_finite(
+    sampled, certificate = rejection_sample_finite(
         log_q + R * scale, log_q, 20_000, np.random.default_rng(12)
     )
-    assert p_value(drawn, np.array([1 / 3, 2 / 3, 0, 0])) > 0.001
-    assert set(drawn.tolist()) == {0, 1}
+    assert p_value(sampled, np.array([1 / 3, 2 / 3, 0, 0])) > 0.001
+    assert set(sampled.tolist()) == {0, 1}
     assert not certificate.violated
     limit = limit_of(log_q + R * scale, log_q, scale)
     assert limit == pytest.approx([1 / 3, 2 / 3, 0, 0], abs=1e-12)
 
 
-def test_accept_keeps_draws_of_the_optimum():
+def test_accept_keeps_samples_of_the_optimum():
     rng = np.random.default_rng(13)
-    drawn = rng.choice(4, 500_000, p=PI)
-    kept = accept(GRADED[drawn], 0.5, 2.0, rng)
-    assert p_value(drawn[kept], optimum(GRADED, 0.5)) > 0.001
-    loose = accept(GRADED[drawn], 0.5, 2.5, rng)
-    assert p_value(drawn[loose], optimum(GRADED, 0.5)) > 0.001
+    sampled = rng.choice(4, 500_000, p=PI)
+    kept = accept(GRADED[sampled], 0.5, 2.0, rng)
+    assert p_value(sampled[kept], optimum(GRADED, 0.5)) > 0.001
+    loose = accept(GRADED[sampled], 0.5, 2.5, rng)
+    assert p_value(sampled[loose], optimum(GRADED, 0.5)) > 0.001
     assert loose.sum() / kept.sum() == pytest.approx(exp(-1), rel=0.02)
 
 
 def test_accept_by_hand():
-    draws = np.random.default_rng(14).random(4)
+    samples = np.random.default_rng(14).random(4)
     chance = np.exp(np.array([0.0, 0.3, 0.6, 1.0]) - 1.0)
     got = accept([0.0, 0.3, 0.6, 1.0], 1.0, 1.0, np.random.default_rng(14))
-    assert got.tolist() == (draws < chance).tolist()
+    assert got.tolist() == (samples < chance).tolist()
     rng = np.random.default_rng(15)
     assert accept(np.ones((50, 20)), 1e-9, 1.0, rng).all()  # r = r_max is always accepted
     assert not accept(np.zeros(1000), 1e-9, 1.0, rng).any()

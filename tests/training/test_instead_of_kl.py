@@ -23,28 +23,28 @@ from tests.kills import (
     check_resumed,
     check_same,
     config,
-    draws,
     go,
     lines,
     logits,
+    samples,
 )
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
 from winnow.config.schema.anchor import AnchorConfig
-from winnow.config.schema.optimizer import OptimiserConfig
+from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.prompts import PromptsConfig
-from winnow.engines.base import Beside
+from winnow.engines.base import AuxiliaryBatch
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.loading import ModelSource
 from winnow.storage.run_folder import RunStore
 from winnow.training import phase_runner
-from winnow.training.early_stopping import Standing, standing
+from winnow.training.early_stopping import BestSoFar, best_of_evaluations
 from winnow.training.run import run
 from winnow.training.sft_mix import Anchor, open_anchor
 from winnow.training.updates import minibatches
-from winnow.types import Draw, Group, Prompt, Score, Verdict
+from winnow.types import Group, Outcome, Prompt, Sample, Score
 
 NLL_TERM = (Term(NLL(), SurvivorMeans()),)
 
@@ -65,8 +65,8 @@ def engine(model: Path) -> LocalEngine:
 
 
 def learner(made: LocalEngine, lr: float = 2e-3, **more: Any) -> LocalLearner:
-    optimiser = OptimiserConfig(lr=lr, max_grad_norm=more.pop("max_grad_norm", 1.0))
-    return made.learner(optimiser, total_updates=10, microbatch_tokens=1024, **more)
+    optimizer = OptimizerConfig(lr=lr, max_grad_norm=more.pop("max_grad_norm", 1.0))
+    return made.learner(optimizer, total_updates=10, microbatch_tokens=1024, **more)
 
 
 def example(text: str, answer: str) -> Group:
@@ -75,15 +75,15 @@ def example(text: str, answer: str) -> Group:
     return Group(
         prompt=Prompt(text, text, answer),
         prompt_ids=tuple(words.encode(text)),
-        draws=(Draw(ids, (-1.0,) * len(ids), answer, "eos"),),
+        samples=(Sample(ids, (-1.0,) * len(ids), answer, "eos"),),
         scores=(Score(1.0),),
-        verdicts=(Verdict(True, "kept"),),
-        weights=(1.0,),
+        outcomes=(Outcome(True, "survived"),),
+        advantages=(1.0,),
     )
 
 
 def check_logprobs(rows: Sequence[dict[str, Any]], model: Path, column: str = "logprobs") -> None:
-    """What draws say of their tokens is what a plain model says of them."""
+    """What samples say of their tokens is what a plain model says of them."""
     plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     for row in rows:
         ids = torch.tensor([row["prompt_ids"] + row["token_ids"]])
@@ -145,7 +145,7 @@ def test_a_run_that_only_gets_worse_ends_with_its_start(tiny_model, tmp_path):
         tmp_path,
         steps=20,
         algorithm="raft",
-        optimiser={"lr": 1e-2},
+        optimizer={"lr": 1e-2},
         eval=held_out(tmp_path, patience=3, samples=16),
         checkpoint={"every": 100, "keep": 1},
     )
@@ -227,13 +227,13 @@ def test_a_run_that_had_stopped_does_nothing_more(tiny_model, tmp_path):
 
 def test_where_evaluations_stand():
     rows = [{"step": s, "reward": r} for s, r in ((0, 0.1), (2, None), (4, 0.3), (6, 0.3), (8, 0))]
-    found = [standing(rows[:n]) for n in range(6)]
+    found = [best_of_evaluations(rows[:n]) for n in range(6)]
     assert [(s.step, s.stale) for s in found] == [
         (None, 0), (0, 0), (0, 1), (4, 0), (4, 1), (4, 2)
     ]  # fmt: skip
-    assert found[-1] == Standing(4, 0.3, 2)
-    assert standing([*rows, {"step": 8, "reward": 9.0, "split": "final"}]) == found[-1]
-    assert standing([{"step": 0, "reward": None}]) == Standing(stale=1)
+    assert found[-1] == BestSoFar(4, 0.3, 2)
+    assert best_of_evaluations([*rows, {"step": 8, "reward": 9.0, "split": "final"}]) == found[-1]
+    assert best_of_evaluations([{"step": 0, "reward": None}]) == BestSoFar(stale=1)
 
 
 # each round from the start
@@ -245,32 +245,32 @@ def restarting(tiny_model: Path, tmp_path: Path, **more: Any) -> Any:
         "algorithm": {"name": "raft++", "epochs": 2},
         "rounds": {"restart": True},
         "checkpoint": {"every": 1, "keep": 9},
-        "optimiser": {"lr": 5e-3, "schedule": "linear", "warmup": 1},
+        "optimizer": {"lr": 5e-3, "schedule": "linear", "warmup": 1},
     }
     return config(tiny_model, tmp_path, **{**settings, **more})
 
 
-def test_each_round_is_the_start_trained_on_its_draws_alone(tiny_model, tmp_path):
+def test_each_round_is_the_start_trained_on_its_samples_alone(tiny_model, tmp_path):
     settings = restarting(tiny_model, tmp_path)
     result = go(settings, tmp_path / "run", FIRST)
     row = settings.algorithm.build()
     store = RunStore(result.folder)
     for number in (1, 2, 3):
         made = engine(tiny_model)
-        alone = made.learner(settings.optimiser, total_updates=4, microbatch_tokens=1024)
+        alone = made.learner(settings.optimizer, total_updates=4, microbatch_tokens=1024)
         groups = store.groups("train", number)
         for positions in minibatches(range(6), settings, 2, number):
             batch = [groups[i] for i in positions]
-            if any(any(group.weights) for group in batch):
+            if any(any(group.advantages) for group in batch):
                 alone.step(batch, row.objective, 1.0)
         found = weights(result.folder / f"checkpoints/step-{number}")
         assert same(found, made.load().state_dict())
         assert not same(found, weights(tiny_model))
 
 
-def test_draws_come_from_the_last_policy_though_training_begins_anew(tiny_model, tmp_path):
+def test_samples_come_from_the_last_policy_though_training_begins_anew(tiny_model, tmp_path):
     result = go(restarting(tiny_model, tmp_path), tmp_path / "run")
-    found = draws(result.folder)
+    found = samples(result.folder)
     check_logprobs([r for r in found if r["step"] == 1][:9], tiny_model)
     check_logprobs([r for r in found if r["step"] == 3][:9], result.folder / "checkpoints/step-2")
     versions = [next(r["policy_version"] for r in found if r["step"] == s) for s in (1, 2, 3)]
@@ -278,7 +278,7 @@ def test_draws_come_from_the_last_policy_though_training_begins_anew(tiny_model,
 
 
 def test_begun_anew_with_learning_rate_zero_it_is_the_start(tiny_model, tmp_path):
-    result = go(restarting(tiny_model, tmp_path, optimiser={"lr": 0.0}), tmp_path / "run")
+    result = go(restarting(tiny_model, tmp_path, optimizer={"lr": 0.0}), tmp_path / "run")
     for number in (1, 2, 3):
         assert same(weights(result.folder / f"checkpoints/step-{number}"), weights(tiny_model))
 
@@ -315,7 +315,7 @@ def test_anchor_data_keeps_a_skill_that_is_lost_without_it(
             prompts_per_step=25,
             samples_per_prompt=16,
             minibatch_prompts=5,
-            optimiser={"lr": 5e-4},
+            optimizer={"lr": 5e-4},
             anchor=anchor,
             seed=run_seed,
         )
@@ -343,15 +343,15 @@ def anchor(count: int, ratio: float, coefficient: float = 1.0) -> Anchor:
 
 def test_examples_go_round_each_pass_in_its_own_order():
     made = anchor(8, 0.5)
-    assert [len(made.beside(n, 7, 0, 3).groups) for n in (1, 2, 3, 7)] == [1, 1, 2, 4]
-    told = [[g.prompt.text for g in made.beside(7, 7, 0, u).groups] for u in range(6)]
+    assert [len(made.auxiliary_batch(n, 7, 0, 3).groups) for n in (1, 2, 3, 7)] == [1, 1, 2, 4]
+    told = [[g.prompt.text for g in made.auxiliary_batch(7, 7, 0, u).groups] for u in range(6)]
     passes = [told[i] + told[i + 1] for i in (0, 2, 4)]
     assert all(sorted(one) == sorted(g.prompt.text for g in made.groups) for one in passes)
     assert passes[0] != passes[1] != passes[2]
-    assert told[1] == [g.prompt.text for g in anchor(8, 0.5).beside(7, 7, 0, 1).groups]
-    assert told[0] != [g.prompt.text for g in made.beside(7, 7, 1, 0).groups]
+    assert told[1] == [g.prompt.text for g in anchor(8, 0.5).auxiliary_batch(7, 7, 0, 1).groups]
+    assert told[0] != [g.prompt.text for g in made.auxiliary_batch(7, 7, 1, 0).groups]
     # one with fewer prompts, as the last of a pass may have, takes none that the next will
-    assert [g.prompt.text for g in made.beside(3, 7, 0, 1).groups] == told[1][:2]
+    assert [g.prompt.text for g in made.auxiliary_batch(3, 7, 0, 1).groups] == told[1][:2]
 
 
 def test_the_gradient_is_the_updates_and_so_much_of_the_anchors(tiny_model):
@@ -361,17 +361,19 @@ def test_the_gradient_is_the_updates_and_so_much_of_the_anchors(tiny_model):
     seen: list[torch.Tensor] = []
     trained._adam.step = lambda: seen.extend(w.grad.clone() for w in trained.weights)
     main = [example("1+2=", "3"), example("4+4=", "8 8")]
-    beside = [example("3-1=", "2"), example("4-0=", "44"), example("2-2=", "0")]
-    stats = trained.step(main, NLL_TERM, 1.0, Beside(beside, (Term(NLL(), SurvivorMeans(), 0.3),)))
+    auxiliary = [example("3-1=", "2"), example("4-0=", "44"), example("2-2=", "0")]
+    stats = trained.step(
+        main, NLL_TERM, 1.0, AuxiliaryBatch(auxiliary, (Term(NLL(), SurvivorMeans(), 0.3),))
+    )
     plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
 
     def nll(group: Group) -> torch.Tensor:
-        ids = torch.tensor([[*group.prompt_ids, *group.draws[0].token_ids]])
+        ids = torch.tensor([[*group.prompt_ids, *group.samples[0].token_ids]])
         start = len(group.prompt_ids)
         return cross_entropy(plain(ids).logits[0, start - 1 : -1], ids[0, start:])
 
     own = sum(map(nll, main)) / 2
-    other = sum(map(nll, beside)) / 3
+    other = sum(map(nll, auxiliary)) / 3
     (own + 0.3 * other).backward()
     for gradient, parameter in zip(seen, plain.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad, atol=1e-6, rtol=1e-4)
@@ -419,7 +421,7 @@ def merging(tiny_model: Path, tmp_path: Path, **more: Any) -> Any:
         "algorithm": "raft++",
         "rounds": {"merge": 2},
         "minibatch_prompts": 6,
-        "optimiser": {"lr": 5e-3},
+        "optimizer": {"lr": 5e-3},
     }
     return config(tiny_model, tmp_path, **{**settings, **more})
 
@@ -439,7 +441,9 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[list[Group],
     return iter([seen])
 
 
-def test_updates_hold_the_draws_of_the_last_rounds_as_they_were_made(tiny_model, tmp_path, updates):
+def test_updates_hold_the_samples_of_the_last_rounds_as_they_were_made(
+    tiny_model, tmp_path, updates
+):
     seen = next(updates)
     result = go(merging(tiny_model, tmp_path), tmp_path / "run", FIRST)
     assert [row["merged"] for row in result.metrics] == [0, 6, 12, 12]
@@ -453,7 +457,7 @@ def test_updates_hold_the_draws_of_the_last_rounds_as_they_were_made(tiny_model,
         window = range(max(1, row["step"] - 2), row["step"] + 1)
         expected = [told(group) for number in window for group in made.groups("train", number)]
         assert sorted(map(told, taken)) == sorted(expected)
-    found = draws(result.folder)
+    found = samples(result.folder)
     versions = [{r["policy_version"] for r in found if r["step"] == s} for s in (1, 2, 3, 4)]
     assert versions == [{0}, {1}, {3}, {6}]
 
@@ -461,12 +465,12 @@ def test_updates_hold_the_draws_of_the_last_rounds_as_they_were_made(tiny_model,
 def told(group: Group) -> list[Any]:
     """What an update reads of a group, and which policy made it."""
     return [
-        (group.step, draw.policy_version, draw.token_ids, draw.logprobs, weight)
-        for draw, weight in zip(group.draws, group.weights, strict=True)
+        (group.step, sample.policy_version, sample.token_ids, sample.logprobs, weight)
+        for sample, weight in zip(group.samples, group.advantages, strict=True)
     ]
 
 
-def test_draws_of_earlier_rounds_have_a_ratio_from_the_first_update_on(
+def test_samples_of_earlier_rounds_have_a_ratio_from_the_first_update_on(
     tiny_model, tmp_path, updates
 ):
     seen = next(updates)
@@ -502,7 +506,7 @@ def by_hand(start: Path, trained: Path, share: float) -> dict[str, torch.Tensor]
 def averaging(tiny_model: Path, tmp_path: Path, **more: Any) -> Any:
     settings = {
         "algorithm": "grpo",
-        "optimiser": {"lr": 5e-3},
+        "optimizer": {"lr": 5e-3},
         "eval": {"size": 5, "samples": 4},
         "checkpoint": {"every": 100, "average": 0.25},
     }
@@ -519,7 +523,7 @@ def check_average(result: winnow.Result, tiny_model: Path, trained: Path, atol: 
     rows = lines(result.folder, "evals.jsonl")
     assert [(row["split"], row["step"]) for row in rows] == [("eval", 0), ("eval", 3), ("final", 3)]
     assert result.after == rows[-1]["accuracy"]
-    answers = draws(result.folder, "final")
+    answers = samples(result.folder, "final")
     assert len(answers) == 20
     assert {row["reason"] for row in answers} == {"held out"}
     check_logprobs(answers[:9], result.checkpoint)
@@ -598,7 +602,7 @@ def test_killed_while_the_final_model_is_tried_it_is_tried_again(tiny_model, tmp
 
 def test_an_average_follows_the_policy_by_its_formula(tiny_model):
     made = engine(tiny_model)
-    reference = made.reference("average(0.9)", None, made.weights())
+    reference = made.reference("ema(0.9)", None, made.weights())
     trained = learner(made, reference=reference)
     expected = made.weights()
     for _ in range(4):
@@ -612,11 +616,11 @@ def test_an_average_follows_the_policy_by_its_formula(tiny_model):
     assert all(map(torch.equal, made.weights(), policy))
 
 
-def penalised(tiny_model: Path, tmp_path: Path, reference: str, **more: Any) -> Any:
+def penalized(tiny_model: Path, tmp_path: Path, reference: str, **more: Any) -> Any:
     settings = {
         "algorithm": {"name": "grpo", "kl": "in-loss(0.1)"},
         "steps": 4,
-        "optimiser": {"lr": 5e-3},
+        "optimizer": {"lr": 5e-3},
         "reference": reference,
         "checkpoint": {"every": 1, "keep": 9},
     }
@@ -625,15 +629,15 @@ def penalised(tiny_model: Path, tmp_path: Path, reference: str, **more: Any) -> 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_average_survives_a_kill(tiny_model, tmp_path, dtype):
-    settings = penalised(tiny_model, tmp_path, "average(0.9)", dtype=dtype)
+    settings = penalized(tiny_model, tmp_path, "ema(0.9)", dtype=dtype)
     whole, _ = check_resumed(settings, tmp_path, (18, 9))
-    saved = torch.load(whole.checkpoint / "optimiser.pt", weights_only=True)
+    saved = torch.load(whole.checkpoint / "optimizer.pt", weights_only=True)
     assert {w.dtype for w in saved["reference"]} == {torch.float32}
 
 
 def test_a_run_refers_to_the_average_as_it_is_then(tiny_model, tmp_path):
     """One update a step: the average of step 3 is put together from the checkpoints by hand."""
-    settings = penalised(tiny_model, tmp_path, "average(0.5)", minibatch_prompts=6)
+    settings = penalized(tiny_model, tmp_path, "ema(0.5)", minibatch_prompts=6)
     result = go(settings, tmp_path / "run")
     assert [row["updates"] for row in result.metrics] == [1] * 4
     average = weights(tiny_model)
@@ -643,7 +647,7 @@ def test_a_run_refers_to_the_average_as_it_is_then(tiny_model, tmp_path):
     plain = AutoModelForCausalLM.from_pretrained(tiny_model)
     plain.load_state_dict(average)
     plain.save_pretrained(tmp_path / "average")
-    found = [row for row in draws(result.folder) if row["step"] == 3]
+    found = [row for row in samples(result.folder) if row["step"] == 3]
     check_logprobs(found[:12], tmp_path / "average", "ref_logprobs")
 
 
@@ -651,8 +655,8 @@ def test_a_reference_may_be_another_model(tiny_model, tmp_path):
     other = tiny.model(seed=9)
     other.save_pretrained(tmp_path / "other")
     tiny.tokenizer().save_pretrained(tmp_path / "other")
-    result = go(penalised(tiny_model, tmp_path, str(tmp_path / "other")), tmp_path / "run")
-    found = draws(result.folder)
+    result = go(penalized(tiny_model, tmp_path, str(tmp_path / "other")), tmp_path / "run")
+    found = samples(result.folder)
     check_logprobs([*found[:9], *found[-9:]], tmp_path / "other", "ref_logprobs")
     assert result.metrics[0]["kl_to_reference"] > 1
 
@@ -663,7 +667,7 @@ def test_a_reference_of_another_vocabulary_is_refused(tiny_model, tmp_path):
     tiny.model().save_pretrained(tmp_path / "other")
     words.save_pretrained(tmp_path / "other")
     with pytest.raises(winnow.UserError) as caught:
-        go(penalised(tiny_model, tmp_path, str(tmp_path / "other")), tmp_path / "run")
+        go(penalized(tiny_model, tmp_path, str(tmp_path / "other")), tmp_path / "run")
     assert str(caught.value) == (
         f"reference: '{tmp_path / 'other'}' has another vocabulary than '{tiny_model}'; use a "
         "model with the same tokenizer, so that log-probs can be compared"
@@ -674,8 +678,8 @@ def test_a_reference_of_another_vocabulary_is_refused(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("average(1.0)", r"reference: wrong value in 'average\(1.0\)': the decay must be from 0"),
-        ("average(fast)", r"reference: 'average\(fast\)': decay must be a number"),
+        ("ema(1.0)", r"reference: wrong value in 'ema\(1.0\)': the decay must be from 0"),
+        ("ema(fast)", r"reference: 'ema\(fast\)': decay must be a number"),
         (
             "strat",
             r"reference: 'strat' is not a folder, .*; did you mean 'start'",
@@ -687,11 +691,11 @@ def test_a_reference_that_is_none_is_refused_before_the_model_is_read(
 ):
     monkeypatch.setattr(LocalEngine, "__init__", lambda *_: pytest.fail("it was read"))
     with pytest.raises(winnow.UserError, match=f"^{said}"):
-        go(penalised(tiny_model, tmp_path, reference), tmp_path / "run")
+        go(penalized(tiny_model, tmp_path, reference), tmp_path / "run")
 
 
 def test_a_reference_that_no_cell_reads_is_refused(tiny_model, tmp_path):
-    settings = penalised(tiny_model, tmp_path, "average(0.9)", algorithm="grpo")
+    settings = penalized(tiny_model, tmp_path, "ema(0.9)", algorithm="grpo")
     with pytest.raises(
         winnow.UserError, match=r"^reference: grpo does not compare with a reference; set"
     ):

@@ -30,12 +30,12 @@ SETTINGS: dict[str, Any] = {
     "minibatch_prompts": 5,
     "steps": 40,
     "sampling": {"max_tokens": 4},
-    "optimiser": {"lr": 3e-4},
+    "optimizer": {"lr": 3e-4},
     "eval": {"size": 0},
     "checkpoint": {"every": 100},
 }
-ONCE = {"samples_per_prompt": 64, "steps": 2, "optimiser": {"lr": 5e-4}}
-"""Offline: one round of many draws, then many passes over the survivors."""
+ONCE = {"samples_per_prompt": 64, "steps": 2, "optimizer": {"lr": 5e-4}}
+"""Offline: one round of many samples, then many passes over the survivors."""
 ROWS: dict[str, dict[str, Any]] = {
     **{name: {"algorithm": name} for name in winnow.ALGORITHMS},
     "rft": {"algorithm": {"name": "rft", "epochs": 25}, **ONCE},
@@ -45,26 +45,26 @@ ROWS: dict[str, dict[str, Any]] = {
         **ONCE,
     },
     "snis": {"algorithm": {"name": "snis", "advantage": "softmax(0.1)", "epochs": 25}, **ONCE},
-    # four epochs of draws that age: fewer, gentler updates
+    # four epochs of samples that age: fewer, gentler updates
     "ppo": {
         "algorithm": "ppo",
         "steps": 20,
         "minibatch_prompts": 25,
-        "optimiser": {"lr": 2e-4},
+        "optimizer": {"lr": 2e-4},
         "critic": {"lr": 3e-3},
     },
-    "dapo": {"algorithm": "dapo", "steps": 20},  # it draws up to four times as much a step
+    "dapo": {"algorithm": "dapo", "steps": 20},  # it samples up to four times as much a step
     # offline, one pair a prompt: many prompts, few passes
     "dpo": {
         "algorithm": {"name": "dpo", "epochs": 3},
         "samples_per_prompt": 16,
-        "optimiser": {"lr": 2e-4, "schedule": "linear"},
+        "optimizer": {"lr": 2e-4, "schedule": "linear"},
     },
 }
 
 
 class Shuffled:
-    """The true verdicts, dealt out to other draws of the step."""
+    """The true outcomes, dealt out to other samples of the step."""
 
     name = "shuffled"
 
@@ -122,6 +122,6 @@ def test_row_does_not_learn_from_shuffled_rewards(tiny_model, tmp_path, name, ru
 
 
 def test_adapters_learn(tiny_model, tmp_path, run_seed, reached):
-    lora = {"lora": {"rank": 4}, "optimiser": {"lr": 1e-3}}
+    lora = {"lora": {"rank": 4}, "optimizer": {"lr": 1e-3}}
     found = run(tiny_model, tmp_path / "run", run_seed, "exact", algorithm="grpo", **lora)
     assert reached("grpo with adapters learned", found) > 0.9

@@ -19,7 +19,7 @@ import winnow
 import winnow.reporting.observer
 from tests import kills, tiny
 from tests.kills import FIRST
-from tests.kills import draws as rows
+from tests.kills import samples as rows
 from winnow.config.schema import Config
 from winnow.engines.local import engine, learner
 from winnow.engines.models.forward import PolicyForward
@@ -45,17 +45,17 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("algorithm", ["raft++", "grpo", "reinforce-rej"])
 def test_learning_rate_zero_changes_nothing(tiny_model, tmp_path, algorithm):
-    result = train(tiny_model, tmp_path / "run", algorithm=algorithm, optimiser={"lr": 0.0})
+    result = train(tiny_model, tmp_path / "run", algorithm=algorithm, optimizer={"lr": 0.0})
     assert same(weights(tiny_model), weights(result.checkpoint))
     assert sum(row["updates"] for row in result.metrics) > 5
     for row in result.metrics:
         assert row["ratio_max_deviation"] < 1e-4
         assert row["clip_fraction"] == 0
         assert row["ratio_mean"] == pytest.approx(1, abs=1e-5)
-        assert abs(row["kl_to_drawing_policy"]) < 1e-6
+        assert abs(row["kl_to_sampling_policy"]) < 1e-6
 
 
-def test_every_draw_is_found_again(tiny_model, tmp_path):
+def test_every_sample_is_found_again(tiny_model, tmp_path):
     """With its text, tokens, log-probs, reward and the reason it was kept or not."""
     result = train(tiny_model, tmp_path / "run", algorithm="raft", steps=2)
     found = rows(result.folder)
@@ -68,18 +68,18 @@ def test_every_draw_is_found_again(tiny_model, tmp_path):
         assert len(row["logprobs"]) == len(row["token_ids"]) == len(row["entropies"])
         right = row["text"] == row["answer"]
         assert row["reward"] == float(right)
-        assert row["kept"] is right
-        assert row["reason"] == ("kept" if right else "wrong")
-        assert row["weight"] == float(right)
+        assert row["survived"] is right
+        assert row["reason"] == ("survived" if right else "wrong")
+        assert row["advantage"] == float(right)
     assert {row["policy_version"] for row in found if row["step"] == 1} == {0}
     updates = result.metrics[0]["updates"]
     assert {row["policy_version"] for row in found if row["step"] == 2} == {updates}
     first, second = result.metrics
     assert first.keys() == second.keys()
-    assert first["survivors"] == sum(row["kept"] for row in found if row["step"] == 1)
-    assert first["tokens_drawn"] == sum(len(r["token_ids"]) for r in found if r["step"] == 1)
+    assert first["survivors"] == sum(row["survived"] for row in found if row["step"] == 1)
+    assert first["tokens_sampled"] == sum(len(r["token_ids"]) for r in found if r["step"] == 1)
     assert first["tokens_trained"] == sum(
-        len(r["token_ids"]) for r in found if r["step"] == 1 and r["kept"]
+        len(r["token_ids"]) for r in found if r["step"] == 1 and r["survived"]
     )
 
 
@@ -90,7 +90,7 @@ def test_the_checkpoint_is_an_ordinary_model(tiny_model, tmp_path):
     ids = torch.tensor([words.encode("1+1=")])
     answer = model.generate(ids, max_new_tokens=3, do_sample=False)
     assert len(words.decode(answer[0])) > len("1+1=")
-    assert (result.checkpoint / "optimiser.pt").is_file()
+    assert (result.checkpoint / "optimizer.pt").is_file()
 
 
 class Killed(BaseException):
@@ -116,7 +116,7 @@ def strip(metrics: list[dict]) -> list[dict]:
 
 @pytest.mark.parametrize("algorithm", ["raft++", "rft"])
 def test_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, algorithm):
-    """Killed again and again at different places, it ends with the same draws and weights."""
+    """Killed again and again at different places, it ends with the same samples and weights."""
     from winnow.config.schema import from_dict
     from winnow.training.run import run
 
@@ -166,7 +166,7 @@ def test_kill_dash_nine_loses_nothing(tiny_model, tmp_path):
         "model": json.dumps(str(tiny_model)), "prompts": json.dumps(str(source)), "steps": "40",
         "reward": "exact", "prompts_per_step": "4", "minibatch_prompts": "2",
         "sampling.max_tokens": "4", "sampling.stop": "[]", "eval.size": "0",
-        "checkpoint.every": "5", "optimiser.lr": "1e-3",
+        "checkpoint.every": "5", "optimizer.lr": "1e-3",
     }  # fmt: skip
     sets = [word for k, v in settings.items() for word in ("--set", f"{k}={v}")]
     command = [sys.executable, "-m", "winnow", "train"]
@@ -221,7 +221,7 @@ def test_where_nothing_survives_there_is_no_update(tiny_model, tmp_path):
         assert row["prompts_all_wrong"] == 6
 
 
-def test_a_kill_while_scoring_loses_no_draw(tiny_model, tmp_path):
+def test_a_kill_while_scoring_loses_no_sample(tiny_model, tmp_path):
     class Dies:
         name = "dies"
         calls = 0
@@ -236,35 +236,35 @@ def test_a_kill_while_scoring_loses_no_draw(tiny_model, tmp_path):
 
     with pytest.raises(Killed):
         train(tiny_model, tmp_path / "run", reward=Dies(), steps=2)
-    drawn = [row["token_ids"] for row in rows(tmp_path / "run")]
-    assert len(drawn) == 2 * 36
+    sampled = [row["token_ids"] for row in rows(tmp_path / "run")]
+    assert len(sampled) == 2 * 36
     resumed = winnow.train(
         resume=tmp_path / "run", reward=lambda p, c: float(c == p.answer), quiet=True
     )
     found = rows(resumed.folder)
-    assert [row["token_ids"] for row in found] == drawn
+    assert [row["token_ids"] for row in found] == sampled
     assert all(row["reward"] is not None for row in found)
     assert not (resumed.folder / "superseded").exists()
 
 
-def test_mended_verdicts_leave_a_round_drawn_once_as_it_is(tiny_model, tmp_path):
-    """Its draws are the start's: no update lies between them."""
+def test_new_scores_leave_a_round_sampled_once_as_it_is(tiny_model, tmp_path):
+    """Its samples are the start's: no update lies between them."""
 
     def broken(prompt, completion):
         raise RuntimeError("away")
 
     with pytest.raises(winnow.UserError, match="steps 1 to 3"):
         train(tiny_model, tmp_path / "run", reward=broken, algorithm="rft", steps=4)
-    drawn = [row["token_ids"] for row in rows(tmp_path / "run")]
+    sampled = [row["token_ids"] for row in rows(tmp_path / "run")]
     result = winnow.train(
         resume=tmp_path / "run", reward=lambda p, c: float(c == p.answer), quiet=True
     )
-    assert [row["token_ids"] for row in rows(result.folder)][: len(drawn)] == drawn
+    assert [row["token_ids"] for row in rows(result.folder)][: len(sampled)] == sampled
     assert {row["policy_version"] for row in rows(result.folder)} == {0}
     assert not (result.folder / "superseded").exists()
 
 
-def test_one_lucky_draw_is_seen(tiny_model, tmp_path):
+def test_one_lucky_sample_is_seen(tiny_model, tmp_path):
     """One survivor among 36: an effective number of one, and one prompt has the whole update."""
     seen = []
 
@@ -275,12 +275,12 @@ def test_one_lucky_draw_is_seen(tiny_model, tmp_path):
     verifier = InProcessReward("once", once)
     result = train(tiny_model, tmp_path / "run", reward=verifier, steps=1, minibatch_prompts=6)
     (row,) = result.metrics
-    assert row["trained"] == 1
+    assert row["samples_trained"] == 1
     assert row["effective_survivors"] == pytest.approx(1.0)
     assert row["largest_prompt_share"] == pytest.approx(1.0)
 
 
-def test_a_broken_verdict_is_stored_and_never_trained_on(tiny_model, tmp_path):
+def test_a_broken_outcome_is_stored_and_never_trained_on(tiny_model, tmp_path):
     def fussy(prompt: winnow.Prompt, completion: str) -> float:
         if completion.startswith("3"):
             raise ValueError("cannot read threes")
@@ -295,12 +295,12 @@ def test_a_broken_verdict_is_stored_and_never_trained_on(tiny_model, tmp_path):
     assert all(row["text"][:1] in "34" for row in broken)
     for row in broken:
         assert row["reward"] is None
-        assert row["kept"] is False
+        assert row["survived"] is False
         assert row["reason"] == f"verifier error: {row['error']}"
-        assert row["weight"] == 0
+        assert row["advantage"] == 0
     assert sum(row["errors"] for row in result.metrics) == len(broken) > 0
     for row in result.metrics:
-        assert row["trained"] == row["draws"] - row["errors"]
+        assert row["samples_trained"] == row["samples"] - row["errors"]
 
 
 def test_a_verifier_that_mostly_fails_stops_the_run_at_the_third_step(tiny_model, tmp_path):
@@ -310,7 +310,7 @@ def test_a_verifier_that_mostly_fails_stops_the_run_at_the_third_step(tiny_model
     with pytest.raises(winnow.UserError, match=r"reward: .*steps 1 to 3.*no such table.*--resume"):
         train(tiny_model, tmp_path / "run", reward=broken, steps=9)
     assert len(rows(tmp_path / "run")) == 3 * 36
-    # mended, it goes on: what had no verdict is scored
+    # fixed, it goes on: what had no score is scored
     before = [row["token_ids"] for row in rows(tmp_path / "run")]
     result = winnow.train(
         resume=tmp_path / "run", reward=lambda p, c: float(c == p.answer), quiet=True
@@ -318,7 +318,7 @@ def test_a_verifier_that_mostly_fails_stops_the_run_at_the_third_step(tiny_model
     found = rows(result.folder)
     assert [row["token_ids"] for row in found[:36]] == before[:36]
     assert not any(row["error"] for row in found)
-    # the first step now makes an update: what was drawn after it is kept, but not trained on
+    # the first step now makes an update: what was sampled after it is kept, but not trained on
     aside = sorted(path.name for path in (result.folder / "superseded").iterdir())
     assert aside == [f"train-00000{step}-before-1.parquet" for step in (2, 3)]
     assert len(result.metrics) == 9
@@ -346,7 +346,7 @@ def test_two_nonfinite_updates_running_stop_the_run(tiny_model, tmp_path, monkey
     assert (first["updates"], first["updates_skipped"]) == (2, 1)
 
 
-def test_rft_draws_once_from_another_model_and_starts_from_its_own(tiny_model, tmp_path):
+def test_rft_samples_once_from_another_model_and_starts_from_its_own(tiny_model, tmp_path):
     other = tiny.model(seed=9)
     other.save_pretrained(tmp_path / "other")
     tiny.tokenizer().save_pretrained(tmp_path / "other")
@@ -354,14 +354,14 @@ def test_rft_draws_once_from_another_model_and_starts_from_its_own(tiny_model, t
         tiny_model,
         tmp_path / "run",
         algorithm={"name": "rft", "epochs": 3, "select": ["everything"]},
-        draws_from=str(tmp_path / "other"),
+        samples_from=str(tmp_path / "other"),
         steps=2,
-        optimiser={"lr": 0.0},
+        optimizer={"lr": 0.0},
     )
     found = rows(result.folder)
-    assert len(found) == 2 * 36  # drawn once, though trained on for three passes
+    assert len(found) == 2 * 36  # sampled once, though trained on for three passes
     assert len(result.metrics) == 6
-    assert [row["tokens_drawn"] > 0 for row in result.metrics] == [True] * 2 + [False] * 4
+    assert [row["tokens_sampled"] > 0 for row in result.metrics] == [True] * 2 + [False] * 4
     assert same(weights(tiny_model), weights(result.checkpoint))
     row = found[0]
     ids = torch.tensor([row["prompt_ids"] + row["token_ids"]])
@@ -371,28 +371,28 @@ def test_rft_draws_once_from_another_model_and_starts_from_its_own(tiny_model, t
     assert row["logprobs"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_draws_of_another_vocabulary_are_refused(tiny_model, tmp_path):
+def test_samples_of_another_vocabulary_are_refused(tiny_model, tmp_path):
     words = tiny.tokenizer()
     words.add_tokens(["zz"])
     tiny.model().save_pretrained(tmp_path / "other")
     words.save_pretrained(tmp_path / "other")
-    with pytest.raises(winnow.UserError, match=r"draws_from: .*vocabulary"):
-        train(tiny_model, tmp_path / "run", algorithm="rft", draws_from=str(tmp_path / "other"))
+    with pytest.raises(winnow.UserError, match=r"samples_from: .*vocabulary"):
+        train(tiny_model, tmp_path / "run", algorithm="rft", samples_from=str(tmp_path / "other"))
 
 
-def test_several_updates_a_set_of_draws_make_the_clip_act(tiny_model, tmp_path):
+def test_several_updates_a_set_of_samples_make_the_clip_act(tiny_model, tmp_path):
     result = train(
         tiny_model,
         tmp_path / "run",
         algorithm={"name": "raft++", "epochs": 3},
-        optimiser={"lr": 1e-2},
+        optimizer={"lr": 1e-2},
         reward=FIRST,
     )
     assert all(row["updates"] == 9 for row in result.metrics)
     assert result.metrics[0]["clip_fraction"] > 0
 
 
-def test_mini_batches_partition_the_prompts_drawn():
+def test_mini_batches_partition_the_prompts_sampled():
     config = Config(prompts_per_step=7, minibatch_prompts=3)
     batches = [list(b) for b in minibatches(range(7), config, 2, 1)]
     assert [len(b) for b in batches] == [3, 3, 1, 3, 3, 1]
@@ -405,7 +405,7 @@ def test_mini_batches_partition_the_prompts_drawn():
 @pytest.mark.parametrize("name", ["raft", "raft++", "grpo"])
 def test_what_a_row_does_not_use_is_not_there(tiny_model, tmp_path, monkeypatch, name):
     """No critic, no reference, no copy of the weights, no pass but the update's own over what it
-    trains on; the rejected draws of `raft` are in none."""
+    trains on; the rejected samples of `raft` are in none."""
 
     def never(*_, **__):
         raise AssertionError("not asked for")
@@ -425,6 +425,6 @@ def test_what_a_row_does_not_use_is_not_there(tiny_model, tmp_path, monkeypatch,
 
     monkeypatch.setattr(PolicyForward, "contexts", counted)
     result = train(tiny_model, tmp_path / "run", algorithm=name)
-    trained = sum(row["trained"] for row in result.metrics)
+    trained = sum(row["samples_trained"] for row in result.metrics)
     assert sum(read) == probed + trained
-    assert trained < sum(row["draws"] for row in result.metrics)
+    assert trained < sum(row["samples"] for row in result.metrics)

@@ -22,10 +22,10 @@ from tests.kills import (
     check_resumed,
     check_same,
     config,
-    draws,
     go,
     lines,
     logits,
+    samples,
 )
 from winnow.algorithms.table import ALGORITHMS
 from winnow.cli import main
@@ -42,7 +42,7 @@ prompts_per_step = 6
 samples_per_prompt = 6
 minibatch_prompts = 3
 sampling.max_tokens = 4
-optimiser.lr = 5e-3
+optimizer.lr = 5e-3
 eval.size = 5
 eval.every = 2
 checkpoint.every = 100
@@ -57,7 +57,7 @@ steps = 3
 algorithm = {{ name = "ppo", kl = "in-reward(0.1)", epochs = 2 }}
 steps = 3
 reference = "phase"
-optimiser.lr = 2e-3
+optimizer.lr = 2e-3
 critic.lr = 1e-3
 sampling.temperature = 0.9
 """
@@ -128,7 +128,7 @@ def test_steps_are_numbered_through_and_rows_have_the_same_keys(schedule, tmp_pa
     assert versions[-1] == sum(row["updates"] for row in rows)
     evals = lines(result.folder, "evals.jsonl")
     assert [row["step"] for row in evals] == [0, 2, 3, 4, 6]
-    found = draws(result.folder)
+    found = samples(result.folder)
     assert [{r["temperature"] for r in found if r["step"] == s} for s in (3, 4)] == [{1.0}, {0.9}]
     # one that has no phases says none
     single = load(str(schedule)).model_copy(update={"phases": [], "steps": 1})
@@ -144,13 +144,13 @@ def test_the_reference_is_the_policy_that_the_phase_began_with(schedule, tiny_mo
     assert kept == ["step-3", "step-6"]
     boundary = result.folder / "checkpoints/step-3"
     assert not same(boundary, tiny_model)
-    found = draws(result.folder)
+    found = samples(result.folder)
     assert all(row["ref_logprobs"] is None for row in found if row["step"] <= 3)
     for step in (4, 6):
         check_ref([row for row in found if row["step"] == step][:12], boundary, 0.9)
 
 
-def test_the_second_phase_goes_on_from_the_first_with_an_optimiser_of_its_own(schedule, tmp_path):
+def test_the_second_phase_goes_on_from_the_first_with_an_optimizer_of_its_own(schedule, tmp_path):
     """The first three steps are a run of RAFT alone; its Adam's averages end with the phase."""
     result = winnow.train(recipe=str(schedule), out=tmp_path / "run", quiet=True)
     alone = load(str(schedule), over={"algorithm": "raft", "steps": 3}).model_copy(
@@ -158,7 +158,7 @@ def test_the_second_phase_goes_on_from_the_first_with_an_optimiser_of_its_own(sc
     )
     first = go(alone, tmp_path / "alone")
     assert same(first.checkpoint, result.folder / "checkpoints/step-3")
-    state = torch.load(result.checkpoint / "optimiser.pt", weights_only=True)
+    state = torch.load(result.checkpoint / "optimizer.pt", weights_only=True)
     second = sum(row["updates"] for row in result.metrics[3:])
     assert {int(one["step"]) for one in state["adam"]["state"].values()} == {second}
     assert state["version"] == result.metrics[-1]["policy_version"] > second
@@ -188,8 +188,8 @@ def test_killed_exactly_between_two_phases_it_goes_on_with_the_second(schedule, 
     assert len(list((tmp_path / "broken/rollouts").glob("train-*"))) == 3
     again = KillAt()
     run(resume=tmp_path / "broken", reporter=again)
-    drawn = [stage for stage, _ in again.heard].count("score")
-    assert drawn == 3
+    sampled = [stage for stage, _ in again.heard].count("score")
+    assert sampled == 3
     check_same(whole.folder, tmp_path / "broken")
 
 
@@ -201,14 +201,14 @@ def test_killed_twice_in_the_second_phase_it_still_refers_to_the_boundary(schedu
         return [after_checkpoint(heard, 4) + 1, 9, 12]
 
     whole, broken = check_resumed(settings, tmp_path, kills)
-    last = [row for row in draws(broken.folder) if row["step"] == 6]
+    last = [row for row in samples(broken.folder) if row["step"] == 6]
     check_ref(last[:12], whole.folder / "checkpoints/step-3", 0.9)
 
 
 def test_a_phase_from_the_start_refers_to_the_start_when_it_is_resumed(tiny_model, tmp_path):
     """Not to where the phase before it ended: killed behind a checkpoint within the phase."""
     phases = [
-        {"algorithm": "raft", "steps": 2, "optimiser": {"lr": 1e-2}},
+        {"algorithm": "raft", "steps": 2, "optimizer": {"lr": 1e-2}},
         {
             "algorithm": {"name": "rloo"},
             "steps": 3,
@@ -299,10 +299,10 @@ def test_cycles_alternate(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("lora", [{}, {"rank": 4}])
 def test_a_phase_may_begin_with_the_starting_weights(tiny_model, tmp_path, lora):
-    """Its first draws are the start's, not the last phase's; lr 0 leaves it there."""
+    """Its first samples are the start's, not the last phase's; lr 0 leaves it there."""
     phases = [
         {"algorithm": "raft", "steps": 2},
-        {"algorithm": "grpo", "steps": 2, "start_from": "start", "optimiser": {"lr": 0.0}},
+        {"algorithm": "grpo", "steps": 2, "start_from": "start", "optimizer": {"lr": 0.0}},
     ]
     settings = config(
         tiny_model, tmp_path, phases=phases, lora=lora, checkpoint={"every": 1, "keep": 9}
@@ -314,26 +314,26 @@ def test_a_phase_may_begin_with_the_starting_weights(tiny_model, tmp_path, lora)
     )
     assert torch.equal(start, end)
     assert not torch.equal(start, other)
-    rows = [row for row in draws(whole.folder) if row["step"] == 3]
+    rows = [row for row in samples(whole.folder) if row["step"] == 3]
     for row in rows:
         row["ref_logprobs"] = row["logprobs"]
     check_ref(rows[:12], tiny_model, 1.0)
 
 
-def test_a_phase_may_be_a_file_of_draws(tiny_model, tmp_path):
-    """First RFT on the draws that another run made, then RAFT on its own."""
+def test_a_phase_may_be_a_file_of_samples(tiny_model, tmp_path):
+    """First RFT on the samples that another run made, then RAFT on its own."""
     first = go(config(tiny_model, tmp_path, steps=2), tmp_path / "first")
     phases = [
-        {"algorithm": {"name": "rft", "epochs": 2}, "draws": str(first.folder)},
+        {"algorithm": {"name": "rft", "epochs": 2}, "samples_file": str(first.folder)},
         {"algorithm": "raft", "steps": 2},
     ]
     settings = config(
-        tiny_model, tmp_path, phases=phases, checkpoint={"every": 1}, optimiser={"lr": 5e-3}
+        tiny_model, tmp_path, phases=phases, checkpoint={"every": 1}, optimizer={"lr": 5e-3}
     )
     whole, _ = check_resumed(settings, tmp_path, lambda heard: [3, after_checkpoint(heard, 4), 6])
     assert [row["phase"] for row in whole.metrics] == [1] * 4 + [2] * 2
-    assert [row["tokens_drawn"] for row in whole.metrics[:4]] == [0] * 4
-    assert {row["step"] for row in draws(whole.folder)} == {1, 2, 5, 6}
+    assert [row["tokens_sampled"] for row in whole.metrics[:4]] == [0] * 4
+    assert {row["step"] for row in samples(whole.folder)} == {1, 2, 5, 6}
     other = settings.model_copy(update={"phases": phases[1:], "steps": Config().steps})
     assert not same(go(other, tmp_path / "other").checkpoint, whole.checkpoint)
 
@@ -351,15 +351,15 @@ RAFT = {"algorithm": "raft", "steps": 1}
         ({"step": 3}, "phases.2.step: a phase has no such setting; did you mean 'steps'?"),
         ({"model": "x"}, "phases.2.model: a phase has no such setting; "),
         ({"steps": 0}, "phases.2.steps: "),
-        ({"optimiser": {"lr": "fast"}}, "phases.2.optimiser.lr: "),
+        ({"optimizer": {"lr": "fast"}}, "phases.2.optimizer.lr: "),
         ({"start_from": "middle"}, "phases.2.start_from: unknown value 'middle'; use"),
         ({"minibatch_prompts": 99}, "phases.2.minibatch_prompts: an update cannot"),
         (
-            {"algorithm": "ppo", "reference": "average(2)"},
-            "phases.2.reference: wrong value in 'average(2)'",
+            {"algorithm": "ppo", "reference": "ema(2)"},
+            "phases.2.reference: wrong value in 'ema(2)'",
         ),
         ({"algorithm": "ppo", "reference": "strat"}, "phases.2.reference: 'strat' is not a folder"),
-        ({"draws": "nowhere"}, "phases.2.draws: "),
+        ({"samples_file": "nowhere"}, "phases.2.samples_file: "),
         ({"anchor": {"source": "nowhere.jsonl"}}, "phases.2.anchor.source: "),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

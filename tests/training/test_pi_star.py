@@ -1,4 +1,4 @@
-"""pi* reached with real models: by selection from draws, and by training on what was selected.
+"""pi* reached with real models: by selection from samples, and by training on what was selected.
 
 The policies are small enough, or their answers short enough, that pi* = pi_ref exp(r / beta) / Z
 can be enumerated. The enumeration uses plain forward passes of transformers and NumPy.
@@ -85,8 +85,8 @@ def total_variation(p: np.ndarray, q: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module")
-def draws(policy, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("draws") / "drawn"
+def samples(policy, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("samples") / "sampled"
     winnow.sample(
         model=str(policy),
         prompts=[{"prompt": PROMPT}],
@@ -106,14 +106,14 @@ def draws(policy, tmp_path_factory) -> Path:
         ("snis", f"softmax({BETA}, over=group)"),
     ],
 )
-def test_training_reaches_pi_star(policy, draws, tmp_path, row, advantage) -> None:
+def test_training_reaches_pi_star(policy, samples, tmp_path, row, advantage) -> None:
     result = winnow.train(
         model=str(policy),
-        draws=str(draws),
+        samples_file=str(samples),
         algorithm={"name": row, "epochs": 40, "advantage": advantage},
         prompts_per_step=1,
         minibatch_prompts=1,
-        optimiser={"lr": 3e-3, "schedule": "linear"},
+        optimizer={"lr": 3e-3, "schedule": "linear"},
         eval={"size": 0},
         checkpoint={"every": 1000},
         out=tmp_path / "run",
@@ -137,10 +137,10 @@ def ends(policy, tmp_path_factory):
 
 
 def trained(policy: Path, out: Path, kl: str, temperature: float = 1.0, **settings):
-    """REINFORCE against the mean of the other draws; no sigma, no 1/|a|, no clip."""
+    """REINFORCE against the mean of the other samples; no sigma, no 1/|a|, no clip."""
     fixed = {
         "steps": 60,
-        "optimiser": {"lr": 1.5e-3, "schedule": "linear"},
+        "optimizer": {"lr": 1.5e-3, "schedule": "linear"},
     }
     return winnow.train(
         model=str(policy),
@@ -169,12 +169,12 @@ def trained(policy: Path, out: Path, kl: str, temperature: float = 1.0, **settin
 @pytest.mark.parametrize("kl", [f"in-reward({BETA})", f"in-loss({BETA}, k2, sequence)"])
 def test_kl_of_whole_answers_leads_to_pi_star(ends, kl) -> None:
     """-beta k1 of the answer in the reward, or its k2 in the loss: one gradient in expectation,
-    that of E[r] - beta KL(pi || pi_ref). At pi* every draw's advantage is 0, not only their mean,
+    that of E[r] - beta KL(pi || pi_ref). At pi* every sample's advantage is 0, not only their mean,
     so that what is reached is exact."""
     assert ends(kl) < 0.02
 
 
-def test_at_another_temperature_the_policy_is_the_one_that_draws(ends) -> None:
+def test_at_another_temperature_the_policy_is_the_one_that_samples(ends) -> None:
     assert ends(f"in-reward({BETA})", temperature=1.5) < 0.02
 
 
@@ -182,7 +182,7 @@ def test_an_adaptive_coefficient_reaches_its_target(policy, tmp_path) -> None:
     """From beta .1, where pi* is .8 nats away, to the beta whose pi* is .15 nats away."""
     target = 0.15
     kl = f"in-reward(0.1, target={target}, horizon=2000)"
-    rows = trained(policy, tmp_path / "run", kl, steps=120, optimiser={"lr": 1e-3}).metrics
+    rows = trained(policy, tmp_path / "run", kl, steps=120, optimizer={"lr": 1e-3}).metrics
     assert max(row["kl_to_reference"] for row in rows) > 2 * target
     last = [row["kl_to_reference"] for row in rows[-30:]]
     assert np.mean(last) == pytest.approx(target, rel=0.2)
@@ -205,11 +205,11 @@ def fits(counts: np.ndarray, probabilities: np.ndarray) -> float:
     return float(stats.chisquare(observed[keep], wanted[keep]).pvalue)
 
 
-def test_exact_draws_from_a_real_models_pi_star(tmp_path) -> None:
+def test_exact_samples_from_a_real_models_pi_star(tmp_path) -> None:
     """SmolLM2, one token: pi* is enumerated over its whole vocabulary."""
     prompt, beta = "My favourite colour is", 0.2
     reward = lambda _, completion: min(len(completion.strip()), 8) / 8  # noqa: E731
-    folder = tmp_path / "draws"
+    folder = tmp_path / "samples"
     winnow.sample(
         prompts=[{"prompt": prompt}],
         reward=reward,
@@ -219,9 +219,9 @@ def test_exact_draws_from_a_real_models_pi_star(tmp_path) -> None:
         quiet=True,
     )
     kept = tmp_path / "kept.parquet"
-    sifted = winnow.select(folder, [f"gibbs(beta={beta}, r_max=1)"], out=kept)
-    assert "exact draws" in sifted.notes[0]
-    assert "NOT" not in sifted.notes[0]
+    selected = winnow.select(folder, [f"gibbs(beta={beta}, r_max=1)"], out=kept)
+    assert "exact samples" in selected.notes[0]
+    assert "NOT" not in selected.notes[0]
 
     from winnow.engines.models.loading import load_model, load_tokenizer, resolve
 
@@ -242,6 +242,6 @@ def test_exact_draws_from_a_real_models_pi_star(tmp_path) -> None:
     counts = counted(kept)
     rate = counts.sum() / 40_000
     assert abs(rate - accepted) < 4 * np.sqrt(accepted * (1 - accepted) / 40_000)
-    assert fits(counted(folder / "draws"), reference) > 0.001
+    assert fits(counted(folder / "samples"), reference) > 0.001
     assert fits(counts, target) > 0.001
     assert fits(counts, reference) < 1e-6

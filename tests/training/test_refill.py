@@ -1,4 +1,4 @@
-"""A batch that is filled up: prompts are drawn for those without survivors, as in DAPO."""
+"""A batch that is filled up: prompts are sampled for those without survivors, as in DAPO."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def order(number: int) -> list[str]:
 
 
 def by_group(found: list[dict], step: int) -> list[list[dict]]:
-    """The draws of each prompt of a step, in the order of the prompts."""
+    """The samples of each prompt of a step, in the order of the prompts."""
     places = sorted({row["group"] for row in found if row["step"] == step})
     return [[r for r in found if r["step"] == step and r["group"] == place] for place in places]
 
@@ -46,7 +46,7 @@ def is_mixed(group: list[dict]) -> bool:
 
 
 def trained(group: list[dict]) -> bool:
-    return any(row["kept"] for row in group)
+    return any(row["survived"] for row in group)
 
 
 class Trained:
@@ -63,12 +63,12 @@ class Trained:
         monkeypatch.setattr(LocalLearner, "step", step)
 
 
-class Drawn:
-    """Notes for which step, and at which places of it, prompts are drawn."""
+class Sampled:
+    """Notes for which step, and at which places of it, prompts are sampled."""
 
     def __init__(self, monkeypatch) -> None:
         self.calls: list[tuple[int, int, int]] = []
-        true = rollout.draw
+        true = rollout.sample
 
         ask = rollout.requests
 
@@ -76,13 +76,13 @@ class Drawn:
             self._asked = step, first
             return ask(*given, step=step, first=first, **more)
 
-        def draw(sampler, asked, *rest):
+        def sample(sampler, asked, *rest):
             made = true(sampler, asked, *rest)
-            self.calls.append((*self._asked, len(asked)))  # only what was drawn to the end
+            self.calls.append((*self._asked, len(asked)))  # only what was sampled to the end
             return made
 
         monkeypatch.setattr(rollout, "requests", requests)
-        monkeypatch.setattr(rollout, "draw", draw)
+        monkeypatch.setattr(rollout, "sample", sample)
 
     @property
     def places(self) -> list[tuple[int, int]]:
@@ -106,7 +106,8 @@ def test_a_batch_is_filled_with_groups_that_survive(tiny_model, tmp_path, monkey
         assert [group[0]["prompt"] for group in groups] == every[taken:]
         taken += len(groups)
 
-        # The first mixed ones are trained on, as many as a step's prompts: no fewer draws would do.
+        # The first mixed ones are trained on, as many as a step's prompts: no fewer samples would
+        # do.
         mixed = [place for place, group in enumerate(groups) if is_mixed(group)]
         full = [place for place, group in enumerate(groups) if trained(group)]
         assert full == mixed[:COUNT]
@@ -114,21 +115,21 @@ def test_a_batch_is_filled_with_groups_that_survive(tiny_model, tmp_path, monkey
         batches, seen.seen = seen.seen[: metrics["updates"]], seen.seen[metrics["updates"] :]
         own = sorted(groups[place][0]["prompt"] for place in full)
         assert sorted(prompt for batch in batches for prompt in batch) == own
-        assert metrics["trained"] == 3 * len(full)
+        assert metrics["samples_trained"] == 3 * len(full)
     assert any(refilled)
     assert not seen.seen
 
 
-def test_every_draw_is_on_the_disk_with_its_reason(tiny_model, tmp_path):
-    """Whatever was drawn in vain too, and what came up when the batch was full."""
+def test_every_sample_is_on_the_disk_with_its_reason(tiny_model, tmp_path):
+    """Whatever was sampled in vain too, and what came up when the batch was full."""
     dealt = Dealt([0, 0, 0], [1, 0, 0], [0, 1, 1], [1, 0, 1])  # of twice these, two are surplus
     result = train(tiny_model, tmp_path / "run", **{**SETTINGS, "steps": 6}, reward=dealt)
     found = rows(result.folder)
     reasons: dict[str, int] = {}
     for step, metrics in enumerate(result.metrics, start=1):
         groups = by_group(found, step)
-        assert metrics["draws"] == sum(map(len, groups)) == 3 * len(groups)
-        assert metrics["tokens_drawn"] == sum(row["tokens"] for g in groups for row in g)
+        assert metrics["samples"] == sum(map(len, groups)) == 3 * len(groups)
+        assert metrics["tokens_sampled"] == sum(row["tokens"] for g in groups for row in g)
         survivors = 0
         for group in groups:
             rewards = {row["reward"] for row in group}
@@ -137,19 +138,19 @@ def test_every_draw_is_on_the_disk_with_its_reason(tiny_model, tmp_path):
             elif rewards == {1.0}:
                 expected = "all right"
             elif survivors < COUNT:
-                expected, survivors = "kept", survivors + 1
+                expected, survivors = "survived", survivors + 1
             else:
                 expected = "the batch was full"
             assert {row["reason"] for row in group} == {expected}
-            assert {row["kept"] for row in group} == {expected == "kept"}
-            assert all((row["weight"] != 0) is (expected == "kept") for row in group)
+            assert {row["survived"] for row in group} == {expected == "survived"}
+            assert all((row["advantage"] != 0) is (expected == "survived") for row in group)
             reasons[expected] = reasons.get(expected, 0) + 1
-    assert reasons == {"all wrong": 12, "kept": 24, "the batch was full": 12}
+    assert reasons == {"all wrong": 12, "survived": 24, "the batch was full": 12}
 
 
 @pytest.mark.parametrize("refill", [1, 2, 3])
 def test_the_limit_on_waste(tiny_model, tmp_path, refill):
-    """Where nothing is ever right, so many times as many prompts are drawn, and no more."""
+    """Where nothing is ever right, so many times as many prompts are sampled, and no more."""
     result = train(
         tiny_model, tmp_path / "run",
         **{**SETTINGS, "algorithm": {"name": "dapo", "refill": refill}, "steps": 2},
@@ -169,20 +170,20 @@ def test_the_limit_on_waste(tiny_model, tmp_path, refill):
 
 
 def test_a_batch_that_stays_short_is_trained_on_as_it_is(tiny_model, tmp_path, monkeypatch):
-    """Three prompts of all can be mixed; the rest is drawn in vain."""
+    """Three prompts of all can be mixed; the rest is sampled in vain."""
     seen = Trained(monkeypatch)
     few = set(order(16)[5:8])
-    drawn: dict[str, int] = {}
+    sampled: dict[str, int] = {}
 
     def reward(prompt: winnow.Prompt, completion: str) -> float:
-        number = drawn[prompt.text] = drawn.get(prompt.text, 0) + 1
+        number = sampled[prompt.text] = sampled.get(prompt.text, 0) + 1
         return float(prompt.text in few and number % 2)
 
     result = train(tiny_model, tmp_path / "run", **{**SETTINGS, "steps": 1}, reward=reward)
     (metrics,) = result.metrics
     assert (metrics["prompts"], metrics["prompts_refilled"]) == (16, 12)
     assert metrics["prompts_mixed"] == 3
-    assert metrics["trained"] == 9
+    assert metrics["samples_trained"] == 9
     assert {prompt for batch in seen.seen for prompt in batch} == few
     assert sum(map(len, seen.seen)) == 3
 
@@ -199,8 +200,8 @@ def test_without_refill_a_step_is_its_own_prompts(tiny_model, tmp_path):
         assert "the batch was full" not in {row["reason"] for g in groups for row in g}
 
 
-def test_draws_depend_on_their_place_alone(tiny_model, tmp_path):
-    """The first prompts of a step are drawn as without a refill; a later one by its own seed."""
+def test_samples_depend_on_their_place_alone(tiny_model, tmp_path):
+    """The first prompts of a step are sampled as without a refill; a later one by its own seed."""
     one = train(tiny_model, tmp_path / "one", **{**SETTINGS, "steps": 1}, reward=lambda p, c: 0.0)
     other = train(
         tiny_model, tmp_path / "other",
@@ -238,45 +239,45 @@ def whole(tiny_model, tmp_path_factory):
             "prompts": str(source),
             "reward": "exact",
             "sampling": {"max_tokens": 4},
-            "optimiser": {"lr": 2e-3},
+            "optimizer": {"lr": 2e-3},
             "eval": {"size": 0},
             "checkpoint": {"every": 2, "keep": 9},
         }
     )
     result = run(config, out=folder / "whole", reporter=winnow.reporting.observer.Silent())
     refilled = [row["prompts_refilled"] for row in result.metrics]
-    assert refilled[0] > 0  # so that a kill can fall between two rounds of drawing
+    assert refilled[0] > 0  # so that a kill can fall between two rounds of sampling
     return config, result
 
 
 @pytest.mark.parametrize(
     ("stage", "at"),
     [
-        ("score", 1),  # the first prompts are drawn and not scored
+        ("score", 1),  # the first prompts are sampled and not scored
         ("score", 2),  # the refill too
-        ("draw", 2),  # while it is being drawn
+        ("sample", 2),  # while it is being sampled
         ("update", 1),  # the first step is on the disk whole
         ("update", 2),
         ("score", 5),
         ("checkpoint", 1),  # two steps are done, and forgotten
         ("update", 3),  # behind the checkpoint of step 2
-        ("draw", 6),
+        ("sample", 6),
     ],
 )
 def test_a_resumed_run_goes_on_at_the_same_prompts(whole, tmp_path, monkeypatch, stage, at):
-    """Nothing that is on the disk is drawn again, and the end is that of the unbroken run."""
+    """Nothing that is on the disk is sampled again, and the end is that of the unbroken run."""
     config, result = whole
-    drawn = Drawn(monkeypatch)
+    sampled = Sampled(monkeypatch)
     broken = tmp_path / "broken"
     with pytest.raises(Killed):
         run(config, out=broken, reporter=KillIn(stage, at))
     before = rows(broken)
-    places = list(drawn.places)
+    places = list(sampled.places)
     assert {(row["step"], row["group"]) for row in before} == set(places)
     resumed = run(resume=broken, reporter=winnow.reporting.observer.Silent())
-    assert len(set(drawn.places)) == len(drawn.places)  # no place was drawn twice
+    assert len(set(sampled.places)) == len(sampled.places)  # no place was sampled twice
     every = {(row["step"], row["group"]) for row in rows(resumed.folder)}
-    assert set(drawn.places) == every
+    assert set(sampled.places) == every
     assert rows(broken) == rows(result.folder)
     assert strip(resumed.metrics) == strip(result.metrics)
     assert same(weights(resumed.checkpoint), weights(result.checkpoint))
@@ -298,8 +299,8 @@ def test_the_cursor_is_kept_with_the_checkpoint(whole):
             assert state(folder) == {"prompts_taken": taken, "kl_beta": None}
 
 
-def test_a_broken_verdict_mended_may_fill_the_batch_otherwise(tiny_model, tmp_path):
-    """Resumed with another verifier, what was surplus or in vain is judged anew, not drawn anew."""
+def test_a_broken_outcome_mended_may_fill_the_batch_otherwise(tiny_model, tmp_path):
+    """Resumed with another verifier, what was surplus or in vain is scored, not sampled, anew."""
 
     class Dies(winnow.reporting.observer.Silent):
         def step(self, metrics):

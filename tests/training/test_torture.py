@@ -31,7 +31,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora": {"algorithm": "grpo", "lora": {"rank": 4, "merge": True}},
     "average": {
         "algorithm": {"name": "grpo", "kl": "in-loss(0.1)"},
-        "reference": "average(0.9)",
+        "reference": "ema(0.9)",
         "checkpoint": {"every": 2, "average": 0.25},
     },
     "restart": {"algorithm": "raft", "rounds": {"restart": True, "merge": 2}},

@@ -1,1 +1,1 @@
-"""Pure: which draws survive, what each weighs, losses, what they are divided by; THE TABLE."""
+"""Pure: which samples survive, what each counts for, losses and denominators; THE TABLE."""

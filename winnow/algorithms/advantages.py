@@ -1,6 +1,6 @@
-"""The advantages of the table, and what each survivor weighs by them. Pure.
+"""The advantages of the table, and what each survivor counts for by them. Pure.
 
-An advantage maps the scaled rewards of one group's valid draws, shape (n,), to n numbers. A group
+An advantage maps the scaled rewards of one group's valid samples, shape (n,), to n numbers. A group
 whose rewards are all equal has no advantage over itself: that is decided by max == min, never by
 dividing by a tiny sigma.
 """
@@ -21,7 +21,7 @@ from winnow.theory.checks import Array
 from winnow.theory.importance import normalised_weights
 from winnow.types import Group
 
-Over = Literal["draw", "group", "set", "token"]
+Over = Literal["sample", "group", "set", "token"]
 RewardScale = Literal["0/1", "-1/+1"]
 
 
@@ -31,13 +31,13 @@ class Advantage(Cell):
     of_rewards: ClassVar[bool] = True
     """Whether it depends on rewards at all."""
     of_survivors: ClassVar[bool] = False
-    """Whether it is given the rewards of survivors alone: rejected draws are not compared with."""
+    """Whether it is given the rewards of survivors alone, and compares with no other sample."""
 
     @property
     def over(self) -> Over:
-        """What it compares: nothing (`draw`), the draws of a `group`, or of all groups (`set`).
+        """What it compares: nothing (`sample`), the samples of a `group`, or of all groups (`set`).
 
-        One over `token` is given (rewards, values) of the tokens of one draw instead.
+        One over `token` is given (rewards, values) of the tokens of one sample instead.
         """
         return "group"
 
@@ -53,10 +53,10 @@ class Advantage(Cell):
 
 @dataclass(frozen=True)
 class One(Advantage):
-    """Every survivor weighs the same: A = 1. Likelihood of what selection kept."""
+    """Every survivor counts the same: A = 1. Likelihood of what selection kept."""
 
     cell = "one"
-    over = "draw"
+    over = "sample"
     of_rewards = False
 
     def __call__(self, rewards: Array) -> Array:
@@ -68,7 +68,7 @@ class Reward(Advantage):
     """A = r: REINFORCE without a baseline (Williams 1992)."""
 
     cell = "reward"
-    over = "draw"
+    over = "sample"
 
     def __call__(self, rewards: Array) -> Array:
         return rewards.astype(np.float64)
@@ -126,10 +126,10 @@ class LeaveOneOut(Advantage):
 class Softmax(Advantage):
     """A_i = n exp(r_i / beta) / sum exp(r / beta): self-normalised importance weights of pi*.
 
-    The draws being pi_ref's, the weighted draws stand for pi* = pi_ref exp(r / beta) / Z; mean
-    weight 1. `over` = `group` normalises each prompt by itself, so that every prompt counts the
-    same; `set` all draws together, so that a prompt counts by its Z, as it does among the survivors
-    of exact rejection sampling.
+    The samples being pi_ref's, the weighted samples stand for pi* = pi_ref exp(r / beta) / Z; mean
+    advantage 1. `over` = `group` normalises each prompt by itself, so that every prompt counts the
+    same; `set` all samples together, so that a prompt counts by its Z, as it does among the
+    survivors of exact rejection sampling.
     """
 
     beta: float
@@ -187,7 +187,7 @@ class GAE(Advantage):
             raise ValueError("whiten must be batch or none")
 
     def __call__(self, rewards: Array, values: Array | None = None) -> Array:
-        """Advantages of the tokens of one draw, shape (tokens,), before whitening.
+        """Advantages of the tokens of one sample, shape (tokens,), before whitening.
 
         Args:
             rewards: Of each token, shape (tokens,); the verifier's at the last.
@@ -225,50 +225,50 @@ def rescale(rewards: Array, scale: RewardScale) -> Array:
     return 2.0 * rewards - 1.0
 
 
-def weigh(
+def assign_advantages(
     groups: Sequence[Group],
     advantage: Advantage,
     scale: RewardScale,
     penalty: InReward | None = None,
 ) -> list[Group]:
-    """The groups with a weight for each draw: its advantage if it survived, else 0.
+    """The groups with an advantage for each sample: its advantage if it survived, else 0.
 
-    Statistics run over all valid draws of a group, the rejected ones included: a baseline made of
+    Statistics run over all valid samples of a group, the rejected ones included: a baseline made of
     survivors alone would be another estimator; only an advantage that says ``of_survivors`` is
     given theirs alone. One over a `set` is given the rewards of all groups at once, one over
-    `token` those of each token of a draw, and the critic's values.
+    `token` those of each token of a sample, and the critic's values.
 
     Args:
         penalty: What is taken from the rewards for leaving the reference; wants ``ref`` among the
-            signals of every draw whose reward matters (`referred`).
+            annotations of every sample whose reward matters (`referred`).
     """
     if advantage.over == "token":
-        return _weigh_tokens(groups, advantage, scale, penalty)
+        return _token_advantages(groups, advantage, scale, penalty)
     rewards = [
         rescale(np.array(group.values, dtype=np.float64), scale) - _taken(group, penalty)
         for group in groups
     ]
     if advantage.over == "set":
         ends = np.cumsum([len(values) for values in rewards])[:-1]
-        weights = np.split(_called(advantage, np.concatenate(rewards)), ends)
+        advantages = np.split(_called(advantage, np.concatenate(rewards)), ends)
     else:
         pairs = zip(groups, rewards, strict=True)
-        weights = [_of_group(advantage, group, values) for group, values in pairs]
+        advantages = [_of_group(advantage, group, values) for group, values in pairs]
     return [
-        group.with_(weights=tuple(_of_survivors(group, own).tolist()))
-        for group, own in zip(groups, weights, strict=True)
+        group.with_(advantages=tuple(_of_survivors(group, own).tolist()))
+        for group, own in zip(groups, advantages, strict=True)
     ]
 
 
 def referred(group: Group, advantage: Advantage) -> tuple[int, ...]:
-    """Numbers of the draws of a selected group whose reward decides what a survivor weighs."""
+    """Numbers of the samples of a selected group whose reward decides some survivor's advantage."""
     if advantage.over == "set" or (advantage.over == "group" and group.survivors):
         return tuple(i for i, valid in enumerate(group.valid) if valid)
     return group.survivors
 
 
 def _taken(group: Group, penalty: InReward | None) -> Array:
-    """What the penalty takes from the reward of each valid draw, shape (valid,)."""
+    """What the penalty takes from the reward of each valid sample, shape (valid,)."""
     taken = [
         0.0 if penalty is None else float(_by_token(group, i, penalty).sum())
         for i, valid in enumerate(group.valid)
@@ -278,14 +278,14 @@ def _taken(group: Group, penalty: InReward | None) -> Array:
 
 
 def _by_token(group: Group, number: int, penalty: InReward | None) -> Array:
-    """What the penalty takes from each token of a draw; 0 where its reward decides nothing."""
-    ref, old = group.signal(number).ref, group.draws[number].logprobs
+    """What the penalty takes from each token of a sample; 0 where its reward decides nothing."""
+    ref, old = group.annotation(number).ref_logprobs, group.samples[number].logprobs
     if penalty is None or not ref:
-        return np.zeros(group.draws[number].length)
+        return np.zeros(group.samples[number].length)
     return penalty(np.array(old), np.array(ref))
 
 
-def _weigh_tokens(
+def _token_advantages(
     groups: Sequence[Group], advantage: Advantage, scale: RewardScale, penalty: InReward | None
 ) -> list[Group]:
     call: Any = advantage  # of two arguments, as it is over `token`
@@ -294,10 +294,10 @@ def _weigh_tokens(
         scaled = iter(rescale(np.array(group.values, dtype=np.float64), scale).tolist())
         for number, valid in enumerate(group.valid):
             reward = next(scaled) if valid else 0.0
-            if valid and group.verdicts[number].kept:
+            if valid and group.outcomes[number].survived:
                 rewards = -_by_token(group, number, penalty)
                 rewards[-1] += reward
-                values = np.array(group.signal(number).values, dtype=np.float64)
+                values = np.array(group.annotation(number).values, dtype=np.float64)
                 own = call(rewards, values if values.size else None)
                 found[place, number] = own, own + (values if values.size else 0.0)
     whitened = {key: own for key, (own, _) in found.items()}
@@ -308,19 +308,19 @@ def _weigh_tokens(
         whitened = {key: (own - mean) / sigma for key, own in whitened.items()}
     return [
         group.with_(
-            weights=tuple(
+            advantages=tuple(
                 float(whitened[place, number].mean()) if (place, number) in found else 0.0
-                for number in range(len(group.draws))
+                for number in range(len(group.samples))
             ),
-            signals=tuple(
+            annotations=tuple(
                 replace(
-                    group.signal(number),
-                    advantages=tuple(whitened[place, number].tolist()),
+                    group.annotation(number),
+                    token_advantages=tuple(whitened[place, number].tolist()),
                     returns=tuple(found[place, number][1].tolist()),
                 )
                 if (place, number) in found
-                else replace(group.signal(number), advantages=(), returns=())
-                for number in range(len(group.draws))
+                else replace(group.annotation(number), token_advantages=(), returns=())
+                for number in range(len(group.samples))
             ),
         )
         for place, group in enumerate(groups)
@@ -328,22 +328,22 @@ def _weigh_tokens(
 
 
 def _of_group(advantage: Advantage, group: Group, rewards: Array) -> Array:
-    """Advantages of the valid draws of a group, from their rewards."""
+    """Advantages of the valid samples of a group, from their rewards."""
     if not advantage.of_survivors:
         return _called(advantage, rewards)
-    pairs = zip(group.verdicts, group.valid, strict=True)
-    kept = np.array([verdict.kept for verdict, valid in pairs if valid], dtype=bool)
-    weights = np.zeros_like(rewards)
-    weights[kept] = _called(advantage, rewards[kept])
-    return weights
+    pairs = zip(group.outcomes, group.valid, strict=True)
+    kept = np.array([outcome.survived for outcome, valid in pairs if valid], dtype=bool)
+    advantages = np.zeros_like(rewards)
+    advantages[kept] = _called(advantage, rewards[kept])
+    return advantages
 
 
 def _called(advantage: Advantage, rewards: Array) -> Array:
     return advantage(rewards) if rewards.size else rewards
 
 
-def _of_survivors(group: Group, valid_weights: Array) -> Array:
-    """A weight for each draw of a group, from those of its valid draws."""
-    weights = np.zeros(len(group.draws))
-    weights[np.array(group.valid, dtype=bool)] = valid_weights
-    return np.where([verdict.kept for verdict in group.verdicts], weights, 0.0)
+def _of_survivors(group: Group, valid_advantages: Array) -> Array:
+    """An advantage for each sample of a group, from those of its valid samples."""
+    advantages = np.zeros(len(group.samples))
+    advantages[np.array(group.valid, dtype=bool)] = valid_advantages
+    return np.where([outcome.survived for outcome in group.outcomes], advantages, 0.0)

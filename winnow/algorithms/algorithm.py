@@ -1,9 +1,9 @@
 """THE TABLE. One row an algorithm; read it beside the papers' own.
 
-    prompts -> groups of draws -> scores -> select -> weigh -> one update
+    prompts -> groups of samples -> scores -> select -> advantages -> one update
 
-A row says only what happens after a draw is scored. The loop never asks which row it runs. To make
-one of your own:
+A row says only what happens after a sample is scored. The loop never asks which row it runs. To
+make one of your own:
 
     mine = Algorithm("mine", select=(Correct(), Best(2)), advantage=One(),
                      terms=(Term(NLL(), SurvivorMeans()),))
@@ -45,17 +45,17 @@ class Algorithm:
 
     Attributes:
         name: What `algorithm = "..."` says.
-        select: Rules in order; a draw survives if all let it pass.
-        advantage: Scaled rewards of a group -> what each draw weighs if it survives.
+        select: Rules in order; a sample survives if all let it pass.
+        advantage: Scaled rewards of a group -> what each sample counts for if it survives.
         terms: What is summed into the loss.
         reward_scale: Rewards as they are (`0/1`) or 2 r - 1 (`-1/+1`).
-        draws: New draws `every-step`, or all of them `once`, before the first update.
-        epochs: Passes over each set of draws.
+        resample: New samples `every-step`, or all of them `once`, before the first update.
+        epochs: Passes over each set of samples.
         kl: What leaving the reference costs, in the reward or in the loss.
         entropy: Coefficient of a bonus for the entropy of the next token.
         critic: How a critic learns what to expect, for advantages that compare with it.
         refill: Where fewer prompts than a step's have survivors, how many times over as many more
-            are drawn, so that the batch is full of groups that survive; 0: none.
+            are sampled, so that the batch is full of groups that survive; 0: none.
         paper: Where it was published.
         note: How it differs from its neighbour; where it departs from the paper.
     """
@@ -65,7 +65,7 @@ class Algorithm:
     advantage: Takes[Advantage | Function, Advantage] = Takes(ADVANTAGES.adopt, One())
     terms: tuple[Term, ...] = _LIKELIHOOD
     reward_scale: RewardScale = "0/1"
-    draws: Schedule = "every-step"
+    resample: Schedule = "every-step"
     epochs: int = 1
     kl: NoKL | InReward | InLoss = _NO_KL
     entropy: float = 0.0
@@ -97,13 +97,13 @@ class Algorithm:
     def needs(self) -> frozenset[str]:
         """What must be provided; what is not named here costs nothing.
 
-        `old`: true log-probs of the policy that drew; `ref`: those of a reference; `values`: a
-        critic; `rejected`: another pass for draws that no reward speaks for.
+        `old`: true log-probs of the policy that sampled; `ref`: those of a reference; `values`: a
+        critic; `rejected`: another pass for samples that no reward speaks for.
         """
         objective = self.objective
-        penalised = isinstance(self.kl, InReward)
+        penalized = isinstance(self.kl, InReward)
         found = {
-            "old": penalised or any(term.loss.needs_old for term in objective),
+            "old": penalized or any(term.loss.needs_old for term in objective),
             "ref": bool(self.refers),
             "values": isinstance(self.critic, Value),
             "rejected": any(term.loss.covers == "counted" for term in objective),
@@ -123,7 +123,7 @@ class Algorithm:
 
     @property
     def needs_group(self) -> str | None:
-        """The cell that means nothing with one draw a prompt, if there is one."""
+        """The cell that means nothing with one sample a prompt, if there is one."""
         if self.advantage.over == "group":
             return f"advantage {show(self.advantage)}"
         rules = [rule for rule in self.select if rule.group_rule]
@@ -131,7 +131,7 @@ class Algorithm:
 
     @property
     def needs_one_policy(self) -> str | None:
-        """The cell that takes all draws of a prompt to be of one distribution, if there is one."""
+        """The cell that needs all samples of a prompt from one distribution, if there is one."""
         for cell in (*self.select, self.advantage):
             if cell.one_policy:
                 return show(cell)
@@ -153,7 +153,7 @@ class Algorithm:
             "reward_scale": self.reward_scale,
             "loss": show(term.loss),
             "denominator": show(term.denominator),
-            "draws": self.draws,
+            "resample": self.resample,
             "epochs": self.epochs,
             "kl": show(self.kl),
             "entropy": self.entropy,

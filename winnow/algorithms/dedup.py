@@ -42,10 +42,10 @@ def _normalise(equation: str) -> str:
 def first_of_each(
     group: Group, alive: Sequence[bool], key: Callable[[str], object], what: str
 ) -> list[str | None]:
-    """Reject what has the key of an earlier draw still alive."""
+    """Reject what has the key of an earlier sample still alive."""
     first: dict[object, int] = {}
     reasons: list[str | None] = []
-    for index, (draw, lives) in enumerate(zip(group.draws, alive, strict=True)):
-        seen = first.setdefault(key(draw.text), index) if lives else index
-        reasons.append(None if seen == index else f"same {what} as draw {seen}")
+    for index, (sample, lives) in enumerate(zip(group.samples, alive, strict=True)):
+        seen = first.setdefault(key(sample.text), index) if lives else index
+        reasons.append(None if seen == index else f"same {what} as sample {seen}")
     return reasons

@@ -1,7 +1,7 @@
 """What an objective holds beside rewards: KL to a reference, entropy, a critic's error. Pure.
 
 An estimator of KL(pi || pi_ref) is named by its value, but what it does follows from its gradient,
-and that from where it stands (`winnow.theory.ESTIMATORS`; the draws being the policy's own):
+and that from where it stands (`winnow.theory.ESTIMATORS`; the samples being the policy's own):
 
     in the reward, k1 of the whole answer   that of KL(pi || pi_ref): leads to pi*
     in the loss, k1                         0 in expectation
@@ -10,7 +10,7 @@ and that from where it stands (`winnow.theory.ESTIMATORS`; the draws being the p
     in the loss, k2 or full by token        that of KL(pi || pi_ref) without its effect on later
                                             tokens
     in the loss, k3 by token                that of KL(pi_ref || pi) of each next token, behind
-                                            beginnings that pi draws
+                                            beginnings that pi samples
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from winnow.algorithms.losses import Loss, Span, draw_sums
+from winnow.algorithms.losses import Loss, Span, sample_sums
 from winnow.algorithms.spec import Cell
 from winnow.theory.checks import Array
 from winnow.theory.divergence import ESTIMATORS
@@ -44,8 +44,8 @@ class InReward(Cell):
     """r - beta x (estimate of KL(pi || pi_ref) from the answer's own tokens): RLHF (1909.08593).
 
     With the critic's advantages each token bears its own part, else the whole answer its sum. The
-    policy is the one that drew. With a ``target`` (nats an answer) beta follows the KL, over
-    ``horizon`` draws: beta <- beta (1 + clip(KL/target - 1, +-0.2) min(draws/horizon, 1)).
+    policy is the one that sampled. With a ``target`` (nats an answer) beta follows the KL, over
+    ``horizon`` samples: beta <- beta (1 + clip(KL/target - 1, +-0.2) min(samples/horizon, 1)).
     """
 
     beta: float = 0.05
@@ -69,12 +69,12 @@ class InReward(Cell):
         """What is taken from the reward at each token, shape (tokens,)."""
         return self.beta * ESTIMATORS[self.estimator].value(logp, ref)
 
-    def adapted(self, beta: float, kl: float, draws: int) -> float:
-        """The next coefficient, after draws with this mean KL an answer."""
+    def adapted(self, beta: float, kl: float, samples: int) -> float:
+        """The next coefficient, after samples with this mean KL an answer."""
         if not self.target:
             return beta
         error = min(max(kl / self.target - 1, -_MOST), _MOST)
-        return beta * (1 + error * min(draws / self.horizon, 1.0))
+        return beta * (1 + error * min(samples / self.horizon, 1.0))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class InLoss(Cell):
 
     By ``token``, or of the log-ratio of the whole ``sequence``. `full` is no estimate but the KL of
     the next-token distributions over the whole vocabulary; it reads the reference once more for
-    each update. It runs over the draws that the row's denominator counts.
+    each update. It runs over the samples that the row's denominator counts.
     """
 
     beta: float = 0.04
@@ -119,11 +119,11 @@ class KL(Loss):
     def reads(self) -> tuple[str, ...]:
         if self.estimator == "full":
             return ("kl",)
-        return ("logp", "ref") if self.over == "token" else ("logp", "ref", "draw")
+        return ("logp", "ref") if self.over == "token" else ("logp", "ref", "sample")
 
     @property
     def span(self) -> Span:
-        return "token" if self.over == "token" else "draw"
+        return "token" if self.over == "token" else "sample"
 
     @property
     def formula(self) -> str:
@@ -134,7 +134,7 @@ class KL(Loss):
         if self.estimator == "full":
             return given[0]
         ratio = given[0] - given[1]
-        ratio = ratio if self.over == "token" else draw_sums(ratio, given[2])
+        ratio = ratio if self.over == "token" else sample_sums(ratio, given[2])
         if self.estimator == "k1":
             return ratio
         return ratio**2 / 2 if self.estimator == "k2" else (-ratio).expm1() + ratio

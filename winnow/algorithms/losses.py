@@ -1,6 +1,6 @@
 """Losses, unreduced, and the terms that they are part of. Pure.
 
-A loss maps tensors to a tensor of a number a token, a draw or a group: its span. What makes one
+A loss maps tensors to a tensor of a number a token, a sample or a group: its span. What makes one
 number of them is a denominator (`denominators.py`). Only tensor methods are used: importing this
 module does not import torch.
 """
@@ -17,9 +17,9 @@ from winnow.algorithms.spec import Cell
 if TYPE_CHECKING:
     from torch import Tensor
 
-Span = Literal["token", "draw", "group"]
-Covers = Literal["weighted", "survivors", "counted"]
-"""Which draws a term runs over: those that have a weight, all survivors, or all draws that its
+Span = Literal["token", "sample", "group"]
+Covers = Literal["nonzero", "survivors", "counted"]
+"""Which samples a term runs over: those whose advantage is not 0, all survivors, or all that its
 denominator counts."""
 
 
@@ -32,30 +32,30 @@ class Loss(Cell):
         logp      log pi_theta of each token, nats; at the sampling temperature if the loss is
                   ``tempered``, else at temperature 1
         old       log pi_old of the same tokens, at the sampling temperature
-        weight    what the token weighs, mostly the same for all tokens of a draw
+        advantage    what the token counts for, mostly the same for all tokens of a sample
         ref       log pi_ref, at the temperature of ``logp``
         entropy   of the next-token distribution, nats
         kl        KL(pi || pi_ref) of the next-token distributions over the whole vocabulary, nats
         value     what the critic expects before the token; ``old_value``: what it did when the
-                  draws were made; ``returns``: what it should
-        draw      number of the token's draw
-        group     number of a draw's group, shape (draws,)
+                  samples were made; ``returns``: what it should
+        sample      number of the token's sample
+        group     number of a sample's group, shape (samples,)
     """
 
-    covers: ClassVar[Covers] = "weighted"
+    covers: ClassVar[Covers] = "nonzero"
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return ("logp", "old", "weight")
+        return ("logp", "old", "advantage")
 
     @property
     def span(self) -> Span:
-        """Whether it gives a number a token, a draw or a group."""
+        """Whether it gives a number a token, a sample or a group."""
         return "token"
 
     @property
     def needs_old(self) -> bool:
-        """Whether it uses the log-probs of the policy that drew (true probabilities)."""
+        """Whether it uses the log-probs of the policy that sampled (true probabilities)."""
         return "old" in self.reads
 
     @property
@@ -63,7 +63,7 @@ class Loss(Cell):
         return self.needs_old
 
     def __call__(self, *given: Any, **named: Any) -> Tensor:
-        """The loss of each token, draw or group."""
+        """The loss of each token, sample or group."""
         raise NotImplementedError
 
     def measure(self, *given: Any, **named: Any) -> Mapping[str, Tensor]:
@@ -83,8 +83,8 @@ class NLL(Loss):
     needs_old = False
     formula = "-A log pi"
 
-    def __call__(self, logp: Tensor, old: Tensor, weight: Tensor) -> Tensor:
-        return -weight * logp
+    def __call__(self, logp: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
+        return -advantage * logp
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,16 @@ class Clipped(Loss):
     def formula(self) -> str:
         return f"-min(s A, clip(s, {1 - self.low:g}, {1 + self.high:g}) A)"
 
-    def __call__(self, logp: Tensor, old: Tensor, weight: Tensor) -> Tensor:
+    def __call__(self, logp: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
         ratio = (logp - old).exp()
         clipped = ratio.clamp(1 - self.low, 1 + self.high)
-        return -(ratio * weight).minimum(clipped * weight)
+        return -(ratio * advantage).minimum(clipped * advantage)
 
-    def clips(self, logp: Tensor, old: Tensor, weight: Tensor) -> Tensor:
+    def clips(self, logp: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
         """Tokens whose gradient the clip has set to zero, shape (tokens,), bool."""
         ratio = (logp - old).exp()
-        above = (weight > 0) & (ratio > 1 + self.high)
-        return above | ((weight < 0) & (ratio < 1 - self.low))
+        above = (advantage > 0) & (ratio > 1 + self.high)
+        return above | ((advantage < 0) & (ratio < 1 - self.low))
 
 
 @dataclass(frozen=True)
@@ -126,21 +126,21 @@ class Importance(Loss):
     cell = "importance"
     formula = "-s A"
 
-    def __call__(self, logp: Tensor, old: Tensor, weight: Tensor) -> Tensor:
-        return -(logp - old).exp() * weight
+    def __call__(self, logp: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
+        return -(logp - old).exp() * advantage
 
 
 @dataclass(frozen=True)
-class Truncated(Loss):
-    """-min(s, cap) A log pi, the weight held constant: truncated importance sampling.
+class Capped(Loss):
+    """-min(s, cap) A log pi, the weight held constant: capped importance sampling.
 
-    Every token keeps a gradient, of bounded weight: no draw is thrown away for being stale. The
+    Every token keeps a gradient, of bounded weight: no sample is thrown away for being stale. The
     bias is that of the weights above the cap (Ionides 2008; TIS, IMPALA 1802.01561; the same
     gradient as CISPO's without a lower bound, 2506.13585).
     """
 
     cap: float = 2.0
-    cell = "truncated"
+    cell = "capped"
 
     def __post_init__(self) -> None:
         if not self.cap > 0:
@@ -150,24 +150,24 @@ class Truncated(Loss):
     def formula(self) -> str:
         return f"-const(min(s, {self.cap:g})) A log pi"
 
-    def __call__(self, logp: Tensor, old: Tensor, weight: Tensor) -> Tensor:
+    def __call__(self, logp: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
         ratio = (logp - old).exp().clamp(max=self.cap).detach()
-        return -ratio * weight * logp
+        return -ratio * advantage * logp
 
 
 @dataclass(frozen=True)
 class SequenceClipped(Loss):
-    """Of a whole draw, -min(s A, clip(s, 1 - low, 1 + high) A): GSPO (2507.18071, eq. 5 to 7).
+    """Of a whole sample, -min(s A, clip(s, 1 - low, 1 + high) A): GSPO (2507.18071, eq. 5 to 7).
 
-    s = (pi(y)/pi_old(y))^(1/|y|), the geometric mean of its tokens' ratios: all tokens of a draw
+    s = (pi(y)/pi_old(y))^(1/|y|), the geometric mean of its tokens' ratios: all tokens of a sample
     are clipped together or not at all. The clip is far narrower than that of tokens.
     """
 
     low: float = 3e-4
     high: float = 4e-4
     cell = "sequence-clipped"
-    reads = ("logp", "old", "weight", "draw")
-    span = "draw"
+    reads = ("logp", "old", "advantage", "sample")
+    span = "sample"
 
     def __post_init__(self) -> None:
         Clipped(self.low, self.high)  # the same bounds
@@ -176,55 +176,55 @@ class SequenceClipped(Loss):
     def formula(self) -> str:
         return f"-min(s_y A, clip(s_y, {1 - self.low:g}, {1 + self.high:g}) A)"
 
-    def __call__(self, logp: Tensor, old: Tensor, weight: Tensor, draw: Tensor) -> Tensor:
-        ratio, own = draw_means(logp - old, draw).exp(), draw_means(weight, draw)
+    def __call__(self, logp: Tensor, old: Tensor, advantage: Tensor, sample: Tensor) -> Tensor:
+        ratio, own = sample_means(logp - old, sample).exp(), sample_means(advantage, sample)
         clipped = ratio.clamp(1 - self.low, 1 + self.high)
         return -(ratio * own).minimum(clipped * own)
 
-    def clips(self, logp: Tensor, old: Tensor, weight: Tensor, draw: Tensor) -> Tensor:
+    def clips(self, logp: Tensor, old: Tensor, advantage: Tensor, sample: Tensor) -> Tensor:
         """Tokens whose gradient the clip has set to zero, shape (tokens,), bool."""
-        ratio, own = draw_means(logp - old, draw).exp(), draw_means(weight, draw)
+        ratio, own = sample_means(logp - old, sample).exp(), sample_means(advantage, sample)
         above = (own > 0) & (ratio > 1 + self.high)
-        return (above | ((own < 0) & (ratio < 1 - self.low)))[draw]
+        return (above | ((own < 0) & (ratio < 1 - self.low)))[sample]
 
 
 @dataclass(frozen=True)
 class SequenceImportance(Loss):
-    """Of a whole draw, -min(S, cap) A log pi(y), the weight held constant; S = pi(y)/pi_old(y).
+    """Of a whole sample, -min(S, cap) A log pi(y), the weight held constant; S = pi(y)/pi_old(y).
 
-    Without a cap its gradient is, in expectation over draws of any pi_old that covers pi, that of
-    -E_pi[A]: exact importance sampling, for draws of earlier policies.
+    Without a cap its gradient is, in expectation over samples of any pi_old that covers pi, that of
+    -E_pi[A]: exact importance sampling, for samples of earlier policies.
     """
 
     cap: float = math.inf
     cell = "sequence-importance"
-    reads = ("logp", "old", "weight", "draw")
-    span = "draw"
+    reads = ("logp", "old", "advantage", "sample")
+    span = "sample"
 
     def __post_init__(self) -> None:
-        Truncated(self.cap)  # the same bounds
+        Capped(self.cap)  # the same bounds
 
     @property
     def formula(self) -> str:
         ratio = "S" if self.cap == math.inf else f"min(S, {self.cap:g})"
         return f"-const({ratio}) A log pi(y)"
 
-    def __call__(self, logp: Tensor, old: Tensor, weight: Tensor, draw: Tensor) -> Tensor:
-        ratio = draw_sums(logp - old, draw).exp().clamp(max=self.cap).detach()
-        return -ratio * draw_means(weight, draw) * draw_sums(logp, draw)
+    def __call__(self, logp: Tensor, old: Tensor, advantage: Tensor, sample: Tensor) -> Tensor:
+        ratio = sample_sums(logp - old, sample).exp().clamp(max=self.cap).detach()
+        return -ratio * sample_means(advantage, sample) * sample_sums(logp, sample)
 
 
 @dataclass(frozen=True)
 class DPO(Loss):
     """Of a group, -log sigmoid(beta [log(pi/pi_ref)(better) - log(pi/pi_ref)(worse)]).
 
-    Direct preference optimisation (2305.18290, eq. 7). The better answer is the one whose weight
+    Direct preference optimization (2305.18290, eq. 7). The better answer is the one whose advantage
     is above 0, the worse one that below; log-likelihoods of whole answers at temperature 1.
     """
 
     beta: float = 0.1
     cell = "dpo"
-    reads = ("logp", "ref", "weight", "draw", "group")
+    reads = ("logp", "ref", "advantage", "sample", "group")
     span = "group"
 
     def __post_init__(self) -> None:
@@ -236,22 +236,22 @@ class DPO(Loss):
         return f"-log sigmoid({self.beta:g} sum_y sign(A) log pi/pi_ref(y))"
 
     def __call__(
-        self, logp: Tensor, ref: Tensor, weight: Tensor, draw: Tensor, group: Tensor
+        self, logp: Tensor, ref: Tensor, advantage: Tensor, sample: Tensor, group: Tensor
     ) -> Tensor:
-        return minus_log_sigmoid(self._margin(logp, ref, weight, draw, group))
+        return minus_log_sigmoid(self._margin(logp, ref, advantage, sample, group))
 
     def measure(
-        self, logp: Tensor, ref: Tensor, weight: Tensor, draw: Tensor, group: Tensor
+        self, logp: Tensor, ref: Tensor, advantage: Tensor, sample: Tensor, group: Tensor
     ) -> Mapping[str, Tensor]:
         """The implicit reward's margin, and whether it prefers the better answer; per group."""
-        margin = self._margin(logp, ref, weight, draw, group)
+        margin = self._margin(logp, ref, advantage, sample, group)
         return {"preference_margin": margin, "preference_accuracy": (margin > 0).to(margin.dtype)}
 
     def _margin(
-        self, logp: Tensor, ref: Tensor, weight: Tensor, draw: Tensor, group: Tensor
+        self, logp: Tensor, ref: Tensor, advantage: Tensor, sample: Tensor, group: Tensor
     ) -> Tensor:
-        signed = draw_means(weight, draw).sign() * draw_sums(logp - ref, draw)
-        return self.beta * draw_sums(signed, group)
+        signed = sample_means(advantage, sample).sign() * sample_sums(logp - ref, sample)
+        return self.beta * sample_sums(signed, group)
 
 
 def minus_log_sigmoid(margin: Tensor) -> Tensor:
@@ -259,21 +259,21 @@ def minus_log_sigmoid(margin: Tensor) -> Tensor:
     return (-margin).logaddexp(margin.new_zeros(()))  # log(1 + exp(-margin))
 
 
-def draw_sums(values: Tensor, draw: Tensor) -> Tensor:
+def sample_sums(values: Tensor, sample: Tensor) -> Tensor:
     """Sums over what belongs together: shape (items,) and the number of each item's whole."""
-    return values.new_zeros(int(draw.max()) + 1).index_add(0, draw, values)
+    return values.new_zeros(int(sample.max()) + 1).index_add(0, sample, values)
 
 
-def draw_means(values: Tensor, draw: Tensor) -> Tensor:
+def sample_means(values: Tensor, sample: Tensor) -> Tensor:
     """Means over what belongs together."""
-    return draw_sums(values, draw) / draw_sums(values.new_ones(len(values)), draw)
+    return sample_sums(values, sample) / sample_sums(values.new_ones(len(values)), sample)
 
 
 @dataclass(frozen=True)
 class Entropy(Loss):
     """Minus the entropy of the next-token distribution: a bonus for staying undecided.
 
-    Over the draws that the row's denominator counts. Its gradient leaves out the effect on later
+    Over the samples that the row's denominator counts. Its gradient leaves out the effect on later
     tokens.
     """
 
@@ -300,7 +300,7 @@ class NoCritic(Cell):
 class Value(Loss):
     """coefficient x 1/2 max((V - R)^2, (clip(V, V_old +- clip) - R)^2): PPO's critic (1707.06347).
 
-    V_old is what the critic expected when the draws were made, R = A + V_old. An infinite `clip`
+    V_old is what the critic expected when the samples were made, R = A + V_old. An infinite `clip`
     leaves the squared error. Over the survivors, under the row's own denominator.
     """
 

@@ -39,16 +39,16 @@ class Term:
         return not {"ref", "kl"}.isdisjoint(self.reads)
 
     def covers(self, group: Group) -> tuple[int, ...]:
-        """Numbers of the draws of a group that it runs over."""
-        draws = range(len(group.draws))
-        if self.loss.covers == "weighted":
-            return tuple(i for i in draws if group.weighs(i))
-        if self.loss.covers == "counted" and self.denominator.counts == "draws":
-            return tuple(i for i in draws if group.valid[i])
+        """Numbers of the samples of a group that it runs over."""
+        samples = range(len(group.samples))
+        if self.loss.covers == "nonzero":
+            return tuple(i for i in samples if group.has_advantage(i))
+        if self.loss.covers == "counted" and self.denominator.counts == "samples":
+            return tuple(i for i in samples if group.valid[i])
         return group.survivors
 
     def factor(self, length: int, siblings: int, totals: Totals) -> float:
-        """What a token's, a draw's or a group's loss is multiplied by."""
+        """What a token's, a sample's or a group's loss is multiplied by."""
         if self.span == "group":
             return self.coefficient * self.denominator(1, 1, totals)
         length = length if self.span == "token" else 1
@@ -56,37 +56,37 @@ class Term:
 
 
 def learned_from(group: Group, terms: Sequence[Term]) -> tuple[int, ...]:
-    """Numbers of the draws of a group that some term runs over; the others cost nothing."""
+    """Numbers of the samples of a group that some term runs over; the others cost nothing."""
     return tuple(sorted({i for term in terms for i in term.covers(group)}))
 
 
 def totals(groups: Sequence[Group]) -> Totals:
-    """Counts of a mini-batch; draws without a verdict are in none of them."""
-    survivors = [group.draws[i] for group in groups for i in group.survivors]
+    """Counts of a mini-batch; samples without a score are in none of them."""
+    survivors = [group.samples[i] for group in groups for i in group.survivors]
     valid = [
-        draw
+        sample
         for group in groups
-        for draw, is_valid in zip(group.draws, group.valid, strict=True)
+        for sample, is_valid in zip(group.samples, group.valid, strict=True)
         if is_valid
     ]
     return Totals(
         prompts=sum(any(group.valid) for group in groups),
-        draws=len(valid),
+        samples=len(valid),
         survivors=len(survivors),
-        tokens=sum(len(draw.token_ids) for draw in valid),
-        survivor_tokens=sum(len(draw.token_ids) for draw in survivors),
+        tokens=sum(len(sample.token_ids) for sample in valid),
+        survivor_tokens=sum(len(sample.token_ids) for sample in survivors),
         groups=sum(bool(group.survivors) for group in groups),
     )
 
 
 def factors(group: Group, term: Term, counts: Totals) -> list[float]:
-    """What multiplies the loss of each draw (of its tokens, or of its group), weights aside.
+    """What multiplies the loss of each sample (of its tokens, or of its group), advantages aside.
 
-    0 for draws that the term does not run over.
+    0 for samples that the term does not run over.
     """
     siblings = len(group.survivors)
     covered = set(term.covers(group))
     return [
-        term.factor(len(draw.token_ids), siblings, counts) if number in covered else 0.0
-        for number, draw in enumerate(group.draws)
+        term.factor(len(sample.token_ids), siblings, counts) if number in covered else 0.0
+        for number, sample in enumerate(group.samples)
     ]

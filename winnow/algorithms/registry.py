@@ -19,9 +19,9 @@ from winnow.algorithms.advantages import (
 from winnow.algorithms.denominators import (
     Constant,
     Denominator,
-    DrawMeans,
     GroupMeans,
     PromptMeans,
+    SampleMeans,
     SurvivorMeans,
     SurvivorSums,
     SurvivorTokens,
@@ -31,13 +31,13 @@ from winnow.algorithms.kl import InLoss, InReward, NoKL
 from winnow.algorithms.losses import (
     DPO,
     NLL,
+    Capped,
     Clipped,
     Importance,
     Loss,
     NoCritic,
     SequenceClipped,
     SequenceImportance,
-    Truncated,
     Value,
 )
 from winnow.algorithms.rejection import RSO, Gibbs
@@ -83,11 +83,11 @@ ADVANTAGES = Vocabulary(
     [One, Reward, Centred, Standardised, LeaveOneOut, Softmax, Extremes, GAE], Advantage
 )
 LOSSES = Vocabulary(
-    [NLL, Clipped, Importance, Truncated, SequenceClipped, SequenceImportance, DPO], Loss
+    [NLL, Clipped, Importance, Capped, SequenceClipped, SequenceImportance, DPO], Loss
 )
 DENOMINATORS = Vocabulary(
     [
-        DrawMeans,
+        SampleMeans,
         SurvivorMeans,
         PromptMeans,
         GroupMeans,

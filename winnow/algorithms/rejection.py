@@ -1,4 +1,4 @@
-"""Selection rules that draw lots. Pure."""
+"""Rejection sampling as selection rules. Pure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from winnow.types import Group
 
 @dataclass(frozen=True)
 class Gibbs(ScoreRule):
-    """Exact rejection sampling from pi* = pi_ref exp(r / beta) / Z, the draws being pi_ref's.
+    """Exact rejection sampling from pi* = pi_ref exp(r / beta) / Z, the samples being pi_ref's.
 
-    A draw is accepted when u < exp((r - r_max) / beta), u uniform (von Neumann 1951). That is exact
-    only if no answer at all has a reward above `r_max`; with `r_max` = `sample`, the largest reward
-    of the prompt's draws, it is not.
+    A sample is accepted when u < exp((r - r_max) / beta), u uniform (von Neumann 1951). That is
+    exact only if no answer at all has a reward above `r_max`; with `r_max` = `sample`, the largest
+    reward of the prompt's samples, it is not.
     """
 
     beta: float
@@ -56,13 +56,13 @@ class Gibbs(ScoreRule):
             raise UserError(str(self), problem, "set r_max to the largest reward that there can be")
         accepted = accept(rewards[living], self.beta, bound, rng)
         for place, taken in zip(living.tolist(), accepted.tolist(), strict=True):
-            reasons[place] = None if taken else "rejected by lot"
+            reasons[place] = None if taken else "rejected at random"
         return reasons
 
 
 @dataclass(frozen=True)
 class RSO(Rule):
-    """k draws of each prompt by statistical rejection sampling as published (2309.06657, alg. 1).
+    """k samples of each prompt by statistical rejection sampling as published (2309.06657, alg. 1).
 
     In sweeps over the candidates that are left, each is taken when u < exp((r - r_max) / beta),
     r_max being the largest reward left. Equal texts are one candidate. Not exact sampling from pi*.

@@ -1,6 +1,6 @@
-"""Which draws survive, and why. Pure.
+"""Which samples survive, and why. Pure.
 
-A rule reads a group and says of each draw that is still alive why it must go, or ``None``. Rules
+A rule reads a group and says of each sample that is still alive why it must go, or ``None``. Rules
 compose: each sees only what the ones before it left, and the first reason is the one recorded.
 """
 
@@ -16,13 +16,13 @@ from numpy.random import Generator
 from winnow.algorithms.dedup import first_of_each, folded, reasoning_path
 from winnow.algorithms.spec import Cell, show
 from winnow.errors import UserError
-from winnow.types import Group, Verdict
+from winnow.types import Group, Outcome
 
-KEPT = "kept"
+SURVIVED = "survived"
 
 
 Reasons = list[str | None]
-"""For each draw of a group the reason to reject it, ``None`` to let it pass."""
+"""For each sample of a group the reason to reject it, ``None`` to let it pass."""
 
 
 class Rule(Cell):
@@ -31,60 +31,63 @@ class Rule(Cell):
     reads: ClassVar[frozenset[str]] = frozenset({"text", "tokens"})
     """Which of `text` and `tokens` (their number) it looks at: a file is read for no more."""
     group_rule: ClassVar[bool] = False
-    """Whether it means nothing with one draw a prompt."""
+    """Whether it means nothing with one sample a prompt."""
     blind: ClassVar[bool] = False
-    """Whether it chooses without a look at any draw's text, length or score: what it leaves is
+    """Whether it chooses without a look at any sample's text, length or score: what it leaves is
     still a sample of the same distribution."""
     pairs: ClassVar[bool] = False
     """Whether what it leaves of a group is one to learn and one to shun."""
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
-        """Why each draw must go. What is said of one that is no longer alive is not read."""
+        """Why each sample must go. What is said of one that is no longer alive is not read."""
         raise NotImplementedError
 
 
 class ScoreRule(Rule):
-    """A rule that looks at no more of a draw than its score and what was said of it before."""
+    """A rule that looks at no more of a sample than its score and what was said of it before."""
 
     reads = frozenset()
 
 
-Fate = tuple[int, str] | None
-"""Why a draw was rejected: the number of the rule (-1: it had no verdict) and what it said."""
+Rejection = tuple[int, str] | None
+"""Why a sample was rejected: the number of the rule (-1: it had no score) and what it said."""
 
 
-def sieve(group: Group, rules: Sequence[Rule], rng: Generator) -> list[Fate]:
-    """For each draw of a scored group the first rule that rejected it, ``None`` if none did.
+def first_rejections(group: Group, rules: Sequence[Rule], rng: Generator) -> list[Rejection]:
+    """For each sample of a scored group the first rule that rejected it, ``None`` if none did.
 
-    A draw without a number from its verifier never survives, whatever the rules.
+    A sample without a number from its verifier never survives, whatever the rules.
 
     Raises:
-        UserError: a rule of one's own that gives another number of verdicts; what a rule raises.
+        UserError: a rule of one's own that gives another number of outcomes; what a rule raises.
     """
-    fates: list[Fate] = [
+    rejections: list[Rejection] = [
         None if score.error is None else (-1, f"verifier error: {score.error}")
         for score in group.scores
     ]
     for number, rule in enumerate(rules):
-        said = rule(group, [fate is None for fate in fates], rng)
-        if len(said) != len(fates):
-            problem = f"{len(said)} verdicts for {len(fates)} draws"
-            raise UserError(show(rule), problem, "return one for each draw")
+        said = rule(group, [rejection is None for rejection in rejections], rng)
+        if len(said) != len(rejections):
+            problem = f"{len(said)} outcomes for {len(rejections)} samples"
+            raise UserError(show(rule), problem, "return one for each sample")
         for place, reason in enumerate(said):
-            if fates[place] is None and reason is not None:
-                fates[place] = (number, reason)
-    return fates
+            if rejections[place] is None and reason is not None:
+                rejections[place] = (number, reason)
+    return rejections
 
 
 def select(group: Group, rules: Sequence[Rule], rng: Generator) -> Group:
-    """The group with a verdict for each draw."""
-    return judged(group, sieve(group, rules, rng))
+    """The group with a score for each sample."""
+    return with_rejections(group, first_rejections(group, rules, rng))
 
 
-def judged(group: Group, fates: Sequence[Fate]) -> Group:
-    """The group with its fates as verdicts."""
+def with_rejections(group: Group, rejections: Sequence[Rejection]) -> Group:
+    """The group with what was found as outcomes."""
     return group.with_(
-        verdicts=tuple(Verdict(fate is None, KEPT if fate is None else fate[1]) for fate in fates)
+        outcomes=tuple(
+            Outcome(rejection is None, SURVIVED if rejection is None else rejection[1])
+            for rejection in rejections
+        )
     )
 
 
@@ -95,7 +98,7 @@ def columns_read(rules: Sequence[Rule]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Everything(ScoreRule):
-    """Every draw survives."""
+    """Every sample survives."""
 
     cell = "everything"
     blind = True
@@ -106,14 +109,14 @@ class Everything(ScoreRule):
 
 @dataclass(frozen=True)
 class AsRecorded(ScoreRule):
-    """Draws survive that did when the file they are read from was made."""
+    """Samples survive that did when the file they are read from was made."""
 
     cell = "as-recorded"
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
-        if not group.verdicts:
+        if not group.outcomes:
             return [None] * len(alive)
-        return [None if verdict.kept else verdict.reason for verdict in group.verdicts]
+        return [None if outcome.survived else outcome.reason for outcome in group.outcomes]
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Correct(ScoreRule):
 
 @dataclass(frozen=True)
 class Best(ScoreRule):
-    """The k best of the draws still alive survive, ties broken at random: RAFT (2304.06767), k = 1.
+    """The k best of the samples still alive survive, ties at random: RAFT (2304.06767), k = 1.
 
     The best of a hopeless group survives too; put ``correct`` before it where that is not wanted.
     """
@@ -143,14 +146,14 @@ class Best(ScoreRule):
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         values = np.array([-np.inf if s.value is None else s.value for s in group.scores])
         values[~np.array(alive, dtype=bool)] = -np.inf
-        order = np.lexsort((rng.random(len(values)), -values))  # by value, then by lot
+        order = np.lexsort((rng.random(len(values)), -values))  # by value, then at random
         chosen = set(order[: self.k].tolist())
         return [None if i in chosen else f"not among the best {self.k}" for i in range(len(values))]
 
 
 @dataclass(frozen=True)
 class Distinct(Rule):
-    """One survivor for each distinct reasoning path: RFT (2308.01825). The first drawn is kept."""
+    """One survivor for each distinct reasoning path: RFT (2308.01825). The first is kept."""
 
     cell = "distinct"
     reads = frozenset({"text"})
@@ -161,7 +164,7 @@ class Distinct(Rule):
 
 @dataclass(frozen=True)
 class DistinctText(Rule):
-    """One survivor for each distinct text, case and white space aside. The first drawn is kept."""
+    """One survivor for each distinct text, case and white space aside. The first is kept."""
 
     cell = "distinct-text"
     reads = frozenset({"text"})
@@ -172,7 +175,7 @@ class DistinctText(Rule):
 
 @dataclass(frozen=True)
 class BestWorst(ScoreRule):
-    """The best and the worst of the draws still alive survive, ties broken at random: a pair.
+    """The best and the worst of the samples still alive survive, ties broken at random: a pair.
 
     A group whose scores are all equal has no pair.
     """
@@ -184,18 +187,18 @@ class BestWorst(ScoreRule):
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         values = np.array([np.nan if s.value is None else s.value for s in group.scores])
         values[~np.array(alive, dtype=bool)] = np.nan
-        lots = rng.random(len(values))
+        priority = rng.random(len(values))
         if not np.nanmax(values, initial=-np.inf) > np.nanmin(values, initial=np.inf):
             return ["no pair: all equal"] * len(values)
-        best = int(np.lexsort((lots, -values))[0])
-        worst = int(np.lexsort((lots, values))[0])
+        best = int(np.lexsort((priority, -values))[0])
+        worst = int(np.lexsort((priority, values))[0])
         return [
             None if i in (best, worst) else "neither best nor worst" for i in range(len(values))
         ]
 
 
 def _whole_group(group: Group, kind: str, reason: str) -> Reasons:
-    return [reason if group.kind == kind else None] * len(group.draws)
+    return [reason if group.kind == kind else None] * len(group.samples)
 
 
 @dataclass(frozen=True)
@@ -247,15 +250,15 @@ class Length(Rule):
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return [
             "too short" if d.length < self.low else "too long" if d.length > self.high else None
-            for d in group.draws
+            for d in group.samples
         ]
 
 
 @dataclass(frozen=True)
 class Band(ScoreRule):
-    """Prompts whose success rate, over all their valid draws, is from `low` to `high`.
+    """Prompts whose success rate, over all their valid samples, is from `low` to `high`.
 
-    The rate is estimated from the draws that are then kept or not: with few draws a prompt, a
+    The rate is estimated from the samples that are then kept or not: with few samples a prompt, a
     narrow band keeps the lucky.
     """
 
@@ -276,7 +279,7 @@ class Band(ScoreRule):
 
 @dataclass(frozen=True)
 class AtMost(ScoreRule):
-    """No more than m survivors of a prompt, chosen by lot: easy prompts do not fill the set."""
+    """No more than m survivors of a prompt, chosen at random: easy prompts do not fill the set."""
 
     m: int
     cell = "at-most"
@@ -287,6 +290,6 @@ class AtMost(ScoreRule):
             raise ValueError("m must be at least 1")
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
-        lot = np.where(alive, rng.random(len(alive)), np.inf)
-        chosen = set(np.argsort(lot)[: self.m].tolist())
+        priority = np.where(alive, rng.random(len(alive)), np.inf)
+        chosen = set(np.argsort(priority)[: self.m].tolist())
         return [None if i in chosen else f"more than {self.m}" for i in range(len(alive))]

@@ -33,7 +33,7 @@ class Cell:
     seldom: ClassVar[frozenset[str]] = frozenset()
     """Arguments that are shown only where they are not as they mostly are."""
     one_policy: ClassVar[bool] = False
-    """Whether the draws of a prompt must all be of one distribution."""
+    """Whether the samples of a prompt must all be of one distribution."""
 
     @property
     def formula(self) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from winnow.cli import samples
+from winnow.cli import analysis, samples
 from winnow.cli.options import Json, Out, Recipe, Set, print_json
 from winnow.errors import UserError, WinnowError, notes
 
@@ -40,11 +40,11 @@ def train(
     sets: Set = None,
     out: Out = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with this run folder where it stopped.")
+        Path | None, typer.Option(help="Resume this run folder where it stopped.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Sample, score, keep the good draws, learn from them.
+    """Sample, score, keep the good samples, learn from them.
 
     Without a recipe: SmolLM2-135M on two-digit addition.
     """
@@ -76,14 +76,14 @@ def train(
         return
     if result.before is not None and result.after is not None:
         typer.echo(f"\nheld-out accuracy: {result.before:.1%} before, {result.after:.1%} after")
-    typer.echo(f"model:  {result.checkpoint}")
-    typer.echo(f"draws:  {result.folder / 'rollouts'}")
+    typer.echo(f"model:   {result.checkpoint}")
+    typer.echo(f"samples: {result.folder / 'rollouts'}")
 
 
 @app.command(
     name="eval",
     epilog="Example: winnow eval --set model=runs/mine/checkpoints/step-30 --set eval.samples=4. "
-    "Draws on all of a file with --set eval.source=FILE.jsonl --set eval.size=100000.",
+    "Samples on all of a file with --set eval.source=FILE.jsonl --set eval.size=100000.",
 )
 def evaluate(
     recipe: Recipe = None, sets: Set = None, out: Out = None, as_json: Json = False
@@ -103,10 +103,10 @@ def evaluate(
     if as_json:
         print_json({"folder": str(folder), **asdict(result)})
     else:
-        typer.echo(f"draws:  {folder / 'rollouts'}")
+        typer.echo(f"samples: {folder / 'rollouts'}")
 
 
-for _name, (_function, _example) in samples.COMMANDS.items():
+for _name, (_function, _example) in {**samples.COMMANDS, **analysis.COMMANDS}.items():
     app.command(name=_name, epilog=_example)(_function)
 
 

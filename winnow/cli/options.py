@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from winnow.errors import UserError
+
 Recipe = Annotated[
     str | None,
     typer.Argument(help="A TOML file or a built-in recipe: arithmetic, gsm8k, llama2."),
@@ -22,8 +24,23 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-001, -002, ...")]
+Samples = Annotated[
+    list[str], typer.Argument(help="Parquet files, or folders: of winnow sample, of a run.")
+]
+Form = Annotated[str, typer.Option(help="Of a .jsonl file: messages or prompt-completion.")]
+RightAt = Annotated[
+    float | None, typer.Option(help="A reward of at least this is right. Default: as recorded.")
+]
+Pool = Annotated[bool, typer.Option("--pool", help="Take samples of several models as one set.")]
+Seed = Annotated[int, typer.Option(help="Of all that is decided at random.")]
 
 
 def print_json(value: Any) -> None:
     """A result for a program to read."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def form_of(form: str) -> Any:
+    if form not in ("messages", "prompt-completion"):
+        raise UserError("--form", f"unknown form {form!r}", "use messages or prompt-completion")
+    return form

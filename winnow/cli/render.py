@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from winnow.engines.reward_models.trainer import FitResult
     from winnow.evaluation.best_of import BestOf
     from winnow.evaluation.overoptimisation_fit import Measured, Study
-    from winnow.rollouts.selected import Sifted
+    from winnow.rollouts.selected import Selected
 
 
 def algorithms_table(width: int) -> Table:
     """The table, one row an algorithm, one column a cell; cells are broken where it is narrow."""
-    headings = ["algorithm", "draws", "reward", "select", "advantage", "loss", "denominator"]
+    headings = ["algorithm", "sampled", "reward", "select", "advantage", "loss", "denominator"]
     rows = []
     for row in ALGORITHMS.values():
         cells: Any = row.cells()
-        draws = row.draws + (f", {row.epochs} epochs" if row.epochs > 1 else "")
-        fixed = [row.name, draws, row.reward_scale, ", ".join(cells["select"])]
+        when = row.resample + (f", {row.epochs} epochs" if row.epochs > 1 else "")
+        fixed = [row.name, when, row.reward_scale, ", ".join(cells["select"])]
         rows.append([*fixed, cells["advantage"], cells["loss"], cells["denominator"]])
     for before, after in (
         (", ", ",\n"),
@@ -78,21 +78,21 @@ _SELDOM = ("kl", "entropy", "critic", "refill")
 
 
 _NEEDS = (
-    ("old", "log-probs of the drawing policy"),
+    ("old", "log-probs of the sampling policy"),
     ("ref", "reference model"),
     ("values", "critic"),
-    ("rejected", "another pass for rejected draws"),
+    ("rejected", "another pass for rejected samples"),
 )
 
 
-def sifted_report(sifted: Sifted) -> None:
+def selection_report(selected: Selected) -> None:
     """What selection kept and lost, rule by rule, and why."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
-    for heading in ("rule", "draws", "lost", "left", "prompts lost"):
+    for heading in ("rule", "samples", "lost", "left", "prompts lost"):
         side: Any = "left" if heading == "rule" else "right"
         table.add_column(heading, justify=side, overflow="fold")
     table.add_column("why", overflow="fold")
-    for tally in sifted.tallies:
+    for tally in selected.tallies:
         often = tally.reasons.most_common(3)
         why = ", ".join(
             f"{count} x {reason}" if len(often) > 1 else reason for reason, count in often
@@ -103,13 +103,13 @@ def sifted_report(sifted: Sifted) -> None:
         table.add_row(Text(tally.rule), *map(str, counts), Text(why + tail))
     console = Console(highlight=False, markup=False)
     console.print(table)
-    share = sifted.survivors / sifted.draws
+    share = selected.survivors / selected.samples
     console.print(
-        f"{sifted.survivors} of {sifted.draws} draws survive ({share:.1%}), of "
-        f"{sifted.prompts_left} of {sifted.prompts} prompts",
+        f"{selected.survivors} of {selected.samples} samples survive ({share:.1%}), of "
+        f"{selected.prompts_left} of {selected.prompts} prompts",
         soft_wrap=True,
     )
-    for note in sifted.notes:
+    for note in selected.notes:
         console.print(note, style="yellow", soft_wrap=True)
 
 
@@ -140,7 +140,7 @@ def best_of_report(made: BestOf) -> None:
 
 _KL_NOTE = (
     "KL of the best of n to one answer, in nats. Plug-in: from the shares of equal scores; too low "
-    "where n is not far below the number of draws. Bound: log n - (n-1)/n, reached without ties."
+    "where n is not far below the number of samples. Bound: log n - (n-1)/n, reached without ties."
 )
 
 

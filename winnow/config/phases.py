@@ -7,7 +7,7 @@ steps = 10
 [[phases]]
 algorithm = "ppo"
 steps = 20
-optimiser.lr = 2e-6
+optimizer.lr = 2e-6
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from winnow.config.recipe import cells_of, merge
 from winnow.config.schema import Config, from_dict
 from winnow.config.validation import check, refuse, unused
 from winnow.errors import UserError, nearest
-from winnow.storage.sample_table import DrawTable
+from winnow.storage.sample_table import SampleTable
 
 _OWN = (
     "algorithm",
     "steps",
-    "draws",
+    "samples_file",
     "prompts_per_step",
     "samples_per_prompt",
     "minibatch_prompts",
     "microbatch_tokens",
     "reference",
     "sampling",
-    "optimiser",
+    "optimizer",
     "critic",
     "rounds",
     "anchor",
@@ -47,10 +47,10 @@ _FROM = "start_from"
 
 @dataclass(frozen=True)
 class File:
-    """A file of draws that a run can train on, as far as one can tell without the model."""
+    """A file of samples that a run can train on, as far as one can tell without the model."""
 
     path: str
-    table: DrawTable
+    table: SampleTable
     notes: tuple[str, ...]
 
     def steps(self, prompts_per_step: int) -> int:
@@ -59,7 +59,7 @@ class File:
 
     @property
     def summary(self) -> str:
-        return f"{self.path}: {self.table.rows} draws of {len(self.table)} prompts"
+        return f"{self.path}: {self.table.rows} samples of {len(self.table)} prompts"
 
     def prompts(self) -> list[str]:
         """The distinct prompts, as texts."""
@@ -78,7 +78,7 @@ class Phase:
         name: What a recipe calls it, such as `phases.2`; empty where there is only one.
         before: Steps of the run before it.
         restarts: Whether it begins with the starting weights instead of going on.
-        first_prompt: Prompts that the phases before it draw, were no batch refilled.
+        first_prompt: Prompts that the phases before it sample, were no batch refilled.
     """
 
     number: int
@@ -96,9 +96,9 @@ class Phase:
         return self.before == 0 or self.restarts
 
     @property
-    def draws_each_step(self) -> bool:
-        """Whether its steps have draws of their own, passed over within the step."""
-        return self.file is None and self.algorithm.draws == "every-step"
+    def samples_each_step(self) -> bool:
+        """Whether its steps have samples of their own, passed over within the step."""
+        return self.file is None and self.algorithm.resample == "every-step"
 
     @property
     def steps(self) -> int:
@@ -106,7 +106,7 @@ class Phase:
         rounds = self.config.steps
         if self.file is not None:
             rounds = self.file.steps(self.config.prompts_per_step)
-        return rounds if self.draws_each_step else rounds * self.algorithm.epochs
+        return rounds if self.samples_each_step else rounds * self.algorithm.epochs
 
     @property
     def last(self) -> int:
@@ -122,12 +122,12 @@ class Phase:
         merge, prompts = self.config.rounds.merge, self.config.prompts_per_step
         rounds = [1 + min(number, merge) for number in range(self.steps)]
         batches = [-(-prompts * held // self.config.minibatch_prompts) for held in rounds]
-        passes = self.algorithm.epochs if self.draws_each_step else 1
+        passes = self.algorithm.epochs if self.samples_each_step else 1
         return passes * (max(batches) if self.config.rounds.restart else sum(batches))
 
     @property
     def prompts(self) -> int:
-        """How many it draws, were no batch refilled."""
+        """How many it samples, were no batch refilled."""
         return 0 if self.file is not None else self.config.steps * self.config.prompts_per_step
 
     @property
@@ -142,7 +142,7 @@ def phases_of(
 
     Args:
         algorithm: One made in Python, instead of the config's.
-        open_file: Reads the file of draws that a phase trains on; not needed where none does.
+        open_file: Reads the file of samples that a phase trains on; not needed where none does.
 
     Raises:
         UserError: whatever is wrong with one of them.
@@ -162,21 +162,21 @@ def phases_of(
             for key in ("reference", "critic"):
                 if key in settings:
                     refuse(unused(own, [row]))
-            drawn = sum(phase.prompts for phase in found)
-            found.append(_phase(number, name, own, row, before, open_file, restarts, drawn))
+            sampled = sum(phase.prompts for phase in found)
+            found.append(_phase(number, name, own, row, before, open_file, restarts, sampled))
     rows = [phase.algorithm for phase in found]
     refuse(unused(config, rows))
     refuse(_overruled(config))
-    if config.draws_from is not None and not any(row.draws == "once" for row in rows):
-        problem = "only a phase that draws once can draw from another model, and none does"
-        remedy = "set algorithm.draws = 'once' in one, or leave draws_from out"
-        raise UserError("draws_from", problem, remedy)
+    if config.samples_from is not None and not any(row.resample == "once" for row in rows):
+        problem = "only a phase that samples once can sample from another model, and none does"
+        remedy = "set algorithm.resample = 'once' in one, or leave samples_from out"
+        raise UserError("samples_from", problem, remedy)
     return tuple(found)
 
 
 def _overruled(config: Config) -> Iterator[UserError]:
     """Settings above the phases that each of them sets for itself."""
-    for key in ("algorithm", "steps", "draws", *_COUNTS, "reference"):
+    for key in ("algorithm", "steps", "samples_file", *_COUNTS, "reference"):
         asked = getattr(config, key) != Config.model_fields[key].default
         if asked and all(_replaces(key, settings.get(key)) for settings in config.phases):
             yield UserError(key, "every phase has its own, so this does nothing", "set it there")
@@ -220,7 +220,7 @@ def _phase(
 ) -> Phase:
     check(config, algorithm)
     file = None
-    if config.draws is not None:
+    if config.samples_file is not None:
         assert open_file is not None, "a phase trains on a file, and nobody reads it"
         file = open_file(config, algorithm)
     phase = Phase(number, name, config, algorithm, file, before, restarts, first_prompt)

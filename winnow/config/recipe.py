@@ -78,7 +78,7 @@ def _set(values: dict[str, Any], item: str) -> None:
     key, equals, text = item.partition("=")
     if not equals or not key.strip():
         problem = f"{item!r} is not key=value"
-        raise UserError("--set", problem, "write it like --set optimiser.lr=1e-5")
+        raise UserError("--set", problem, "write it like --set optimizer.lr=1e-5")
     if any("\ud800" <= character <= "\udfff" for character in item):
         raise UserError("--set", f"{item!r} is not in UTF-8", "write it in UTF-8")
     path = key.strip().split(".")

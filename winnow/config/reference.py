@@ -8,32 +8,32 @@ from winnow.algorithms.spec import Cell, Vocabulary, parse
 
 
 @dataclass(frozen=True)
-class Average(Cell):
+class EMA(Cell):
     """A reference that follows: average <- decay average + (1 - decay) policy, each update."""
 
     decay: float = 0.99
-    cell = "average"
+    cell = "ema"
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
             raise ValueError("the decay must be from 0 to below 1")
 
 
-def average_decay(reference: str) -> float | None:
-    """The decay in `average(0.99)`; ``None`` of any other reference.
+def ema_decay(reference: str) -> float | None:
+    """The decay in `ema(0.99)`; ``None`` of any other reference.
 
     Raises:
         UserError: it is none between 0 and 1.
     """
-    if not reference.lstrip().startswith("average("):
+    if not reference.lstrip().startswith("ema("):
         return None
-    return parse("reference", reference, Vocabulary([Average])).decay
+    return parse("reference", reference, Vocabulary([EMA])).decay
 
 
 def names_model(reference: str) -> bool:
     """Whether `reference` is a model of its own, not a state of the policy.
 
     Raises:
-        UserError: as `average_decay`.
+        UserError: as `ema_decay`.
     """
-    return reference not in ("start", "phase") and average_decay(reference) is None
+    return reference not in ("start", "phase") and ema_decay(reference) is None

@@ -22,7 +22,7 @@ def check(config: Config, algorithm: Algorithm) -> None:
     Raises:
         UserError: naming the field and the remedy, the first thing found.
     """
-    for complaints in (_cells, _draws, _sampling, _signals, _rounds, _sizes):
+    for complaints in (_cells, _samples, _sampling, _references, _rounds, _sizes):
         refuse(complaints(config, algorithm))
 
 
@@ -45,12 +45,14 @@ def _cells(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
             problem = f"{show(term.loss)} clips at less than what bfloat16 rounds log-probs to"
             yield UserError("algorithm.loss", problem, "set dtype = 'float32', or widen it")
         if isinstance(term.loss, Value) and algorithm.advantage.over != "token":
-            problem = f"it needs an advantage by token, and {show(algorithm.advantage)} is by draw"
+            problem = (
+                f"it needs an advantage by token, and {show(algorithm.advantage)} is by sample"
+            )
             remedy = "set algorithm.advantage = 'gae' or algorithm.critic = 'none'"
             yield UserError("algorithm.critic", problem, remedy)
         pairs = algorithm.select[-1].pairs and isinstance(algorithm.advantage, Extremes)
         if isinstance(term.loss, DPO) and not pairs:
-            problem = "dpo compares the best draw of a prompt with the worst"
+            problem = "dpo compares the best sample of a prompt with the worst"
             remedy = "end algorithm.select with 'best-worst', set algorithm.advantage = 'extremes'"
             yield UserError("algorithm.loss", problem, remedy)
     if isinstance(algorithm.kl, InReward):
@@ -66,7 +68,7 @@ def _taxed(algorithm: Algorithm) -> Iterator[UserError]:
         problem = f"{kl} changes rewards, which {advantage} does not read"
         yield UserError("algorithm.kl", problem, "use in-loss")
     if isinstance(algorithm.advantage, Extremes):
-        problem = f"{kl} would change which draw of a pair is better, which only the verifier may"
+        problem = f"{kl} would change which sample of a pair is better, which only the verifier may"
         remedy = "leave it out (dpo has a KL to the reference itself), or use in-loss"
         yield UserError("algorithm.kl", problem, remedy)
     if isinstance(algorithm.advantage, Standardised):
@@ -74,21 +76,25 @@ def _taxed(algorithm: Algorithm) -> Iterator[UserError]:
         yield UserError("algorithm.kl", problem, "use centred or leave-one-out, or in-loss")
 
 
-def _draws(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
-    if config.draws_from is not None and algorithm.draws != "once" and not config.phases:
-        problem = "only an algorithm that draws once can draw from another model"
-        remedy = "set algorithm.draws = 'once' (as rft does) or leave draws_from out"
-        yield UserError("draws_from", problem, remedy)
-    if config.draws is not None and config.draws_from is not None:
-        yield UserError("draws_from", "draws come from a file", "leave out draws or draws_from")
+def _samples(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
+    if config.samples_from is not None and algorithm.resample != "once" and not config.phases:
+        problem = "only an algorithm that samples once can sample from another model"
+        remedy = "set algorithm.resample = 'once' (as rft does) or leave samples_from out"
+        yield UserError("samples_from", problem, remedy)
+    if config.samples_file is not None and config.samples_from is not None:
+        yield UserError(
+            "samples_from", "samples come from a file", "leave out samples or samples_from"
+        )
     if config.server.url is not None:
-        remedy = "draw from the server with winnow sample, then train with --set draws=FOLDER"
+        remedy = (
+            "sample from the server with winnow sample, then train with --set samples_file=FOLDER"
+        )
         yield UserError("server.url", "training needs the model itself", remedy)
-    if config.draws is None and algorithm.draws == "every-step":
+    if config.samples_file is None and algorithm.resample == "every-step":
         if config.rounds.merge:
-            yield from _older(algorithm, "draws of earlier rounds (rounds.merge)")
+            yield from _older(algorithm, "samples of earlier rounds (rounds.merge)")
         return
-    how = "draws of a file" if config.draws is not None else "draws made once"
+    how = "samples of a file" if config.samples_file is not None else "samples made once"
     yield from _older(algorithm, how)
     for field, value in (
         ("algorithm.refill", algorithm.refill),
@@ -96,35 +102,35 @@ def _draws(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
         ("rounds.merge", config.rounds.merge),
     ):
         if value:
-            yield UserError(field, f"{how} have no rounds", "leave it out, or draw every step")
+            yield UserError(field, f"{how} have no rounds", "leave it out, or sample every step")
 
 
 def _older(algorithm: Algorithm, how: str) -> Iterator[UserError]:
-    """What draws of another policy than the present one cannot be used with."""
-    late = f"needs draws of the present policy, and {how} are older"
+    """What samples of another policy than the present one cannot be used with."""
+    late = f"needs samples of the present policy, and {how} are older"
     if isinstance(algorithm.kl, InReward):
-        remedy = "use in-loss, or draws of each step alone"
+        remedy = "use in-loss, or samples of each step alone"
         yield UserError("algorithm.kl", f"{show(algorithm.kl)} {late}", remedy)
     if isinstance(algorithm.critic, Value) or algorithm.advantage.over == "token":
         problem = f"{show(algorithm.advantage)} {late}"
-        yield UserError("algorithm.advantage", problem, "use draws of each step alone")
+        yield UserError("algorithm.advantage", problem, "use samples of each step alone")
 
 
 def _sampling(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     if config.samples_per_prompt == 1 and algorithm.needs_group:
-        problem = f"it is 1, and {algorithm.needs_group} compares the draws of a prompt"
+        problem = f"it is 1, and {algorithm.needs_group} compares the samples of a prompt"
         remedy = (
-            "draw more, or set algorithm.advantage = 'reward' and algorithm.select = 'everything'"
+            "sample more, or set algorithm.advantage = 'reward' and algorithm.select = 'everything'"
         )
         yield UserError("samples_per_prompt", problem, remedy)
     if config.sampling.truncated and "old" in algorithm.needs:
         key = "sampling.top_k" if config.sampling.top_k else "sampling.top_p"
-        problem = f"{algorithm.name} divides by the probability of each draw, which this changes"
+        problem = f"{algorithm.name} divides by the probability of each sample, which this changes"
         remedy = "set top_k = 0 and top_p = 1, or use an algorithm without a ratio (raft, rft)"
         yield UserError(key, problem, remedy)
 
 
-def _signals(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
+def _references(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     heat = config.sampling.temperature
     if len(algorithm.refers) > 1 and heat != 1:
         problem = f"the KL is at temperature {heat:g}, and this loss compares at temperature 1"
@@ -163,6 +169,6 @@ def _rounds(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
 def _sizes(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     batch, step = config.minibatch_prompts, config.prompts_per_step
     if batch > step:
-        problem = f"an update cannot hold more prompts than a step draws, {batch} > {step}"
+        problem = f"an update cannot hold more prompts than a step samples, {batch} > {step}"
         remedy = f"set minibatch_prompts = {step} or less, or prompts_per_step = {batch}"
         yield UserError("minibatch_prompts", problem, remedy)

@@ -1,1 +1,1 @@
-"""Who draws and who learns. `base.py` has the two protocols; everything else implements them."""
+"""Who samples and who learns. `base.py` has the two protocols; everything else implements them."""

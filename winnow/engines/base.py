@@ -1,4 +1,4 @@
-"""The one seam: who draws, who learns. A run needs one of each; they may be one object.
+"""The one seam: who samples, who learns. A run needs one of each; they may be one object.
 
 An engine of another kind (a server, a cluster) implements these two protocols and nothing else.
 """
@@ -16,7 +16,7 @@ from winnow.types import Group, Prompt, StepStats
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to draw. ``temperature`` divides the logits; ``stop`` strings end an answer."""
+    """How to sample. ``temperature`` divides the logits; ``stop`` strings end an answer."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -26,13 +26,13 @@ class SamplingParams:
 
     @property
     def truncated(self) -> bool:
-        """Whether other probabilities are drawn from than those of the full softmax."""
+        """Whether other probabilities are sampled from than those of the full softmax."""
         return self.top_k > 0 or self.top_p < 1
 
 
 @dataclass(frozen=True)
 class Request:
-    """n draws of one prompt. The same seed gives the same draws, whatever is drawn beside them."""
+    """n samples of one prompt. The same seed gives the same samples, whatever else is sampled."""
 
     prompt: Prompt
     n: int
@@ -60,7 +60,7 @@ class WeightsRef:
 
 
 class Sampler(Protocol):
-    """Draws answers."""
+    """Samples answers."""
 
     capabilities: Capabilities
 
@@ -69,16 +69,16 @@ class Sampler(Protocol):
         ...
 
     def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
-        """Groups of draws as they finish, each with the position of its request."""
+        """Groups of samples as they finish, each with the position of its request."""
         ...
 
     def load(self, weights: WeightsRef) -> None:
-        """Draw from these weights from now on. A frozen sampler refuses."""
+        """Sample from these weights from now on. A frozen sampler refuses."""
         ...
 
 
 @dataclass(frozen=True)
-class Beside:
+class AuxiliaryBatch:
     """Other groups whose gradient is added to an update, by terms of their own: anchor data."""
 
     groups: Sequence[Group]
@@ -97,10 +97,11 @@ class Learner(Protocol):
         wants: str,
         temperature: float,
     ) -> list[Group]:
-        """The groups with more signals: `ref`, log-probs of the reference, or `values`.
+        """The groups with more annotations: `ref`, log-probs of the reference, or `values`.
 
         Args:
-            asked: For each group the numbers of the draws that need them; the others cost nothing.
+            asked: For each group the numbers of the samples that need them; the others cost
+                nothing.
             wants: Which.
             temperature: Of the reference's softmax.
         """
@@ -111,17 +112,17 @@ class Learner(Protocol):
         groups: Sequence[Group],
         terms: Sequence[Term],
         temperature: float,
-        beside: Beside | None = None,
+        auxiliary: AuxiliaryBatch | None = None,
     ) -> StepStats:
-        """One optimiser step on a mini-batch of weighed groups, the rejected draws included.
+        """One optimizer step on a mini-batch of groups with advantages, rejected samples included.
 
-        The denominators count what the groups hold; only draws that a term runs over reach the
+        The denominators count what the groups hold; only samples that a term runs over reach the
         model.
         """
         ...
 
     def restart(self, weights: Sequence[Any]) -> None:
-        """Go back to these weights, with a new optimiser."""
+        """Go back to these weights, with a new optimizer."""
         ...
 
     def publish(self) -> WeightsRef:
@@ -129,7 +130,7 @@ class Learner(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Weights, tokenizer and optimiser state, for `AutoModelForCausalLM` and `load`."""
+        """Weights, tokenizer and optimizer state, for `AutoModelForCausalLM` and `load`."""
         ...
 
     def load(self, folder: Path) -> None:

@@ -27,7 +27,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 def keep_pages() -> None:
     """Ask torch for large pages, and the C library to keep freed memory for the next tensor.
 
-    Does nothing where the C library is another one. Memory that a run has once needed stays with
+    Does nothing where the C library is another one. KVCache that a run has once needed stays with
     its process until that ends.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def sampler_for(config: Config, prompts: Sequence[Prompt], reporter: Reporter) -> Sampler:
-    """Who draws where nothing is trained: the model in this process, or a server.
+    """Who samples where nothing is trained: the model in this process, or a server.
 
     Raises:
         UserError: no such device, a prompt longer than the model's context, nobody at the server.

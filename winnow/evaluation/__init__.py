@@ -1,1 +1,1 @@
-"""How good a policy or a file of draws is: accuracies, best of n, over-optimisation."""
+"""How good a policy or a file of samples is: accuracies, best of n, over-optimization."""

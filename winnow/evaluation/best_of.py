@@ -1,4 +1,4 @@
-"""Among answers that were drawn, the best of n: `winnow.best_of(...)`."""
+"""Among answers that were sampled, the best of n: `winnow.best_of(...)`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.algorithms.selection import KEPT
+from winnow.algorithms.selection import SURVIVED
 from winnow.config.schema import Config
 from winnow.config.schema.reward import RewardConfig
 from winnow.errors import UserError, choices
-from winnow.evaluation.curves import Curves, Drawn, curves, sizes
-from winnow.evaluation.plots import check_picture, draw_curves
-from winnow.evaluation.scores import RECORDED, scored_draws, scores
+from winnow.evaluation.curves import Curves, PromptSamples, curves, sizes
+from winnow.evaluation.plots import check_picture, plot_curves
+from winnow.evaluation.scores import RECORDED, scored_samples, scores
 from winnow.evaluation.voting import Answers, ballots, winner
 from winnow.reporting.console import reporter
 from winnow.reporting.observer import Reporter
 from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.rollouts.export import Form, check_output, export
 from winnow.rollouts.scoring import check_reward, reward_for
-from winnow.rollouts.selected import Sifted
+from winnow.rollouts.selected import Selected
 from winnow.storage.paths import Paths, paths_of
-from winnow.storage.sample_table import DrawTable
+from winnow.storage.sample_table import SampleTable
 from winnow.theory.checks import Array
 from winnow.theory.intervals import rate_interval
 from winnow.types import Group
@@ -40,12 +40,12 @@ class BestOf:
     """The winners, and what n buys.
 
     Attributes:
-        n: Answers among which each winner was chosen: the first n of a prompt that have a verdict.
+        n: Answers among which each winner was chosen: the first n of a prompt that have a score.
         prompts: Prompts that took part: those with n such answers.
         accuracy: Share of prompts whose winner is right, with its 95 % interval (Wilson); a prompt
             where nobody had a vote counts as wrong.
         first: The same of each prompt's first answer.
-        won: For each row of the draws, in their order, whether it is a winner.
+        won: For each row of the samples, in their order, whether it is a winner.
         notes: What a person should know.
     """
 
@@ -60,7 +60,7 @@ class BestOf:
 
 
 def best_of(
-    draws: Paths,
+    samples: Paths,
     n: int | None = None,
     *,
     by: str | RewardFunction = RECORDED,
@@ -74,10 +74,10 @@ def best_of(
     seed: int = 0,
     quiet: bool = True,
 ) -> BestOf:
-    """The best of n answers to each prompt, and curves over n from all draws.
+    """The best of n answers to each prompt, and curves over n from all samples.
 
     Args:
-        draws: Scored draws: folders or Parquet files.
+        samples: Scored samples: folders or Parquet files.
         n: Answers to choose among; default: as many as every prompt has.
         by: `verifier`, the recorded reward (an oracle: best-of-n is then pass@n); `majority`, the
             answer given most often; `weighted`, votes weighed by `votes`; or a reward to score
@@ -87,32 +87,32 @@ def best_of(
         answers: How answers are compared for a vote: see `voting.ballots`.
         out: Files for the winners, as `winnow.select` writes them.
         plot: A picture of the curves.
-        pool: Take draws of several policies as one set.
+        pool: Take samples of several policies as one set.
 
     Raises:
-        UserError: something that the caller can mend, n above the number of draws among it.
+        UserError: something that the caller can fix, n above the number of samples among it.
     """
     outputs = paths_of(out)
     check(n, by=by, votes=votes, answers=answers, outputs=outputs, plot=plot)
     name = reward_name(by) or ""
-    judge = _judge(by, votes)
+    scorer = _scorer(by, votes)
     with reporter(quiet) as listener:
-        table = scored_draws(draws, ["text"], [judge], right_at, pool, "best-of")
+        table = scored_samples(samples, ["text"], [scorer], right_at, pool, "best-of")
         groups = list(table)
-        judged = scores(table, judge, listener)
+        scored = scores(table, scorer, listener)
         labels, notes = None, list[str]()
         if name in _VOTES:
             labels, notes = _labels(groups, answers, listener)
-        weights = np.ones_like(judged)
+        weights = np.ones_like(scored)
         if name == "weighted":
-            weights = np.maximum(judged, 0.0)
-            notes += _weightless(judged)
-        prompts = _prompts(table, groups, judged, weights, labels)
+            weights = np.maximum(scored, 0.0)
+            notes += _weightless(scored)
+        prompts = _prompts(table, groups, scored, weights, labels)
         made = _choose(prompts, n, name, table.rows, notes, np.random.default_rng(seed))
         for path in outputs:
-            export(table, _as_sifted(table, made), path, form=form)
+            export(table, _as_selected(table, made), path, form=form)
         if plot is not None:
-            draw_curves(made.curves, Path(plot), name, made.prompts)
+            plot_curves(made.curves, Path(plot), name, made.prompts)
     return made
 
 
@@ -125,7 +125,7 @@ def check(
     outputs: Sequence[Path],
     plot: str | Path | None,
 ) -> None:
-    """See that a choice can be made and written so, before anything is drawn or scored.
+    """See that a choice can be made and written so, before anything is sampled or scored.
 
     Raises:
         UserError: it cannot.
@@ -146,7 +146,7 @@ def check(
 
 
 def _choose(
-    prompts: Sequence[Drawn],
+    prompts: Sequence[PromptSamples],
     n: int | None,
     by: str,
     rows: int,
@@ -173,24 +173,24 @@ def _choose(
     )
 
 
-def check_judge(by: str | RewardFunction, votes: str | RewardFunction) -> None:
+def check_scorer(by: str | RewardFunction, votes: str | RewardFunction) -> None:
     """See that what chooses is there, without loading a model.
 
     Raises:
         UserError: it is not.
     """
-    judge = _judge(by, votes)
-    if isinstance(judge, str) and judge != RECORDED:
-        check_reward(Config(reward=RewardConfig(name=judge)))
+    scorer = _scorer(by, votes)
+    if isinstance(scorer, str) and scorer != RECORDED:
+        check_reward(Config(reward=RewardConfig(name=scorer)))
 
 
-def _judge(by: str | RewardFunction, votes: str | RewardFunction) -> str | RewardFunction:
+def _scorer(by: str | RewardFunction, votes: str | RewardFunction) -> str | RewardFunction:
     return RECORDED if by == "majority" else votes if by == "weighted" else by
 
 
-def _weightless(judged: Array) -> list[str]:
-    none = int((judged < 0).sum())
-    return [f"{none} of {judged.size} votes weigh nothing: a score below 0"] if none else []
+def _weightless(scored: Array) -> list[str]:
+    none = int((scored < 0).sum())
+    return [f"{none} of {scored.size} votes weigh nothing: a score below 0"] if none else []
 
 
 def _labels(
@@ -206,19 +206,19 @@ def _labels(
 
 
 def _prompts(
-    table: DrawTable,
+    table: SampleTable,
     groups: Sequence[Group],
     scores: Array,
     weights: Array,
     labels: Sequence[list[int | None]] | None,
-) -> list[Drawn]:
-    """The draws of each prompt that have a verdict and a score."""
+) -> list[PromptSamples]:
+    """The samples of each prompt that have a score and a score."""
     prompts = []
     for number, group in enumerate(groups):
         rows = table.rows_of(number)
         usable = np.flatnonzero(np.array(group.valid) & np.isfinite(scores[rows]))
         prompts.append(
-            Drawn(
+            PromptSamples(
                 rows=rows[usable],
                 right=np.array(group.right, dtype=bool)[usable],
                 scores=scores[rows][usable],
@@ -230,8 +230,8 @@ def _prompts(
 
 
 def _enough(
-    prompts: Sequence[Drawn], n: int | None, notes: list[str]
-) -> tuple[list[Drawn], list[str]]:
+    prompts: Sequence[PromptSamples], n: int | None, notes: list[str]
+) -> tuple[list[PromptSamples], list[str]]:
     """The prompts with n answers.
 
     Raises:
@@ -241,17 +241,17 @@ def _enough(
     if not enough:
         most = max(len(p.right) for p in prompts)
         if not most:
-            raise UserError("draws", "no draw has a verdict, all are errors")
-        raise UserError("n", f"no prompt has {n} draws with a verdict, only up to {most}")
+            raise UserError("samples", "no sample has a score, all are errors")
+        raise UserError("n", f"no prompt has {n} samples with a score, only up to {most}")
     left = len(prompts) - len(enough)
     if left:
         few = f"fewer than {n} answers" if n and n > 1 else "no answer"
-        notes = [*notes, f"left out: {left} of {len(prompts)} prompts, with {few} with a verdict"]
+        notes = [*notes, f"left out: {left} of {len(prompts)} prompts, with {few} with a score"]
     return enough, notes
 
 
-def _winner(prompt: Drawn, n: int, rng: np.random.Generator) -> int | None:
-    """The place of the best of the first n answers, ties broken by lot."""
+def _winner(prompt: PromptSamples, n: int, rng: np.random.Generator) -> int | None:
+    """The place of the best of the first n answers, ties broken at random."""
     if prompt.labels:
         return winner(prompt.labels[:n], prompt.weights[:n].tolist(), rng.random)
     top = np.flatnonzero(prompt.scores[:n] == prompt.scores[:n].max())
@@ -262,17 +262,17 @@ def _accuracy(right: Sequence[bool]) -> Interval:
     return rate_interval(np.array(right, dtype=np.float64), 1.0)
 
 
-def _as_sifted(table: DrawTable, made: BestOf) -> Sifted:
+def _as_selected(table: SampleTable, made: BestOf) -> Selected:
     """The winners as survivors, for writing."""
     count = int(made.won.sum())
-    return Sifted(
-        draws=table.rows,
+    return Selected(
+        samples=table.rows,
         prompts=len(table),
         survivors=count,
         prompts_left=count,
-        kept=made.won,
+        survived=made.won,
         reasons=np.where(made.won, 0, 1).astype(np.int32),
-        words=[KEPT, f"not the best by {made.by}"],
+        words=[SURVIVED, f"not the best by {made.by}"],
         tallies=[],
         notes=[],
         scores=None,

@@ -1,6 +1,6 @@
-"""The best of n answers: who wins, and what n buys, from one set of draws. Pure.
+"""The best of n answers: who wins, and what n buys, from one set of samples. Pure.
 
-Curves use all N draws of a prompt for every n up to N (order statistics for pass@n and best-of-n,
+Curves use all N samples of a prompt for every n up to N (order statistics for pass@n and best-of-n,
 random subsets for votes); intervals are over prompts.
 """
 
@@ -26,11 +26,11 @@ from winnow.theory.intervals import mean_interval, rate_interval
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The draws of one prompt that have a verdict, as numbers.
+class PromptSamples:
+    """The samples of one prompt that have a score, as numbers.
 
     Attributes:
-        rows: Their rows among all draws, shape (N,).
+        rows: Their rows among all samples, shape (N,).
         right: Whether each is right by the verifier, shape (N,).
         scores: What picks the best, shape (N,).
         weights: What each one's vote counts, shape (N,).
@@ -63,9 +63,9 @@ class Curves:
         majority: Share of right answers by (weighted) vote.
         best: Share of right answers when the one with the best score is taken.
         score: Mean score of the one that is taken.
-        kl_plugin: KL(best-of-n || one draw), nats, mean over prompts, the probabilities of the
+        kl_plugin: KL(best-of-n || one sample), nats, mean over prompts, the probabilities of the
             score's levels being estimated by their frequencies (a plug-in: too low where n is not
-            far below the number of draws).
+            far below the number of samples).
         kl_bound: log n - (n - 1)/n, which no score exceeds.
     """
 
@@ -83,24 +83,24 @@ def sizes(largest: int) -> list[int]:
     return [*powers, largest]
 
 
-def curves(prompts: Sequence[Drawn], ns: Sequence[int], rng: np.random.Generator) -> Curves:
+def curves(prompts: Sequence[PromptSamples], ns: Sequence[int], rng: np.random.Generator) -> Curves:
     """Curves over n.
 
     Args:
         prompts: Each with at least max(ns) answers.
     """
-    drawn = min(len(one.right) for one in prompts)
+    sampled = min(len(one.right) for one in prompts)
     passes = [pass_at_k(len(one.right), int(one.right.sum()), ns) for one in prompts]
     if prompts[0].labels:
         votes = [_vote(one, ns, rng) for one in prompts]
-        return Curves(_rates(ns, passes, drawn), _rates(ns, votes, drawn), [], [], [], [])
+        return Curves(_rates(ns, passes, sampled), _rates(ns, votes, sampled), [], [], [], [])
     best = [best_of_n_weights(one.scores, ns) @ one.right for one in prompts]
     score = [best_of_n(one.scores, ns) for one in prompts]
     kl = [kl_best_of_n_plugin(one.scores, ns) for one in prompts]
     return Curves(
-        passes=_rates(ns, passes, drawn),
+        passes=_rates(ns, passes, sampled),
         majority=[],
-        best=_rates(ns, best, drawn),
+        best=_rates(ns, best, sampled),
         score=[
             _point(n, *mean_interval(column, bounded=False))
             for n, column in zip(ns, np.array(score).T, strict=True)
@@ -110,34 +110,34 @@ def curves(prompts: Sequence[Drawn], ns: Sequence[int], rng: np.random.Generator
     )
 
 
-def _vote(one: Drawn, ns: Sequence[int], rng: np.random.Generator) -> Array:
+def _vote(one: PromptSamples, ns: Sequence[int], rng: np.random.Generator) -> Array:
     labels = [None if label is None else str(label) for label in one.labels]
-    right = label_verdicts(one.labels, one.right)
+    right = label_outcomes(one.labels, one.right)
     return majority_at_n(labels, right, ns, rng, weights=one.weights).value
 
 
-def label_verdicts(labels: Labels, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether each draw's answer is right: what the verifier said of most draws that give it.
+def label_outcomes(labels: Labels, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether each sample's answer is right: what the verifier said of most samples that give it.
 
     A verifier may look at more than the answer (at its form, say) and judge equal answers
-    differently; a vote has one verdict for each answer. Right as often as wrong is right.
+    differently; a vote has one outcome for each answer. Right as often as wrong is right.
     """
-    verdicts = np.array(right, dtype=bool)
+    outcomes = np.array(right, dtype=bool)
     keys = np.array([-1 if label is None else label for label in labels])
     for key in np.unique(keys[keys >= 0]):
         members = keys == key
-        verdicts[members] = 2 * right[members].sum() >= members.sum()
-    return verdicts
+        outcomes[members] = 2 * right[members].sum() >= members.sum()
+    return outcomes
 
 
-def _rates(ns: Sequence[int], rows: Sequence[Array], drawn: int) -> list[Point]:
+def _rates(ns: Sequence[int], rows: Sequence[Array], sampled: int) -> list[Point]:
     """Means over prompts; the Monte Carlo's own error is part of the spread between them.
 
     Args:
-        drawn: Draws of each prompt, at least.
+        sampled: Samples of each prompt, at least.
     """
     return [
-        _point(n, *rate_interval(column, drawn / n))
+        _point(n, *rate_interval(column, sampled / n))
         for n, column in zip(ns, np.array(rows).T, strict=True)
     ]
 

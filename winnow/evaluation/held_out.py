@@ -1,4 +1,4 @@
-"""Accuracy on held-out prompts, sampled. Its draws are kept like all others."""
+"""Accuracy on held-out prompts, sampled. Its samples are kept like all others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from winnow.reporting.observer import Reporter
 from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction
-from winnow.rollouts.generate import draw, requests, sampling_params
+from winnow.rollouts.generate import requests, sample, sampling_params
 from winnow.rollouts.scoring import reward_for, score
 from winnow.storage.run_folder import RunStore
 from winnow.types import Prompt, Split
@@ -34,35 +34,35 @@ def evaluate(
     step: int,
     split: Split = "eval",
 ) -> Evaluation:
-    """Draw, score, store and measure; draws that are on the disk already are not made again.
+    """Sample, score, store and measure; samples that are on the disk already are not made again.
 
-    Of those only verdicts that were errors are asked for anew.
+    Of those only scores that were errors are asked for anew.
 
     Args:
         split: `final` for the final model, where that is another than the last step's.
     """
     watch = Stopwatch()
     with watch("evaluate"):
-        drawn = store.read_draws(split, step, prompts, config.reward.bound)
-        if drawn is None:
+        sampled = store.read_samples(split, step, prompts, config.reward.bound)
+        if sampled is None:
             asked = requests(
                 prompts,
                 config.eval.samples,
                 sampling_params(config, config.eval.temperature),
                 seed=config.seed,
-                split="eval",  # the same lots as at that step, so that weights alone differ
+                split="eval",  # the same randomness as at that step, so that weights alone differ
                 step=step,
             )
-            drawn = draw(
+            sampled = sample(
                 sampler,
                 asked,
                 config.model,
                 lambda _, done, total: reporter.progress("evaluate", done, total),
             )
-            store.write_draws(split, step, drawn)
-        groups = score(drawn, reward, config.reward.bound)
-        if groups != drawn:
-            store.write_draws(split, step, groups)
+            store.write_samples(split, step, sampled)
+        groups = score(sampled, reward, config.reward.bound)
+        if groups != sampled:
+            store.write_samples(split, step, groups)
     result = evaluation(step, groups, round(watch.seconds["evaluate"], 3), split)
     store.append("evals.jsonl", asdict(result))
     reporter.evaluation(result)
@@ -76,7 +76,7 @@ def run_evaluation(
     reporter: Reporter,
     reward: str | RewardFunction | None = None,
 ) -> Evaluation:
-    """Evaluate a config's held-out prompts; the draws go to a run folder of their own."""
+    """Evaluate a config's held-out prompts; the samples go to a run folder of their own."""
     RunStore.refuse(out)
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same

@@ -1,6 +1,6 @@
-"""The study of over-optimisation on real draws: `winnow.evaluation.overoptimisation_fit(...)`.
+"""The study of over-optimization on real samples: `winnow.evaluation.overoptimisation_fit(...)`.
 
-Of best-of-n, from one set of draws; and of a training run, from the draws of its evaluations.
+Of best-of-n, from one set of samples; and of a training run, from the samples of its evaluations.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from winnow.engines.factory import engine_for
 from winnow.errors import UserError
 from winnow.evaluation.curves import sizes
 from winnow.evaluation.overoptimisation_fit import Study, best_of_n_study, study_of
-from winnow.evaluation.plots import check_picture, draw_study
-from winnow.evaluation.scores import RECORDED, scored_draws, scores
+from winnow.evaluation.plots import check_picture, plot_study
+from winnow.evaluation.scores import RECORDED, scored_samples, scores
 from winnow.reporting.console import reporter
 from winnow.reporting.observer import Reporter
 from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.storage.paths import Paths
-from winnow.storage.sample_table import DrawTable
+from winnow.storage.sample_table import SampleTable
 from winnow.theory.checks import Array
 
 _TOKENS = ["prompt", "text", "prompt_ids", "token_ids", "logprobs"]
 
 
 def overoptimisation(
-    draws: Paths,
+    samples: Paths,
     proxy: str | RewardFunction,
     *,
     gold: str | RewardFunction = RECORDED,
@@ -40,21 +40,21 @@ def overoptimisation(
     seed: int = 0,
     quiet: bool = True,
 ) -> Study:
-    """Proxy and gold of best-of-n against the KL it spends, from one set of draws.
+    """Proxy and gold of best-of-n against the KL it spends, from one set of samples.
 
     Args:
-        draws: Scored draws: folders or Parquet files.
+        samples: Scored samples: folders or Parquet files.
         proxy, gold: Rewards to score with, such as `model:FOLDER`; `verifier` is the recorded one.
         largest: The largest n; default: as many as every prompt has.
 
     Raises:
-        UserError: something that the caller can mend.
+        UserError: something that the caller can fix.
     """
     if plot is not None:
         check_picture(Path(plot))
     with reporter(quiet) as listener:
-        table = scored_draws(draws, ["text"], [proxy, gold], None, pool, "the study")
-        by_proxy, by_gold = (scores(table, judge, listener) for judge in (proxy, gold))
+        table = scored_samples(samples, ["text"], [proxy, gold], None, pool, "the study")
+        by_proxy, by_gold = (scores(table, scorer, listener) for scorer in (proxy, gold))
         proxies, golds = [], []
         for number in range(len(table)):
             rows = table.rows_of(number)
@@ -64,17 +64,17 @@ def overoptimisation(
                 golds.append(by_gold[rows])
         if len(proxies) < 2:
             raise UserError(
-                "draws",
-                f"the study needs 2 prompts with {largest or 1} draws that have both scores, "
+                "samples",
+                f"the study needs 2 prompts with {largest or 1} samples that have both scores, "
                 f"and there are {len(proxies)}",
             )
         top = largest or min(map(len, proxies))
         if top < 4:
-            raise UserError("n", f"the study needs 4 draws a prompt at least (got {top})")
+            raise UserError("n", f"the study needs 4 samples a prompt at least (got {top})")
         made = best_of_n_study(proxies, golds, sizes(top), seed)
         made = replace(made, left_out=len(table) - len(proxies))
         if plot is not None:
-            draw_study(made, Path(plot), reward_name(proxy) or "", reward_name(gold) or "")
+            plot_study(made, Path(plot), reward_name(proxy) or "", reward_name(gold) or "")
     return made
 
 
@@ -89,27 +89,27 @@ def run_overoptimisation(
 ) -> Study:
     """Proxy and gold of a training run's policies against their KL to the starting model.
 
-    The policies are those of its evaluations (`eval.every`), whose draws are on the disk. KL is the
-    mean over their draws of log pi - log pi_start of the whole answer (k1: unbiased), at the
-    temperature that they were drawn with.
+    The policies are those of its evaluations (`eval.every`), whose samples are on the disk. KL is
+    the mean over their samples of log pi - log pi_start of the whole answer (k1: unbiased), at the
+    temperature that they were sampled with.
 
     Args:
         run: A run folder with three evaluations at least, the first of step 0.
 
     Raises:
-        UserError: something that the caller can mend.
+        UserError: something that the caller can fix.
     """
     if plot is not None:
         check_picture(Path(plot))
     folder = Path(run)
     files = sorted((folder / "rollouts").glob("eval-*.parquet"))
     if len(files) < 3 or not (folder / "config.toml").is_file():
-        problem = f"the study needs 3 evaluations with draws, and {folder} has {len(files)}"
+        problem = f"the study needs 3 evaluations with samples, and {folder} has {len(files)}"
         raise UserError("run", problem, "train with --set eval.every=5, say")
     config = load(str(folder / "config.toml"))
     with reporter(quiet) as listener:
         tables = [
-            scored_draws(file, _TOKENS, [proxy, gold], None, False, "the study") for file in files
+            scored_samples(file, _TOKENS, [proxy, gold], None, False, "the study") for file in files
         ]
         _check_evaluations(folder, files, tables)
         by_proxy = [_by_prompt(table, scores(table, proxy, listener)) for table in tables]
@@ -126,7 +126,7 @@ def run_overoptimisation(
         made = study_of(steps, curves[0], curves[1], curves[2], "rl", seed=seed)
         made = replace(made, left_out=len(whole) - made.prompts)
         if plot is not None:
-            draw_study(made, Path(plot), reward_name(proxy) or "", reward_name(gold) or "")
+            plot_study(made, Path(plot), reward_name(proxy) or "", reward_name(gold) or "")
     return made
 
 
@@ -134,11 +134,11 @@ def _step(file: Path) -> int:
     return int(file.stem.removeprefix("eval-"))
 
 
-def _check_evaluations(folder: Path, files: Sequence[Path], tables: Sequence[DrawTable]) -> None:
-    """See that the draws are those of one run's policies, from its start, on the same prompts.
+def _check_evaluations(folder: Path, files: Sequence[Path], tables: Sequence[SampleTable]) -> None:
+    """See that the samples are those of one run's policies, from its start, on the same prompts.
 
     Raises:
-        UserError: they are not, or their log-probs are not those of what drew.
+        UserError: they are not, or their log-probs are not those of what sampled.
     """
     if _step(files[0]) != 0:
         raise UserError("run", f"{folder} has no evaluation of step 0, from which KL is counted")
@@ -147,14 +147,14 @@ def _check_evaluations(folder: Path, files: Sequence[Path], tables: Sequence[Dra
         if own != prompts[0]:
             raise UserError("run", f"{file} holds other prompts than {files[0]}")
         if table.empty_lists("logprobs"):
-            raise UserError("run", f"{file} has no log-probs of its draws, and KL needs them")
+            raise UserError("run", f"{file} has no log-probs of its samples, and KL needs them")
         if table.count("truncated", True):
-            problem = f"{file} was drawn with top-k or top-p, which change the log-probs"
+            problem = f"{file} was sampled with top-k or top-p, which change the log-probs"
             raise UserError("run", problem, "train with sampling.top_k = 0 and sampling.top_p = 1")
 
 
-def _by_prompt(table: DrawTable, values: Array) -> Array:
-    """The mean score of each prompt's draws; NaN where none has one."""
+def _by_prompt(table: SampleTable, values: Array) -> Array:
+    """The mean score of each prompt's samples; NaN where none has one."""
     means = np.full(len(table), np.nan)
     for number in range(len(table)):
         own = values[table.rows_of(number)]
@@ -163,8 +163,8 @@ def _by_prompt(table: DrawTable, values: Array) -> Array:
     return means
 
 
-def _kl_to_start(config: Config, tables: Sequence[DrawTable], listener: Reporter) -> list[Array]:
-    """For each evaluation, for each prompt: the mean log-ratio of its draws to the start."""
+def _kl_to_start(config: Config, tables: Sequence[SampleTable], listener: Reporter) -> list[Array]:
+    """For each evaluation, for each prompt: the mean log-ratio of its samples to the start."""
     engine, _ = engine_for(config, listener)
     found = []
     for number, table in enumerate(tables):
@@ -175,7 +175,7 @@ def _kl_to_start(config: Config, tables: Sequence[DrawTable], listener: Reporter
         found.append(
             np.array(
                 [
-                    np.mean([sum(d.logprobs) - s for d, s in zip(g.draws, own, strict=True)])
+                    np.mean([sum(d.logprobs) - s for d, s in zip(g.samples, own, strict=True)])
                     for g, own in zip(groups, start, strict=True)
                 ]
             )

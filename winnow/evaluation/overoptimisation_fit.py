@@ -1,12 +1,12 @@
-"""Over-optimisation of a proxy reward: proxy and gold against the KL spent. Pure.
+"""Over-optimization of a proxy reward: proxy and gold against the KL spent. Pure.
 
-Gao, Schulman & Hilton 2022 (2210.10760): with d = sqrt(KL), gold reward above that of one draw is
+Gao, Schulman & Hilton 2022 (2210.10760): with d = sqrt(KL), gold reward above that of one sample is
 
     best-of-n   R(d) = d (alpha - beta d)         peak at d = alpha / (2 beta)
     RL          R(d) = d (alpha - beta log d)     peak at d = exp(alpha / beta - 1)
 
 Both are linear in alpha and beta and are fitted by least squares; intervals come from resampling
-prompts, since the points of a curve share their draws.
+prompts, since the points of a curve share their samples.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ class Study:
 def best_of_n_study(
     proxies: Sequence[Array], golds: Sequence[Array], ns: Sequence[int], seed: int = 0
 ) -> Study:
-    """The study of best-of-n, from one set of draws.
+    """The study of best-of-n, from one set of samples.
 
     Args:
-        proxies: For each prompt the proxy's score of each of its N draws, shape (N,).
-        golds: The gold score of the same draws.
+        proxies: For each prompt the proxy's score of each of its N samples, shape (N,).
+        golds: The gold score of the same samples.
         ns: From 1 upwards, at most the smallest N.
     """
     rows = [best_of_n_weights(proxy, ns) for proxy in proxies]
@@ -118,9 +118,9 @@ def study_of(
     prompts, count = gold.shape
     if count < 3 or prompts < 2:
         raise ValueError("a fit needs three points and two prompts at least")
-    draws = np.random.default_rng(seed).integers(prompts, size=(_RESAMPLES, prompts))
+    samples = np.random.default_rng(seed).integers(prompts, size=(_RESAMPLES, prompts))
     sampled = {
-        name: np.array([values[rows].mean(axis=0) for rows in draws])
+        name: np.array([values[rows].mean(axis=0) for rows in samples])
         for name, values in (("kl", kl), ("proxy", proxy), ("gold", gold))
     }
     fits = np.array([fit(k, g, form) for k, g in zip(sampled["kl"], sampled["gold"], strict=True)])

@@ -1,4 +1,4 @@
-"""Pictures of what n answers buy, and of over-optimisation."""
+"""Pictures of what n answers buy, and of over-optimization."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _APART = 0.045
 
 
 def check_picture(path: Path) -> None:
-    """See that a picture can be drawn there.
+    """See that a picture can be sampled there.
 
     Raises:
         UserError: a kind of file that is not known, a folder that is not there, no Matplotlib.
@@ -36,7 +36,7 @@ def check_picture(path: Path) -> None:
         raise UserError("plot", "pictures need Matplotlib", "pip install matplotlib")
 
 
-def draw_curves(curves: Curves, path: Path, chooser: str, prompts: int) -> None:
+def plot_curves(curves: Curves, path: Path, chooser: str, prompts: int) -> None:
     """pass@n, and best-of-n or the vote, against n."""
     figure = _figure(4.6)
     axes = figure.subplots()
@@ -55,7 +55,7 @@ def draw_curves(curves: Curves, path: Path, chooser: str, prompts: int) -> None:
     shown = spaced(np.log2(ns)) if len(ns) > 1 else [0]
     axes.set_xticks([ns[i] for i in shown], [f"{ns[i]}" for i in shown])
     axes.minorticks_off()
-    axes.set_xlabel("answers drawn for each prompt, n")
+    axes.set_xlabel("answers sampled for each prompt, n")
     axes.set_ylabel("prompts answered rightly")
     axes.set_ylim(0, 1.02)
     axes.set_yticks(np.linspace(0, 1, 6), [f"{share:.0%}" for share in np.linspace(0, 1, 6)])
@@ -64,7 +64,7 @@ def draw_curves(curves: Curves, path: Path, chooser: str, prompts: int) -> None:
     _save(figure, path)
 
 
-def draw_study(study: Study, path: Path, proxy: str, gold: str) -> None:
+def plot_study(study: Study, path: Path, proxy: str, gold: str) -> None:
     """Gold with its fit, and below it the proxy, against sqrt(KL)."""
     figure = _figure(6.2)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -122,7 +122,7 @@ def _alike(ones: Sequence[Point], others: Sequence[Point]) -> bool:
 
 
 def _short(name: str) -> str:
-    """A judge's name that a legend has room for: its end says most."""
+    """A reward's name that a legend has room for: its end says most."""
     return name if len(name) <= 40 else f"…{name[-39:]}"
 
 

@@ -1,4 +1,4 @@
-"""Draws of a file with the scores that a judge gives them: the recorded ones, or another's."""
+"""Samples of a file with the scores that a scorer gives them: the recorded ones, or another's."""
 
 from __future__ import annotations
 
@@ -13,50 +13,52 @@ from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.scoring import rescore
 from winnow.rollouts.select import OF_PROMPT
 from winnow.storage.paths import Paths, paths_of
-from winnow.storage.sample_table import DrawTable, read_draws
+from winnow.storage.sample_table import SampleTable, read_samples
 
 RECORDED = "verifier"
-"""Stands for the reward that the draws carry."""
+"""Stands for the reward that the samples carry."""
 
 
-def scored_draws(
-    draws: Paths,
+def scored_samples(
+    samples: Paths,
     wanted: Sequence[str],
-    judges: Sequence[str | RewardFunction],
+    scorers: Sequence[str | RewardFunction],
     right_at: float | None,
     pool: bool,
     why: str,
-) -> DrawTable:
-    """Scored draws of one policy, with what the judges must know of the prompts.
+) -> SampleTable:
+    """Scored samples of one policy, with what the scorers must know of the prompts.
 
     Raises:
         UserError: they are not.
     """
-    others = [judge for judge in judges if judge != RECORDED]
-    table = read_draws(
-        paths_of(draws),
+    others = [scorer for scorer in scorers if scorer != RECORDED]
+    table = read_samples(
+        paths_of(samples),
         [*wanted, "reward", *(["prompt"] if others else [])],
         why=why,
         optional=OF_PROMPT if others else (),
         right_at=right_at,
     )
-    table.need_scores(draws)
+    table.need_scores(samples)
     policies = table.policies()
     if len(policies) > 1 and not pool:
         named = "; ".join(policies[:3]) + (" and others" if len(policies) > 3 else "")
-        problem = f"draws of {len(policies)} policies ({named}) do not say what n draws of one buy"
-        raise UserError("draws", problem, "give --pool to take them as one set")
+        problem = (
+            f"samples of {len(policies)} policies ({named}) do not say what n samples of one buy"
+        )
+        raise UserError("samples", problem, "give --pool to take them as one set")
     return table
 
 
 def scores(
-    table: DrawTable, judge: str | RewardFunction, listener: Reporter
+    table: SampleTable, scorer: str | RewardFunction, listener: Reporter
 ) -> NDArray[np.float64]:
     """The score of every row, in the order of the files; NaN beside an error."""
-    if judge == RECORDED:
+    if scorer == RECORDED:
         found = np.full(table.rows, np.nan)
         for number, group in enumerate(table.only(())):
             values = [np.nan if s.value is None else s.value for s in group.scores]
             found[table.rows_of(number)] = values
         return found
-    return rescore(table, judge, progress=listener.progress).rewards
+    return rescore(table, scorer, progress=listener.progress).rewards

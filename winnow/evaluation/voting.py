@@ -19,7 +19,7 @@ from winnow.types import Group, Prompt
 
 Answers = Literal["number", "math", "text"]
 Labels = list[int | None]
-"""For each draw of a group the number of its answer; ``None`` where it gives none: no vote."""
+"""For each sample of a group the number of its answer; ``None`` where it gives none: no vote."""
 
 _PLAIN_NUMBER = re.compile(
     r"""\s*+ [-\u2212]? (?: \\?\$ )? (?: [\d.,]++ (?: [eE][-+]?\d++ )?
@@ -34,7 +34,7 @@ class Ballots:
     """The labels of all groups.
 
     Attributes:
-        labels: For each group, for each draw.
+        labels: For each group, for each sample.
         failed: Comparisons that could not be made; their answers were taken as different.
     """
 
@@ -43,7 +43,7 @@ class Ballots:
 
 
 def ballots(groups: Sequence[Group], answers: Answers, equal: Reward | None = None) -> Ballots:
-    r"""The labels of every draw: equal answers to a prompt have the same label.
+    r"""The labels of every sample: equal answers to a prompt have the same label.
 
     Args:
         answers: `number`: the number behind ``####``, in ``\boxed{}``, or last in the text. `math`:
@@ -52,13 +52,13 @@ def ballots(groups: Sequence[Group], answers: Answers, equal: Reward | None = No
         equal: The `math` verifier; needed for `math`.
     """
     if answers == "text":
-        return Ballots([_numbered([folded(d.text) for d in g.draws]) for g in groups])
+        return Ballots([_numbered([folded(d.text) for d in g.samples]) for g in groups])
     if answers == "number":
-        return Ballots([_numbered([marked_number(d.text) for d in g.draws]) for g in groups])
+        return Ballots([_numbered([marked_number(d.text) for d in g.samples]) for g in groups])
     assert equal is not None
     made = Ballots([])
     for group in groups:
-        made.labels.append(_formulas([draw.text for draw in group.draws], equal, made))
+        made.labels.append(_formulas([sample.text for sample in group.samples], equal, made))
     return made
 
 
@@ -71,8 +71,8 @@ def _formulas(texts: Sequence[str], equal: Reward, made: Ballots) -> Labels:
     """Labels of answers of which some are formulas.
 
     Two numbers are compared exactly. A formula has the label of the first number or formula that it
-    equals, in an order of its own, so that the order of the draws has no say. One that cannot even
-    be compared with itself (it cannot be read, or takes for ever) is compared with no other.
+    equals, in an order of its own, so that the order of the samples has no say. One that cannot
+    even be compared with itself (it cannot be read, or takes for ever) is compared with no other.
     """
     keys = [_answer(text) for text in texts]
     numbers = sorted({key for key in keys if isinstance(key, Fraction)})
@@ -118,10 +118,10 @@ def _question(formula: str, other: Fraction | str) -> tuple[Prompt, str]:
     return Prompt("vote", "", answer=str(other)), f"\\boxed{{{formula}}}"
 
 
-def winner(labels: Labels, weights: Sequence[float], lot: Callable[[], float]) -> int | None:
-    """The draw that stands for the label with most votes: its heaviest, of those the first.
+def winner(labels: Labels, weights: Sequence[float], priority: Callable[[], float]) -> int | None:
+    """The sample that stands for the label with most votes: its heaviest, of those the first.
 
-    Ties between labels are broken by lot. ``None`` where nobody has a vote.
+    Ties between labels are broken at random. ``None`` where nobody has a vote.
     """
     votes: dict[int, float] = {}
     for label, weight in zip(labels, weights, strict=True):
@@ -131,6 +131,6 @@ def winner(labels: Labels, weights: Sequence[float], lot: Callable[[], float]) -
         return None
     top = max(votes.values())
     tied = [label for label, total in votes.items() if total >= top * (1 - 1e-12)]
-    chosen = tied[int(lot() * len(tied))]
+    chosen = tied[int(priority() * len(tied))]
     members = [i for i, label in enumerate(labels) if label == chosen]
     return max(members, key=lambda i: weights[i])

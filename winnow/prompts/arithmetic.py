@@ -14,7 +14,7 @@ from winnow.types import Prompt
 
 _ENUMERABLE = 1_000_000
 _SHOTS = {("+", 2): ((12, 7), (30, 24), (8, 65))}
-"""Examples that a small model is known to follow; for other kinds they are drawn, once for all."""
+"""Examples that a small model is known to follow; for other kinds they are made at random."""
 
 
 def arithmetic(config: PromptsConfig, seed: int) -> list[Prompt]:
@@ -84,8 +84,8 @@ def _examples(op: str, digits: int) -> tuple[tuple[int, int], ...]:
         return known
     rng = np.random.default_rng([ord(op), digits])
     low, high = _bounds(digits)
-    drawn = rng.integers(low, high + 1, size=(3, 2)).tolist()
-    return tuple((a, b) for a, b in drawn)
+    sampled = rng.integers(low, high + 1, size=(3, 2)).tolist()
+    return tuple((a, b) for a, b in sampled)
 
 
 def _shown(op: str, digits: int, template: str | None) -> set[str]:

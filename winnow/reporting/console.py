@@ -14,19 +14,19 @@ from winnow.reporting.observer import Reporter, Silent
 _COLUMNS = (
     ("step", 5),
     ("reward", 7),
-    ("kept", 8),
+    ("trained", 8),
     ("wrong/mix/right", 16),
     ("eff", 6),
     ("top", 5),
     ("entropy", 8),
-    ("drawn", 7),
-    ("trained", 8),
+    ("tok sampled", 12),
+    ("tok trained", 12),
     ("upd", 4),
     ("clip", 6),
     ("ess", 6),
     ("kl", 6),
     ("grad", 6),
-    ("draw", 6),
+    ("sample", 7),
     ("score", 6),
     ("update", 7),
 )
@@ -79,7 +79,7 @@ class ConsoleReporter:
             shown = "  ".join(f"{label}: {rate:.0%}" for label, rate in by_difficulty.items())
             self.console.print(f"      {shown}", style="dim", soft_wrap=True)
         if metrics["errors"]:
-            self.note(f"      {metrics['errors']} of {metrics['draws']} verdicts were errors")
+            self.note(f"      verifier errors: {metrics['errors']} of {metrics['samples']} samples")
 
     def evaluation(self, result: Evaluation) -> None:
         self.console.print(evaluation_line(result), style="cyan", soft_wrap=True)
@@ -90,19 +90,19 @@ def step_line(m: Metrics) -> str:
     cells = (
         str(m["step"]),
         _number(m["reward_mean"], ".3f"),
-        f"{m['trained']}/{m['draws']}",
+        f"{m['samples_trained']}/{m['samples']}",
         f"{m['prompts_all_wrong']}/{m['prompts_mixed']}/{m['prompts_all_right']}",
         _number(m["effective_survivors"], ".1f"),
         _number(m["largest_prompt_share"], ".0%"),
         _number(m["entropy"], ".3f"),
-        str(m["tokens_drawn"]),
+        str(m["tokens_sampled"]),
         str(m["tokens_trained"]),
         str(m["updates"]),
         _number(m["clip_fraction"], ".1%"),
         _number(m["ess"], ".0%"),
         _number(m["kl_to_reference"], ".2f"),
         _number(m["grad_norm"], ".2f"),
-        *(f"{m['seconds'][stage]:.1f}s" for stage in ("draw", "score", "update")),
+        *(f"{m['seconds'][stage]:.1f}s" for stage in ("sample", "score", "update")),
     )
     return "".join(cell.rjust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
 
@@ -110,15 +110,16 @@ def step_line(m: Metrics) -> str:
 def evaluation_line(result: Evaluation) -> str:
     """Held-out accuracy with its interval."""
     if result.accuracy is None:
-        return f"held-out accuracy: none, all {result.errors} verdicts were errors"
+        return f"held-out accuracy: none, the verifier failed on all {result.errors} samples"
     interval = "" if result.low is None else f" [{result.low:.1%}, {result.high:.1%}]"
-    errors = f", {result.errors} verdicts were errors" if result.errors else ""
+    errors = f", {result.errors} verifier errors" if result.errors else ""
     shown = [f"{label} {rate:.1%}" for label, rate in result.by_difficulty.items()]
     detail = f"  ({', '.join(shown)})" if len(shown) > 1 else ""
     what = "of the final model" if result.split == "final" else f"at step {result.step}"
     return (
         f"held-out accuracy {what}: {result.accuracy:.1%}{interval}, "
-        f"{result.draws} draws of {result.prompts} problems{errors}, {result.seconds:.0f} s{detail}"
+        f"{result.samples} samples of {result.prompts} problems{errors}, {result.seconds:.0f} "
+        f"s{detail}"
     )
 
 

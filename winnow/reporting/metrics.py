@@ -25,9 +25,9 @@ MEASURES = (
     "critic_grad_norm",
     "anchor_loss",
 )
-"""What terms measure in updates: means over their tokens, draws or groups."""
+"""What terms measure in updates: means over their tokens, samples or groups."""
 OF_DRAWS = ("kl_to_reference", "kl_beta", "prompts_refilled")
-"""What is found out when draws are made."""
+"""What is found out when samples are made."""
 
 
 def step_metrics(
@@ -45,7 +45,8 @@ def step_metrics(
 
     Args:
         step: Steps done, this one included.
-        batch: The groups of the step, weighed. Numbers about draws leave earlier rounds out.
+        batch: The groups of the step, with advantages. Numbers about samples leave earlier rounds
+            out.
         updates: For each update the positions of its groups, and what it measured.
         empty_minibatches: Mini-batches that held nothing to learn from, so that no update was made.
         phase: Number of the phase, in a run that has several.
@@ -58,8 +59,10 @@ def step_metrics(
         "step": step,
         "phase": phase,
         "policy_version": policy_version,
-        **_of_draws(groups, batch.fresh),
-        "trained": sum(g.weighs(i) for g in groups for i in range(len(g.weights))),
+        **_of_samples(groups, batch.fresh),
+        "samples_trained": sum(
+            g.has_advantage(i) for g in groups for i in range(len(g.advantages))
+        ),
         "merged": batch.merged,
         "effective_survivors": effective,
         "largest_prompt_share": share,
@@ -77,8 +80,8 @@ def step_metrics(
     }
 
 
-def _of_draws(groups: Sequence[Group], fresh: bool) -> Metrics:
-    draws = [draw for group in groups for draw in group.draws]
+def _of_samples(groups: Sequence[Group], fresh: bool) -> Metrics:
+    samples = [sample for group in groups for sample in group.samples]
     values = [value for group in groups for value in group.values]
     kinds = Counter(group.kind for group in groups)
     return {
@@ -88,14 +91,14 @@ def _of_draws(groups: Sequence[Group], fresh: bool) -> Metrics:
         "prompts_all_wrong": kinds["all-wrong"],
         "prompts_mixed": kinds["mixed"],
         "prompts_all_right": kinds["all-right"],
-        "prompts_no_verdict": kinds["no-verdict"],
-        "draws": len(draws),
-        "errors": len(draws) - len(values),
-        "survivors": sum(verdict.kept for group in groups for verdict in group.verdicts),
-        "entropy": _mean([x for draw in draws for x in draw.entropies]),
-        "answer_tokens_mean": _mean([len(draw.token_ids) for draw in draws]),
-        "truncated_rate": _ratio(sum(d.finish_reason == "length" for d in draws), len(draws)),
-        "tokens_drawn": sum(len(draw.token_ids) for draw in draws) if fresh else 0,
+        "prompts_no_score": kinds["no-score"],
+        "samples": len(samples),
+        "errors": len(samples) - len(values),
+        "survivors": sum(outcome.survived for group in groups for outcome in group.outcomes),
+        "entropy": _mean([x for sample in samples for x in sample.entropies]),
+        "completion_tokens_mean": _mean([len(sample.token_ids) for sample in samples]),
+        "cut_off_rate": _ratio(sum(d.finish_reason == "length" for d in samples), len(samples)),
+        "tokens_sampled": sum(len(sample.token_ids) for sample in samples) if fresh else 0,
     }
 
 
@@ -116,7 +119,7 @@ def _of_updates(applied: Sequence[StepStats]) -> Metrics:
         "ratio_max_deviation": max((s.ratio_max for s in applied), default=None)
         if ratio_tokens
         else None,
-        "kl_to_drawing_policy": per_ratio_token(sum(stats.kl_sum for stats in applied)),
+        "kl_to_sampling_policy": per_ratio_token(sum(stats.kl_sum for stats in applied)),
         "ratio_quantiles": _quantiles([x for stats in applied for x in stats.token_ratios]),
         "ess": _mean([_relative_ess(s.log_weights) for s in applied if s.log_weights]),
         **{name: _measured(applied, name) for name in MEASURES},
@@ -128,15 +131,15 @@ def concentration(
 ) -> tuple[float | None, float | None]:
     """Effective number of survivors, and the largest share that one prompt has in the update.
 
-    With u the influence of a draw, sum over its tokens of |coefficient x weight|, summed over the
-    step's updates: (sum u)^2 / sum u^2 (Kish), and max over prompts of their part of sum u. One
-    lucky draw among 64 gives 1.0 and 1.0. ``None`` where nothing was trained.
+    With u the influence of a sample, sum over its tokens of |coefficient x advantage|, summed over
+    the step's updates: (sum u)^2 / sum u^2 (Kish), and max over prompts of their part of sum u. One
+    lucky sample among 64 gives 1.0 and 1.0. ``None`` where nothing was trained.
     """
     influence: dict[tuple[int, int], float] = defaultdict(float)
     for positions, stats in updates:
         for position, row in zip(positions, stats.influence, strict=True):
-            for draw, value in enumerate(row):
-                influence[position, draw] += value
+            for sample, value in enumerate(row):
+                influence[position, sample] += value
     largest = max(influence.values(), default=0.0)
     if largest == 0:
         return None, None
@@ -154,7 +157,7 @@ def explained_variance(groups: Sequence[Group]) -> float | None:
 
     ``None`` without a critic, or where all returns are equal.
     """
-    own = [s for group in groups for s in group.signals if s.values and s.returns]
+    own = [s for group in groups for s in group.annotations if s.values and s.returns]
     returns = np.array([x for one in own for x in one.returns])
     if not returns.size or returns.max() == returns.min():
         return None
@@ -169,7 +172,7 @@ def _measured(updates: Sequence[StepStats], name: str) -> float | None:
 
 
 def success_by_difficulty(groups: Iterable[Group]) -> dict[str, float]:
-    """Share of right answers among the valid draws, for each label that prompts carry."""
+    """Share of right answers among the valid samples, for each label that prompts carry."""
     right: Counter[str] = Counter()
     valid: Counter[str] = Counter()
     for group in groups:
@@ -184,11 +187,11 @@ class Evaluation:
     """Accuracy on held-out prompts, with a 95 % interval.
 
     Attributes:
-        accuracy: Mean over prompts of the share of right answers among their valid draws.
-        reward: Mean over prompts of the mean reward of their valid draws.
-        low, high: Interval over prompts (Wilson where each has one draw, else normal over the
+        accuracy: Mean over prompts of the share of right answers among their valid samples.
+        reward: Mean over prompts of the mean reward of their valid samples.
+        low, high: Interval over prompts (Wilson where each has one sample, else normal over the
             prompts' means).
-        errors: Draws without a verdict; they are in no rate.
+        errors: Samples without a score; they are in no rate.
     """
 
     step: int
@@ -197,7 +200,7 @@ class Evaluation:
     low: float | None
     high: float | None
     prompts: int
-    draws: int
+    samples: int
     errors: int
     by_difficulty: Mapping[str, float]
     seconds: float
@@ -209,7 +212,7 @@ def evaluation(
 ) -> Evaluation:
     """Accuracy of scored groups."""
     rates = np.array([sum(g.right) / sum(g.valid) for g in groups if any(g.valid)])
-    draws = sum(len(group.draws) for group in groups)
+    samples = sum(len(group.samples) for group in groups)
     single = all(sum(group.valid) <= 1 for group in groups)
     low, high = wilson(rates) if single else mean_interval(rates)[1:]
     return Evaluation(
@@ -219,8 +222,8 @@ def evaluation(
         low=low,
         high=high,
         prompts=len(groups),
-        draws=draws,
-        errors=draws - sum(sum(group.valid) for group in groups),
+        samples=samples,
+        errors=samples - sum(sum(group.valid) for group in groups),
         by_difficulty=success_by_difficulty(groups),
         seconds=seconds,
         split=split,

@@ -1,4 +1,4 @@
-r"""Rewards: what judges a completion. One protocol, :class:`winnow.rewards.base.Reward`.
+r"""Rewards: what scores a completion. One protocol, :class:`winnow.rewards.base.Reward`.
 
     reward = make_reward("gsm8k")
     reward = make_reward("regex", options={"pattern": r"answer: (\d+)"})
@@ -7,7 +7,7 @@ r"""Rewards: what judges a completion. One protocol, :class:`winnow.rewards.base
     scores = reward.score([(prompt, completion), ...])
 
 A score is a number or an error. A verifier that raises, hangs past its time limit, dies, or returns
-something that is no finite number makes an error for that draw, and never a zero.
+something that is no finite number makes an error for that sample, and never a zero.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def make_reward(
             function of a :class:`~winnow.types.Prompt` and a completion; or a
             :class:`~winnow.rewards.base.Reward`, which is returned as it is.
         options: Of the named reward; a function takes none.
-        time_limit: Seconds that a draw may take where the verifier has a process of its own.
+        time_limit: Seconds that a sample may take where the verifier has a process of its own.
         workers: How many such processes.
 
     Raises:
@@ -237,6 +237,6 @@ def check_suited(reward: str, prompts: Sequence[Prompt]) -> None:
             remedy = "set prompts.answer_column to the column that holds it"
             raise UserError("reward", problem, remedy)
         if reward == "gym" and "gym" not in prompt.data:
-            problem = f"'gym' judges gym tasks, but prompt {prompt.id!r} is not from one"
+            problem = f"'gym' scores gym tasks, but prompt {prompt.id!r} is not from one"
             remedy = "set prompts.source = 'gym:TASK' (and eval.source, if any), or another reward"
             raise UserError("reward", problem, remedy)

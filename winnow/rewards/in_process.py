@@ -8,7 +8,7 @@ from winnow.rewards.worker import describe
 from winnow.types import Prompt, Score
 
 Verifier = Callable[[Prompt, str], float]
-"""What judges one completion. It may raise: that is the draw's error."""
+"""What scores one completion. It may raise: that is the sample's error."""
 
 
 class InProcessReward:
@@ -28,5 +28,5 @@ class InProcessReward:
     def _score(self, prompt: Prompt, completion: str) -> Score:
         try:
             return Score.of(self._verifier(prompt, completion))
-        except Exception as error:  # noqa: BLE001 (a verifier's exception is its draw's error)
+        except Exception as error:  # noqa: BLE001 (a verifier's exception is its sample's error)
             return Score.failed(describe(error))

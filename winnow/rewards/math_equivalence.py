@@ -1,4 +1,4 @@
-"""Mathematical equality, judged by math-verify.
+"""Mathematical equality, decided by math-verify.
 
 Runs in a process of its own, and is imported only there: SymPy is slow to load, and can take for
 ever on a short formula.
@@ -47,7 +47,7 @@ def math(prompt: Prompt, completion: str) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _gold(answer: str) -> list[Any]:
-    """The answer as formulas; cached, as a prompt has many draws."""
+    """The answer as formulas; cached, as a prompt has many samples."""
     parsed = _parse(answer, raise_on_error=True)
     if not parsed:
         raise ValueError(f"the prompt's answer cannot be read as mathematics: {answer!r:.80}")

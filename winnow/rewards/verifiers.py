@@ -1,7 +1,7 @@
 """Verifiers that look at text alone: ``(prompt, completion) -> 1.0 or 0.0``.
 
 Each raises ``ValueError`` where it cannot judge, above all for a prompt without the answer that it
-needs. That is an error of the draw, never a zero.
+needs. That is an error of the sample, never a zero.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def _judge(
     try:
         prompt, completion = pickle.loads(request)
         score = Score.of(verifier(prompt, completion))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 (it is the draw's error)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (it is the sample's error)
         return {"value": None, "error": describe(error, source)}
     return {"value": score.value, "error": score.error and one_line(score.error)}
 

@@ -1,7 +1,7 @@
 """Scoring in processes of their own: a verifier may raise, hang or crash, and the run goes on.
 
-Each worker process is killed when a draw takes longer than its limit, and a new one is started for
-the next draw. Linux and macOS.
+Each worker process is killed when a sample takes longer than its limit, and a new one is started
+for the next sample. Linux and macOS.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from winnow.rewards import worker
 from winnow.types import Prompt, Score
 
 START_LIMIT = 60.0
-"""Seconds that a worker may take to import its verifier. Not part of any draw's limit."""
+"""Seconds that a worker may take to import its verifier. Not part of any sample's limit."""
 
 _LONGEST_REPLY = 1_000_000
 _HEED = 0.1  # seconds between two looks at whether to go on waiting
@@ -140,8 +140,8 @@ class IsolatedReward:
     Args:
         name: What the run calls this reward.
         source: The verifier.
-        time_limit: Seconds that one draw may take.
-        workers: How many processes, each scoring one draw at a time.
+        time_limit: Seconds that one sample may take.
+        workers: How many processes, each scoring one sample at a time.
         start_limit: Seconds that a process may take to import the verifier.
     """
 
@@ -166,7 +166,7 @@ class IsolatedReward:
         )
 
     def start(self) -> None:
-        """Start the first worker now rather than at the first draw, to learn whether it can be.
+        """Start the first worker now rather than at the first sample, to learn whether it can be.
 
         Raises:
             StartError: It cannot.
@@ -226,7 +226,7 @@ def _close(children: list[_Child], stop: threading.Event, lock: threading.Lock, 
 
 
 class _Child:
-    """One worker process: started at its first draw, and anew after each death."""
+    """One worker process: started at its first sample, and anew after each death."""
 
     def __init__(
         self, source: Source, time_limit: float, start_limit: float, stop: threading.Event
@@ -265,7 +265,7 @@ class _Child:
             raise StartError(str(error))
 
     def score(self, prompt: Prompt, completion: str) -> Score:
-        """The verdict on one draw, or why there is none."""
+        """The score of one sample, or why there is none."""
         try:
             request = _dumps((prompt, completion))
         except Exception as error:  # noqa: BLE001 (pickling runs the code of what data holds)
@@ -283,7 +283,7 @@ class _Child:
         except _Interrupted:
             self.kill()
             return Score.failed("scoring was interrupted")
-        except BaseException:  # an answer that nobody read would be taken for the next draw's
+        except BaseException:  # an answer that nobody read would be taken for the next sample's
             self.kill()
             raise
 
@@ -331,7 +331,7 @@ class _Child:
             self._let_exit()
         code = self.kill()
         if late and code in (None, -signal.SIGKILL):
-            return f"no verdict within {self._time_limit:g} s"
+            return f"no score within {self._time_limit:g} s"
         if code is None or code >= 0:
             return f"the verifier's process ended with exit code {code}"
         name = signal.Signals(-code).name

@@ -1,1 +1,1 @@
-"""Groups of draws: drawn, scored, selected, weighed, stored."""
+"""Groups of samples: sampled, scored, selected, given advantages, stored."""

@@ -1,6 +1,6 @@
-"""What an algorithm must be told of draws beside their scores, asked of the learner.
+"""What an algorithm must be told of samples beside their scores, asked of the learner.
 
-Nothing is asked that no cell of the row reads, and only of the draws for which it is read.
+Nothing is asked that no cell of the row reads, and only of the samples for which it is read.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from winnow.types import Group
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Fills in the signals of selected groups.
+class Annotator:
+    """Fills in the annotations of selected groups.
 
     Attributes:
         temperature: Of the sampler.
@@ -29,13 +29,13 @@ class Wanted:
     learner: Learner
     temperature: float
 
-    def fill(self, groups: Sequence[Group], *, weighing: bool) -> list[Group]:
-        """The groups with what weighing (where they are yet to be weighed) and updates read."""
+    def fill(self, groups: Sequence[Group], *, for_advantages: bool) -> list[Group]:
+        """The groups with what advantages (where they are yet to be computed) and updates read."""
         filled = list(groups)
         if "ref" in self.algorithm.needs:
-            asked = [self._referred(group, weighing) for group in filled]
-            filled = self._ask(filled, asked, "ref", self.reference_temperature)
-        if "values" in self.algorithm.needs and weighing:
+            asked = [self._referred(group, for_advantages) for group in filled]
+            filled = self._ask(filled, asked, "ref_logprobs", self.reference_temperature)
+        if "values" in self.algorithm.needs and for_advantages:
             kept = [group.survivors for group in filled]
             filled = self._ask(filled, kept, "values", self.temperature)
         return filled
@@ -52,24 +52,24 @@ class Wanted:
             return groups
         return self.learner.evaluate(groups, asked, wants, heat)
 
-    def _referred(self, group: Group, weighing: bool) -> tuple[int, ...]:
+    def _referred(self, group: Group, for_advantages: bool) -> tuple[int, ...]:
         asked: set[int] = set()
-        if weighing and isinstance(self.algorithm.kl, InReward):
+        if for_advantages and isinstance(self.algorithm.kl, InReward):
             asked.update(referred(group, self.algorithm.advantage))
         for term in self.algorithm.objective:
             if "ref" in term.reads:
-                # What has a weight is among what was kept, and is not known before weighing.
+                # What has an advantage is among the survivors, and is not known before.
                 counted = term.loss.covers == "counted"
                 asked.update(term.covers(group) if counted else group.survivors)
         return tuple(sorted(asked))
 
 
 def kl_to_reference(groups: Sequence[Group]) -> tuple[float, int] | None:
-    """Mean over draws of log pi_old(y) - log pi_ref(y), nats an answer (k1), and of how many."""
+    """Mean over samples of log pi_old(y) - log pi_ref(y), nats an answer (k1), and of how many."""
     found = [
-        float(np.sum(draw.logprobs) - np.sum(group.signal(number).ref))
+        float(np.sum(sample.logprobs) - np.sum(group.annotation(number).ref_logprobs))
         for group in groups
-        for number, draw in enumerate(group.draws)
-        if group.signal(number).ref and draw.logprobs
+        for number, sample in enumerate(group.samples)
+        if group.annotation(number).ref_logprobs and sample.logprobs
     ]
     return (float(np.mean(found)), len(found)) if found else None

@@ -1,6 +1,6 @@
-"""Many draws of many prompts, once, into a folder that a kill cannot hurt.
+"""Many samples of many prompts, once, into a folder that a kill cannot hurt.
 
-prompts -> sets of draws -> journal -> scores -> journal -> closed Parquet files
+prompts -> sets of samples -> journal -> scores -> journal -> closed Parquet files
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from winnow.storage.sample_folder import Journal, Place
 from winnow.types import Group, Origin, Prompt
 
 SET_DRAWS = {True: 128, False: 8}
-"""Draws of a prompt that are made together, where draws can be repeated by their seed or not.
+"""Samples of a prompt that are made together, where samples can be repeated by their seed or not.
 
-A kill costs the sets that are not finished. Draws with a seed are merely made again; a server's are
-paid for.
+A kill costs the sets that are not finished. Samples with a seed are merely made again; a server's
+are paid for.
 """
 _WINDOW = 8192
-"""Draws that a sampler is asked for at a time."""
+"""Samples that a sampler is asked for at a time."""
 _JUDGED = 64
-"""Verdicts by which it is told whether the verifier mostly fails."""
+"""Outcomes by which it is told whether the verifier mostly fails."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Sampled:
     """What one call of `collect` did, and what the folder holds now.
 
     Attributes:
-        asked: Draws that the folder holds when it is complete.
-        found: Draws that were there before.
-        made: Draws of this call.
-        scored, right, errors: Verdicts of this call, also on draws that were there before.
-        tokens: Tokens drawn in this call.
+        asked: Samples that the folder holds when it is complete.
+        found: Samples that were there before.
+        made: Samples of this call.
+        scored, right, errors: Outcomes of this call, also on samples that were there before.
+        tokens: Tokens sampled in this call.
     """
 
     asked: int
@@ -61,8 +61,8 @@ class Sampled:
 
 
 @dataclass(frozen=True)
-class Want:
-    """What is to be drawn."""
+class Plan:
+    """What is to be sampled."""
 
     prompts: Sequence[Prompt]
     n: int
@@ -72,72 +72,72 @@ class Want:
     origin: Origin
 
     def empty(self, prompt: int) -> Group:
-        """The group of a prompt, without draws."""
+        """The group of a prompt, without samples."""
         return Group(self.prompts[prompt], (), (), right_at=self.right_at, origin=self.origin)
 
 
 def collect(
-    want: Want, sampler: Sampler, reward: Reward, journal: Journal, reporter: Reporter
+    plan: Plan, sampler: Sampler, reward: Reward, journal: Journal, reporter: Reporter
 ) -> Sampled:
-    """Make every draw that the folder lacks; score each set as it comes; close the files.
+    """Make every sample that the folder lacks; score each set as it comes; close the files.
 
     Raises:
         UserError: the prompts have changed since the folder was begun; the verifier fails most of
-            the time. What was drawn is kept.
+            the time. What was sampled is kept.
     """
-    there = journal.restore(want.prompts)
+    there = journal.restore(plan.prompts)
     found = sum(map(len, there.values()))
-    asked = len(want.prompts) * want.n
-    judge = _Judge(reward, want.right_at, journal)
+    asked = len(plan.prompts) * plan.n
+    scorer = _Scorer(reward, plan.right_at, journal)
     for place, group in journal.unscored():
-        judge(place, group)
+        scorer(place, group)
     made = tokens = 0
-    reporter.progress("draw", found, asked)
-    for window in _windows(_missing(want, there, SET_DRAWS[sampler.capabilities.seeds])):
-        requests = [_request(want, place, count) for place, count in window]
-        with _ended(sampler.sample(requests)) as drawn:
-            for number, group in drawn:
+    reporter.progress("sample", found, asked)
+    for window in _windows(_missing(plan, there, SET_DRAWS[sampler.capabilities.seeds])):
+        requests = [_request(plan, place, count) for place, count in window]
+        with _ended(sampler.sample(requests)) as sampled:
+            for number, group in sampled:
                 place = window[number][0]
-                group = group.with_(origin=want.origin, right_at=want.right_at)
+                group = group.with_(origin=plan.origin, right_at=plan.right_at)
                 journal.add(place, group)
-                made += len(group.draws)
-                tokens += sum(draw.length for draw in group.draws)
-                judge(place, group)
-                reporter.progress("draw", found + made, asked)
+                made += len(group.samples)
+                tokens += sum(sample.length for sample in group.samples)
+                scorer(place, group)
+                reporter.progress("sample", found + made, asked)
     journal.finish()
-    return Sampled(asked, found, made, judge.scored, judge.right, judge.errors, tokens)
+    return Sampled(asked, found, made, scorer.scored, scorer.right, scorer.errors, tokens)
 
 
-def complete(want: Want, journal: Journal) -> Sampled | None:
+def complete(plan: Plan, journal: Journal) -> Sampled | None:
     """What `collect` would say of a folder that lacks nothing; ``None`` if it lacks something."""
     if not journal.complete:
         return None
-    there = journal.restore(want.prompts)
-    if any(_missing(want, there, want.n)):
+    there = journal.restore(plan.prompts)
+    if any(_missing(plan, there, plan.n)):
         return None
-    return Sampled(len(want.prompts) * want.n, sum(map(len, there.values())), 0, 0, 0, 0, 0)
+    return Sampled(len(plan.prompts) * plan.n, sum(map(len, there.values())), 0, 0, 0, 0, 0)
 
 
 @contextmanager
-def _ended(drawn: Iterator[tuple[int, Group]]) -> Iterator[Iterator[tuple[int, Group]]]:
-    """No draw is asked of a server, and paid for, after the block was left by an error."""
+def _ended(sampled: Iterator[tuple[int, Group]]) -> Iterator[Iterator[tuple[int, Group]]]:
+    """No sample is asked of a server, and paid for, after the block was left by an error."""
     try:
-        yield drawn
+        yield sampled
     finally:
-        if isinstance(drawn, Generator):
-            drawn.close()
+        if isinstance(sampled, Generator):
+            sampled.close()
 
 
-def _missing(want: Want, there: dict[int, set[int]], together: int) -> Iterator[tuple[Place, int]]:
-    """Draws that are not there yet: where each set of them begins, and how many it is to have.
+def _missing(plan: Plan, there: dict[int, set[int]], together: int) -> Iterator[tuple[Place, int]]:
+    """Samples that are not there yet: where each set of them begins, and how many it is to have.
 
     A server may have left the end of a set, and a damaged file that was removed any of it.
     """
-    for prompt in range(len(want.prompts)):
+    for prompt in range(len(plan.prompts)):
         have = there.get(prompt, set())
         first = None
-        for number in range(want.n + 1):
-            lacks = number < want.n and number not in have
+        for number in range(plan.n + 1):
+            lacks = number < plan.n and number not in have
             if first is not None and (not lacks or number % together == 0):
                 yield Place(prompt, first), number - first
                 first = None
@@ -147,24 +147,24 @@ def _missing(want: Want, there: dict[int, set[int]], together: int) -> Iterator[
 
 def _windows(sets: Iterator[tuple[Place, int]]) -> Iterator[list[tuple[Place, int]]]:
     window: list[tuple[Place, int]] = []
-    draws = 0
+    samples = 0
     for place, count in sets:
         window.append((place, count))
-        draws += count
-        if draws >= _WINDOW:
+        samples += count
+        if samples >= _WINDOW:
             yield window
-            window, draws = [], 0
+            window, samples = [], 0
     if window:
         yield window
 
 
-def _request(want: Want, place: Place, count: int) -> Request:
-    seed = derive_seed(want.seed, "sample", place.prompt, place.first)
-    return Request(want.prompts[place.prompt], count, seed, want.params)
+def _request(plan: Plan, place: Place, count: int) -> Request:
+    seed = derive_seed(plan.seed, "sample", place.prompt, place.first)
+    return Request(plan.prompts[place.prompt], count, seed, plan.params)
 
 
-class _Judge:
-    """Scores sets of draws; stops the run where the verifier mostly fails."""
+class _Scorer:
+    """Scores sets of samples; stops the run where the verifier mostly fails."""
 
     def __init__(self, reward: Reward, right_at: float, journal: Journal) -> None:
         self.scored = self.right = self.errors = 0
@@ -182,10 +182,10 @@ class _Judge:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """A folder of draws.
+    """A folder of samples.
 
     Attributes:
-        folder: What `winnow select`, `winnow best-of` and `winnow train --set draws=` read.
+        folder: What `winnow select`, `winnow best-of` and `winnow train --set samples_file=` read.
         sampled: What this call did.
     """
 
@@ -194,7 +194,7 @@ class SampleResult:
 
 
 HELD_OUT = "held-out"
-"""A file of this name says that a folder's draws are of the held-out prompts."""
+"""A file of this name says that a folder's samples are of the held-out prompts."""
 
 
 def run_sample(
@@ -205,63 +205,63 @@ def run_sample(
     reporter: Reporter,
     reward: str | RewardFunction | None = None,
 ) -> SampleResult:
-    """Draw what a config says into a new folder."""
+    """Sample what a config says into a new folder."""
     Journal.refuse(out)
 
-    def begin(want: Want) -> Journal:
+    def begin(plan: Plan) -> Journal:
         marks = [HELD_OUT] if held_out else []
         return Journal.create(
-            out, dumps(config), environment(config), marks=marks, group=want.empty
+            out, dumps(config), environment(config), marks=marks, group=plan.empty
         )
 
-    return _sample(config, out, _want(config, held_out), begin, reporter, reward)
+    return _sample(config, out, _plan(config, held_out), begin, reporter, reward)
 
 
 def resume_sample(
     folder: Path, *, reporter: Reporter, reward: str | RewardFunction | None = None
 ) -> SampleResult:
-    """Go on with a folder of `winnow sample`. No model is loaded for one that is complete."""
+    """Resume a folder of `winnow sample`. No model is loaded for one that is complete."""
     Journal.check(folder)
     config = load(str(folder / "config.toml"))
-    want = _want(config, held_out=(folder / HELD_OUT).exists())
-    if (done := complete(want, Journal(folder, want.empty))) is not None:
+    plan = _plan(config, held_out=(folder / HELD_OUT).exists())
+    if (done := complete(plan, Journal(folder, plan.empty))) is not None:
         return SampleResult(folder, done)
-    return _sample(config, folder, want, lambda want: Journal(folder, want.empty), reporter, reward)
+    return _sample(config, folder, plan, lambda plan: Journal(folder, plan.empty), reporter, reward)
 
 
 def _sample(
     config: Config,
     folder: Path,
-    want: Want,
-    begin: Callable[[Want], Journal],
+    plan: Plan,
+    begin: Callable[[Plan], Journal],
     reporter: Reporter,
     reward: str | RewardFunction | None,
 ) -> SampleResult:
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
     with reward_for(config, reward) as verifier:
-        sampler = sampler_for(config, want.prompts, reporter)
-        journal = begin(want)
+        sampler = sampler_for(config, plan.prompts, reporter)
+        journal = begin(plan)
         if isinstance(reporter, ConsoleReporter):
-            what = f"{len(want.prompts)} prompts x {want.n} draws of {want.origin.model}"
+            what = f"{len(plan.prompts)} prompts x {plan.n} samples of {plan.origin.model}"
             reporter.console.print(f"{what} -> {folder}", soft_wrap=True)
         try:
             with alone(folder):
-                sampled = collect(want, sampler, verifier, journal, reporter)
+                sampled = collect(plan, sampler, verifier, journal, reporter)
         except KeyboardInterrupt as stop:
-            raise Stopped(f"stopped; go on with: winnow sample --resume {folder}") from stop
+            raise Stopped(f"stopped; resume: winnow sample --resume {folder}") from stop
         finally:
             for note in getattr(sampler, "notes", list)():
                 reporter.note(note)
     return SampleResult(folder, sampled)
 
 
-def _want(config: Config, held_out: bool) -> Want:
+def _plan(config: Config, held_out: bool) -> Plan:
     params = sampling_params(config)
     model = config.model
     if config.server.url is not None:
         model = config.server.model or config.model
-    return Want(
+    return Plan(
         prompts=_prompts(config, held_out),
         n=config.samples_per_prompt,
         params=params,
@@ -275,7 +275,7 @@ def _prompts(config: Config, held_out: bool) -> list[Prompt]:
     """Each prompt once.
 
     Raises:
-        UserError: two prompts of one id, whose draws nobody could tell apart.
+        UserError: two prompts of one id, whose samples nobody could tell apart.
     """
     if held_out:
         prompts: Sequence[Prompt] = load_held_out(config.prompts, config.eval, config.seed)

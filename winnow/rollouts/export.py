@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from winnow.errors import UserError, choices
-from winnow.rollouts.selected import Sifted
+from winnow.rollouts.selected import Selected
 from winnow.storage.atomic import disk, refuse, whole
-from winnow.storage.sample_table import DrawTable, Part
+from winnow.storage.format import METADATA
+from winnow.storage.sample_table import Part, SampleTable
 from winnow.storage.schema import SCHEMA, clean
 
 Form = Literal["messages", "prompt-completion"]
@@ -36,8 +37,8 @@ def check_output(path: Path, form: str = "messages") -> None:
     refuse(path)
 
 
-def check_columns(table: DrawTable, path: Path) -> None:
-    """See that the files of draws have what a file of that kind needs, before any is written.
+def check_columns(table: SampleTable, path: Path) -> None:
+    """See that the files of samples have what a file of that kind needs, before any is written.
 
     Raises:
         UserError: no prompt or text for a .jsonl file; columns that cannot be one column.
@@ -50,20 +51,25 @@ def check_columns(table: DrawTable, path: Path) -> None:
         missing = [name for name in _NEEDED if name not in there]
         if missing:
             raise UserError(
-                "draws", f"{part.path} has no column {', '.join(missing)}, which {path} needs"
+                "samples", f"{part.path} has no column {', '.join(missing)}, which {path} needs"
             )
 
 
 def export(
-    table: DrawTable, sifted: Sifted, path: Path, *, form: Form = "messages", rejected: bool = False
+    table: SampleTable,
+    selected: Selected,
+    path: Path,
+    *,
+    form: Form = "messages",
+    rejected: bool = False,
 ) -> None:
-    """Write the survivors of a file of draws, in the order of the file.
+    """Write the survivors of a file of samples, in the order of the file.
 
     Args:
         form: Of the lines of a .jsonl file. `messages`: a conversation that ends with the answer;
             `prompt-completion`: the two, as texts, or all as messages where some prompt was a
             conversation. As TRL, axolotl and LLaMA-Factory read them.
-        rejected: Whether a Parquet file is to hold the rejected draws too, with their reasons.
+        rejected: Whether a Parquet file is to hold the rejected samples too, with their reasons.
 
     Raises:
         UserError: what `check_columns` raises.
@@ -72,24 +78,24 @@ def export(
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
-        whole(path, lambda partial: _parquet(table, sifted, partial, rejected))
+        whole(path, lambda partial: _parquet(table, selected, partial, rejected))
     else:
-        whole(path, lambda partial: _jsonl(table, sifted, partial, form))
+        whole(path, lambda partial: _jsonl(table, selected, partial, form))
 
 
-def _parquet(table: DrawTable, sifted: Sifted, path: Path, rejected: bool) -> None:
+def _parquet(table: SampleTable, selected: Selected, path: Path, rejected: bool) -> None:
     schema = _unified(table)
     with pq.ParquetWriter(path, schema) as writer:
         for part in table.parts:
             for first, batch in _batches(part):
-                judged = _judged(batch, sifted, first, table.right_at)
+                chosen = _with_outcomes(batch, selected, first, table.right_at)
                 if not rejected:
-                    judged = judged.filter(judged["kept"])
-                if judged.num_rows:
-                    writer.write_table(_shaped(judged, schema, part.path))
+                    chosen = chosen.filter(chosen["survived"])
+                if chosen.num_rows:
+                    writer.write_table(_shaped(chosen, schema, part.path))
 
 
-def _unified(table: DrawTable) -> pa.Schema:
+def _unified(table: SampleTable) -> pa.Schema:
     """All columns that any of the files has, and those that selection fills.
 
     Raises:
@@ -108,14 +114,14 @@ def _unified(table: DrawTable) -> pa.Schema:
                 )
             except pa.ArrowException as error:
                 raise UserError(
-                    "draws",
+                    "samples",
                     f"column {own.name} is {own.type} in {part.path} and {seen.type} elsewhere",
                     "rename one, or leave one of the files out",
                 ) from error
             fields[own.name] = one.field(0).with_nullable(True)
-    for name in ("reward", "error", "right_at", "right", "kept", "reason"):
+    for name in ("reward", "error", "right_at", "right", "survived", "reason"):
         fields.setdefault(name, SCHEMA.field(name))
-    return pa.schema(list(fields.values()))
+    return pa.schema(list(fields.values()), metadata=dict(METADATA))
 
 
 def _shaped(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
@@ -129,7 +135,7 @@ def _shaped(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
         except pa.ArrowException as error:
             have = table.schema.field(own.name).type
             problem = f"column {own.name} of {path} is {have}, which does not convert to {own.type}"
-            raise UserError("draws", problem, "convert it or leave it out") from error
+            raise UserError("samples", problem, "convert it or leave it out") from error
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -142,20 +148,22 @@ def _batches(part: Part, columns: list[str] | None = None) -> Iterator[tuple[int
             first += batch.num_rows
 
 
-def _judged(batch: pa.Table, sifted: Sifted, first: int, right_at: float | None) -> pa.Table:
-    """A batch with its verdicts, and its new scores or its new bound where there are any."""
+def _with_outcomes(
+    batch: pa.Table, selected: Selected, first: int, right_at: float | None
+) -> pa.Table:
+    """A batch with its outcomes, and its new scores or its new bound where there are any."""
     here = slice(first, first + batch.num_rows)
-    words = pa.array([clean(word) for word in sifted.words])
+    words = pa.array([clean(word) for word in selected.words])
     changed: dict[str, pa.Array] = {
-        "kept": pa.array(sifted.kept[here]),
-        "reason": words.take(pa.array(sifted.reasons[here])),
+        "survived": pa.array(selected.survived[here]),
+        "reason": words.take(pa.array(selected.reasons[here])),
     }
     rewards = None
-    if sifted.scores is not None:
-        rewards, right_at = sifted.scores.rewards[here], sifted.scores.right_at
+    if selected.scores is not None:
+        rewards, right_at = selected.scores.rewards[here], selected.scores.right_at
         changed["reward"] = pa.array(rewards, mask=np.isnan(rewards))
         changed["error"] = pa.array(
-            [clean(sifted.scores.errors.get(row)) for row in range(here.start, here.stop)],
+            [clean(selected.scores.errors.get(row)) for row in range(here.start, here.stop)],
             pa.string(),
         )
     elif right_at is not None and "reward" in batch.column_names:
@@ -170,14 +178,14 @@ def _judged(batch: pa.Table, sifted: Sifted, first: int, right_at: float | None)
     return batch
 
 
-def _jsonl(table: DrawTable, sifted: Sifted, path: Path, form: Form) -> None:
+def _jsonl(table: SampleTable, selected: Selected, path: Path, form: Form) -> None:
     talk = any(map(_has_conversations, table.parts))
     with path.open("w", encoding="utf-8") as file:
         for part in table.parts:
             there = pq.read_schema(part.path).names
             columns = [name for name in (*_NEEDED, "messages") if name in there]
             for first, batch in _batches(part, columns):
-                kept = sifted.kept[first : first + batch.num_rows]
+                kept = selected.survived[first : first + batch.num_rows]
                 for row in batch.filter(pa.array(kept)).to_pylist():
                     file.write(json.dumps(line(row, form, talk), ensure_ascii=False) + "\n")
 
@@ -191,7 +199,7 @@ def _has_conversations(part: Part) -> bool:
 
 
 def line(row: dict[str, Any], form: Form, talk: bool) -> dict[str, Any]:
-    """A draw as another trainer reads it.
+    """A sample as another trainer reads it.
 
     Args:
         talk: Whether prompt and completion are messages: so are all of a file, or none.

@@ -1,4 +1,4 @@
-"""Prompts -> groups of draws, each with a seed of its own."""
+"""Prompts -> groups of samples, each with a seed of its own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def lots(*parts: object) -> np.random.Generator:
-    """What draws lots, the same for the same parts."""
+def random_stream(*parts: object) -> np.random.Generator:
+    """A generator of random numbers, the same for the same parts."""
     return np.random.default_rng(derive_seed(*parts))
 
 
@@ -34,10 +34,10 @@ def requests(
     step: int,
     first: int = 0,
 ) -> list[Request]:
-    """n draws of each prompt; its seed is made of the run's, the split, the step and its place.
+    """n samples of each prompt; its seed is made of the run's, the split, the step and its place.
 
     Args:
-        first: Prompts that were drawn for this step before.
+        first: Prompts that were sampled for this step before.
     """
     return [
         Request(prompt, n, derive_seed(seed, split, step, first + place), params, step)
@@ -45,14 +45,16 @@ def requests(
     ]
 
 
-def draw(sampler: Sampler, asked: Sequence[Request], model: str, progress: Progress) -> list[Group]:
+def sample(
+    sampler: Sampler, asked: Sequence[Request], model: str, progress: Progress
+) -> list[Group]:
     """What a model of that name answers, a group a request, in their order."""
     groups: dict[int, Group] = {}
-    progress("draw", 0, len(asked))
+    progress("sample", 0, len(asked))
     for place, group in sampler.sample(asked):
         params = asked[place].params
         groups[place] = group.with_(origin=Origin(model, params.temperature, params.truncated))
-        progress("draw", len(groups), len(asked))
+        progress("sample", len(groups), len(asked))
     return [groups[place] for place in range(len(asked))]
 
 

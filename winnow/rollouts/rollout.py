@@ -1,6 +1,6 @@
-"""One set of draws, from prompts to weighed groups on the disk.
+"""One set of samples, from prompts to selected groups on the disk.
 
-prompts -> draw -> score -> select -> (what else is wanted) -> weigh -> store
+prompts -> sample -> score -> select -> annotate -> advantages -> store
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from winnow.algorithms.advantages import weigh
+from winnow.algorithms.advantages import assign_advantages
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.selection import select
 from winnow.config.phases import Phase
@@ -18,21 +18,21 @@ from winnow.prompts.loading import PromptSet
 from winnow.reporting.observer import Progress
 from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
-from winnow.rollouts.annotate import Wanted, kl_to_reference
-from winnow.rollouts.generate import draw, lots, requests, sampling_params
+from winnow.rollouts.annotate import Annotator, kl_to_reference
+from winnow.rollouts.generate import random_stream, requests, sample, sampling_params
 from winnow.rollouts.scoring import Patience, score
 from winnow.storage.run_folder import RunStore
-from winnow.types import Batch, Group, Prompt, Verdict
+from winnow.types import Batch, Group, Outcome, Prompt
 
 
 class Rollout:
-    """Makes the weighed groups of a step, or finds them on the disk where they were made before.
+    """Makes the selected groups of a step, or finds them on the disk where they were made before.
 
     Args:
-        sampler: Who draws, asked for when something is to be drawn.
+        sampler: Who samples, asked for when something is to be sampled.
     """
 
-    stages = ("draw", "score", "select", "signals", "store")
+    stages = ("sample", "score", "select", "annotate", "store")
 
     def __init__(
         self,
@@ -41,36 +41,36 @@ class Rollout:
         *,
         prompts: PromptSet,
         reward: Reward,
-        wanted: Wanted,
+        annotator: Annotator,
         store: RunStore,
         watch: Stopwatch,
         progress: Progress,
     ) -> None:
         self._phase, self._config, self._algorithm = phase, phase.config, phase.algorithm
-        other = self._config.draws_from if phase.algorithm.draws == "once" else None
+        other = self._config.samples_from if phase.algorithm.resample == "once" else None
         self._sampler, self._model = sampler, other or self._config.model
-        self._prompts, self._reward, self._wanted = prompts, reward, wanted
+        self._prompts, self._reward, self._annotator = prompts, reward, annotator
         self._store, self._watch, self._progress = store, watch, progress
         self._patience = Patience(f"winnow train --resume {store.folder}")
         penalty = phase.algorithm.kl
         self._penalty = penalty if isinstance(penalty, InReward) else None
         self._taken: int | None = None
 
-    def make(self, step: int, *, signals: bool = True) -> Batch:
-        """The groups of a step, weighed; every draw is on the disk when this returns.
+    def make(self, step: int, *, annotate: bool = True) -> Batch:
+        """The groups of a step with advantages; every sample is on the disk when this returns.
 
         Args:
-            signals: Whether what weighing and updates read beside scores is asked for.
+            annotate: Whether what advantages and updates read beside scores is asked for.
         """
         refill, count = self._algorithm.refill, self._config.prompts_per_step
         first = self._phase.first_prompt + (step - self._phase.before - 1) * count
         first = first if self._taken is None else self._taken
-        found = self._store.groups_drawn("train", step)
+        found = self._store.groups_sampled("train", step)
         prompts = self._prompts.between(first, first + max(found, count), self._config.seed)
         recorded = self._recorded(step, prompts)
         groups = list(recorded)
         while True:
-            groups = self._scored(self._drawn(step, prompts, groups))
+            groups = self._scored(self._sampled(step, prompts, groups))
             chosen = self._selected(step, groups)
             full = [place for place, group in enumerate(chosen) if group.survivors]
             if len(full) >= count or len(chosen) >= (1 + refill) * count:
@@ -79,28 +79,28 @@ class Rollout:
         if refill:
             self._taken = first + len(chosen)
             chosen = [_surplus(g) if i in full[count:] else g for i, g in enumerate(chosen)]
-        if signals:
-            with self._watch("signals"):
-                chosen = self._wanted.fill(chosen, weighing=True)
+        if annotate:
+            with self._watch("annotate"):
+                chosen = self._annotator.fill(chosen, for_advantages=True)
         with self._watch("select"):
             row = self._algorithm
-            weighed = weigh(chosen, row.advantage, row.reward_scale, self._penalty)
+            groups = assign_advantages(chosen, row.advantage, row.reward_scale, self._penalty)
         with self._watch("store"):
-            self._keep(step, recorded, weighed)
-        self._patience((score for group in weighed for score in group.scores), step)
+            self._keep(step, recorded, groups)
+        self._patience((score for group in groups for score in group.scores), step)
         trained = full[:count] if refill else None
-        return Batch(weighed, True, trained, measures=self._measures(weighed))
+        return Batch(groups, True, trained, measures=self._measures(groups))
 
     def _recorded(self, step: int, prompts: Sequence[Prompt]) -> Sequence[Group]:
-        with self._watch("draw"):
+        with self._watch("sample"):
             right_at = self._config.reward.bound
-            return self._store.read_draws("train", step, prompts, right_at) or ()
+            return self._store.read_samples("train", step, prompts, right_at) or ()
 
-    def _drawn(self, step: int, prompts: Sequence[Prompt], groups: list[Group]) -> list[Group]:
+    def _sampled(self, step: int, prompts: Sequence[Prompt], groups: list[Group]) -> list[Group]:
         """A group for each prompt: those that are there, and new ones, at once on the disk."""
         if len(groups) == len(prompts):
             return groups
-        with self._watch("draw"):
+        with self._watch("sample"):
             asked = requests(
                 prompts[len(groups) :],
                 self._config.samples_per_prompt,
@@ -110,9 +110,9 @@ class Rollout:
                 step=step,
                 first=len(groups),
             )
-            new = draw(self._sampler(), asked, self._model, self._progress)
-            every = [*(group.with_(verdicts=(), weights=()) for group in groups), *new]
-            self._store.write_draws("train", step, every)  # a kill while scoring loses none
+            new = sample(self._sampler(), asked, self._model, self._progress)
+            every = [*(group.with_(outcomes=(), advantages=()) for group in groups), *new]
+            self._store.write_samples("train", step, every)  # a kill while scoring loses none
         return every
 
     def _scored(self, groups: Sequence[Group]) -> list[Group]:
@@ -122,21 +122,21 @@ class Rollout:
 
     def _selected(self, step: int, groups: Sequence[Group]) -> list[Group]:
         with self._watch("select"):
-            rng = lots(self._config.seed, "select", step)
+            rng = random_stream(self._config.seed, "select", step)
             return [select(group, self._algorithm.select, rng) for group in groups]
 
-    def _keep(self, step: int, recorded: Sequence[Group], weighed: Sequence[Group]) -> None:
-        """Write what was found out; what an earlier run made of other verdicts is set aside."""
-        if list(recorded) == list(weighed):
+    def _keep(self, step: int, recorded: Sequence[Group], groups: Sequence[Group]) -> None:
+        """Write what was found out; what an earlier run made of other scores is set aside."""
+        if list(recorded) == list(groups):
             return
-        if recorded and recorded[0].scores and self._algorithm.draws == "every-step":
+        if recorded and recorded[0].scores and self._algorithm.resample == "every-step":
             said = [
-                [(group.scores, group.verdicts) for group in some] for some in (recorded, weighed)
+                [(group.scores, group.outcomes) for group in some] for some in (recorded, groups)
             ]
             if said[0] != said[1]:
-                # From here on the policy is another than the one that drew.
+                # From here on the policy is another than the one that sampled.
                 self._store.set_aside(step)
-        self._store.write_draws("train", step, weighed)
+        self._store.write_samples("train", step, groups)
 
     def _measures(self, groups: Sequence[Group]) -> dict[str, float | None]:
         """How far the policy is from the reference; what that costs from the next step on."""
@@ -163,19 +163,19 @@ class Rollout:
             self._penalty = replace(self._penalty, beta=state["kl_beta"])
 
     def release(self) -> None:
-        """No more draws will be made: let go of the sampler, which may be a model of its own."""
+        """No more samples will be made: let go of the sampler, which may be a model of its own."""
         self._sampler = _released
 
 
 def _surplus(group: Group) -> Group:
     """A group that came up when the batch was full already."""
     return group.with_(
-        verdicts=tuple(
-            Verdict(False, "the batch was full") if verdict.kept else verdict
-            for verdict in group.verdicts
+        outcomes=tuple(
+            Outcome(False, "the batch was full") if outcome.survived else outcome
+            for outcome in group.outcomes
         )
     )
 
 
 def _released() -> Sampler:
-    raise RuntimeError("all draws of this run were made before")
+    raise RuntimeError("all samples of this run were made before")

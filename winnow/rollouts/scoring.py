@@ -1,4 +1,4 @@
-"""Draws -> their scores: the verifier of a config, over groups or over a file."""
+"""Samples -> their scores: the verifier of a config, over groups or over a file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from winnow.errors import UserError
 from winnow.reporting.observer import Progress
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction, make_reward, reward_name
-from winnow.storage.sample_table import DrawTable
+from winnow.storage.sample_table import SampleTable
 from winnow.types import Group, Prompt, Score
 
 _BATCH = 1024
-"""Draws that a verifier is given at a time."""
+"""Samples that a verifier is given at a time."""
 
 
 @dataclass(frozen=True)
@@ -39,29 +39,29 @@ class Scores:
 
 
 def rescore(
-    table: DrawTable,
+    table: SampleTable,
     reward: str | RewardFunction,
     right_at: float = 1.0,
     options: Mapping[str, Any] | None = None,
     progress: Progress = lambda *_: None,
 ) -> Scores:
-    """Score every draw of a file anew, by a reward or its name; nothing is drawn.
+    """Score every sample of a file anew, by a reward or its name; nothing is sampled.
 
     Raises:
-        UserError: there is no such reward; every verdict was an error.
+        UserError: there is no such reward; every score was an error.
     """
     config = from_dict({"reward": {"name": reward_name(reward) or "", "options": options or {}}})
     with reward_for(config, reward) as verifier:
         return _rescored(table, verifier, right_at, progress)
 
 
-def _rescored(table: DrawTable, reward: Reward, right_at: float, progress: Progress) -> Scores:
+def _rescored(table: SampleTable, reward: Reward, right_at: float, progress: Progress) -> Scores:
     rewards = np.full(table.rows, np.nan)
     errors: dict[int, str] = {}
     items: list[tuple[Prompt, str]] = []
     rows: list[int] = []
 
-    def judge() -> None:
+    def score_batch() -> None:
         for row, score in zip(rows, reward.score(items), strict=True):
             if score.value is None:
                 errors[row] = score.error or ""
@@ -71,36 +71,38 @@ def _rescored(table: DrawTable, reward: Reward, right_at: float, progress: Progr
         rows.clear()
 
     for number, group in enumerate(table):
-        items += [(group.prompt, draw.text) for draw in group.draws]
+        items += [(group.prompt, sample.text) for sample in group.samples]
         rows += table.rows_of(number).tolist()
         if len(items) >= _BATCH:
-            judge()
+            score_batch()
             progress("score", number + 1, len(table))
     if items:
-        judge()
+        score_batch()
     if len(errors) == table.rows:
         raise UserError(
-            "reward", f"every verdict was an error, such as: {next(iter(errors.values()))}"
+            "reward", f"every score was an error, such as: {next(iter(errors.values()))}"
         )
     return Scores(rewards, errors, right_at)
 
 
 def score(groups: Sequence[Group], reward: Reward, right_at: float) -> list[Group]:
-    """The groups with a score for each draw; draws that have a number already keep it."""
+    """The groups with a score for each sample; samples that have a number already keep it."""
     waiting = [
         (place, number)
         for place, group in enumerate(groups)
-        for number in range(len(group.draws))
+        for number in range(len(group.samples))
         if not group.scores or group.scores[number].error is not None
     ]
-    items = [(groups[place].prompt, groups[place].draws[number].text) for place, number in waiting]
+    items = [
+        (groups[place].prompt, groups[place].samples[number].text) for place, number in waiting
+    ]
     said = dict(zip(waiting, reward.score(items), strict=True))
     return [
         group.with_(
             right_at=right_at,
             scores=tuple(
                 said[place, number] if (place, number) in said else group.scores[number]
-                for number in range(len(group.draws))
+                for number in range(len(group.samples))
             ),
         )
         for place, group in enumerate(groups)
@@ -111,8 +113,8 @@ class Patience:
     """One error never stops a run; a verifier that mostly fails, three times running, does.
 
     Args:
-        go_on: The command that goes on with the run.
-        enough: Verdicts that are looked at together, at least.
+        go_on: The command that resumes the run.
+        enough: Outcomes that are looked at together, at least.
     """
 
     def __init__(self, go_on: str, enough: int = 0) -> None:
@@ -121,7 +123,7 @@ class Patience:
         self._bad: list[int | None] = []
 
     def __call__(self, scores: Iterable[Score], step: int | None = None) -> None:
-        """Look at further verdicts, those of a step where there are steps.
+        """Look at further scores, those of a step where there are steps.
 
         Raises:
             UserError: more than half of them were errors for the third time running; it names the
@@ -135,8 +137,8 @@ class Patience:
         self._scores = []
         if len(self._bad) >= 3:
             where = "" if step is None else f" of steps {self._bad[0]} to {step}"
-            problem = f"most verdicts{where} are errors, the last of them: {errors[-1]}"
-            raise UserError("reward", problem, f"mend the verifier and go on: {self._go_on}")
+            problem = f"most scores{where} are errors, the last of them: {errors[-1]}"
+            raise UserError("reward", problem, f"fix the verifier and resume: {self._go_on}")
 
 
 _LEARNED = "model:"

@@ -1,4 +1,4 @@
-"""From a file of draws to its survivors, each with its reason; what was lost, rule by rule.
+"""From a file of samples to its survivors, each with its reason; what was lost, rule by rule.
 
 read what the rules look at -> select -> write what survives, a part of the file at a time
 """
@@ -14,7 +14,14 @@ import numpy as np
 
 from winnow.algorithms.registry import RULES
 from winnow.algorithms.rejection import RSO, Gibbs
-from winnow.algorithms.selection import KEPT, AsRecorded, Fate, Rule, columns_read, sieve
+from winnow.algorithms.selection import (
+    SURVIVED,
+    AsRecorded,
+    Rejection,
+    Rule,
+    columns_read,
+    first_rejections,
+)
 from winnow.algorithms.spec import Function, parse, show
 from winnow.errors import UserError
 from winnow.reporting.console import reporter
@@ -22,24 +29,24 @@ from winnow.reporting.observer import Progress
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.export import Form, check_columns, check_output, export
 from winnow.rollouts.scoring import Scores, rescore
-from winnow.rollouts.selected import Sifted, Tally
+from winnow.rollouts.selected import Selected, Tally
 from winnow.storage.paths import Paths, paths_of
-from winnow.storage.sample_table import DrawTable, read_draws
+from winnow.storage.sample_table import SampleTable, read_samples
 from winnow.types import Group
 
 OF_PROMPT = ("answer", "data", "messages", "difficulty")
 """Columns that a verifier may want of a prompt, beside its text."""
-_NAMED = re.compile(r" as draw \d+$")
-"""What a rule says of another draw of the group."""
+_NAMED = re.compile(r" as sample \d+$")
+"""What a rule says of another sample of the group."""
 
 
-def fates(
-    table: DrawTable, rules: Sequence[Rule], seed: int, scores: Scores | None = None
-) -> Iterator[tuple[Group, list[Fate]]]:
-    """Every group of a file with what becomes of its draws, for `select` and for training alike.
+def select_groups(
+    table: SampleTable, rules: Sequence[Rule], seed: int, scores: Scores | None = None
+) -> Iterator[tuple[Group, list[Rejection]]]:
+    """Every group of a file with what becomes of its samples, for `select` and for training alike.
 
-    The lots of a group follow from the seed and from its number in the file: neither what is read
-    at a time nor what a rule draws for the groups before it has a say.
+    The randomness of a group follows from the seed and from its number in the file: neither what is
+    read at a time nor what a rule samples for the groups before it has a say.
 
     Args:
         scores: New scores, which take the place of the file's.
@@ -51,50 +58,51 @@ def fates(
         if scores is not None:
             own = scores.of(table.rows_of(number))
             group = group.with_(scores=own, right_at=scores.right_at)
-        yield group, sieve(group, rules, np.random.default_rng([seed, number]))
+        yield group, first_rejections(group, rules, np.random.default_rng([seed, number]))
 
 
-def sift(
-    table: DrawTable,
+def select_table(
+    table: SampleTable,
     rules: Sequence[Rule],
     *,
     seed: int = 0,
     scores: Scores | None = None,
     pool: bool = False,
     progress: Progress = lambda *_: None,
-) -> Sifted:
-    """Judge every draw of a file by rules, each of which sees what the ones before it left.
+) -> Selected:
+    """Apply rules to every sample of a file, each of which sees what the ones before it left.
 
     Args:
         scores: New scores, which take the place of the file's.
-        pool: Whether draws of several policies may stand in for each other.
+        pool: Whether samples of several policies may stand in for each other.
 
     Raises:
-        UserError: draws without a score; several policies, not pooled, or under a rule that takes
-            the draws to be of one; what a rule raises.
+        UserError: samples without a score; several policies, not pooled, or under a rule that takes
+            the samples to be of one; what a rule raises.
     """
     _check(table, rules, scores, pool)
     kept = np.zeros(table.rows, dtype=bool)
     reasons = np.zeros(table.rows, dtype=np.int32)
-    words = {KEPT: 0}
-    tallies = [Tally("(no verdict)"), *(Tally(show(rule)) for rule in rules)]
+    words = {SURVIVED: 0}
+    tallies = [Tally("(no score)"), *(Tally(show(rule)) for rule in rules)]
     left = 0
-    for number, (_, found) in enumerate(fates(table, rules, seed, scores)):
+    for number, (_, found) in enumerate(select_groups(table, rules, seed, scores)):
         rows = table.rows_of(number)
-        kept[rows] = [fate is None for fate in found]
+        kept[rows] = [rejection is None for rejection in found]
         reasons[rows] = [
-            words.setdefault(KEPT if fate is None else fate[1], len(words)) for fate in found
+            words.setdefault(SURVIVED if rejection is None else rejection[1], len(words))
+            for rejection in found
         ]
         _count(tallies, found)
         left += None in found
         if number % 1000 == 0:
             progress("select", number, len(table))
-    return Sifted(
-        draws=table.rows,
+    return Selected(
+        samples=table.rows,
         prompts=len(table),
         survivors=int(kept.sum()),
         prompts_left=left,
-        kept=kept,
+        survived=kept,
         reasons=reasons,
         words=list(words),
         tallies=tallies if tallies[0].lost else tallies[1:],
@@ -103,25 +111,31 @@ def sift(
     )
 
 
-def _check(table: DrawTable, rules: Sequence[Rule], scores: Scores | None, pool: bool) -> None:
+def _check(table: SampleTable, rules: Sequence[Rule], scores: Scores | None, pool: bool) -> None:
     if scores is None:
         table.need_scores()
     policies = table.policies()
     if len(policies) < 2:
         return
-    listed = f"draws of {len(policies)} policies ({'; '.join(policies)})"
+    listed = f"samples of {len(policies)} policies ({'; '.join(policies)})"
     for rule in rules:
         if rule.one_policy:
-            raise UserError("draws", f"{listed}, and {show(rule)} is for one", "give those of one")
+            raise UserError(
+                "samples", f"{listed}, and {show(rule)} is for one", "give those of one"
+            )
     if not pool:
-        raise UserError("draws", listed, "give those of one, or --pool to take them as one set")
+        raise UserError("samples", listed, "give those of one, or --pool to take them as one set")
 
 
-def _count(tallies: Sequence[Tally], fates: Sequence[Fate]) -> None:
-    """Add a group's fates to what each rule did; a rule's number is one below its place."""
-    alive = len(fates)
+def _count(tallies: Sequence[Tally], rejections: Sequence[Rejection]) -> None:
+    """Add a group's rejections to what each rule did; a rule's number is one below its place."""
+    alive = len(rejections)
     for place, tally in enumerate(tallies):
-        lost = [fate[1] for fate in fates if fate is not None and fate[0] == place - 1]
+        lost = [
+            rejection[1]
+            for rejection in rejections
+            if rejection is not None and rejection[0] == place - 1
+        ]
         tally.seen += alive
         tally.lost += len(lost)
         tally.reasons.update(_NAMED.sub("", reason) for reason in lost)
@@ -129,24 +143,24 @@ def _count(tallies: Sequence[Tally], fates: Sequence[Fate]) -> None:
         alive -= len(lost)
 
 
-def _notes(table: DrawTable, rules: Sequence[Rule], tallies: Sequence[Tally]) -> list[str]:
+def _notes(table: SampleTable, rules: Sequence[Rule], tallies: Sequence[Tally]) -> list[str]:
     """What a sample may be called, and what stands against it."""
     notes = []
-    unjudged = table.rows - table.count("kept", True) - table.count("kept", False)
+    unjudged = table.rows - table.count("survived", True) - table.count("survived", False)
     for place, rule in enumerate(rules):
         if isinstance(rule, Gibbs):
             notes.append(_claim(table, rules, place, tallies))
         elif isinstance(rule, RSO):
             notes.append(
-                f"{show(rule)}: NOT exact draws from pi*: as published, r_max is the largest "
-                "reward among those left, and none is drawn twice"
+                f"{show(rule)}: NOT exact samples from pi*: as published, r_max is the largest "
+                "reward among those left, and none is sampled twice"
             )
         elif isinstance(rule, AsRecorded) and unjudged:
-            notes.append(f"{show(rule)}: {unjudged} draws have no verdict in the file and pass it")
+            notes.append(f"{show(rule)}: {unjudged} samples have no score in the file and pass it")
     return notes
 
 
-def _claim(table: DrawTable, rules: Sequence[Rule], place: int, tallies: Sequence[Tally]) -> str:
+def _claim(table: SampleTable, rules: Sequence[Rule], place: int, tallies: Sequence[Tally]) -> str:
     """How many proposals one `gibbs` accepted, and what they are worth."""
     rule, tally = rules[place], tallies[place + 1]
     assert isinstance(rule, Gibbs)
@@ -155,24 +169,24 @@ def _claim(table: DrawTable, rules: Sequence[Rule], place: int, tallies: Sequenc
     gaps, errors = table.gaps(), tallies[0].lost
     against = [
         *(["r_max is only the largest reward seen for each prompt"] * (rule.r_max == "sample")),
-        *([f"draws of {gaps} prompts are missing from the file"] * (gaps > 0)),
-        *([f"{errors} draws had no verdict"] * (errors > 0)),
+        *([f"samples of {gaps} prompts are missing from the file"] * (gaps > 0)),
+        *([f"{errors} samples had no score"] * (errors > 0)),
         *([f"{', '.join(before)} chose before it"] * bool(before)),
         *([f"{', '.join(after)} chose among what it accepted"] * bool(after)),
     ]
     accepted = tally.seen - tally.lost
     rate = accepted / tally.seen if tally.seen else 0.0
     what = (
-        f"NOT exact draws from pi*: {'; '.join(against)}"
+        f"NOT exact samples from pi*: {'; '.join(against)}"
         if against
-        else f"exact draws from pi* of {''.join(table.policies()) or 'what drew them'}, "
+        else f"exact samples from pi* of {''.join(table.policies()) or 'what sampled them'}, "
         f"beta = {rule.beta:g}, if no reward can exceed {rule.r_max:g}"
     )
     return f"{show(rule)}: {tally.seen} proposals, {accepted} accepted ({rate:.4f}); {what}"
 
 
 def select(
-    draws: Paths,
+    samples: Paths,
     rules: Sequence[str | Rule | Function] = ("correct",),
     *,
     out: Paths = (),
@@ -184,23 +198,23 @@ def select(
     pool: bool = False,
     seed: int = 0,
     quiet: bool = True,
-) -> Sifted:
-    """From draws on the disk to their survivors.
+) -> Selected:
+    """From samples on the disk to their survivors.
 
     Args:
-        draws: Parquet files or folders: of `winnow sample`, of a run.
+        samples: Parquet files or folders: of `winnow sample`, of a run.
         rules: Cells of `select`, as in a recipe; each sees what the ones before it left.
         out: Files to write: .parquet (all columns), .jsonl (as other trainers read it).
         form: Of a .jsonl file.
-        rejected: Whether Parquet files are to hold the rejected draws too, with their reasons.
-        rescore_with: A reward to score all draws with first; nothing is drawn again.
+        rejected: Whether Parquet files are to hold the rejected samples too, with their reasons.
+        rescore_with: A reward to score all samples with first; nothing is sampled again.
         reward_options: Of `rescore_with`.
         right_at: A reward of at least this is right. Default: as the file says, else 1; new scores:
             1.
-        pool: Take draws of several policies as one set.
+        pool: Take samples of several policies as one set.
 
     Raises:
-        UserError: something that the caller can mend; nothing is written then.
+        UserError: something that the caller can fix; nothing is written then.
     """
     outputs = paths_of(out)
     _check_outputs(outputs, form, rejected)
@@ -215,15 +229,15 @@ def select(
         raise UserError("rule", "none is given", "give at least one, such as correct or everything")
     if chosen[-1].pairs and any(path.suffix == ".jsonl" for path in outputs):
         problem = "a .jsonl file holds answers to learn, and best-worst keeps the worst too"
-        remedy = "write .parquet, and train with --set draws=FILE --set algorithm=dpo"
+        remedy = "write .parquet, and train with --set samples_file=FILE --set algorithm=dpo"
         raise UserError("out", problem, remedy)
     columns = columns_read(chosen)
     with reporter(quiet) as listener:
         listener.progress("read", 0, 1)
         scores = None
         wanted = columns | {"text", "prompt"} if rescore_with is not None else columns
-        table = read_draws(
-            paths_of(draws),
+        table = read_samples(
+            paths_of(samples),
             sorted(wanted),
             why="select",
             optional=OF_PROMPT if rescore_with is not None else (),
@@ -234,7 +248,7 @@ def select(
         if rescore_with is not None:
             bound = 1.0 if right_at is None else right_at
             scores = rescore(table, rescore_with, bound, reward_options, listener.progress)
-        sifted = sift(
+        selected = select_table(
             table,
             chosen,
             seed=seed,
@@ -244,8 +258,8 @@ def select(
         )
         for path in outputs:
             listener.progress(f"write {path.name}", 0, 1)
-            export(table, sifted, path, form=form, rejected=rejected)
-    return sifted
+            export(table, selected, path, form=form, rejected=rejected)
+    return selected
 
 
 def _check_outputs(outputs: Sequence[Path], form: str, rejected: bool) -> None:
@@ -255,5 +269,5 @@ def _check_outputs(outputs: Sequence[Path], form: str, rejected: bool) -> None:
         raise UserError("out", "one file is named twice", "name each file once")
     if rejected and not any(path.suffix == ".parquet" for path in outputs):
         raise UserError(
-            "rejected", "only a .parquet file holds rejected draws", "name one as output"
+            "rejected", "only a .parquet file holds rejected samples", "name one as output"
         )

@@ -1,4 +1,4 @@
-"""What selection made of a file of draws: a verdict for each row, and what each rule did."""
+"""What selection made of a file of samples: an outcome for each row, and what each rule did."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Tally:
     """What one rule did.
 
     Attributes:
-        seen: Draws alive before it.
+        seen: Samples alive before it.
         lost: Of those, the ones that it rejected.
-        prompts_lost: Prompts that lost their last draw to it.
-        reasons: How often it said what, without the draw that it named.
+        prompts_lost: Prompts that lost their last sample to it.
+        reasons: How often it said what, without the sample that it named.
     """
 
     rule: str
@@ -30,8 +30,8 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Sifted:
-    """The verdicts on a file of draws.
+class Selected:
+    """The outcomes on a file of samples.
 
     Attributes:
         kept: For each row of the files, in their order, whether it survives.
@@ -39,14 +39,14 @@ class Sifted:
         words: Reasons; the first is that of survivors.
         tallies: For each rule what it did, verifier errors first where there were any.
         notes: What a person should know: whether a sample is exact, and why not.
-        scores: New rewards and errors of each row, where the draws were scored anew.
+        scores: New rewards and errors of each row, where the samples were scored anew.
     """
 
-    draws: int
+    samples: int
     prompts: int
     survivors: int
     prompts_left: int
-    kept: NDArray[np.bool_]
+    survived: NDArray[np.bool_]
     reasons: NDArray[np.int32]
     words: list[str]
     tallies: list[Tally]

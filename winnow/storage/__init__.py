@@ -1,1 +1,1 @@
-"""Draws and runs on the disk; a kill loses nothing."""
+"""Samples and runs on the disk; a kill loses nothing."""

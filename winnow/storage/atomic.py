@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from winnow.errors import UserError, WinnowError
+from winnow.storage.format import ENVIRONMENT, FORMAT
 
 
 def whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -79,7 +80,8 @@ def begin_folder(
         sync(folder.parent)
     except OSError as error:
         raise UserError("out", f"cannot make {folder}: {error.strerror}") from error
-    write_text(folder / "environment.json", json.dumps(dict(environment), indent=2) + "\n")
+    told = {"format": FORMAT, **environment}
+    write_text(folder / ENVIRONMENT, json.dumps(told, indent=2) + "\n")
     for name, text in texts.items():
         write_text(folder / name, text)
 
@@ -117,7 +119,7 @@ def append_line(path: Path, line: str) -> None:
 
 @contextmanager
 def disk(path: Path) -> Iterator[None]:
-    """A full or read-only disk is the user's to mend, and no run is lost by it."""
+    """A full or read-only disk is the user's to fix, and no run is lost by it."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
-"""The run folder: every draw, every metric, every checkpoint, written so that a kill loses nothing.
+"""The run folder: every sample, metric and checkpoint, written so that a kill loses nothing.
 
     config.toml         resolved; enough to repeat the run
     environment.json    versions and device
-    rollouts/           train-000001.parquet, eval-000000.parquet: every draw ever made
+    rollouts/           train-000001.parquet, eval-000000.parquet: every sample ever made
     metrics.jsonl       one object a step
     evals.jsonl         one object an evaluation
     checkpoints/        step-10/: loads with AutoModelForCausalLM.from_pretrained; an evaluation's
@@ -10,7 +10,7 @@
     final/              the final model, where it is an average, or merged
     base/               what adapters were trained over, where no hub has it
     skipped/            batches whose loss or gradient was not finite
-    superseded/         draws of a policy that mended verdicts made another of
+    superseded/         samples of a policy that new scores made another of
 
 A file appears under its name only when it is whole: it is written beside it, flushed to the disk
 and renamed.
@@ -41,6 +41,7 @@ from winnow.storage.atomic import (
     whole_folder,
     write_text,
 )
+from winnow.storage.format import check_folder
 from winnow.storage.schema import SCHEMA, clean, group_of, write_groups
 from winnow.types import Group, Prompt, Split
 
@@ -84,13 +85,13 @@ class RunStore:
 
         def go_on() -> str:
             resumable = (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir()
-            return f", or go on with it: winnow train --resume {folder}" if resumable else ""
+            return f", or resume it: winnow train --resume {folder}" if resumable else ""
 
         refuse(folder, go_on)
 
     @classmethod
     def open(cls, folder: Path) -> RunStore:
-        """The folder of a run, to go on with.
+        """The folder of a run, to resume.
 
         Raises:
             UserError: it is no such folder.
@@ -99,14 +100,15 @@ class RunStore:
             raise UserError("resume", f"{folder} is not a run folder (it has no config.toml)")
         if not (folder / "checkpoints").is_dir():
             raise UserError("resume", f"{folder} holds an evaluation, which cannot be resumed")
+        check_folder("resume", folder)
         return cls(folder)
 
-    def write_draws(self, split: Split, step: int, groups: Sequence[Group]) -> None:
-        """All draws of a step, or of an evaluation, as one closed Parquet file."""
+    def write_samples(self, split: Split, step: int, groups: Sequence[Group]) -> None:
+        """All samples of a step, or of an evaluation, as one closed Parquet file."""
         write_groups(self._rollouts(split, step), split, step, groups)
 
-    def groups_drawn(self, split: Split, step: int) -> int:
-        """How many groups `write_draws` wrote, 0 if it never did or the file was damaged."""
+    def groups_sampled(self, split: Split, step: int) -> int:
+        """How many groups `write_samples` wrote, 0 if it never did or the file was damaged."""
         path = self._rollouts(split, step)
         if not path.is_file():
             return 0
@@ -116,10 +118,10 @@ class RunStore:
             return 0  # reading it in earnest says so
         return 0 if last is None else int(last) + 1
 
-    def read_draws(
+    def read_samples(
         self, split: Split, step: int, prompts: Sequence[Prompt], right_at: float
     ) -> list[Group] | None:
-        """What `write_draws` wrote, behind the same prompts; ``None`` if it never did.
+        """What `write_samples` wrote, behind the same prompts; ``None`` if it never did.
 
         Raises:
             UserError: the prompts have changed since, or the file was damaged.
@@ -137,7 +139,7 @@ class RunStore:
         return [group_of(by_group[place], prompt, right_at) for place, prompt in enumerate(prompts)]
 
     def groups(self, split: Split, step: int) -> list[Group]:
-        """What `write_draws` wrote, as far as the file alone tells.
+        """What `write_samples` wrote, as far as the file alone tells.
 
         Raises:
             UserError: it never did, or the file was damaged.
@@ -152,14 +154,14 @@ class RunStore:
             table = pq.read_table(path, schema=SCHEMA)
         except (pa.ArrowException, OSError) as error:
             raise UserError(
-                "resume", f"{path} is damaged", "remove it to have its draws made anew"
+                "resume", f"{path} is damaged", "remove it to have its samples made anew"
             ) from error
         for row in table.to_pylist():
             by_group.setdefault(row["group"], []).append(row)
         return by_group
 
     def set_aside(self, step: int) -> None:
-        """Move draws made after a step's update to `superseded/`: its verdicts are others now."""
+        """Move samples made after a step's update to `superseded/`: its scores are others now."""
         for path in sorted((self.folder / "rollouts").glob("*.parquet")):
             split, _, number = path.stem.partition("-")
             if int(number) >= step + (split == "train"):
@@ -195,14 +197,14 @@ class RunStore:
                 rows.append(json.loads(line))
             except ValueError as error:
                 raise UserError(
-                    "", f"{path} line {number} is not JSON", "mend or remove it"
+                    "", f"{path} line {number} is not JSON", "fix or remove it"
                 ) from error
         return rows
 
     def rewind(self, step: int) -> None:
         """Forget metrics after a checkpoint's step (0: all): a resumed run writes them anew.
 
-        Draws are kept, and used again instead of being made again.
+        Samples are kept, and used again instead of being made again.
         """
         for name in ("metrics.jsonl", "evals.jsonl"):
             rows = [row for row in self.lines(name) if 0 < step >= row["step"]]

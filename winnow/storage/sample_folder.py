@@ -1,11 +1,11 @@
-"""The folder that `winnow sample` fills: a journal line for each set of draws, then whole files.
+"""The folder that `winnow sample` fills: a journal line for each set of samples, then whole files.
 
     config.toml, environment.json   as in a run folder
-    draws/part-00001.parquet        closed files
-    journal.jsonl                   what is in no closed file yet: a line of draws, a line of scores
+    samples/part-00001.parquet        closed files
+    journal.jsonl                   what is in no closed file yet: lines of samples and of scores
 
-A line is on the disk before the next set is waited for. When the journal holds enough, its draws
-become a Parquet file, and it starts anew; a kill between the two leaves draws in both, which are
+A line is on the disk before the next set is waited for. When the journal holds enough, its samples
+become a Parquet file, and it starts anew; a kill between the two leaves samples in both, which are
 then taken once. An empty journal says that the folder is complete; else it begins with a newline.
 """
 
@@ -23,26 +23,27 @@ import pyarrow.parquet as pq
 
 from winnow.errors import UserError
 from winnow.storage.atomic import append_line, begin_folder, refuse, whole, write_text
+from winnow.storage.format import check_folder
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import (
     PROMPT_KEY,
     clean,
-    draw_columns,
-    draw_of,
     prompt_columns,
+    sample_columns,
+    sample_of,
     write_groups,
 )
 from winnow.types import Group, Prompt, Score
 
 PART_DRAWS = 16_384
-"""Draws that the journal gathers before they become a file."""
+"""Samples that the journal gathers before they become a file."""
 PART_TOKENS = 1_000_000
 """Tokens that it gathers at most: long answers make smaller files, and as little to remember."""
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a set of draws belongs: the number of its prompt, and of its first draw."""
+    """Where a set of samples belongs: the number of its prompt, and of its first sample."""
 
     prompt: int
     first: int
@@ -59,7 +60,7 @@ class Journal:
         self.folder = folder
         self._group = group
         self._open: dict[Place, Group] = {}
-        self._draws = self._tokens = 0
+        self._samples = self._tokens = 0
 
     @classmethod
     def create(
@@ -81,7 +82,7 @@ class Journal:
         """
         cls.refuse(folder)
         texts = {**dict.fromkeys(marks, ""), JOURNAL: "\n", "config.toml": config_toml}
-        begin_folder(folder, ["draws"], environment, texts)
+        begin_folder(folder, ["samples"], environment, texts)
         return cls(folder, group)
 
     @staticmethod
@@ -95,7 +96,7 @@ class Journal:
 
     @staticmethod
     def check(folder: Path) -> None:
-        """See that a folder can be gone on with.
+        """See that a folder can be resumed.
 
         Raises:
             UserError: it is no such folder.
@@ -103,11 +104,12 @@ class Journal:
         if not (folder / JOURNAL).is_file():
             raise UserError("resume", f"{folder} is not a folder of winnow sample")
         if not (folder / "config.toml").is_file():
-            problem = f"{folder} was stopped before anything was drawn (it has no config.toml)"
+            problem = f"{folder} was stopped before anything was sampled (it has no config.toml)"
             raise UserError("resume", problem, "remove it and begin anew")
+        check_folder("resume", folder)
 
     def restore(self, prompts: Sequence[Prompt]) -> dict[int, set[int]]:
-        """For each prompt the numbers of the draws that are there; the journal's are taken up.
+        """For each prompt the numbers of the samples that are there; the journal's are taken up.
 
         Raises:
             UserError: the prompts have changed since, or a file is damaged.
@@ -121,10 +123,10 @@ class Journal:
                 place, group = self._taken_up(line, prompts, there)
             except (KeyError, TypeError, ValueError) as error:
                 problem = f"{self.folder / JOURNAL} line {number} is damaged"
-                raise UserError("", problem, "mend or remove it") from error
+                raise UserError("", problem, "fix or remove it") from error
             if group is not None:
                 self._open[place] = group
-                numbers = range(place.first, place.first + len(group.draws))
+                numbers = range(place.first, place.first + len(group.samples))
                 there.setdefault(place.prompt, set()).update(numbers)
         for group in self._open.values():
             self._count(group)
@@ -133,13 +135,13 @@ class Journal:
     def _taken_up(
         self, line: Mapping[str, Any], prompts: Sequence[Prompt], there: Mapping[int, set[int]]
     ) -> tuple[Place, Group | None]:
-        """What a line says of a set of draws; nothing where a closed file holds it already."""
+        """What a line says of a set of samples; nothing where a closed file holds it already."""
         place = Place(line["prompt"], line["first"])
-        if "draws" not in line:
+        if "samples" not in line:
             group = self._open.get(place)
             scores = tuple(Score(value, error) for value, error in line["scores"])
-            if group is not None and len(scores) != len(group.draws):
-                raise ValueError(f"{len(scores)} scores of {len(group.draws)} draws")
+            if group is not None and len(scores) != len(group.samples):
+                raise ValueError(f"{len(scores)} scores of {len(group.samples)} samples")
             return place, None if group is None else group.with_(scores=scores)
         if place.prompt >= len(prompts) or line["of"] != _digest(prompts[place.prompt]):
             raise _changed(self.folder / JOURNAL)
@@ -147,15 +149,15 @@ class Journal:
             return place, None  # its file was closed, and the kill came before the journal's end
         return place, self._group(place.prompt).with_(
             prompt_ids=tuple(line["prompt_ids"]),
-            draws=tuple(draw_of(row) for row in line["draws"]),
+            samples=tuple(sample_of(row) for row in line["samples"]),
         )
 
     def _count(self, group: Group) -> None:
-        self._draws += len(group.draws)
-        self._tokens += sum(draw.length for draw in group.draws)
+        self._samples += len(group.samples)
+        self._tokens += sum(sample.length for sample in group.samples)
 
     def unscored(self) -> list[tuple[Place, Group]]:
-        """Draws of the journal that no verifier has seen, or whose verdict was an error."""
+        """Samples of the journal that no verifier has seen, or whose score was an error."""
         return [
             (place, group)
             for place, group in self._open.items()
@@ -163,15 +165,15 @@ class Journal:
         ]
 
     def add(self, place: Place, group: Group) -> None:
-        """Draws, on the disk before this returns. Those before them have their scores."""
-        if self._draws >= PART_DRAWS or self._tokens >= PART_TOKENS:
+        """Samples, on the disk before this returns. Those before them have their scores."""
+        if self._samples >= PART_DRAWS or self._tokens >= PART_TOKENS:
             self._close_part("\n")
         line = {
             "prompt": place.prompt,
             "first": place.first,
             "of": _digest(group.prompt),
             "prompt_ids": group.prompt_ids,
-            "draws": [draw_columns(draw) for draw in group.draws],
+            "samples": [sample_columns(sample) for sample in group.samples],
         }
         append_line(self.folder / JOURNAL, json.dumps(line) + "\n")
         self._open[place] = group
@@ -188,42 +190,42 @@ class Journal:
         self._open[place] = self._open[place].with_(scores=tuple(scores))
 
     def finish(self) -> None:
-        """All draws are made: close the last file. An empty journal says that it is complete."""
+        """All samples are made: close the last file. An empty journal says that it is complete."""
         self._close_part("")
 
     def _close_part(self, journal: str) -> None:
-        """Make a whole Parquet file of the journal's draws, then begin the journal anew."""
+        """Make a whole Parquet file of the journal's samples, then begin the journal anew."""
         places = sorted(self._open)
         if places:
             parts = self._parts()
             number = 1 + int(parts[-1].stem.removeprefix("part-")) if parts else 1
             write_groups(
-                self.folder / "draws" / f"part-{number:05d}.parquet",
+                self.folder / "samples" / f"part-{number:05d}.parquet",
                 "sample",
                 0,
                 [self._open[place] for place in places],
                 [(place.prompt, place.first) for place in places],
             )
         write_text(self.folder / JOURNAL, journal)
-        self._open, self._draws, self._tokens = {}, 0, 0
+        self._open, self._samples, self._tokens = {}, 0, 0
 
     @property
     def complete(self) -> bool:
         return (self.folder / JOURNAL).stat().st_size == 0
 
     def _parts(self) -> list[Path]:
-        return sorted((self.folder / "draws").glob("part-*.parquet"))
+        return sorted((self.folder / "samples").glob("part-*.parquet"))
 
 
 def _closed(path: Path, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
-    """The numbers of the prompt and the draw in each row of a closed file."""
-    columns = ["group", "draw", *PROMPT_KEY]
+    """The numbers of the prompt and the sample in each row of a closed file."""
+    columns = ["group", "sample", *PROMPT_KEY]
     try:
         table = pq.read_table(path, columns=columns, read_dictionary=list(PROMPT_KEY))
         table = table.select(columns).unify_dictionaries()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(
-            "resume", f"{path} is damaged", "remove it to have its draws made anew"
+            "resume", f"{path} is damaged", "remove it to have its samples made anew"
         ) from error
     for row in table.group_by(["group", *PROMPT_KEY]).aggregate([]).to_pylist():
         place = row["group"]
@@ -232,7 +234,7 @@ def _closed(path: Path, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
         now = prompt_columns(prompts[place])
         if any(row[name] != now[name] for name in PROMPT_KEY):
             raise _changed(path)
-    yield from zip(table["group"].to_pylist(), table["draw"].to_pylist(), strict=True)
+    yield from zip(table["group"].to_pylist(), table["sample"].to_pylist(), strict=True)
 
 
 def _digest(prompt: Prompt) -> str:
@@ -261,7 +263,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, json.loads(line)
             except ValueError as error:
                 raise UserError(
-                    "", f"{path} line {number} is not JSON", "mend or remove it"
+                    "", f"{path} line {number} is not JSON", "fix or remove it"
                 ) from error
 
 
@@ -269,5 +271,5 @@ def _go_on(folder: Path) -> str:
     if not (folder / JOURNAL).is_file():
         return ""
     if not (folder / "config.toml").is_file():
-        return ", or remove it: it was stopped before anything was drawn"
-    return f", or go on with it: winnow sample --resume {folder}"
+        return ", or remove it: it was stopped before anything was sampled"
+    return f", or resume it: winnow sample --resume {folder}"

@@ -1,4 +1,4 @@
-"""A file of draws, read a group at a time, and no more of it than is asked for."""
+"""A file of samples, read a group at a time, and no more of it than is asked for."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from winnow.errors import UserError
+from winnow.storage.format import check_file
 from winnow.storage.paths import Paths, paths_of
 from winnow.storage.schema import PROMPT_KEY, SCHEMA, group_of
 from winnow.types import Group
 
 JOURNAL = "journal.jsonl"
-"""Draws of a sample folder that are in no Parquet file yet."""
+"""Samples of a sample folder that are in no Parquet file yet."""
 
-_IDENTITY = ("prompt_id", "draw", "model", "policy_version", "temperature", "truncated")
-_SCORES = ("reward", "error", "right", "right_at", "kept", "reason")
+_IDENTITY = ("prompt_id", "sample", "model", "policy_version", "temperature", "truncated")
+_SCORES = ("reward", "error", "right", "right_at", "survived", "reason")
 _REPEATED = ("prompt_id", "prompt", "messages", "answer", "data", "model", "error", "reason")
 """Columns whose values many rows share: kept in memory once."""
 
@@ -38,10 +39,10 @@ class Part:
     rows: int
 
 
-class DrawTable:
-    """Draws of one or several Parquet files, gathered by prompt.
+class SampleTable:
+    """Samples of one or several Parquet files, gathered by prompt.
 
-    A row is a draw; a group is the rows of one prompt, in the order of their numbers: of one
+    A row is a sample; a group is the rows of one prompt, in the order of their numbers: of one
     `prompt_id`, `prompt` and conversation, as far as the files have these. Columns that are not
     asked for are not kept.
     """
@@ -65,7 +66,7 @@ class DrawTable:
         table: pa.Table,
         right_at: float | None,
         asked: Collection[str],
-    ) -> DrawTable:
+    ) -> SampleTable:
         """The rows of these files, brought into the order of their groups.
 
         Args:
@@ -78,11 +79,11 @@ class DrawTable:
             table = table.take(pa.array(order))
         return cls(parts, table, order, starts, right_at)
 
-    def only(self, columns: Collection[str]) -> DrawTable:
-        """The same draws with fewer columns; scores and what names a prompt stay."""
+    def only(self, columns: Collection[str]) -> SampleTable:
+        """The same samples with fewer columns; scores and what names a prompt stay."""
         kept = {*_IDENTITY, *_SCORES, *columns, *_naming(self._table)}
         names = [n for n in self.columns if n in kept]
-        return DrawTable(
+        return SampleTable(
             self.parts, self._table.select(names), self.order, self.starts, self.right_at
         )
 
@@ -103,10 +104,10 @@ class DrawTable:
         return self.order[self.starts[group] : self.starts[group + 1]]
 
     def group(self, number: int) -> Group:
-        """One group, with what was read of it: scores where there are any, verdicts likewise.
+        """One group, with what was read of it: scores where there are any, outcomes likewise.
 
         Raises:
-            UserError: rows that no draws can be made of.
+            UserError: rows that no samples can be made of.
         """
         first, last = int(self.starts[number]), int(self.starts[number + 1])
         rows = self._table.slice(first, last - first).to_pylist()
@@ -116,9 +117,9 @@ class DrawTable:
             row = int(self.order[first])
             part = next(part for part in self.parts if row < part.first + part.rows)
             raise UserError(
-                "draws",
-                f"{part.path} row {row - part.first + 1}: cannot use its prompt's draws: {error}",
-                "mend the file",
+                "samples",
+                f"{part.path} row {row - part.first + 1}: cannot use its prompt's samples: {error}",
+                "fix the file",
             ) from error
 
     def __iter__(self) -> Iterator[Group]:
@@ -126,7 +127,7 @@ class DrawTable:
             yield self.group(number)
 
     def policies(self) -> list[str]:
-        """The policies that the draws are of, each in words; empty where no model is named."""
+        """The policies that the samples are of, each in words; empty where no model is named."""
         names = [c for c in ("model", "policy_version", "temperature", "truncated") if c in self]
         if "model" not in names:
             return []
@@ -139,20 +140,21 @@ class DrawTable:
         said = [pc.is_valid(self._table[name]) for name in ("reward", "error") if name in self]
         return self.rows - int(pc.sum(reduce(pc.or_, said)).as_py()) if said else self.rows
 
-    def need_scores(self, draws: Paths = ()) -> None:
-        """See that every draw has a score, or an error.
+    def need_scores(self, samples: Paths = ()) -> None:
+        """See that every sample has a score, or an error.
 
         Args:
-            draws: How they were named, for the advice; not to a command that can score them itself.
+            samples: How they were named, for the advice; not to a command that can score them
+                itself.
 
         Raises:
             UserError: some have none.
         """
         if missing := self.unscored():
-            named = " ".join(map(str, paths_of(draws)))
+            named = " ".join(map(str, paths_of(samples)))
             how = f"winnow select {named} --rule everything --out scored.parquet " if named else ""
-            problem = f"{missing} of {self.rows} draws have no score"
-            raise UserError("draws", problem, f"score them with {how}--rescore REWARD")
+            problem = f"{missing} of {self.rows} samples have no score"
+            raise UserError("samples", problem, f"score them with {how}--rescore REWARD")
 
     def count(self, column: str, value: bool) -> int:
         """Rows where a yes/no column says so; 0 where there is no such column."""
@@ -161,8 +163,8 @@ class DrawTable:
         return int(pc.sum(pc.equal(self._table[column], value)).as_py() or 0)
 
     def gaps(self) -> int:
-        """Prompts whose draws' numbers skip some, so that draws of theirs are missing."""
-        numbers = pc.fill_null(self._table["draw"], 0).to_numpy() if "draw" in self else []
+        """Prompts whose samples' numbers skip some, so that samples of theirs are missing."""
+        numbers = pc.fill_null(self._table["sample"], 0).to_numpy() if "sample" in self else []
         skips = np.setdiff1d(np.flatnonzero(np.diff(numbers) > 1) + 1, self.starts)
         return len(np.unique(np.searchsorted(self.starts, skips, side="right")))
 
@@ -181,18 +183,18 @@ class DrawTable:
         return column in self._table.column_names
 
 
-def read_draws(
+def read_samples(
     paths: Sequence[str | Path],
     wanted: Sequence[str],
     *,
     why: str,
     optional: Sequence[str] = (),
     right_at: float | None = None,
-) -> DrawTable:
-    """The draws of files and folders.
+) -> SampleTable:
+    """The samples of files and folders.
 
     Args:
-        paths: Parquet files; folders of a run (its training draws, else its evaluations), of
+        paths: Parquet files; folders of a run (its training samples, else its evaluations), of
             `winnow sample`, or of Parquet files.
         wanted: Columns that must be there, beside one of `prompt_id` and `prompt`.
         why: What needs them, for the message.
@@ -201,7 +203,7 @@ def read_draws(
 
     Raises:
         UserError: no such file, one that is no Parquet file or damaged, a missing column, a folder
-            that is still being sampled into, no draws at all.
+            that is still being sampled into, no samples at all.
     """
     parts: list[Part] = []
     tables: list[pa.Table] = []
@@ -214,16 +216,17 @@ def read_draws(
     try:
         whole = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
     except pa.ArrowException as error:
-        raise UserError("draws", f"the files' columns differ: {error}") from error
+        raise UserError("samples", f"the files' columns differ: {error}") from error
     if whole.num_rows == 0:
-        raise UserError("draws", f"no draws in {', '.join(map(str, paths))}")
-    return DrawTable.gathered(parts, whole, right_at, asked)
+        raise UserError("samples", f"no samples in {', '.join(map(str, paths))}")
+    return SampleTable.gathered(parts, whole, right_at, asked)
 
 
 def _read(path: Path, asked: Sequence[str], wanted: Sequence[str], why: str) -> pa.Table:
     """The columns of one file that are asked for, and those that tell its prompts apart."""
     schema = pq.read_schema(path)
     there = schema.names
+    check_file("samples", path, schema.metadata)
     _check_columns(path, there, wanted, why)
     texts = [name for name in there if _is_text(schema.field(name).type)]
     names = [name for name in asked if name in there]
@@ -251,11 +254,11 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise UserError("draws", f"no file or folder {path}")
+            raise UserError("samples", f"no file or folder {path}")
     once: set[Path] = set()
     for path in found:
         if path.resolve() in once:
-            raise UserError("draws", f"{path} is given twice", "name each file or folder once")
+            raise UserError("samples", f"{path} is given twice", "name each file or folder once")
         once.add(path.resolve())
     return found
 
@@ -263,10 +266,10 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
 def _in_folder(folder: Path) -> list[Path]:
     journal = folder / JOURNAL
     if journal.is_file() and (journal.stat().st_size or not (folder / "config.toml").is_file()):
-        remedy = f"finish it with winnow sample --resume {folder}, or read {folder / 'draws'}"
-        raise UserError("draws", f"{folder} is not complete", remedy)
+        remedy = f"finish it with winnow sample --resume {folder}, or read {folder / 'samples'}"
+        raise UserError("samples", f"{folder} is not complete", remedy)
     for pattern in (
-        "draws/*.parquet",
+        "samples/*.parquet",
         "rollouts/train-*.parquet",
         "rollouts/*.parquet",
         "*.parquet",
@@ -274,7 +277,7 @@ def _in_folder(folder: Path) -> list[Path]:
         files = sorted(folder.glob(pattern))
         if files:
             return files
-    raise UserError("draws", f"folder {folder} has no .parquet file, so it holds no draws")
+    raise UserError("samples", f"folder {folder} has no .parquet file, so it holds no samples")
 
 
 @contextmanager
@@ -284,7 +287,7 @@ def _readable(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         problem = f"{path} is half-written or not Parquet: {reason:.80}"
-        raise UserError("draws", problem) from error
+        raise UserError("samples", problem) from error
 
 
 def _check_columns(path: Path, there: Sequence[str], wanted: Sequence[str], why: str) -> None:
@@ -293,10 +296,10 @@ def _check_columns(path: Path, there: Sequence[str], wanted: Sequence[str], why:
         missing.insert(0, "prompt_id (or prompt)")
     if missing:
         problem = f"{path} has no column {', '.join(missing)}, which {why} needs"
-        raise UserError("draws", problem, f"it has {', '.join(there) or 'none'}")
+        raise UserError("samples", problem, f"it has {', '.join(there) or 'none'}")
     twice = [name for name in SCHEMA.names if there.count(name) > 1]
     if twice:
-        raise UserError("draws", f"{path} has two columns {twice[0]!r}", "rename one")
+        raise UserError("samples", f"{path} has two columns {twice[0]!r}", "rename one")
 
 
 def _as_written(path: Path, table: pa.Table) -> pa.Table:
@@ -318,7 +321,7 @@ def _as_written(path: Path, table: pa.Table) -> pa.Table:
         except pa.ArrowException as error:
             written = SCHEMA.field(name).type
             problem = f"column {name} of {path} is {have}, which does not convert to {written}"
-            raise UserError("draws", problem, "convert it or leave it out") from error
+            raise UserError("samples", problem, "convert it or leave it out") from error
     if "text" in table.column_names:
         place = table.column_names.index("text")
         table = table.set_column(place, "text", table["text"].cast(pa.large_string()))
@@ -359,8 +362,8 @@ def _gathered(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     rank = np.empty_like(first)
     rank[np.argsort(first)] = np.arange(len(first))
     codes = rank[codes]
-    if "draw" in table.column_names:
-        number = table["draw"].fill_null(0).to_numpy()
+    if "sample" in table.column_names:
+        number = table["sample"].fill_null(0).to_numpy()
         order = np.lexsort((number, codes))
     else:
         order = np.argsort(codes, kind="stable")

@@ -1,9 +1,10 @@
-"""A draw as a row of a Parquet file: the columns, and the way there and back."""
+"""A sample as a row of a Parquet file: the columns, and the way there and back."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from winnow.storage.atomic import whole
-from winnow.types import Draw, Group, Origin, Prompt, Score, Signals, Split, Verdict
+from winnow.storage.format import METADATA
+from winnow.types import Group, Origin, Outcome, Prompt, Sample, Score, Split, TokenAnnotations
 
 _UNSELECTED: Mapping[Split, str | None] = {
     "train": None,
@@ -19,14 +21,14 @@ _UNSELECTED: Mapping[Split, str | None] = {
     "final": "held out",
     "sample": None,
 }
-"""The reason that a draw without a verdict carries."""
+"""The reason that a sample without a score carries."""
 
 SCHEMA = pa.schema(
     [
         ("step", pa.int32()),
         ("split", pa.string()),
         ("group", pa.int32()),  # position of the prompt in the step
-        ("draw", pa.int32()),  # position of the draw in its group
+        ("sample", pa.int32()),  # position of the sample in its group
         ("prompt_id", pa.string()),
         ("prompt", pa.string()),
         ("prompt_ids", pa.list_(pa.int32())),
@@ -48,18 +50,19 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
         ("right_at", pa.float64()),
         ("right", pa.bool_()),
-        ("kept", pa.bool_()),
+        ("survived", pa.bool_()),
         ("reason", pa.string()),
-        ("weight", pa.float64()),
+        ("advantage", pa.float64()),
         ("ref_logprobs", pa.list_(pa.float64())),  # these where the row reads them, a token each
         ("values", pa.list_(pa.float64())),
         ("returns", pa.list_(pa.float64())),
-        ("advantages", pa.list_(pa.float64())),
-    ]
+        ("token_advantages", pa.list_(pa.float64())),
+    ],
+    metadata=dict(METADATA),
 )
 
 PROMPT_KEY = ("prompt_id", "prompt", "messages")
-"""What tells prompts apart: the draws of one have it in common, and it must not change while they
+"""What tells prompts apart: the samples of one have it in common, and it must not change while they
 are being made. An id alone is often a row's number in some file."""
 
 
@@ -73,8 +76,8 @@ def write_groups(
     """Groups as one whole Parquet file.
 
     Args:
-        places: For each group the number of its prompt and of its first draw; default: groups are
-            counted from 0, and each begins with its draw 0.
+        places: For each group the number of its prompt and of its first sample; default: groups are
+            counted from 0, and each begins with its sample 0.
     """
     places = places or [(place, 0) for place in range(len(groups))]
     rows = [
@@ -102,44 +105,45 @@ def _rows(
         shared["temperature"] = group.origin.temperature
         shared["truncated"] = group.origin.truncated
     right = group.right
-    for number, draw in enumerate(group.draws):
+    for number, sample in enumerate(group.samples):
         score = group.scores[number] if group.scores else None
-        verdict = group.verdicts[number] if group.verdicts else None
+        outcome = group.outcomes[number] if group.outcomes else None
         yield {
             **shared,
-            "draw": first + number,
-            **draw_columns(draw),
+            "sample": first + number,
+            **sample_columns(sample),
             "reward": score.value if score else None,
             "error": clean(score.error) if score else None,
             "right": right[number] if score and score.value is not None else None,
-            "kept": verdict.kept if verdict else None,
-            "reason": clean(verdict.reason) if verdict else _UNSELECTED[split],
-            "weight": group.weights[number] if group.weights else None,
-            **{
-                column: getattr(group.signal(number), name) or None
-                for name, column in _SIGNALS.items()
-            },
+            "survived": outcome.survived if outcome else None,
+            "reason": clean(outcome.reason) if outcome else _UNSELECTED[split],
+            "advantage": group.advantages[number] if group.advantages else None,
+            **_annotation_columns(group.annotation(number)),
         }
 
 
-_SIGNALS = {
-    "ref": "ref_logprobs",
-    "values": "values",
-    "returns": "returns",
-    "advantages": "advantages",
-}
+_ANNOTATIONS = [field.name for field in fields(TokenAnnotations)]
 
 
-def draw_columns(draw: Draw) -> dict[str, Any]:
-    """What a file keeps of a draw; `draw_of` reads it back."""
+def _annotation_columns(own: TokenAnnotations) -> dict[str, Sequence[float] | None]:
     return {
-        "text": clean(draw.text),
-        "tokens": draw.length,
-        "token_ids": draw.token_ids,
-        "logprobs": draw.logprobs,
-        "entropies": draw.entropies,
-        "finish_reason": draw.finish_reason,
-        "policy_version": draw.policy_version,
+        "ref_logprobs": own.ref_logprobs or None,
+        "values": own.values or None,
+        "returns": own.returns or None,
+        "token_advantages": own.token_advantages or None,
+    }
+
+
+def sample_columns(sample: Sample) -> dict[str, Any]:
+    """What a file keeps of a sample; `sample_of` reads it back."""
+    return {
+        "text": clean(sample.text),
+        "tokens": sample.length,
+        "token_ids": sample.token_ids,
+        "logprobs": sample.logprobs,
+        "entropies": sample.entropies,
+        "finish_reason": sample.finish_reason,
+        "policy_version": sample.policy_version,
     }
 
 
@@ -189,7 +193,7 @@ def _parsed(row: Mapping[str, Any], column: str, kind: type) -> Any:
 
 
 def origin_of(row: Mapping[str, Any]) -> Origin | None:
-    """What a row was drawn from; ``None`` where no model is named."""
+    """What a row was sampled from; ``None`` where no model is named."""
     if row.get("model") is None:
         return None
     heat = row.get("temperature")
@@ -199,7 +203,7 @@ def origin_of(row: Mapping[str, Any]) -> Origin | None:
 def group_of(
     rows: Sequence[Mapping[str, Any]], prompt: Prompt | None = None, right_at: float | None = None
 ) -> Group:
-    """The group that rows of one prompt make, in the order of their draws.
+    """The group that rows of one prompt make, in the order of their samples.
 
     Columns may be missing. A group has scores only if every row has.
 
@@ -208,19 +212,21 @@ def group_of(
         right_at: Default: as the rows tell, else 1.
 
     Raises:
-        ValueError: rows that no draws can be made of.
+        ValueError: rows that no samples can be made of.
     """
-    rows = sorted(rows, key=lambda row: row.get("draw") or 0)
+    rows = sorted(rows, key=lambda row: row.get("sample") or 0)
     first = rows[0]
     bound = first.get("right_at") if right_at is None else right_at
     return Group(
         prompt=prompt_of(first) if prompt is None else prompt,
         prompt_ids=tuple(first.get("prompt_ids") or ()),
-        draws=tuple(map(draw_of, rows)),
+        samples=tuple(map(sample_of, rows)),
         scores=_scores(rows),
-        verdicts=_verdicts(rows),
-        weights=() if first.get("weight") is None else tuple(row["weight"] for row in rows),
-        signals=_signals(rows),
+        outcomes=_outcomes(rows),
+        advantages=()
+        if first.get("advantage") is None
+        else tuple(row["advantage"] for row in rows),
+        annotations=_annotations(rows),
         right_at=1.0 if bound is None else bound,
         step=first.get("step") or 0,
         origin=origin_of(first),
@@ -234,26 +240,26 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> tuple[Score, ...]:
     return tuple(Score.of(value) if error is None else Score.failed(error) for value, error in said)
 
 
-def _signals(rows: Sequence[Mapping[str, Any]]) -> tuple[Signals, ...]:
-    there = [column for column in _SIGNALS.values() if column in rows[0]]
+def _annotations(rows: Sequence[Mapping[str, Any]]) -> tuple[TokenAnnotations, ...]:
+    there = [column for column in _ANNOTATIONS if column in rows[0]]
     if not any(row[column] for row in rows for column in there):
         return ()
     return tuple(
-        Signals(**{name: tuple(row.get(column) or ()) for name, column in _SIGNALS.items()})
+        TokenAnnotations(**{name: tuple(row.get(name) or ()) for name in _ANNOTATIONS})
         for row in rows
     )
 
 
-def _verdicts(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
-    if all(row.get("kept") is None for row in rows):
+def _outcomes(rows: Sequence[Mapping[str, Any]]) -> tuple[Outcome, ...]:
+    if all(row.get("survived") is None for row in rows):
         return ()
-    return tuple(Verdict(row.get("kept") is not False, row.get("reason") or "") for row in rows)
+    return tuple(Outcome(row.get("survived") is not False, row.get("reason") or "") for row in rows)
 
 
-def draw_of(row: Mapping[str, Any]) -> Draw:
-    """The draw of a row."""
+def sample_of(row: Mapping[str, Any]) -> Sample:
+    """The sample of a row."""
     token_ids = tuple(row.get("token_ids") or ())
-    return Draw(
+    return Sample(
         token_ids=token_ids,
         logprobs=tuple(row.get("logprobs") or ()),
         text=row.get("text") or "",

@@ -1,7 +1,7 @@
 """The theory that Winnow rests on, to compute with: exact, in NumPy, knowing no model.
 
-`gibbs` the optimum that is aimed at, `rejection` drawing from it, `importance` weighing instead,
-`best_of` and `majority` choosing among draws, `divergence` measuring how far one has come.
+`gibbs` the optimum that is aimed at, `rejection` sampling from it, `importance` weighing instead,
+`best_of` and `majority` choosing among samples, `divergence` measuring how far one has come.
 """
 
 from winnow.theory.best_of import (
@@ -27,10 +27,10 @@ from winnow.theory.gibbs import (
 )
 from winnow.theory.importance import (
     Estimate,
-    draws_for_success,
     effective_sample_size,
     log_importance_weights,
     normalised_weights,
+    samples_for_success,
     self_normalised,
     weight_variance,
     weight_variance_bound,
@@ -55,7 +55,7 @@ __all__ = [
     "acceptance_rate",
     "best_of_n",
     "best_of_n_weights",
-    "draws_for_success",
+    "samples_for_success",
     "effective_sample_size",
     "entropy",
     "k1",

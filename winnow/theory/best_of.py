@@ -1,4 +1,4 @@
-"""Best-of-n and pass@k: estimates from N draws, and how far from the policy they lead. Pure."""
+"""Best-of-n and pass@k: estimates from N samples, and how far from the policy they lead. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from winnow.theory.checks import NORMALISED_WITHIN, Array, finite, whole
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Array:
     """1 - C(n-c, k) / C(n, k): unbiased estimate of pass@k (Chen et al., 2107.03374, eq. 1).
 
-    The probability that k of the n draws, picked at random, hold a right one. Elementwise.
+    The probability that k of the n samples, picked at random, hold a right one. Elementwise.
 
     Args:
-        n: Draws of each problem, at least 1. Shapes broadcast.
+        n: Samples of each problem, at least 1. Shapes broadcast.
         c: Right ones among them, 0 to n.
-        k: Draws allowed, 1 to n.
+        k: Samples allowed, 1 to n.
 
     Raises:
         ValueError: A number is outside its range or not whole.
@@ -35,11 +35,11 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Array:
 
 
 def best_of_n_weights(scores: ArrayLike, n: ArrayLike) -> Array:
-    """Probability of each of N draws to be the best of n of them picked at random.
+    """Probability of each of N samples to be the best of n of them picked at random.
 
     Picked without replacement, ties broken at random. Summing values with these weights is the
-    unbiased estimator of best-of-n that uses all draws. Without ties the draw of rank i from below
-    has C(i-1, n-1) / C(N, n); draws that tie share their ranks' weights equally.
+    unbiased estimator of best-of-n that uses all samples. Without ties the sample of rank i from
+    below has C(i-1, n-1) / C(N, n); samples that tie share their ranks' weights equally.
 
     Args:
         scores: What picks the best, shape (N,), finite.
@@ -51,7 +51,7 @@ def best_of_n_weights(scores: ArrayLike, n: ArrayLike) -> Array:
     Raises:
         ValueError: An n is not from 1 to N, or the scores are not finite or not of shape (N,).
     """
-    scores = _of_draws(scores)
+    scores = _of_samples(scores)
     sizes = whole("n", n, 1)
     if sizes.ndim > 1 or (sizes > len(scores)).any():
         raise ValueError(f"n must be one number or shape (m,), and not above N = {len(scores)}")
@@ -63,7 +63,7 @@ def best_of_n_weights(scores: ArrayLike, n: ArrayLike) -> Array:
     return np.asarray(weights.reshape(sizes.shape + scores.shape))
 
 
-def _of_draws(scores: ArrayLike) -> Array:
+def _of_samples(scores: ArrayLike) -> Array:
     scores = finite("scores", scores)
     if scores.ndim != 1 or len(scores) == 0:
         raise ValueError("scores must have shape (N,), N at least 1")
@@ -85,10 +85,10 @@ def _weights_by_rank(total: int, sizes: Array) -> Array:
 
 
 def best_of_n(scores: ArrayLike, n: ArrayLike, values: ArrayLike | None = None) -> Array:
-    """Unbiased estimate of the expected value of the best of n by score, from N >= n draws.
+    """Unbiased estimate of the expected value of the best of n by score, from N >= n samples.
 
-    With the scores as values it is the proxy's reward, with another judge's the gold reward: their
-    gap as n grows is over-optimisation (Gao et al., 2210.10760).
+    With the scores as values it is the proxy's reward, with another's the gold reward: their
+    gap as n grows is over-optimization (Gao et al., 2210.10760).
 
     Args:
         scores: What picks the best, shape (N,), finite; ties broken at random.
@@ -115,7 +115,7 @@ def kl_best_of_n(level_probabilities: ArrayLike, n: ArrayLike) -> Array:
 
         KL = sum_l m_l log(m_l / p_l),
 
-    since within a level best-of-n draws as pi does. At most log n - (n-1)/n (Beirami et al.,
+    since within a level best-of-n samples as pi does. At most log n - (n-1)/n (Beirami et al.,
     2401.01879), which is far from it where rewards tie, and at most -log p of the top level.
 
     Args:
@@ -152,13 +152,13 @@ def kl_best_of_n_plugin(scores: ArrayLike, n: ArrayLike) -> Array:
     n is far below N. Right as N grows where the reward takes few values.
 
     Args:
-        scores: Rewards of N draws of pi, shape (N,), finite.
+        scores: Rewards of N samples of pi, shape (N,), finite.
         n: At least 1, any shape.
 
     Raises:
         ValueError: The scores are not finite or not of shape (N,), or an n is below 1.
     """
-    scores = _of_draws(scores)
+    scores = _of_samples(scores)
     _, counts = np.unique(scores, return_counts=True)
     return kl_best_of_n(counts / len(scores), n)
 

@@ -1,10 +1,10 @@
-"""Estimators of KL(p || q) from draws of p, named by their value and by their gradient. Pure.
+"""Estimators of KL(p || q) from samples of p, named by their value and by their gradient. Pure.
 
 p is the policy, q the reference. A good estimate of a number need not have a good gradient: with
-the draws held fixed and only log p differentiated, as a loss is, k1, k2 and k3 (Schulman, *Approx-
-imating KL divergence*, 2020) pull towards three different things. With y a draw of p and S the
-score, grad log p(y), their expected gradients are E[S] = 0, E[log(p/q) S] = grad KL(p || q) and
--E[(q/p) S] = grad KL(q || p).
+the samples held fixed and only log p differentiated, as a loss is, k1, k2 and k3 (Schulman,
+*Approx- imating KL divergence*, 2020) pull towards three different things. With y a sample of p and
+S the score, grad log p(y), their expected gradients are E[S] = 0, E[log(p/q) S] = grad KL(p || q)
+and -E[(q/p) S] = grad KL(q || p).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from winnow.theory.checks import Array, finite, together
 
 
 def _log_ratio(log_p: ArrayLike, log_q: ArrayLike) -> Array:
-    """log q - log p of draws of p, shape (...)."""
+    """log q - log p of samples of p, shape (...)."""
     log_q = np.asarray(log_q, dtype=np.float64)
     if np.isnan(log_q).any() or (log_q == np.inf).any():
         raise ValueError("log_q must be below infinity and not nan")
@@ -29,20 +29,20 @@ def _log_ratio(log_p: ArrayLike, log_q: ArrayLike) -> Array:
 
 
 def k1(log_p: ArrayLike, log_q: ArrayLike) -> Array:
-    """log p - log q of each draw, shape (...), nats. Unbiased for KL(p || q); can be negative.
+    """log p - log q of each sample, shape (...), nats. Unbiased for KL(p || q); can be negative.
 
     Args:
-        log_p: log p of draws of p, finite, nats.
-        log_q: log q of the same draws, nats; -inf gives inf. Shapes broadcast.
+        log_p: log p of samples of p, finite, nats.
+        log_q: log q of the same samples, nats; -inf gives inf. Shapes broadcast.
 
     Raises:
-        ValueError: An entry is nan or +inf, or log_p is -inf: p could not have drawn it.
+        ValueError: An entry is nan or +inf, or log_p is -inf: p could not have sampled it.
     """
     return -_log_ratio(log_p, log_q)
 
 
 def k2(log_p: ArrayLike, log_q: ArrayLike) -> Array:
-    """(log p - log q)^2 / 2 of each draw, shape (...), nats^2. Biased, by little where p is near q.
+    """(log p - log q)^2 / 2 of each sample, shape (...), nats^2. Biased, little where p is near q.
 
     Arguments and errors as `k1`.
     """
@@ -51,7 +51,7 @@ def k2(log_p: ArrayLike, log_q: ArrayLike) -> Array:
 
 
 def k3(log_p: ArrayLike, log_q: ArrayLike) -> Array:
-    """q/p - 1 - log(q/p) of each draw, shape (...), nats. Never negative.
+    """q/p - 1 - log(q/p) of each sample, shape (...), nats. Never negative.
 
     Unbiased for KL(p || q) if p covers q; what q has where p is 0 is missing from it. inf where
     q/p is beyond float64. Arguments and errors as `k1`.
@@ -68,9 +68,9 @@ class Estimator:
     Attributes:
         name: Its key.
         formula: With p the policy and q the reference.
-        value: The function of (log_p, log_q), elementwise over draws of p.
-        estimates: What its mean over draws of p estimates, and its bias.
-        gradient: What its expected gradient is as a loss on p, the draws being p's own.
+        value: The function of (log_p, log_q), elementwise over samples of p.
+        estimates: What its mean over samples of p estimates, and its bias.
+        gradient: What its expected gradient is as a loss on p, the samples being p's own.
     """
 
     name: str

@@ -74,8 +74,8 @@ def pi_star(log_ref: ArrayLike, rewards: ArrayLike, beta: float) -> Array:
 def pi_star_limit(log_ref: ArrayLike, rewards: ArrayLike) -> Array:
     """The limit of pi* as beta -> 0, shape (..., y): pi_ref renormalised on all maximisers of r.
 
-    For a yes/no reward it is pi_ref given that the answer is right: what RAFT's filter draws from.
-    It is not a single mode. Equality of rewards is exact, r(y) == r_max.
+    For a yes/no reward it is pi_ref given that the answer is right: what RAFT's filter samples
+    from. It is not a single mode. Equality of rewards is exact, r(y) == r_max.
     """
     log_ref, tilt, _ = _tilt(log_ref, rewards, 1.0)
     return np.asarray(np.exp(log_normalised(np.where(tilt == 0, log_ref, -np.inf))))
@@ -106,7 +106,7 @@ def log_optimal_m(
 def acceptance_rate(
     log_ref: ArrayLike, rewards: ArrayLike, beta: float, r_max: ArrayLike | None = None
 ) -> Array:
-    """Z / M, shape (...): the share of draws from pi_ref that rejection sampling of pi* accepts.
+    """Z / M, shape (...): the share of samples from pi_ref that rejection sampling of pi* accepts.
 
     = E_pi_ref[exp((r - r_max) / beta)], with M = exp(r_max / beta).
 

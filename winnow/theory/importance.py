@@ -1,7 +1,7 @@
-"""Importance weights: every draw kept, none equal. Pure.
+"""Importance weights: every sample kept, none equal. Pure.
 
-For a target p = p~ / Z and draws from q the weight is w = p / q. Rejection sampling accepts with
-probability w Z / M; importance sampling keeps every draw and weighs it by w. With M* the least M
+For a target p = p~ / Z and samples from q the weight is w = p / q. Rejection sampling accepts with
+probability w Z / M; importance sampling keeps every sample and weighs it by w. With M* the least M
 that rejection sampling may use,
 
     Var_q[w] <= M* / Z - 1,
@@ -29,11 +29,11 @@ from winnow.theory.checks import (
 
 
 def log_importance_weights(log_p_tilde: ArrayLike, log_q: ArrayLike) -> Array:
-    """log(p~ / q) of each draw, shape (..., n), nats; -inf where p~ = 0.
+    """log(p~ / q) of each sample, shape (..., n), nats; -inf where p~ = 0.
 
     Args:
-        log_p_tilde: log p~ of the draws, normalised or not, nats.
-        log_q: log q of the same draws, nats, a shape that broadcasts.
+        log_p_tilde: log p~ of the samples, normalised or not, nats.
+        log_q: log q of the same samples, nats, a shape that broadcasts.
 
     Raises:
         ValueError: q = 0 where p~ is not, or an entry is nan or +inf.
@@ -54,7 +54,7 @@ def effective_sample_size(log_weights: ArrayLike) -> Array:
     """(sum w)^2 / sum w^2, shape (...), between 1 and n (Kish 1965; Kong 1992).
 
     Says how uneven the weights are, not how good an estimate is: it does not know the values, and
-    a weight that was never drawn is not in it.
+    a weight that was never sampled is not in it.
 
     Raises:
         ValueError: All weights of a row are 0, or an entry is nan or +inf.
@@ -70,9 +70,9 @@ class Estimate:
 
     Attributes:
         value: The estimate, in the values' unit.
-        standard_error: By the delta method, in the same unit. Too small where few draws carry the
+        standard_error: By the delta method, in the same unit. Too small where few samples carry the
             weight: read it beside `ess`.
-        ess: Effective sample size, in draws.
+        ess: Effective sample size, in samples.
     """
 
     value: float
@@ -81,14 +81,14 @@ class Estimate:
 
 
 def self_normalised(values: ArrayLike, log_weights: ArrayLike) -> Estimate:
-    """E_p[f] from draws of q: sum_i w_i f_i / sum_i w_i. Consistent; biased by O(1/n).
+    """E_p[f] from samples of q: sum_i w_i f_i / sum_i w_i. Consistent; biased by O(1/n).
 
     The standard error is sqrt(sum_i v_i^2 (f_i - value)^2) with v the normalised weights (Owen,
     *Monte Carlo theory, methods and examples*, section 9.2).
 
     Args:
-        values: f of each draw, shape (n,), n >= 2, finite.
-        log_weights: log(p~ / q) of each draw, shape (n,), nats, up to a constant.
+        values: f of each sample, shape (n,), n >= 2, finite.
+        log_weights: log(p~ / q) of each sample, shape (n,), nats, up to a constant.
 
     Raises:
         ValueError: The shapes differ, n < 2, all weights are 0, or an entry is not a number.
@@ -139,14 +139,14 @@ def _weights_of_all(log_p_tilde: ArrayLike, log_q: ArrayLike) -> tuple[Array, Ar
     return log_w, np.broadcast_to(log_q, log_w.shape), log_w.max(axis=-1)
 
 
-def draws_for_success(p: ArrayLike, delta: float) -> Array:
-    """Draws needed for at least one success with probability 1 - delta: the least n >= 1 with
+def samples_for_success(p: ArrayLike, delta: float) -> Array:
+    """Samples needed for at least one success with probability 1 - delta: the least n >= 1 with
     (1 - p)^n <= delta, that is ceil(log delta / log(1 - p)), up to rounding.
 
     Whole numbers in float64, the shape of `p`; 1 at p = 1, inf at p = 0.
 
     Args:
-        p: Probability that one draw succeeds, 0 to 1.
+        p: Probability that one sample succeeds, 0 to 1.
         delta: Probability of no success that is accepted, strictly between 0 and 1.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Majority vote over n answers, averaged over the ways to pick n of N draws. Pure.
+"""Majority vote over n answers, averaged over the ways to pick n of N samples. Pure.
 
-Averaging over random n-subsets of all N draws is what `pass_at_k` does for pass@k: every draw is
-used, and the estimate is that of n fresh draws (Wang et al., 2203.11171, vote so; ties here are
-split, so that the order of the draws has no say).
+Averaging over random n-subsets of all N samples is what `pass_at_k` does for pass@k: every sample
+is used, and the estimate is that of n fresh samples (Wang et al., 2203.11171, vote so; ties here
+are split, so that the order of the samples has no say).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class MajorityEstimate:
 
     Attributes:
         value: Shape (m,).
-        standard_error: Of the Monte Carlo over subsets alone, not of the draws; 0 where exact, and
-            where all subsets that were drawn agree.
+        standard_error: Of the Monte Carlo over subsets alone, not of the samples; 0 where exact,
+            and where all subsets that were sampled agree.
         exact: Whether all subsets were counted, shape (m,).
     """
 
@@ -44,10 +44,10 @@ class MajorityEstimate:
 
 @dataclass(frozen=True)
 class _Ballots:
-    """Draws as votes.
+    """Samples as votes.
 
     Attributes:
-        label: Shape (N,), from 0; `len(right)` for a draw without a vote.
+        label: Shape (N,), from 0; `len(right)` for a sample without a vote.
         weight: Shape (N,).
         right: Whether a label is right, shape (labels,).
         equal: Whether all votes weigh the same.
@@ -58,7 +58,7 @@ class _Ballots:
     right: Array
     equal: bool
 
-    def verdicts(self, subsets: Index) -> Array:
+    def outcomes(self, subsets: Index) -> Array:
         """Share of right ones among the labels on top, shape (rows,), for indices (rows, n)."""
         rows, columns = len(subsets), len(self.right) + 1
         cells = np.arange(rows)[:, None] * columns + self.label[subsets]
@@ -80,22 +80,22 @@ def majority_at_n(
     subsets: int = 1000,
     weights: ArrayLike | None = None,
 ) -> MajorityEstimate:
-    """Probability that the label with most votes among n of the N draws is right.
+    """Probability that the label with most votes among n of the N samples is right.
 
-    The n are picked at random without replacement; labels that tie on top share the verdict. A
+    The n are picked at random without replacement; labels that tie on top share the outcome. A
     pick without any vote is wrong. Exact where that is no more work than the Monte Carlo (n = 1,
     n = N, or no more than `subsets` ways to pick) and, for equal votes, with one or two labels (by
     hypergeometric sums); else a Monte Carlo over random subsets, the same for all n.
 
     Args:
-        labels: The answer of each draw, N hashable things. None or -1 is no answer: no vote. Give
+        labels: The answer of each sample, N hashable things. None or -1 is no answer: no vote. Give
             numbers that may be -1 as text.
-        right: Whether each draw's answer is right, shape (N,). The same for the same label; not
+        right: Whether each sample's answer is right, shape (N,). The same for the same label; not
             read where there is no answer.
         ns: 1 to N, one number or shape (m,).
         rng: For the Monte Carlo only.
         subsets: How many random subsets, at least 2.
-        weights: What each draw's vote counts, shape (N,), >= 0. 0 is no vote. By default 1.
+        weights: What each sample's vote counts, shape (N,), >= 0. 0 is no vote. By default 1.
 
     Raises:
         ValueError: A number or shape is outside its range, or a label is both right and wrong.
@@ -109,19 +109,19 @@ def majority_at_n(
         raise ValueError("subsets must be at least 2")
     value, error = np.zeros(len(sizes)), np.zeros(len(sizes))
     exact = np.ones(len(sizes), dtype=np.bool_)
-    drawn: list[int] = []
+    sampled: list[int] = []
     for i, n in enumerate(sizes.tolist()):
         if n == 1 or math.comb(total, n) <= subsets:
             value[i] = _over_all(ballots, n)
         elif ballots.equal and len(ballots.right) <= 2:
             value[i] = _of_two_labels(ballots, n)
         else:
-            drawn.append(i)
-    if drawn:
-        verdicts = _over_some(ballots, sizes[drawn].tolist(), subsets, rng)
-        value[drawn] = verdicts.mean(axis=1)
-        error[drawn] = verdicts.std(axis=1, ddof=1) / math.sqrt(subsets)
-        exact[drawn] = False
+            sampled.append(i)
+    if sampled:
+        outcomes = _over_some(ballots, sizes[sampled].tolist(), subsets, rng)
+        value[sampled] = outcomes.mean(axis=1)
+        error[sampled] = outcomes.std(axis=1, ddof=1) / math.sqrt(subsets)
+        exact[sampled] = False
     return MajorityEstimate(value, error, exact)
 
 
@@ -135,55 +135,55 @@ def _ballots(
     if len(labels) == 0 or not flags.shape == weight.shape == (len(labels),):
         raise ValueError("labels, right and weights must be of one shape (N,), N at least 1")
     if flags.dtype != np.bool_:
-        raise ValueError("right must be true or false for each draw")
+        raise ValueError("right must be true or false for each sample")
     if (weight < 0).any():
         raise ValueError("weights must not be negative")
     codes: dict[object, int] = {}
-    verdict: list[bool] = []
+    outcome: list[bool] = []
     label = np.full(len(labels), -1)
     for i, (answer, flag) in enumerate(zip(labels, flags.tolist(), strict=True)):
         if answer is None or (not isinstance(answer, str) and answer == -1) or weight[i] == 0:
             continue
         label[i] = codes.setdefault(answer, len(codes))
-        if label[i] == len(verdict):
-            verdict.append(flag)
-        elif verdict[label[i]] != flag:
+        if label[i] == len(outcome):
+            outcome.append(flag)
+        elif outcome[label[i]] != flag:
             raise ValueError(f"right must be the same for the same label, but {answer!r} is both")
     cast = weight[label >= 0]
     equal = cast.size == 0 or bool(cast.min() == cast.max())
-    label[label < 0] = len(verdict)
+    label[label < 0] = len(outcome)
     scale = float(cast.max()) if cast.size else 1.0  # sums of huge weights must not overflow
-    return _Ballots(label, weight / scale, np.array(verdict, dtype=np.float64), equal)
+    return _Ballots(label, weight / scale, np.array(outcome, dtype=np.float64), equal)
 
 
 def _over_all(ballots: _Ballots, n: int) -> float:
     total = len(ballots.label)
     picks: Iterator[tuple[int, ...]] = combinations(range(total), n)
     rows = max(1, _CELLS // max(n, len(ballots.right) + 1))
-    verdicts: list[float] = []
+    outcomes: list[float] = []
     while chunk := list(islice(picks, rows)):
-        verdicts.extend(ballots.verdicts(np.array(chunk)).tolist())
-    return math.fsum(verdicts) / len(verdicts)
+        outcomes.extend(ballots.outcomes(np.array(chunk)).tolist())
+    return math.fsum(outcomes) / len(outcomes)
 
 
 def _over_some(
     ballots: _Ballots, sizes: list[int], subsets: int, rng: np.random.Generator
 ) -> Array:
-    """Verdicts of random subsets, shape (sizes, subsets): the first n of shuffled draws."""
+    """Outcomes of random subsets, shape (sizes, subsets): the first n of shuffled samples."""
     order = np.arange(len(ballots.label))
     rows = max(1, _CELLS // len(order))
     found: list[list[Array]] = [[] for _ in sizes]
     for start in range(0, subsets, rows):
         shuffled = rng.permuted(np.tile(order, (min(rows, subsets - start), 1)), axis=1)
-        for verdicts, n in zip(found, sizes, strict=True):
-            verdicts.append(ballots.verdicts(shuffled[:, :n]))
-    return np.array([np.concatenate(verdicts) for verdicts in found])
+        for outcomes, n in zip(found, sizes, strict=True):
+            outcomes.append(ballots.outcomes(shuffled[:, :n]))
+    return np.array([np.concatenate(outcomes) for outcomes in found])
 
 
 def _of_two_labels(ballots: _Ballots, n: int) -> float:
     """Sum over i votes for the first label and j for the second of
 
-    C(a, i) C(b, j) C(z, n-i-j) / C(N, n) x verdict, z draws having no vote.
+    C(a, i) C(b, j) C(z, n-i-j) / C(N, n) x outcome, z samples having no vote.
     """
     counts = np.bincount(ballots.label, minlength=3)
     silent = int(counts[len(ballots.right)])
@@ -199,7 +199,7 @@ def _of_two_labels(ballots: _Ballots, n: int) -> float:
     for i in range(max(0, n - b - silent), min(a, n) + 1):
         j = np.arange(max(0, n - i - silent), min(b, n - i) + 1)
         log_chance = log_comb(a, np.array(i)) + log_comb(b, j) + log_comb(silent, n - i - j)
-        verdict = np.where(j < i, first, np.where(j > i, second, 0.5 * (first + second)))
-        verdict = np.where((j == 0) & (i == 0), 0.0, verdict)
-        parts.append(float(np.exp(log_chance - log_all) @ verdict))
+        outcome = np.where(j < i, first, np.where(j > i, second, 0.5 * (first + second)))
+        outcome = np.where((j == 0) & (i == 0), 0.0, outcome)
+        parts.append(float(np.exp(log_chance - log_all) @ outcome))
     return min(1.0, math.fsum(parts))

@@ -1,8 +1,8 @@
 """Rejection sampling, with a certificate of what it is worth. Pure but for the generator.
 
-A draw y of the proposal q is accepted when u < p~(y) / (M q(y)), u uniform on [0, 1). Where
-p~ <= M q everywhere, accepted draws are independent draws of p = p~ / Z, and a share Z / M of the
-proposals is accepted (von Neumann 1951). Where M is too small they follow min(p~, M q) instead,
+A sample y of the proposal q is accepted when u < p~(y) / (M q(y)), u uniform on [0, 1). Where
+p~ <= M q everywhere, accepted samples are independent samples of p = p~ / Z, and a share Z / M of
+the proposals is accepted (von Neumann 1951). Where M is too small they follow min(p~, M q) instead,
 which is biased: a `Certificate` says whether that was seen to happen.
 """
 
@@ -38,7 +38,7 @@ class Certificate:
     """What is known about the output of one run of rejection sampling.
 
     Attributes:
-        proposals: Draws of the proposal up to the last one that was needed.
+        proposals: Samples of the proposal up to the last one that was needed.
         acceptances: How many of them were accepted.
         log_m: log M, the bound that was used, nats.
         largest_log_weight: The largest log(p~ / q) seen, nats; over a finite set, the largest
@@ -91,15 +91,15 @@ def rejection_sample(
     max_proposals: int = 10_000_000,
     batch: int = 65_536,
 ) -> tuple[Samples, Certificate]:
-    """Draws of p from draws of a proposal, in the order in which they were proposed.
+    """Samples of p from samples of a proposal, in the order in which they were proposed.
 
     With too few acceptances in `max_proposals` the result is shorter than `count`: look at
     `certificate.acceptances`. What is there is still distributed as promised.
 
     Args:
-        propose: Gives that many independent draws of q, as an array or a list.
-        log_weight: log(p~ / q) of draws, shape (draws,), nats; -inf where p~ = 0.
-        count: Accepted draws wanted.
+        propose: Gives that many independent samples of q, as an array or a list.
+        log_weight: log(p~ / q) of samples, shape (samples,), nats; -inf where p~ = 0.
+        count: Accepted samples wanted.
         log_m: log M, nats.
         bound_is_known: Whether log_m bounds every log-weight there is; False if it is the largest
             of a sample. Goes into the certificate.
@@ -107,7 +107,7 @@ def rejection_sample(
         batch: Most proposals asked for at once.
 
     Returns:
-        The draws (an array if `propose` gives arrays, else a list), and the certificate.
+        The samples (an array if `propose` gives arrays, else a list), and the certificate.
 
     Raises:
         ValueError: A count is below 1, log_m is not finite, a log-weight is nan or +inf, or
@@ -145,19 +145,19 @@ def rejection_sample_finite(
     log_m: float | None = None,
     max_proposals: int = 10_000_000,
 ) -> tuple[NDArray[np.int64], Certificate]:
-    """Draws of p over a finite set from draws of q; `rejection_sample` with all weights known.
+    """Samples of p over a finite set from samples of q; `rejection_sample` with all weights known.
 
     The certificate's largest log-weight is the largest there is, so `violated` is certain.
 
     Args:
         log_p: log p~ of each element, shape (y,), nats, up to a constant that goes into M.
         log_q: log q of each element, shape (y,), nats, normalised.
-        count: Accepted draws wanted.
+        count: Accepted samples wanted.
         log_m: log M, nats. By default log M*, the largest log-weight.
         max_proposals: Proposals after which to stop, with a shorter result.
 
     Returns:
-        Indices of the accepted draws, shape (count,) or shorter, and the certificate.
+        Indices of the accepted samples, shape (count,) or shorter, and the certificate.
 
     Raises:
         ValueError: q = 0 where p~ is not, p~ = 0 everywhere, q is not normalised, shapes differ.
@@ -173,7 +173,7 @@ def rejection_sample_finite(
     cumulative /= cumulative[-1]
     indices, certificate = rejection_sample(
         lambda size, rng: np.searchsorted(cumulative, rng.random(size), side="right"),
-        lambda drawn: log_w[np.asarray(drawn)],
+        lambda sampled: log_w[np.asarray(sampled)],
         count,
         rng,
         log_m=largest if log_m is None else log_m,
@@ -185,7 +185,7 @@ def rejection_sample_finite(
 
 
 def limit_of(log_p: ArrayLike, log_q: ArrayLike, log_m: float) -> Array:
-    """What rejection sampling with this M really draws from: min(p~, M q), normalised.
+    """What rejection sampling with this M really samples from: min(p~, M q), normalised.
 
     Equal to p where M is large enough. Shape (..., y), probabilities.
 
@@ -210,11 +210,11 @@ def limit_of(log_p: ArrayLike, log_q: ArrayLike, log_m: float) -> Array:
 def accept(
     rewards: ArrayLike, beta: float, r_max: ArrayLike, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Which of some draws of pi_ref are accepted as draws of pi*: u < exp((r - r_max) / beta).
+    """Which of some samples of pi_ref are accepted as samples of pi*: u < exp((r - r_max) / beta).
 
-    One uniform number for each draw, in order. Exact if r_max bounds every reward there can be;
-    with the largest of the draws at hand it is not, since what one draw needs then hangs on the
-    others. A draw with r = r_max is always accepted.
+    One uniform number for each sample, in order. Exact if r_max bounds every reward there can be;
+    with the largest of the samples at hand it is not, since what one sample needs then hangs on the
+    others. A sample with r = r_max is always accepted.
 
     Args:
         rewards: Shape (...), finite.
@@ -243,7 +243,7 @@ def rso(rewards: ArrayLike, beta: float, k: int, rng: np.random.Generator) -> ND
     exp((r - r_max) / beta), r_max the largest reward among those that remained when the sweep
     began, until k are accepted. The accepted leave after the sweep: without replacement.
 
-    **Not exact sampling from pi***: r_max is the sample's, each candidate is drawn at most once,
+    **Not exact sampling from pi***: r_max is the sample's, each candidate is sampled at most once,
     and of two equal candidates the earlier one is likelier. Use `accept` for exactness.
 
     Args:

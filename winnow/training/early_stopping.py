@@ -11,7 +11,7 @@ from winnow.storage.run_folder import RunStore
 
 
 @dataclass(frozen=True)
-class Standing:
+class BestSoFar:
     """How evaluations stand.
 
     Attributes:
@@ -25,23 +25,23 @@ class Standing:
     stale: int = 0
 
 
-def standing(evaluations: Sequence[Mapping[str, Any]]) -> Standing:
-    """From rows of evals.jsonl in order; one without any verdict is no better than before."""
-    found = Standing()
+def best_of_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> BestSoFar:
+    """From rows of evals.jsonl in order; one without any score is no better than before."""
+    found = BestSoFar()
     for row in evaluations:
         if row.get("split", "eval") != "eval":
             continue
         reward = row.get("reward")
         if reward is not None and reward > found.reward:
-            found = Standing(int(row["step"]), float(reward))
+            found = BestSoFar(int(row["step"]), float(reward))
         else:
-            found = Standing(found.step, found.reward, found.stale + 1)
+            found = BestSoFar(found.step, found.reward, found.stale + 1)
     return found
 
 
 def chosen_checkpoint(store: RunStore, patience: int) -> tuple[Path, int]:
     """What a run ends with, and its step: the best, where it stops early, else the last."""
-    best = standing(store.lines("evals.jsonl")).step if patience else None
+    best = best_of_evaluations(store.lines("evals.jsonl")).step if patience else None
     found = dict(store.checkpoints())
     step = best if best in found else max(found)
     return found[step], step

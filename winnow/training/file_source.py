@@ -1,6 +1,6 @@
-"""A file of draws as what the loop trains on: nothing is drawn, nothing is scored.
+"""A file of samples as what the loop trains on: nothing is sampled, nothing is scored.
 
-read -> select -> weigh, once for the whole file; then passes over it, each in its own order
+read -> select -> advantages, once for the whole file; then passes over it, each in its own order
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from winnow.algorithms.advantages import weigh
+from winnow.algorithms.advantages import assign_advantages
 from winnow.algorithms.algorithm import Algorithm
-from winnow.algorithms.selection import AsRecorded, judged
+from winnow.algorithms.selection import AsRecorded, with_rejections
 from winnow.config.phases import File, Phase
 from winnow.config.schema import Config
 from winnow.errors import UserError
 from winnow.reporting.timing import Stopwatch
-from winnow.rollouts.annotate import Wanted
-from winnow.rollouts.select import fates
+from winnow.rollouts.annotate import Annotator
+from winnow.rollouts.select import select_groups
 from winnow.storage.run_folder import RunStore
-from winnow.storage.sample_table import DrawTable, read_draws
+from winnow.storage.sample_table import SampleTable, read_samples
 from winnow.training.sources import Passes
-from winnow.types import Batch, Group, Verdict
+from winnow.types import Batch, Group, Outcome
 
 Complete = Callable[[Group], Group]
 """Fills in token ids that a file does not hold."""
@@ -40,15 +40,20 @@ _TOKENS = (
 
 
 def open_file(config: Config, algorithm: Algorithm) -> File:
-    """Read a config's file of scored draws, its tokens too; see that the algorithm can use them.
+    """Read a config's file of scored samples, its tokens too; see that the algorithm can use them.
 
     Raises:
-        UserError: what `read_draws` raises; draws without a score; log-probs or a temperature that
-            the algorithm's ratio cannot use; draws of several policies where it takes one.
+        UserError: what `read_samples` raises; samples without a score; log-probs or a temperature
+            that the algorithm's ratio cannot use; samples of several policies where it takes one.
     """
-    path = config.draws
-    assert path is not None
-    table = read_draws(
+    try:
+        return _opened(str(config.samples_file), config, algorithm)
+    except UserError as error:
+        raise error.with_(setting="samples_file") from error
+
+
+def _opened(path: str, config: Config, algorithm: Algorithm) -> File:
+    table = read_samples(
         [path],
         [*_FOR_TRAINING, "reward"],
         why="training",
@@ -62,38 +67,38 @@ def open_file(config: Config, algorithm: Algorithm) -> File:
         problem = (
             f"{path} has {len(policies)} policies ({'; '.join(policies)}), and {one} is for one"
         )
-        raise UserError("draws", problem, "give the draws of one")
+        raise UserError("samples_file", problem, "give the samples of one")
     if "old" in algorithm.needs:
         _check_ratio(path, table, config.sampling.temperature)
     notes = []
     if len(policies) > 1:
-        notes.append(f"{path}: draws of {len(policies)} policies: {'; '.join(policies)}")
-    out = table.count("kept", False)
+        notes.append(f"{path}: samples of {len(policies)} policies: {'; '.join(policies)}")
+    out = table.count("survived", False)
     if out:
-        notes.append(f"{path}: {out} of {table.rows} draws were rejected before and stay out")
+        notes.append(f"{path}: {out} of {table.rows} samples were rejected before and stay out")
     return File(path, table, tuple(notes))
 
 
-def _check_ratio(path: str, table: DrawTable, temperature: float) -> None:
+def _check_ratio(path: str, table: SampleTable, temperature: float) -> None:
     advice = "use an algorithm without a ratio (rft, raft, gibbs, snis)"
     for column, what in (("logprobs", "log-probs"), ("token_ids", "token ids")):
         if column not in table or table.empty_lists(column):
-            problem = f"{path} lacks the {what} of its draws, which this loss divides by"
-            raise UserError("draws", problem, advice)
+            problem = f"{path} lacks the {what} of its samples, which this loss divides by"
+            raise UserError("samples_file", problem, advice)
     if table.count("truncated", True):
-        problem = f"{path} was drawn with top-k or top-p, which change what this loss divides by"
-        raise UserError("draws", problem, advice)
+        problem = f"{path} was sampled with top-k or top-p, which change what this loss divides by"
+        raise UserError("samples_file", problem, advice)
     other = [heat for heat in table.values("temperature") if heat != temperature]
     if other:
         raise UserError(
-            "draws",
-            f"{path} was drawn at temperature {other[0]:g}, and this run is at {temperature:g}",
+            "samples_file",
+            f"{path} was sampled at temperature {other[0]:g}, and this run is at {temperature:g}",
             f"set sampling.temperature = {other[0]:g}, or {advice}",
         )
 
 
 class Recorded(Passes):
-    """Groups of a file, selected and weighed as a whole; `epochs` passes over all of them."""
+    """Groups of a file, selected as a whole; `epochs` passes over all of them."""
 
     def __init__(
         self,
@@ -101,48 +106,51 @@ class Recorded(Passes):
         file: File,
         complete: Complete,
         *,
-        wanted: Wanted,
+        annotator: Annotator,
         store: RunStore,
         watch: Stopwatch,
     ) -> None:
         super().__init__(phase)
         self._table, self._complete, self._store, self._watch = file.table, complete, store, watch
-        self._prompts_per_step, self._wanted = phase.config.prompts_per_step, wanted
+        self._prompts_per_step, self._annotator = phase.config.prompts_per_step, annotator
         with watch("select"):
-            self._judged = judge(self._table, phase.algorithm, phase.config.seed)
+            self._selected = select_all(self._table, phase.algorithm, phase.config.seed)
 
     def groups(self, step: int) -> Batch:
-        """Groups of a step; never fresh: their draws were made elsewhere."""
+        """Groups of a step; never fresh: their samples were made elsewhere."""
         epoch, chosen = self.chosen(step, len(self._table), self._prompts_per_step)
-        with self._watch("draw"):
+        with self._watch("sample"):
             groups = [
                 self._complete(self._table.group(i)).with_(
-                    verdicts=self._judged[i].verdicts, weights=self._judged[i].weights, step=step
+                    outcomes=self._selected[i].outcomes,
+                    advantages=self._selected[i].advantages,
+                    step=step,
                 )
                 for i in chosen
             ]
-        with self._watch("signals"):
-            groups = self._wanted.fill(groups, weighing=False)
+        with self._watch("annotate"):
+            groups = self._annotator.fill(groups, for_advantages=False)
         if epoch == 0:
             with self._watch("store"):
-                self._store.write_draws("train", step, groups)
+                self._store.write_samples("train", step, groups)
         return Batch(groups, fresh=False)
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What selection and weighing said of a group."""
+class GroupSelection:
+    """What selection made of a group, with its advantages."""
 
-    verdicts: tuple[Verdict, ...]
-    weights: tuple[float, ...]
+    outcomes: tuple[Outcome, ...]
+    advantages: tuple[float, ...]
 
 
-def judge(table: DrawTable, algorithm: Algorithm, seed: int) -> list[Judged]:
-    """Verdicts and weights of every group of a file.
+def select_all(table: SampleTable, algorithm: Algorithm, seed: int) -> list[GroupSelection]:
+    """Outcomes and weights of every group of a file.
 
-    A draw that an earlier selection rejected stays out; the algorithm's own rules judge the others.
+    A sample that an earlier selection rejected stays out; the algorithm's own rules apply to the
+    others.
     """
     rules = (AsRecorded(), *algorithm.select)
-    chosen = [judged(group, found) for group, found in fates(table, rules, seed)]
-    weighed = weigh(chosen, algorithm.advantage, algorithm.reward_scale)
-    return [Judged(group.verdicts, group.weights) for group in weighed]
+    chosen = [with_rejections(group, found) for group, found in select_groups(table, rules, seed)]
+    ready = assign_advantages(chosen, algorithm.advantage, algorithm.reward_scale)
+    return [GroupSelection(group.outcomes, group.advantages) for group in ready]

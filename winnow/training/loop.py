@@ -1,6 +1,6 @@
 """The loop. It reads what an algorithm and its engines say of themselves, never their names.
 
-source (draw, score, select, weigh) -> mini-batches -> updates -> publish -> measure
+source (sample, score, select, advantages) -> mini-batches -> updates -> publish -> measure
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from winnow.evaluation.held_out import evaluate
 from winnow.reporting.metrics import Evaluation, step_metrics
 from winnow.rollouts.rollout import Rollout
 from winnow.training.context import Run
-from winnow.training.early_stopping import Standing, standing
+from winnow.training.early_stopping import BestSoFar, best_of_evaluations
 from winnow.training.updates import update
 
 STAGES = (*Rollout.stages, "update", "evaluate", "checkpoint")
@@ -41,7 +41,7 @@ def train(run: Run) -> None:
         last = step == run.source.last
         due = last or (config.eval.every > 0 and step % config.eval.every == 0)
         result = held_out_accuracy(run, step) if run.held_out and due else None
-        found = best_so_far(run) if patience else Standing()
+        found = best_so_far(run) if patience else BestSoFar()
         enough = patience > 0 and found.stale >= patience
         metrics = step_metrics(
             step=step,
@@ -60,7 +60,7 @@ def train(run: Run) -> None:
         if enough:
             break
     if patience:
-        run.reporter.note(_verdict(best_so_far(run), patience))
+        run.reporter.note(_outcome(best_so_far(run), patience))
 
 
 def held_out_accuracy(run: Run, step: int) -> Evaluation:
@@ -71,13 +71,13 @@ def held_out_accuracy(run: Run, step: int) -> Evaluation:
         )
 
 
-def best_so_far(run: Run) -> Standing:
+def best_so_far(run: Run) -> BestSoFar:
     """Which evaluation was the best, and how many have come since."""
-    return standing(run.store.lines("evals.jsonl"))
+    return best_of_evaluations(run.store.lines("evals.jsonl"))
 
 
 def checkpoint(run: Run, step: int) -> None:
-    """Save weights, optimiser and what the next step depends on."""
+    """Save weights, optimizer and what the next step depends on."""
     with run.watch("checkpoint"):
         run.reporter.progress("checkpoint", 0, 1)
         state = {"policy_version": run.learner.version, "source": dict(run.source.state())}
@@ -86,6 +86,6 @@ def checkpoint(run: Run, step: int) -> None:
         run.store.checkpoint(step, run.learner.save, state, run.config.checkpoint.keep, protect)
 
 
-def _verdict(found: Standing, patience: int) -> str:
+def _outcome(found: BestSoFar, patience: int) -> str:
     why = f"no better for {found.stale} evaluations" if found.stale >= patience else "the last step"
     return f"stopped: {why}; the best is that of step {found.step}, mean reward {found.reward:.3f}"

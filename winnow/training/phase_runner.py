@@ -16,7 +16,7 @@ from winnow.prompts.loading import PromptSet
 from winnow.reporting.observer import Reporter
 from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
-from winnow.rollouts.annotate import Wanted
+from winnow.rollouts.annotate import Annotator
 from winnow.rollouts.rollout import Rollout
 from winnow.storage.atomic import whole_folder
 from winnow.storage.run_folder import FINAL, RunStore
@@ -41,8 +41,8 @@ class Workshop:
     Attributes:
         anchors: For each phase the supervised examples that it mixes in.
         model: Where the starting weights are.
-        drawing: Who draws, where draws are made once.
-        found: The checkpoint to go on from, with its state.
+        sampling: Who samples, where samples are made once.
+        found: The checkpoint to resume from, with its state.
     """
 
     config: Config
@@ -54,7 +54,7 @@ class Workshop:
     reporter: Reporter
     engine: LocalEngine
     sampler: Sampler
-    drawing: Callable[[], Sampler]
+    sampling: Callable[[], Sampler]
     found: tuple[Path, dict[str, Any]] | None
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ class Workshop:
         )
 
     def _prepared(self, phase: Phase) -> LocalLearner:
-        """The learner of a phase, with the weights that it begins or goes on with."""
+        """The learner of a phase, with the weights that it begins or resumes."""
         config, engine = phase.config, self.engine
         resumed = self._resumed(phase)
         if phase.restarts and not resumed:
@@ -142,7 +142,7 @@ class Workshop:
             reference = engine.reference(config.reference, self._start, begun)
         values = "values" in phase.algorithm.needs
         learner = engine.learner(
-            config.optimiser,
+            config.optimizer,
             total_updates=phase.updates,
             microbatch_tokens=config.microbatch_tokens,
             critic=config.critic if values else None,
@@ -161,7 +161,7 @@ class Workshop:
         if what == "phase" and resumed:
             from_step = self.store.checkpoint_of(phase.before)
             return self.engine.read(from_step)
-        return self.engine.weights() if what == "phase" or what.startswith("average") else None
+        return self.engine.weights() if what == "phase" or what.startswith("ema") else None
 
     def _encoded(self, anchor: Anchor | None) -> Anchor | None:
         return anchor and anchor.encoded(self.engine.retokeniser((), anew=False))
@@ -170,12 +170,12 @@ class Workshop:
         """What makes a file's groups ready for this model: tokens where the file has none of it.
 
         Raises:
-            UserError: a ratio is wanted, and the recorded log-probs are another vocabulary's.
+            UserError: a ratio is needed, and the recorded log-probs are another vocabulary's.
         """
         same = self.engine.same_vocabulary(file.table.group(0))
         if not same and "old" in phase.algorithm.needs:
             raise UserError(
-                "draws",
+                "samples_file",
                 f"{file.path} has another vocabulary or chat template than {self.config.model!r}",
                 "use an algorithm without a ratio (rft, raft)",
             )
@@ -214,27 +214,32 @@ class Workshop:
     def _source(self, phase: Phase, learner: LocalLearner) -> Source:
         """Where the groups of a step come from."""
         config = phase.config
-        wanted = Wanted(phase.algorithm, learner, config.sampling.temperature)
+        annotator = Annotator(phase.algorithm, learner, config.sampling.temperature)
         if phase.file is not None:
             for note in phase.file.notes:
                 self.reporter.note(note)
             complete = self._completes[phase.number]
             return Recorded(
-                phase, phase.file, complete, wanted=wanted, store=self.store, watch=self._watch
+                phase,
+                phase.file,
+                complete,
+                annotator=annotator,
+                store=self.store,
+                watch=self._watch,
             )
-        rollout = self._rollout(phase, wanted)
-        if phase.algorithm.draws == "once":
-            return Once(phase, rollout, wanted, self._watch)
+        rollout = self._rollout(phase, annotator)
+        if phase.algorithm.resample == "once":
+            return Once(phase, rollout, annotator, self._watch)
         return EveryStep(phase, rollout, self.store)
 
-    def _rollout(self, phase: Phase, wanted: Wanted) -> Rollout:
-        once = phase.algorithm.draws == "once"
+    def _rollout(self, phase: Phase, annotator: Annotator) -> Rollout:
+        once = phase.algorithm.resample == "once"
         return Rollout(
             phase,
-            self.drawing if once else lambda: self.sampler,
+            self.sampling if once else lambda: self.sampler,
             prompts=self.prompts,
             reward=self.reward,
-            wanted=wanted,
+            annotator=annotator,
             store=self.store,
             watch=self._watch,
             progress=self.reporter.progress,

@@ -15,7 +15,7 @@ from winnow.reporting.observer import Reporter
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.scoring import reward_for
 from winnow.storage.run_folder import FINAL, RunStore
-from winnow.training.early_stopping import chosen_checkpoint, standing
+from winnow.training.early_stopping import best_of_evaluations, chosen_checkpoint
 from winnow.training.loop import train as run_loop
 from winnow.training.setup import Plan, assemble, plan
 from winnow.training.summary import opening
@@ -26,7 +26,7 @@ class Result:
     """A finished run.
 
     Attributes:
-        folder: The run folder, with every draw.
+        folder: The run folder, with every sample.
         checkpoint: The model it ends with; loads with `AutoModelForCausalLM.from_pretrained`. The
             best of a run that stops early, the final one where weights were averaged or merged.
         metrics: The rows of metrics.jsonl.
@@ -50,7 +50,7 @@ def run(
     reward: str | RewardFunction | None = None,
     algorithm: Algorithm | None = None,
 ) -> Result:
-    """Run a config to its end, or go on with a run folder."""
+    """Run a config to its end, or resume a run folder."""
     if resume is not None:
         out = RunStore.open(resume).folder
         config = load(str(out / "config.toml"))
@@ -68,7 +68,7 @@ def run(
             workshop.finish()
         except KeyboardInterrupt as stop:
             begun = (out / "config.toml").is_file()
-            hint = f"; go on with: winnow train --resume {out}" if begun else " before it began"
+            hint = f"; resume: winnow train --resume {out}" if begun else " before it began"
             raise Stopped(f"stopped{hint}") from stop
     return result_of(out)
 
@@ -79,7 +79,7 @@ def result_of(folder: Path) -> Result:
     evals = store.lines("evals.jsonl")
     final = folder / FINAL
     patience = load(str(folder / "config.toml")).eval.patience
-    best = standing(evals).step if patience and not final.is_dir() else None
+    best = best_of_evaluations(evals).step if patience and not final.is_dir() else None
     ends = [row for row in evals if best in (None, row["step"])]
     return Result(
         folder=folder,

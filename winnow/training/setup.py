@@ -44,7 +44,7 @@ class Plan:
     phases: tuple[Phase, ...]
     prompts: PromptSet
     model: ModelSource
-    draws_from: ModelSource | None
+    samples_from: ModelSource | None
     anchors: tuple[Anchor | None, ...]
 
 
@@ -55,9 +55,9 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
         UserError: whatever is wrong with it, the first thing found.
     """
     phases = phases_of(config, algorithm, open_file)
-    draws_from = None
-    if config.draws_from is not None:
-        draws_from = resolve(config.draws_from, "draws_from")
+    samples_from = None
+    if config.samples_from is not None:
+        samples_from = resolve(config.samples_from, "samples_from")
     model = resolve(config.model)
     anchors: list[Anchor | None] = []
     opened: dict[AnchorConfig, Anchor | None] = {}  # phases mostly share one
@@ -76,7 +76,7 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
         with naming(phase.name):
             _check_apart(phase, prompts.held_out)
     check_suited(config.reward.name, [*prompts.train, *prompts.held_out])
-    return Plan(config, phases, prompts, model, draws_from, tuple(anchors))
+    return Plan(config, phases, prompts, model, samples_from, tuple(anchors))
 
 
 def _check_reference(phase: Phase) -> None:
@@ -87,7 +87,7 @@ def _check_reference(phase: Phase) -> None:
     """
     what = phase.config.reference
     if phase.refers and names_model(what):
-        resolve(what, "reference", ["start", "phase", "average(0.99)"])
+        resolve(what, "reference", ["start", "phase", "ema(0.99)"])
 
 
 def _held_out(config: Config) -> tuple[Prompt, ...]:
@@ -97,7 +97,7 @@ def _held_out(config: Config) -> tuple[Prompt, ...]:
 
 
 def _check_apart(phase: Phase, held_out: tuple[Prompt, ...]) -> None:
-    """See that a file has no draws of a held-out prompt.
+    """See that a file has no samples of a held-out prompt.
 
     Raises:
         UserError: it has.
@@ -107,9 +107,9 @@ def _check_apart(phase: Phase, held_out: tuple[Prompt, ...]) -> None:
     away = {prompt.text for prompt in held_out}
     for text in phase.file.prompts():
         if text in away:
-            problem = f"{phase.file.path} has draws of a held-out prompt ({text[-60:]!r})"
-            remedy = "draw with the same prompts, eval and seed settings, or set eval.size = 0"
-            raise UserError("draws", problem, remedy)
+            problem = f"{phase.file.path} has samples of a held-out prompt ({text[-60:]!r})"
+            remedy = "sample with the same prompts, eval and seed settings, or set eval.size = 0"
+            raise UserError("samples_file", problem, remedy)
 
 
 def assemble(
@@ -138,7 +138,7 @@ def assemble(
         reporter=reporter,
         engine=engine,
         sampler=sampler,
-        drawing=_drawing(plan, sampler, engine.tokenizer, reporter, device),
+        sampling=_sampling(plan, sampler, engine.tokenizer, reporter, device),
         found=found,
     )
     workshop.prepare()
@@ -154,8 +154,8 @@ def assemble(
     workshop.open(store)
     if not sampler.joins:
         reporter.note(
-            f"{plan.model.name}: draws that wait begin when all before them have ended; its cache "
-            "cannot be kept a row at a time"
+            f"{plan.model.name}: samples that wait begin when all before them have ended; its "
+            "cache cannot be kept a row at a time"
         )
     forward = engine.forward()
     if not forward.shares_prefix:
@@ -163,28 +163,28 @@ def assemble(
     return workshop
 
 
-def _drawing(
+def _sampling(
     plan: Plan, sampler: Sampler, tokenizer: Any, reporter: Reporter, device: torch.device
 ) -> Callable[[], Sampler]:
-    """Who draws: the policy, or, loaded when first asked, the model that `draws_from` names.
+    """Who samples: the policy, or, loaded when first asked, the model that `samples_from` names.
 
     Raises:
         UserError: that model has another vocabulary.
     """
-    if plan.draws_from is None:
+    if plan.samples_from is None:
         return lambda: sampler
     from winnow.engines.local.engine import LocalEngine
 
     config = plan.config
-    engine = LocalEngine(plan.draws_from, config.dtype, device, "draws_from")
+    engine = LocalEngine(plan.samples_from, config.dtype, device, "samples_from")
     if engine.tokenizer.get_vocab() != tokenizer.get_vocab():
-        problem = f"{config.draws_from!r} has another vocabulary than {config.model!r}"
-        raise UserError("draws_from", problem, "draw from a model with the same tokenizer")
+        problem = f"{config.samples_from!r} has another vocabulary than {config.model!r}"
+        raise UserError("samples_from", problem, "sample from a model with the same tokenizer")
     made: list[Sampler] = []
 
     def other() -> Sampler:
         if not made:
-            reporter.progress("load draws_from", 0, 1)
+            reporter.progress("load samples_from", 0, 1)
             engine.check_prompts(plan.prompts.train, config.sampling.max_tokens)
             made.append(engine.sampler(config.sampling))
         return made[0]

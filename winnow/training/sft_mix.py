@@ -12,11 +12,11 @@ from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
 from winnow.config.schema.anchor import AnchorConfig
 from winnow.config.schema.prompts import PromptsConfig
-from winnow.engines.base import Beside
+from winnow.engines.base import AuxiliaryBatch
 from winnow.errors import UserError
 from winnow.prompts.loading import read
-from winnow.rollouts.generate import lots
-from winnow.types import Draw, Group, Prompt, Score, Verdict
+from winnow.rollouts.generate import random_stream
+from winnow.types import Group, Outcome, Prompt, Sample, Score
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Anchor:
     """Examples, and how many of them go with an update.
 
     Attributes:
-        groups: Each example as a group of one draw.
+        groups: Each example as a group of one sample.
         ratio: Examples for each prompt of an update, rounded up.
         coefficient: Of their mean -log pi a token, an example counting once.
     """
@@ -46,7 +46,7 @@ class Anchor:
             raise error.with_(setting="anchor.source", remedy=remedy) from error
         return Anchor(groups, self.ratio, self.coefficient)
 
-    def beside(self, prompts: int, most: int, seed: int, update: int) -> Beside:
+    def auxiliary_batch(self, prompts: int, most: int, seed: int, update: int) -> AuxiliaryBatch:
         """The examples of an update, by its number: pass after pass, each in its own order.
 
         Args:
@@ -58,7 +58,7 @@ class Anchor:
         for position in range(first, first + math.ceil(self.ratio * prompts)):
             epoch, place = divmod(position, len(self.groups))
             chosen.append(self.groups[_order(len(self.groups), seed, epoch)[place]])
-        return Beside(chosen, (Term(NLL(), SurvivorMeans(), self.coefficient),))
+        return AuxiliaryBatch(chosen, (Term(NLL(), SurvivorMeans(), self.coefficient),))
 
 
 def open_anchor(config: AnchorConfig, prompts: PromptsConfig, seed: int) -> Anchor | None:
@@ -99,7 +99,7 @@ _NAMES = {
 
 @lru_cache(maxsize=2)  # an update may straddle two passes
 def _order(size: int, seed: int, epoch: int) -> list[int]:
-    order: list[int] = lots(seed, "anchor", epoch).permutation(size).tolist()
+    order: list[int] = random_stream(seed, "anchor", epoch).permutation(size).tolist()
     return order
 
 
@@ -113,8 +113,8 @@ def _example(prompt: Prompt, config: AnchorConfig) -> Group:
     return Group(
         prompt=prompt,
         prompt_ids=(),
-        draws=(Draw((), (), prompt.answer, "eos", length=1),),
+        samples=(Sample((), (), prompt.answer, "eos", length=1),),
         scores=(Score(1.0),),
-        verdicts=(Verdict(True, "anchor"),),
-        weights=(1.0,),
+        outcomes=(Outcome(True, "anchor"),),
+        advantages=(1.0,),
     )

@@ -1,6 +1,6 @@
-"""What the loop trains on: draws of every step and of earlier rounds, or draws made once.
+"""What the loop trains on: samples of every step and of earlier rounds, or samples made once.
 
-A file of draws is one more, in `file_source.py`.
+A file of samples is one more, in `file_source.py`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from winnow.config.phases import Phase
 from winnow.reporting.timing import Stopwatch
-from winnow.rollouts.annotate import Wanted
-from winnow.rollouts.generate import lots
+from winnow.rollouts.annotate import Annotator
+from winnow.rollouts.generate import random_stream
 from winnow.rollouts.rollout import Rollout
 from winnow.storage.run_folder import RunStore
 from winnow.types import Batch, Group
@@ -43,10 +43,10 @@ class Source(Protocol):
 
 
 class EveryStep:
-    """New draws for every step, from the policy as it is then.
+    """New samples for every step, from the policy as it is then.
 
-    With `rounds.merge`, draws of earlier rounds are trained on again, as they were weighed then:
-    what the policy has become since is for the loss to weigh.
+    With `rounds.merge`, samples of earlier rounds are trained on again, with the advantages they
+    had then: what the policy has become since is for the loss to correct.
     """
 
     def __init__(self, phase: Phase, rollout: Rollout, store: RunStore) -> None:
@@ -89,7 +89,7 @@ class EveryStep:
 
 
 class Passes:
-    """Passes over draws that are made once, each in an order of its own."""
+    """Passes over samples that are made once, each in an order of its own."""
 
     passes = 1
 
@@ -105,7 +105,7 @@ class Passes:
             share: Of those of a step; the last of a pass may have fewer.
         """
         epoch, place = divmod(step - self._before - 1, self._steps)
-        order = lots(self._seed, "pass", epoch).permutation(size)
+        order = random_stream(self._seed, "pass", epoch).permutation(size)
         return epoch, order[place * share : (place + 1) * share].tolist()
 
     def state(self) -> Mapping[str, Any]:
@@ -115,11 +115,13 @@ class Passes:
 
 
 class Once(Passes):
-    """All draws before the first update, then passes over them: RFT."""
+    """All samples before the first update, then passes over them: RFT."""
 
-    def __init__(self, phase: Phase, rollout: Rollout, wanted: Wanted, watch: Stopwatch) -> None:
+    def __init__(
+        self, phase: Phase, rollout: Rollout, annotator: Annotator, watch: Stopwatch
+    ) -> None:
         super().__init__(phase)
-        self._rollout, self._wanted, self._watch = rollout, wanted, watch
+        self._rollout, self._annotator, self._watch = rollout, annotator, watch
         self._all: list[Group] = []
 
     def groups(self, step: int) -> Batch:
@@ -127,10 +129,10 @@ class Once(Passes):
             self._all = [
                 group
                 for number in range(self._steps)
-                for group in self._rollout.make(self._before + number + 1, signals=False).groups
+                for group in self._rollout.make(self._before + number + 1, annotate=False).groups
             ]
             self._rollout.release()
         epoch, chosen = self.chosen(step, len(self._all), len(self._all) // self._steps)
-        with self._watch("signals"):
-            groups = self._wanted.fill([self._all[i] for i in chosen], weighing=False)
+        with self._watch("annotate"):
+            groups = self._annotator.fill([self._all[i] for i in chosen], for_advantages=False)
         return Batch(groups, epoch == 0)

@@ -47,13 +47,13 @@ def _arithmetic(phase: Phase) -> str:
             f"{algorithm.epochs} passes of {steps} steps over the file: {config.prompts_per_step} "
             f"prompts a step; up to {updates} updates of {config.minibatch_prompts} prompts"
         )
-    draws = config.prompts_per_step * config.samples_per_prompt
-    when = f"drawn once for {config.steps} steps, then {algorithm.epochs} passes"
-    if algorithm.draws == "every-step":
+    samples = config.prompts_per_step * config.samples_per_prompt
+    when = f"sampled once for {config.steps} steps, then {algorithm.epochs} passes"
+    if algorithm.resample == "every-step":
         when = f"{config.steps} steps"
         batches = -(-config.prompts_per_step * merged // config.minibatch_prompts)
         updates = batches * algorithm.epochs
     return (
         f"{when}: {config.prompts_per_step} prompts x {config.samples_per_prompt} samples = "
-        f"{draws} draws; up to {updates} updates of {config.minibatch_prompts} prompts"
+        f"{samples} samples; up to {updates} updates of {config.minibatch_prompts} prompts"
     )

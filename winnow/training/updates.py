@@ -1,4 +1,4 @@
-"""The updates that one set of draws gives: mini-batches of prompts, passed over several times."""
+"""The updates that one set of samples gives: mini-batches of prompts, passed over several times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from winnow.algorithms.objective import learned_from
 from winnow.config.schema import Config
 from winnow.errors import WinnowError
-from winnow.rollouts.generate import lots
+from winnow.rollouts.generate import random_stream
 from winnow.training.context import Run
 from winnow.types import Batch, Group, StepStats
 
@@ -31,11 +31,11 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
         if not any(learned_from(group, terms) for group in groups):
             empty += 1
             continue
-        beside = None
+        auxiliary = None
         if run.anchor is not None:
             most, version = config.minibatch_prompts, run.learner.version
-            beside = run.anchor.beside(len(groups), most, config.seed, version)
-        stats = run.learner.step(groups, terms, config.sampling.temperature, beside)
+            auxiliary = run.anchor.auxiliary_batch(len(groups), most, config.seed, version)
+        stats = run.learner.step(groups, terms, config.sampling.temperature, auxiliary)
         updates.append((positions, stats))
         run.unhealthy = 0 if stats.applied else run.unhealthy + 1
         if not stats.applied:
@@ -48,12 +48,12 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
 def minibatches(
     places: Sequence[int], config: Config, passes: int, step: int
 ) -> Iterator[Sequence[int]]:
-    """Positions of the groups of each update: cut from the prompts drawn, before selection.
+    """Positions of the groups of each update: cut from the prompts sampled, before selection.
 
     The groups of a step are passed over so many times, each time in another order.
     """
     for epoch in range(passes):
-        turn = lots(config.seed, "minibatches", step, epoch).permutation(len(places))
+        turn = random_stream(config.seed, "minibatches", step, epoch).permutation(len(places))
         order = [places[i] for i in turn.tolist()]
         for start in range(0, len(order), config.minibatch_prompts):
             yield order[start : start + config.minibatch_prompts]
@@ -66,6 +66,6 @@ def _skipped(run: Run, step: int, number: int, batch: Sequence[Group], stats: St
     if run.unhealthy >= 2:
         raise WinnowError(
             f"step {step}: not finite for the second update running ({what}); the batches are in "
-            f"{path.parent}; try a lower optimiser.lr, or dtype = 'float32'"
+            f"{path.parent}; try a lower optimizer.lr, or dtype = 'float32'"
         )
     run.reporter.note(f"step {step}: {what}: update skipped, its batch is in {path}")

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from tests.build import group
 from tests.engines.models.test_forward import build, largest_difference, one_by_one
-from winnow.algorithms.advantages import GAE, weigh
+from winnow.algorithms.advantages import GAE, assign_advantages
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.denominators import Tokens
 from winnow.algorithms.kl import InReward
@@ -22,26 +22,28 @@ from winnow.algorithms.losses import Clipped, Entropy, Value
 from winnow.algorithms.objective import Term
 from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema.critic import CriticConfig
-from winnow.config.schema.optimizer import OptimiserConfig
+from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.reporting.metrics import explained_variance
-from winnow.types import Draw, Group, Prompt, Score, Signals, Verdict
+from winnow.types import Group, Outcome, Prompt, Sample, Score, TokenAnnotations
 
 
-def noted(drawn: Group, signals: list[Signals], kept: list[bool] | None = None) -> Group:
-    """A group with signals and verdicts; errors are never kept."""
-    kept = kept or [True] * len(signals)
-    return drawn.with_(
-        signals=tuple(signals),
-        verdicts=tuple(Verdict(k and ok, "") for k, ok in zip(kept, drawn.valid, strict=True)),
+def noted(
+    sampled: Group, annotations: list[TokenAnnotations], kept: list[bool] | None = None
+) -> Group:
+    """A group with annotations and outcomes; errors are never kept."""
+    kept = kept or [True] * len(annotations)
+    return sampled.with_(
+        annotations=tuple(annotations),
+        outcomes=tuple(Outcome(k and ok, "") for k, ok in zip(kept, sampled.valid, strict=True)),
     )
 
 
 def advantages(groups: list[Group]) -> list[list[tuple[float, ...]]]:
-    return [[signals.advantages for signals in g.signals] for g in groups]
+    return [[annotations.token_advantages for annotations in g.annotations] for g in groups]
 
 
 class TestGAE:
@@ -75,13 +77,15 @@ class TestGAE:
         got = GAE(0.9, 0.0)(np.array([0.0, 0.0, 1.0]), np.array([0.5, 0.2, 0.4]))
         np.testing.assert_allclose(got, [-0.32, 0.16, 0.6], rtol=1e-14)
 
-    def test_nothing_of_one_draw_reaches_another(self):
-        """Ragged draws side by side, in one group and in several, are as if each were alone."""
+    def test_nothing_of_one_sample_reaches_another(self):
+        """Ragged samples side by side, in one group and in several, are as if each were alone."""
         values = [(0.5, 0.2, 0.4), (0.25,), (), (0.1, -0.3)]
         lengths, rewards = [3, 1, 2, 2], [1.0, 1.0, 0.5, 0.0]
-        own = [Signals(values=v) for v in values]
-        together = weigh([noted(group(rewards, lengths=lengths), own)], self.plain, "0/1")
-        apart = weigh(
+        own = [TokenAnnotations(values=v) for v in values]
+        together = assign_advantages(
+            [noted(group(rewards, lengths=lengths), own)], self.plain, "0/1"
+        )
+        apart = assign_advantages(
             [
                 noted(group([r], lengths=[n]), [s])
                 for r, n, s in zip(rewards, lengths, own, strict=True)
@@ -95,15 +99,15 @@ class TestGAE:
         assert advantages(together)[0] == [pytest.approx(x, rel=1e-13) for x in expected]
         assert [row for rows in advantages(apart) for row in rows] == advantages(together)[0]
         returns = [(0.755415, 0.873, 1.0), (1.0,), (0.4275, 0.5), (-0.0135, 0.0)]
-        got = [signals.returns for signals in together[0].signals]
+        got = [annotations.returns for annotations in together[0].annotations]
         assert got == [pytest.approx(x, rel=1e-13, abs=1e-15) for x in returns]
-        assert together[0].weights == pytest.approx([np.mean(x) for x in expected], rel=1e-13)
+        assert together[0].advantages == pytest.approx([np.mean(x) for x in expected], rel=1e-13)
 
     @given(
         st.integers(1, 12).flatmap(lambda n: arrays(np.float64, (2, n), elements=st.floats(-9, 9)))
     )
-    def test_with_gamma_and_lam_1_advantages_are_exact_returns_less_values(self, drawn):
-        rewards, values = drawn
+    def test_with_gamma_and_lam_1_advantages_are_exact_returns_less_values(self, sampled):
+        rewards, values = sampled
         returns = np.array([math.fsum(rewards[t:]) for t in range(len(rewards))])
         got = GAE(1.0, 1.0)(rewards, values)
         np.testing.assert_allclose(got + values, returns, rtol=0, atol=1e-12)
@@ -121,38 +125,45 @@ class TestGAE:
 class TestTokenRewards:
     """-beta (log pi - log pi_ref) at each token, the verifier's reward at the last."""
 
-    def drawn(self, **changes) -> Group:
-        drawn = group([1.0, 0.0], lengths=[3, 2])
+    def sampled(self, **changes) -> Group:
+        sampled = group([1.0, 0.0], lengths=[3, 2])
         own = (
-            replace(drawn.draws[0], logprobs=(-1.0, -2.0, -0.5)),
-            replace(drawn.draws[1], logprobs=(-3.0, -1.0)),
+            replace(sampled.samples[0], logprobs=(-1.0, -2.0, -0.5)),
+            replace(sampled.samples[1], logprobs=(-3.0, -1.0)),
         )
         refs = [(-1.5, -1.0, -0.5), (-2.0, -2.0)]  # log-ratios .5, -1, 0 and -1, 1
-        return noted(drawn.with_(draws=own), [Signals(ref=r, **changes) for r in refs])
+        return noted(
+            sampled.with_(samples=own), [TokenAnnotations(ref_logprobs=r, **changes) for r in refs]
+        )
 
     def test_by_hand(self):
         """beta .1: r = -.05, .1, 1 and .1, -.1; at gamma = lam = 1 without values, their sums
         from each token on."""
-        (got,) = weigh([self.drawn()], GAE(1.0, 1.0, "none"), "0/1", InReward(0.1))
-        assert got.signals[0].advantages == pytest.approx((1.05, 1.1, 1.0), rel=1e-13)
-        assert got.signals[1].advantages == pytest.approx((0.0, -0.1), rel=1e-13, abs=1e-15)
-        assert got.signals[0].returns == got.signals[0].advantages
+        (got,) = assign_advantages([self.sampled()], GAE(1.0, 1.0, "none"), "0/1", InReward(0.1))
+        assert got.annotations[0].token_advantages == pytest.approx((1.05, 1.1, 1.0), rel=1e-13)
+        assert got.annotations[1].token_advantages == pytest.approx(
+            (0.0, -0.1), rel=1e-13, abs=1e-15
+        )
+        assert got.annotations[0].returns == got.annotations[0].token_advantages
 
     def test_the_scale_is_the_verifiers_alone(self):
         """2 r - 1 at the last token; what the reference takes is not doubled."""
-        (got,) = weigh([self.drawn()], GAE(1.0, 1.0, "none"), "-1/+1", InReward(0.1))
-        assert got.signals[0].advantages == pytest.approx((1.05, 1.1, 1.0), rel=1e-13)
-        assert got.signals[1].advantages == pytest.approx((-1.0, -1.1), rel=1e-13)
+        (got,) = assign_advantages([self.sampled()], GAE(1.0, 1.0, "none"), "-1/+1", InReward(0.1))
+        assert got.annotations[0].token_advantages == pytest.approx((1.05, 1.1, 1.0), rel=1e-13)
+        assert got.annotations[1].token_advantages == pytest.approx((-1.0, -1.1), rel=1e-13)
 
     def test_with_gamma_and_values(self):
         """gamma = .9, lam = 0: A_t = r_t + .9 V_(t+1) - V_t, r = -.05, .1, 1, V = .5, .2, .4:
         -.05 + .18 - .5, .1 + .36 - .2, 1 - .4."""
-        drawn = self.drawn()
-        drawn = drawn.with_(
-            signals=(replace(drawn.signals[0], values=(0.5, 0.2, 0.4)), drawn.signals[1])
+        sampled = self.sampled()
+        sampled = sampled.with_(
+            annotations=(
+                replace(sampled.annotations[0], values=(0.5, 0.2, 0.4)),
+                sampled.annotations[1],
+            )
         )
-        (got,) = weigh([drawn], GAE(0.9, 0.0, "none"), "0/1", InReward(0.1))
-        assert got.signals[0].advantages == pytest.approx((-0.37, 0.26, 0.6), rel=1e-13)
+        (got,) = assign_advantages([sampled], GAE(0.9, 0.0, "none"), "0/1", InReward(0.1))
+        assert got.annotations[0].token_advantages == pytest.approx((-0.37, 0.26, 0.6), rel=1e-13)
 
     @pytest.mark.parametrize(
         ("estimator", "taken"),
@@ -164,25 +175,30 @@ class TestTokenRewards:
     )
     def test_other_estimators(self, estimator, taken):
         row = InReward(0.1, estimator)
-        (got,) = weigh([self.drawn()], GAE(1.0, 0.0, "none"), "0/1", row)
+        (got,) = assign_advantages([self.sampled()], GAE(1.0, 0.0, "none"), "0/1", row)
         expected = [-0.1 * x for x in taken]
         expected[-1] += 1
-        assert got.signals[0].advantages == pytest.approx(expected, rel=1e-13, abs=1e-15)
+        assert got.annotations[0].token_advantages == pytest.approx(expected, rel=1e-13, abs=1e-15)
 
 
 class TestWhitening:
     def test_the_batch_has_mean_0_and_deviation_1(self):
-        """Over the tokens of survivors: neither rejected draws nor errors count."""
+        """Over the tokens of survivors: neither rejected samples nor errors count."""
         groups = [
             noted(
                 group([1.0, 0.0, None, 5.0], lengths=[3, 1, 2, 4]),
-                [Signals(values=(0.5, 0.2, 0.4)), Signals(values=(0.3,)), Signals(), Signals()],
+                [
+                    TokenAnnotations(values=(0.5, 0.2, 0.4)),
+                    TokenAnnotations(values=(0.3,)),
+                    TokenAnnotations(),
+                    TokenAnnotations(),
+                ],
                 [True, True, True, False],
             ),
-            noted(group([0.25], lengths=[2]), [Signals()]),
+            noted(group([0.25], lengths=[2]), [TokenAnnotations()]),
         ]
-        raw = weigh(groups, GAE(0.9, 0.95, "none"), "0/1")
-        got = weigh(groups, GAE(0.9, 0.95, "batch"), "0/1")
+        raw = assign_advantages(groups, GAE(0.9, 0.95, "none"), "0/1")
+        got = assign_advantages(groups, GAE(0.9, 0.95, "batch"), "0/1")
         before = np.concatenate([x for rows in advantages(raw) for x in rows])
         after = np.concatenate([x for rows in advantages(got) for x in rows])
         assert len(after) == 3 + 1 + 2
@@ -190,44 +206,50 @@ class TestWhitening:
         assert after.std() == pytest.approx(1, rel=1e-14)
         np.testing.assert_allclose(after, (before - before.mean()) / before.std(), rtol=1e-12)
         # What the critic learns is not whitened.
-        assert [[s.returns for s in g.signals] for g in got] == [
-            [s.returns for s in g.signals] for g in raw
+        assert [[s.returns for s in g.annotations] for g in got] == [
+            [s.returns for s in g.annotations] for g in raw
         ]
 
     def test_rounding_in_a_kl_of_nought_is_not_blown_up(self):
         """On the first step the policy is the reference; its log-probs differ by float32 noise."""
         noise = (1e-7, -2e-7)
-        drawn = group([0.0, 0.0], lengths=[1, 1])
-        old = [draw.logprobs[0] for draw in drawn.draws]
-        signals = [Signals(ref=(one + off,)) for one, off in zip(old, noise, strict=True)]
-        (got,) = weigh([noted(drawn, signals)], GAE(), "0/1", InReward(0.05))
+        sampled = group([0.0, 0.0], lengths=[1, 1])
+        old = [sample.logprobs[0] for sample in sampled.samples]
+        annotations = [
+            TokenAnnotations(ref_logprobs=(one + off,)) for one, off in zip(old, noise, strict=True)
+        ]
+        (got,) = assign_advantages([noted(sampled, annotations)], GAE(), "0/1", InReward(0.05))
         # -.05 (old - ref), less their mean, over 1e-4
-        np.testing.assert_allclose(got.weights, [7.5e-5, -7.5e-5], rtol=1e-6)
+        np.testing.assert_allclose(got.advantages, [7.5e-5, -7.5e-5], rtol=1e-6)
 
     @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 0.7, 1e-300, 1e300])
-    @pytest.mark.parametrize("draws", [1, 3, 7])
-    def test_equal_advantages_are_all_zero(self, reward, draws):
+    @pytest.mark.parametrize("samples", [1, 3, 7])
+    def test_equal_advantages_are_all_zero(self, reward, samples):
         """Three times .1 has a mean that is not .1 in floating point."""
-        (got,) = weigh([noted(group([reward] * draws), [Signals()] * draws)], GAE(1.0, 1.0), "0/1")
-        assert advantages([got])[0] == [(0.0,)] * draws
-        assert got.weights == (0.0,) * draws
-        assert not any(map(got.weighs, range(draws)))
+        (got,) = assign_advantages(
+            [noted(group([reward] * samples), [TokenAnnotations()] * samples)], GAE(1.0, 1.0), "0/1"
+        )
+        assert advantages([got])[0] == [(0.0,)] * samples
+        assert got.advantages == (0.0,) * samples
+        assert not any(map(got.has_advantage, range(samples)))
 
     def test_nothing_survives(self):
-        (got,) = weigh([noted(group([None, None]), [Signals()] * 2)], GAE(), "0/1")
-        assert got.weights == (0.0, 0.0)
-        assert weigh([], GAE(), "0/1") == []
+        (got,) = assign_advantages(
+            [noted(group([None, None]), [TokenAnnotations()] * 2)], GAE(), "0/1"
+        )
+        assert got.advantages == (0.0, 0.0)
+        assert assign_advantages([], GAE(), "0/1") == []
 
 
-def test_errors_and_rejected_draws_have_no_advantages():
+def test_errors_and_rejected_samples_have_no_advantages():
     """Nor those of an earlier reading, when they were still kept."""
-    before = Signals(values=(0.5,), advantages=(3.0,), returns=(2.0,))
-    drawn = noted(group([1.0, None, 0.0]), [before] * 3, [True, True, False])
-    (got,) = weigh([drawn], GAE(1.0, 1.0, "none"), "0/1")
+    before = TokenAnnotations(values=(0.5,), token_advantages=(3.0,), returns=(2.0,))
+    sampled = noted(group([1.0, None, 0.0]), [before] * 3, [True, True, False])
+    (got,) = assign_advantages([sampled], GAE(1.0, 1.0, "none"), "0/1")
     assert advantages([got])[0] == [(0.5,), (), ()]
-    assert [s.returns for s in got.signals] == [(1.0,), (), ()]
-    assert got.weights == (0.5, 0.0, 0.0)
-    assert [got.weighs(i) for i in range(3)] == [True, False, False]
+    assert [s.returns for s in got.annotations] == [(1.0,), (), ()]
+    assert got.advantages == (0.5, 0.0, 0.0)
+    assert [got.has_advantage(i) for i in range(3)] == [True, False, False]
 
 
 class TestLoss:
@@ -287,8 +309,8 @@ class TestLoss:
 
 PROMPTS = [[5, 9, 2, 7, 11], [8], [13, 2, 2, 40]]
 ANSWERS = [[[3, 4, 8], [1], [60, 2, 2, 9, 0, 5]], [[4, 4]], [[7], [7, 7], [9, 1, 30]]]
-KEPT = [[True, True, False], [True], [True, True, True]]
-"""The third draw is rejected; the last one has no verdict at all."""
+SURVIVED = [[True, True, False], [True], [True, True, True]]
+"""The third sample is rejected; the last one has no score at all."""
 
 
 def noise(seed: int, length: int) -> tuple[float, ...]:
@@ -298,29 +320,32 @@ def noise(seed: int, length: int) -> tuple[float, ...]:
 def groups_with_values() -> list[Group]:
     groups = []
     for place, (prompt, answers) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
-        kept = [k and (place, i) != (2, 2) for i, k in enumerate(KEPT[place])]
-        signals = []
+        kept = [k and (place, i) != (2, 2) for i, k in enumerate(SURVIVED[place])]
+        annotations = []
         for number, answer in enumerate(answers):
             seed = 10 * place + number
             n = len(answer) if kept[number] else 0
-            signals.append(
-                Signals(
+            annotations.append(
+                TokenAnnotations(
                     values=noise(seed, n), returns=noise(100 + seed, n),
-                    advantages=noise(200 + seed, n),
+                    token_advantages=noise(200 + seed, n),
                 )
             )  # fmt: skip
         groups.append(
             Group(
                 prompt=Prompt(str(place), "x"),
                 prompt_ids=tuple(prompt),
-                draws=tuple(Draw(tuple(a), (-2.0,) * len(a), "", "eos") for a in answers),
+                samples=tuple(Sample(tuple(a), (-2.0,) * len(a), "", "eos") for a in answers),
                 scores=tuple(
                     Score.failed("x") if (place, i) == (2, 2) else Score(1.0)
                     for i in range(len(answers))
                 ),
-                verdicts=tuple(Verdict(k, "") for k in kept),
-                weights=tuple(float(np.mean(s.advantages)) if s.advantages else 0 for s in signals),
-                signals=tuple(signals),
+                outcomes=tuple(Outcome(k, "") for k in kept),
+                advantages=tuple(
+                    float(np.mean(s.token_advantages)) if s.token_advantages else 0
+                    for s in annotations
+                ),
+                annotations=tuple(annotations),
             )
         )
     return groups
@@ -369,24 +394,25 @@ def collected(model, critic) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_gradients_are_those_of_the_plain_computation(own_trunk, temperature):
     """PPO's whole objective, one sequence at a time, every term written out. 15 tokens of valid
-    draws: 3 + 1 + 6 + 2 + 1 + 2."""
+    samples: 3 + 1 + 6 + 2 + 1 + 2."""
     model, forward, critic = policy_and_critic(own_trunk=own_trunk)
     groups = groups_with_values()
     done = accumulate(Models(forward, critic), groups, TERMS, temperature, 1000)
     got = collected(model, critic)
-    assert (done.draws, done.tokens) == (5, 9)
+    assert (done.samples, done.tokens) == (5, 9)
 
     model.zero_grad()
     critic.zero_grad()
     loss, errors = 0.0, []
     for g in groups:
-        for answer, verdict, s in zip(g.draws, g.verdicts, g.signals, strict=True):
-            if not verdict.kept:
+        for answer, outcome, s in zip(g.samples, g.outcomes, g.annotations, strict=True):
+            if not outcome.survived:
                 continue
             piece = Piece(g.prompt_ids, [answer.token_ids])
             ratio = (one_by_one(model, piece, temperature) + 2.0).exp()
             a, r, before = (
-                torch.tensor(x, dtype=torch.float64) for x in (s.advantages, s.returns, s.values)
+                torch.tensor(x, dtype=torch.float64)
+                for x in (s.token_advantages, s.returns, s.values)
             )
             surrogate = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
             value = plain_values(model, critic, g.prompt_ids, answer.token_ids)
@@ -419,14 +445,14 @@ def test_micro_batches_do_not_change_the_gradient(own_trunk, share, limit):
 
 @pytest.mark.parametrize("own_trunk", [False, True], ids=["shared", "own"])
 def test_values_are_told_before_each_token(own_trunk):
-    """As signals of the draws that were asked for, and of no others."""
+    """As annotations of the samples that were asked for, and of no others."""
     model, forward, critic = policy_and_critic(own_trunk=own_trunk)
     learner = learner_of(forward, critic)
-    groups = [g.with_(signals=()) for g in groups_with_values()]
+    groups = [g.with_(annotations=()) for g in groups_with_values()]
     got = learner.evaluate(groups, [(0, 2), (), (1,)], "values", 1.0)
     for place, (prompt, answers) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
         for number, answer in enumerate(answers):
-            own = got[place].signals[number].values
+            own = got[place].annotations[number].values
             if (place, number) in ((0, 0), (0, 2), (2, 1)):
                 expected = plain_values(model, critic, prompt, answer).tolist()
                 assert own == pytest.approx(expected, rel=1e-11)
@@ -439,7 +465,7 @@ def learner_of(forward, critic, **config) -> LocalLearner:
     return LocalLearner(
         forward,
         tokenizer=None,
-        optimiser=OptimiserConfig(lr=0.01),
+        optimizer=OptimizerConfig(lr=0.01),
         total_updates=10,
         microbatch_tokens=1000,
         critic=critic,
@@ -478,16 +504,18 @@ def test_during_the_warm_up_only_the_critic_moves(own_trunk):
 
 
 def test_a_warm_up_may_meet_a_mini_batch_without_survivors():
-    """Where an entropy bonus runs over the rejected draws too, such a mini-batch is not empty."""
+    """Where an entropy bonus runs over the rejected samples too, such a mini-batch is not empty."""
     model, forward, critic = policy_and_critic(own_trunk=False, dtype=torch.float32)
     learner = learner_of(forward, critic, warmup=1)
     row = Algorithm("x", advantage=GAE(), terms=TERMS[:1], critic=Value(), entropy=0.01)
-    drawn = group([0.0, 0.0])
-    rejected = weigh([noted(drawn, [Signals()] * 2, [False, False])], row.advantage, "0/1")
+    sampled = group([0.0, 0.0])
+    rejected = assign_advantages(
+        [noted(sampled, [TokenAnnotations()] * 2, [False, False])], row.advantage, "0/1"
+    )
     assert row.objective[1].covers(rejected[0]) == (0, 1)
     policy, own = state(model), state(critic)
     stats = learner.step(rejected, row.objective, 1.0)
-    assert (stats.applied, stats.draws, stats.loss) == (True, 0, 0.0)
+    assert (stats.applied, stats.samples, stats.loss) == (True, 0, 0.0)
     assert not moved(model, policy)
     assert not moved(critic, own)
 
@@ -505,7 +533,9 @@ def test_a_critic_learns_what_it_is_shown():
     learner = learner_of(forward, critic, warmup=60)
     groups = [
         g.with_(
-            signals=tuple(replace(s, returns=(float(place),) * len(s.values)) for s in g.signals)
+            annotations=tuple(
+                replace(s, returns=(float(place),) * len(s.values)) for s in g.annotations
+            )
         )
         for place, g in enumerate(groups_with_values())
     ]
@@ -513,14 +543,14 @@ def test_a_critic_learns_what_it_is_shown():
     errors = [learner.step(groups, terms, 1.0).measures["value_error"] for _ in range(60)]
     first, last = (total / count for total, count in (errors[0], errors[-1]))
     assert last < 0.05 * first
-    kept = [tuple(i for i, v in enumerate(g.verdicts) if v.kept) for g in groups]
+    kept = [tuple(i for i, v in enumerate(g.outcomes) if v.survived) for g in groups]
     told = learner.evaluate(groups, kept, "values", 1.0)
     assert explained_variance(told) > 0.9
 
 
 class TestExplainedVariance:
     def told(self, values, returns) -> Group:
-        own = Signals(values=tuple(values), returns=tuple(returns))
+        own = TokenAnnotations(values=tuple(values), returns=tuple(returns))
         return noted(group([1.0], lengths=[len(values)]), [own])
 
     def test_by_hand(self):

@@ -1,4 +1,4 @@
-"""Rows that join, part and leave: what is drawn must not depend on any of it."""
+"""Rows that join, part and leave: what is sampled must not depend on any of it."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def ask(n: int = 5, **params) -> list[Request]:
 
 
 def answers(sampler: LocalSampler, requests: list[Request]) -> list[list[tuple[int, ...]]]:
-    drawn = dict(sampler.sample(requests))
-    assert sorted(drawn) == list(range(len(requests)))
-    return [[draw.token_ids for draw in drawn[i].draws] for i in range(len(requests))]
+    sampled = dict(sampler.sample(requests))
+    assert sorted(sampled) == list(range(len(requests)))
+    return [[sample.token_ids for sample in sampled[i].samples] for i in range(len(requests))]
 
 
 def one_by_one(forward: PolicyForward, requests: list[Request]) -> list[list[tuple[int, ...]]]:
@@ -70,10 +70,10 @@ def one_by_one(forward: PolicyForward, requests: list[Request]) -> list[list[tup
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 @pytest.mark.parametrize("batch", [1, 3, 8, 64])
 @pytest.mark.parametrize("steps_to_pack", [1, 1000])
-def test_draws_are_those_of_each_answer_alone(
+def test_samples_are_those_of_each_answer_alone(
     forward, batch, temperature, steps_to_pack, monkeypatch
 ):
-    """At .3 draws stay together for long, at 1 they part at once; small batches make them wait."""
+    """At .3 samples stay together long, at 1 they part at once; small batches make them wait."""
     monkeypatch.setattr("winnow.engines.local.packed_linears._STEPS", steps_to_pack)
     sampler = LocalSampler(forward, tiny.tokenizer(), batch)
     assert sampler.joins
@@ -81,7 +81,7 @@ def test_draws_are_those_of_each_answer_alone(
     assert answers(sampler, requests) == one_by_one(forward, requests)
 
 
-def test_the_other_memory_draws_the_same(forward, monkeypatch):
+def test_the_other_memory_samples_the_same(forward, monkeypatch):
     """What architectures get that slots cannot serve: padded prompts, or prompts of one length."""
     expected = one_by_one(forward, ask())
     for pads in (True, False):
@@ -99,7 +99,7 @@ def test_slots_grow_with_their_answers(forward, monkeypatch):
     assert answers(LocalSampler(forward, tiny.tokenizer(), 9), ask()) == expected
 
 
-def test_a_small_cache_means_few_at_a_time_and_the_same_draws(forward):
+def test_a_small_cache_means_few_at_a_time_and_the_same_samples(forward):
     rows = []
     hook = forward.module.register_forward_pre_hook(
         lambda _, __, kwargs: rows.append(kwargs["input_ids"].shape[0]), with_kwargs=True
@@ -135,18 +135,18 @@ def test_what_is_the_same_is_read_once(forward):
     steps.clear()
     reads.clear()
     requests = ask(temperature=0.1)
-    drawn = answers(sampler, requests)
+    sampled = answers(sampler, requests)
     whole.remove()
     body.remove()
     histories = {
         (tuple(tiny.tokenizer().encode(PROMPTS[i])), i, tokens[:length])
-        for i, group in enumerate(drawn)
+        for i, group in enumerate(sampled)
         for tokens in group
         for length in range(1, len(tokens))
     }
     assert sum(steps) == len(histories)
-    drawn_tokens = sum(len(tokens) - 1 for group in drawn for tokens in group)
-    assert len(histories) < 0.8 * drawn_tokens  # so there was something to share
+    sampled_tokens = sum(len(tokens) - 1 for group in sampled for tokens in group)
+    assert len(histories) < 0.8 * sampled_tokens  # so there was something to share
     beginnings = {
         tuple(ids[:n])
         for ids in map(tiny.tokenizer().encode, PROMPTS)
@@ -157,7 +157,7 @@ def test_what_is_the_same_is_read_once(forward):
     assert all(shape[1] == 1 for shape in reads[1:])
 
 
-def test_requests_of_other_parameters_are_drawn_apart(forward):
+def test_requests_of_other_parameters_are_sampled_apart(forward):
     requests = [*ask(n=2), *ask(n=2, temperature=0.3, max_tokens=4)]
     got = answers(LocalSampler(forward, tiny.tokenizer(), 64), requests)
     assert got == one_by_one(forward, requests)

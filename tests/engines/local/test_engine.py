@@ -1,4 +1,4 @@
-"""The local sampler and learner: what is drawn, what is recorded, and that both agree."""
+"""The local sampler and learner: what is sampled, what is recorded, and that both agree."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 
 from tests import tiny
 from tests.kills import full_disk
-from winnow.algorithms.denominators import DrawMeans
+from winnow.algorithms.denominators import SampleMeans
 from winnow.algorithms.losses import NLL, Clipped
 from winnow.algorithms.objective import Term
-from winnow.config.schema.optimizer import OptimiserConfig
+from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.learning.optimizer import learning_rate
 from winnow.engines.local.engine import PromptEncoder
@@ -24,7 +24,7 @@ from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.loading import load_model, resolve
 from winnow.errors import UserError, WinnowError
 from winnow.storage.run_folder import RunStore
-from winnow.types import Draw, Group, Prompt, Score, Verdict
+from winnow.types import Group, Outcome, Prompt, Sample, Score
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def requests(prompts: list[str], n: int, params: SamplingParams, seed: int = 0) 
 
 
 def sample(net, asked, batch=64):
-    drawn = dict(LocalSampler(PolicyForward(net), tiny.tokenizer(), batch).sample(asked))
-    return [drawn[i] for i in range(len(asked))]
+    sampled = dict(LocalSampler(PolicyForward(net), tiny.tokenizer(), batch).sample(asked))
+    return [sampled[i] for i in range(len(asked))]
 
 
 PROMPTS = ["1+2=", "a", "what is 3 + 4, and why is it not 5", "2*3=\n7-1="]
@@ -59,24 +59,26 @@ def test_recorded_logprobs_are_the_learners(net, temperature, batch):
     assert forward.shares_prefix
     reasons = set()
     for group in groups:
-        piece = Piece(group.prompt_ids, [draw.token_ids for draw in group.draws])
+        piece = Piece(group.prompt_ids, [sample.token_ids for sample in group.samples])
         with torch.no_grad():
             got = forward.logprobs(forward.contexts([piece]), temperature)
-        recorded = [x for draw in group.draws for x in draw.logprobs]
+        recorded = [x for sample in group.samples for x in sample.logprobs]
         np.testing.assert_allclose(got.numpy(), recorded, atol=1e-4)
-        reasons |= {draw.finish_reason for draw in group.draws}
+        reasons |= {sample.finish_reason for sample in group.samples}
     assert reasons == {"eos", "stop", "length"}
 
 
-def test_draws_depend_on_the_seed_alone(net):
+def test_samples_depend_on_the_seed_alone(net):
     params = SamplingParams(max_tokens=12, stop=("7",))
     together = sample(net, requests(PROMPTS, 5, params))
     apart = [sample(net, [request], batch=2)[0] for request in requests(PROMPTS, 5, params)]
     for one, other in zip(together, apart, strict=True):
-        assert [d.token_ids for d in one.draws] == [d.token_ids for d in other.draws]
+        assert [d.token_ids for d in one.samples] == [d.token_ids for d in other.samples]
     other_seed = sample(net, requests(PROMPTS, 5, params, seed=100))
-    assert [d.token_ids for d in other_seed[0].draws] != [d.token_ids for d in together[0].draws]
-    assert len({d.token_ids for d in together[0].draws}) > 1
+    assert [d.token_ids for d in other_seed[0].samples] != [
+        d.token_ids for d in together[0].samples
+    ]
+    assert len({d.token_ids for d in together[0].samples}) > 1
 
 
 def test_first_tokens_follow_the_model(net):
@@ -85,7 +87,7 @@ def test_first_tokens_follow_the_model(net):
     (group,) = sample(net, requests(["1+2="], n, params), batch=500)
     ids = torch.tensor([group.prompt_ids])
     expected = net(ids).logits[0, -1].double().softmax(-1).detach().numpy() * n
-    counts = np.bincount([d.token_ids[0] for d in group.draws], minlength=len(expected))
+    counts = np.bincount([d.token_ids[0] for d in group.samples], minlength=len(expected))
     common = expected > 8
     observed = np.append(counts[common], counts[~common].sum())
     wanted = np.append(expected[common], expected[~common].sum())
@@ -93,10 +95,10 @@ def test_first_tokens_follow_the_model(net):
 
 
 def test_an_answer_ends_with_its_own_end_token_even_where_that_is_also_padding(net):
-    """The end token was drawn: it is in the tokens and has a log-prob, though it equals the pad."""
+    """The end token was sampled: it is in the tokens, with a log-prob, though it equals the pad."""
     params = SamplingParams(max_tokens=40)
     groups = sample(net, requests(PROMPTS, 20, params))
-    ended = [d for g in groups for d in g.draws if d.finish_reason == "eos"]
+    ended = [d for g in groups for d in g.samples if d.finish_reason == "eos"]
     assert len(ended) > 3
     assert all(d.token_ids[-1] == 0 and 0 not in d.token_ids[:-1] for d in ended)
     assert all(len(d.logprobs) == len(d.token_ids) for d in ended)
@@ -109,9 +111,9 @@ def test_several_end_tokens(net):
         groups = sample(net, requests(PROMPTS, 20, SamplingParams(max_tokens=40)))
     finally:
         net.generation_config.eos_token_id = 0
-    lasts = {d.token_ids[-1] for g in groups for d in g.draws if d.finish_reason == "eos"}
+    lasts = {d.token_ids[-1] for g in groups for d in g.samples if d.finish_reason == "eos"}
     assert lasts == {0, 5, 9}
-    assert not any({0, 5, 9} & set(d.token_ids[:-1]) for g in groups for d in g.draws)
+    assert not any({0, 5, 9} & set(d.token_ids[:-1]) for g in groups for d in g.samples)
 
 
 def test_layers_with_windows_keep_their_own_kind_of_cache():
@@ -129,15 +131,15 @@ def test_layers_with_windows_keep_their_own_kind_of_cache():
     groups = sample(model, requests(PROMPTS, 6, params))
     forward = PolicyForward(model)
     for group in groups:
-        piece = Piece(group.prompt_ids, [draw.token_ids for draw in group.draws])
+        piece = Piece(group.prompt_ids, [sample.token_ids for sample in group.samples])
         with torch.no_grad():
             got = forward.logprobs(forward.contexts([piece]), 1.0)
-        recorded = [x for draw in group.draws for x in draw.logprobs]
+        recorded = [x for sample in group.samples for x in sample.logprobs]
         np.testing.assert_allclose(got.numpy(), recorded, atol=1e-4)
 
 
 def test_a_model_without_keys_and_values_is_refused_in_one_line():
-    """transformers 5.24 gives a state-space model a cache too, but of states: what was drawn from
+    """transformers 5.24 gives a state-space model a cache too, but of states: what was sampled from
     copies of them was another distribution."""
     config = MambaConfig(
         vocab_size=len(tiny.tokenizer()), hidden_size=16, num_hidden_layers=1, state_size=4
@@ -214,10 +216,10 @@ def trained_group(token: int = 5) -> Group:
     return Group(
         prompt=Prompt(id="1", text="1+1="),
         prompt_ids=(3, 4, 5),
-        draws=(Draw((token, 0), (-1.0, -1.0), "x", "eos"),),
+        samples=(Sample((token, 0), (-1.0, -1.0), "x", "eos"),),
         scores=(Score(1.0),),
-        verdicts=(Verdict(True, "kept"),),
-        weights=(1.0,),
+        outcomes=(Outcome(True, "survived"),),
+        advantages=(1.0,),
     )
 
 
@@ -225,13 +227,13 @@ def learner(net: torch.nn.Module, **settings) -> LocalLearner:
     return LocalLearner(
         PolicyForward(net),
         tiny.tokenizer(),
-        OptimiserConfig(**settings),
+        OptimizerConfig(**settings),
         total_updates=10,
         microbatch_tokens=100,
     )
 
 
-LIKELIHOOD = (Term(NLL(), DrawMeans()),)
+LIKELIHOOD = (Term(NLL(), SampleMeans()),)
 
 
 def test_bfloat16_weights_are_steered_by_a_float32_copy(tmp_path):
@@ -257,7 +259,7 @@ def test_bfloat16_weights_are_steered_by_a_float32_copy(tmp_path):
 
 @pytest.mark.parametrize(
     "room", [2_000, 1_000_000]
-)  # the model is too long, or the optimiser's state
+)  # the model is too long, or the optimizer's state
 def test_a_full_disk_while_a_checkpoint_is_written_is_one_line(tmp_path, room):
     store = RunStore.create(tmp_path / "run", "", {})
     apprentice = learner(tiny.model())
@@ -272,9 +274,9 @@ def test_a_full_disk_while_a_checkpoint_is_written_is_one_line(tmp_path, room):
 def test_a_nonfinite_gradient_leaves_the_weights_alone():
     net = tiny.model()
     before = [p.detach().clone() for p in net.parameters()]
-    poisoned = trained_group().with_(draws=(Draw((5, 0), (-1e30, -1.0), "x", "eos"),))
+    poisoned = trained_group().with_(samples=(Sample((5, 0), (-1e30, -1.0), "x", "eos"),))
     apprentice = learner(net)
-    stats_ = apprentice.step([poisoned], (Term(Clipped(0.2, 1e30), DrawMeans()),), 1.0)
+    stats_ = apprentice.step([poisoned], (Term(Clipped(0.2, 1e30), SampleMeans()),), 1.0)
     assert not stats_.applied
     assert apprentice.version == 0
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
@@ -283,7 +285,7 @@ def test_a_nonfinite_gradient_leaves_the_weights_alone():
 
 def test_learning_rate_schedules():
     def rates(**settings):
-        config = OptimiserConfig(lr=1.0, warmup=2, **settings)
+        config = OptimizerConfig(lr=1.0, warmup=2, **settings)
         return [round(learning_rate(config, update, 6), 4) for update in range(7)]
 
     assert rates() == [0.5, 1, 1, 1, 1, 1, 1]
@@ -293,7 +295,7 @@ def test_learning_rate_schedules():
 
 def test_nothing_to_learn_is_a_fault_of_the_caller():
     with pytest.raises(ValueError, match="nothing to learn"):
-        learner(tiny.model()).step([trained_group().with_(weights=(0.0,))], LIKELIHOOD, 1.0)
+        learner(tiny.model()).step([trained_group().with_(advantages=(0.0,))], LIKELIHOOD, 1.0)
 
 
 @pytest.mark.parametrize("what", ["safetensors", "gguf", "long"])

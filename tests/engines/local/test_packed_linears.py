@@ -34,7 +34,7 @@ def test_products_are_the_same_and_the_layers_are_left_as_they_were():
 
 @here
 def test_they_are_of_the_weights_at_their_making():
-    """So whoever changes weights must make them anew: the sampler does for each set of draws."""
+    """So whoever changes weights must make them anew: the sampler does for each set of samples."""
     model = net()
     linears = PackedLinears(model, rows=4, steps=1000)
     x = torch.randn(3, 5)

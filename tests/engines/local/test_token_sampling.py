@@ -13,7 +13,7 @@ def uniforms(n, seed=0):
 
 @pytest.mark.parametrize("vocabulary", [5, 256, 257, 1000])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_draws_follow_the_softmax(vocabulary, temperature):
+def test_samples_follow_the_softmax(vocabulary, temperature):
     n = 60_000
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(1)) * 2
     probabilities = (logits.double() / temperature).softmax(-1).numpy()
@@ -37,7 +37,7 @@ def test_logprobs_and_entropies_are_those_of_the_full_softmax():
         np.testing.assert_allclose(choice.entropies.double(), entropy, atol=2e-5)
 
 
-def test_a_token_of_probability_zero_is_never_drawn():
+def test_a_token_of_probability_zero_is_never_sampled():
     logits = torch.full((1, 600), -torch.inf)
     logits[0, [0, 300, 512]] = 0.0
     edges = torch.tensor([0.0, 1 / 3, 2 / 3, 1 - 2**-53, 0.5], dtype=torch.float64)

@@ -18,13 +18,13 @@ from transformers import (
 )
 
 from winnow.algorithms.advantages import Reward
-from winnow.algorithms.denominators import DrawMeans, SurvivorTokens
+from winnow.algorithms.denominators import SampleMeans, SurvivorTokens
 from winnow.algorithms.losses import NLL, Clipped
 from winnow.algorithms.objective import Term, totals
 from winnow.algorithms.table import ALGORITHMS
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.models.forward import Piece, PolicyForward, cache_argument
-from winnow.types import Draw, Group, Prompt, Score, Verdict
+from winnow.types import Group, Outcome, Prompt, Sample, Score
 
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 64}
@@ -110,10 +110,10 @@ def group(piece: Piece, weights: list[float], right: list[bool] | None = None) -
     return Group(
         prompt=Prompt(id=str(piece.prompt), text="x"),
         prompt_ids=tuple(piece.prompt),
-        draws=tuple(Draw(tuple(a), (-2.0,) * len(a), "", "length") for a in piece.answers),
+        samples=tuple(Sample(tuple(a), (-2.0,) * len(a), "", "length") for a in piece.answers),
         scores=tuple(Score(float(r)) for r in right),
-        verdicts=tuple(Verdict(True, "kept") for _ in weights),
-        weights=tuple(weights),
+        outcomes=tuple(Outcome(True, "survived") for _ in weights),
+        advantages=tuple(weights),
     )
 
 
@@ -122,7 +122,7 @@ GROUPS = [
     group(RAGGED[1], [2.0]),
     group(RAGGED[2], [0.0, 1.0, 0.0]),
 ]
-TERMS = (Term(Clipped(0.2, 0.28), DrawMeans()), Term(NLL(), SurvivorTokens(), coefficient=0.3))
+TERMS = (Term(Clipped(0.2, 0.28), SampleMeans()), Term(NLL(), SurvivorTokens(), coefficient=0.3))
 
 
 def gradients(model, groups, terms, limit, share=True, temperature=1.0):
@@ -139,12 +139,12 @@ def plain_gradients(model, groups, terms, temperature=1.0):
     model.zero_grad()
     counts = totals(groups)
     for g in groups:
-        for draw, weight in zip(g.draws, g.weights, strict=True):
+        for sample, weight in zip(g.samples, g.advantages, strict=True):
             for term in terms:
                 at = temperature if term.loss.needs_old else 1.0
-                logp = one_by_one(model, Piece(g.prompt_ids, [draw.token_ids]), at)
-                old = torch.tensor(draw.logprobs, dtype=logp.dtype)
-                factor = term.denominator(len(draw.token_ids), len(g.draws), counts)
+                logp = one_by_one(model, Piece(g.prompt_ids, [sample.token_ids]), at)
+                old = torch.tensor(sample.logprobs, dtype=logp.dtype)
+                factor = term.denominator(len(sample.token_ids), len(g.samples), counts)
                 loss = term.loss(logp, old, torch.full_like(logp, weight)).sum()
                 (term.coefficient * factor * loss).backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -180,7 +180,7 @@ def test_micro_batches_do_not_change_the_gradient(share, limit):
     cut, got = gradients(model, GROUPS, TERMS, limit, share)
     assert largest_difference(expected, got) < 1e-10
     assert cut.loss == pytest.approx(whole.loss, rel=1e-12)
-    assert (cut.draws, cut.tokens, cut.clipped) == (whole.draws, whole.tokens, whole.clipped)
+    assert (cut.samples, cut.tokens, cut.clipped) == (whole.samples, whole.tokens, whole.clipped)
     assert cut.ratio_max == pytest.approx(whole.ratio_max, rel=1e-9)
 
 
@@ -194,7 +194,7 @@ ALIKE = [
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(("block", "limit"), [(64, 1000), (3, 1000), (4, 9)])
 def test_what_begins_alike_is_computed_once_and_changes_nothing(name, block, limit, monkeypatch):
-    """Equal draws, draws that part late, prompts that begin alike; in one block and in many."""
+    """Equal samples, samples that part late, prompts that begin alike; in one block and in many."""
     monkeypatch.setattr("winnow.engines.models.tree_attention._BLOCK", block)
     model = build(name)
     done, shared = gradients(model, ALIKE, TERMS, limit)
@@ -204,7 +204,7 @@ def test_what_begins_alike_is_computed_once_and_changes_nothing(name, block, lim
         assert done.positions == pytest.approx(3 + 4 + 9, abs=16 // block)
 
 
-def test_a_prompt_is_encoded_once_and_rejected_draws_never():
+def test_a_prompt_is_encoded_once_and_rejected_samples_never():
     """Counts the tokens that enter the model."""
     model = build("llama")
     forward = PolicyForward(model)
@@ -217,7 +217,7 @@ def test_a_prompt_is_encoded_once_and_rejected_draws_never():
     done = accumulate(Models(forward), [g], TERMS, 1.0, 1000)
     # prompt 5, answers of 3 and 6 tokens whose last token is no input: 5 + 2 + 5
     assert seen == [12]
-    assert (done.draws, done.tokens, done.positions) == (2, 9, 12)
+    assert (done.samples, done.tokens, done.positions) == (2, 9, 12)
 
 
 def test_an_architecture_that_cannot_share_falls_back_and_is_right():
@@ -296,22 +296,22 @@ def test_the_ratio_is_measured_against_what_was_recorded():
     answers = RAGGED[0].answers
     cuts = [0, 3, 4, 10]
     shift = 0.5  # recorded log-probs lower by a half: every ratio is e^0.5 = 1.6487, k3 = .1487
-    draws = tuple(
-        Draw(tuple(a), tuple(x - shift for x in exact[i:j]), "", "length")
+    samples = tuple(
+        Sample(tuple(a), tuple(x - shift for x in exact[i:j]), "", "length")
         for a, i, j in zip(answers, cuts, cuts[1:], strict=False)
     )
-    g = group(RAGGED[0], [1.0, 1.0, -1.0]).with_(draws=draws)
+    g = group(RAGGED[0], [1.0, 1.0, -1.0]).with_(samples=samples)
     done, _ = gradients(model, [g], TERMS[:1], 1000)
     assert done.ratio_sum / done.ratio_tokens == pytest.approx(1.6487212707, rel=1e-9)
     assert done.ratio_max == pytest.approx(0.6487212707, rel=1e-9)
     assert done.kl_sum / done.ratio_tokens == pytest.approx(1.6487212707 - 1 - 0.5, rel=1e-9)
-    assert done.clipped == 4  # the tokens of the two draws with a positive weight
+    assert done.clipped == 4  # the tokens of the two samples with a positive weight
 
 
-def test_influence_is_what_each_draw_could_move():
+def test_influence_is_what_each_sample_could_move():
     groups = [copy.copy(g) for g in GROUPS]
-    done, _ = gradients(build("llama"), groups, (Term(NLL(), DrawMeans()),), 1000)
-    # 1/|a| 1/7 per token: each draw's influence is |weight| / 7
+    done, _ = gradients(build("llama"), groups, (Term(NLL(), SampleMeans()),), 1000)
+    # 1/|a| 1/7 per token: each sample's influence is |weight| / 7
     expected = [[1 / 7, 0.5 / 7, 0.25 / 7], [2 / 7], [0, 1 / 7, 0]]
     assert done.influence == [pytest.approx(row) for row in expected]
 
@@ -319,16 +319,20 @@ def test_influence_is_what_each_draw_could_move():
 def test_totals_leave_errors_out():
     g = GROUPS[0].with_(
         scores=(Score(1.0), Score.failed("x"), Score(0.0)),
-        verdicts=(Verdict(True, "kept"), Verdict(False, "verifier error: x"), Verdict(False, "")),
+        outcomes=(
+            Outcome(True, "survived"),
+            Outcome(False, "verifier error: x"),
+            Outcome(False, ""),
+        ),
     )
     counts = totals([g])
-    assert (counts.prompts, counts.draws, counts.survivors) == (1, 2, 1)
+    assert (counts.prompts, counts.samples, counts.survivors) == (1, 2, 1)
     assert (counts.tokens, counts.survivor_tokens) == (3 + 6, 3)
     assert totals([g.with_(scores=(Score.failed("x"),) * 3)]).prompts == 0
 
 
 def test_rows_see_only_what_has_a_weight():
-    assert Reward().over == "draw"
+    assert Reward().over == "sample"
     assert ALGORITHMS["raft"].needs == frozenset()
     assert ALGORITHMS["grpo"].needs == {"old"}
 

@@ -16,21 +16,21 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import winnow
 from tests import tiny
-from tests.kills import after_checkpoint, check_resumed, config, draws, go, logits
+from tests.kills import after_checkpoint, check_resumed, config, go, logits, samples
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
 from winnow.config.schema.lora import LoraConfig
-from winnow.config.schema.optimizer import OptimiserConfig
+from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.loading import ModelSource
 from winnow.engines.models.reference import Within
 from winnow.training import setup
-from winnow.types import Draw, Group, Prompt, Score, Verdict
+from winnow.types import Group, Outcome, Prompt, Sample, Score
 
-LORA: dict[str, Any] = {"lora": {"rank": 4}, "optimiser": {"lr": 1e-2}}
+LORA: dict[str, Any] = {"lora": {"rank": 4}, "optimizer": {"lr": 1e-2}}
 CPU = torch.device("cpu")
 FILE = "adapter_model.safetensors"
 theirs = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -49,14 +49,14 @@ def engine(model: Path, dtype: str = "float32", **lora: Any) -> LocalEngine:
 def example(text: str = "1+2=", answer: str = "3") -> Group:
     words = tiny.tokenizer()
     ids = (*words.encode(answer), 0)
-    draw = Draw(ids, (-1.0,) * len(ids), answer, "eos")
+    sample = Sample(ids, (-1.0,) * len(ids), answer, "eos")
     return Group(
         prompt=Prompt(text, text, answer),
         prompt_ids=tuple(words.encode(text)),
-        draws=(draw,),
+        samples=(sample,),
         scores=(Score(1.0),),
-        verdicts=(Verdict(True, "kept"),),
-        weights=(1.0,),
+        outcomes=(Outcome(True, "survived"),),
+        advantages=(1.0,),
     )
 
 
@@ -66,7 +66,7 @@ def step(learner: LocalLearner, times: int = 1) -> None:
 
 
 def learner(made: LocalEngine, lr: float = 1e-2, **more: Any) -> LocalLearner:
-    return made.learner(OptimiserConfig(lr=lr), total_updates=10, microbatch_tokens=512, **more)
+    return made.learner(OptimizerConfig(lr=lr), total_updates=10, microbatch_tokens=512, **more)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> winno
         samples_per_prompt=16,
         minibatch_prompts=5,
         lora={"rank": 4, "merge": True},
-        optimiser={"lr": 1e-3},
+        optimizer={"lr": 1e-3},
     )
     return go(settings, folder / "run")
 
@@ -143,12 +143,12 @@ def test_a_checkpoint_is_a_model_wherever_one_is_named(trained, tiny_model, tmp_
         ).accuracy
         for model in (checkpoint, trained.checkpoint)
     ]
-    # alike but for rounding, which may turn a draw of 200
+    # alike but for rounding, which may turn a sample of 200
     assert told[0] == pytest.approx(told[1], abs=0.02)
     start, learned = (float(tiny.right(plain(m)).mean()) for m in (tiny_model, trained.checkpoint))
     assert told[1] == pytest.approx(learned, abs=0.15)  # four standard errors at most
     assert learned > start + 0.2
-    settings = config(checkpoint, tmp_path, optimiser={"lr": 0.0})
+    settings = config(checkpoint, tmp_path, optimizer={"lr": 0.0})
     again = go(settings, tmp_path / "again")
     assert (again.checkpoint / "model.safetensors").is_file()
     torch.testing.assert_close(
@@ -190,14 +190,14 @@ def test_only_adapters_are_trained(tiny_model):
 
 
 def test_with_learning_rate_zero_the_policy_is_the_base_model(tiny_model, tmp_path):
-    settings = {**LORA, "optimiser": {"lr": 0.0}}
+    settings = {**LORA, "optimizer": {"lr": 0.0}}
     result = go(config(tiny_model, tmp_path, algorithm="grpo", **settings), tmp_path / "run")
     assert sum(row["updates"] for row in result.metrics) > 3
     assert torch.equal(logits(plain(result.checkpoint)), logits(plain(tiny_model)))
     whole = go(
-        config(tiny_model, tmp_path, algorithm="grpo", optimiser={"lr": 0.0}), tmp_path / "all"
+        config(tiny_model, tmp_path, algorithm="grpo", optimizer={"lr": 0.0}), tmp_path / "all"
     )
-    assert draws(result.folder) == draws(whole.folder)
+    assert samples(result.folder) == samples(whole.folder)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -222,7 +222,7 @@ def test_over_bfloat16_the_adapters_are_float32_and_the_base_stays(tiny_model, t
         algorithm="grpo",
         dtype="bfloat16",
         lora={"rank": 4, "merge": True},
-        optimiser={"lr": 1e-2},
+        optimizer={"lr": 1e-2},
     )
     result = go(settings, tmp_path / "run")
     checkpoint = result.folder / "checkpoints/step-3"
@@ -253,20 +253,20 @@ def test_a_reference_at_the_start_is_the_base_model_and_copies_no_weights(tiny_m
     assert (logits(made.load()) - start).abs().max() > 0.1
     assert all(p.requires_grad for p in made.trained())
     assert len(made.trained()) == 4 * 7 * 2
-    group = trainer.evaluate([example()], [(0,)], "ref", 1.0)[0]
-    ids = torch.tensor([[*group.prompt_ids, *group.draws[0].token_ids]])
+    group = trainer.evaluate([example()], [(0,)], "ref_logprobs", 1.0)[0]
+    ids = torch.tensor([[*group.prompt_ids, *group.samples[0].token_ids]])
     logp = plain(tiny_model)(input_ids=ids).logits[0].detach().log_softmax(-1)
     first = len(group.prompt_ids) - 1
-    expected = [float(logp[first + i, t]) for i, t in enumerate(group.draws[0].token_ids)]
-    assert group.signal(0).ref == pytest.approx(expected, abs=1e-4)
+    expected = [float(logp[first + i, t]) for i, t in enumerate(group.samples[0].token_ids)]
+    assert group.annotation(0).ref_logprobs == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_run_is_held_to_the_base_model(tiny_model, tmp_path):
-    """The reference log-probs of its draws are the base model's, after updates too."""
+    """The reference log-probs of its samples are the base model's, after updates too."""
     settings = config(tiny_model, tmp_path, **LORA, algorithm="rloo", steps=3)
     result = go(settings, tmp_path / "run")
     base = plain(tiny_model)
-    for row in draws(result.folder)[-10:]:
+    for row in samples(result.folder)[-10:]:
         ids = torch.tensor([row["prompt_ids"] + row["token_ids"]])
         logp = base(input_ids=ids).logits[0].detach().log_softmax(-1)
         first = len(row["prompt_ids"]) - 1
@@ -276,7 +276,7 @@ def test_a_run_is_held_to_the_base_model(tiny_model, tmp_path):
     assert abs(result.metrics[-1]["kl_to_reference"]) > 1e-3
 
 
-@pytest.mark.parametrize("what", ["phase", "average(0.9)"])
+@pytest.mark.parametrize("what", ["phase", "ema(0.9)"])
 def test_other_references_are_other_adapters(tiny_model, tmp_path, what):
     settings = config(
         tiny_model,
@@ -288,7 +288,7 @@ def test_other_references_are_other_adapters(tiny_model, tmp_path, what):
         checkpoint={"every": 2},
     )
     whole, _ = check_resumed(settings, tmp_path, (20, 8))
-    saved = torch.load(whole.checkpoint / "optimiser.pt", weights_only=True)
+    saved = torch.load(whole.checkpoint / "optimizer.pt", weights_only=True)
     if what == "phase":
         assert "reference" not in saved
     else:
@@ -298,7 +298,7 @@ def test_other_references_are_other_adapters(tiny_model, tmp_path, what):
 
 
 def test_a_phase_killed_at_its_beginning_refers_to_the_adapters_it_began_with(tiny_model, tmp_path):
-    """Nor does one that begins anew go on with the adapters of the checkpoint."""
+    """Nor does one that begins anew resume the adapters of the checkpoint."""
     for begin in ("policy", "start"):
         folder = tmp_path / begin
         folder.mkdir()

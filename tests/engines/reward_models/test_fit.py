@@ -1,4 +1,4 @@
-"""From scored draws to a reward model, and the reward model at work."""
+"""From scored samples to a reward model, and the reward model at work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests import tiny
-from tests.build import draw
+from tests.build import sample
 from tests.cli.test_main import Case, check_line, contents, in_process
 from winnow import api
 from winnow.engines.reward_models import trainer
@@ -24,7 +24,7 @@ from winnow.types import Group, Prompt, Score
 
 
 def answers(prompts: int = 25, number: int = 8) -> list[Group]:
-    """Answers of one digit, the higher the better; right from 5 on. One verdict is an error."""
+    """Answers of one digit, the higher the better; right from 5 on. One score is an error."""
     rng = np.random.default_rng(0)
     made = []
     for place, row in enumerate(tiny.problems()[:prompts]):
@@ -33,14 +33,14 @@ def answers(prompts: int = 25, number: int = 8) -> list[Group]:
         if place == 0:
             scores[0] = Score.failed("it broke")
         prompt = Prompt(f"p{place}", row["prompt"], row["answer"])
-        texts = tuple(draw(str(digit)) for digit in digits)
+        texts = tuple(sample(str(digit)) for digit in digits)
         made.append(Group(prompt, (1,), texts, tuple(scores), right_at=0.5))
     return made
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("preferring") / "draws.parquet"
+    path = tmp_path_factory.mktemp("preferring") / "samples.parquet"
     write_groups(path, "sample", 0, answers())
     return path
 
@@ -103,14 +103,14 @@ class TestPairs:
     def test_they_are_what_the_scores_say(self, file, monkeypatch) -> None:
         spied = Spied(monkeypatch)
         fit_reward(file, out=file.with_name("none"), per_prompt=3)
-        drawn: dict[str, set[str]] = {}
+        sampled: dict[str, set[str]] = {}
         for row in pq.read_table(file).to_pylist():
             if row["error"] is None:
-                drawn.setdefault(row["prompt"], set()).add(row["text"])
+                sampled.setdefault(row["prompt"], set()).add(row["text"])
         found = [*spied.train, *spied.held_out]
         assert len(found) == 25 * 3
         for pair in found:
-            assert {pair.better, pair.worse} <= drawn[pair.prompt.text]
+            assert {pair.better, pair.worse} <= sampled[pair.prompt.text]
             assert int(pair.better) > int(pair.worse)
 
     def test_seeds(self, file, monkeypatch) -> None:
@@ -230,9 +230,9 @@ class TestCommand:
             ("d.parquet --out j --model none", "model: 'none' is not a folder"),
             ("d.parquet --out j --epochs 0", "epochs: must be at least 1"),
             ("d.parquet --out j --device tpu9", "device: unknown device 'tpu9'"),
-            ("raw.parquet --out j", "draws: 16 of 16 draws have no score"),
+            ("raw.parquet --out j", "samples: 16 of 16 samples have no score"),
             ("equal.parquet --out j", "pairs: a reward model is fitted to at least 2"),
-            ("no.parquet --out j", "draws: no file or folder no.parquet"),
+            ("no.parquet --out j", "samples: no file or folder no.parquet"),
         ],
     )
     def test_a_mistake_is_one_clear_line(self, tmp_path, monkeypatch, capsys, args, says) -> None:

@@ -236,7 +236,7 @@ def test_what_cannot_be_loaded_is_said_in_a_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_what_the_model_cannot_read_is_that_draws_error(folder):
+def test_what_the_model_cannot_read_is_that_samples_error(folder):
     fits, too_long, empty = "1" * 64, "1" * 65, ""
     first, second, third, fourth = judge(folder).score(
         [item(t) for t in (too_long, fits, empty, "1")]
@@ -247,7 +247,7 @@ def test_what_the_model_cannot_read_is_that_draws_error(folder):
     assert fourth.value == pytest.approx(at_last_token(folder, "1")[0], abs=1e-4)
 
 
-def test_what_is_no_finite_number_is_that_draws_error(tmp_path):
+def test_what_is_no_finite_number_is_that_samples_error(tmp_path):
     folder = save_judge(tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     weights["model.embed_tokens.weight"][tiny.tokenizer().encode("x")[0]] = float("nan")
@@ -278,7 +278,7 @@ def test_a_conversation_goes_through_the_chat_template(tmp_path):
     assert scores[1].value == pytest.approx(at_last_token(folder, "so2")[0], abs=1e-4)
 
 
-def test_a_conversation_that_the_template_refuses_is_that_draws_error(tmp_path):
+def test_a_conversation_that_the_template_refuses_is_that_samples_error(tmp_path):
     refuses = "{% if messages|length > 2 %}{{ raise_exception('too many') }}{% endif %}" + CHAT
     folder = with_template(save_judge(tmp_path / "model"), refuses)
     bad, good = judge(folder).score([(conversation("a", "b"), "2"), (conversation("a"), "2")])

@@ -41,15 +41,15 @@ from winnow.engines.reward_models.trainer import FitResult, fit_reward_model
 from winnow.errors import UserError, WinnowError
 from winnow.storage import atomic
 from winnow.theory.intervals import wilson
-from winnow.types import Draw, Group, Prompt, Score
+from winnow.types import Group, Prompt, Sample, Score
 
 CPU = torch.device("cpu")
 
 
 def group(*scored: tuple[str, float | None], name: str = "p") -> Group:
-    draws = tuple(Draw((1,), (), text, "eos") for text, _ in scored)
+    samples = tuple(Sample((1,), (), text, "eos") for text, _ in scored)
     scores = tuple(Score.failed("no") if v is None else Score(v) for _, v in scored)
-    return Group(Prompt(name, name), (1,), draws, scores)
+    return Group(Prompt(name, name), (1,), samples, scores)
 
 
 def test_the_formulas_need_no_torch():
@@ -73,9 +73,9 @@ def test_pairs_are_ordered_distinct_and_limited(scored, per_prompt, seed):
     by_prompt = Counter(pair.prompt.id for pair in made)
     for one in groups:
         seen = {}
-        for draw, score in zip(one.draws, one.scores, strict=True):
+        for sample, score in zip(one.samples, one.scores, strict=True):
             if score.value is not None:
-                seen.setdefault(draw.text, []).append(score.value)
+                seen.setdefault(sample.text, []).append(score.value)
         mean = {text: np.mean(values) for text, values in seen.items()}
         unequal = {(a, b) for a, b in itertools.permutations(mean, 2) if mean[a] > mean[b] + 1e-12}
         got = [(pair.better, pair.worse) for pair in made if pair.prompt is one.prompt]
@@ -86,7 +86,7 @@ def test_pairs_are_ordered_distinct_and_limited(scored, per_prompt, seed):
 
 @given(SCORED.filter(bool), st.sampled_from([0.1, 0.7, 1.0]))
 def test_equal_rewards_give_no_pair(scored, reward):
-    """Also where a text was drawn several times: the mean of 0.1, 0.1, 0.1 is 0.1."""
+    """Also where a text was sampled several times: the mean of 0.1, 0.1, 0.1 is 0.1."""
     same = [(text, None if value is None else reward) for text, value in scored]
     assert pairs([group(*same)], per_prompt=9, rng=random.Random(0)) == []
 

@@ -1,4 +1,4 @@
-"""Draws from a server: one that misbehaves to order, and `transformers serve`."""
+"""Samples from a server: one that misbehaves to order, and `transformers serve`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from winnow.engines.server.sampler import Server, ServerSampler
 from winnow.errors import UserError, WinnowError
 from winnow.types import Group, Prompt
 
-pytest.importorskip("openai", reason="drawing from a server needs openai: winnow-rl[server]")
+pytest.importorskip("openai", reason="sampling from a server needs openai: winnow-rl[server]")
 
 SECRET = "sk-very-secret-0123456789"
 
@@ -75,17 +75,17 @@ def request(name: str = "p", n: int = 1, seed: int = 7, **params: Any) -> Reques
     return Request(Prompt(name, name), n, seed, SamplingParams(**params), step=3)
 
 
-def drawn(drawing: ServerSampler, *requests: Request) -> list[Group]:
+def sampled(sampling: ServerSampler, *requests: Request) -> list[Group]:
     """All groups, in the order of their requests."""
-    found = dict(drawing.sample(requests))
+    found = dict(sampling.sample(requests))
     assert sorted(found) == list(range(len(requests)))
     return [found[place] for place in sorted(found)]
 
 
-def until_the_error(drawing: ServerSampler, *requests: Request) -> tuple[list[Group], UserError]:
+def until_the_error(sampling: ServerSampler, *requests: Request) -> tuple[list[Group], UserError]:
     groups: list[Group] = []
     try:
-        groups.extend(group for _, group in drawing.sample(requests))
+        groups.extend(group for _, group in sampling.sample(requests))
     except UserError as error:
         return groups, error
     raise AssertionError("no error")
@@ -106,29 +106,29 @@ def ours() -> list[str]:
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
-def test_groups_of_draws(api):
+def test_groups_of_samples(api):
     with FakeServer() as server:
-        drawing = sampler(server, api=api)
-        groups = drawn(drawing, request("a", n=3), request("b", n=2))
-    assert [len(group.draws) for group in groups] == [3, 2]
+        sampling = sampler(server, api=api)
+        groups = sampled(sampling, request("a", n=3), request("b", n=2))
+    assert [len(group.samples) for group in groups] == [3, 2]
     assert [group.prompt.id for group in groups] == ["a", "b"]
-    assert [d.text for d in groups[0].draws] == ["a 7 0", "a 7 1", "a 7 2"]
+    assert [d.text for d in groups[0].samples] == ["a 7 0", "a 7 1", "a 7 2"]
     for group in groups:
         assert group.prompt_ids == ()
         assert group.step == 3
-        assert {(d.token_ids, d.logprobs, d.length, d.finish_reason) for d in group.draws} == {
+        assert {(d.token_ids, d.logprobs, d.length, d.finish_reason) for d in group.samples} == {
             ((), (-0.5, -0.5, -0.5), 3, "eos")
         }
-    assert drawing.notes() == []
+    assert sampling.notes() == []
     path = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}[api]
     assert server.paths == [path] * 2
-    assert drawing.prompt_ids(Prompt("a", "a")) == ()
+    assert sampling.prompt_ids(Prompt("a", "a")) == ()
 
 
 def test_only_what_was_set_is_sent():
     with FakeServer() as server:
-        drawn(sampler(server, logprobs=False), request("a", seed=2**40 + 5, max_tokens=9))
-        drawn(
+        sampled(sampler(server, logprobs=False), request("a", seed=2**40 + 5, max_tokens=9))
+        sampled(
             sampler(server, api="chat"),
             request("a", n=2, temperature=0.5, top_p=0.9, top_k=4, stop=("\n", "#")),
         )
@@ -159,7 +159,7 @@ def test_a_conversation_is_sent_to_the_chat_endpoint_alone():
     messages = ({"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"})
     talk = Request(Prompt("a", "hi", messages=messages), 1, 0, SamplingParams())
     with FakeServer() as server:
-        drawn(sampler(server, api="chat"), talk)
+        sampled(sampler(server, api="chat"), talk)
         with pytest.raises(UserError, match="api = 'chat'"):
             sampler(server).sample([request(), talk])
     assert [body["messages"] for body in server.asked] == [list(messages)]
@@ -167,7 +167,7 @@ def test_a_conversation_is_sent_to_the_chat_endpoint_alone():
 
 def test_no_requests_no_groups():
     with FakeServer() as server:
-        assert drawn(sampler(server)) == []
+        assert sampled(sampler(server)) == []
 
 
 @pytest.mark.parametrize(
@@ -186,19 +186,19 @@ def test_no_requests_no_groups():
         ({"finish_reason": None, "text": "a b c d"}, (), "length"),  # at the limit
     ],
 )
-def test_why_a_draw_ended(changes, stop, reason):
+def test_why_a_sample_ended(changes, stop, reason):
     text = changes.get("text", "a b")
     said = {"choices": [choice({}, text, **changes)]}
     said["usage"] = {"completion_tokens": len(text.split())}
-    _, (draw,) = read(said, SamplingParams(max_tokens=4, stop=stop), asked=1, counts=Counts())
-    assert draw.finish_reason == reason
+    _, (sample,) = read(said, SamplingParams(max_tokens=4, stop=stop), asked=1, counts=Counts())
+    assert sample.finish_reason == reason
 
 
 def test_a_stop_string_that_the_server_left_in_is_cut():
     said = {"choices": [choice({}, "1 = 2; 3 # 4", finish_reason="length")]}
     params = SamplingParams(stop=("#", ";"))
-    _, (draw,) = read(said, params, asked=1, counts=Counts())
-    assert (draw.text, draw.finish_reason) == ("1 = 2", "stop")
+    _, (sample,) = read(said, params, asked=1, counts=Counts())
+    assert (sample.text, sample.finish_reason) == ("1 = 2", "stop")
 
 
 @pytest.mark.parametrize(
@@ -230,9 +230,9 @@ def test_the_tokens_that_a_server_counts_are_believed_where_they_can_be(
         "usage": {"completion_tokens": tokens},
     }  # 13 characters: 1 + 13 // 4 = 4 tokens
     params = SamplingParams(max_tokens=10)
-    given, draws = read(said, params, asked=n, counts=counts)
+    given, samples = read(said, params, asked=n, counts=counts)
     guessed = [4 if guesses else length for length in lengths]
-    assert (given, [draw.length for draw in draws], counts.bad_usage) == (n, guessed, guesses)
+    assert (given, [sample.length for sample in samples], counts.bad_usage) == (n, guessed, guesses)
 
 
 def test_lengths_without_a_count():
@@ -241,11 +241,11 @@ def test_lengths_without_a_count():
     said: dict[str, Any] = {"choices": [choice({}, text) for text in texts], "usage": "none"}
     said["choices"].append(choice({}, "ab", finish_reason="length"))
     counts = Counts()
-    _, draws = read(said, params, asked=4, counts=counts)
-    assert [draw.length for draw in draws] == [1, 10, 3, 10]
+    _, samples = read(said, params, asked=4, counts=counts)
+    assert [sample.length for sample in samples] == [1, 10, 3, 10]
     assert counts.bad_usage == 2
     assert counts.notes() == [
-        "the length of 2 draws is a guess: the server's count of tokens was missing or cannot be "
+        "the length of 2 samples is a guess: the server's count of tokens was missing or cannot be "
         "true"
     ]
 
@@ -273,9 +273,9 @@ def test_what_is_no_logprob_is_dropped(listed, kept, shape):
     if shape == "chat":
         held = {"content": [{"token": "x", "logprob": value} for value in listed]}
     said = {"choices": [choice({}, "a b", logprobs=held)], "usage": {"completion_tokens": 2}}
-    _, (draw,) = read(said, SamplingParams(max_tokens=4), asked=1, counts=counts)
-    assert draw.logprobs == (kept or ())
-    assert draw.length == 2
+    _, (sample,) = read(said, SamplingParams(max_tokens=4), asked=1, counts=counts)
+    assert sample.logprobs == (kept or ())
+    assert sample.length == 2
     assert counts.bad_logprobs == (kept is None)
     assert len(counts.notes()) == (kept is None)
 
@@ -307,15 +307,15 @@ def test_an_empty_text_is_an_answer():
         {"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "stop"},
         {"message": {"content": None}, "finish_reason": "length"},
     ):
-        _, (draw,) = read({"choices": [said]}, SamplingParams(), asked=1, counts=Counts())
-        assert draw.text == ""
-        assert draw.length >= 1
+        _, (sample,) = read({"choices": [said]}, SamplingParams(), asked=1, counts=Counts())
+        assert sample.text == ""
+        assert sample.length >= 1
 
 
 def test_half_a_surrogate_pair_does_not_get_into_a_file():
     said = json.loads('{"choices": [{"text": "a\\ud800b"}]}')
-    _, (draw,) = read(said, SamplingParams(), asked=1, counts=Counts())
-    assert draw.text.encode() == b"a?b"
+    _, (sample,) = read(said, SamplingParams(), asked=1, counts=Counts())
+    assert sample.text.encode() == b"a?b"
 
 
 # servers that give other than asked
@@ -323,18 +323,18 @@ def test_half_a_surrogate_pair_does_not_get_into_a_file():
 
 def test_a_server_that_ignores_n_is_asked_for_one_at_a_time():
     with FakeServer(default=one_choice) as server:
-        drawing = sampler(server, concurrency=1)
-        first, second = drawn(drawing, request("a", n=4), request("b", n=3))
+        sampling = sampler(server, concurrency=1)
+        first, second = sampled(sampling, request("a", n=4), request("b", n=3))
     assert len(server.asked) == 7  # one that brought too few, and not one needlessly
     assert [body.get("n", 1) for body in server.asked] == [4] + [1] * 6
-    assert len({d.text for d in first.draws}) == 4  # no seed twice, or it gives the same again
-    assert len({d.text for d in second.draws}) == 3
-    assert drawing.counts.short_answers == 1
-    assert drawing.counts.most_choices == 1
-    assert len(drawing.notes()) == 1
+    assert len({d.text for d in first.samples}) == 4  # no seed twice, or it gives the same again
+    assert len({d.text for d in second.samples}) == 3
+    assert sampling.counts.short_answers == 1
+    assert sampling.counts.most_choices == 1
+    assert len(sampling.notes()) == 1
 
 
-def test_draws_come_in_the_order_of_their_seeds():
+def test_samples_come_in_the_order_of_their_seeds():
     """Which answer is there first must not matter."""
     gate = threading.Event()
 
@@ -346,8 +346,8 @@ def test_draws_come_in_the_order_of_their_seeds():
         return answer(body, words(body, 1))
 
     with FakeServer([one_choice], default=later_ones_first) as server:
-        (group,) = drawn(sampler(server), request("a", n=5, seed=103))
-    seeds = [int(draw.text.split()[1]) for draw in group.draws]
+        (group,) = sampled(sampler(server), request("a", n=5, seed=103))
+    seeds = [int(sample.text.split()[1]) for sample in group.samples]
     assert seeds == sorted(seeds)
     assert len(set(seeds)) == 5
 
@@ -357,13 +357,13 @@ def test_a_server_with_a_limit_on_n():
         return answer(body, words(body, min(3, body.get("n", 1))))
 
     with FakeServer(default=at_most_three) as server:
-        drawing = sampler(server, concurrency=1)
-        groups = drawn(drawing, request("a", n=8), request("b", n=7))
-    assert [len(group.draws) for group in groups] == [8, 7]
+        sampling = sampler(server, concurrency=1)
+        groups = sampled(sampling, request("a", n=8), request("b", n=7))
+    assert [len(group.samples) for group in groups] == [8, 7]
     asked = [body.get("n", 1) for body in server.asked]
     assert asked[:2] == [8, 3]  # the second request knows what the first has learnt
     assert sorted(asked[2:]) == [1, 2, 3, 3]
-    assert len({d.text for group in groups for d in group.draws}) == 15
+    assert len({d.text for group in groups for d in group.samples}) == 15
 
 
 def test_more_choices_than_asked():
@@ -371,11 +371,11 @@ def test_more_choices_than_asked():
         return answer(body, words(body, 5))
 
     with FakeServer(default=generous) as server:
-        drawing = sampler(server)
-        (group,) = drawn(drawing, request("a", n=2))
-    assert [d.text for d in group.draws] == ["a 7 0", "a 7 1"]
-    assert drawing.counts.long_answers == 1
-    assert len(drawing.notes()) == 1
+        sampling = sampler(server)
+        (group,) = sampled(sampling, request("a", n=2))
+    assert [d.text for d in group.samples] == ["a 7 0", "a 7 1"]
+    assert sampling.counts.long_answers == 1
+    assert len(sampling.notes()) == 1
 
 
 def test_choices_without_a_text_are_asked_for_again():
@@ -384,26 +384,26 @@ def test_choices_without_a_text_are_asked_for_again():
         return Reply({"choices": [good, bad, good]})
 
     with FakeServer([half]) as server:
-        drawing = sampler(server)
-        (group,) = drawn(drawing, request("a", n=3))
-    assert [d.text for d in group.draws] == ["good", "good", "a 10 0"]
-    assert drawing.counts.bad_choices == 1
-    assert drawing.counts.short_answers == 0  # it gives as many as asked
-    assert "1 answer had no text and had to be asked for again" in drawing.notes()
+        sampling = sampler(server)
+        (group,) = sampled(sampling, request("a", n=3))
+    assert [d.text for d in group.samples] == ["good", "good", "a 10 0"]
+    assert sampling.counts.bad_choices == 1
+    assert sampling.counts.short_answers == 0  # it gives as many as asked
+    assert "1 answer had no text and had to be asked for again" in sampling.notes()
 
 
 @pytest.mark.parametrize("number", [400, 422])
 @pytest.mark.parametrize("name", ["logprobs", "n", "seed"])
 def test_what_a_server_refuses_it_is_not_sent_again(name, number):
     with FakeServer(default=refuses(name, number)) as server:
-        drawing = sampler(server, concurrency=1)
-        groups = drawn(drawing, *(request(p, n=2) for p in "abc"))
-    assert [len(group.draws) for group in groups] == [2, 2, 2]
+        sampling = sampler(server, concurrency=1)
+        groups = sampled(sampling, *(request(p, n=2) for p in "abc"))
+    assert [len(group.samples) for group in groups] == [2, 2, 2]
     assert [name in body for body in server.asked] == [True] + [False] * (len(server.asked) - 1)
-    assert drawing.counts.refused == {name}
+    assert sampling.counts.refused == {name}
     assert len(server.asked) == (7 if name == "n" else 4)
-    assert [name in note for note in drawing.notes()] == [True]
-    assert drawing.counts.retries == 0
+    assert [name in note for note in sampling.notes()] == [True]
+    assert sampling.counts.retries == 0
 
 
 def test_a_refusal_that_names_nothing():
@@ -413,9 +413,9 @@ def test_a_refusal_that_names_nothing():
         return Reply("Bad Request", 400) if "logprobs" in body else fine(server, body)
 
     with FakeServer(default=gruff) as server:
-        drawing = sampler(server)
-        drawn(drawing, request(n=2))
-    assert drawing.counts.refused == {"logprobs"}
+        sampling = sampler(server)
+        sampled(sampling, request(n=2))
+    assert sampling.counts.refused == {"logprobs"}
     assert server.asked[-1]["n"] == 2
 
 
@@ -427,41 +427,41 @@ def test_the_newer_name_of_max_tokens():
         return fine(server, body)
 
     with FakeServer(default=new) as server:
-        drawing = sampler(server, api="chat")
-        drawn(drawing, request(max_tokens=9))
+        sampling = sampler(server, api="chat")
+        sampled(sampling, request(max_tokens=9))
     assert server.asked[-1]["max_completion_tokens"] == 9
-    assert drawing.notes() == []
+    assert sampling.notes() == []
 
 
 def test_a_refused_request_is_the_users_to_mend():
     with FakeServer(
         default=status(400, "prompt is too long:\n\n 9999 tokens " + "x" * 999)
     ) as server:
-        drawing = sampler(server)
-        _, error = until_the_error(drawing, request("a", n=2))
+        sampling = sampler(server)
+        _, error = until_the_error(sampling, request("a", n=2))
     assert error.exit_code == 2
     assert "400 prompt is too long: 9999 tokens xxx" in str(error)
     assert server.url in str(error)
     assert "\n" not in str(error)
     assert len(str(error)) < 400
-    assert drawing.counts.refused == set()  # what did not help is not given up
+    assert sampling.counts.refused == set()  # what did not help is not given up
 
 
 def test_what_is_not_there():
     with FakeServer(default=status(404, "The model `m` does not exist")) as server:
         _, error = until_the_error(sampler(server), request())
     assert len(server.asked) == 1
-    assert "404 The model `m` does not exist; mend server.url" in str(error)
+    assert "404 The model `m` does not exist; fix server.url" in str(error)
 
 
 def test_a_server_that_takes_the_likeliest_token():
     with FakeServer(default=says(answer({}, ["same", "same"]))) as server:
-        drawing = sampler(server)
-        drawn(drawing, request("a", n=2), request("b", n=2))
-        assert ["likeliest" in note for note in drawing.notes()] == [True]
+        sampling = sampler(server)
+        sampled(sampling, request("a", n=2), request("b", n=2))
+        assert ["likeliest" in note for note in sampling.notes()] == [True]
         server.default = says(answer({}, ["one", "other"]))
-        drawn(drawing, request("c", n=2))
-        assert drawing.notes() == []
+        sampled(sampling, request("c", n=2))
+        assert sampling.notes() == []
 
 
 # failures that pass, and those that do not
@@ -484,28 +484,28 @@ def test_a_server_that_takes_the_likeliest_token():
 def test_what_passes_is_tried_again(failure, counted):
     clock = Clock()
     with FakeServer([failure, failure]) as server:
-        drawing = sampler(server, clock)
-        (group,) = drawn(drawing, request(n=2))
-    assert len(group.draws) == 2
+        sampling = sampler(server, clock)
+        (group,) = sampled(sampling, request(n=2))
+    assert len(group.samples) == 2
     assert len(server.asked) == 3
-    assert drawing.counts.retries == 2
-    assert getattr(drawing.counts, counted) == 2
-    assert drawing.notes()[0].startswith("2 requests had to be sent again")
+    assert sampling.counts.retries == 2
+    assert getattr(sampling.counts, counted) == 2
+    assert sampling.notes()[0].startswith("2 requests had to be sent again")
     first, second = clock.slept  # 0.5 and 1.0 seconds, less up to half
     assert 0.25 <= first <= 0.5 <= second <= 1.0
 
 
 def test_an_answer_that_does_not_come_in_time():
     with FakeServer([hang]) as server:
-        drawing = sampler(server, timeout=0.15)
-        drawn(drawing, request())
+        sampling = sampler(server, timeout=0.15)
+        sampled(sampling, request())
     assert len(server.asked) == 2
-    assert (drawing.counts.timeouts, drawing.counts.retries) == (1, 1)
+    assert (sampling.counts.timeouts, sampling.counts.retries) == (1, 1)
 
 
 def test_the_same_seed_is_not_tried_again_where_the_answer_was_bad():
     with FakeServer([status(500), says(Reply({"choices": []}))]) as server:
-        drawn(sampler(server), request(seed=7))
+        sampled(sampler(server), request(seed=7))
     first, second, third = (body["seed"] for body in server.asked)
     assert first == second == 7
     assert third != 7
@@ -515,7 +515,7 @@ def test_a_server_that_says_when_to_come_back():
     """And nobody else comes before that either."""
     clock = Clock()
     with FakeServer([status(429, retry_after="12")]) as server:
-        drawn(sampler(server, clock, concurrency=1), request("a"), request("b"))
+        sampled(sampler(server, clock, concurrency=1), request("a"), request("b"))
     (waited,) = clock.slept
     assert 12 <= waited <= 13
 
@@ -535,7 +535,7 @@ def test_all_wait_where_one_was_told_to():
 
     told = status(429, retry_after="12")
     with FakeServer([meanwhile, told], default=note_time) as server:
-        drawn(sampler(server, clock, concurrency=2), *(request(p) for p in "abcd"))
+        sampled(sampler(server, clock, concurrency=2), *(request(p) for p in "abcd"))
     assert len(times) == 3
     assert min(times) >= 12
 
@@ -544,7 +544,7 @@ def test_a_date_to_come_back_at():
     clock = Clock()
     at = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 60))
     with FakeServer([status(503, Retry_After=at)]) as server:
-        drawn(sampler(server, clock), request())
+        sampled(sampler(server, clock), request())
     assert 50 < clock.slept[0] < 62
 
 
@@ -570,32 +570,32 @@ def test_what_was_drawn_before_the_error_comes_first():
     """A whole group, then the part of another that was there; then the error."""
 
     with FakeServer([one_choice] * 4, default=status(500, "broken")) as server:
-        drawing = sampler(server, concurrency=1)
-        groups, error = until_the_error(drawing, request("a", n=2), request("b", n=16))
-    assert [(group.prompt.id, len(group.draws)) for group in groups] == [("a", 2), ("b", 2)]
+        sampling = sampler(server, concurrency=1)
+        groups, error = until_the_error(sampling, request("a", n=2), request("b", n=16))
+    assert [(group.prompt.id, len(group.samples)) for group in groups] == [("a", 2), ("b", 2)]
     assert "broken" in str(error)
-    assert error.__notes__ == ["what was drawn is kept: 4 draws"]
+    assert error.__notes__ == ["what was sampled is kept: 4 samples"]
     assert error.__cause__ is None
 
 
 def test_one_failure_ends_the_others_and_keeps_what_they_have():
     def behave(server, body):
         if prompt_of(body) == "bad":
-            server.wait_for(4)  # until "slow" has its first draw and waits for the second
+            server.wait_for(4)  # until "slow" has its first sample and waits for the second
             return status(400, "no such prompt")(server, body)
         return one_choice(server, body) if body.get("n", 1) > 1 else hang(server, body)
 
     with FakeServer(default=behave) as server:
-        drawing = sampler(server, logprobs=False)
-        groups, error = until_the_error(drawing, request("slow", n=3), request("bad"))
-    assert [(group.prompt.id, len(group.draws)) for group in groups] == [("slow", 1)]
+        sampling = sampler(server, logprobs=False)
+        groups, error = until_the_error(sampling, request("slow", n=3), request("bad"))
+    assert [(group.prompt.id, len(group.samples)) for group in groups] == [("slow", 1)]
     assert "no such prompt" in str(error)
 
 
 def test_an_error_in_the_works_is_not_hidden(monkeypatch):
     monkeypatch.setattr("winnow.engines.server.client.read", lambda *a, **k: 1 / 0)
     with FakeServer() as server, pytest.raises(ZeroDivisionError):
-        drawn(sampler(server), request())
+        sampled(sampler(server), request())
 
 
 # is there a server?
@@ -609,12 +609,12 @@ def nobody() -> str:
 
 def test_nobody_there():
     clock = Clock()
-    drawing = ServerSampler(Server(nobody(), "m", retries=1), clock=clock, sleep=clock.sleep)
+    sampling = ServerSampler(Server(nobody(), "m", retries=1), clock=clock, sleep=clock.sleep)
     with pytest.raises(UserError, match=r"no connection: .*; start the server") as caught:
-        drawing.check()
+        sampling.check()
     assert "\n" not in str(caught.value)
     assert len(clock.slept) == 2
-    _, error = until_the_error(drawing, request())
+    _, error = until_the_error(sampling, request())
     assert "failed 2 times in a row, the last time with: no connection" in str(error)
 
 
@@ -638,11 +638,11 @@ def test_check_from_within_a_running_loop():
     """As in a notebook."""
 
     async def cell() -> int:
-        drawing.check()
-        return len(drawn(drawing, request()))
+        sampling.check()
+        return len(sampled(sampling, request()))
 
     with FakeServer() as server:
-        drawing = sampler(server)
+        sampling = sampler(server)
         assert asyncio.run(cell()) == 1
 
 
@@ -663,16 +663,16 @@ def test_the_key_is_sent_and_never_shown(number, monkeypatch, caplog, capfd):
     monkeypatch.setenv("MY_KEY", f" {SECRET}\n")  # as `$(cat file)` may leave it
     caplog.set_level("DEBUG")
     with FakeServer([fine], default=status(number, f"what is {SECRET}?")) as server:
-        drawing = sampler(server, key_env="MY_KEY")
-        drawn(drawing, request("a"))
-        _, error = until_the_error(drawing, request("a"))
+        sampling = sampler(server, key_env="MY_KEY")
+        sampled(sampling, request("a"))
+        _, error = until_the_error(sampling, request("a"))
         server.models = Reply({"error": SECRET}, number)
         if number in (401, 403):
             with pytest.raises(UserError, match="set the environment variable MY_KEY to a key"):
-                drawing.check()
+                sampling.check()
     assert set(server.keys) == {f"Bearer {SECRET}"}
-    shown = everything_said(error) + repr(drawing) + str(vars(drawing)) + repr(drawing.server)
-    shown += "".join(drawing.notes()) + caplog.text + "".join(capfd.readouterr())
+    shown = everything_said(error) + repr(sampling) + str(vars(sampling)) + repr(sampling.server)
+    shown += "".join(sampling.notes()) + caplog.text + "".join(capfd.readouterr())
     assert "secret" not in shown
     if number in (401, 403):
         assert "set the environment variable MY_KEY to a key" in str(error)
@@ -695,7 +695,7 @@ def test_a_key_for_another_server_is_not_sent(monkeypatch):
     monkeypatch.setenv("OPENAI_ADMIN_KEY", SECRET)
     monkeypatch.setenv("OPENAI_ORG_ID", "org")
     with FakeServer() as server:
-        drawn(sampler(server), request())
+        sampled(sampler(server), request())
     assert server.keys == ["Bearer EMPTY"]
 
 
@@ -721,9 +721,9 @@ def test_no_more_under_way_than_allowed():
         return one_choice(server, body)
 
     with FakeServer(default=together) as server:
-        groups = drawn(sampler(server, concurrency=3), *(request(p, n=4) for p in "abcdefgh"))
+        groups = sampled(sampler(server, concurrency=3), *(request(p, n=4) for p in "abcdefgh"))
     assert server.most_under_way == 3
-    assert sum(len(group.draws) for group in groups) == 32
+    assert sum(len(group.samples) for group in groups) == 32
 
 
 def test_requests_per_minute():
@@ -735,16 +735,16 @@ def test_requests_per_minute():
         return fine(server, body)
 
     with FakeServer([status(500)], default=note_time) as server:
-        drawing = sampler(server, clock, requests_per_minute=30, concurrency=1)
-        drawn(drawing, request("a"), request("b"))
-        drawn(drawing, request("c"))  # the next call is no fresh start
+        sampling = sampler(server, clock, requests_per_minute=30, concurrency=1)
+        sampled(sampling, request("a"), request("b"))
+        sampled(sampling, request("c"))  # the next call is no fresh start
     assert times == [2.0, 4.0, 6.0]
 
 
 def test_requests_per_minute_are_shared_by_all_workers():
     clock = Clock()
     with FakeServer() as server:
-        drawn(sampler(server, clock, requests_per_minute=60), *(request(p) for p in "abcdef"))
+        sampled(sampler(server, clock, requests_per_minute=60), *(request(p) for p in "abcdef"))
     assert clock.slept == [1.0] * 5  # asked for side by side, in Clock's time one after the other
 
 
@@ -766,10 +766,10 @@ def test_groups_come_as_they_finish():
     assert order[2] == 0
 
 
-def test_the_server_is_busy_while_draws_are_scored_but_not_without_end():
+def test_the_server_is_busy_while_samples_are_scored_but_not_without_end():
     with FakeServer() as server:
-        drawing = sampler(server, concurrency=2)
-        with closing(drawing.sample([request(str(i)) for i in range(50)])) as groups:
+        sampling = sampler(server, concurrency=2)
+        with closing(sampling.sample([request(str(i)) for i in range(50)])) as groups:
             next(groups)
             assert server.wait_for(5)  # one was fetched, and four may lie ready
             time.sleep(0.1)
@@ -783,8 +783,8 @@ def test_the_server_is_busy_while_draws_are_scored_but_not_without_end():
 
 def test_an_iterator_that_nobody_wants_any_more():
     with FakeServer([fine], default=hang) as server:
-        drawing = sampler(server, concurrency=4)
-        groups = drawing.sample([request(str(i), n=2) for i in range(9)])
+        sampling = sampler(server, concurrency=4)
+        groups = sampling.sample([request(str(i), n=2) for i in range(9)])
         next(groups)
         assert server.wait_for(5)
         assert ours()
@@ -794,12 +794,12 @@ def test_an_iterator_that_nobody_wants_any_more():
         assert not ours()
         assert len(server.asked) < 9
     with FakeServer() as server:
-        drawing.sample([request()])  # not even begun
+        sampling.sample([request()])  # not even begun
 
 
 def test_ctrl_c():
     with FakeServer(default=hang) as server:
-        drawing = sampler(server)
+        sampling = sampler(server)
 
         def press() -> None:
             server.wait_for(1)
@@ -808,7 +808,7 @@ def test_ctrl_c():
         pressing = threading.Thread(target=press)
         pressing.start()
         with pytest.raises(KeyboardInterrupt):
-            drawn(drawing, request())
+            sampled(sampling, request())
         pressing.join()
     assert not ours()
 
@@ -850,17 +850,17 @@ def test_the_key_itself_for_its_name_is_not_shown():
 
 
 def test_it_takes_no_weights():
-    drawing = ServerSampler(Server("http://localhost/v1", "m"))
+    sampling = ServerSampler(Server("http://localhost/v1", "m"))
     with pytest.raises(WinnowError, match="takes no others"):
-        drawing.load(WeightsRef(0))
-    assert not drawing.capabilities.true_logprobs
-    assert not drawing.capabilities.loads_weights
+        sampling.load(WeightsRef(0))
+    assert not sampling.capabilities.true_logprobs
+    assert not sampling.capabilities.loads_weights
 
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with FakeServer() as server:
-        for ask in (lambda: drawn(sampler(server), request()), lambda: sampler(server).check()):
+        for ask in (lambda: sampled(sampler(server), request()), lambda: sampler(server).check()):
             with pytest.raises(UserError, match=r"pip install 'winnow-rl\[server\]'"):
                 ask()
 
@@ -917,29 +917,29 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
     raise AssertionError(log.read_text())
 
 
-def draws_of(server: Server, api: Any, *requests: Request) -> tuple[list[Group], ServerSampler]:
-    drawing = ServerSampler(replace(server, api=api))
-    drawing.check()
-    return drawn(drawing, *requests), drawing
+def samples_of(server: Server, api: Any, *requests: Request) -> tuple[list[Group], ServerSampler]:
+    sampling = ServerSampler(replace(server, api=api))
+    sampling.check()
+    return sampled(sampling, *requests), sampling
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
-def test_draws_of_a_real_server(api, real_server):
+def test_samples_of_a_real_server(api, real_server):
     prompts = [request(p, n=32, seed=i, max_tokens=6) for i, p in enumerate(("1+2=", "3+3="))]
-    groups, drawing = draws_of(real_server, api, *prompts)
+    groups, sampling = samples_of(real_server, api, *prompts)
     for group in groups:
-        assert len(group.draws) == 32
-        assert len({draw.text for draw in group.draws}) > 1
-        for draw in group.draws:
-            assert set(draw.text) <= set(tiny.CHARACTERS)
-            assert 1 <= draw.length <= 6
+        assert len(group.samples) == 32
+        assert len({sample.text for sample in group.samples}) > 1
+        for sample in group.samples:
+            assert set(sample.text) <= set(tiny.CHARACTERS)
+            assert 1 <= sample.length <= 6
             # a token a character, and the end's if it ended by itself before the limit
-            ended = draw.finish_reason == "eos"
-            assert draw.length == len(draw.text) + ended or draw.length == 6
+            ended = sample.finish_reason == "eos"
+            assert sample.length == len(sample.text) + ended or sample.length == 6
     # it ignores n and log-probs, and says nothing of it
-    assert drawing.counts.most_choices == 1
-    assert drawing.counts.refused == set()
-    assert drawing.counts.bad_usage == drawing.counts.bad_logprobs == 0
+    assert sampling.counts.most_choices == 1
+    assert sampling.counts.refused == set()
+    assert sampling.counts.bad_usage == sampling.counts.bad_logprobs == 0
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
@@ -948,7 +948,7 @@ def test_a_real_server_says_what_the_model_says(api, real_server, real_model):
     net = tiny.LlamaForCausalLM.from_pretrained(real_model).eval()
     tokenizer = tiny.tokenizer()
     prompts = ("1+2=", "4+4=", "0+3=")
-    groups, _ = draws_of(
+    groups, _ = samples_of(
         real_server, api, *(request(p, temperature=1e-3, max_tokens=5) for p in prompts)
     )
     for prompt, group in zip(prompts, groups, strict=True):
@@ -958,31 +958,31 @@ def test_a_real_server_says_what_the_model_says(api, real_server, real_model):
             while len(answer) < 5 and (not answer or answer[-1] != 0):
                 logits = net(input_ids=torch.tensor([ids + answer])).logits[0, -1]
                 answer.append(int(logits.argmax()))
-        (draw,) = group.draws
-        assert draw.text == tokenizer.decode(answer, skip_special_tokens=True)
-        assert draw.length == len(answer)
+        (sample,) = group.samples
+        assert sample.text == tokenizer.decode(answer, skip_special_tokens=True)
+        assert sample.length == len(answer)
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
 def test_a_real_server_and_the_limit(api, real_server):
-    (group,), drawing = draws_of(real_server, api, request("1+2=", n=8, max_tokens=1))
-    assert {(draw.length, draw.finish_reason) for draw in group.draws} == {(1, "length")}
-    assert drawing.counts.bad_usage == 0
+    (group,), sampling = samples_of(real_server, api, request("1+2=", n=8, max_tokens=1))
+    assert {(sample.length, sample.finish_reason) for sample in group.samples} == {(1, "length")}
+    assert sampling.counts.bad_usage == 0
 
 
 def test_a_real_server_and_a_stop_string(real_server):
     """It leaves the stop string in the text."""
     stop = tuple("0123456789")
-    (group,), _ = draws_of(
+    (group,), _ = samples_of(
         real_server, "completions", request("1+2=", n=8, max_tokens=6, temperature=0.5, stop=stop)
     )
-    assert "stop" in {draw.finish_reason for draw in group.draws}
-    assert not any(set(draw.text) & set(stop) for draw in group.draws)
+    assert "stop" in {sample.finish_reason for sample in group.samples}
+    assert not any(set(sample.text) & set(stop) for sample in group.samples)
 
 
 def test_a_real_server_that_refuses(real_server):
-    drawing = ServerSampler(real_server)
-    groups, error = until_the_error(drawing, request("1+2=", n=2, top_k=3))
+    sampling = ServerSampler(real_server)
+    groups, error = until_the_error(sampling, request("1+2=", n=2, top_k=3))
     assert groups == []
     assert "422 Unexpected fields in the request: {'top_k'}" in str(error)
-    assert drawing.counts.retries == 0
+    assert sampling.counts.retries == 0

@@ -20,7 +20,7 @@ from winnow.config.schema.checkpoint import CheckpointConfig
 from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.eval import EvalConfig
 from winnow.config.schema.lora import LoraConfig
-from winnow.config.schema.optimizer import OptimiserConfig
+from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.prompts import PromptsConfig
 from winnow.config.schema.reward import RewardConfig
 from winnow.config.schema.rounds import RoundsConfig
@@ -35,11 +35,11 @@ class Config(Section):
     """Everything that a run is made of."""
 
     model: str = Field("smollm2-135m", description="Hub id, folder, .gguf file, 'smollm2-135m'.")
-    draws_from: str | None = Field(
-        None, description="Model that draws, where draws are made once. Default: `model`."
+    samples_from: str | None = Field(
+        None, description="Model that samples, where samples are made once. Default: `model`."
     )
-    draws: str | None = Field(
-        None, description="Train on this file or folder of scored draws instead of making any."
+    samples_file: str | None = Field(
+        None, description="Train on this file or folder of scored samples instead of making any."
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the weights.")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1'.")
@@ -48,15 +48,15 @@ class Config(Section):
     steps: int = Field(
         30,
         ge=1,
-        description="Sets of draws; with draws 'once', steps per epoch; a file is read whole.",
+        description="Sets of samples; with resample 'once', steps per epoch; a file is read whole.",
     )
-    prompts_per_step: int = Field(16, ge=1, description="Prompts drawn for each step.")
-    samples_per_prompt: int = Field(8, ge=1, description="Answers drawn for each prompt.")
+    prompts_per_step: int = Field(16, ge=1, description="Prompts sampled for each step.")
+    samples_per_prompt: int = Field(8, ge=1, description="Answers sampled for each prompt.")
     minibatch_prompts: int = Field(16, ge=1, description="Prompts in one update.")
     microbatch_tokens: int = Field(1024, ge=1, description="Tokens in one forward pass; memory.")
     reference: str = Field(
         "start",
-        description="Of KL, DPO: 'start', 'phase' (as the phase began), 'average(0.99)', a model.",
+        description="Of KL, DPO: 'start', 'phase' (as the phase began), 'ema(0.99)', a model.",
     )
     phases: list[dict[str, Any]] = Field(
         [], description="Settings of each phase over these, as [[phases]]; docs/phases.md."
@@ -67,7 +67,7 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     sampling: SamplingConfig = SamplingConfig()
     server: ServerConfig = ServerConfig()
-    optimiser: OptimiserConfig = OptimiserConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
     critic: CriticConfig = CriticConfig()
     lora: LoraConfig = LoraConfig()
     rounds: RoundsConfig = RoundsConfig()
@@ -77,7 +77,7 @@ class Config(Section):
 
     @property
     def minibatches(self) -> int:
-        """Mini-batches in one pass over the draws of a step."""
+        """Mini-batches in one pass over the samples of a step."""
         return -(-self.prompts_per_step // self.minibatch_prompts)
 
     @model_validator(mode="before")

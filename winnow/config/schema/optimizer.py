@@ -1,4 +1,4 @@
-"""`[optimiser]`: AdamW and its learning rate."""
+"""`[optimizer]`: AdamW and its learning rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from winnow.config.schema.base import Section
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class OptimiserConfig(Section):
+class OptimizerConfig(Section):
     """AdamW. With bfloat16 weights it steps a float32 copy, so that small steps are not lost."""
 
     lr: float = Field(1e-5, ge=0, description="Peak learning rate.")

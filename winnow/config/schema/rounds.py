@@ -8,11 +8,13 @@ from winnow.config.schema.base import Section
 
 
 class RoundsConfig(Section):
-    """What becomes of earlier rounds; a round is a step with draws of its own."""
+    """What becomes of earlier rounds; a round is a step with samples of its own."""
 
     restart: bool = Field(
         False, description="Train each round from the starting weights again (ReST-EM)."
     )
     merge: int = Field(
-        0, ge=0, description="Earlier rounds whose draws are trained on again; older ones are not."
+        0,
+        ge=0,
+        description="Earlier rounds whose samples are trained on again; older ones are not.",
     )

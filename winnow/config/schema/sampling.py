@@ -1,4 +1,4 @@
-"""`[sampling]`: how answers are drawn."""
+"""`[sampling]`: how answers are sampled."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from winnow.config.schema.base import Section, listed
 
 
 class SamplingConfig(Section):
-    """How answers are drawn."""
+    """How answers are sampled."""
 
-    temperature: float = Field(1.0, gt=0, description="Of the softmax that draws are made from.")
+    temperature: float = Field(1.0, gt=0, description="Of the softmax that samples are made from.")
     top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all of them.")
     top_p: float = Field(1.0, gt=0, le=1, description="Keep the nucleus of this mass; 1: all.")
     max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")

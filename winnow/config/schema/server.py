@@ -1,4 +1,4 @@
-"""`[server]`: an OpenAI-compatible server that draws."""
+"""`[server]`: an OpenAI-compatible server that samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from winnow.config.schema.base import Section
 
 
 class ServerConfig(Section):
-    """An OpenAI-compatible server that draws instead of a model in this process."""
+    """An OpenAI-compatible server that samples instead of a model in this process."""
 
     url: str | None = Field(None, description="E.g. 'http://localhost:8000/v1'.")
     model: str | None = Field(None, description="Its name at the server. Default: `model`.")

@@ -1,1 +1,1 @@
-"""Survivors -> a gradient, and the optimiser that takes it."""
+"""Survivors -> a gradient, and the optimizer that takes it."""

@@ -1,6 +1,6 @@
 """Survivors -> a gradient. Takes modules; every learner calls it on its rank.
 
-A draw that no term runs over never reaches the model, and what no term reads is never computed.
+A sample that no term runs over never reaches the model, and what no term reads is never computed.
 Denominators are counted over the mini-batch before it is cut, so micro-batches change memory, not
 gradients.
 """
@@ -46,7 +46,7 @@ def accumulate(
     """Add the gradient of the terms over a mini-batch to the parameters' ``.grad``.
 
     Args:
-        groups: Weighed groups of a mini-batch, the rejected draws included.
+        groups: Groups of a mini-batch, with advantages, the rejected samples included.
         temperature: Of the sampler. Ratios are taken at it, likelihoods at 1.
         microbatch_tokens: See `microbatches.cut`.
     """
@@ -73,15 +73,15 @@ def accumulate(
 
 
 def _influence(group: Group, scales: list[list[float]], terms: Sequence[Term]) -> list[float]:
-    """Of each draw |coefficient x weight|, summed over its tokens and the terms about rewards."""
-    found = [0.0] * len(group.draws)
+    """For each sample |coefficient x advantage|, summed over tokens and terms about rewards."""
+    found = [0.0] * len(group.samples)
     for term, scale in zip(terms, scales, strict=True):
-        if "weight" in term.reads:
+        if "advantage" in term.reads:
             for i in term.covers(group):
-                weight = sum(map(abs, group.token_weights(i)))
+                advantage = sum(map(abs, group.token_advantages(i)))
                 if term.span != "token":
-                    weight /= len(group.draws[i].token_ids)
-                found[i] += abs(scale[i]) * weight
+                    advantage /= len(group.samples[i].token_ids)
+                found[i] += abs(scale[i]) * advantage
     return found
 
 
@@ -90,7 +90,7 @@ class _Seen:
 
     def __init__(self, models: Models, parts: Sequence[Part], temperature: float) -> None:
         self.parts = parts
-        self.members = [(part, i) for part in parts for i in part.draws]
+        self.members = [(part, i) for part in parts for i in part.samples]
         self.lengths = torch.tensor([n for part in parts for n in part.lengths])
         self._models, self._temperature = models, temperature
         self._pieces = [part.piece for part in parts]
@@ -114,10 +114,10 @@ class _Seen:
         return self._at.positions if self._at is not None else 0
 
     def per_token(self, values: Sequence[float]) -> Tensor:
-        """A number a draw, repeated for each of its tokens."""
+        """A number a sample, repeated for each of its tokens."""
         return self._tensor(values).repeat_interleave(self.lengths.to(self._device))
 
-    def per_draw(self, values: Sequence[float]) -> Tensor:
+    def per_sample(self, values: Sequence[float]) -> Tensor:
         return self._tensor(values)
 
     def _contexts(self) -> Contexts:
@@ -137,10 +137,10 @@ class _Seen:
         if name == "value":
             assert self._models.critic is not None
             return self._models.critic.values(self._contexts, self._pieces)
-        if name == "draw":
+        if name == "sample":
             return torch.arange(len(self.members)).repeat_interleave(self.lengths).to(self._device)
         if name == "group":
-            numbers = [place for place, part in enumerate(self.parts) for _ in part.draws]
+            numbers = [place for place, part in enumerate(self.parts) for _ in part.samples]
             return torch.tensor(numbers, device=self._device)
         return self._tensor([x for part, i in self.members for x in _recorded(name, part, i)])
 
@@ -154,17 +154,17 @@ class _Seen:
 
 
 def _recorded(name: str, part: Part, number: int) -> Sequence[float]:
-    """A signal of each token of a draw that was made before; zeros where it has none of it."""
-    group, draw = part.group, part.group.draws[number]
-    signals = group.signal(number)
+    """An annotation of each token of a sample, made before; zeros where it has none."""
+    group, sample = part.group, part.group.samples[number]
+    annotations = group.annotation(number)
     given = {
-        "old": draw.logprobs,
-        "weight": group.token_weights(number),
-        "ref": signals.ref,
-        "old_value": signals.values,
-        "returns": signals.returns,
+        "old": sample.logprobs,
+        "advantage": group.token_advantages(number),
+        "ref": annotations.ref_logprobs,
+        "old_value": annotations.values,
+        "returns": annotations.returns,
     }[name]
-    return given or (0.0,) * len(draw.token_ids)
+    return given or (0.0,) * len(sample.token_ids)
 
 
 def _loss(
@@ -179,13 +179,13 @@ def _loss(
         values = term.loss(*given)
         scale = [scales[part.place][number][i] for part, i in seen.members]
         if term.span == "group":
-            scale = [max(scales[p.place][number][i] for i in p.draws) for p in seen.parts]
-        factor = seen.per_token(scale) if term.span == "token" else seen.per_draw(scale)
+            scale = [max(scales[p.place][number][i] for i in p.samples) for p in seen.parts]
+        factor = seen.per_token(scale) if term.span == "token" else seen.per_sample(scale)
         losses.append((values * factor.to(values)).sum())
         _measure(term.loss.measure(*given), factor != 0, done)
-        if term.loss.needs_old and "weight" in term.reads:
+        if term.loss.needs_old and "advantage" in term.reads:
             _measure_ratio(seen, term, done)
-    done.draws += len(seen.members)
+    done.samples += len(seen.members)
     done.tokens += int(seen.lengths.sum())
     done.positions += seen.positions
     total = losses[0]
@@ -202,14 +202,14 @@ def _measure(values: Mapping[str, Tensor], covered: Tensor, done: Sums) -> None:
 
 
 def _measure_ratio(seen: _Seen, term: Term, done: Sums) -> None:
-    """How far the policy has moved from the one that drew, over the draws with a weight."""
+    """How far the policy has moved from the one that sampled, where an advantage is not 0."""
     given = {name: seen(name, term).detach() for name in term.reads}
-    weighs = [part.group.weighs(i) for part, i in seen.members]
-    here = torch.tensor(weighs).repeat_interleave(seen.lengths).to(given["logp"].device)
+    has = [part.group.has_advantage(i) for part, i in seen.members]
+    here = torch.tensor(has).repeat_interleave(seen.lengths).to(given["logp"].device)
     log_ratios = given["logp"] - given["old"]
     answers = torch.split(log_ratios.double(), seen.lengths.tolist())
     done.log_weights += [
-        float(answer.sum()) for answer, weighed in zip(answers, weighs, strict=True) if weighed
+        float(answer.sum()) for answer, counts in zip(answers, has, strict=True) if counts
     ]
     log_ratio = log_ratios[here]
     ratio = log_ratio.exp()

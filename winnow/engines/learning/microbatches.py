@@ -1,6 +1,6 @@
 """A mini-batch, cut into what goes through the model at a time.
 
-Whole groups stay together where there is room, so that a prompt is read once for all its draws.
+Whole groups stay together where there is room, so that a prompt is read once for all its samples.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from winnow.types import Group
 
 @dataclass(frozen=True)
 class Part:
-    """Some draws of one group, by number; `place` is the group's own in the mini-batch."""
+    """Some samples of one group, by number; `place` is the group's own in the mini-batch."""
 
     group: Group
     place: int
-    draws: tuple[int, ...]
+    samples: tuple[int, ...]
 
     @property
     def piece(self) -> Piece:
-        return Piece(self.group.prompt_ids, [self.group.draws[i].token_ids for i in self.draws])
+        return Piece(self.group.prompt_ids, [self.group.samples[i].token_ids for i in self.samples])
 
     @property
     def lengths(self) -> list[int]:
-        return [len(self.group.draws[i].token_ids) for i in self.draws]
+        return [len(self.group.samples[i].token_ids) for i in self.samples]
 
 
 def cut(
@@ -41,11 +41,11 @@ def cut(
     """Micro-batches.
 
     Args:
-        asked: For each group the numbers of the draws that are to go through the model.
+        asked: For each group the numbers of the samples that are to go through the model.
         limit: Most tokens at a time (a shared beginning counted once, padding counted), where a
             single answer behind its prompt is not longer than that already.
-        share: Whether what draws have in common is read once.
-        whole: Never cut a group: a term compares its draws.
+        share: Whether what samples have in common is read once.
+        whole: Never cut a group: a term compares its samples.
     """
     parts = [
         Part(group, place, tuple(numbers))
@@ -80,8 +80,8 @@ def _trees(parts: list[Part], limit: int, whole: bool) -> list[list[Part]]:
 
 
 def _split(part: Part, limit: int) -> list[Part]:
-    """The whole group where it is short enough, else draws of like beginnings together."""
-    inputs = dict(zip(part.draws, part.piece.inputs, strict=True))
+    """The whole group where it is short enough, else samples of like beginnings together."""
+    inputs = dict(zip(part.samples, part.piece.inputs, strict=True))
     parts: list[Part] = []
     taken: list[int] = []
     used = 0
@@ -98,17 +98,17 @@ def _split(part: Part, limit: int) -> list[Part]:
 def _rows(parts: list[Part], limit: int, whole: bool) -> list[list[Part]]:
     """Each answer in a row of its own, rows of like length side by side."""
     if not whole:
-        parts = [Part(part.group, part.place, (i,)) for part in parts for i in part.draws]
+        parts = [Part(part.group, part.place, (i,)) for part in parts for i in part.samples]
     parts = sorted(parts, key=lambda part: -_longest(part))
     batches: list[list[Part]] = []
     rows = 0
     for part in parts:
-        if batches and (rows + len(part.draws)) * _longest(batches[-1][0]) <= limit:
+        if batches and (rows + len(part.samples)) * _longest(batches[-1][0]) <= limit:
             batches[-1].append(part)
-            rows += len(part.draws)
+            rows += len(part.samples)
         else:
             batches.append([part])
-            rows = len(part.draws)
+            rows = len(part.samples)
     return batches
 
 

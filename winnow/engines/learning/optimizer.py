@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from winnow.config.schema.optimizer import OptimiserConfig
+from winnow.config.schema.optimizer import OptimizerConfig
 
 
-def learning_rate(config: OptimiserConfig, update: int, total: int) -> float:
+def learning_rate(config: OptimizerConfig, update: int, total: int) -> float:
     """Learning rate of the update with this number, from 0: warm-up, then the schedule."""
     if update < config.warmup:
         return config.lr * (update + 1) / config.warmup
@@ -32,7 +32,7 @@ def zeros_like_each(like: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def master_of(weight: nn.Parameter, hooks: list[Any]) -> Tensor:
-    """What the optimiser steps: the weight itself, or a float32 copy that gathers its gradients.
+    """What the optimizer steps: the weight itself, or a float32 copy that gathers its gradients.
 
     Args:
         hooks: What gathers them is added here.

@@ -1,6 +1,6 @@
-"""What is found out about draws before they are weighed: reference log-probs, a critic's values.
+"""What is found out about samples before their advantages: reference log-probs, a critic's values.
 
-No gradient; only the draws that are asked for go through a model.
+No gradient; only the samples that are asked for go through a model.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ def per_token(
     share: bool,
     microbatch_tokens: int,
 ) -> list[list[Numbers]]:
-    """What `compute` says of each token of the draws asked for; nothing of the others.
+    """What `compute` says of each token of the samples asked for; nothing of the others.
 
     Returns:
-        For each group, for each of its draws.
+        For each group, for each of its samples.
     """
-    found: list[list[Numbers]] = [[()] * len(group.draws) for group in groups]
+    found: list[list[Numbers]] = [[()] * len(group.samples) for group in groups]
     for parts in cut(groups, asked, microbatch_tokens, share=share):
         values = compute([part.piece for part in parts]).double()
         lengths = [length for part in parts for length in part.lengths]
-        members = [(part.place, i) for part in parts for i in part.draws]
+        members = [(part.place, i) for part in parts for i in part.samples]
         for (place, i), own in zip(members, torch.split(values, lengths), strict=True):
             found[place][i] = tuple(own.tolist())
     return found
@@ -51,12 +51,12 @@ def logprobs(forward: PolicyForward, temperature: float) -> PerToken:
 def sequence_logprobs(
     forward: PolicyForward, groups: Sequence[Group], temperature: float, microbatch_tokens: int
 ) -> list[list[float]]:
-    """log pi of every whole answer at a temperature, nats: for each group, for each of its draws.
+    """log pi of every whole answer at a temperature, nats: for each group, for each of its samples.
 
     Args:
         microbatch_tokens: See `microbatches.cut`.
     """
-    every = [range(len(group.draws)) for group in groups]
+    every = [range(len(group.samples)) for group in groups]
     found = per_token(
         logprobs(forward, temperature),
         groups,
@@ -64,4 +64,4 @@ def sequence_logprobs(
         share=forward.shares_prefix,
         microbatch_tokens=microbatch_tokens,
     )
-    return [[sum(draw) for draw in group] for group in found]
+    return [[sum(sample) for sample in group] for group in found]

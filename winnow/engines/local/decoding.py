@@ -1,7 +1,7 @@
-"""Decoding: prompts are read once, draws with the same history share a row, rows come and go.
+"""Decoding: prompts are read once, samples with the same history share a row, rows come and go.
 
-Draws of a prompt begin as one row. Where they choose different tokens the row parts; when one ends
-it leaves, and waiting draws take its place.
+Samples of a prompt begin as one row. Where they choose different tokens the row parts; when one
+ends it leaves, and waiting samples take its place.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.local.kv_cache import Memory
+from winnow.engines.local.kv_cache import KVCache
 from winnow.engines.local.stopping import Stopper
 from winnow.engines.local.token_sampling import choose
-from winnow.types import Draw, FinishReason
+from winnow.types import FinishReason, Sample
 
 
 @dataclass(eq=False)
 class _Answer:
-    """One answer being drawn: which of its request's, and its random numbers."""
+    """One answer being sampled: which of its request's, and its random numbers."""
 
     request: int
     number: int
@@ -36,34 +36,34 @@ class _Answer:
 
 
 def decode(
-    requests: Sequence[Request], memory: Memory, stopper: Stopper, *, version: int
-) -> Iterator[tuple[int, list[Draw]]]:
-    """Draw for every request; yield (its number, its draws) as requests finish.
+    requests: Sequence[Request], cache: KVCache, stopper: Stopper, *, version: int
+) -> Iterator[tuple[int, list[Sample]]]:
+    """Sample for every request; yield (its number, its samples) as requests finish.
 
     Args:
         requests: All of the same parameters.
-        memory: Made for the prompts of these requests, by their numbers.
-        version: Policy version, recorded with each draw.
+        cache: Made for the prompts of these requests, by their numbers.
+        version: Policy version, recorded with each sample.
     """
-    batch = _Batch(requests, memory, stopper)
-    drawn: dict[int, list[_Answer]] = {}
+    batch = _Batch(requests, cache, stopper)
+    sampled: dict[int, list[_Answer]] = {}
     left = [request.n for request in requests]
     while batch.waits or batch.rows:
         for answer in batch.advance():
             left[answer.request] -= 1
-            drawn.setdefault(answer.request, []).append(answer)
+            sampled.setdefault(answer.request, []).append(answer)
             if not left[answer.request]:
-                answers = sorted(drawn.pop(answer.request), key=lambda a: a.number)
-                yield answer.request, [_draw(a, stopper, version) for a in answers]
+                answers = sorted(sampled.pop(answer.request), key=lambda a: a.number)
+                yield answer.request, [_sample(a, stopper, version) for a in answers]
 
 
 class _Batch:
     """The answers under way, in rows of equal history, and those that wait."""
 
-    def __init__(self, requests: Sequence[Request], memory: Memory, stopper: Stopper) -> None:
+    def __init__(self, requests: Sequence[Request], cache: KVCache, stopper: Stopper) -> None:
         self.rows: list[list[_Answer]] = []
         self._params: SamplingParams = requests[0].params
-        self._memory = memory
+        self._cache = cache
         self._stopper = stopper
         self._logits: Tensor | None = None
         self._waiting = _answers(requests)
@@ -95,31 +95,31 @@ class _Batch:
             answer.entropies.append(entropy)
             answer.reason = self._stopper.reason(answer.tokens, params.max_tokens)
         sources, self.rows = part(self.rows)
-        self._memory.keep(sources)
+        self._cache.keep(sources)
         self._logits = None
         if self.rows:
             tokens = torch.tensor([row[0].tokens[-1] for row in self.rows], device=device)
-            self._logits = self._memory.step(tokens)
+            self._logits = self._cache.step(tokens)
         return [answer for answer in answers if answer.reason is not None]
 
     def _admit(self) -> None:
         """Let waiting answers in, once enough have left to be worth a pass over their prompts."""
-        memory = self._memory
-        free = memory.capacity - sum(len(row) for row in self.rows)
-        if self.rows and (not memory.joins or free < max(1, memory.capacity // 8)):
+        cache = self._cache
+        free = cache.capacity - sum(len(row) for row in self.rows)
+        if self.rows and (not cache.joins or free < max(1, cache.capacity // 8)):
             return
         taken: list[_Answer] = []
-        kind = self._next and memory.kind(self._next.request)
-        while self._next and len(taken) < free and memory.kind(self._next.request) == kind:
+        kind = self._next and cache.kind(self._next.request)
+        while self._next and len(taken) < free and cache.kind(self._next.request) == kind:
             taken.append(self._next)
             self._next = next(self._waiting, None)
         if not taken:
             return
         rows = [list(row) for _, row in groupby(taken, key=lambda answer: answer.request)]
-        logits = memory.place([row[0].request for row in rows])
+        logits = cache.place([row[0].request for row in rows])
         for row in rows:
             if self._next is None or self._next.request != row[0].request:
-                memory.forget(row[0].request)
+                cache.forget(row[0].request)
         self._logits = logits if self._logits is None else torch.cat([self._logits, logits])
         self.rows += rows
 
@@ -150,7 +150,7 @@ def part(rows: Sequence[list[_Answer]]) -> tuple[list[int], list[list[_Answer]]]
 
 
 def _answers(requests: Sequence[Request]) -> Iterator[_Answer]:
-    """Answers to be drawn, in order; random numbers are of the request's seed alone."""
+    """Answers to be sampled, in order; random numbers are of the request's seed alone."""
     for number, request in enumerate(requests):
         generator = torch.Generator().manual_seed(request.seed)
         shape = (request.n, request.params.max_tokens)
@@ -159,9 +159,9 @@ def _answers(requests: Sequence[Request]) -> Iterator[_Answer]:
             yield _Answer(number, place, uniforms)
 
 
-def _draw(answer: _Answer, stopper: Stopper, version: int) -> Draw:
+def _sample(answer: _Answer, stopper: Stopper, version: int) -> Sample:
     assert answer.reason is not None
-    return Draw(
+    return Sample(
         token_ids=tuple(answer.tokens),
         logprobs=tuple(answer.logprobs),
         text=stopper.text(answer.tokens, answer.reason),

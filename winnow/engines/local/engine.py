@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import torch
 
-from winnow.config.reference import average_decay, names_model
+from winnow.config.reference import ema_decay, names_model
 from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.lora import LoraConfig
-from winnow.config.schema.optimizer import OptimiserConfig
+from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.learner import LocalLearner
@@ -27,7 +27,7 @@ from winnow.engines.models.loading import (
     resolve,
 )
 from winnow.engines.models.lora import Adapters
-from winnow.engines.models.reference import Average, Other, Reference, Weights, Within
+from winnow.engines.models.reference import EMA, Other, Reference, Weights, Within
 from winnow.engines.models.saving import writing
 from winnow.engines.models.tokenization import PromptEncoder, Retokeniser
 from winnow.errors import UserError
@@ -69,12 +69,12 @@ class LocalEngine:
         return context_length(cast(Any, self.load()).config)
 
     def same_vocabulary(self, group: Group) -> bool:
-        """Whether a recorded group's prompt has the tokens here that it was drawn with."""
+        """Whether a recorded group's prompt has the tokens here that it was sampled with."""
         known = group.prompt_ids
         return not known or PromptEncoder(self.tokenizer)(group.prompt) == known
 
     def retokeniser(self, stop: Sequence[str], *, anew: bool) -> Retokeniser:
-        """What gives recorded draws the tokens that they lack."""
+        """What gives recorded samples the tokens that they lack."""
         return Retokeniser(self.tokenizer, stop, anew=anew, context=self.context())
 
     def load(self) -> torch.nn.Module:
@@ -168,10 +168,10 @@ class LocalEngine:
             weights = start if what == "start" else phase
             assert weights is not None
             return Weights(forward, self.trained(), weights)
-        decay = average_decay(what)
+        decay = ema_decay(what)
         if decay is not None:
             assert phase is not None
-            return Average(forward, self.trained(), phase, decay)
+            return EMA(forward, self.trained(), phase, decay)
         other = self._other(what)
         other.load().requires_grad_(False)
         return Other(other.forward())
@@ -185,7 +185,7 @@ class LocalEngine:
     def sequence_logprobs(
         self, groups: Sequence[Group], temperature: float, microbatch_tokens: int
     ) -> list[list[float]]:
-        """log pi of every draw: see `signals.sequence_logprobs`."""
+        """log pi of every sample: see `annotations.sequence_logprobs`."""
         return sequence_logprobs(self.forward(), groups, temperature, microbatch_tokens)
 
     def sampler(self, sampling: SamplingConfig) -> LocalSampler:
@@ -193,7 +193,7 @@ class LocalEngine:
 
     def learner(
         self,
-        optimiser: OptimiserConfig,
+        optimizer: OptimizerConfig,
         *,
         total_updates: int,
         microbatch_tokens: int,
@@ -205,7 +205,7 @@ class LocalEngine:
         return LocalLearner(
             forward,
             self.tokenizer,
-            optimiser,
+            optimizer,
             total_updates=total_updates,
             microbatch_tokens=microbatch_tokens,
             critic=LocalCritic(forward, critic) if critic else None,

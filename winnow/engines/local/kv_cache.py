@@ -26,7 +26,7 @@ _GROW = 64
 """Least number of tokens by which slots are made longer."""
 
 
-class Memory(Protocol):
+class KVCache(Protocol):
     """Rows of a batch. A row stands for one history: a prompt, then tokens."""
 
     capacity: int
@@ -55,7 +55,7 @@ class Memory(Protocol):
         ...
 
 
-class _Stem(NamedTuple):
+class _PrefixState(NamedTuple):
     """A prompt that was read: where its keys and values are, and its next logits."""
 
     layers: list[DynamicLayer]
@@ -88,7 +88,7 @@ class Slots:
         self._prompts = prompts
         self._longest = max(len(prompt) for prompt in prompts)
         self._room = self._longest + room - 1  # the last token of an answer is never read
-        self._stems: dict[int, _Stem] = {}
+        self._prefixes: dict[int, _PrefixState] = {}
         self._lengths: list[int] = []
         self._cache = DynamicCache()
         self._slots: list[_Slot] = []
@@ -98,30 +98,31 @@ class Slots:
         return None
 
     def place(self, prompts: Sequence[int]) -> Tensor:
-        fresh = {p for p in prompts if p not in self._stems}
+        fresh = {p for p in prompts if p not in self._prefixes}
         self._read(sorted(fresh, key=lambda p: tuple(self._prompts[p])))
-        stems = [self._stems[p] for p in prompts]
+        prefixes = [self._prefixes[p] for p in prompts]
         first = len(self._lengths)
         if not self._slots:
-            if any(type(x) is not DynamicLayer or x.keys is None for x in stems[0].layers):
+            if any(type(x) is not DynamicLayer or x.keys is None for x in prefixes[0].layers):
                 raise NotImplementedError("layers that keep something else than keys and values")
             self._slots = [
-                _Slot(layer, self.capacity, self._longest, self._room) for layer in stems[0].layers
+                _Slot(layer, self.capacity, self._longest, self._room)
+                for layer in prefixes[0].layers
             ]
             self._cache.layers = list(self._slots)
-        for source in {id(stem.layers): stem.layers for stem in stems}.values():
-            rows = [row for row, stem in enumerate(stems) if stem.layers is source]
-            paths = [torch.from_numpy(stems[row].path) for row in rows]
+        for source in {id(prefix.layers): prefix.layers for prefix in prefixes}.values():
+            rows = [row for row, prefix in enumerate(prefixes) if prefix.layers is source]
+            paths = [torch.from_numpy(prefixes[row].path) for row in rows]
             index = torch.nn.utils.rnn.pad_sequence(paths, batch_first=True)
             index = index.to(self._forward.device)
             slots = torch.tensor(rows, device=self._forward.device) + first
             for layer, filled in zip(self._slots, source, strict=True):
                 layer.fill(slots, filled, index)
-        self._lengths += [len(stem.path) for stem in stems]
-        return torch.stack([stem.logits for stem in stems])
+        self._lengths += [len(prefix.path) for prefix in prefixes]
+        return torch.stack([prefix.logits for prefix in prefixes])
 
     def forget(self, prompt: int) -> None:
-        self._stems.pop(prompt, None)
+        self._prefixes.pop(prompt, None)
 
     def keep(self, sources: Sequence[int]) -> None:
         moved = [(i, source) for i, source in enumerate(sources) if source != i]
@@ -174,7 +175,7 @@ class Slots:
     def _read_part(self, numbers: Sequence[int]) -> None:
         logits, cache, paths = self._forward.read([self._prompts[n] for n in numbers])
         for row, number in enumerate(numbers):
-            self._stems[number] = _Stem(cache.layers, paths[row], logits[row])
+            self._prefixes[number] = _PrefixState(cache.layers, paths[row], logits[row])
 
 
 class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from winnow.algorithms.objective import Term
 from winnow.config.schema.critic import CriticConfig
-from winnow.config.schema.optimizer import OptimiserConfig
-from winnow.engines.base import Beside, WeightsRef
+from winnow.config.schema.optimizer import OptimizerConfig
+from winnow.engines.base import AuxiliaryBatch, WeightsRef
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.learning.optimizer import learning_rate, master_of, zeros_like_each
 from winnow.engines.learning.token_values import logprobs, per_token
@@ -24,9 +24,9 @@ from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.lora import Adapters
 from winnow.engines.models.reference import Reference
 from winnow.engines.models.saving import writing
-from winnow.types import Group, Signals, StepStats
+from winnow.types import Group, StepStats, TokenAnnotations
 
-_OPTIMISER_FILE = "optimiser.pt"
+_OPTIMIZER_FILE = "optimizer.pt"
 
 
 class LocalLearner:
@@ -41,7 +41,7 @@ class LocalLearner:
         self,
         forward: PolicyForward,
         tokenizer: Any,
-        optimiser: OptimiserConfig,
+        optimizer: OptimizerConfig,
         *,
         total_updates: int,
         microbatch_tokens: int,
@@ -57,7 +57,7 @@ class LocalLearner:
         self._critic = critic
         self._critic_config = critic.config if critic is not None else CriticConfig()
         self._saver = saver
-        self._config = optimiser
+        self._config = optimizer
         self._total_updates = total_updates
         self._microbatch_tokens = microbatch_tokens
         self.weights = [p for p in self.module.parameters() if p.requires_grad]
@@ -69,7 +69,7 @@ class LocalLearner:
         self._copied = [(weight, master) for weight, master in masters if master is not weight]
         self._updates = 0
         self._begun = 0
-        """Updates before the optimiser was new."""
+        """Updates before the optimizer was new."""
         self._adam = self._new_adam()
 
     def evaluate(
@@ -79,10 +79,10 @@ class LocalLearner:
         wants: str,
         temperature: float,
     ) -> list[Group]:
-        """The groups with `ref` or `values` among the signals of the draws asked for."""
+        """The groups with `ref` or `values` among the annotations of the samples asked for."""
         share = self.forward.shares_prefix
         limit = self._microbatch_tokens
-        if wants == "ref":
+        if wants == "ref_logprobs":
             assert self.reference is not None
             with self.reference.used() as forward:
                 found = per_token(
@@ -102,8 +102,11 @@ class LocalLearner:
             found = per_token(values, groups, asked, share=share, microbatch_tokens=limit)
         return [
             group.with_(
-                signals=tuple(
-                    replace(group.signals[i] if group.signals else Signals(), **{wants: numbers})
+                annotations=tuple(
+                    replace(
+                        group.annotations[i] if group.annotations else TokenAnnotations(),
+                        **{wants: numbers},
+                    )
                     for i, numbers in enumerate(own)
                 )
             )
@@ -115,28 +118,32 @@ class LocalLearner:
         groups: Sequence[Group],
         terms: Sequence[Term],
         temperature: float,
-        beside: Beside | None = None,
+        auxiliary: AuxiliaryBatch | None = None,
     ) -> StepStats:
         """One update; none if loss or gradient are not finite.
 
         While the critic warms up, only its own terms count and only its own weights move.
 
         Raises:
-            ValueError: no term runs over any draw, warm-up aside. The loop makes no update of it.
+            ValueError: no term runs over any sample, warm-up aside. The loop makes no update of it.
         """
         self._adam.zero_grad(set_to_none=True)
         warming = self._critic is not None and self._updates < self._critic_config.warmup
         if self._critic is not None:
             self._critic.detached = warming
         if warming:
-            terms, beside = [term for term in terms if "value" in term.reads], None
+            terms, auxiliary = [term for term in terms if "value" in term.reads], None
         models = Models(self.forward, self._critic, self._distributions)
         done = accumulate(models, groups, terms, temperature, self._microbatch_tokens)
-        if done.draws == 0 and not warming:
-            raise ValueError("no draw of this mini-batch has a weight: there is nothing to learn")
-        if beside is not None:
-            other = accumulate(models, beside.groups, beside.terms, 1.0, self._microbatch_tokens)
-            done.measures["anchor_loss"] = (other.loss / beside.terms[0].coefficient, 1)
+        if done.samples == 0 and not warming:
+            raise ValueError(
+                "no sample of this mini-batch has an advantage: there is nothing to learn"
+            )
+        if auxiliary is not None:
+            other = accumulate(
+                models, auxiliary.groups, auxiliary.terms, 1.0, self._microbatch_tokens
+            )
+            done.measures["anchor_loss"] = (other.loss / auxiliary.terms[0].coefficient, 1)
             done.loss += other.loss
         norm, critic_norm = self._clipped(self._masters), self._clipped(self._critic_masters)
         lr = self._rates()
@@ -167,7 +174,7 @@ class LocalLearner:
 
     @torch.no_grad()
     def restart(self, weights: Sequence[Tensor]) -> None:
-        """Go back to these weights, with a new optimiser."""
+        """Go back to these weights, with a new optimizer."""
         for weight, given in zip(self.weights, weights, strict=True):
             weight.copy_(given)
         self._refresh_masters()
@@ -190,7 +197,7 @@ class LocalLearner:
             state["masters"] = [*self._masters, *self._critic_masters]
         if self.reference is not None and self.reference.state():
             state["reference"] = self.reference.state()
-        with (folder / _OPTIMISER_FILE).open("wb") as file:
+        with (folder / _OPTIMIZER_FILE).open("wb") as file:
             torch.save(state, file)
         if self._critic is not None:
             self._critic.save(folder)
@@ -201,7 +208,7 @@ class LocalLearner:
             self._saver.load(folder)
         if self._critic is not None:
             self._critic.load(folder)
-        state = torch.load(folder / _OPTIMISER_FILE, map_location="cpu", weights_only=True)
+        state = torch.load(folder / _OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         self._adam.load_state_dict(state["adam"])
         self.version, self._updates = int(state["version"]), int(state["updates"])
         self._refresh_masters()

@@ -1,4 +1,4 @@
-"""Draws from the model in this process."""
+"""Samples from the model in this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from winnow.engines.base import Capabilities, Request, WeightsRef
 from winnow.engines.local.decoding import decode
-from winnow.engines.local.kv_cache import Memory, Padded, Slots, token_bytes
+from winnow.engines.local.kv_cache import KVCache, Padded, Slots, token_bytes
 from winnow.engines.local.stopping import Stopper
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.loading import end_tokens
@@ -20,11 +20,11 @@ from winnow.types import Group, Prompt
 
 
 class LocalSampler:
-    """Draws from a module in this process.
+    """Samples from a module in this process.
 
     Args:
         forward: The module, with what was found out about it.
-        batch: Most draws under way at a time.
+        batch: Most samples under way at a time.
         cache_gib: Room for their keys and values, in GiB; where it is short, fewer are under way.
     """
 
@@ -47,7 +47,7 @@ class LocalSampler:
 
     @property
     def joins(self) -> bool:
-        """Whether waiting draws join while others are under way."""
+        """Whether waiting samples join while others are under way."""
         return self._token_bytes is not None
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
@@ -56,21 +56,21 @@ class LocalSampler:
     def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
         """Groups as they finish, each with the position of its request.
 
-        Requests of like parameters that follow each other are drawn side by side.
+        Requests of like parameters that follow each other are sampled side by side.
         """
         prompts = [self._encode(request.prompt) for request in requests]
         for params, members in groupby(range(len(requests)), lambda i: requests[i].params):
             numbers = list(members)
             asked = [requests[i] for i in numbers]
-            memory = self._memory([prompts[i] for i in numbers], asked)
-            drawn = decode(asked, memory, self._stopper(params.stop), version=self.version)
-            for place, draws in drawn:
+            cache = self._cache([prompts[i] for i in numbers], asked)
+            sampled = decode(asked, cache, self._stopper(params.stop), version=self.version)
+            for place, samples in sampled:
                 number = numbers[place]
                 request = requests[number]
-                group = Group(request.prompt, prompts[number], tuple(draws), step=request.step)
+                group = Group(request.prompt, prompts[number], tuple(samples), step=request.step)
                 yield number, group
 
-    def _memory(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> Memory:
+    def _cache(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> KVCache:
         capacity = min(self._batch, sum(request.n for request in requests))
         room = requests[0].params.max_tokens
         token = self._token_bytes or _guessed_token_bytes(self._forward)
@@ -82,7 +82,7 @@ class LocalSampler:
 
     def load(self, weights: WeightsRef) -> None:
         if weights.module is not self.module:
-            raise WinnowError("a local sampler draws from the module that its learner trains")
+            raise WinnowError("a local sampler samples from the module that its learner trains")
         self.version = weights.version
 
     def _stopper(self, stop: tuple[str, ...]) -> Stopper:

@@ -1,4 +1,4 @@
-"""Drawing one token a row from logits, exactly and cheaply."""
+"""Sampling one token a row from logits, exactly and cheaply."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ELEMENTS = 2**19
 
 @dataclass(frozen=True)
 class Choice:
-    """A token for each draw; log-probs and entropies in nats, of the full softmax. All (draws,)."""
+    """A token a sample; log-probs and entropies in nats, of the full softmax. All (samples,)."""
 
     tokens: Tensor
     logprobs: Tensor
@@ -31,14 +31,14 @@ def choose(
     top_p: float = 1.0,
     rows: Tensor | None = None,
 ) -> Choice:
-    """Draw from softmax(logits / temperature), by inverting its distribution function.
+    """Sample from softmax(logits / temperature), by inverting its distribution function.
 
     Args:
         logits: Shape (rows, vocabulary).
-        uniforms: Shape (draws,), float64 in [0, 1): one number decides one draw's token.
-        top_k: Draw among the k likeliest only; 0 for all.
-        top_p: Draw among the likeliest that hold this mass only; 1 for all.
-        rows: The row that each draw is made from, in ascending order; default: a draw for each.
+        uniforms: Shape (samples,), float64 in [0, 1): one number decides one sample's token.
+        top_k: Sample among the k likeliest only; 0 for all.
+        top_p: Sample among the likeliest that hold this mass only; 1 for all.
+        rows: The row that each sample is made from, in ascending order; default: a sample for each.
 
     Returns:
         Tokens, with the log-probs and entropies of the *untruncated* distribution.
@@ -73,7 +73,7 @@ def _choose(
     if not bool(total.isfinite().all()):
         raise WinnowError(
             "the model's logits are not finite: the policy has diverged; "
-            "go back to a checkpoint with a lower optimiser.lr"
+            "go back to a checkpoint with a lower optimizer.lr"
         )
     log_total = total.log()
     # H = log Z - E[z]; a logit of -inf has weight 0 and must not make 0 x inf

@@ -42,7 +42,7 @@ def frozen(forward: PolicyForward, pieces: Sequence[Piece]) -> Frozen:
 
 
 def entropies(forward: PolicyForward, at: Contexts, temperature: float) -> Tensor:
-    """Entropy of the distribution that each answer token was drawn from, nats, shape (tokens,)."""
+    """Entropy of the distribution each answer token was sampled from, nats, shape (tokens,)."""
 
     def entropy(features: Tensor) -> Tensor:
         logp = _logp(forward.logits(features), temperature)

@@ -94,7 +94,7 @@ class Weights(Fixed):
                 parameter.data = data
 
 
-class Average(Weights):
+class EMA(Weights):
     """The slow average of the policy: average <- decay average + (1 - decay) policy, each update.
 
     Held in float32, so that small steps are not lost.

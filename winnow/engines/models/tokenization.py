@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from winnow.errors import UserError
-from winnow.types import Draw, Group, Prompt
+from winnow.types import Group, Prompt, Sample
 
 
 class PromptEncoder:
@@ -81,30 +81,30 @@ class Retokeniser:
         """The group, complete.
 
         Raises:
-            UserError: a draw that is longer than the model's context, or of no token at all.
+            UserError: a sample that is longer than the model's context, or of no token at all.
         """
         known = bool(group.prompt_ids) and not self._anew
         prompt_ids = group.prompt_ids if known else self._encode(group.prompt)
-        draws = tuple(
-            draw if draw.token_ids and not self._anew else self._complete(group, draw)
-            for draw in group.draws
+        samples = tuple(
+            sample if sample.token_ids and not self._anew else self._complete(group, sample)
+            for sample in group.samples
         )
-        longest = len(prompt_ids) + max(len(draw.token_ids) for draw in draws)
+        longest = len(prompt_ids) + max(len(sample.token_ids) for sample in samples)
         if self._context is not None and longest > self._context:
             raise UserError(
-                "draws",
-                f"a draw of prompt {group.prompt.id!r} is {longest} tokens long with its prompt, "
+                "samples",
+                f"a sample of prompt {group.prompt.id!r} is {longest} tokens long with its prompt, "
                 f"more than the model's context of {self._context}",
                 "leave it out with winnow select --rule 'length(high=...)'",
             )
-        return group.with_(prompt_ids=prompt_ids, draws=draws)
+        return group.with_(prompt_ids=prompt_ids, samples=samples)
 
-    def _complete(self, group: Group, draw: Draw) -> Draw:
-        end = self._stop if draw.finish_reason == "stop" else ""
-        ids = self._tokenizer.encode(draw.text + end, add_special_tokens=False)
-        if draw.finish_reason == "eos" and self._tokenizer.eos_token_id is not None:
+    def _complete(self, group: Group, sample: Sample) -> Sample:
+        end = self._stop if sample.finish_reason == "stop" else ""
+        ids = self._tokenizer.encode(sample.text + end, add_special_tokens=False)
+        if sample.finish_reason == "eos" and self._tokenizer.eos_token_id is not None:
             ids.append(self._tokenizer.eos_token_id)
         if not ids:
             problem = f"an answer to prompt {group.prompt.id!r} is empty, with nothing to learn"
-            raise UserError("draws", problem, "leave it out with winnow select")
-        return replace(draw, token_ids=tuple(ids), logprobs=(), entropies=(), length=len(ids))
+            raise UserError("samples_file", problem, "leave it out with winnow select")
+        return replace(sample, token_ids=tuple(ids), logprobs=(), entropies=(), length=len(ids))

@@ -1,4 +1,4 @@
-"""From scored draws to a reward model: `winnow.fit_reward(...)`."""
+"""From scored samples to a reward model: `winnow.fit_reward(...)`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from winnow.errors import UserError
 from winnow.reporting.console import reporter
 from winnow.storage.atomic import refuse
 from winnow.storage.paths import Paths, paths_of
-from winnow.storage.sample_table import DrawTable, read_draws
+from winnow.storage.sample_table import SampleTable, read_samples
 
 if TYPE_CHECKING:
     from winnow.engines.reward_models.trainer import FitResult
 
 
 def fit_reward(
-    draws: Paths,
+    samples: Paths,
     *,
     out: str | Path,
     model: str = "smollm2-135m",
@@ -37,21 +37,21 @@ def fit_reward(
     seed: int = 0,
     quiet: bool = True,
 ) -> FitResult:
-    """Train a reward model on pairs of better and worse draws (Bradley-Terry).
+    """Train a reward model on pairs of better and worse samples (Bradley-Terry).
 
     Args:
-        draws: Scored draws: folders or Parquet files.
+        samples: Scored samples: folders or Parquet files.
         out: Folder for the model; `reward = "model:FOLDER"` then scores with it.
-        model: A causal language model to start from, or a reward model to go on with.
+        model: A causal language model to start from, or a reward model to resume.
         per_prompt: Most pairs of a prompt.
-        prompts: Use so many prompts only, chosen by lot: few labels make a poor judge. Prompts
-            without two answers of different reward are not counted.
+        prompts: Use so many prompts only, chosen at random: few labels make a poor reward model.
+            Prompts without two answers of different reward are not counted.
         held_out: Share of these prompts whose pairs are kept for measuring: one prompt at least,
             if it is above 0 and there are two.
         layers: Keep only the model's first layers.
 
     Raises:
-        UserError: something that the caller can mend.
+        UserError: something that the caller can fix.
     """
     if not 0 <= held_out < 1:
         raise UserError("held_out", f"must be a share from 0 to below 1 (got {held_out})")
@@ -64,7 +64,7 @@ def fit_reward(
     refuse(out)
     with reporter(quiet) as listener:
         listener.progress("read", 0, 1)
-        table = _scored(draws)
+        table = _scored(samples)
         by_prompt = _by_prompt(table, per_prompt, random.Random(seed))[:prompts]
         away = _number_away(len(by_prompt), held_out)
         from winnow.engines.reward_models.trainer import fit_reward_model
@@ -80,10 +80,12 @@ def fit_reward(
         )
 
 
-def _scored(draws: Paths) -> DrawTable:
+def _scored(samples: Paths) -> SampleTable:
     wanted = ["prompt", "text", "reward"]
-    table = read_draws(paths_of(draws), wanted, why="fit-reward", optional=("messages", "answer"))
-    table.need_scores(draws)
+    table = read_samples(
+        paths_of(samples), wanted, why="fit-reward", optional=("messages", "answer")
+    )
+    table.need_scores(samples)
     return table
 
 
@@ -92,8 +94,8 @@ def _number_away(prompts: int, share: float) -> int:
     return min(max(1, round(prompts * share)), max(0, prompts - 1)) if share else 0
 
 
-def _by_prompt(table: DrawTable, per_prompt: int, rng: random.Random) -> list[list[Pair]]:
-    """The pairs of each prompt that has any, prompts in an order by lot."""
+def _by_prompt(table: SampleTable, per_prompt: int, rng: random.Random) -> list[list[Pair]]:
+    """The pairs of each prompt that has any, prompts in an order at random."""
     found = defaultdict[str, list[Pair]](list)  # one text may have several ids
     for group in table:
         for pair in pairs([group], per_prompt=per_prompt, rng=rng):

@@ -1,4 +1,4 @@
-"""A reward out of any sequence classifier: a reward model judges (prompt, completion).
+"""A reward out of any sequence classifier: a reward model scores (prompt, completion).
 
     reward = RewardModel("owner/name", device=torch.device("cpu"))
     reward.score([(prompt, completion), ...])
@@ -38,9 +38,9 @@ _T = TypeVar("_T")
 class RewardModel:
     """A sequence classifier as a :class:`winnow.rewards.base.Reward`.
 
-    Equal texts are read once, however many draws they are; a text gets the same score in any
+    Equal texts are read once, however many samples they are; a text gets the same score in any
     company, up to rounding. A text that is longer than the model's context, or for which the model
-    gives no finite number, is that draw's error.
+    gives no finite number, is that sample's error.
 
     Args:
         name: Folder or hub id.

@@ -71,8 +71,8 @@ class FitSettings:
 def pairs(groups: Iterable[Group], *, per_prompt: int, rng: Random) -> list[Pair]:
     """Pairs of different reward out of scored groups, the higher reward being the better one.
 
-    A text that was drawn several times enters once, with the mean of its scores, so that no pair
-    says the opposite of another. Draws without a verdict enter nowhere; a group whose texts all
+    A text that was sampled several times enters once, with the mean of its scores, so that no pair
+    says the opposite of another. Samples without a score enter nowhere; a group whose texts all
     have the same reward gives no pair.
 
     Args:
@@ -119,8 +119,8 @@ def bradley_terry(better: Tensor, worse: Tensor) -> Tensor:
 def _rewards(group: Group) -> dict[str, float]:
     """The reward of each distinct text that has one."""
     values: defaultdict[str, list[float]] = defaultdict(list)
-    for draw, score in zip(group.draws, group.scores, strict=True):
+    for sample, score in zip(group.samples, group.scores, strict=True):
         if score.value is not None:
-            values[draw.text].append(score.value)
+            values[sample.text].append(score.value)
     # statistics.mean is exact: equal scores have exactly their value as a mean
     return {text: statistics.mean(scores) for text, scores in values.items()}

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from winnow.engines.base import Request
 from winnow.engines.server.protocol import Api, BadAnswer, Counts, dispensable, question, read
 from winnow.errors import UserError
-from winnow.types import Draw
+from winnow.types import Sample
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -49,7 +49,7 @@ class Server:
         timeout: Seconds that a request may take.
         retries: Times that a failed request is sent again.
         key_env: Name of the environment variable with the key. The key itself is nowhere else.
-        logprobs: Whether to ask for log-probs. They also tell how long each draw is.
+        logprobs: Whether to ask for log-probs. They also tell how long each sample is.
     """
 
     url: str
@@ -136,7 +136,7 @@ class Refused(Exception):
 
 
 class Caller:
-    """Asks for draws.
+    """Asks for samples.
 
     The key lives in here for as long as a `sample` or `check` lasts, and in no message.
     """
@@ -168,10 +168,10 @@ class Caller:
                 reason = str(failure)
             if attempt < _CHECK_RETRIES:
                 await self._pacer.sleep(self._backoff * 2**attempt)
-        raise self._error(reason, "start the server, or mend server.url")
+        raise self._error(reason, "start the server, or fix server.url")
 
-    async def draw(self, request: Request, size: int, offset: int) -> list[Draw]:
-        """At least one draw and at most ``size``.
+    async def sample(self, request: Request, size: int, offset: int) -> list[Sample]:
+        """At least one sample and at most ``size``.
 
         Raises:
             UserError: they cannot be had.
@@ -179,7 +179,7 @@ class Caller:
         attempts = self._server.retries + 1
         for attempt in range(attempts):
             try:
-                return await self._draw(request, size, offset)
+                return await self._sample(request, size, offset)
             except BadAnswer as error:
                 self._counts.bad_answers += 1
                 offset += _NEW_SEEDS  # the same seed might bring the same answer
@@ -193,7 +193,7 @@ class Caller:
                 await self._back_off(attempt, failure.wait)
         raise self._error(f"failed {attempts} times in a row, the last time with: {failure}")
 
-    async def _draw(self, request: Request, size: int, offset: int) -> list[Draw]:
+    async def _sample(self, request: Request, size: int, offset: int) -> list[Sample]:
         """Ask once; if refused, then without what the server may not know, for good if it helps."""
         server, counts = self._server, self._counts
         size = min(size, counts.most_choices or size)
@@ -221,11 +221,11 @@ class Caller:
         counts.refused |= without
         if "n" in without:
             size = counts.most_choices = 1
-        given, draws = read(answer, request.params, asked=size, counts=counts)
+        given, samples = read(answer, request.params, asked=size, counts=counts)
         if given < size:
             counts.short_answers += 1
             counts.most_choices = min(given, counts.most_choices or given)
-        return draws
+        return samples
 
     async def _post(self, body: dict[str, Any]) -> object:
         """The answer to a request. The package checks neither what is sent nor what comes back."""
@@ -337,7 +337,7 @@ def _said(body: object) -> str:
 
 
 def _remedy(status: int) -> str:
-    return "mend server.url (it mostly ends in /v1) or server.model" if status == 404 else ""
+    return "fix server.url (it mostly ends in /v1) or server.model" if status == 404 else ""
 
 
 def _retry_after(header: str) -> float | None:

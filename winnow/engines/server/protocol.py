@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from winnow.engines.base import Request, SamplingParams
-from winnow.types import Draw, FinishReason
+from winnow.types import FinishReason, Sample
 
 Api = Literal["completions", "chat"]
 
@@ -33,7 +33,7 @@ class BadAnswer(Exception):
 
 @dataclass
 class Counts:
-    """What went wrong on the way to the draws.
+    """What went wrong on the way to the samples.
 
     Attributes:
         retries: Requests that were sent again, for any reason.
@@ -43,11 +43,11 @@ class Counts:
         short_answers: Answers with fewer choices than asked, until it was known how many it gives.
         long_answers: Answers with more choices than asked; the first ones were kept.
         bad_choices: Choices without a text, beside others that had one; asked for again.
-        bad_usage: Draws whose length is a guess.
-        bad_logprobs: Draws whose log-probs were no log-probs and were dropped.
+        bad_usage: Samples whose length is a guess.
+        bad_logprobs: Samples whose log-probs were no log-probs and were dropped.
         most_choices: Choices that the server gives a request, where that is fewer than asked.
-        groups: Groups of two draws or more.
-        same: Of these, those whose draws have one text, at a temperature that is not 0.
+        groups: Groups of two samples or more.
+        same: Of these, those whose samples have one text, at a temperature that is not 0.
         refused: Parameters that the server takes no request with.
     """
 
@@ -91,21 +91,21 @@ class Counts:
             ),
             (
                 self.bad_usage,
-                f"the length of {many(self.bad_usage, 'draw')} is a guess: the server's count of "
+                f"the length of {many(self.bad_usage, 'sample')} is a guess: the server's count of "
                 "tokens was missing or cannot be true",
             ),
             (
                 self.bad_logprobs,
-                f"the log-probs of {many(self.bad_logprobs, 'draw')} were none and were dropped",
+                f"the log-probs of {many(self.bad_logprobs, 'sample')} were none and were dropped",
             ),
             (
                 self.same and self.same == self.groups,
-                "all draws of a prompt are the same, for every prompt: the server may be taking "
+                "all samples of a prompt are the same, for every prompt: the server may be taking "
                 "the likeliest token, whatever the temperature",
             ),
-            ("logprobs" in self.refused, "the server refuses `logprobs`: its draws have none"),
+            ("logprobs" in self.refused, "the server refuses `logprobs`: its samples have none"),
             ("n" in self.refused, "the server refuses `n`: it is asked for one answer at a time"),
-            ("seed" in self.refused, "the server refuses `seed`: other draws come every time"),
+            ("seed" in self.refused, "the server refuses `seed`: other samples come every time"),
         )
         return [sentence for applies, sentence in told if applies]
 
@@ -169,12 +169,12 @@ def dispensable(body: dict[str, Any], refusal: str) -> str | None:
 
 def read(
     answer: object, params: SamplingParams, *, asked: int, counts: Counts
-) -> tuple[int, list[Draw]]:
-    """How many choices an answer has, and the draws among the first ``asked`` of them.
+) -> tuple[int, list[Sample]]:
+    """How many choices an answer has, and the samples among the first ``asked`` of them.
 
-    The length of a draw is that of its log-probs; else its even share of the tokens that the server
-    counts for all choices; else the token limit, where the draw ended there; else a guess from its
-    text at four characters a token.
+    The length of a sample is that of its log-probs; else its even share of the tokens that the
+    server counts for all choices; else the token limit, where the sample ended there; else a guess
+    from its text at four characters a token.
 
     Raises:
         BadAnswer: no choice has a text.
@@ -186,14 +186,14 @@ def read(
     counts.long_answers += given > asked
     shares = _shares(answer.get("usage"), given, params.max_tokens)
     read = [
-        _draw(choice, params, share, counts)
+        _sample(choice, params, share, counts)
         for choice, share in zip(choices[:asked], shares, strict=False)
     ]
-    draws = [draw for draw in read if draw is not None]
-    if not draws:
+    samples = [sample for sample in read if sample is not None]
+    if not samples:
         raise BadAnswer("its answer holds no text")
-    counts.bad_choices += len(read) - len(draws)
-    return given, draws
+    counts.bad_choices += len(read) - len(samples)
+    return given, samples
 
 
 def _shares(usage: object, given: int, most: int) -> list[int | None]:
@@ -205,7 +205,9 @@ def _shares(usage: object, given: int, most: int) -> list[int | None]:
     return [whole + (place < rest) for place in range(given)]
 
 
-def _draw(choice: object, params: SamplingParams, share: int | None, counts: Counts) -> Draw | None:
+def _sample(
+    choice: object, params: SamplingParams, share: int | None, counts: Counts
+) -> Sample | None:
     if not isinstance(choice, dict) or (text := _text(choice)) is None:
         return None
     listed = _listed_logprobs(choice)
@@ -222,7 +224,7 @@ def _draw(choice: object, params: SamplingParams, share: int | None, counts: Cou
     if known is None:
         counts.bad_usage += text != ""  # an empty answer is one token, its end, whatever is said
         known = min(params.max_tokens, 1 + len(text) // _CHARACTERS_A_TOKEN)
-    return Draw((), logprobs, kept, reason, length=known)
+    return Sample((), logprobs, kept, reason, length=known)
 
 
 def _text(choice: dict[str, Any]) -> str | None:

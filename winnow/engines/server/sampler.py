@@ -1,7 +1,7 @@
-"""Draws from any server that speaks OpenAI's protocol: vLLM, transformers serve, llama.cpp, a host.
+"""Samples from any server of OpenAI's protocol: vLLM, transformers serve, llama.cpp, a host.
 
-The server has its own weights and its own tokenizer, so its draws have no token ids. Requests are
-sent from an event loop in a thread, so that the server is kept busy while draws are scored.
+The server has its own weights and its own tokenizer, so its samples have no token ids. Requests are
+sent from an event loop in a thread, so that the server is kept busy while samples are scored.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from winnow.engines.base import Capabilities, Request, WeightsRef
 from winnow.engines.server.client import Caller, Pacer, Server, Sleep
 from winnow.engines.server.protocol import Counts, many
 from winnow.errors import UserError, WinnowError
-from winnow.types import Draw, Group, Prompt
+from winnow.types import Group, Prompt, Sample
 
 _GRACE = 5.0  # seconds that open connections may take to be closed
 
 
 class ServerSampler:
-    """Draws from a server. A `Sampler`; its weights never change.
+    """Samples from a server. A `Sampler`; its weights never change.
 
     Its log-probs are what the server says, which mostly are those of the raw logits, whatever the
     temperature: nothing may be divided by them. One `sample` is under way at a time.
@@ -51,7 +51,7 @@ class ServerSampler:
         self._backoff = backoff
 
     def notes(self) -> list[str]:
-        """What went wrong so far and was mended, in sentences."""
+        """What went wrong so far and was fixed, in sentences."""
         return self.counts.notes()
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
@@ -60,7 +60,7 @@ class ServerSampler:
 
     def load(self, weights: WeightsRef) -> None:
         raise WinnowError(
-            f"the server at {self.server.url} draws from its own weights and takes no others"
+            f"the server at {self.server.url} samples from its own weights and takes no others"
         )
 
     def check(self) -> None:
@@ -78,8 +78,8 @@ class ServerSampler:
         Closing the iterator cancels what is under way.
 
         Raises:
-            UserError: the server cannot be reached or refuses. What had been drawn by then comes
-                first: the last groups before the error may have fewer draws than were asked for.
+            UserError: the server cannot be reached or refuses. What had been sampled by then comes
+                first: the last groups before the error may have fewer samples than were asked for.
         """
         if self.server.api == "completions" and any(r.prompt.messages for r in requests):
             problem = "the prompts are conversations, which the completions endpoint does not take"
@@ -90,20 +90,20 @@ class ServerSampler:
         if not requests:
             return
         caller = self._caller()
-        drawn = 0
+        sampled = 0
         with _loop_in_a_thread() as loop:
             job = _Job(caller, self.counts, self.server.concurrency)
             done = asyncio.run_coroutine_threadsafe(job.run(requests), loop)
             done.add_done_callback(lambda _: job.finished.put(None))
             while (item := job.finished.get()) is not None:
                 loop.call_soon_threadsafe(job.places.release)
-                drawn += len(item[1].draws)
+                sampled += len(item[1].samples)
                 yield item
             try:
                 done.result()
             except UserError as error:
-                if drawn:
-                    error.add_note(f"what was drawn is kept: {many(drawn, 'draw')}")
+                if sampled:
+                    error.add_note(f"what was sampled is kept: {many(sampled, 'sample')}")
                 raise
 
     def _caller(self) -> Caller:
@@ -154,37 +154,37 @@ class _Job:
             raise _first(group) from None
 
     async def _one(self, number: int, request: Request) -> None:
-        drawn: list[tuple[int, Draw]] = []
+        sampled: list[tuple[int, Sample]] = []
         try:
-            await self._fill(request, drawn)
+            await self._fill(request, sampled)
         finally:
-            if drawn:
-                draws = tuple(draw for _, draw in sorted(drawn, key=itemgetter(0)))
-                self._compare(draws, request.params.temperature)
-                self.finished.put((number, Group(request.prompt, (), draws, step=request.step)))
+            if sampled:
+                samples = tuple(sample for _, sample in sorted(sampled, key=itemgetter(0)))
+                self._compare(samples, request.params.temperature)
+                self.finished.put((number, Group(request.prompt, (), samples, step=request.step)))
 
-    def _compare(self, draws: Sequence[Draw], temperature: float) -> None:
-        if len(draws) > 1 and temperature > 0:
+    def _compare(self, samples: Sequence[Sample], temperature: float) -> None:
+        if len(samples) > 1 and temperature > 0:
             self._counts.groups += 1
-            self._counts.same += len({draw.text for draw in draws}) == 1
+            self._counts.same += len({sample.text for sample in samples}) == 1
 
-    async def _fill(self, request: Request, drawn: list[tuple[int, Draw]]) -> None:
-        """Ask until there are as many draws as were asked for. Each round brings at least one."""
+    async def _fill(self, request: Request, sampled: list[tuple[int, Sample]]) -> None:
+        """Ask until there are as many samples as were asked for. Each round brings at least one."""
         asked = 0
-        while (missing := request.n - len(drawn)) > 0:
+        while (missing := request.n - len(sampled)) > 0:
             most = self._counts.most_choices or missing
             async with asyncio.TaskGroup() as calls:
                 for start in range(0, missing, most):
                     size = min(most, missing - start)
-                    calls.create_task(self._call(request, size, asked + start, drawn))
+                    calls.create_task(self._call(request, size, asked + start, sampled))
             asked += missing
 
     async def _call(
-        self, request: Request, size: int, offset: int, drawn: list[tuple[int, Draw]]
+        self, request: Request, size: int, offset: int, sampled: list[tuple[int, Sample]]
     ) -> None:
         async with self._slots:
-            draws = await self._caller.draw(request, size, offset)
-        drawn += [(offset, draw) for draw in draws]
+            samples = await self._caller.sample(request, size, offset)
+        sampled += [(offset, sample) for sample in samples]
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
