@@ -268,7 +268,7 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
         ("sampling.temperature=0", "sampling.temperature: must be greater than 0"),
         ("sampling.temperature=inf", "sampling.temperature: must be a finite number (got inf)"),
         ("sampling.top_p=1.5", "sampling.top_p: must be less than or equal to 1"),
-        ("sampling.stop=['']", "sampling.stop: an empty stop string would end every answer"),
+        ("sampling.stop=['']", "sampling.stop: an empty stop string would end every completion"),
         ("sampling.stop=3", "sampling.stop.0: must be a string (got 3)"),
         ("optimizer.lr=nan", "optimizer.lr: must be a finite number (got nan)"),
         ("optimizer.betas=[0.9]", "optimizer.betas.1: is missing"),

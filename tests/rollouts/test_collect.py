@@ -776,7 +776,7 @@ def test_a_folder_that_is_there(tiny_model, here, monkeypatch, capsys) -> None:
 
     code, out, _ = command(monkeypatch, capsys, "--resume", "a")
     assert (code, out.splitlines()) == (
-        0, ["nothing to sample: all 80 samples were there", "samples: a"]
+        0, ["nothing to sample: all 80 samples are there", "samples: a"]
     )  # fmt: skip
     for refused, says in [
         ((*options, "--out", "a"), "out: a exists already; choose another --out, or resume it"),
@@ -827,7 +827,7 @@ def test_resume_says_what_it_did(tiny_model, here, monkeypatch, capsys) -> None:
     assert code == 0
     assert [row["right"] for row in rows(Path("a")).values()] == right
     assert f"{made} samples" in out
-    assert f"({80 - made} were there); " in out
+    assert f"({80 - made} there before); " in out
     assert f"% of the {made + 4} scored now right" in out
 
 

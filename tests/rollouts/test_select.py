@@ -148,14 +148,14 @@ EXACT = [
 ]
 INEXACT = [
     (["gibbs(1)"], "r_max is only the largest reward seen for each prompt"),
-    (["correct", "gibbs(1, 1)"], "correct chose before it"),
+    (["correct", "gibbs(1, 1)"], "correct selected before it"),
     (["everything", "correct", "length(1, 9)", "gibbs(1, 1)"], "correct, length(low=1, high=9) ch"),
-    (["as-recorded", "gibbs(1, 1)"], "as-recorded chose before it"),
-    (["gibbs(1, 1)", "distinct"], "distinct chose among what it accepted"),
-    (["gibbs(1, 1)", "at-most(2)", "best"], "best(1) chose among what it accepted"),
+    (["as-recorded", "gibbs(1, 1)"], "as-recorded selected before it"),
+    (["gibbs(1, 1)", "distinct"], "distinct selected among what it accepted"),
+    (["gibbs(1, 1)", "at-most(2)", "best"], "best(1) selected among what it accepted"),
     (
         ["tests.rollouts.test_select:mine", "gibbs(1, 1)"],
-        "tests.rollouts.test_select:mine chose before it",
+        "tests.rollouts.test_select:mine selected before it",
     ),
     (["correct", "gibbs(1)", "mixed"], "r_max is only the largest reward seen for each prompt; co"),
 ]
@@ -175,7 +175,7 @@ class TestWhatIsClaimed:
         assert "; exact samples from pi* of m at temperature 0.7, truncated, beta = 1, if n" in note
         assert "NOT" not in note
         unnamed = self.note(tmp_path, [group([1, 0])], rules)
-        assert "; exact samples from pi* of what sampled them, beta = 1, if no rew" in unnamed
+        assert "; exact samples from pi* of the policy that sampled, beta = 1, if no rew" in unnamed
 
     @pytest.mark.parametrize(("rules", "why"), INEXACT, ids=str)
     def test_what_is_not_and_why(self, tmp_path, rules, why) -> None:
@@ -222,7 +222,7 @@ class TestWhatIsClaimed:
         new = write(tmp_path, [group([0, 0, 0])], "new.parquet")
         selected = select_file([old, new], ["as-recorded"])
         assert selected.survived.tolist() == [True, False, True, True, True]
-        assert selected.notes == ["as-recorded: 3 samples have no score in the file and pass it"]
+        assert selected.notes == ["as-recorded: 3 samples have no outcome in the file and pass"]
         assert select_file(old, ["as-recorded"]).notes == []
 
 

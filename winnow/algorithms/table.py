@@ -51,7 +51,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             advantage=One(),
             terms=(Term(NLL(), SurvivorSums()),),
             paper=f"Dong et al. 2023, 2304.06767; {XIONG}",
-            note="RFT iterated. Keeps every right answer; Dong et al. keep best(1).",
+            note="RFT iterated. Keeps every right completion; Dong et al. keep best(1).",
         ),
         Algorithm(
             "raft++",
@@ -59,7 +59,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             advantage=One(),
             terms=(Term(Clipped(0.2, 0.28), SampleMeans()),),
             paper=XIONG,
-            note="RAFT with importance ratio and clip, for several updates a set of samples.",
+            note="RAFT with importance ratio and clip, for several updates per set of samples.",
         ),
         Algorithm(
             "reinforce",
@@ -68,7 +68,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             reward_scale="-1/+1",
             terms=(Term(Clipped(0.2, 0.28), SampleMeans()),),
             paper=f"Williams 1992; {XIONG}",
-            note="RAFT++ that also learns from wrong answers.",
+            note="RAFT++ that also learns from wrong completions.",
         ),
         Algorithm(
             "grpo",
@@ -85,7 +85,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             reward_scale="-1/+1",
             terms=(Term(Clipped(0.2, 0.28), SurvivorMeans()),),
             paper=XIONG,
-            note="REINFORCE on prompts with right and wrong answers only.",
+            note="REINFORCE on prompts with right and wrong samples only.",
         ),
         Algorithm(
             "gibbs",
@@ -95,7 +95,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             resample="once",
             epochs=3,
             paper="von Neumann 1951; pi* of Rafailov et al. 2023, 2305.18290, eq. 4",
-            note="Exact rejection sampling from pi* at beta, then its likelihood. Rewards up to 1.",
+            note="Exact rejection sampling from pi*, then maximum likelihood. Rewards up to 1.",
         ),
         Algorithm(
             "snis",
@@ -116,7 +116,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             critic=Value(0.2, 0.5),
             epochs=4,
             paper="Schulman et al. 2017, 1707.06347; Ouyang et al. 2022, 2203.02155",
-            note="A critic says what to expect at each token; KL to the reference in the reward.",
+            note="GAE with a critic; KL to the reference in the reward.",
         ),
         Algorithm(
             "rloo",
@@ -142,8 +142,8 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             terms=(Term(Clipped(0.2, 0.28), Tokens()),),
             refill=3,
             paper="Yu et al. 2025, 2503.14476",
-            note="GRPO on batches full of mixed groups, every token counting the same. Without its "
-            "penalty for long answers.",
+            note="GRPO on batches full of mixed groups, mean over tokens. Without the paper's "
+            "penalty for long completions.",
         ),
         Algorithm(
             "gspo",
@@ -151,7 +151,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             advantage=Standardised("sample"),
             terms=(Term(SequenceClipped(3e-4, 4e-4), SampleMeans()),),
             paper="Zheng et al. 2025, 2507.18071",
-            note="GRPO with one ratio an answer, clipped as a whole.",
+            note="GRPO with one ratio per completion, clipped as a whole.",
         ),
         Algorithm(
             "dpo",
@@ -169,7 +169,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             advantage=Extremes(),
             terms=(Term(DPO(0.1), GroupMeans()),),
             paper=f"Dong et al. 2024, 2405.07863; as a baseline of {XIONG}",
-            note="DPO with pairs of the policy as it is, against the same reference.",
+            note="DPO with pairs from the current policy, against a fixed reference.",
         ),
     )
 }

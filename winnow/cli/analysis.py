@@ -11,10 +11,10 @@ import typer
 from winnow.cli.options import Form, Json, Pool, RightAt, Samples, Seed, Set, form_of, print_json
 from winnow.errors import UserError
 
-_Plot = Annotated[Path | None, typer.Option(help="A picture: .svg, .png or .pdf.")]
+_Plot = Annotated[Path | None, typer.Option(help="Plot to write: .svg, .png or .pdf.")]
 _SomeSamples = Annotated[
     list[str] | None,
-    typer.Argument(help="Scored samples: Parquet files or folders. Without any, samples are made."),
+    typer.Argument(help="Scored samples: Parquet files or folders. Default: sample some first."),
 ]
 _By = Annotated[
     str,
@@ -24,13 +24,13 @@ _By = Annotated[
     ),
 ]
 _Answers = Annotated[
-    str, typer.Option(help="How answers are compared for a vote: number, math or text.")
+    str, typer.Option(help="How a vote compares completions: number, math or text.")
 ]
 _Winners = Annotated[
     list[Path] | None, typer.Option(help="A .parquet or .jsonl file for the winners; repeatable.")
 ]
 _SampleBy = Annotated[
-    str | None, typer.Option(help="Where no samples are given: sample as this recipe says.")
+    str | None, typer.Option(help="Where no samples are given: the recipe to sample by.")
 ]
 _SampleTo = Annotated[
     Path | None, typer.Option(help="Where no samples are given: the folder for them.")
@@ -41,11 +41,11 @@ def best_of(
     samples: _SomeSamples = None,
     n: Annotated[
         int | None,
-        typer.Option("--n", help="Answers to choose among. Default: all; 16 where none are given."),
+        typer.Option("--n", help="Samples to choose from. Default: all; 16 where none are given."),
     ] = None,
     by: _By = "verifier",
     votes: Annotated[
-        str, typer.Option(help="What weighs the votes of weighted; as for --by.")
+        str, typer.Option(help="Weights of the votes with --by weighted; values as for --by.")
     ] = "verifier",
     answers: _Answers = "number",
     out: _Winners = None,
@@ -59,11 +59,11 @@ def best_of(
     folder: _SampleTo = None,
     as_json: Json = False,
 ) -> None:
-    """The best of n answers, and what n buys.
+    """The best of n samples, and what n buys.
 
-    By verifier, reward model, majority vote (equal answers as mathematics) or weighted vote; with
+    By verifier, reward model, majority or weighted vote; with
     pass@n, best-of-n and vote curves from one set of samples, and the KL that best-of-n spends.
-    Without samples, n answers to the held-out prompts are sampled first.
+    Without samples, the held-out prompts are sampled first, n times each.
     """
     from dataclasses import asdict
 
@@ -124,10 +124,10 @@ def overoptimisation(
     samples: Samples,
     proxy: Annotated[
         str,
-        typer.Option(help="The reward that chooses, e.g. model:FOLDER."),
+        typer.Option(help="The proxy reward, which chooses, e.g. model:FOLDER."),
     ],
     gold: Annotated[
-        str, typer.Option(help="The reward that scorers. Default: the recorded one.")
+        str, typer.Option(help="The gold reward. Default: the recorded one.")
     ] = "verifier",
     largest: Annotated[
         int | None, typer.Option("--n", help="The largest n. Default: all samples of a prompt.")
@@ -135,7 +135,7 @@ def overoptimisation(
     checkpoints: Annotated[
         bool,
         typer.Option(
-            "--checkpoints", help="SAMPLES is a training run: its evaluations, on the same axes."
+            "--checkpoints", help="SAMPLES is a run folder: its evaluations, on the same axes."
         ),
     ] = False,
     plot: _Plot = None,
@@ -145,7 +145,7 @@ def overoptimisation(
 ) -> None:
     """Proxy and gold reward against KL.
 
-    Of best-of-n, or of the checkpoints of a run: with Gao et al.'s fit, and where gold turns over.
+    For best-of-n, or for a run's checkpoints; with Gao et al.'s fit and where gold turns over.
     """
     from winnow.cli.render import study_report
     from winnow.evaluation import overoptimisation as studies
@@ -183,18 +183,18 @@ def fit_reward(
     model: Annotated[
         str, typer.Option(help="Causal language model to start from.")
     ] = "smollm2-135m",
-    per_prompt: Annotated[int, typer.Option(help="Most pairs of a prompt.")] = 4,
+    per_prompt: Annotated[int, typer.Option(help="Most pairs per prompt.")] = 4,
     prompts: Annotated[
-        int | None, typer.Option(help="Learn from so many prompts only, chosen at random.")
+        int | None, typer.Option(help="Learn from only so many prompts, chosen at random.")
     ] = None,
     held_out: Annotated[
-        float, typer.Option(help="Share of the prompts whose pairs are kept for measuring.")
+        float, typer.Option(help="Share of the prompts held out to measure on.")
     ] = 0.2,
     epochs: Annotated[int, typer.Option(help="Passes over the pairs.")] = 1,
     lr: Annotated[float, typer.Option(help="Learning rate; it falls linearly to 0.")] = 1e-5,
-    batch_pairs: Annotated[int, typer.Option(help="Pairs of an update.")] = 16,
+    batch_pairs: Annotated[int, typer.Option(help="Pairs per update.")] = 16,
     layers: Annotated[
-        int | None, typer.Option(help="Keep only the model's first layers: small and quick.")
+        int | None, typer.Option(help="Keep only so many first layers of the model: small, fast.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
@@ -203,8 +203,8 @@ def fit_reward(
 ) -> None:
     """Train a reward model on scored samples.
 
-    On pairs of a better and a worse sample (Bradley-Terry). What it makes scores with reward =
-    "model:FOLDER", in training, select and best-of.
+    On pairs of a better and a worse sample (Bradley-Terry). Use it as reward = "model:FOLDER" in
+    training, select and best-of.
     """
     from dataclasses import asdict
 

@@ -83,7 +83,7 @@ def train(
 @app.command(
     name="eval",
     epilog="Example: winnow eval --set model=runs/mine/checkpoints/step-30 --set eval.samples=4. "
-    "Samples on all of a file with --set eval.source=FILE.jsonl --set eval.size=100000.",
+    "A whole file: --set eval.source=FILE.jsonl --set eval.size=100000.",
 )
 def evaluate(
     recipe: Recipe = None, sets: Set = None, out: Out = None, as_json: Json = False
@@ -159,7 +159,7 @@ def settings(as_json: Json = False) -> None:
 
 @app.command(epilog="Example: winnow doctor")
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine has: versions, device, the built-in model, optional libraries."""
+    """Show what this machine has: versions, device, the built-in model, optional libraries."""
     from winnow.cli.doctor import examine
 
     findings = examine()

@@ -19,7 +19,7 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a setting; may be repeated. KEY= puts it back to its default.",
+        help="Change a setting; may be repeated. KEY= restores its default.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
@@ -27,12 +27,12 @@ Out = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-0
 Samples = Annotated[
     list[str], typer.Argument(help="Parquet files, or folders: of winnow sample, of a run.")
 ]
-Form = Annotated[str, typer.Option(help="Of a .jsonl file: messages or prompt-completion.")]
+Form = Annotated[str, typer.Option(help="Format of a .jsonl file: messages or prompt-completion.")]
 RightAt = Annotated[
-    float | None, typer.Option(help="A reward of at least this is right. Default: as recorded.")
+    float | None, typer.Option(help="From this reward on a sample is right. Default: as recorded.")
 ]
-Pool = Annotated[bool, typer.Option("--pool", help="Take samples of several models as one set.")]
-Seed = Annotated[int, typer.Option(help="Of all that is decided at random.")]
+Pool = Annotated[bool, typer.Option("--pool", help="Treat samples of several models as one set.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
 def print_json(value: Any) -> None:

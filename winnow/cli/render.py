@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def algorithms_table(width: int) -> Table:
     """The table, one row an algorithm, one column a cell; cells are broken where it is narrow."""
-    headings = ["algorithm", "sampled", "reward", "select", "advantage", "loss", "denominator"]
+    headings = ["algorithm", "resample", "rewards", "select", "advantage", "loss", "denominator"]
     rows = []
     for row in ALGORITHMS.values():
         cells: Any = row.cells()
@@ -118,7 +118,7 @@ def best_of_report(made: BestOf) -> None:
     console = Console(highlight=False, markup=False)
     console.print(
         f"best of {made.n} by {made.by}, {made.prompts} prompts: {_percent(made.accuracy)} of the "
-        f"winners are right; of the first answers {_percent(made.first)}",
+        f"winners are right; of the first samples {_percent(made.first)}",
         soft_wrap=True,
     )
     curves = made.curves
@@ -139,8 +139,8 @@ def best_of_report(made: BestOf) -> None:
 
 
 _KL_NOTE = (
-    "KL of the best of n to one answer, in nats. Plug-in: from the shares of equal scores; too low "
-    "where n is not far below the number of samples. Bound: log n - (n-1)/n, reached without ties."
+    "KL of best-of-n to the sampling policy, nats. Plug-in: from the shares of equal scores, too "
+    "low unless n is far below the number of samples. Bound: log n - (n-1)/n, reached without ties."
 )
 
 

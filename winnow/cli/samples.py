@@ -43,9 +43,9 @@ def sample(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Sample answers, score them, keep them all.
+    """Sample completions, score them, keep them all.
 
-    Nothing is trained. A kill loses nothing: --resume makes what is missing.
+    Nothing is trained. A kill loses nothing: --resume samples what is missing.
     Samples come from the model in this process, or from any OpenAI-compatible server (server.url).
     """
     from dataclasses import asdict
@@ -75,12 +75,12 @@ def sample(
 
 def _sampled(done: Sampled) -> str:
     if not (done.made or done.scored):
-        return f"nothing to sample: all {done.found} samples were there"
+        return f"nothing to sample: all {done.found} samples are there"
     scored = done.scored - done.errors
     of = "these" if done.scored == done.made else f"the {scored} scored now"
     right = f"; {done.right / scored:.1%} of {of} right" if scored else ""
     errors = f"; {done.errors} verifier errors" if done.errors else ""
-    there = f" ({done.found} were there)" if done.found else ""
+    there = f" ({done.found} there before)" if done.found else ""
     return f"{done.made} samples, {done.tokens} tokens{there}{right}{errors}"
 
 
@@ -88,7 +88,7 @@ def select(
     samples: Samples,
     rule: Annotated[
         list[str] | None,
-        typer.Option(help="A rule; may be repeated, each sees what is left. Default: correct."),
+        typer.Option(help="A rule; repeatable, each sees what is left. Default: correct."),
     ] = None,
     out: Annotated[
         list[Path] | None, typer.Option(help="A .parquet or .jsonl file to write; repeatable.")
@@ -99,7 +99,8 @@ def select(
         typer.Option("--rejected", help="Write rejected samples to Parquet too, with reasons."),
     ] = False,
     rescore: Annotated[
-        str | None, typer.Option(help="Score all samples with this reward first; none is sampled.")
+        str | None,
+        typer.Option(help="Score all samples with this reward first; nothing is sampled."),
     ] = None,
     options: Annotated[str, typer.Option("--reward-options", help="Its options, as JSON.")] = "{}",
     right_at: RightAt = None,

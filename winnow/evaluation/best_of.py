@@ -245,7 +245,7 @@ def _enough(
         raise UserError("n", f"no prompt has {n} samples with a score, only up to {most}")
     left = len(prompts) - len(enough)
     if left:
-        few = f"fewer than {n} answers" if n and n > 1 else "no answer"
+        few = f"fewer than {n} samples" if n and n > 1 else "no sample"
         notes = [*notes, f"left out: {left} of {len(prompts)} prompts, with {few} with a score"]
     return enough, notes
 

@@ -82,7 +82,7 @@ def plot_study(study: Study, path: Path, proxy: str, gold: str) -> None:
     above.set_ylabel("mean gold score")
     below.set_ylabel("mean proxy score")
     below.set_xlabel(
-        "d = √KL of the best of n to one answer (plug-in), KL in nats; at the points: n"
+        "d = √KL of best-of-n to the sampling policy (plug-in), KL in nats; at the points: n"
         if at == "n"
         else "d = √KL to the starting policy, KL in nats; at the points: the step"
     )

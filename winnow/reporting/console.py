@@ -118,7 +118,7 @@ def evaluation_line(result: Evaluation) -> str:
     what = "of the final model" if result.split == "final" else f"at step {result.step}"
     return (
         f"held-out accuracy {what}: {result.accuracy:.1%}{interval}, "
-        f"{result.samples} samples of {result.prompts} problems{errors}, {result.seconds:.0f} "
+        f"{result.samples} samples of {result.prompts} prompts{errors}, {result.seconds:.0f} "
         f"s{detail}"
     )
 

@@ -153,10 +153,10 @@ def _notes(table: SampleTable, rules: Sequence[Rule], tallies: Sequence[Tally]) 
         elif isinstance(rule, RSO):
             notes.append(
                 f"{show(rule)}: NOT exact samples from pi*: as published, r_max is the largest "
-                "reward among those left, and none is sampled twice"
+                "reward among those left, and sampling is without replacement"
             )
         elif isinstance(rule, AsRecorded) and unjudged:
-            notes.append(f"{show(rule)}: {unjudged} samples have no score in the file and pass it")
+            notes.append(f"{show(rule)}: {unjudged} samples have no outcome in the file and pass")
     return notes
 
 
@@ -171,15 +171,15 @@ def _claim(table: SampleTable, rules: Sequence[Rule], place: int, tallies: Seque
         *(["r_max is only the largest reward seen for each prompt"] * (rule.r_max == "sample")),
         *([f"samples of {gaps} prompts are missing from the file"] * (gaps > 0)),
         *([f"{errors} samples had no score"] * (errors > 0)),
-        *([f"{', '.join(before)} chose before it"] * bool(before)),
-        *([f"{', '.join(after)} chose among what it accepted"] * bool(after)),
+        *([f"{', '.join(before)} selected before it"] * bool(before)),
+        *([f"{', '.join(after)} selected among what it accepted"] * bool(after)),
     ]
     accepted = tally.seen - tally.lost
     rate = accepted / tally.seen if tally.seen else 0.0
     what = (
         f"NOT exact samples from pi*: {'; '.join(against)}"
         if against
-        else f"exact samples from pi* of {''.join(table.policies()) or 'what sampled them'}, "
+        else f"exact samples from pi* of {''.join(table.policies()) or 'the policy that sampled'}, "
         f"beta = {rule.beta:g}, if no reward can exceed {rule.r_max:g}"
     )
     return f"{show(rule)}: {tally.seen} proposals, {accepted} accepted ({rate:.4f}); {what}"
@@ -228,7 +228,7 @@ def select(
     if not chosen:
         raise UserError("rule", "none is given", "give at least one, such as correct or everything")
     if chosen[-1].pairs and any(path.suffix == ".jsonl" for path in outputs):
-        problem = "a .jsonl file holds answers to learn, and best-worst keeps the worst too"
+        problem = "a .jsonl file holds completions to learn, and best-worst keeps the worst too"
         remedy = "write .parquet, and train with --set samples_file=FILE --set algorithm=dpo"
         raise UserError("out", problem, remedy)
     columns = columns_read(chosen)

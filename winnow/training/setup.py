@@ -154,12 +154,12 @@ def assemble(
     workshop.open(store)
     if not sampler.joins:
         reporter.note(
-            f"{plan.model.name}: samples that wait begin when all before them have ended; its "
-            "cache cannot be kept a row at a time"
+            f"{plan.model.name}: waiting samples start only when all before them have ended; "
+            "its cache cannot be kept a row at a time"
         )
     forward = engine.forward()
     if not forward.shares_prefix:
-        reporter.note(f"{plan.model.name}: prompts are encoded once for each answer, {forward.why}")
+        reporter.note(f"{plan.model.name}: prompts are encoded once per sample, {forward.why}")
     return workshop
 
 

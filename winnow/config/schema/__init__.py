@@ -36,32 +36,36 @@ class Config(Section):
 
     model: str = Field("smollm2-135m", description="Hub id, folder, .gguf file, 'smollm2-135m'.")
     samples_from: str | None = Field(
-        None, description="Model that samples, where samples are made once. Default: `model`."
+        None, description="Model to sample from, with resample 'once'. Default: `model`."
     )
     samples_file: str | None = Field(
-        None, description="Train on this file or folder of scored samples instead of making any."
+        None, description="Train on this file or folder of scored samples instead of sampling."
     )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the weights.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Data type of the weights."
+    )
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1'.")
     threads: int = Field(0, ge=0, description="CPU threads; 0: torch's choice.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
     steps: int = Field(
         30,
         ge=1,
-        description="Sets of samples; with resample 'once', steps per epoch; a file is read whole.",
+        description="Steps; with resample 'once', per epoch; a file of samples is read whole.",
     )
     prompts_per_step: int = Field(16, ge=1, description="Prompts sampled for each step.")
-    samples_per_prompt: int = Field(8, ge=1, description="Answers sampled for each prompt.")
+    samples_per_prompt: int = Field(8, ge=1, description="Samples per prompt.")
     minibatch_prompts: int = Field(16, ge=1, description="Prompts in one update.")
-    microbatch_tokens: int = Field(1024, ge=1, description="Tokens in one forward pass; memory.")
+    microbatch_tokens: int = Field(
+        1024, ge=1, description="Most tokens in a forward pass; bounds memory."
+    )
     reference: str = Field(
         "start",
-        description="Of KL, DPO: 'start', 'phase' (as the phase began), 'ema(0.99)', a model.",
+        description="For KL, DPO: 'start', 'phase' (as the phase began), 'ema(0.99)', a model.",
     )
     phases: list[dict[str, Any]] = Field(
-        [], description="Settings of each phase over these, as [[phases]]; docs/phases.md."
+        [], description="Settings of each phase, as [[phases]]; see docs/phases.md."
     )
-    cycles: int = Field(1, ge=1, description="How often the phases are gone through.")
+    cycles: int = Field(1, ge=1, description="Times to go through the phases.")
     algorithm: AlgorithmConfig = AlgorithmConfig()
     prompts: PromptsConfig = PromptsConfig()
     reward: RewardConfig = RewardConfig()

@@ -24,18 +24,18 @@ class AlgorithmConfig(Section):
         None, min_length=1, description="Rules in order, e.g. ['correct']."
     )
     advantage: str | None = Field(None, description="What a survivor counts for, e.g. 'centred'.")
-    reward_scale: Literal["0/1", "-1/+1"] | None = Field(None, description="r, or 2 r - 1.")
+    reward_scale: Literal["0/1", "-1/+1"] | None = Field(None, description="Rewards r, or 2 r - 1.")
     loss: str | None = Field(None, description="E.g. 'clipped(low=0.2, high=0.28)'.")
     denominator: str | None = Field(None, description="E.g. 'sample-means'.")
     resample: Literal["every-step", "once"] | None = Field(
-        None, description="When samples are made."
+        None, description="Sample every step, or once at the start."
     )
     epochs: int | None = Field(None, ge=1, description="Passes over each set of samples.")
     kl: str | None = Field(None, description="E.g. 'none', 'in-reward(0.05)', 'in-loss(0.04, k3)'.")
     entropy: float | None = Field(None, ge=0, description="Coefficient of the entropy bonus.")
     critic: str | None = Field(None, description="E.g. 'none', 'value(clip=0.2, coefficient=0.5)'.")
     refill: int | None = Field(
-        None, ge=0, description="How often prompts are sampled for those without a survivor."
+        None, ge=0, description="Times to sample more prompts for those without survivors."
     )
 
     _one_rule = field_validator("select", mode="before")(listed)

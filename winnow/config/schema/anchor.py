@@ -13,9 +13,7 @@ class AnchorConfig(Section):
     source: str | None = Field(None, description="A .jsonl or .parquet file, or 'hub:NAME'.")
     split: str = Field("train", description="Split of a hub data set.")
     prompt_column: str = Field("prompt", description="Column with the prompt.")
-    completion_column: str = Field("completion", description="Column with the answer to learn.")
+    completion_column: str = Field("completion", description="Column with the completion to learn.")
     template: str | None = Field(None, description="As prompts.template.")
-    ratio: float = Field(
-        0.25, gt=0, description="Examples for each prompt of an update, rounded up."
-    )
-    coefficient: float = Field(1.0, gt=0, description="Of their mean -log pi of a token.")
+    ratio: float = Field(0.25, gt=0, description="Examples per prompt of an update, rounded up.")
+    coefficient: float = Field(1.0, gt=0, description="Of their mean -log pi per token.")

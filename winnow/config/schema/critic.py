@@ -13,7 +13,7 @@ class CriticConfig(Section):
     """What a row with a critic trains beside the policy."""
 
     trunk: Literal["shared", "own"] = Field(
-        "shared", description="Reads the policy's features, or a copy of the model of its own."
+        "shared", description="Use the policy's features, or a copy of the model."
     )
     lr: float = Field(1e-4, ge=0, description="Learning rate of the head, and of its own trunk.")
-    warmup: int = Field(0, ge=0, description="First updates that train the critic alone.")
+    warmup: int = Field(0, ge=0, description="Updates at the start that train only the critic.")

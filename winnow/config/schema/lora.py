@@ -10,11 +10,11 @@ from winnow.config.schema.base import Section, listed
 class LoraConfig(Section):
     """Low-rank adapters (2106.09685) instead of all weights, by peft."""
 
-    rank: int = Field(0, ge=0, description="Of the adapters; 0: all weights are trained.")
-    alpha: float = Field(16.0, gt=0, description="Their output is scaled by alpha / rank.")
+    rank: int = Field(0, ge=0, description="Rank of the adapters; 0: train all weights.")
+    alpha: float = Field(16.0, gt=0, description="Adapter output is scaled by alpha / rank.")
     targets: list[str] = Field(
-        ["all-linear"], min_length=1, description="Names of layers, or 'all-linear'."
+        ["all-linear"], min_length=1, description="Layer names, or 'all-linear'."
     )
-    merge: bool = Field(False, description="Write a model with the adapters merged in the end.")
+    merge: bool = Field(False, description="At the end, write a model with the adapters merged in.")
 
     _one = field_validator("targets", mode="before")(listed)

@@ -20,8 +20,8 @@ class OptimizerConfig(Section):
         "constant", description="Learning rate after the warm-up, to the last step."
     )
     betas: tuple[_Decay, _Decay] = Field(
-        (0.9, 0.999), strict=False, description="Of Adam's two averages."
+        (0.9, 0.999), strict=False, description="Decay rates of Adam's two averages."
     )
     eps: float = Field(1e-8, gt=0, description="Added to Adam's denominator.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Longer gradients are scaled down to it.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Larger gradients are scaled down to it.")

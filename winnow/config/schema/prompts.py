@@ -20,21 +20,21 @@ class PromptsConfig(Section):
     )
     split: str = Field("train", description="Split of a hub data set.")
     prompt_column: str = Field("prompt", description="Column with the question (or messages).")
-    answer_column: str = Field("answer", description="Column that verifiers compare with.")
+    answer_column: str = Field("answer", description="Column with the answer that verifiers use.")
     difficulty_column: str | None = Field(None, description="Column to break success down by.")
     template: str | None = Field(
         None, description="Prompt text with {column} filled in; {{ and }} are braces."
     )
     chat: bool = Field(False, description="Send the prompt through the model's chat template.")
     system: str | None = Field(None, description="System message, with `chat`.")
-    limit: int | None = Field(None, ge=1, description="At most so many training prompts.")
+    limit: int | None = Field(None, ge=1, description="Most training prompts to use.")
     operations: list[Literal["+", "-", "*"]] = Field(
         ["+"], min_length=1, description="Arithmetic operations."
     )
     digits: list[Annotated[int, Field(ge=1, le=12)]] = Field(
         [2], min_length=1, description="Arithmetic operand lengths, mixed evenly."
     )
-    size: int = Field(10_000, ge=1, description="Training prompts that a generator makes.")
+    size: int = Field(10_000, ge=1, description="Training prompts to generate.")
 
     _one = field_validator("operations", "digits", mode="before")(listed)
 

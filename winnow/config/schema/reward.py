@@ -15,10 +15,10 @@ class RewardConfig(Section):
 
     name: str = Field("number", description="A built-in verifier, or 'module:function'.")
     options: dict[str, Any] = Field({}, description="Options of the built-in verifier.")
-    time_limit: float = Field(10.0, gt=0, description="Seconds a verifier may take for a sample.")
+    time_limit: float = Field(10.0, gt=0, description="Seconds a verifier may take per sample.")
     workers: int = Field(2, ge=1, description="Verifier processes.")
     right_at: float | None = Field(
-        None, description="A reward of at least this is right. Default: as a file says, else 1."
+        None, description="From this reward on a sample is right. Default: as a file says, else 1."
     )
 
     @property

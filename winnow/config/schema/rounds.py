@@ -16,5 +16,5 @@ class RoundsConfig(Section):
     merge: int = Field(
         0,
         ge=0,
-        description="Earlier rounds whose samples are trained on again; older ones are not.",
+        description="Earlier rounds whose samples are trained on again.",
     )

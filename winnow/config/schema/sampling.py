@@ -1,4 +1,4 @@
-"""`[sampling]`: how answers are sampled."""
+"""`[sampling]`: how completions are sampled."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from winnow.config.schema.base import Section, listed
 
 
 class SamplingConfig(Section):
-    """How answers are sampled."""
+    """How completions are sampled."""
 
-    temperature: float = Field(1.0, gt=0, description="Of the softmax that samples are made from.")
-    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all of them.")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
+    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Keep the nucleus of this mass; 1: all.")
-    max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
-    stop: list[str] = Field([], description="An answer ends before any of these.")
-    batch: int = Field(256, ge=1, description="Most answers under way at a time.")
+    max_tokens: int = Field(256, ge=1, description="Longest completion, in tokens.")
+    stop: list[str] = Field([], description="A completion ends before any of these.")
+    batch: int = Field(256, ge=1, description="Most completions in progress at a time.")
     cache_gib: float = Field(
-        2.0, gt=0, description="Room for their keys and values, GiB; where short, fewer at a time."
+        2.0, gt=0, description="GiB for their KV cache; where short, fewer at a time."
     )
 
     _one = field_validator("stop", mode="before")(listed)
@@ -26,7 +26,7 @@ class SamplingConfig(Section):
     @classmethod
     def _not_empty(cls, value: list[str]) -> list[str]:
         if "" in value:
-            raise ValueError("an empty stop string would end every answer")
+            raise ValueError("an empty stop string would end every completion")
         return value
 
     @property
