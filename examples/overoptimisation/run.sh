@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A filter that is learned from few labels, and what becomes of its favourites (Gao et al. 2022,
-# 2210.10760). Gold: the verifier. Proxy: a reward model of a few layers, trained on the pairs of a
+# Over-optimization of a reward model that was trained on few labels (Gao et al. 2022, 2210.10760).
+# Gold: the verifier. Proxy: a reward model of a few layers, trained on the pairs of a
 # handful of prompts. The best of n by the proxy gets better at first, then worse.
 set -euo pipefail
 work=${WORK:-overoptimisation}
 mkdir -p "$work"
 
-# what the proxy learns from: samples of a few training prompts, judged by the verifier
+# what the proxy learns from: samples of a few training prompts, scored by the verifier
 winnow sample --set prompts.limit=64 --set samples_per_prompt=16 --out "$work/labelled"
 
 winnow fit-reward "$work/labelled" --prompts "${PROMPTS:-24}" --per-prompt 4 --layers "${LAYERS:-4}" \

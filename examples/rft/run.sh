@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rejection-sampling fine-tuning as Yuan et al. 2023 (2308.01825) have it, on GSM8K:
+# Rejection-sampling fine-tuning as in Yuan et al. 2023 (2308.01825), on GSM8K:
 # many samples of each question at temperature 0.7, wrong ones dropped, one kept for each distinct list of
 # equations, then supervised epochs from the start of the model.
 #

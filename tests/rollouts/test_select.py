@@ -149,7 +149,10 @@ EXACT = [
 INEXACT = [
     (["gibbs(1)"], "r_max is only the largest reward seen for each prompt"),
     (["correct", "gibbs(1, 1)"], "correct selected before it"),
-    (["everything", "correct", "length(1, 9)", "gibbs(1, 1)"], "correct, length(low=1, high=9) ch"),
+    (
+        ["everything", "correct", "length(1, 9)", "gibbs(1, 1)"],
+        "correct, length(low=1, high=9) sel",
+    ),
     (["as-recorded", "gibbs(1, 1)"], "as-recorded selected before it"),
     (["gibbs(1, 1)", "distinct"], "distinct selected among what it accepted"),
     (["gibbs(1, 1)", "at-most(2)", "best"], "best(1) selected among what it accepted"),
