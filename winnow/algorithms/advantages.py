@@ -1,4 +1,4 @@
-"""The advantages of the table, and what each survivor counts for by them. Pure.
+"""Advantages: what each survivor counts for. Pure.
 
 An advantage maps the scaled rewards of one group's valid samples, shape (n,), to n numbers. A group
 whose rewards are all equal has no advantage over itself: that is decided by max == min, never by
@@ -31,7 +31,7 @@ class Advantage(Cell):
     of_rewards: ClassVar[bool] = True
     """Whether it depends on rewards at all."""
     of_survivors: ClassVar[bool] = False
-    """Whether it is given the rewards of survivors alone, and compares with no other sample."""
+    """Whether it is given the rewards of the survivors alone."""
 
     @property
     def over(self) -> Over:
@@ -43,7 +43,7 @@ class Advantage(Cell):
 
     @property
     def whiten(self) -> Literal["batch", "none"]:
-        """Whether what is found by token is given mean 0 and deviation 1 over all survivors."""
+        """Whether token advantages are given mean 0 and deviation 1 over all survivors."""
         return "none"
 
     def __call__(self, rewards: Array) -> Array:
@@ -53,7 +53,7 @@ class Advantage(Cell):
 
 @dataclass(frozen=True)
 class One(Advantage):
-    """Every survivor counts the same: A = 1. Likelihood of what selection kept."""
+    """A = 1: every survivor counts the same."""
 
     cell = "one"
     over = "sample"
@@ -126,10 +126,9 @@ class LeaveOneOut(Advantage):
 class Softmax(Advantage):
     """A_i = n exp(r_i / beta) / sum exp(r / beta): self-normalised importance weights of pi*.
 
-    The samples being pi_ref's, the weighted samples stand for pi* = pi_ref exp(r / beta) / Z; mean
-    advantage 1. `over` = `group` normalises each prompt by itself, so that every prompt counts the
-    same; `set` all samples together, so that a prompt counts by its Z, as it does among the
-    survivors of exact rejection sampling.
+    Samples of pi_ref with these advantages, mean 1, stand for pi* = pi_ref exp(r / beta) / Z.
+    `over` = `group` normalises each prompt by itself: every prompt counts the same. `set`
+    normalises all samples together: a prompt counts by its Z, as after exact rejection sampling.
     """
 
     beta: float
@@ -151,7 +150,7 @@ class Softmax(Advantage):
 
 @dataclass(frozen=True)
 class Extremes(Advantage):
-    """+1 for the best survivor of the group, -1 for the worst, 0 between: the sides of a pair."""
+    """A = +1 for the best survivor of the group, -1 for the worst, 0 between: a pair."""
 
     cell = "extremes"
     of_survivors = True
@@ -166,12 +165,11 @@ class Extremes(Advantage):
 
 @dataclass(frozen=True)
 class GAE(Advantage):
-    """Generalised advantage estimation, a number a token (1506.02438, eq. 16).
+    """Generalised advantage estimation, one advantage for each token (1506.02438, eq. 16).
 
-    delta_t = r_t + gamma V_(t+1) - V_t; A_t = delta_t + gamma lam A_(t+1); nothing is expected
-    behind the last token, whatever ended the answer. `whiten` = `batch` gives the advantages of all
-    survivors of a step mean 0 and deviation 1, a token counting once (a deviation below 1e-4 counts
-    as that); `none` leaves them.
+    delta_t = r_t + gamma V_(t+1) - V_t; A_t = delta_t + gamma lam A_(t+1); V is 0 after the last
+    token, however the completion ended. `whiten` = `batch` gives the token advantages of all
+    survivors of a step mean 0 and deviation 1 (a deviation below 1e-4 counts as 1e-4).
     """
 
     gamma: float = 1.0
@@ -206,7 +204,7 @@ def _all_equal(rewards: Array) -> bool:
 
 
 _NOISE = 1e-4
-"""Advantages that differ by less are not blown up: a KL of 0 is a rounding error, not 0."""
+"""Differences below this are not blown up: a KL of 0 comes out as a rounding error."""
 
 
 def rescale(rewards: Array, scale: RewardScale) -> Array:
@@ -231,16 +229,16 @@ def assign_advantages(
     scale: RewardScale,
     penalty: InReward | None = None,
 ) -> list[Group]:
-    """The groups with an advantage for each sample: its advantage if it survived, else 0.
+    """The groups with an advantage for each sample; it is 0 for rejected ones.
 
-    Statistics run over all valid samples of a group, the rejected ones included: a baseline made of
-    survivors alone would be another estimator; only an advantage that says ``of_survivors`` is
-    given theirs alone. One over a `set` is given the rewards of all groups at once, one over
-    `token` those of each token of a sample, and the critic's values.
+    Statistics run over all valid samples of a group, the rejected ones included: a baseline of
+    survivors alone would be another estimator (only an advantage with ``of_survivors`` uses it). An
+    advantage over a `set` is given the rewards of all groups at once; one over `token`, those of
+    each token of a sample, and the critic's values.
 
     Args:
-        penalty: What is taken from the rewards for leaving the reference; wants ``ref`` among the
-            annotations of every sample whose reward matters (`referred`).
+        penalty: Taken from the rewards for leaving the reference; needs the reference log-probs of
+            every sample whose reward matters (`referred`).
     """
     if advantage.over == "token":
         return _token_advantages(groups, advantage, scale, penalty)
@@ -332,9 +330,9 @@ def _of_group(advantage: Advantage, group: Group, rewards: Array) -> Array:
     if not advantage.of_survivors:
         return _called(advantage, rewards)
     pairs = zip(group.outcomes, group.valid, strict=True)
-    kept = np.array([outcome.survived for outcome, valid in pairs if valid], dtype=bool)
+    survived = np.array([outcome.survived for outcome, valid in pairs if valid], dtype=bool)
     advantages = np.zeros_like(rewards)
-    advantages[kept] = _called(advantage, rewards[kept])
+    advantages[survived] = _called(advantage, rewards[survived])
     return advantages
 
 

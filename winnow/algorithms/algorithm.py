@@ -1,9 +1,9 @@
-"""THE TABLE. One row an algorithm; read it beside the papers' own.
+"""A row of the table: an algorithm.
 
     prompts -> groups of samples -> scores -> select -> advantages -> one update
 
-A row says only what happens after a sample is scored. The loop never asks which row it runs. To
-make one of your own:
+A row says only what happens after a sample is scored. The training loop never asks which row it
+runs. To make one of your own:
 
     mine = Algorithm("mine", select=(Correct(), Best(2)), advantage=One(),
                      terms=(Term(NLL(), SurvivorMeans()),))
@@ -51,11 +51,10 @@ class Algorithm:
         reward_scale: Rewards as they are (`0/1`) or 2 r - 1 (`-1/+1`).
         resample: New samples `every-step`, or all of them `once`, before the first update.
         epochs: Passes over each set of samples.
-        kl: What leaving the reference costs, in the reward or in the loss.
+        kl: Penalty for leaving the reference, in the reward or in the loss.
         entropy: Coefficient of a bonus for the entropy of the next token.
-        critic: How a critic learns what to expect, for advantages that compare with it.
-        refill: Where fewer prompts than a step's have survivors, how many times over as many more
-            are sampled, so that the batch is full of groups that survive; 0: none.
+        critic: How a critic is trained, for advantages that compare with it.
+        refill: How often new prompts may replace those without a survivor in a step; 0: never.
         paper: Where it was published.
         note: How it differs from its neighbour; where it departs from the paper.
     """
@@ -82,7 +81,7 @@ class Algorithm:
 
     @property
     def objective(self) -> tuple[Term, ...]:
-        """All terms of the loss: the row's own, and what it holds beside rewards."""
+        """All terms of the loss: the row's own, and those of its KL, entropy and critic."""
         under = self.terms[0].denominator
         terms = list(self.terms)
         if isinstance(self.kl, InLoss):
@@ -95,10 +94,10 @@ class Algorithm:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What must be provided; what is not named here costs nothing.
+        """What must be computed beside the loss; what is not named here costs nothing.
 
         `old`: true log-probs of the policy that sampled; `ref`: those of a reference; `values`: a
-        critic; `rejected`: another pass for samples that no reward speaks for.
+        critic; `rejected`: a forward pass over rejected samples too.
         """
         objective = self.objective
         penalized = isinstance(self.kl, InReward)
@@ -112,13 +111,13 @@ class Algorithm:
 
     @property
     def refers(self) -> frozenset[bool]:
-        """Of all that compares with the reference, whether at the sampling temperature or at 1."""
+        """Temperatures of the reference log-probs: True for that of sampling, False for 1."""
         found = {term.tempered for term in self.objective if term.refers}
         return frozenset(found | {True} if isinstance(self.kl, InReward) else found)
 
     @property
     def refers_tempered(self) -> bool:
-        """Whether reference log-probs are wanted at the sampling temperature."""
+        """Whether reference log-probs are needed at the sampling temperature."""
         return True in self.refers
 
     @property

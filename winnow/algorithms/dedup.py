@@ -1,4 +1,4 @@
-"""What makes two answers the same reasoning path, or the same text. Pure."""
+"""Which completions count as the same reasoning path, or the same text. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _EQUATION = re.compile(rf"{_START}{_NUMBER}(?:\s*[-+*/x×÷]\s*{_NUMBER})++(\s*=
 
 
 def reasoning_path(text: str) -> tuple[str, ...]:
-    """What makes two answers the same path: the list of equations, normalised.
+    """The reasoning path of a completion: its equations, normalised.
 
-    Calculator annotations (`<<16-3-4=9>>`) count first, then equations written out in the text;
-    an answer without any is its own words, lower-cased, white space folded.
+    Those in calculator annotations (`<<16-3-4=9>>`) if there are any, else those in the text; else
+    its words, lower-cased, white space folded.
     """
     written = (match.group() for match in _EQUATION.finditer(text) if match.group(1))
     found = _CALCULATION.findall(text) or list(written)
@@ -42,7 +42,7 @@ def _normalise(equation: str) -> str:
 def first_of_each(
     group: Group, alive: Sequence[bool], key: Callable[[str], object], what: str
 ) -> list[str | None]:
-    """Reject what has the key of an earlier sample still alive."""
+    """Reject a sample with the key of an earlier one that is still alive."""
     first: dict[object, int] = {}
     reasons: list[str | None] = []
     for index, (sample, lives) in enumerate(zip(group.samples, alive, strict=True)):

@@ -1,8 +1,7 @@
 """Denominators: what turns losses of tokens, samples or groups into one number. Pure.
 
-Half of an algorithm: which mean is taken decides how prompts, short answers and hopeless groups
-count. Each is computed from counts of the whole mini-batch, so that neither the size of a
-micro-batch nor the number of machines changes a gradient.
+The mean that is taken decides how prompts, short completions and hopeless groups count. Each is
+computed from counts of the whole mini-batch, so that the size of a micro-batch changes no gradient.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from typing import ClassVar, Literal
 from winnow.algorithms.spec import Cell
 
 Counted = Literal["samples", "survivors"]
-"""Whether a denominator counts all valid samples or survivors. A term that is not about rewards, a
-KL to a reference say, runs over the samples that its denominator counts."""
+"""Whether a denominator counts all valid samples or survivors. A term that is not about rewards,
+such as a KL to a reference, runs over the samples that its denominator counts."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,7 @@ class Totals:
     """Counts over one mini-batch, before anything is cut into micro-batches.
 
     Samples without a score are in none of them. ``prompts`` counts prompts with a valid sample,
-    ``groups`` those with a survivor; ``survivors`` the samples that selection kept, also where
-    their advantage is 0.
+    ``groups`` those with a survivor; ``survivors`` includes samples of advantage 0.
     """
 
     prompts: int
@@ -37,7 +35,7 @@ class Totals:
 class Denominator(Cell):
     """What a term is divided by; a function of one's own is one with these defaults.
 
-    Of a term over whole samples |a| is 1, of one over groups the number of survivors too.
+    For a term over whole samples, |a| is 1; for one over groups, so is the number of survivors.
     """
 
     counts: ClassVar[Counted] = "survivors"
@@ -81,7 +79,7 @@ class PromptMeans(Denominator):
     """Mean over a sample's tokens, over its prompt's survivors, then over all prompts.
 
     In expectation the gradient of a truncated log p: its coefficient on grad p is
-    [1 - (1 - p)^n] / p for right answers of advantage 1.
+    [1 - (1 - p)^n] / p for right samples of advantage 1.
     """
 
     cell = "prompt-means"
@@ -93,7 +91,7 @@ class PromptMeans(Denominator):
 
 @dataclass(frozen=True)
 class SurvivorSums(Denominator):
-    """Sum over a sample's tokens, mean over the survivors: log-likelihood of whole answers."""
+    """Sum over a sample's tokens, mean over the survivors: log-likelihood of whole completions."""
 
     cell = "survivor-sums"
     formula = "1/survivors sum_survivors sum_t"
@@ -106,7 +104,7 @@ class SurvivorSums(Denominator):
 class GroupMeans(Denominator):
     """Mean over a sample's tokens, over its prompt's survivors, then over prompts that have any.
 
-    Of a loss over pairs: the mean over pairs.
+    For a loss over pairs: the mean over pairs.
     """
 
     cell = "group-means"
@@ -130,7 +128,7 @@ class Tokens(Denominator):
 
 @dataclass(frozen=True)
 class SurvivorTokens(Denominator):
-    """Mean over the tokens of the survivors: what a supervised trainer does with the kept file."""
+    """Mean over the tokens of the survivors: what supervised training on them does."""
 
     cell = "survivor-tokens"
     formula = "1/survivor tokens sum_survivors sum_t"
@@ -143,7 +141,7 @@ class SurvivorTokens(Denominator):
 class Constant(Denominator):
     """Sum over tokens over a fixed length, mean over all valid samples: Dr. GRPO (2503.20783).
 
-    Length 1 is the policy gradient itself: unbiased, no preference for short or long answers.
+    Length 1 is the policy gradient itself: unbiased, no preference for short or long completions.
     """
 
     length: float

@@ -1,16 +1,15 @@
-"""What an objective holds beside rewards: KL to a reference, entropy, a critic's error. Pure.
+"""KL to a reference: none, in the reward, or in the loss. Pure.
 
 An estimator of KL(pi || pi_ref) is named by its value, but what it does follows from its gradient,
 and that from where it stands (`winnow.theory.ESTIMATORS`; the samples being the policy's own):
 
-    in the reward, k1 of the whole answer   that of KL(pi || pi_ref): leads to pi*
-    in the loss, k1                         0 in expectation
-    in the loss, k2 of the whole answer     that of KL(pi || pi_ref): leads to pi*
-    in the loss, k3 of the whole answer     that of KL(pi_ref || pi)
-    in the loss, k2 or full by token        that of KL(pi || pi_ref) without its effect on later
-                                            tokens
-    in the loss, k3 by token                that of KL(pi_ref || pi) of each next token, behind
-                                            beginnings that pi samples
+    in the reward, k1 of the sequence   that of KL(pi || pi_ref): leads to pi*
+    in the loss, k1                     0 in expectation
+    in the loss, k2 of the sequence     that of KL(pi || pi_ref): leads to pi*
+    in the loss, k3 of the sequence     that of KL(pi_ref || pi)
+    in the loss, k2 or full by token    that of KL(pi || pi_ref), less its effect on later tokens
+    in the loss, k3 by token            that of KL(pi_ref || pi) of each next token, after prefixes
+                                        sampled from pi
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ class NoKL(Cell):
 
 @dataclass(frozen=True)
 class InReward(Cell):
-    """r - beta x (estimate of KL(pi || pi_ref) from the answer's own tokens): RLHF (1909.08593).
+    """r - beta x (estimate of KL(pi || pi_ref) from the sampled tokens): RLHF (1909.08593).
 
-    With the critic's advantages each token bears its own part, else the whole answer its sum. The
-    policy is the one that sampled. With a ``target`` (nats an answer) beta follows the KL, over
-    ``horizon`` samples: beta <- beta (1 + clip(KL/target - 1, +-0.2) min(samples/horizon, 1)).
+    With a critic's advantages each token bears its own part, else the whole sample their sum. pi is
+    the policy that sampled. With a ``target`` (nats a sample) beta follows the KL over ``horizon``
+    samples: beta <- beta (1 + clip(KL/target - 1, +-0.2) min(samples/horizon, 1)).
     """
 
     beta: float = 0.05
@@ -70,7 +69,7 @@ class InReward(Cell):
         return self.beta * ESTIMATORS[self.estimator].value(logp, ref)
 
     def adapted(self, beta: float, kl: float, samples: int) -> float:
-        """The next coefficient, after samples with this mean KL an answer."""
+        """The next coefficient, after so many samples of this mean KL."""
         if not self.target:
             return beta
         error = min(max(kl / self.target - 1, -_MOST), _MOST)

@@ -1,8 +1,8 @@
-"""Losses, unreduced, and the terms that they are part of. Pure.
+"""Losses, unreduced. Pure.
 
-A loss maps tensors to a tensor of a number a token, a sample or a group: its span. What makes one
-number of them is a denominator (`denominators.py`). Only tensor methods are used: importing this
-module does not import torch.
+A loss maps tensors to one number for each token, sample or group: its span. A denominator
+(`denominators.py`) makes one number of them. Only tensor methods are used: importing this module
+does not import torch.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class Loss(Cell):
     It is given what it ``reads``, in that order, each of shape (tokens,) unless said otherwise;
     nothing else is computed for it:
 
-        logp      log pi_theta of each token, nats; at the sampling temperature if the loss is
-                  ``tempered``, else at temperature 1
-        old       log pi_old of the same tokens, at the sampling temperature
-        advantage    what the token counts for, mostly the same for all tokens of a sample
-        ref       log pi_ref, at the temperature of ``logp``
-        entropy   of the next-token distribution, nats
-        kl        KL(pi || pi_ref) of the next-token distributions over the whole vocabulary, nats
-        value     what the critic expects before the token; ``old_value``: what it did when the
-                  samples were made; ``returns``: what it should
-        sample      number of the token's sample
-        group     number of a sample's group, shape (samples,)
+        logp       log pi_theta of each token, nats; at the sampling temperature if the loss is
+                   ``tempered``, else at temperature 1
+        old        log pi_old of the same tokens, at the sampling temperature
+        advantage  what the token counts for, mostly the same for all tokens of a sample
+        ref        log pi_ref, at the temperature of ``logp``
+        entropy    of the next-token distribution, nats
+        kl         KL(pi || pi_ref) of the next-token distributions over the whole vocabulary, nats
+        value      what the critic expects before the token; ``old_value``: what it did when the
+                   samples were made; ``returns``: what it should
+        sample     number of the token's sample
+        group      number of a sample's group, shape (samples,)
     """
 
     covers: ClassVar[Covers] = "nonzero"
@@ -50,7 +50,7 @@ class Loss(Cell):
 
     @property
     def span(self) -> Span:
-        """Whether it gives a number a token, a sample or a group."""
+        """Whether it gives one number for each token, sample or group."""
         return "token"
 
     @property
@@ -67,11 +67,11 @@ class Loss(Cell):
         raise NotImplementedError
 
     def measure(self, *given: Any, **named: Any) -> Mapping[str, Tensor]:
-        """What should be shown, of the same spans, by name."""
+        """Metrics of the same span, by name."""
         return {}
 
     def clips(self, *given: Any, **named: Any) -> Tensor | None:
-        """Tokens whose gradient a clip has set to zero, shape (tokens,), bool; or no clip."""
+        """Tokens whose gradient a clip has set to zero, shape (tokens,), bool; None: no clip."""
         return None
 
 
@@ -132,11 +132,11 @@ class Importance(Loss):
 
 @dataclass(frozen=True)
 class Capped(Loss):
-    """-min(s, cap) A log pi, the weight held constant: capped importance sampling.
+    """-min(s, cap) A log pi, the ratio held constant: capped importance sampling.
 
     Every token keeps a gradient, of bounded weight: no sample is thrown away for being stale. The
-    bias is that of the weights above the cap (Ionides 2008; TIS, IMPALA 1802.01561; the same
-    gradient as CISPO's without a lower bound, 2506.13585).
+    bias is that of the ratios above the cap (Ionides 2008; TIS, IMPALA 1802.01561; the gradient is
+    CISPO's without a lower bound, 2506.13585).
     """
 
     cap: float = 2.0
@@ -190,10 +190,10 @@ class SequenceClipped(Loss):
 
 @dataclass(frozen=True)
 class SequenceImportance(Loss):
-    """Of a whole sample, -min(S, cap) A log pi(y), the weight held constant; S = pi(y)/pi_old(y).
+    """Of a whole sample, -min(S, cap) A log pi(y), the ratio held constant; S = pi(y)/pi_old(y).
 
     Without a cap its gradient is, in expectation over samples of any pi_old that covers pi, that of
-    -E_pi[A]: exact importance sampling, for samples of earlier policies.
+    -E_pi[A]: exact importance sampling of earlier policies' samples.
     """
 
     cap: float = math.inf
@@ -218,8 +218,8 @@ class SequenceImportance(Loss):
 class DPO(Loss):
     """Of a group, -log sigmoid(beta [log(pi/pi_ref)(better) - log(pi/pi_ref)(worse)]).
 
-    Direct preference optimization (2305.18290, eq. 7). The better answer is the one whose advantage
-    is above 0, the worse one that below; log-likelihoods of whole answers at temperature 1.
+    Direct preference optimization (2305.18290, eq. 7). The better sample is the one of advantage
+    above 0, the worse that below; log-likelihoods of whole completions at temperature 1.
     """
 
     beta: float = 0.1
@@ -243,7 +243,7 @@ class DPO(Loss):
     def measure(
         self, logp: Tensor, ref: Tensor, advantage: Tensor, sample: Tensor, group: Tensor
     ) -> Mapping[str, Tensor]:
-        """The implicit reward's margin, and whether it prefers the better answer; per group."""
+        """The implicit reward's margin, and whether it prefers the better sample; per group."""
         margin = self._margin(logp, ref, advantage, sample, group)
         return {"preference_margin": margin, "preference_accuracy": (margin > 0).to(margin.dtype)}
 
@@ -260,12 +260,12 @@ def minus_log_sigmoid(margin: Tensor) -> Tensor:
 
 
 def sample_sums(values: Tensor, sample: Tensor) -> Tensor:
-    """Sums over what belongs together: shape (items,) and the number of each item's whole."""
+    """Sums by sample (or group), shape (samples,); `sample` is the number of each value's."""
     return values.new_zeros(int(sample.max()) + 1).index_add(0, sample, values)
 
 
 def sample_means(values: Tensor, sample: Tensor) -> Tensor:
-    """Means over what belongs together."""
+    """Means by sample, as `sample_sums`."""
     return sample_sums(values, sample) / sample_sums(values.new_ones(len(values)), sample)
 
 

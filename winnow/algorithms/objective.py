@@ -80,10 +80,7 @@ def totals(groups: Sequence[Group]) -> Totals:
 
 
 def factors(group: Group, term: Term, counts: Totals) -> list[float]:
-    """What multiplies the loss of each sample (of its tokens, or of its group), advantages aside.
-
-    0 for samples that the term does not run over.
-    """
+    """What multiplies the loss of each sample, its tokens or its group; 0 if not covered."""
     siblings = len(group.survivors)
     covered = set(term.covers(group))
     return [

@@ -21,8 +21,8 @@ class Gibbs(ScoreRule):
     """Exact rejection sampling from pi* = pi_ref exp(r / beta) / Z, the samples being pi_ref's.
 
     A sample is accepted when u < exp((r - r_max) / beta), u uniform (von Neumann 1951). That is
-    exact only if no answer at all has a reward above `r_max`; with `r_max` = `sample`, the largest
-    reward of the prompt's samples, it is not.
+    exact only if no completion at all has a reward above `r_max`; with `r_max` = `sample`, the
+    largest reward of the prompt's samples, it is not.
     """
 
     beta: float

@@ -1,6 +1,6 @@
-"""Which samples survive, and why. Pure.
+"""Selection rules: which samples survive, and why. Pure.
 
-A rule reads a group and says of each sample that is still alive why it must go, or ``None``. Rules
+A rule reads a group and gives for each sample still alive a reason to reject it, or ``None``. Rules
 compose: each sees only what the ones before it left, and the first reason is the one recorded.
 """
 
@@ -33,56 +33,55 @@ class Rule(Cell):
     group_rule: ClassVar[bool] = False
     """Whether it means nothing with one sample a prompt."""
     blind: ClassVar[bool] = False
-    """Whether it chooses without a look at any sample's text, length or score: what it leaves is
-    still a sample of the same distribution."""
+    """Whether it looks at no text, length or score: its survivors have the same distribution."""
     pairs: ClassVar[bool] = False
-    """Whether what it leaves of a group is one to learn and one to shun."""
+    """Whether it leaves a pair of each group: a better and a worse sample."""
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
-        """Why each sample must go. What is said of one that is no longer alive is not read."""
+        """The reason to reject each sample. That of one no longer alive is not read."""
         raise NotImplementedError
 
 
 class ScoreRule(Rule):
-    """A rule that looks at no more of a sample than its score and what was said of it before."""
+    """A rule that looks only at a sample's score and its earlier outcome."""
 
     reads = frozenset()
 
 
 Rejection = tuple[int, str] | None
-"""Why a sample was rejected: the number of the rule (-1: it had no score) and what it said."""
+"""Why a sample was rejected: the number of the rule (-1: it had no score) and its reason."""
 
 
 def first_rejections(group: Group, rules: Sequence[Rule], rng: Generator) -> list[Rejection]:
     """For each sample of a scored group the first rule that rejected it, ``None`` if none did.
 
-    A sample without a number from its verifier never survives, whatever the rules.
+    A sample without a score never survives, whatever the rules.
 
     Raises:
-        UserError: a rule of one's own that gives another number of outcomes; what a rule raises.
+        UserError: a rule of one's own that returns too few or too many; what a rule raises.
     """
     rejections: list[Rejection] = [
         None if score.error is None else (-1, f"verifier error: {score.error}")
         for score in group.scores
     ]
     for number, rule in enumerate(rules):
-        said = rule(group, [rejection is None for rejection in rejections], rng)
-        if len(said) != len(rejections):
-            problem = f"{len(said)} outcomes for {len(rejections)} samples"
+        reasons = rule(group, [rejection is None for rejection in rejections], rng)
+        if len(reasons) != len(rejections):
+            problem = f"{len(reasons)} outcomes for {len(rejections)} samples"
             raise UserError(show(rule), problem, "return one for each sample")
-        for place, reason in enumerate(said):
+        for place, reason in enumerate(reasons):
             if rejections[place] is None and reason is not None:
                 rejections[place] = (number, reason)
     return rejections
 
 
 def select(group: Group, rules: Sequence[Rule], rng: Generator) -> Group:
-    """The group with a score for each sample."""
+    """The group with an outcome for each sample."""
     return with_rejections(group, first_rejections(group, rules, rng))
 
 
 def with_rejections(group: Group, rejections: Sequence[Rejection]) -> Group:
-    """The group with what was found as outcomes."""
+    """The group with these rejections as outcomes."""
     return group.with_(
         outcomes=tuple(
             Outcome(rejection is None, SURVIVED if rejection is None else rejection[1])
@@ -109,7 +108,7 @@ class Everything(ScoreRule):
 
 @dataclass(frozen=True)
 class AsRecorded(ScoreRule):
-    """Samples survive that did when the file they are read from was made."""
+    """Samples survive if they did when their file was made."""
 
     cell = "as-recorded"
 
@@ -121,7 +120,7 @@ class AsRecorded(ScoreRule):
 
 @dataclass(frozen=True)
 class Correct(ScoreRule):
-    """Right answers survive: score >= ``right_at``. RFT; RAFT as run in 2504.11343."""
+    """Right samples survive: score >= ``right_at``. RFT; RAFT as run in 2504.11343."""
 
     cell = "correct"
 
@@ -133,7 +132,7 @@ class Correct(ScoreRule):
 class Best(ScoreRule):
     """The k best of the samples still alive survive, ties at random: RAFT (2304.06767), k = 1.
 
-    The best of a hopeless group survives too; put ``correct`` before it where that is not wanted.
+    The best of a hopeless group survives too, unless ``correct`` stands before it.
     """
 
     k: int = 1
@@ -187,11 +186,11 @@ class BestWorst(ScoreRule):
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         values = np.array([np.nan if s.value is None else s.value for s in group.scores])
         values[~np.array(alive, dtype=bool)] = np.nan
-        priority = rng.random(len(values))
+        ties = rng.random(len(values))
         if not np.nanmax(values, initial=-np.inf) > np.nanmin(values, initial=np.inf):
             return ["no pair: all equal"] * len(values)
-        best = int(np.lexsort((priority, -values))[0])
-        worst = int(np.lexsort((priority, values))[0])
+        best = int(np.lexsort((ties, -values))[0])
+        worst = int(np.lexsort((ties, values))[0])
         return [
             None if i in (best, worst) else "neither best nor worst" for i in range(len(values))
         ]
@@ -203,7 +202,7 @@ def _whole_group(group: Group, kind: str, reason: str) -> Reasons:
 
 @dataclass(frozen=True)
 class DropAllWrong(ScoreRule):
-    """Groups without a right answer are dropped."""
+    """Groups without a right sample are dropped."""
 
     cell = "drop-all-wrong"
 
@@ -213,7 +212,7 @@ class DropAllWrong(ScoreRule):
 
 @dataclass(frozen=True)
 class DropAllRight(ScoreRule):
-    """Groups without a wrong answer are dropped."""
+    """Groups without a wrong sample are dropped."""
 
     cell = "drop-all-right"
 
@@ -223,7 +222,7 @@ class DropAllRight(ScoreRule):
 
 @dataclass(frozen=True)
 class Mixed(ScoreRule):
-    """Only groups with right and wrong answers survive: Reinforce-Rej (2504.11343)."""
+    """Only groups with right and wrong samples survive: Reinforce-Rej (2504.11343)."""
 
     cell = "mixed"
     group_rule = True
@@ -236,7 +235,7 @@ class Mixed(ScoreRule):
 
 @dataclass(frozen=True)
 class Length(Rule):
-    """Answers of at least `low` and at most `high` tokens, the end-of-sequence token included."""
+    """Samples of `low` to `high` tokens survive, the end-of-sequence token included."""
 
     low: int = 1
     high: int = 2**31
@@ -249,17 +248,17 @@ class Length(Rule):
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return [
-            "too short" if d.length < self.low else "too long" if d.length > self.high else None
-            for d in group.samples
+            "too short" if s.length < self.low else "too long" if s.length > self.high else None
+            for s in group.samples
         ]
 
 
 @dataclass(frozen=True)
 class Band(ScoreRule):
-    """Prompts whose success rate, over all their valid samples, is from `low` to `high`.
+    """Prompts survive whose success rate, over all their valid samples, is from `low` to `high`.
 
-    The rate is estimated from the samples that are then kept or not: with few samples a prompt, a
-    narrow band keeps the lucky.
+    The rate is estimated from the very samples that then survive or not: with few samples a prompt,
+    a narrow band keeps the lucky.
     """
 
     low: float = 0.0
@@ -290,6 +289,6 @@ class AtMost(ScoreRule):
             raise ValueError("m must be at least 1")
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
-        priority = np.where(alive, rng.random(len(alive)), np.inf)
-        chosen = set(np.argsort(priority)[: self.m].tolist())
+        order = np.argsort(np.where(alive, rng.random(len(alive)), np.inf))
+        chosen = set(order[: self.m].tolist())
         return [None if i in chosen else f"more than {self.m}" for i in range(len(alive))]

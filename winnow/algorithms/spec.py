@@ -2,8 +2,8 @@
 
 Every cell of the table of algorithms is a small frozen dataclass that can be called. Its text form
 is what a recipe says, what `winnow algorithms` prints and what a run folder records; `parse` and
-`show` are each other's inverse. A kind of cell is a base class that declares what its cells may say
-of themselves; a function of one's own is wrapped once, where it comes in, and says the defaults.
+`show` are inverses. Each kind of cell has a base class with attributes and their defaults; a
+function of one's own is wrapped where it comes in, and has the defaults.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _FUNCTION = re.compile(r"^[\w.]+:[\w.<>]+$")
 class Cell:
     """Base of all cells, frozen dataclasses; `cell` is their name in a recipe.
 
-    What a class says without an annotation is no argument of its cells, whatever they are made of.
+    Class attributes without an annotation are no arguments of the cell.
     """
 
     cell: ClassVar[str]
     seldom: ClassVar[frozenset[str]] = frozenset()
-    """Arguments that are shown only where they are not as they mostly are."""
+    """Arguments that are shown only where they differ from their default."""
     one_policy: ClassVar[bool] = False
     """Whether the samples of a prompt must all be of one distribution."""
 
@@ -58,7 +58,7 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Own(Cell):
-    """A function of one's own, which says what its kind of cell says by default."""
+    """A function of one's own, with the defaults of its kind of cell."""
 
     function: Function
 
@@ -75,7 +75,7 @@ Held = TypeVar("Held")
 
 
 class Vocabulary(dict[str, type[C]], Generic[C]):
-    """The cells of one kind by name; with a base, there may be others of one's own under it."""
+    """The cells of one kind by name; with a base, functions and subclasses of one's own too."""
 
     def __init__(self, cells: Iterable[type[C]], base: type[C] | None = None) -> None:
         super().__init__((cls.cell, cls) for cls in cells)
@@ -83,10 +83,10 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
         self._own: Any = base and type(f"Own{base.__name__}", (Own, base), {})
 
     def adopt(self, field: str, given: C | Function, text: str = "") -> C:
-        """The cell that is given; a function of one's own is wrapped as one.
+        """The cell that is given; a function is wrapped as one.
 
         Raises:
-            UserError: neither; one that says what only a class under the base can.
+            UserError: neither; a function with an attribute that only a subclass may set.
         """
         cell: Any = given
         text = text or (show(cell) if callable(cell) else str(cell))
@@ -98,7 +98,7 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
             if self._base is None or isinstance(cell, Cell):
                 raise UserError(field, f"unknown name {text!r}", nearest(text, self))
             for name in dir(self._base):
-                if not name.startswith("_") and hasattr(cell, name):  # or it would not be heard
+                if not name.startswith("_") and hasattr(cell, name):  # it would be ignored
                     base = f"{self._base.__module__}.{self._base.__name__}"
                     raise UserError(
                         field, f"{text!r} has {name!r}, which is not read", f"subclass {base}"
@@ -120,7 +120,7 @@ class Takes(Generic[Given, Held]):
         if holder is not None:
             return cast(Held, vars(holder)[self._name])
         if self._default is None:
-            raise AttributeError(self._name)  # a dataclass then takes it that there is no default
+            raise AttributeError(self._name)  # so that a dataclass sees no default
         return self._default
 
     def __set__(self, holder: object, given: Given) -> None:
@@ -146,13 +146,13 @@ def parse(field: str, text: str, vocabulary: Vocabulary[C]) -> C:
     cls = vocabulary[name]
     positional, named = _arguments(field, text, match.group(3) or "")
     types = get_type_hints(cls)
-    wanted = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for key in named:
-        if key not in wanted:
+        if key not in names:
             raise UserError(field, f"{name} has no argument {key!r}", f"it takes {_takes(cls)}")
-    if len(positional) > len(wanted):
+    if len(positional) > len(names):
         raise UserError(field, f"too many arguments in {text!r}", f"{name} takes {_takes(cls)}")
-    for key, value in [*zip(wanted, positional, strict=False), *named.items()]:
+    for key, value in [*zip(names, positional, strict=False), *named.items()]:
         accepted = _NUMBERS.get(types[key])
         if accepted is not None and type(value) not in accepted:
             problem = f"{text!r}: {key} must be {_KINDS[types[key]]}"
@@ -160,9 +160,8 @@ def parse(field: str, text: str, vocabulary: Vocabulary[C]) -> C:
     try:
         return cls(*positional, **named)
     except TypeError as error:
-        raise UserError(
-            field, f"{text!r} lacks arguments", f"{name} takes {_takes(cls)}"
-        ) from error
+        remedy = f"{name} takes {_takes(cls)}"
+        raise UserError(field, f"{text!r} lacks arguments", remedy) from error
     except ValueError as error:
         raise UserError(field, f"wrong value in {text!r}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""THE TABLE: every algorithm is a row."""
+"""THE TABLE: every algorithm is a row. Read it beside the papers."""
 
 from __future__ import annotations
 
