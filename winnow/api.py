@@ -63,8 +63,7 @@ def train(
         eval_prompts: Held-out prompts of their own; else some of `prompts` are held out.
         recipe: Start from a recipe instead of from the defaults.
         out: Run folder; default: the next free `runs/NAME-001`.
-        resume: A run folder to resume. Only `reward` and `algorithm` may be given beside it,
-            where they are objects that no config can name.
+        resume: A run folder to resume; only objects as `reward` and `algorithm` may be beside it.
         settings: Any other key of the config; sections as dicts.
 
     Raises:
@@ -85,9 +84,8 @@ def train(
     with reporter(quiet) as listener:
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out:
-                raise UserError(
-                    "resume", "a run resumes with its own settings", "give no others beside it"
-                )
+                problem = "a run resumes with its own settings"
+                raise UserError("resume", problem, "give no others beside it")
             return run(resume=Path(resume), reporter=listener, reward=reward, algorithm=own)
         folder = Path(out) if out is not None else next_folder(own.name if own else "run")
         with config_of(recipe, over, folder) as config:
@@ -133,14 +131,13 @@ def sample(
     quiet: bool = False,
     **settings: Any,
 ) -> SampleResult:
-    """Sample n answers to every prompt, score them, keep them all.
+    """Sample n completions of every prompt, score them, keep them all.
 
     Args:
         prompts: A source as in a recipe, or rows with the columns `prompt` and `answer`. Without
             `held_out`, those that training would use.
-        n: Answers a prompt: `samples_per_prompt`.
-        resume: A folder to resume; only `reward` may be given beside it, where it is a
-            function.
+        n: Samples a prompt: `samples_per_prompt`.
+        resume: A folder to resume; only `reward` may be given beside it, where it is a function.
         held_out: Sample for the held-out prompts instead.
         settings: Any other key of the config; `server={"url": ...}` samples from a server.
 
@@ -156,9 +153,8 @@ def sample(
     with reporter(quiet) as listener:
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out or held_out:
-                raise UserError(
-                    "resume", "sampling resumes with its own settings", "give no others beside it"
-                )
+                problem = "sampling resumes with its own settings"
+                raise UserError("resume", problem, "give no others beside it")
             return resume_sample(Path(resume), reporter=listener, reward=reward)
         folder = Path(out) if out is not None else next_folder("sample")
         with config_of(recipe, over, folder) as config:

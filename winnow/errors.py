@@ -1,4 +1,4 @@
-"""The two ways a run can end early, told apart so that the command line can speak plainly."""
+"""Winnow's errors: one line each, with an exit code for the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 
 class WinnowError(Exception):
-    """Something Winnow noticed and can name. Its message is one line, for a person."""
+    """A problem that Winnow can name. Its message is one line, for a person."""
 
     exit_code = 1
 
@@ -15,8 +15,8 @@ class WinnowError(Exception):
 class UserError(WinnowError):
     """The user can fix this: a wrong key, a missing file, a broken verifier. Exit code 2.
 
-    Whoever knows more, such as the phase it happened in, raises `with_` another part, or adds a
-    note (PEP 678), which the command line prints behind the line. Nobody edits its text.
+    Code that knows more, such as the phase it happened in, raises it `with_` another part, or adds
+    a note (PEP 678), which the command line prints too. No code edits its text.
 
     Attributes:
         setting: The full key of a setting, or an option; empty where it is about neither.
@@ -35,7 +35,7 @@ class UserError(WinnowError):
         return f"{setting}{self.problem}{f'; {self.remedy}' if self.remedy else ''}"
 
     def with_(self, *, setting: str | None = None, remedy: str | None = None) -> UserError:
-        """The same about another setting, or with another remedy; its notes go along."""
+        """The same error with another setting or remedy, and the same notes."""
         setting = self.setting if setting is None else setting
         made = UserError(setting, self.problem, self.remedy if remedy is None else remedy)
         for note in notes(self):
@@ -44,13 +44,13 @@ class UserError(WinnowError):
 
 
 class Stopped(WinnowError):
-    """The user stopped it (Ctrl-C). Exit code 130, as shells have it."""
+    """The user stopped the run (Ctrl-C). Exit code 130, as shells have it."""
 
     exit_code = 130
 
 
 def notes(error: BaseException) -> list[str]:
-    """What was added to an error with `add_note`."""
+    """The notes that were added to an error with `add_note`."""
     return list(getattr(error, "__notes__", ()))
 
 
@@ -64,7 +64,7 @@ _SHOWN = 20
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A remedy: `did you mean 'x'?`, or what there is (the first of it) where nothing is near."""
+    """A remedy: `did you mean 'x'?`, or the first known names where none is near."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1)
     if close:

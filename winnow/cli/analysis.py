@@ -122,10 +122,7 @@ def _sample_first(recipe: str | None, sets: list[str], folder: Path | None, quie
 
 def overoptimisation(
     samples: Samples,
-    proxy: Annotated[
-        str,
-        typer.Option(help="The proxy reward, which chooses, e.g. model:FOLDER."),
-    ],
+    proxy: Annotated[str, typer.Option(help="The proxy, which chooses, e.g. model:FOLDER.")],
     gold: Annotated[
         str, typer.Option(help="The gold reward. Default: the recorded one.")
     ] = "verifier",
@@ -234,16 +231,10 @@ def fit_reward(
 
 
 COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
-    "best-of": (
-        best_of,
-        "Example: winnow best-of samples --n 16 --by majority --plot curves.svg",
-    ),
+    "best-of": (best_of, "Example: winnow best-of samples --n 16 --by majority --plot curves.svg"),
     "overoptimisation": (
         overoptimisation,
         "Example: winnow overoptimisation samples --proxy model:proxy --plot goodhart.svg",
     ),
-    "fit-reward": (
-        fit_reward,
-        "Example: winnow fit-reward samples --prompts 32 --out proxy",
-    ),
+    "fit-reward": (fit_reward, "Example: winnow fit-reward samples --prompts 32 --out proxy"),
 }

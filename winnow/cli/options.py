@@ -11,8 +11,7 @@ import typer
 from winnow.errors import UserError
 
 Recipe = Annotated[
-    str | None,
-    typer.Argument(help="A TOML file or a built-in recipe: arithmetic, gsm8k, llama2."),
+    str | None, typer.Argument(help="A TOML file or a built-in recipe: arithmetic, gsm8k, llama2.")
 ]
 Set = Annotated[
     list[str] | None,

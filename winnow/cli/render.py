@@ -60,13 +60,13 @@ def algorithms_notes() -> Table:
         needs = "; ".join(f"{what}: {'yes' if n in row.needs else 'no'}" for n, what in _NEEDS)
         table.add_row(row.name, Text(row.formula))
         table.add_row("", Text(f"{row.note} {row.paper}."))
-        if beside := _beside(row):
-            table.add_row("", Text(beside))
+        if extras := _extras(row):
+            table.add_row("", Text(extras))
         table.add_row("", Text(needs, style="dim"))
     return table
 
 
-def _beside(row: Algorithm) -> str:
+def _extras(row: Algorithm) -> str:
     """The cells that most rows do not have."""
     cells = row.cells()
     usual = Algorithm("usual").cells()
@@ -122,7 +122,7 @@ def best_of_report(made: BestOf) -> None:
         soft_wrap=True,
     )
     curves = made.curves
-    scored = ["best of n", "its score", "KL plug-in", "KL bound"] if curves.best else ["vote of n"]
+    columns = ["best of n", "its score", "KL plug-in", "KL bound"] if curves.best else ["vote of n"]
     rows = []
     for place, one in enumerate(curves.passes):
         chosen = (curves.best or curves.majority)[place]
@@ -131,7 +131,7 @@ def best_of_report(made: BestOf) -> None:
             cells += [_short(curves.score[place].value), f"{curves.kl_plugin[place]:.3f}"]
             cells.append(f"{curves.kl_bound[place]:.3f}")
         rows.append(cells)
-    _print_table(console, ["n", "pass@n", *scored], rows)
+    _print_table(console, ["n", "pass@n", *columns], rows)
     if curves.best:
         console.print(_KL_NOTE, style="dim")
     for note in made.notes:
@@ -177,7 +177,7 @@ def study_report(study: Study) -> None:
 
 
 def fit_report(made: FitResult) -> None:
-    """What a reward model has learned, and where it lies."""
+    """How well a reward model has learned, and where it is."""
     console = Console(highlight=False, markup=False)
     left = f", {made.left_out} left out" if made.left_out else ""
     console.print(

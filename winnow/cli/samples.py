@@ -76,9 +76,9 @@ def sample(
 def _sampled(done: Sampled) -> str:
     if not (done.made or done.scored):
         return f"nothing to sample: all {done.found} samples are there"
-    scored = done.scored - done.errors
-    of = "these" if done.scored == done.made else f"the {scored} scored now"
-    right = f"; {done.right / scored:.1%} of {of} right" if scored else ""
+    valid = done.scored - done.errors
+    of = "these" if done.scored == done.made else f"the {valid} scored now"
+    right = f"; {done.right / valid:.1%} of {of} right" if valid else ""
     errors = f"; {done.errors} verifier errors" if done.errors else ""
     there = f" ({done.found} there before)" if done.found else ""
     return f"{done.made} samples, {done.tokens} tokens{there}{right}{errors}"

@@ -57,10 +57,10 @@ def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     return model
 
 
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def _keys(model: type[BaseModel], path: str = "") -> Iterator[str]:
     """Every key of a model and of its tables."""
     for name, field in model.model_fields.items():
-        key = f"{prefix}.{name}" if prefix else name
+        key = f"{path}.{name}" if path else name
         table = _table(field.annotation)
         if table is None:
             yield key

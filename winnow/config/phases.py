@@ -39,10 +39,10 @@ _OWN = (
     "rounds",
     "anchor",
 )
-"""What a phase may set; model, prompts, rewards and held-out prompts are the run's."""
+"""What a phase may set; the model, prompts and rewards are the run's."""
 _COUNTS = ("prompts_per_step", "samples_per_prompt", "minibatch_prompts", "microbatch_tokens")
 _FROM = "start_from"
-"""`policy`, where the phase before left it, or `start`."""
+"""Where a phase starts: at `policy`, as the phase before left it, or at `start`."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Phase:
         number: From 1, through all cycles.
         name: What a recipe calls it, such as `phases.2`; empty where there is only one.
         before: Steps of the run before it.
-        restarts: Whether it begins with the starting weights instead of going on.
-        first_prompt: Prompts that the phases before it sample, were no batch refilled.
+        restarts: Whether it begins with the run's starting weights.
+        first_prompt: Prompts that the phases before it sample, refilling aside.
     """
 
     number: int
@@ -92,17 +92,17 @@ class Phase:
 
     @property
     def begins_at_start(self) -> bool:
-        """Whether its first policy is the run's."""
+        """Whether its first policy is the run's first."""
         return self.before == 0 or self.restarts
 
     @property
     def samples_each_step(self) -> bool:
-        """Whether its steps have samples of their own, passed over within the step."""
+        """Whether each step makes its own samples."""
         return self.file is None and self.algorithm.resample == "every-step"
 
     @property
     def steps(self) -> int:
-        """How many it has."""
+        """Its number of steps."""
         rounds = self.config.steps
         if self.file is not None:
             rounds = self.file.steps(self.config.prompts_per_step)
@@ -115,10 +115,7 @@ class Phase:
 
     @property
     def updates(self) -> int:
-        """Updates that its learning rate is laid over, where every mini-batch makes one.
-
-        Those of a round, where each round begins anew.
-        """
+        """Updates of its learning-rate schedule, which is that of one round if each restarts."""
         merge, prompts = self.config.rounds.merge, self.config.prompts_per_step
         rounds = [1 + min(number, merge) for number in range(self.steps)]
         batches = [-(-prompts * held // self.config.minibatch_prompts) for held in rounds]
@@ -127,7 +124,7 @@ class Phase:
 
     @property
     def prompts(self) -> int:
-        """How many it samples, were no batch refilled."""
+        """How many prompts it samples, refilling aside."""
         return 0 if self.file is not None else self.config.steps * self.config.prompts_per_step
 
     @property
@@ -183,7 +180,7 @@ def _overruled(config: Config) -> Iterator[UserError]:
 
 
 def _replaces(key: str, value: object) -> bool:
-    """Whether what a phase says leaves nothing of what stands above it."""
+    """Whether what a phase sets leaves nothing of the setting above it."""
     cells_alone = key == "algorithm" and isinstance(value, Mapping) and "name" not in value
     return value is not None and not cells_alone
 
@@ -199,7 +196,7 @@ def resolved(config: Config, phases: Sequence[Phase]) -> Config:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """What is wrong meanwhile with a phase's settings is wrong in the phase of this name."""
+    """In the block, errors about a phase's settings name the phase."""
     try:
         yield
     except UserError as error:
@@ -235,19 +232,16 @@ def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Confi
     given = dict(settings)
     begin = given.pop(_FROM, "policy")
     if begin not in ("policy", "start"):
-        raise UserError(
-            f"{name}.{_FROM}", f"unknown value {begin!r:.60}", "use 'policy' or 'start'"
-        )
+        problem = f"unknown value {begin!r:.60}"
+        raise UserError(f"{name}.{_FROM}", problem, "use 'policy' or 'start'")
     for key in given:
         if key not in _OWN:
-            raise UserError(
-                f"{name}.{key}", "a phase has no such setting", nearest(key, (*_OWN, _FROM))
-            )
+            remedy = nearest(key, (*_OWN, _FROM))
+            raise UserError(f"{name}.{key}", "a phase has no such setting", remedy)
     for key in given["sampling"] if isinstance(given.get("sampling"), Mapping) else ():
         if key in ("batch", "cache_gib"):
-            raise UserError(
-                f"{name}.sampling.{key}", "it must be the same in all phases", "set it above them"
-            )
+            problem = "it must be the same in all phases"
+            raise UserError(f"{name}.sampling.{key}", problem, "set it above them")
     values = config.model_dump(exclude_none=True)
     named = given.get("algorithm")
     if isinstance(named, Mapping) and "name" in named:

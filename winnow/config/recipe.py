@@ -89,11 +89,7 @@ def _set(values: dict[str, Any], item: str) -> None:
 
 
 def _check_order(item: str, before: Sequence[str]) -> None:
-    """See that naming a row does not forget cells that were set before it.
-
-    Raises:
-        UserError: it would.
-    """
+    """Raise a `UserError` if naming a row would undo cells that were set before it."""
     section, _, value = item.partition("=")
     lost = [other for other in before if other.strip().startswith(f"{section.strip()}.")]
     if section.strip() in SHORT and value and lost:
@@ -153,8 +149,8 @@ def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
 def dumps(config: Config, algorithm: Algorithm | None = None) -> str:
     """The config as TOML; with an algorithm, every cell of it written out.
 
-    An algorithm made in Python that these cells do not restore is marked, so that `build` asks for
-    it instead of making another.
+    An algorithm made in Python that its cells do not restore is marked, so that `build` asks for
+    it.
     """
     values = config.model_dump(exclude_none=True)
     if algorithm is not None:

@@ -1,4 +1,4 @@
-"""What a policy is compared with: a state of its own, a slow average of it, or a model."""
+"""References: an earlier state of the policy, its EMA, or a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ema_decay(reference: str) -> float | None:
     """The decay in `ema(0.99)`; ``None`` of any other reference.
 
     Raises:
-        UserError: it is none between 0 and 1.
+        UserError: the decay is not from 0 to below 1.
     """
     if not reference.lstrip().startswith("ema("):
         return None

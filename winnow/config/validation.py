@@ -1,4 +1,4 @@
-"""What no run should begin with: settings that contradict each other or their algorithm."""
+"""Refuses settings that contradict each other or their algorithm, before a run begins."""
 
 from __future__ import annotations
 
@@ -17,21 +17,13 @@ from winnow.errors import UserError
 
 
 def check(config: Config, algorithm: Algorithm) -> None:
-    """Refuse it before any model is loaded.
-
-    Raises:
-        UserError: naming the field and the remedy, the first thing found.
-    """
+    """Raise the first complaint about a config, a `UserError`, before any model is loaded."""
     for complaints in (_cells, _samples, _sampling, _references, _rounds, _sizes):
         refuse(complaints(config, algorithm))
 
 
 def refuse(complaints: Iterator[UserError]) -> None:
-    """Raise the first complaint, if there is one.
-
-    Raises:
-        UserError: it.
-    """
+    """Raise the first complaint, if there is one."""
     for complaint in complaints:
         raise complaint
 
@@ -62,7 +54,7 @@ def _cells(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
 
 
 def _taxed(algorithm: Algorithm) -> Iterator[UserError]:
-    """Advantages that a KL in the reward does not reach, or is all that is left of."""
+    """Advantages that a KL in the reward does not reach, or would be all of."""
     kl, advantage = show(algorithm.kl), show(algorithm.advantage)
     if not algorithm.advantage.of_rewards:
         problem = f"{kl} changes rewards, which {advantage} does not read"
@@ -106,7 +98,7 @@ def _samples(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
 
 
 def _older(algorithm: Algorithm, how: str) -> Iterator[UserError]:
-    """What samples of another policy than the present one cannot be used with."""
+    """Cells that need samples of the present policy."""
     late = f"needs samples of the present policy, and {how} are older"
     if isinstance(algorithm.kl, InReward):
         remedy = "use in-loss, or samples of each step alone"
@@ -135,7 +127,7 @@ def _references(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     if len(algorithm.refers) > 1 and heat != 1:
         problem = f"the KL is at temperature {heat:g}, and this loss compares at temperature 1"
         yield UserError("algorithm.kl", problem, "set sampling.temperature = 1, or drop the KL")
-    if not config.phases:  # else what one phase does not use another may
+    if not config.phases:  # another phase may use what this one does not
         yield from unused(config, [algorithm])
 
 

@@ -1,7 +1,7 @@
-"""One typed config; unknown keys are refused with the nearest name.
+"""The config, typed; unknown keys are refused with the nearest name.
 
-Each table of settings has a file here, each field a type, a default and one line: together they
-are the manual that `docs/config.md` and `winnow train --help` point at. Importing it does not
+Each table of settings has a file here, each field a type, a default and a line of help: together
+they are the manual that `docs/config.md` and `winnow train --help` point at. Importing it does not
 import torch. `recipe.py` reads one from TOML.
 """
 

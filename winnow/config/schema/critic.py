@@ -1,4 +1,4 @@
-"""`[critic]`: what a row with a critic trains beside the policy."""
+"""`[critic]`: the critic that some algorithms train beside the policy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from winnow.config.schema.base import Section
 
 
 class CriticConfig(Section):
-    """What a row with a critic trains beside the policy."""
+    """The critic that some algorithms train beside the policy."""
 
     trunk: Literal["shared", "own"] = Field(
         "shared", description="Use the policy's features, or a copy of the model."

@@ -1,4 +1,4 @@
-"""Every setting in words, for `winnow settings` and `docs/config.md`."""
+"""Descriptions of all settings, for `winnow settings` and `docs/config.md`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def describe() -> list[dict[str, Any]]:
     return _describe(Config, "")
 
 
-def _describe(section: type[BaseModel], prefix: str) -> list[dict[str, Any]]:
+def _describe(section: type[BaseModel], path: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name, field in section.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            rows += _describe(annotation, f"{prefix}{name}.")
+            rows += _describe(annotation, f"{path}{name}.")
             continue
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         rows.append(
             {
-                "key": prefix + name,
+                "key": path + name,
                 "type": _kind(annotation),
                 "default": default,
                 "help": field.description or "",

@@ -1,4 +1,4 @@
-"""`[lora]`: low-rank adapters instead of all weights."""
+"""`[lora]`: train low-rank adapters instead of all weights."""
 
 from __future__ import annotations
 

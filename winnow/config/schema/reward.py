@@ -23,7 +23,7 @@ class RewardConfig(Section):
 
     @property
     def bound(self) -> float:
-        """From which reward on an answer is right, where no file of samples says so."""
+        """The least reward of a right sample, where no file of samples says so."""
         return 1.0 if self.right_at is None else self.right_at
 
     @field_validator("options")

@@ -8,7 +8,7 @@ from winnow.config.schema.base import Section
 
 
 class RoundsConfig(Section):
-    """What becomes of earlier rounds; a round is a step with samples of its own."""
+    """What becomes of earlier rounds; a round is a step that makes its own samples."""
 
     restart: bool = Field(
         False, description="Train each round from the starting weights again (ReST-EM)."
