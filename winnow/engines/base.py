@@ -1,4 +1,4 @@
-"""The one seam: who samples, who learns. A run needs one of each; they may be one object.
+"""The interface of engines: a sampler and a learner. A run needs one of each.
 
 An engine of another kind (a server, a cluster) implements these two protocols and nothing else.
 """
@@ -16,7 +16,7 @@ from winnow.types import Group, Prompt, StepStats
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. ``temperature`` divides the logits; ``stop`` strings end an answer."""
+    """How to sample. ``temperature`` divides the logits; ``stop`` strings end a completion."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -26,7 +26,7 @@ class SamplingParams:
 
     @property
     def truncated(self) -> bool:
-        """Whether other probabilities are sampled from than those of the full softmax."""
+        """Whether it samples from less than the full softmax."""
         return self.top_k > 0 or self.top_p < 1
 
 
@@ -60,7 +60,7 @@ class WeightsRef:
 
 
 class Sampler(Protocol):
-    """Samples answers."""
+    """Samples completions."""
 
     capabilities: Capabilities
 
@@ -79,7 +79,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class AuxiliaryBatch:
-    """Other groups whose gradient is added to an update, by terms of their own: anchor data."""
+    """Groups whose gradient is added to an update, by terms of their own: the SFT mix."""
 
     groups: Sequence[Group]
     terms: Sequence[Term]
@@ -97,12 +97,11 @@ class Learner(Protocol):
         wants: str,
         temperature: float,
     ) -> list[Group]:
-        """The groups with more annotations: `ref`, log-probs of the reference, or `values`.
+        """The groups with more annotations.
 
         Args:
-            asked: For each group the numbers of the samples that need them; the others cost
-                nothing.
-            wants: Which.
+            asked: For each group the numbers of the samples to annotate; the others cost nothing.
+            wants: `ref_logprobs` or `values`.
             temperature: Of the reference's softmax.
         """
         ...
@@ -116,8 +115,7 @@ class Learner(Protocol):
     ) -> StepStats:
         """One optimizer step on a mini-batch of groups with advantages, rejected samples included.
 
-        The denominators count what the groups hold; only samples that a term runs over reach the
-        model.
+        Denominators count whole groups; only samples that a term runs over reach the model.
         """
         ...
 
@@ -134,5 +132,5 @@ class Learner(Protocol):
         ...
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Resume from what `save` wrote."""
         ...

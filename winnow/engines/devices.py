@@ -1,7 +1,7 @@
-"""Where tensors live: the device, what is told of it, and how its memory is kept.
+"""The device: picked, recorded, and its memory kept.
 
-Large tensors are made and freed all the time; on a CPU, getting their pages anew costs most. What
-`keep_pages` does holds for the whole process; without it an update takes about a third longer.
+Large tensors are made and freed all the time; on a CPU, getting their pages anew costs most.
+Without `keep_pages`, which acts on the whole process, an update takes about a third longer.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 def keep_pages() -> None:
     """Ask torch for large pages, and the C library to keep freed memory for the next tensor.
 
-    Does nothing where the C library is another one. KVCache that a run has once needed stays with
-    its process until that ends.
+    Does nothing where the C library is another one. Memory once used stays with the process.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation
     if not sys.platform.startswith("linux"):
@@ -54,7 +53,7 @@ def environment(config: Config) -> dict[str, Any]:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one.
+    """The device of a name; `auto` is the GPU where there is one.
 
     Raises:
         UserError: a device that this machine does not have.

@@ -1,4 +1,4 @@
-"""What several commands are put together from: a verifier, an engine, a sampler."""
+"""Makes the engine or the sampler that a config asks for."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 def sampler_for(config: Config, prompts: Sequence[Prompt], reporter: Reporter) -> Sampler:
-    """Who samples where nothing is trained: the model in this process, or a server.
+    """The sampler where nothing is trained: the model in this process, or a server.
 
     Raises:
-        UserError: no such device, a prompt longer than the model's context, nobody at the server.
+        UserError: no such device, a prompt longer than the model's context, no answer from the
+            server.
     """
     check_suited(config.reward.name, prompts)
     if config.server.url is not None:
@@ -48,7 +49,7 @@ def _server(config: Config) -> Sampler:
 def engine_for(
     config: Config, reporter: Reporter, checkpoint: Path | None = None
 ) -> tuple[LocalEngine, torch.device]:
-    """The config's model in this process, as a checkpoint has it, if any; and where it runs."""
+    """The config's model in this process, from a checkpoint if one is given; and its device."""
     import torch
 
     from winnow.engines.devices import pick_device

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests import tiny
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.local import kv_cache
-from winnow.engines.local.decoding import _Answer, part
+from winnow.engines.local.decoding import _Partial, part
 from winnow.engines.local.kv_cache import Padded, Slots, token_bytes
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.forward import PolicyForward
@@ -171,7 +171,7 @@ def test_requests_of_other_parameters_are_sampled_apart(forward):
 def test_rows_part_by_token_and_move_as_little_as_can_be(table):
     rows = []
     for number, row in enumerate(table):
-        rows.append([_Answer(number, i, np.zeros(1), tokens=[t]) for i, (t, _) in enumerate(row)])
+        rows.append([_Partial(number, i, np.zeros(1), tokens=[t]) for i, (t, _) in enumerate(row)])
         for answer, (_, ended) in zip(rows[-1], row, strict=True):
             answer.reason = "length" if ended else None
     sources, after = part(rows)

@@ -1,8 +1,7 @@
-"""Survivors -> a gradient. Takes modules; every learner calls it on its rank.
+"""The gradient of a mini-batch. Takes modules; every learner calls it on its rank.
 
 A sample that no term runs over never reaches the model, and what no term reads is never computed.
-Denominators are counted over the mini-batch before it is cut, so micro-batches change memory, not
-gradients.
+Denominators are counted before the mini-batch is cut, so micro-batches change no gradient.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from winnow.types import Group, Sums
 
 @dataclass(frozen=True)
 class Models:
-    """What a mini-batch is held against.
+    """The models that terms read.
 
     Attributes:
         forward: The policy.
@@ -114,7 +113,7 @@ class _Seen:
         return self._at.positions if self._at is not None else 0
 
     def per_token(self, values: Sequence[float]) -> Tensor:
-        """A number a sample, repeated for each of its tokens."""
+        """A number for each sample, repeated for each of its tokens."""
         return self._tensor(values).repeat_interleave(self.lengths.to(self._device))
 
     def per_sample(self, values: Sequence[float]) -> Tensor:
@@ -207,9 +206,9 @@ def _measure_ratio(seen: _Seen, term: Term, done: Sums) -> None:
     has = [part.group.has_advantage(i) for part, i in seen.members]
     here = torch.tensor(has).repeat_interleave(seen.lengths).to(given["logp"].device)
     log_ratios = given["logp"] - given["old"]
-    answers = torch.split(log_ratios.double(), seen.lengths.tolist())
+    samples = torch.split(log_ratios.double(), seen.lengths.tolist())
     done.log_weights += [
-        float(answer.sum()) for answer, counts in zip(answers, has, strict=True) if counts
+        float(own.sum()) for own, counts in zip(samples, has, strict=True) if counts
     ]
     log_ratio = log_ratios[here]
     ratio = log_ratio.exp()

@@ -1,4 +1,4 @@
-"""A mini-batch, cut into what goes through the model at a time.
+"""Cuts a mini-batch into micro-batches.
 
 Whole groups stay together where there is room, so that a prompt is read once for all its samples.
 """
@@ -42,8 +42,8 @@ def cut(
 
     Args:
         asked: For each group the numbers of the samples that are to go through the model.
-        limit: Most tokens at a time (a shared beginning counted once, padding counted), where a
-            single answer behind its prompt is not longer than that already.
+        limit: Most tokens of one (a shared prefix counted once, padding counted), unless a single
+            sample with its prompt is longer.
         share: Whether what samples have in common is read once.
         whole: Never cut a group: a term compares its samples.
     """
@@ -56,7 +56,7 @@ def cut(
 
 
 def _trees(parts: list[Part], limit: int, whole: bool) -> list[list[Part]]:
-    """Whole groups together, those whose prompts begin alike side by side, longer groups split.
+    """Whole groups, those whose prompts share a prefix side by side, longer groups split.
 
     Micro-batches are about equally long: no last one is too small for a good matrix product.
     """
@@ -80,7 +80,7 @@ def _trees(parts: list[Part], limit: int, whole: bool) -> list[list[Part]]:
 
 
 def _split(part: Part, limit: int) -> list[Part]:
-    """The whole group where it is short enough, else samples of like beginnings together."""
+    """The whole group where it is short enough, else samples with a common prefix together."""
     inputs = dict(zip(part.samples, part.piece.inputs, strict=True))
     parts: list[Part] = []
     taken: list[int] = []
@@ -96,7 +96,7 @@ def _split(part: Part, limit: int) -> list[Part]:
 
 
 def _rows(parts: list[Part], limit: int, whole: bool) -> list[list[Part]]:
-    """Each answer in a row of its own, rows of like length side by side."""
+    """Each sample in a row of its own, rows of like length side by side."""
     if not whole:
         parts = [Part(part.group, part.place, (i,)) for part in parts for i in part.samples]
     parts = sorted(parts, key=lambda part: -_longest(part))

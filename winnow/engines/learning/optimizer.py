@@ -1,4 +1,4 @@
-"""The learning rate of an update, and the float32 copies that steer rounded weights."""
+"""The learning rate of an update, and the float32 copies of rounded weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def learning_rate(config: OptimizerConfig, update: int, total: int) -> float:
 
 
 def zeros_like_each(like: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Zeros in one block, cut to shape. One by one their pages would take seconds to be had."""
+    """Zeros in one block, cut to shape. Allocated one by one they would take seconds."""
     block = torch.zeros(sum(w.numel() for w in like), dtype=like[0].dtype, device=like[0].device)
     parts = torch.split(block, [w.numel() for w in like])
     return (part.view_as(w) for part, w in zip(parts, like, strict=True))
@@ -35,7 +35,7 @@ def master_of(weight: nn.Parameter, hooks: list[Any]) -> Tensor:
     """What the optimizer steps: the weight itself, or a float32 copy that gathers its gradients.
 
     Args:
-        hooks: What gathers them is added here.
+        hooks: The hook that gathers them is added here.
     """
     if weight.dtype not in (torch.bfloat16, torch.float16):
         return weight

@@ -1,7 +1,4 @@
-"""What is found out about samples before their advantages: reference log-probs, a critic's values.
-
-No gradient; only the samples that are asked for go through a model.
-"""
+"""Token annotations: reference log-probs and a critic's values. No gradient."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from winnow.types import Group
 
 Numbers = tuple[float, ...]
 PerToken = Callable[[Sequence[Piece]], Tensor]
-"""Some pieces -> a number for each of their answer tokens, shape (tokens,)."""
+"""Some pieces -> a number for each of their completion tokens, shape (tokens,)."""
 
 
 @torch.no_grad()
@@ -28,11 +25,7 @@ def per_token(
     share: bool,
     microbatch_tokens: int,
 ) -> list[list[Numbers]]:
-    """What `compute` says of each token of the samples asked for; nothing of the others.
-
-    Returns:
-        For each group, for each of its samples.
-    """
+    """By group and sample, a number for each token; nothing for samples that are not asked for."""
     found: list[list[Numbers]] = [[()] * len(group.samples) for group in groups]
     for parts in cut(groups, asked, microbatch_tokens, share=share):
         values = compute([part.piece for part in parts]).double()
@@ -51,11 +44,7 @@ def logprobs(forward: PolicyForward, temperature: float) -> PerToken:
 def sequence_logprobs(
     forward: PolicyForward, groups: Sequence[Group], temperature: float, microbatch_tokens: int
 ) -> list[list[float]]:
-    """log pi of every whole answer at a temperature, nats: for each group, for each of its samples.
-
-    Args:
-        microbatch_tokens: See `microbatches.cut`.
-    """
+    """log pi of every whole completion at a temperature, nats, by group and sample."""
     every = [range(len(group.samples)) for group in groups]
     found = per_token(
         logprobs(forward, temperature),

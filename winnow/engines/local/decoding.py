@@ -1,6 +1,6 @@
-"""Decoding: prompts are read once, samples with the same history share a row, rows come and go.
+"""Decoding: prompts are read once, and samples with the same history share a row.
 
-Samples of a prompt begin as one row. Where they choose different tokens the row parts; when one
+Samples of a prompt begin as one row. Where they choose different tokens the row is split; when one
 ends it leaves, and waiting samples take its place.
 """
 
@@ -23,8 +23,8 @@ from winnow.types import FinishReason, Sample
 
 
 @dataclass(eq=False)
-class _Answer:
-    """One answer being sampled: which of its request's, and its random numbers."""
+class _Partial:
+    """A sample under way: which of its request's, and its random numbers."""
 
     request: int
     number: int
@@ -38,7 +38,7 @@ class _Answer:
 def decode(
     requests: Sequence[Request], cache: KVCache, stopper: Stopper, *, version: int
 ) -> Iterator[tuple[int, list[Sample]]]:
-    """Sample for every request; yield (its number, its samples) as requests finish.
+    """Sample for every request; yield its number and its samples as requests finish.
 
     Args:
         requests: All of the same parameters.
@@ -46,27 +46,27 @@ def decode(
         version: Policy version, recorded with each sample.
     """
     batch = _Batch(requests, cache, stopper)
-    sampled: dict[int, list[_Answer]] = {}
+    sampled: dict[int, list[_Partial]] = {}
     left = [request.n for request in requests]
     while batch.waits or batch.rows:
-        for answer in batch.advance():
-            left[answer.request] -= 1
-            sampled.setdefault(answer.request, []).append(answer)
-            if not left[answer.request]:
-                answers = sorted(sampled.pop(answer.request), key=lambda a: a.number)
-                yield answer.request, [_sample(a, stopper, version) for a in answers]
+        for partial in batch.advance():
+            left[partial.request] -= 1
+            sampled.setdefault(partial.request, []).append(partial)
+            if not left[partial.request]:
+                partials = sorted(sampled.pop(partial.request), key=lambda a: a.number)
+                yield partial.request, [_sample(a, stopper, version) for a in partials]
 
 
 class _Batch:
-    """The answers under way, in rows of equal history, and those that wait."""
+    """The samples under way, in rows of equal history, and those that wait."""
 
     def __init__(self, requests: Sequence[Request], cache: KVCache, stopper: Stopper) -> None:
-        self.rows: list[list[_Answer]] = []
+        self.rows: list[list[_Partial]] = []
         self._params: SamplingParams = requests[0].params
         self._cache = cache
         self._stopper = stopper
         self._logits: Tensor | None = None
-        self._waiting = _answers(requests)
+        self._waiting = _partials(requests)
         self._next = next(self._waiting, None)
 
     @property
@@ -74,48 +74,48 @@ class _Batch:
         return self._next is not None
 
     @torch.inference_mode()
-    def advance(self) -> list[_Answer]:
-        """A token for every answer under way. Those that end with it."""
+    def advance(self) -> list[_Partial]:
+        """Sample a token for every sample under way; return those that end with it."""
         self._admit()
         assert self._logits is not None
-        answers = [answer for row in self.rows for answer in row]
+        partials = [partial for row in self.rows for partial in row]
         device = self._logits.device
         of = torch.tensor([i for i, row in enumerate(self.rows) for _ in row], device=device)
         uniforms = torch.tensor(
-            [answer.uniforms[len(answer.tokens)] for answer in answers],
+            [partial.uniforms[len(partial.tokens)] for partial in partials],
             dtype=torch.float64,
             device=device,
         )
         params = self._params
         choice = choose(self._logits, uniforms, params.temperature, params.top_k, params.top_p, of)
         columns = (choice.tokens.tolist(), choice.logprobs.tolist(), choice.entropies.tolist())
-        for answer, token, logprob, entropy in zip(answers, *columns, strict=True):
-            answer.tokens.append(token)
-            answer.logprobs.append(logprob)
-            answer.entropies.append(entropy)
-            answer.reason = self._stopper.reason(answer.tokens, params.max_tokens)
+        for partial, token, logprob, entropy in zip(partials, *columns, strict=True):
+            partial.tokens.append(token)
+            partial.logprobs.append(logprob)
+            partial.entropies.append(entropy)
+            partial.reason = self._stopper.reason(partial.tokens, params.max_tokens)
         sources, self.rows = part(self.rows)
         self._cache.keep(sources)
         self._logits = None
         if self.rows:
             tokens = torch.tensor([row[0].tokens[-1] for row in self.rows], device=device)
             self._logits = self._cache.step(tokens)
-        return [answer for answer in answers if answer.reason is not None]
+        return [partial for partial in partials if partial.reason is not None]
 
     def _admit(self) -> None:
-        """Let waiting answers in, once enough have left to be worth a pass over their prompts."""
+        """Let waiting samples in, once enough have left to be worth a pass over their prompts."""
         cache = self._cache
         free = cache.capacity - sum(len(row) for row in self.rows)
         if self.rows and (not cache.joins or free < max(1, cache.capacity // 8)):
             return
-        taken: list[_Answer] = []
+        taken: list[_Partial] = []
         kind = self._next and cache.kind(self._next.request)
         while self._next and len(taken) < free and cache.kind(self._next.request) == kind:
             taken.append(self._next)
             self._next = next(self._waiting, None)
         if not taken:
             return
-        rows = [list(row) for _, row in groupby(taken, key=lambda answer: answer.request)]
+        rows = [list(row) for _, row in groupby(taken, key=lambda partial: partial.request)]
         logits = cache.place([row[0].request for row in rows])
         for row in rows:
             if self._next is None or self._next.request != row[0].request:
@@ -124,20 +124,20 @@ class _Batch:
         self.rows += rows
 
 
-def part(rows: Sequence[list[_Answer]]) -> tuple[list[int], list[list[_Answer]]]:
-    """The rows of the next step: answers that have ended leave, those that differ part.
+def part(rows: Sequence[list[_Partial]]) -> tuple[list[int], list[list[_Partial]]]:
+    """The rows of the next step: samples that have ended leave, rows that differ are split.
 
     Returns:
-        For each new row the old one that it continues, and its answers. As many rows as can be stay
+        For each new row the old one that it continues, and its samples. As many rows as can be stay
         where they are: what moves must be copied.
     """
-    stays: dict[int, list[_Answer]] = {}
-    moves: list[tuple[int, list[_Answer]]] = []
+    stays: dict[int, list[_Partial]] = {}
+    moves: list[tuple[int, list[_Partial]]] = []
     for number, row in enumerate(rows):
-        branches: dict[int, list[_Answer]] = {}
-        for answer in row:
-            if answer.reason is None:
-                branches.setdefault(answer.tokens[-1], []).append(answer)
+        branches: dict[int, list[_Partial]] = {}
+        for partial in row:
+            if partial.reason is None:
+                branches.setdefault(partial.tokens[-1], []).append(partial)
         for branch in branches.values():
             if number in stays:
                 moves.append((number, branch))
@@ -149,23 +149,23 @@ def part(rows: Sequence[list[_Answer]]) -> tuple[list[int], list[list[_Answer]]]
     return [source for source, _ in table], [row for _, row in table]
 
 
-def _answers(requests: Sequence[Request]) -> Iterator[_Answer]:
-    """Answers to be sampled, in order; random numbers are of the request's seed alone."""
+def _partials(requests: Sequence[Request]) -> Iterator[_Partial]:
+    """Samples to make, in order; random numbers depend on the request's seed alone."""
     for number, request in enumerate(requests):
         generator = torch.Generator().manual_seed(request.seed)
         shape = (request.n, request.params.max_tokens)
         table = torch.rand(shape, generator=generator, dtype=torch.float64).numpy()
         for place, uniforms in enumerate(table):
-            yield _Answer(number, place, uniforms)
+            yield _Partial(number, place, uniforms)
 
 
-def _sample(answer: _Answer, stopper: Stopper, version: int) -> Sample:
-    assert answer.reason is not None
+def _sample(partial: _Partial, stopper: Stopper, version: int) -> Sample:
+    assert partial.reason is not None
     return Sample(
-        token_ids=tuple(answer.tokens),
-        logprobs=tuple(answer.logprobs),
-        text=stopper.text(answer.tokens, answer.reason),
-        finish_reason=answer.reason,
+        token_ids=tuple(partial.tokens),
+        logprobs=tuple(partial.logprobs),
+        text=stopper.text(partial.tokens, partial.reason),
+        finish_reason=partial.reason,
         policy_version=version,
-        entropies=tuple(answer.entropies),
+        entropies=tuple(partial.entropies),
     )

@@ -89,21 +89,21 @@ class LocalEngine:
         return self.module
 
     def trained(self) -> list[torch.nn.Parameter]:
-        """What a learner moves."""
+        """The parameters that are trained."""
         return [p for p in self.load().parameters() if p.requires_grad]
 
     def weights(self) -> list[torch.Tensor]:
-        """A copy of what a learner moves, as it is now."""
+        """A copy of the trained parameters, as they are now."""
         return [p.detach().clone() for p in self.trained()]
 
     @torch.no_grad()
     def put(self, weights: Sequence[torch.Tensor]) -> None:
-        """Lay weights into the module."""
+        """Copy weights into the module."""
         for parameter, given in zip(self.trained(), weights, strict=True):
             parameter.copy_(given)
 
     def read(self, where: ModelSource | Path) -> list[torch.Tensor]:
-        """The same of a checkpoint's folder or of another copy of the model."""
+        """The weights in a checkpoint's folder, or of another copy of the model."""
         source = ModelSource(str(where)) if isinstance(where, Path) else where
         if self.adapters is not None:
             return self.adapters.read(Path(source.name) if source != self._source else None)
@@ -113,7 +113,7 @@ class LocalEngine:
     def averaged(
         self, weights: Sequence[torch.Tensor], start: Sequence[torch.Tensor], share: float
     ) -> list[torch.Tensor]:
-        """(1 - share) weights + share start; of adapters, that of the weights they stand for."""
+        """(1 - share) weights + share start; for adapters, of the weights they stand for."""
         if self.adapters is not None:
             return self.adapters.towards_base(list(weights), share)
         return [
@@ -123,7 +123,7 @@ class LocalEngine:
 
     @writing()
     def save(self, folder: Path, *, merged: bool) -> None:
-        """The model as it is, adapters by themselves or merged into it."""
+        """Write the model, adapters by themselves or merged into it."""
         if self.adapters is not None and merged:
             self.adapters.merged(folder, self.tokenizer)
             return
@@ -134,10 +134,10 @@ class LocalEngine:
         self.tokenizer.save_pretrained(folder)
 
     def check_reference(self, what: str) -> None:
-        """See that it can be compared with, without reading its weights.
+        """Check a reference, without reading its weights.
 
         Raises:
-            UserError: a model that cannot be had, or of another vocabulary.
+            UserError: a model that cannot be loaded, or of another vocabulary.
         """
         if names_model(what):
             self._other(what)
@@ -153,13 +153,13 @@ class LocalEngine:
     def reference(
         self, what: str, start: Sequence[torch.Tensor] | None, phase: Sequence[torch.Tensor] | None
     ) -> Reference:
-        """What `reference` names.
+        """The reference of a name.
 
         Args:
             start, phase: The weights that the run and the phase began with, where they are needed.
 
         Raises:
-            UserError: a model that cannot be had, or of another vocabulary.
+            UserError: as `check_reference`.
         """
         forward = self.forward()
         if what == "start" and self.adapters is not None:
@@ -177,7 +177,7 @@ class LocalEngine:
         return Other(other.forward())
 
     def forward(self) -> PolicyForward:
-        """The module with what is found out about it, on the first call."""
+        """The module, probed on the first call."""
         if self._forward is None:
             self._forward = PolicyForward(self.load())
         return self._forward
@@ -185,7 +185,7 @@ class LocalEngine:
     def sequence_logprobs(
         self, groups: Sequence[Group], temperature: float, microbatch_tokens: int
     ) -> list[list[float]]:
-        """log pi of every sample: see `annotations.sequence_logprobs`."""
+        """log pi of every sample: see `token_values.sequence_logprobs`."""
         return sequence_logprobs(self.forward(), groups, temperature, microbatch_tokens)
 
     def sampler(self, sampling: SamplingConfig) -> LocalSampler:
@@ -200,7 +200,7 @@ class LocalEngine:
         critic: CriticConfig | None = None,
         reference: Reference | None = None,
     ) -> LocalLearner:
-        """What trains the module, with a critic and a reference where they are asked for."""
+        """A learner of the module, with a critic and a reference where they are asked for."""
         forward = self.forward()
         return LocalLearner(
             forward,

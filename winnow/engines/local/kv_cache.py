@@ -1,8 +1,9 @@
-"""What rows of a batch have read so far: their keys and values, and how rows come, part and go.
+"""KV caches for decoding: keys and values of the rows of a batch, which join, split and leave.
 
-`Slots` keeps each row's keys and values in a slot of its own, written in place: rows join, part and
-leave at any step, each filled to its own length. The library's own cache would copy all it holds
-at every step, and pad what joins later. `Padded` is for architectures that `Slots` cannot serve.
+`Slots` keeps each row's keys and values in a slot of its own, written in place: rows join, split
+and leave at any step, each filled to its own length. The library's own cache would copy all it
+holds at every step, and pad what joins later. `Padded` is for architectures that `Slots` cannot
+serve.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class KVCache(Protocol):
         ...
 
     def place(self, prompts: Sequence[int]) -> Tensor:
-        """New rows, behind those there are: the numbers of their prompts. Their next logits."""
+        """Append rows for the prompts of these numbers; return their next logits."""
         ...
 
     def forget(self, prompt: int) -> None:
@@ -47,16 +48,16 @@ class KVCache(Protocol):
         ...
 
     def keep(self, sources: Sequence[int]) -> None:
-        """Row i is from now on what row ``sources[i]`` was; repeated, a row parts in two."""
+        """Make row i what row ``sources[i]`` was; a row that is repeated is split."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
-        """A token for each row, shape (rows,), to the logits of the next, (rows, vocabulary)."""
+        """Read a token for each row, shape (rows,); return the next logits, (rows, vocabulary)."""
         ...
 
 
 class _PrefixState(NamedTuple):
-    """A prompt that was read: where its keys and values are, and its next logits."""
+    """A prompt that was read: its keys and values, its path among them, its next logits."""
 
     layers: list[DynamicLayer]
     path: Index
@@ -64,30 +65,25 @@ class _PrefixState(NamedTuple):
 
 
 class Slots:
-    """Prompts are read as trees, each once; every row has a slot with room for its answer.
+    """A cache that reads prompts as trees, each once; every row has a slot of its own.
 
     Args:
         prompts: Token ids of all prompts that rows may begin with.
-        room: Longest answer.
+        room: Most tokens of a completion.
         capacity: Slots.
     """
 
     joins = True
 
     def __init__(
-        self,
-        forward: PolicyForward,
-        prompts: Sequence[Sequence[int]],
-        *,
-        room: int,
-        capacity: int,
+        self, forward: PolicyForward, prompts: Sequence[Sequence[int]], *, room: int, capacity: int
     ) -> None:
         self.capacity = capacity
         self._forward = forward
         self._argument = cache_argument(forward.module)
         self._prompts = prompts
         self._longest = max(len(prompt) for prompt in prompts)
-        self._room = self._longest + room - 1  # the last token of an answer is never read
+        self._room = self._longest + room - 1  # the last token of a completion is never read
         self._prefixes: dict[int, _PrefixState] = {}
         self._lengths: list[int] = []
         self._cache = DynamicCache()
@@ -135,7 +131,7 @@ class Slots:
 
     @property
     def token_bytes(self) -> int:
-        """Keys and values of one token, in all layers."""
+        """Bytes of one token's keys and values, in all layers."""
         both = [x for slot in self._slots for x in (slot.keys, slot.values) if x is not None]
         return sum(x[0, :, 0].numel() * x.element_size() for x in both)
 
@@ -159,7 +155,7 @@ class Slots:
         return logits
 
     def _read(self, numbers: Sequence[int]) -> None:
-        """Stems of some prompts, given in order; what they begin with is read once."""
+        """Read some prompts, given in order; a common prefix is read once."""
         part: list[int] = []
         size = 0
         for number in numbers:
@@ -179,9 +175,9 @@ class Slots:
 
 
 class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]
-    """One layer: keys and values, shape (slots, heads, length, width); longer as it is needed.
+    """One layer: keys and values, shape (slots, heads, length, width); grows as needed.
 
-    What is not yet written is zero: a key that is masked must still be a number.
+    What is not yet written is zero: a masked key must still be a number.
     """
 
     def __init__(self, like: DynamicLayer, slots: int, longest: int, room: int) -> None:
@@ -205,13 +201,13 @@ class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]
             mine[slots, :, : paths.shape[1]] = theirs[0][:, paths].transpose(0, 1)
 
     def copy(self, to: Tensor, of: Tensor, length: int) -> None:
-        """All that is read before anything is written."""
+        """Copy slots to slots; all is read before anything is written."""
         for mine in (self.keys, self.values):
             assert mine is not None
             mine[to, :, :length] = mine[of, :, :length]
 
     def write_at(self, rows: Tensor, places: Tensor, longest: int) -> None:
-        """Where the next tokens go, and how far rows will then be filled at most."""
+        """Set where the next tokens go, and how far rows will then be filled at most."""
         self._at = (rows, places, longest)
         assert self.keys is not None
         assert self.values is not None
@@ -239,7 +235,7 @@ class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]
 
 
 class Padded:
-    """Any cache of the library's: rows begin together, their prompts padded on the left.
+    """A cache of the library's: rows begin together, their prompts padded on the left.
 
     Args:
         pads: Whether prompts of different lengths may be placed together.
@@ -303,7 +299,7 @@ class Padded:
             **cache,
         )
         self._cache = getattr(out, self._argument, None)
-        # The states of a recurrence, once rows are copied, are not those of each answer alone.
+        # A recurrence's states, once rows are copied, are not those of each sample alone.
         layers = () if self._cache is None else self._cache.layers
         if not layers or not all(hasattr(layer, "keys") for layer in layers):
             problem = f"{type(self._module).__name__} keeps no cache of keys and values to share"
@@ -314,9 +310,9 @@ class Padded:
 
 @torch.inference_mode()
 def token_bytes(forward: PolicyForward) -> int | None:
-    """Keys and values of one token in all layers; ``None`` where `Slots` would not be exact.
+    """Bytes of one token's keys and values in all layers; ``None`` where `Slots` is not exact.
 
-    Found out on a few tokens, against the module without any cache.
+    Probed on a few tokens, against the module without any cache.
     """
     if not forward.shares_prefix:
         return None

@@ -30,7 +30,7 @@ _OPTIMIZER_FILE = "optimizer.pt"
 
 
 class LocalLearner:
-    """AdamW on a module in this process. Weights in bfloat16 are steered by a float32 copy.
+    """AdamW on a module in this process. For bfloat16 weights it steps a float32 copy.
 
     Args:
         total_updates: Of the whole run, for the schedule of the learning rate.
@@ -69,7 +69,7 @@ class LocalLearner:
         self._copied = [(weight, master) for weight, master in masters if master is not weight]
         self._updates = 0
         self._begun = 0
-        """Updates before the optimizer was new."""
+        """Updates before the optimizer was last renewed."""
         self._adam = self._new_adam()
 
     def evaluate(
@@ -79,7 +79,7 @@ class LocalLearner:
         wants: str,
         temperature: float,
     ) -> list[Group]:
-        """The groups with `ref` or `values` among the annotations of the samples asked for."""
+        """The groups with `ref_logprobs` or `values` among the annotations asked for."""
         share = self.forward.shares_prefix
         limit = self._microbatch_tokens
         if wants == "ref_logprobs":
@@ -120,12 +120,12 @@ class LocalLearner:
         temperature: float,
         auxiliary: AuxiliaryBatch | None = None,
     ) -> StepStats:
-        """One update; none if loss or gradient are not finite.
+        """Make one update; none if loss or gradient are not finite.
 
         While the critic warms up, only its own terms count and only its own weights move.
 
         Raises:
-            ValueError: no term runs over any sample, warm-up aside. The loop makes no update of it.
+            ValueError: no term runs over any sample, warm-up aside.
         """
         self._adam.zero_grad(set_to_none=True)
         warming = self._critic is not None and self._updates < self._critic_config.warmup
@@ -164,7 +164,7 @@ class LocalLearner:
         return WeightsRef(self.version, module=self.module)
 
     def close(self) -> None:
-        """Let go of the module, and of what was kept beside it, so that another can take it on."""
+        """Let go of the module, so that another learner can train it."""
         for hook in self._hooks:
             hook.remove()
         self._adam.state.clear()
@@ -225,14 +225,14 @@ class LocalLearner:
             return frozen(forward, pieces)
 
     def _clipped(self, masters: Sequence[Tensor]) -> float:
-        """Length of the gradient before it is scaled down."""
+        """Clip the gradient; return its norm before that."""
         if not masters:
             return 0.0
         limit = self._config.max_grad_norm
         return float(nn.utils.clip_grad_norm_(masters, limit, foreach=True))
 
     def _rates(self) -> float:
-        """Set the learning rates of this update; that of the policy."""
+        """Set the learning rates of this update; return that of the policy."""
         warming = self._critic_config.warmup if self._critic is not None else 0
         number = self._updates - max(warming, self._begun)
         lr = learning_rate(self._config, max(0, number), self._total_updates - warming)

@@ -1,8 +1,8 @@
-"""Linear layers with their weights laid out beforehand, for long decoding on a CPU.
+"""Linear layers with reordered weights, for long decoding on a CPU.
 
-With few rows a matrix product spends a quarter of its time on bringing the weight into the order in
-which it is read. MKL can do that once for many products; torch offers it as an operator that its
-compiler uses. Where that is not there, or does not give the same products, layers stay as they are.
+With few rows a matrix product spends a quarter of its time on reordering the weight. MKL can do
+that once for many products; torch offers it as an operator that its compiler uses. Where the
+operator is missing, or does not give the same products, layers stay as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 _STEPS = 64
-"""Products with each weight from which on laying it out pays."""
+"""Products with each weight from which on reordering it pays."""
 
 
 class PackedLinears:
@@ -47,7 +47,7 @@ class PackedLinears:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Let the layers use them, in inference."""
+        """In the block, the layers use reordered weights; for inference."""
         for layer, forward in self._forwards:
             vars(layer)["forward"] = forward
         try:

@@ -23,7 +23,7 @@ class LocalSampler:
     """Samples from a module in this process.
 
     Args:
-        forward: The module, with what was found out about it.
+        forward: The module, probed.
         batch: Most samples under way at a time.
         cache_gib: Room for their keys and values, in GiB; where it is short, fewer are under way.
     """

@@ -1,4 +1,4 @@
-"""When an answer ends, and what its text is."""
+"""When a completion ends, and what its text is."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from winnow.types import FinishReason
 
 
 class Stopper:
-    """Decides after each token whether an answer has ended.
+    """Decides after each token whether a completion has ended.
 
     A stop string may lie anywhere in the text, across tokens or inside one. Only a token whose own
-    text holds the last character of a stop string can complete it: only then anything is decoded.
+    text holds the last character of a stop string can complete it: only then is the text decoded.
     """
 
     def __init__(self, tokenizer: Any, end_ids: frozenset[int], stop: Sequence[str]) -> None:
@@ -22,7 +22,7 @@ class Stopper:
         self._candidates = self._completing_tokens()
 
     def reason(self, tokens: Sequence[int], max_tokens: int) -> FinishReason | None:
-        """Why the answer ends with the last of these tokens; ``None`` if it goes on."""
+        """Why the completion ends with the last of these tokens; ``None`` if it does not."""
         if tokens[-1] in self._end_ids:
             return "eos"
         if tokens[-1] in self._candidates:
@@ -32,7 +32,7 @@ class Stopper:
         return "length" if len(tokens) >= max_tokens else None
 
     def text(self, tokens: Sequence[int], reason: FinishReason) -> str:
-        """The answer without its end-of-sequence token, cut before the first stop string."""
+        """The completion without its end-of-sequence token, cut before the first stop string."""
         text = self._decode(tokens[:-1] if reason == "eos" else tokens)
         ends = [place for stop in self._stop if (place := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text

@@ -1,4 +1,4 @@
-"""Sampling one token a row from logits, exactly and cheaply."""
+"""Samples one token of each row from logits, exactly and cheaply."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ELEMENTS = 2**19
 
 @dataclass(frozen=True)
 class Choice:
-    """A token a sample; log-probs and entropies in nats, of the full softmax. All (samples,)."""
+    """A token for each sample; log-probs and entropies in nats, of the full softmax; (samples,)."""
 
     tokens: Tensor
     logprobs: Tensor
@@ -41,7 +41,7 @@ def choose(
         rows: The row that each sample is made from, in ascending order; default: a sample for each.
 
     Returns:
-        Tokens, with the log-probs and entropies of the *untruncated* distribution.
+        Tokens, with the log-probs and entropies of the full distribution.
 
     Raises:
         WinnowError: logits that are not numbers: the policy has diverged.
@@ -102,8 +102,7 @@ def _invert(weights: Tensor, uniforms: Tensor, rows: Tensor) -> Tensor:
     """The first token at which the running sum of its row's weights passes u x total.
 
     In two levels, blocks and then within one block, so that only block sums are accumulated over
-    the whole vocabulary, and in float64, so that rounding moves no mass that could be noticed. A
-    token of weight zero is never chosen.
+    the whole vocabulary, in float64 against rounding. A token of weight zero is never chosen.
     """
     count, vocabulary = weights.shape
     blocks = -(-vocabulary // _BLOCK)
@@ -117,7 +116,7 @@ def _invert(weights: Tensor, uniforms: Tensor, rows: Tensor) -> Tensor:
 
 
 def _search(masses: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the first mass whose running sum exceeds the target, and what is left of the target.
+    """Index of the first mass whose running sum exceeds the target, and the rest of the target.
 
     Where rounding puts the target at or past the end, the last mass above zero is taken.
     """

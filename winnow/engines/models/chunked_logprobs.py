@@ -1,7 +1,7 @@
 """Log-probabilities from a linear head, without ever holding tokens x vocabulary.
 
-The vocabulary is taken a slice at a time, for all positions, and again in the backward pass: the
-largest tensor is (positions, slice). A slice of the head's gradient is written once.
+The vocabulary is taken slice by slice, for all positions, and again in the backward pass: the
+largest tensor is (positions, slice). Each slice of the head's gradient is written once.
 """
 
 from __future__ import annotations

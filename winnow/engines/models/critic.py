@@ -1,7 +1,7 @@
-"""A critic in this process: what return to expect before each token of an answer.
+"""A critic in this process: the return to expect before each token of a completion.
 
-It reads what the policy reads, beginnings that answers share once; a value is computed only where
-an answer token is predicted.
+It reads what the policy reads, shared prefixes once, and gives a value only where a completion
+token is predicted.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ _FILE = "critic.safetensors"
 class LocalCritic(nn.Module):
     """A linear head, at first zero, on the policy's own features or on those of a trunk of its own.
 
-    Args:
-        policy: The policy's module.
-        config: Whether it has a trunk of its own, a copy that is trained for values alone.
+    A trunk of its own is a copy of the policy that is trained for values alone.
 
     Raises:
-        UserError: the policy's features cannot be had beside its logits.
+        UserError: the policy's features cannot be had apart from its logits.
     """
 
     def __init__(self, policy: PolicyForward, config: CriticConfig) -> None:
@@ -54,7 +52,7 @@ class LocalCritic(nn.Module):
         """Whether the policy's features are left alone, while only the head learns."""
 
     def values(self, policy: Callable[[], Contexts], pieces: Sequence[Piece]) -> Tensor:
-        """The return to expect before each answer token of some pieces, float32, shape (tokens,).
+        """The return to expect before each completion token, float32, shape (tokens,).
 
         Args:
             policy: Gives the policy's own contexts of the pieces, where its features are shared.
@@ -66,7 +64,7 @@ class LocalCritic(nn.Module):
         return found[at.index]
 
     def trained(self) -> list[nn.Parameter]:
-        """Its parameters; those of a language model's head that it never uses are not."""
+        """Its parameters, except those of a language model's head, which it never uses."""
         unused = cast(Any, self.trunk).get_output_embeddings() if self.trunk is not None else None
         tied = (
             unused is not None

@@ -1,6 +1,6 @@
 """Entropy and KL of next-token distributions over the whole vocabulary, some positions at a time.
 
-Logits are made anew in the backward pass: the largest tensor is (some positions, vocabulary).
+Logits are recomputed in the backward pass: the largest tensor is (some positions, vocabulary).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Frozen:
 
 @torch.no_grad()
 def frozen(forward: PolicyForward, pieces: Sequence[Piece]) -> Frozen:
-    """What a module says now; it keeps its meaning when the module's weights change."""
+    """The distributions of a module as it is now; they outlast changes of its weights."""
     at = forward.contexts(pieces)
     head = forward.module.get_output_embeddings()  # type: ignore[operator]
     if forward.splits_head and type(head) is nn.Linear:
@@ -42,7 +42,7 @@ def frozen(forward: PolicyForward, pieces: Sequence[Piece]) -> Frozen:
 
 
 def entropies(forward: PolicyForward, at: Contexts, temperature: float) -> Tensor:
-    """Entropy of the distribution each answer token was sampled from, nats, shape (tokens,)."""
+    """Entropy of the distribution behind each completion token, nats, shape (tokens,)."""
 
     def entropy(features: Tensor) -> Tensor:
         logp = _logp(forward.logits(features), temperature)
@@ -70,7 +70,7 @@ def _logp(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _expected(logp: Tensor, values: Tensor) -> Tensor:
-    """p x values, 0 where p is: some models mask tokens that they have no word for."""
+    """p x values, 0 where p is 0: some models mask unused tokens."""
     return logp.exp() * values.masked_fill(logp.isneginf(), 0.0)
 
 

@@ -1,10 +1,9 @@
-"""Log-probabilities of answers under a module; what they have in common is computed once.
+"""Log-probs of completions under a module; shared prefixes are computed once.
 
-A micro-batch is one packed row, the tree of all its prompts and answers (`tree.py`): a beginning
-that prompts share, a prompt that answers share, words with which several answers begin are nodes
-of it once. Every answer sees just what it would see alone behind its prompt. The last token of an
-answer is never an input: nothing is predicted from it. The head is applied only where a token of an
-answer is predicted (`head.py`).
+A micro-batch is one packed sequence, the prefix tree of all its prompts and completions
+(`prefix_tree.py`). Every completion sees just what it would see alone after its prompt. Its last
+token is never an input: nothing is predicted from it. The head is applied only where a token of a
+completion is predicted (`chunked_logprobs.py`).
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ _CHUNK_ELEMENTS = 2**22
 PROBE_ERRORS = (
     AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
-"""What an architecture raises that does not take what it is tried with."""
+"""What an architecture may raise while it is probed."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A prompt and some of its answers, as token ids."""
+    """A prompt and some of its completions, as token ids."""
 
     prompt: Sequence[int]
     answers: Sequence[Sequence[int]]
 
     @property
     def inputs(self) -> list[tuple[int, ...]]:
-        """What the model reads for each answer."""
+        """What the model reads for each completion."""
         return [(*self.prompt, *answer[:-1]) for answer in self.answers]
 
     @property
@@ -55,10 +54,10 @@ class Contexts:
     """What the head is applied to, and what it should predict.
 
     Attributes:
-        features: One row for each distinct beginning that something is predicted from, shape
+        features: One row for each distinct prefix that something is predicted from, shape
             (contexts, hidden), or (contexts, vocabulary) where the head cannot be split off.
-        index: For each answer token, in the order of the pieces, its context; shape (tokens,).
-        targets: The answer tokens, shape (tokens,).
+        index: For each completion token, in the order of the pieces, its context; shape (tokens,).
+        targets: The completion tokens, shape (tokens,).
         positions: Tokens that went through the model.
     """
 
@@ -71,9 +70,9 @@ class Contexts:
 class PolicyForward:
     """Runs a causal language model of `transformers` over pieces.
 
-    At construction it is found out, on a few tokens, whether this architecture gives the same
-    log-probs with a shared prompt as without, and whether its head can be applied on its own. Where
-    not, the plain computation is used; ``shares_prefix``, ``splits_head`` and ``why`` say so.
+    At construction it probes, on a few tokens, whether this architecture gives the same log-probs
+    with a shared prefix as without, and whether its head can be applied on its own. Where not, the
+    plain computation is used; ``shares_prefix``, ``splits_head`` and ``why`` say so.
     """
 
     def __init__(self, module: nn.Module, *, share_prefix: bool = True) -> None:
@@ -136,10 +135,10 @@ class PolicyForward:
         return logits
 
     def read(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any, list[Index]]:
-        """Read some prompts, what they begin with once. Only where a prefix can be shared.
+        """Read some prompts, common prefixes once. Only where ``shares_prefix``.
 
         Returns:
-            Logits of the token behind each prompt, shape (prompts, vocabulary); the cache of their
+            Logits of the token after each prompt, shape (prompts, vocabulary); the cache of their
             tree, as one row; the nodes of each prompt.
         """
         cache = DynamicCache()
@@ -186,7 +185,7 @@ class PolicyForward:
         return features
 
     def agree(self, values: Tensor, plain: Tensor) -> bool:
-        """Whether two ways to compute something in the module's precision are the same."""
+        """Whether two results in the module's precision are the same."""
         low = self.dtype in (torch.bfloat16, torch.float16)
         return _agree(values, plain, 0.05 if low else 1e-4)
 
@@ -206,7 +205,7 @@ class PolicyForward:
         return int(config.get_text_config(decoder=True).vocab_size)
 
     def _probe(self) -> list[Piece]:
-        """Ragged groups of arbitrary tokens, some of which begin alike."""
+        """Ragged groups of arbitrary tokens, some with a common prefix."""
         token = [(7 * i + 3) % self.vocabulary for i in range(24)]
         return [
             Piece(token[:7], [token[7:11], token[11:12], token[12:15]]),
@@ -215,7 +214,7 @@ class PolicyForward:
         ]
 
     def _head_is_separable(self) -> bool:
-        """Some models scale or cap their logits after the head; theirs are taken as they come."""
+        """Whether logits are the head's output: some models scale or cap it."""
         ids = torch.tensor([self._probe()[0].prompt], device=self.device)
         if self.module.get_output_embeddings() is None:  # type: ignore[operator]
             return False
@@ -244,9 +243,9 @@ class PolicyForward:
 
 
 def cache_argument(module: nn.Module) -> str:
-    """What a model's forward, and what it returns, call keys and values.
+    """The name of the KV cache in a model's forward and its output.
 
-    transformers renamed them in 5.24; a model's own code may have either name.
+    transformers renamed it in 5.24; a model's own code may use either name.
     """
     names = inspect.signature(module.forward).parameters
     return "cache" if "cache" in names else "past_key_values"

@@ -1,4 +1,4 @@
-"""From a name to a causal language model and its tokenizer: hub id, folder, GGUF, built-in."""
+"""Loads a causal language model and its tokenizer by name: hub id, folder, GGUF, built-in."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model lies: what `from_pretrained` takes, and the GGUF file within it, if any."""
+    """Where a model is: what `from_pretrained` takes, and the GGUF file within it, if any."""
 
     name: str
     gguf: str | None = None
 
     @property
     def ordinary(self) -> bool:
-        """Whether its name is all that `from_pretrained` needs, for adapters over it too."""
+        """Whether its name is all that `from_pretrained` needs, also with adapters over it."""
         return self.gguf is None and _base_of(self) is None
 
 
@@ -45,10 +45,10 @@ def resolve(name: str, field: str = "model", others: Sequence[str] = ()) -> Mode
     """Find a model without loading it.
 
     Args:
-        others: What else the setting may be, to be suggested.
+        others: Other values of the setting, for suggestions.
 
     Raises:
-        UserError: no such folder or file, and no form of a hub id either.
+        UserError: no such folder or file, and not the form of a hub id.
     """
     if name == BUILT_IN:
         return _built_in()
@@ -75,7 +75,7 @@ def load_tokenizer(source: ModelSource, field: str = "model") -> Any:
     """The tokenizer of a model.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -87,7 +87,7 @@ def load_config(source: ModelSource, field: str = "model") -> Any:
     """The model's config, which tells its context length, without its weights.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be loaded.
     """
     from transformers import AutoConfig
 
@@ -98,10 +98,10 @@ def load_config(source: ModelSource, field: str = "model") -> Any:
 def load_model(
     source: ModelSource, dtype: str, device: torch.device, field: str = "model"
 ) -> torch.nn.Module:
-    """The causal language model in evaluation mode: dropout would make every ratio a lie.
+    """The causal language model in evaluation mode: dropout would falsify every ratio.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -133,11 +133,7 @@ def _base_of(source: ModelSource) -> str | None:
 
 @contextmanager
 def reading(source: ModelSource, field: str) -> Iterator[None]:
-    """No progress bars and no advice of the library's; what cannot be had is said in one line.
-
-    Raises:
-        UserError: the model cannot be had.
-    """
+    """In the block, the library is quiet, and a model that it cannot load is a `UserError`."""
     from safetensors import SafetensorError
     from transformers.utils import logging as their_logging
 
@@ -156,7 +152,7 @@ def reading(source: ModelSource, field: str) -> Iterator[None]:
 
 
 def plain_weights(source: ModelSource, model: Any) -> None:
-    """Weights read from GGUF are plain now: saved, they are ordinary safetensors."""
+    """Mark weights read from GGUF as plain, so that they are saved as ordinary safetensors."""
     if source.gguf is not None:
         model.config.__dict__.pop("quantization_config", None)
         model.hf_quantizer = None
@@ -170,7 +166,7 @@ def context_length(model_config: Any) -> int | None:
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends an answer: one or several in its configs, and the tokenizer's."""
+    """Every id that ends a completion: one or several in its configs, and the tokenizer's."""
     ids: set[int] = set()
     for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
         value = getattr(holder, "eos_token_id", None)
@@ -179,7 +175,7 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _built_in() -> ModelSource:
-    spec = importlib.util.find_spec(_WHEEL)  # found, not imported: it would want its own libraries
+    spec = importlib.util.find_spec(_WHEEL)  # found, not imported: it would need its own libraries
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(folder) / _GGUF).is_file():
             return ModelSource(str(folder), _GGUF)

@@ -20,7 +20,7 @@ from winnow.storage.atomic import whole_folder
 class Adapters:
     """LoRA over the linear layers of a module; its base weights stay as they are.
 
-    The module goes on being one of transformers: peft replaces its layers in place.
+    The module stays one of transformers: peft replaces its layers in place.
 
     Args:
         seed: Of the adapters' first values. Their output is 0 at first.
@@ -34,9 +34,8 @@ class Adapters:
         try:
             import peft
         except ImportError as error:
-            raise UserError(
-                "lora.rank", "adapters need peft", "pip install 'winnow-rl[lora]'"
-            ) from error
+            remedy = "pip install 'winnow-rl[lora]'"
+            raise UserError("lora.rank", "adapters need peft", remedy) from error
         targets: Any = config.targets
         settings = peft.LoraConfig(
             r=config.rank,
@@ -47,22 +46,21 @@ class Adapters:
         if targets != ["all-linear"]:
             _check_names(module, targets)
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of two libraries at each other
+            warnings.simplefilter("ignore")  # two libraries warn of each other
             torch.manual_seed(seed)
             try:
                 self._peft: Any = peft.get_peft_model(cast(Any, module), settings)
             except ValueError as error:
                 reason = str(error).split(". ")[0]
-                raise UserError(
-                    "lora.targets", f"peft refuses {config.targets}: {reason}"
-                ) from error
+                problem = f"peft refuses {config.targets}: {reason}"
+                raise UserError("lora.targets", problem) from error
         self._peft.peft_config["default"].base_model_name_or_path = name
         self._module = module
         self._first = [p.detach().clone() for p in self._trained()]
         self._copy: Path | None = None
 
     def keep_base(self, folder: Path) -> None:
-        """Point to a copy of the base model, made with the first save, not to where it came from.
+        """Let adapters name a copy of the base model, made with the first save, as their base.
 
         For models that `from_pretrained` does not find by their name alone.
         """
@@ -71,25 +69,25 @@ class Adapters:
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """The base weights alone, for a while."""
+        """In the block, the module has its base weights alone."""
         with self._peft.disable_adapter():
             yield
 
     def save(self, folder: Path) -> None:
-        """The adapters, as peft and `AutoModelForCausalLM.from_pretrained` read them."""
+        """Write the adapters, as peft and `AutoModelForCausalLM.from_pretrained` read them."""
         if self._copy is not None and not self._copy.is_dir():
             whole_folder(self._copy, partial(self._save_plain, added=False))
-        # Not asked for, it asks a hub at every save whether the vocabulary has grown.
+        # Without this, peft asks a hub at every save whether the vocabulary has grown.
         self._peft.save_pretrained(folder, save_embedding_layers=False)
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:
-        """Adapters that `save` wrote."""
+        """Load adapters that `save` wrote."""
         for parameter, saved in zip(self._trained(), self.read(folder), strict=True):
             parameter.copy_(saved)
 
     def read(self, folder: Path | None) -> list[Tensor]:
-        """The weights in a folder, in the order of the module's own; none: their first values."""
+        """The weights in a folder, in the module's order; without a folder, the first values."""
         if folder is None:
             return self._first
         from safetensors.torch import load_file
@@ -98,7 +96,7 @@ class Adapters:
         return [saved[name.replace(".default", "")] for name in self._names()]
 
     def towards_base(self, weights: list[Tensor], share: float) -> list[Tensor]:
-        """Weights with the difference that they make scaled down: an average with the base."""
+        """Weights with their effect scaled by 1 - share: an average with the base model."""
         return [
             w * (1 - share) if "lora_B" in name or "lora_embedding_B" in name else w
             for name, w in zip(self._names(), weights, strict=True)
@@ -111,11 +109,10 @@ class Adapters:
 
     @torch.no_grad()
     def _save_plain(self, folder: Path, *, added: bool) -> None:
-        """The module's weights under the names that they have without adapters.
+        """Write the module's weights under the names that they have without adapters.
 
         Args:
-            added: Whether with what the adapters add to them, which is not done in place: taken
-                away again, it would leave its rounding behind.
+            added: Whether to add what the adapters add; not in place, which would leave rounding.
         """
         module: Any = self._module
         state = {
@@ -137,11 +134,10 @@ class Adapters:
 
 
 def _check_names(module: nn.Module, targets: Sequence[str]) -> None:
-    """See that each names a layer; peft would leave out those that do not, if others do.
+    """Check that each target names a layer; peft would leave out those that do not.
 
     Raises:
-        UserError: naming the first that does not, and the names that there are; or one whose
-            weights are those of another layer too.
+        UserError: one names no layer, or a layer that shares its weights with another.
     """
     linear = {
         name.rpartition(".")[2]
@@ -150,13 +146,10 @@ def _check_names(module: nn.Module, targets: Sequence[str]) -> None:
     }
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name, _ in module.named_modules()):
-            raise UserError(
-                "lora.targets", f"no layer is called {target!r}", nearest(target, sorted(linear))
-            )
-    words, head = (
-        cast(Any, module).get_input_embeddings(),
-        cast(Any, module).get_output_embeddings(),
-    )
+            remedy = nearest(target, sorted(linear))
+            raise UserError("lora.targets", f"no layer is called {target!r}", remedy)
+    model = cast(Any, module)
+    words, head = model.get_input_embeddings(), model.get_output_embeddings()
     for name, layer in module.named_modules():
         named = any(f".{name}".endswith(f".{target}") for target in targets)
         if named and layer in (words, head) and head is not None and words.weight is head.weight:
@@ -165,7 +158,7 @@ def _check_names(module: nn.Module, targets: Sequence[str]) -> None:
 
 
 def merged(base: Any, folder: str, field: str) -> nn.Module:
-    """An ordinary model: what adapters in a folder were trained over, with them.
+    """An ordinary model: a base with the adapters in a folder merged in.
 
     Raises:
         UserError: peft is not installed.
@@ -173,9 +166,8 @@ def merged(base: Any, folder: str, field: str) -> nn.Module:
     try:
         import peft
     except ImportError as error:
-        raise UserError(
-            field, f"the adapters in {folder} need peft", "pip install 'winnow-rl[lora]'"
-        ) from error
+        remedy = "pip install 'winnow-rl[lora]'"
+        raise UserError(field, f"the adapters in {folder} need peft", remedy) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made: Any = peft.PeftModel.from_pretrained(base, folder)

@@ -1,14 +1,14 @@
-"""Sequences that begin alike, laid out so that what they share is there once.
+"""Prefix trees: sequences laid out so that a common prefix is there once.
 
-    prompt p q, answers a b and a c          prompt p r, answer d
+    prompt p q, completions a b and a c      prompt p r, completion d
 
     node          0  1  2  3  4  5  6
     token         p  q  a  b  c  r  d        (depth first)
     depth         0  1  2  3  3  1  2        (its position)
     end           7  5  5  4  5  7  7        (one past what hangs on it)
 
-Node j is the node i itself or lies before it on its path exactly if ``j <= i < end[j]``: one vector
-says who sees whom. Pure: sequences in, arrays out.
+Node j is on the path to node i, or is i, exactly if ``j <= i < end[j]``: one vector says who sees
+whom. Pure: sequences in, arrays out.
 """
 
 from __future__ import annotations
@@ -40,13 +40,12 @@ class Tree:
 class Blocks:
     """Attention over a tree, cut into equal runs of its nodes.
 
-    A run of a depth-first order sees the path to its first node, and itself: a few keys instead of
-    the whole tree.
+    A run sees the path to its first node, and itself: a few keys instead of the whole tree.
 
     Attributes:
         keys: Nodes that each block reads, shape (blocks, keys); -1 fills up.
-        allowed: Who sees whom, shape (blocks, queries, keys), where blocks x queries is the number
-            of nodes and a few more. What is beyond the nodes sees key 0 only.
+        allowed: Who sees whom, shape (blocks, queries, keys); blocks x queries is the number of
+            nodes and a few more, which see key 0 only.
     """
 
     keys: Index
@@ -59,7 +58,7 @@ class Blocks:
 
 
 def grow(sequences: Sequence[Sequence[int]]) -> Tree:
-    """The tree of some sequences: each distinct beginning becomes one node.
+    """The tree of some sequences: each distinct prefix becomes one node.
 
     In lexicographic order a sequence shares most with its neighbour, so one pass over the sorted
     sequences finds every node, in depth-first order.
@@ -117,7 +116,7 @@ def ancestors(tree: Tree, node: int) -> Index:
 def added(before: Sequence[int], sequences: Sequence[Sequence[int]]) -> int:
     """Nodes that sequences add to a tree whose last sequence, in order, is ``before``.
 
-    Exact where all of them come after it, as they do where their beginnings do; else at most that.
+    Exact where all of them come after it in order; else an upper bound.
     """
     nodes = 0
     for sequence in sorted(map(tuple, sequences)):
@@ -127,7 +126,7 @@ def added(before: Sequence[int], sequences: Sequence[Sequence[int]]) -> int:
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common beginning."""
+    """Length of the longest common prefix."""
     for place, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return place

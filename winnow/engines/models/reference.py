@@ -1,7 +1,7 @@
-"""What the policy must not leave: the starting model, a slow average, or another model.
+"""References: the starting model, an EMA of the policy, or another model.
 
-The first two have the policy's own shape, so they are a set of weights that its module is lent for
-a pass; no second module is built.
+The first two have the policy's own shape, so its module borrows their weights for a pass; no second
+module is built.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class Reference(Protocol):
     """A policy that log-probs are compared with."""
 
     def used(self) -> AbstractContextManager[PolicyForward]:
-        """The reference, as long as the context lasts; the policy may be away meanwhile."""
+        """The reference, in the block; the policy's weights may be away meanwhile."""
         ...
 
     def follow(self) -> None:
-        """The policy has been updated."""
+        """To be called after each update of the policy."""
         ...
 
     def state(self) -> list[Tensor]:
-        """What a resumed run cannot find elsewhere."""
+        """What must be saved to resume a run."""
         ...
 
     def load_state(self, state: Sequence[Tensor]) -> None: ...
@@ -56,10 +56,10 @@ class Other(Fixed):
 
 
 class Within(Fixed):
-    """The policy's module in another state, that of LoRA's base weights for one.
+    """The policy's module in another state, such as that of LoRA's base weights.
 
     Args:
-        bare: Puts the module into that state for a while.
+        bare: Puts the module into that state, in a block.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Weights(Fixed):
 
 
 class EMA(Weights):
-    """The slow average of the policy: average <- decay average + (1 - decay) policy, each update.
+    """An average of the policy: average <- decay average + (1 - decay) policy, each update.
 
     Held in float32, so that small steps are not lost.
     """

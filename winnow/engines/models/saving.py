@@ -1,4 +1,4 @@
-"""Writing models: what libraries say of a full disk, in one word."""
+"""Writing models: a full disk is an `OSError`, whatever library writes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """safetensors and torch have errors of their own for a full disk; here they are an `OSError`.
-
-    Raises:
-        OSError: something cannot be written.
-    """
+    """In the block, what safetensors and torch raise for a full disk is an `OSError`."""
     from safetensors import SafetensorError
 
     try:

@@ -1,4 +1,4 @@
-"""Text -> the tokens that a model sees: prompts, and recorded answers without tokens."""
+"""Text -> the tokens that a model sees: prompts, and recorded samples without tokens."""
 
 from __future__ import annotations
 
@@ -40,11 +40,7 @@ class PromptEncoder:
         return tuple(ids)
 
     def check(self, prompts: Sequence[Prompt], max_tokens: int, context: int | None) -> None:
-        """Every prompt must leave room for its answer.
-
-        Raises:
-            UserError: naming the longest prompt.
-        """
+        """Raise a `UserError` where the longest prompt leaves no room for a completion."""
         if not prompts:
             return
         length, name = max((len(self(prompt)), prompt.id) for prompt in prompts)
@@ -58,13 +54,13 @@ class PromptEncoder:
 
 
 class Retokeniser:
-    """Completes the groups of a file: token ids of prompts and answers where they are not known.
+    """Completes the groups of a file: token ids of prompts and samples where they are not known.
 
-    An answer's end is made of its finish reason: the end-of-sequence token after `eos`, the stop
-    string after `stop` where there is only one that it can have been, nothing after `length`.
+    A sample's end follows from its finish reason: the end-of-sequence token after `eos`, the stop
+    string after `stop` if only one is possible, nothing after `length`.
 
     Args:
-        anew: Whether tokens that the file has are another model's, and only its text can be used.
+        anew: Whether the file's tokens are another model's, so that only its text can be used.
         context: Most tokens that the model takes; ``None`` if it does not say.
     """
 

@@ -21,8 +21,8 @@ from winnow.engines.models.prefix_tree import Tree, cut
 
 _NAME = "winnow"
 _BLOCK, _BLOCKS = 64, 8
-"""Nodes that read their keys together: fewer read fewer keys, more make larger products. No more
-blocks than that, however long a tree: each holds the keys of its path."""
+"""Least nodes of a block, and most blocks of a tree. Nodes of a block read their keys together:
+fewer read fewer keys, more make larger products. Each block holds the keys of its path."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Plan:
     _repeated: dict[int, Tensor] = field(default_factory=dict)
 
     def mask_for(self, heads: int) -> Tensor:
-        """For so many query heads behind each other, the same tensor for every layer."""
+        """The mask for so many query heads in sequence, the same tensor for every layer."""
         if heads not in self._repeated:
             self._repeated[heads] = self.mask.repeat(1, 1, heads, 1) if heads > 1 else self.mask
         return self._repeated[heads]
@@ -68,10 +68,10 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 @contextmanager
 def looking_at(module: nn.Module, plan: Plan) -> Iterator[None]:
-    """Let the module's attention follow a plan."""
+    """In the block, the module's attention follows a plan."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(_NAME, attend)  # again and again to no effect
+    AttentionInterface.register(_NAME, attend)  # idempotent
     config: Any = module.config
     configs = {id(c): c for c in (config, config.get_text_config(decoder=True))}.values()
     before = [c._attn_implementation for c in configs]
@@ -97,7 +97,7 @@ def attend(
     dropout: float = 0.0,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """As the interface wants it: query (1, heads, nodes, width), keys and values likewise.
+    """Attention as the interface asks: query (1, heads, nodes, width), keys and values likewise.
 
     Returns:
         (1, nodes, heads, width of a value), and no weights.

@@ -1,4 +1,4 @@
-"""From scored samples to a reward model: `winnow.fit_reward(...)`."""
+"""Fits a reward model to scored samples: `winnow.fit_reward(...)`."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def fit_reward(
         out: Folder for the model; `reward = "model:FOLDER"` then scores with it.
         model: A causal language model to start from, or a reward model to resume.
         per_prompt: Most pairs of a prompt.
-        prompts: Use so many prompts only, chosen at random: few labels make a poor reward model.
-            Prompts without two answers of different reward are not counted.
-        held_out: Share of these prompts whose pairs are kept for measuring: one prompt at least,
-            if it is above 0 and there are two.
+        prompts: Use so many prompts only, chosen at random. Prompts without two samples of
+            different reward are not counted.
+        held_out: Share of these prompts whose pairs are held out for measuring: if above 0, at
+            least one of two or more prompts.
         layers: Keep only the model's first layers.
 
     Raises:
@@ -66,14 +66,14 @@ def fit_reward(
         listener.progress("read", 0, 1)
         table = _scored(samples)
         by_prompt = _by_prompt(table, per_prompt, random.Random(seed))[:prompts]
-        away = _number_away(len(by_prompt), held_out)
+        held = _number_held_out(len(by_prompt), held_out)
         from winnow.engines.reward_models.trainer import fit_reward_model
 
         return fit_reward_model(
             model,
-            _joined(by_prompt[away:]),
+            _joined(by_prompt[held:]),
             how,
-            held_out=_joined(by_prompt[:away]),
+            held_out=_joined(by_prompt[:held]),
             out=out,
             device=pick_device(device),
             progress=lambda done, steps, _: listener.progress("fit", done, steps),
@@ -81,21 +81,19 @@ def fit_reward(
 
 
 def _scored(samples: Paths) -> SampleTable:
-    wanted = ["prompt", "text", "reward"]
-    table = read_samples(
-        paths_of(samples), wanted, why="fit-reward", optional=("messages", "answer")
-    )
+    columns, optional = ["prompt", "text", "reward"], ("messages", "answer")
+    table = read_samples(paths_of(samples), columns, why="fit-reward", optional=optional)
     table.need_scores(samples)
     return table
 
 
-def _number_away(prompts: int, share: float) -> int:
+def _number_held_out(prompts: int, share: float) -> int:
     """How many prompts are held out: at least one, at most all but one."""
     return min(max(1, round(prompts * share)), max(0, prompts - 1)) if share else 0
 
 
 def _by_prompt(table: SampleTable, per_prompt: int, rng: random.Random) -> list[list[Pair]]:
-    """The pairs of each prompt that has any, prompts in an order at random."""
+    """The pairs of each prompt that has any, prompts in random order."""
     found = defaultdict[str, list[Pair]](list)  # one text may have several ids
     for group in table:
         for pair in pairs([group], per_prompt=per_prompt, rng=rng):

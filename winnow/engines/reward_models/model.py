@@ -1,11 +1,11 @@
-"""A reward out of any sequence classifier: a reward model scores (prompt, completion).
+"""A reward from any sequence classifier: a reward model scores (prompt, completion).
 
     reward = RewardModel("owner/name", device=torch.device("cpu"))
     reward.score([(prompt, completion), ...])
 
-What is read is one logit at the last token of the text. The text is the prompt with the completion
+The score is one logit at the last token of the text. The text is the prompt with the completion
 right after it, or, for a conversation, what the reward model's own chat template makes of it with
-the completion as the assistant's message. What fits a reward model reads it by the same functions.
+the completion as the assistant's message. Fitting reads a reward model by the same functions.
 """
 
 from __future__ import annotations
@@ -47,13 +47,12 @@ class RewardModel:
         dtype: ``float32`` or ``bfloat16``; the latter leaves a score about three digits.
         label: Whose logit is the score, by index or by name in the model's ``id2label``; not
             needed where there is one label only. It is the logit, not a probability.
-        batch_tokens: About so many tokens are read at a time, padding counted. A text that is
-            longer than that is read alone.
+        batch_tokens: Tokens read at a time, padding counted. A longer text is read alone.
         field: The setting that names the model, for messages.
 
     Raises:
-        UserError: it cannot be had, its head is not among its weights (its scores would be
-            random), or it has several labels of which none is named. One line.
+        UserError: it cannot be loaded, its head is not among its weights (its scores would be
+            random), or it has several labels of which none is named.
     """
 
     def __init__(
@@ -119,7 +118,7 @@ class Encoder:
         self._context = min(limit for limit in limits if limit is not None)
 
     def __call__(self, items: Sequence[tuple[Prompt, str]]) -> list[Row | str]:
-        """For each item its token ids, or in a line why it has none that the model could read.
+        """For each item its token ids, or a line on why the model cannot read it.
 
         Raises:
             UserError: a prompt is a conversation, and there is no chat template.
@@ -160,18 +159,15 @@ class Encoder:
 
 
 def load_classifier(
-    source: ModelSource,
-    dtype: str,
-    field: str,
-    shape: Callable[[Any], None] = lambda config: None,
+    source: ModelSource, dtype: str, field: str, shape: Callable[[Any], None] = lambda config: None
 ) -> tuple[Any, list[str]]:
     """A sequence classifier, and the names of its weights that were not in the file.
 
-    Those are whatever chance made them: the caller must refuse them or put something in their
-    place. ``shape`` may change the config before the model is built.
+    Those are random: the caller must refuse or replace them. ``shape`` may change the config before
+    the model is built.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be loaded.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -184,7 +180,7 @@ def load_classifier(
             config=config,
             dtype=getattr(torch, dtype),
             disable_mmap=True,
-            ignore_mismatched_sizes=True,  # they are told, as what is missing is
+            ignore_mismatched_sizes=True,  # reported below, with the missing ones
             output_loading_info=True,
         )
     plain_weights(source, model)
@@ -204,9 +200,9 @@ def read_all(model: Any, rows: Sequence[Row], batch_tokens: int, column: int = 0
 def read(model: Any, rows: Sequence[Row]) -> Tensor:
     """Logits at the last token of each row, shape (rows, labels), float32; gradients flow.
 
-    transformers finds the last token of a row by its not being the padding. So that it does where
-    a text ends in what is the model's padding too (often the end-of-sequence token), such a batch
-    is padded with another token, one in which none of its texts ends; masked, it could be any.
+    transformers takes the last token of a row that is not padding. Where a text ends in the model's
+    padding token (often the end-of-sequence token), its batch is padded with another, in which none
+    of its texts ends; masked, it could be any.
 
     Args:
         rows: At most ``widest(model)``.
@@ -264,7 +260,7 @@ def _padding(model: Any, rows: Sequence[Row]) -> int:
 
 @contextmanager
 def _set(model: Any, **settings: Any) -> Iterator[None]:
-    """Settings of the model's config, for a while."""
+    """In the block, the model's config has these settings."""
     configs = {id(c): c for c in (model.config, model.config.get_text_config())}.values()
     before = [(c, key, getattr(c, key)) for c in configs for key in settings if hasattr(c, key)]
     try:

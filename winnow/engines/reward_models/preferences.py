@@ -1,4 +1,4 @@
-"""Preferences: which of two answers to a prompt is better, and the loss that learns from it. Pure.
+"""Preferences: which of two completions is better, and the loss that learns from it. Pure.
 
     pairs(groups, per_prompt=4, rng=random.Random(0)) -> [Pair(prompt, better, worse), ...]
     bradley_terry(r(better), r(worse))                -> loss of each pair
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one prompt, as texts, of which the first was preferred."""
+    """Two completions of one prompt, as texts; the first was preferred."""
 
     prompt: Prompt
     better: str
@@ -43,10 +43,9 @@ class FitSettings:
         lr: Learning rate of the first update.
         batch_pairs: Pairs of an update; the last one of an epoch may have fewer.
         seed: Decides the order of the pairs.
-        dtype: ``bfloat16``: passes are made and the result is written in it; what is trained is
-            in float32 all the same.
+        dtype: Of the passes and the result; what is trained is in float32 all the same.
         layers: Keep only the first so many layers of the base: a smaller, quicker model.
-        microbatch_tokens: About so many tokens go through the model at a time, padding counted.
+        microbatch_tokens: Tokens through the model at a time, padding counted; about.
     """
 
     epochs: int = 1
@@ -69,17 +68,16 @@ class FitSettings:
 
 
 def pairs(groups: Iterable[Group], *, per_prompt: int, rng: Random) -> list[Pair]:
-    """Pairs of different reward out of scored groups, the higher reward being the better one.
+    """Pairs of different reward from scored groups; the higher reward is the better one.
 
     A text that was sampled several times enters once, with the mean of its scores, so that no pair
-    says the opposite of another. Samples without a score enter nowhere; a group whose texts all
-    have the same reward gives no pair.
+    contradicts another. Samples without a score are left out; a group whose texts all have the same
+    reward gives no pair.
 
     Args:
-        groups: Scored groups. Each is taken for itself, also where two have the same prompt.
-        per_prompt: Most pairs of a group: a sample of them without replacement, each pair being as
-            likely as any other.
-        rng: Decides the sample and the order within a group; groups keep theirs.
+        groups: Scored groups. Each is taken by itself, also where two have the same prompt.
+        per_prompt: Most pairs of a group, chosen without replacement, all equally likely.
+        rng: Chooses the pairs and their order within a group; groups keep theirs.
 
     Raises:
         ValueError: ``per_prompt`` is below 1, or a group has not been scored.
@@ -107,7 +105,7 @@ def bradley_terry(better: Tensor, worse: Tensor) -> Tensor:
     -sigma(r_worse - r_better).
 
     Args:
-        better: Rewards of the preferred answers, shape (pairs,).
+        better: Rewards of the preferred completions, shape (pairs,).
         worse: Rewards of the others, shape (pairs,).
 
     Returns:

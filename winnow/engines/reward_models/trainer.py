@@ -1,7 +1,7 @@
-"""Fits a reward model to preferences: a causal language model with one number for a head.
+"""Fits a reward model to preferences: a causal language model with a head of one number.
 
-fit_reward_model("smollm2-135m", pairs, FitSettings(), out=Path("judge"), device=device)
-RewardModel("judge", device=...).score([(prompt, completion), ...])
+fit_reward_model("smollm2-135m", pairs, FitSettings(), out=Path("reward"), device=device)
+RewardModel("reward", device=...).score([(prompt, completion), ...])
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from winnow.storage.atomic import refuse, whole_folder
 from winnow.theory.intervals import wilson
 
 Progress = Callable[[int, int, float], None]
-"""Told after each step: steps done, steps in all, the step's loss."""
+"""Called after each step with: steps done, steps in all, the step's loss."""
 
 _MAX_GRAD_NORM = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """What a fit came to.
+    """The result of a fit.
 
     Attributes:
-        folder: Where the reward model lies.
+        folder: Where the reward model is.
         steps: Updates made.
         pairs: Training pairs that could be read.
         left_out: Pairs that could not, of both kinds: too long, or the same tokens twice.
         first_loss, last_loss: Mean loss of the first and of the last batch, before its update, in
-            nats a pair; log 2 is that of a model that has no preference.
+            nats a pair; log 2 is that of a model without preferences.
         accuracy: Share of the training pairs whose better text now scores higher; a tie is wrong.
         held_out: Held-out pairs that could be read.
-        held_out_accuracy: The same share among those; ``None`` where there are none.
-        held_out_low, held_out_high: 95 % interval of that (Wilson), as if pairs were independent:
-            too narrow where many share a prompt.
+        held_out_accuracy: Their accuracy; ``None`` where there are none.
+        held_out_low, held_out_high: Its 95 % interval (Wilson), as if pairs were independent: too
+            narrow where many share a prompt.
     """
 
     folder: Path
@@ -94,26 +94,25 @@ def fit_reward_model(
 ) -> FitResult:
     """Fit a reward model by maximum likelihood (Bradley-Terry) and write it to a folder.
 
-    The head starts at zero: no text is preferred at first, whatever the seed, and what the trunk
-    has learned is not pulled about by a random head (Kumar et al. 2022, 2202.10054). A base that
-    is a reward model with one label already keeps its head and is fitted further. AdamW with the
-    learning rate falling linearly to 0; the loss of a batch is the mean over its pairs, however
-    they are cut into micro-batches. No dropout. On a CPU the same seed gives the same weights.
+    The head starts at zero: no text is preferred at first, whatever the seed, and no random head
+    distorts the trunk (Kumar et al. 2022, 2202.10054). A base that is a reward model with one label
+    keeps its head and is fitted further. AdamW, its learning rate falling linearly to 0; the loss
+    of a batch is the mean over its pairs. No dropout. On a CPU the same seed gives the same
+    weights.
 
     Args:
         base: Folder or hub id of a causal language model, ``.gguf`` file, or the built-in one.
         pairs: Preferences to learn. See :func:`winnow.engines.reward_models.preferences.pairs`.
-        out: Folder to be made. It appears when it is whole.
-        held_out: Pairs to measure by that are not trained on. Pairs of one prompt should not be
-            in both.
+        out: Folder to be made. It appears when it is complete.
+        held_out: Pairs to measure by, not trained on, of other prompts than `pairs`.
         progress: See :data:`Progress`.
         field: The setting that names the base, for messages.
 
     Raises:
-        UserError: ``out`` exists or cannot be made, a setting is out of range, the base cannot
-            be had or has no plain head, or fewer than two pairs can be read.
+        UserError: ``out`` exists or cannot be made, a setting is out of range, the base cannot be
+            loaded or has no plain head, or fewer than two pairs can be read.
         WinnowError: loss or gradient are not finite, or the disk is full: nothing is written; or
-            something is at ``out`` by the end: what was written lies beside it.
+            ``out`` exists by the end: what was written is beside it.
     """
     how.check()
     _check_number(len(pairs))
@@ -168,7 +167,7 @@ def _check_number(readable: int, given: int | None = None) -> None:
 
 
 def _with_head(source: Any, layers: int | None, field: str) -> Any:
-    """The base with one label, in float32; what it has no weights for is a head, and is zero."""
+    """The base with one label, in float32; a head that its file lacks is zero."""
 
     def shape(config: Any) -> None:
         config.num_labels = 1
@@ -189,11 +188,7 @@ def _with_head(source: Any, layers: int | None, field: str) -> Any:
 
 
 def _cut(config: Any, layers: int) -> None:
-    """Make a config that of a model with fewer layers.
-
-    Raises:
-        UserError: it has not as many.
-    """
+    """Make a config that of a model with fewer layers; a `UserError` if it has not as many."""
     if not 1 <= layers <= config.num_hidden_layers:
         raise UserError(
             "layers", f"must be from 1 to the base's {config.num_hidden_layers} (got {layers})"
@@ -204,9 +199,9 @@ def _cut(config: Any, layers: int) -> None:
 
 
 def _agree_on_padding(model: Any, tokenizer: Any) -> None:
-    """One padding for tokenizer and config: where there is a choice, none that ends a text.
+    """Give tokenizer and config one padding token, if possible none that ends a text.
 
-    Our own reading needs none (see `judge.read`), but others will read the folder.
+    Winnow needs none (see `model.read`), but others will read the folder.
     """
     names = (tokenizer.pad_token, tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token)
     there = [name for name in names if name is not None]
@@ -242,7 +237,7 @@ def _train(
     dtype: torch.dtype,
     microbatch_tokens: int,
 ) -> Iterator[float]:
-    """One update a batch; the loss of each as it is made."""
+    """Make an update of each batch; yield the loss of each."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     adam = torch.optim.AdamW(weights, lr=lr)
     for step, batch in enumerate(order):

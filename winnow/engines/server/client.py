@@ -1,4 +1,4 @@
-"""Requests to a server: sent in their time, again where that may help, else explained in a line."""
+"""Requests to a server: paced, retried where that may help, else a one-line error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Sleep = Callable[[float], Awaitable[None]]
 
 _MOST_AT_ONCE = 1000  # connections that the openai package opens
 _LONGEST_BACK_OFF = 30.0
-_LONGEST_WAIT = 600.0  # a server that asks for a longer one is out of quota
+_LONGEST_WAIT = 600.0  # a server that asks for longer is out of quota
 _CHECK_TIMEOUT = 10.0
 _CHECK_RETRIES = 2
 _NOBODY_BEHIND = (0, 502, 503, 504)  # no answer; a proxy without a server; one that still loads
@@ -48,8 +48,8 @@ class Server:
         requests_per_minute: Requests are sent at most so often, evenly spaced; 0: no limit.
         timeout: Seconds that a request may take.
         retries: Times that a failed request is sent again.
-        key_env: Name of the environment variable with the key. The key itself is nowhere else.
-        logprobs: Whether to ask for log-probs. They also tell how long each sample is.
+        key_env: Name of the environment variable with the key, which is nowhere else.
+        logprobs: Whether to ask for log-probs. They also give the length of each sample.
     """
 
     url: str
@@ -67,7 +67,7 @@ class Server:
             remedy = "leave that out, and name the key's environment variable in server.key_env"
             raise UserError("server.url", "it holds a password or a query ('@' or '?')", remedy)
         if self.key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.key_env, re.ASCII):
-            raise UserError(  # which does not show it: it may be the key
+            raise UserError(  # without the value, which may be the key
                 "server.key_env",
                 "must be the name of an environment variable, not the key itself",
                 "a name has letters, digits and '_'",
@@ -100,7 +100,7 @@ def _is_address(url: str) -> bool:
 
 
 class Pacer:
-    """When the next request may be sent."""
+    """Decides when the next request may be sent."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float], sleep: Sleep) -> None:
         self._gap = 60 / per_minute if per_minute else 0.0
@@ -115,12 +115,12 @@ class Pacer:
             await self.sleep(at - now)
 
     def hold(self, seconds: float) -> None:
-        """Nothing is sent for so long."""
+        """Send nothing for so many seconds."""
         self._next = max(self._next, self._clock() + seconds)
 
 
 class Passing(Exception):
-    """It failed, and may not when it is tried again (after `wait` seconds, the server says)."""
+    """A failure that may pass when the request is sent again (after `wait` seconds, if given)."""
 
     def __init__(self, message: str, status: int = 0, wait: float | None = None) -> None:
         super().__init__(message)
@@ -128,7 +128,7 @@ class Passing(Exception):
 
 
 class Refused(Exception):
-    """The server does not take this request, and will not when it is tried again."""
+    """A request that the server will never take."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -171,11 +171,7 @@ class Caller:
         raise self._error(reason, "start the server, or fix server.url")
 
     async def sample(self, request: Request, size: int, offset: int) -> list[Sample]:
-        """At least one sample and at most ``size``.
-
-        Raises:
-            UserError: they cannot be had.
-        """
+        """At least one sample and at most ``size``; a `UserError` if the server gives none."""
         attempts = self._server.retries + 1
         for attempt in range(attempts):
             try:
@@ -194,7 +190,7 @@ class Caller:
         raise self._error(f"failed {attempts} times in a row, the last time with: {failure}")
 
     async def _sample(self, request: Request, size: int, offset: int) -> list[Sample]:
-        """Ask once; if refused, then without what the server may not know, for good if it helps."""
+        """Ask once; if refused, ask without parameters that the server may not know."""
         server, counts = self._server, self._counts
         size = min(size, counts.most_choices or size)
         refusal: Refused | None = None
@@ -228,7 +224,7 @@ class Caller:
         return samples
 
     async def _post(self, body: dict[str, Any]) -> object:
-        """The answer to a request. The package checks neither what is sent nor what comes back."""
+        """The answer to a request, as JSON. The package validates neither."""
         await self._pacer.turn()
         call: Awaitable[Any]
         rest = {key: body[key] for key in body.keys() - {"model", "messages", "prompt"}}
@@ -247,7 +243,7 @@ class Caller:
             raise BadAnswer("its answer is not JSON") from None
 
     async def _answer(self, call: Awaitable[Any], limit: float) -> bytes:
-        """What the server answered. Errors come without their cause: that holds the request."""
+        """The body of the server's answer. Errors have no cause: that would hold the request."""
         import openai
 
         try:
@@ -257,13 +253,13 @@ class Caller:
             self._counts.timeouts += 1
             raise Passing(f"no answer within {limit:g} seconds") from None
         except openai.APIStatusError as error:
-            raise self._judged(error) from None
+            raise self._failure(error) from None
         except openai.APIConnectionError as error:
             reason = str(error.__cause__ or "") or type(error.__cause__ or error).__name__
             raise Passing(self._quote(f"no connection: {reason}")) from None
 
-    def _judged(self, error: APIStatusError) -> Exception:
-        """What to make of a status from 400 on."""
+    def _failure(self, error: APIStatusError) -> Exception:
+        """The exception for a status from 400 on."""
         status = error.status_code
         if status in (401, 403):
             return self._error(f"refuses the key ({status})", _about_key(self._server, self._key))
@@ -279,7 +275,7 @@ class Caller:
         return Passing(said, status, wait)
 
     async def _back_off(self, attempt: int, wait: float | None) -> None:
-        """Longer with each attempt, and not in step with others; at least what the server said."""
+        """Wait longer with each attempt, with jitter; at least as long as the server asked."""
         delay = min(_LONGEST_BACK_OFF, self._backoff * 2**attempt) * self._random.uniform(0.5, 1)
         await self._pacer.sleep(delay if wait is None else wait + delay)
 
@@ -287,7 +283,7 @@ class Caller:
         return UserError("server", f"{self._server.url}: {problem}", remedy)
 
     def _quote(self, text: str) -> str:
-        """The server's words on one short line, without the key should they hold it."""
+        """The server's words on one short line, without the key."""
         if self._key:
             text = text.replace(self._key, "(key)")
         line = " ".join(text.split())
@@ -300,7 +296,7 @@ def _client(server: Server, key: str | None) -> AsyncOpenAI:
     except ImportError:
         problem = "servers need the openai package"
         raise UserError("server", problem, "pip install 'winnow-rl[server]'") from None
-    # a key must be named, or the package sends the one in OPENAI_API_KEY, to whatever server it is
+    # without a key, the package would send that in OPENAI_API_KEY, to whatever server it is
     client = AsyncOpenAI(
         base_url=server.url, api_key=key or "EMPTY", timeout=server.timeout, max_retries=0
     )
@@ -309,11 +305,7 @@ def _client(server: Server, key: str | None) -> AsyncOpenAI:
 
 
 def _key(name: str | None) -> str | None:
-    """The key, or None where there is none.
-
-    Raises:
-        UserError: it has characters that no key has, which the package would show in its errors.
-    """
+    """The key, or None; a `UserError` for characters that the package would show in its errors."""
     key = os.environ.get(name, "").strip() if name else ""
     if not (key.isascii() and key.isprintable() and " " not in key):
         problem = f"what {name} holds cannot be a key"
@@ -330,7 +322,7 @@ def _about_key(server: Server, key: str | None) -> str:
 
 
 def _said(body: object) -> str:
-    """The message in the body of an error, in whichever of the usual places it is."""
+    """The message in the body of an error, in any of its usual places."""
     while isinstance(body, dict):
         body = next((body[key] for key in ("message", "detail", "error") if key in body), str(body))
     return str(body or "")

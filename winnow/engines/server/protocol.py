@@ -1,6 +1,6 @@
-"""What a server is asked and how its answers are read, in OpenAI's two protocols. Sends nothing.
+"""Builds requests and reads answers in OpenAI's two protocols. Sends nothing.
 
-A server may be wrong about anything: what cannot be believed is counted and never used.
+A server may be wrong about anything: what cannot be true is counted and never used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from winnow.types import FinishReason, Sample
 
 Api = Literal["completions", "chat"]
 
-_SEED_BITS = 0x7FFF_FFFF  # what every server takes for a seed
+_SEED_BITS = 0x7FFF_FFFF  # every server takes such seeds
 _CHARACTERS_A_TOKEN = 4
 
 _REFUSABLE = {
@@ -24,31 +24,31 @@ _REFUSABLE = {
     "n": r"\bn\b|choice",
     "seed": r"seed",
 }
-"""What a request can do without, and how a refusal names it. Tried in this order."""
+"""Parameters that a request can do without, and how a refusal names them. Tried in this order."""
 
 
 class BadAnswer(Exception):
-    """The server's answer has nothing in it that can be used."""
+    """The server's answer holds nothing usable."""
 
 
 @dataclass
 class Counts:
-    """What went wrong on the way to the samples.
+    """Counts of what went wrong.
 
     Attributes:
         retries: Requests that were sent again, for any reason.
-        rate_limited: Requests that the server told to come later (429).
-        timeouts: Requests that had no answer in time.
-        bad_answers: Requests whose answer was no JSON or held no text.
-        short_answers: Answers with fewer choices than asked, until it was known how many it gives.
+        rate_limited: Requests answered with 429.
+        timeouts: Requests without an answer in time.
+        bad_answers: Requests whose answer was not JSON or held no text.
+        short_answers: Answers with fewer choices than asked, until their number was known.
         long_answers: Answers with more choices than asked; the first ones were kept.
-        bad_choices: Choices without a text, beside others that had one; asked for again.
+        bad_choices: Choices without a text, in answers where others had one; asked for again.
         bad_usage: Samples whose length is a guess.
-        bad_logprobs: Samples whose log-probs were no log-probs and were dropped.
-        most_choices: Choices that the server gives a request, where that is fewer than asked.
-        groups: Groups of two samples or more.
-        same: Of these, those whose samples have one text, at a temperature that is not 0.
-        refused: Parameters that the server takes no request with.
+        bad_logprobs: Samples whose log-probs could not be true and were dropped.
+        most_choices: Choices that the server gives a request, if fewer than asked.
+        groups: Groups of two samples or more, at a temperature that is not 0.
+        same: Of these, those whose samples all have one text.
+        refused: Parameters that the server refuses.
     """
 
     retries: int = 0
@@ -66,7 +66,7 @@ class Counts:
     refused: set[str] = field(default_factory=set)
 
     def notes(self) -> list[str]:
-        """The same in sentences; none where all was well."""
+        """The counts as sentences; none where all was well."""
         causes = [
             f"{number} {what}"
             for number, what in (
@@ -111,7 +111,7 @@ class Counts:
 
 
 def many(number: int, what: str) -> str:
-    """The number with its noun."""
+    """A number with its noun."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
@@ -127,13 +127,13 @@ def question(
 ) -> dict[str, Any]:
     """The body of a request for n choices.
 
-    ``top_p`` is sent even where it is 1: some servers take what is left out from the model's
-    generation config, and would truncate unasked. ``top_k`` of 0 is not sent, as few know it.
+    ``top_p`` is sent even where it is 1: some servers would take the model's generation config for
+    it. ``top_k`` of 0 is not sent, as few know it.
 
     Args:
-        offset: Choices of this request that were asked for before. It moves the seed, or a server
-            that heeds seeds would give the same choices again.
-        without: What the server refuses.
+        offset: Choices of this request that were asked for before. It moves the seed, so that the
+            same choices do not come again.
+        without: Parameters that the server refuses.
     """
     prompt, params = request.prompt, request.params
     body: dict[str, Any] = {"model": model, "temperature": params.temperature}
@@ -160,7 +160,7 @@ def question(
 def dispensable(body: dict[str, Any], refusal: str) -> str | None:
     """What to leave out of a refused request: what the refusal names, else the first that can go.
 
-    None where nothing is left to go, and the refusal is about something else.
+    None where nothing is left that can go.
     """
     sent = [name for name in _REFUSABLE if name in body]
     named = [name for name in sent if re.search(_REFUSABLE[name], refusal)]
@@ -172,9 +172,9 @@ def read(
 ) -> tuple[int, list[Sample]]:
     """How many choices an answer has, and the samples among the first ``asked`` of them.
 
-    The length of a sample is that of its log-probs; else its even share of the tokens that the
-    server counts for all choices; else the token limit, where the sample ended there; else a guess
-    from its text at four characters a token.
+    The length of a sample is that of its log-probs; else its even share of the server's token count
+    for all choices; else the token limit, where it ended there; else a guess from its text at four
+    characters a token.
 
     Raises:
         BadAnswer: no choice has a text.
@@ -222,7 +222,7 @@ def _sample(
     if known is None and choice.get("finish_reason") == "length":
         known = params.max_tokens
     if known is None:
-        counts.bad_usage += text != ""  # an empty answer is one token, its end, whatever is said
+        counts.bad_usage += text != ""  # an empty completion is one token, its end
         known = min(params.max_tokens, 1 + len(text) // _CHARACTERS_A_TOKEN)
     return Sample((), logprobs, kept, reason, length=known)
 
@@ -230,7 +230,7 @@ def _sample(
 def _text(choice: dict[str, Any]) -> str | None:
     """The text of a choice, of either protocol, without the thoughts of a reasoning model.
 
-    One that is cut short before it answers has said nothing: that is an empty text.
+    If it is cut off within its thoughts, the text is empty.
     """
     message = choice.get("message")
     if isinstance(message, dict):
@@ -265,17 +265,16 @@ def _is_logprob(value: object) -> bool:
 
 
 def _before_stop(text: str, stop: tuple[str, ...]) -> str:
-    """The text up to the first stop string. Some servers leave it in, some do not heed it."""
+    """The text up to the first stop string. Some servers leave it in, some ignore it."""
     return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
 
 
 def _finish_reason(choice: dict[str, Any], length: int, params: SamplingParams) -> FinishReason:
-    """Why an answer ended, in Winnow's words.
+    """Why a completion ended, in Winnow's terms.
 
     "stop" is a stop string where one was asked for, unless the server names what it stopped at
-    (vLLM's `stop_reason`) and that is no string. A content filter cuts an answer short, as the
-    limit does. With anything else (a tool call, or no reason given) the model has ended by itself,
-    if it was not at the limit.
+    (vLLM's `stop_reason`) and that is no string. A content filter counts as the token limit. With
+    anything else (a tool call, or no reason) the model ended by itself, if not at the limit.
     """
     said = choice.get("finish_reason")
     if said in ("length", "max_tokens", "content_filter"):

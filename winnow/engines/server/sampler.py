@@ -26,8 +26,8 @@ _GRACE = 5.0  # seconds that open connections may take to be closed
 class ServerSampler:
     """Samples from a server. A `Sampler`; its weights never change.
 
-    Its log-probs are what the server says, which mostly are those of the raw logits, whatever the
-    temperature: nothing may be divided by them. One `sample` is under way at a time.
+    Its log-probs are the server's, mostly those of the raw logits, whatever the temperature:
+    nothing may be divided by them. One `sample` is under way at a time.
 
     Args:
         server: Where and how to ask.
@@ -64,7 +64,7 @@ class ServerSampler:
         )
 
     def check(self) -> None:
-        """Ask for the list of models, to learn whether there is a server before a run begins.
+        """Ask for the list of models, to find out whether there is a server.
 
         Raises:
             UserError: nobody answers, or the key is refused. A server without such a list is fine.
@@ -78,8 +78,8 @@ class ServerSampler:
         Closing the iterator cancels what is under way.
 
         Raises:
-            UserError: the server cannot be reached or refuses. What had been sampled by then comes
-                first: the last groups before the error may have fewer samples than were asked for.
+            UserError: the server cannot be reached or refuses. What was sampled comes first: the
+                last groups may have fewer samples than were asked for.
         """
         if self.server.api == "completions" and any(r.prompt.messages for r in requests):
             problem = "the prompts are conversations, which the completions endpoint does not take"
@@ -117,7 +117,7 @@ async def _check(caller: Caller) -> None:
 
 @contextmanager
 def _loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop that runs beside the block. On leaving, its tasks are cancelled."""
+    """An event loop that runs during the block. On leaving, its tasks are cancelled."""
     loop = asyncio.new_event_loop()
 
     def run() -> None:
@@ -134,7 +134,7 @@ def _loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 class _Job:
-    """The requests of one `sample`, from the first to the last."""
+    """The requests of one `sample`."""
 
     def __init__(self, caller: Caller, counts: Counts, concurrency: int) -> None:
         self.finished: SimpleQueue[tuple[int, Group] | None] = SimpleQueue()
@@ -144,7 +144,7 @@ class _Job:
         self._caller, self._counts = caller, counts
 
     async def run(self, requests: Sequence[Request]) -> None:
-        """All requests; if one fails for good the others are cancelled, and keep what they have."""
+        """Send all requests; if one fails for good, cancel the others, which yield theirs."""
         try:
             async with self._caller, asyncio.TaskGroup() as tasks:
                 for number, request in enumerate(requests):
@@ -169,7 +169,7 @@ class _Job:
             self._counts.same += len({sample.text for sample in samples}) == 1
 
     async def _fill(self, request: Request, sampled: list[tuple[int, Sample]]) -> None:
-        """Ask until there are as many samples as were asked for. Each round brings at least one."""
+        """Ask until all samples are there. Each round brings at least one."""
         asked = 0
         while (missing := request.n - len(sampled)) > 0:
             most = self._counts.most_choices or missing
@@ -188,7 +188,7 @@ class _Job:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What started it, out of groups within groups."""
+    """The first error in nested groups of them."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
