@@ -1,4 +1,4 @@
-"""Among answers that were sampled, the best of n: `winnow.best_of(...)`."""
+"""The best of n samples: `winnow.best_of(...)`."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class BestOf:
     """The winners, and what n buys.
 
     Attributes:
-        n: Answers among which each winner was chosen: the first n of a prompt that have a score.
-        prompts: Prompts that took part: those with n such answers.
+        n: Samples among which each winner was chosen: the first n of a prompt that have a score.
+        prompts: Prompts that took part: those with n such samples.
         accuracy: Share of prompts whose winner is right, with its 95 % interval (Wilson); a prompt
-            where nobody had a vote counts as wrong.
-        first: The same of each prompt's first answer.
+            without any vote counts as wrong.
+        first: The same of each prompt's first sample.
         won: For each row of the samples, in their order, whether it is a winner.
         notes: What a person should know.
     """
@@ -74,23 +74,23 @@ def best_of(
     seed: int = 0,
     quiet: bool = True,
 ) -> BestOf:
-    """The best of n answers to each prompt, and curves over n from all samples.
+    """The best of n samples of each prompt, and curves over n from all samples.
 
     Args:
         samples: Scored samples: folders or Parquet files.
-        n: Answers to choose among; default: as many as every prompt has.
+        n: Samples to choose among; default: as many as every prompt has.
         by: `verifier`, the recorded reward (an oracle: best-of-n is then pass@n); `majority`, the
-            answer given most often; `weighted`, votes weighed by `votes`; or a reward to score
+            answer given most often; `weighted`, a vote weighted by `votes`; or a reward to score
             with, such as `model:FOLDER`.
-        votes: What weighs the votes of `weighted`: the recorded reward or another; below 0 is 0,
-            so a reward whose zero means nothing (a reward model's logit) weighs badly.
+        votes: The weights of a `weighted` vote: the recorded reward or another; below 0 counts as
+            0, so a reward whose zero means nothing (a reward model's logit) makes poor weights.
         answers: How answers are compared for a vote: see `voting.ballots`.
         out: Files for the winners, as `winnow.select` writes them.
         plot: A picture of the curves.
         pool: Take samples of several policies as one set.
 
     Raises:
-        UserError: something that the caller can fix, n above the number of samples among it.
+        UserError: something that the caller can fix, such as n above the number of samples.
     """
     outputs = paths_of(out)
     check(n, by=by, votes=votes, answers=answers, outputs=outputs, plot=plot)
@@ -99,15 +99,15 @@ def best_of(
     with reporter(quiet) as listener:
         table = scored_samples(samples, ["text"], [scorer], right_at, pool, "best-of")
         groups = list(table)
-        scored = scores(table, scorer, listener)
+        values = scores(table, scorer, listener)
         labels, notes = None, list[str]()
         if name in _VOTES:
             labels, notes = _labels(groups, answers, listener)
-        weights = np.ones_like(scored)
+        weights = np.ones_like(values)
         if name == "weighted":
-            weights = np.maximum(scored, 0.0)
-            notes += _weightless(scored)
-        prompts = _prompts(table, groups, scored, weights, labels)
+            weights = np.maximum(values, 0.0)
+            notes += _weightless(values)
+        prompts = _prompts(table, groups, values, weights, labels)
         made = _choose(prompts, n, name, table.rows, notes, np.random.default_rng(seed))
         for path in outputs:
             export(table, _as_selected(table, made), path, form=form)
@@ -125,11 +125,7 @@ def check(
     outputs: Sequence[Path],
     plot: str | Path | None,
 ) -> None:
-    """See that a choice can be made and written so, before anything is sampled or scored.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Raise a `UserError` for wrong arguments, before anything is sampled or scored."""
     if n is not None and n < 1:
         raise UserError("n", f"must be at least 1 (got {n})")
     if answers not in get_args(Answers):
@@ -153,7 +149,7 @@ def _choose(
     notes: list[str],
     rng: np.random.Generator,
 ) -> BestOf:
-    """The winners of all prompts that have n answers, and the curves."""
+    """The winners of all prompts that have n samples, and the curves."""
     enough, notes = _enough(prompts, n, notes)
     fewest = min(len(prompt.right) for prompt in enough)
     size = n or fewest
@@ -174,11 +170,7 @@ def _choose(
 
 
 def check_scorer(by: str | RewardFunction, votes: str | RewardFunction) -> None:
-    """See that what chooses is there, without loading a model.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise a `UserError` if the scorer is not there, without loading a model."""
     scorer = _scorer(by, votes)
     if isinstance(scorer, str) and scorer != RECORDED:
         check_reward(Config(reward=RewardConfig(name=scorer)))
@@ -188,9 +180,9 @@ def _scorer(by: str | RewardFunction, votes: str | RewardFunction) -> str | Rewa
     return RECORDED if by == "majority" else votes if by == "weighted" else by
 
 
-def _weightless(scored: Array) -> list[str]:
-    none = int((scored < 0).sum())
-    return [f"{none} of {scored.size} votes weigh nothing: a score below 0"] if none else []
+def _weightless(values: Array) -> list[str]:
+    none = int((values < 0).sum())
+    return [f"{none} of {values.size} votes weigh nothing: a score below 0"] if none else []
 
 
 def _labels(
@@ -212,7 +204,7 @@ def _prompts(
     weights: Array,
     labels: Sequence[list[int | None]] | None,
 ) -> list[PromptSamples]:
-    """The samples of each prompt that have a score and a score."""
+    """The samples of each prompt that both verifier and scorer gave a number."""
     prompts = []
     for number, group in enumerate(groups):
         rows = table.rows_of(number)
@@ -232,11 +224,7 @@ def _prompts(
 def _enough(
     prompts: Sequence[PromptSamples], n: int | None, notes: list[str]
 ) -> tuple[list[PromptSamples], list[str]]:
-    """The prompts with n answers.
-
-    Raises:
-        UserError: none has.
-    """
+    """The prompts with n samples; a `UserError` if there are none."""
     enough = [p for p in prompts if len(p.right) >= (n or 1)]
     if not enough:
         most = max(len(p.right) for p in prompts)
@@ -251,7 +239,7 @@ def _enough(
 
 
 def _winner(prompt: PromptSamples, n: int, rng: np.random.Generator) -> int | None:
-    """The place of the best of the first n answers, ties broken at random."""
+    """The place of the best of the first n samples, ties broken at random."""
     if prompt.labels:
         return winner(prompt.labels[:n], prompt.weights[:n].tolist(), rng.random)
     top = np.flatnonzero(prompt.scores[:n] == prompt.scores[:n].max())

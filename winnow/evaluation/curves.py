@@ -1,4 +1,4 @@
-"""The best of n answers: who wins, and what n buys, from one set of samples. Pure.
+"""Curves of pass@n, best-of-n and votes over n, from one set of samples. Pure.
 
 Curves use all N samples of a prompt for every n up to N (order statistics for pass@n and best-of-n,
 random subsets for votes); intervals are over prompts.
@@ -32,9 +32,9 @@ class PromptSamples:
     Attributes:
         rows: Their rows among all samples, shape (N,).
         right: Whether each is right by the verifier, shape (N,).
-        scores: What picks the best, shape (N,).
-        weights: What each one's vote counts, shape (N,).
-        labels: Which answer each gives; empty where no vote is held.
+        scores: The best of these wins, shape (N,).
+        weights: Of their votes, shape (N,).
+        labels: The number of each one's answer; empty where there is no vote.
     """
 
     rows: NDArray[np.int64]
@@ -56,16 +56,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Curves:
-    """What n answers buy. Either a vote is held, or a score takes the best: the rest is empty.
+    """What n samples buy, by a vote (`majority`) or by the best score; the rest is empty.
 
     Attributes:
-        passes: pass@n, the share of prompts of whose n answers one is right.
+        passes: pass@n, the share of prompts of whose n samples one is right.
         majority: Share of right answers by (weighted) vote.
-        best: Share of right answers when the one with the best score is taken.
-        score: Mean score of the one that is taken.
-        kl_plugin: KL(best-of-n || one sample), nats, mean over prompts, the probabilities of the
-            score's levels being estimated by their frequencies (a plug-in: too low where n is not
-            far below the number of samples).
+        best: Share of prompts whose sample of the best score is right.
+        score: Mean score of that sample.
+        kl_plugin: KL(best-of-n || one sample), nats, mean over prompts, from the frequencies of the
+            score's levels (a plug-in: too low where n is not far below the number of samples).
         kl_bound: log n - (n - 1)/n, which no score exceeds.
     """
 
@@ -87,7 +86,7 @@ def curves(prompts: Sequence[PromptSamples], ns: Sequence[int], rng: np.random.G
     """Curves over n.
 
     Args:
-        prompts: Each with at least max(ns) answers.
+        prompts: Each with at least max(ns) samples.
     """
     sampled = min(len(one.right) for one in prompts)
     passes = [pass_at_k(len(one.right), int(one.right.sum()), ns) for one in prompts]
@@ -117,9 +116,9 @@ def _vote(one: PromptSamples, ns: Sequence[int], rng: np.random.Generator) -> Ar
 
 
 def label_outcomes(labels: Labels, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether each sample's answer is right: what the verifier said of most samples that give it.
+    """Whether each sample's answer is right: the verifier's score of most samples that give it.
 
-    A verifier may look at more than the answer (at its form, say) and judge equal answers
+    A verifier may look at more than the answer (such as its form) and score equal answers
     differently; a vote has one outcome for each answer. Right as often as wrong is right.
     """
     outcomes = np.array(right, dtype=bool)
@@ -131,11 +130,7 @@ def label_outcomes(labels: Labels, right: NDArray[np.bool_]) -> NDArray[np.bool_
 
 
 def _rates(ns: Sequence[int], rows: Sequence[Array], sampled: int) -> list[Point]:
-    """Means over prompts; the Monte Carlo's own error is part of the spread between them.
-
-    Args:
-        sampled: Samples of each prompt, at least.
-    """
+    """Means over prompts with at least so many samples each; Monte Carlo error is in the spread."""
     return [
         _point(n, *rate_interval(column, sampled / n))
         for n, column in zip(ns, np.array(rows).T, strict=True)

@@ -34,12 +34,12 @@ def evaluate(
     step: int,
     split: Split = "eval",
 ) -> Evaluation:
-    """Sample, score, store and measure; samples that are on the disk already are not made again.
+    """Sample, score, store and measure.
 
-    Of those only scores that were errors are asked for anew.
+    Samples on the disk are not made again; of their scores only errors are asked for again.
 
     Args:
-        split: `final` for the final model, where that is another than the last step's.
+        split: `final` for a final model that is not the last step's.
     """
     watch = Stopwatch()
     with watch("evaluate"):
@@ -50,7 +50,7 @@ def evaluate(
                 config.eval.samples,
                 sampling_params(config, config.eval.temperature),
                 seed=config.seed,
-                split="eval",  # the same randomness as at that step, so that weights alone differ
+                split="eval",  # the same randomness as at that step: only weights differ
                 step=step,
             )
             sampled = sample(
@@ -70,11 +70,7 @@ def evaluate(
 
 
 def run_evaluation(
-    config: Config,
-    *,
-    out: Path,
-    reporter: Reporter,
-    reward: str | RewardFunction | None = None,
+    config: Config, *, out: Path, reporter: Reporter, reward: str | RewardFunction | None = None
 ) -> Evaluation:
     """Evaluate a config's held-out prompts; the samples go to a run folder of their own."""
     RunStore.refuse(out)

@@ -1,6 +1,6 @@
-"""The study of over-optimization on real samples: `winnow.evaluation.overoptimisation_fit(...)`.
+"""Over-optimization of a proxy on real samples: `winnow.overoptimisation(...)`.
 
-Of best-of-n, from one set of samples; and of a training run, from the samples of its evaluations.
+By best-of-n, from one set of samples; or by a training run, from the samples of its evaluations.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ def run_overoptimisation(
     """Proxy and gold of a training run's policies against their KL to the starting model.
 
     The policies are those of its evaluations (`eval.every`), whose samples are on the disk. KL is
-    the mean over their samples of log pi - log pi_start of the whole answer (k1: unbiased), at the
-    temperature that they were sampled with.
+    the mean over their samples of log pi - log pi_start of the whole completion (k1: unbiased), at
+    the sampling temperature.
 
     Args:
-        run: A run folder with three evaluations at least, the first of step 0.
+        run: A run folder with at least three evaluations, the first of step 0.
 
     Raises:
         UserError: something that the caller can fix.
@@ -135,10 +135,9 @@ def _step(file: Path) -> int:
 
 
 def _check_evaluations(folder: Path, files: Sequence[Path], tables: Sequence[SampleTable]) -> None:
-    """See that the samples are those of one run's policies, from its start, on the same prompts.
+    """Raise a `UserError` unless these are one run's samples, from its start, on the same prompts.
 
-    Raises:
-        UserError: they are not, or their log-probs are not those of what sampled.
+    Their log-probs must be those of what sampled.
     """
     if _step(files[0]) != 0:
         raise UserError("run", f"{folder} has no evaluation of step 0, from which KL is counted")
@@ -164,7 +163,7 @@ def _by_prompt(table: SampleTable, values: Array) -> Array:
 
 
 def _kl_to_start(config: Config, tables: Sequence[SampleTable], listener: Reporter) -> list[Array]:
-    """For each evaluation, for each prompt: the mean log-ratio of its samples to the start."""
+    """By evaluation and prompt, the mean log-ratio of its samples to the starting model."""
     engine, _ = engine_for(config, listener)
     found = []
     for number, table in enumerate(tables):
@@ -175,7 +174,7 @@ def _kl_to_start(config: Config, tables: Sequence[SampleTable], listener: Report
         found.append(
             np.array(
                 [
-                    np.mean([sum(d.logprobs) - s for d, s in zip(g.samples, own, strict=True)])
+                    np.mean([sum(s.logprobs) - x for s, x in zip(g.samples, own, strict=True)])
                     for g, own in zip(groups, start, strict=True)
                 ]
             )

@@ -27,7 +27,7 @@ Form = Literal["best-of-n", "rl"]
 
 _RESAMPLES = 1000
 _HIGHEST = 700.0
-"""Of an exponent that a float can hold."""
+"""The highest exponent whose exponential a float can hold."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Point:
 
     Attributes:
         at: n of best-of-n, or the step of a checkpoint.
-        kl: Spent, in nats; `bound` is what best-of-n spends at most (NaN for checkpoints).
+        kl: In nats; `bound` is the most that best-of-n can have (NaN for checkpoints).
         proxy, gold: Mean reward over prompts.
     """
 
@@ -64,8 +64,8 @@ class Study:
         alpha, beta: Of the fit to gold, d in sqrt(nat).
         peak: Where measured gold is highest: n, or a step.
         fitted_peak: d of the fitted curve's top; infinite where it does not turn over.
-        turns: Share of the resamples of prompts in which gold at the end is below gold at `peak`:
-            how sure one can be that it turned over. 0 where `peak` is the end.
+        turns: Share of the resamples of prompts in which gold at the end is below gold at `peak`;
+            0 where `peak` is the end.
         left_out: Prompts with too few scores to take part.
     """
 
@@ -109,7 +109,7 @@ def study_of(
     """The study, from per-prompt curves.
 
     Args:
-        at: Where the points are; the first spends nothing.
+        at: Where the points are; the first has KL 0.
         kl, proxy, gold: Shape (prompts, points).
 
     Raises:
@@ -118,17 +118,18 @@ def study_of(
     prompts, count = gold.shape
     if count < 3 or prompts < 2:
         raise ValueError("a fit needs three points and two prompts at least")
-    samples = np.random.default_rng(seed).integers(prompts, size=(_RESAMPLES, prompts))
-    sampled = {
-        name: np.array([values[rows].mean(axis=0) for rows in samples])
+    choices = np.random.default_rng(seed).integers(prompts, size=(_RESAMPLES, prompts))
+    resampled = {
+        name: np.array([values[rows].mean(axis=0) for rows in choices])
         for name, values in (("kl", kl), ("proxy", proxy), ("gold", gold))
     }
-    fits = np.array([fit(k, g, form) for k, g in zip(sampled["kl"], sampled["gold"], strict=True)])
+    pairs = zip(resampled["kl"], resampled["gold"], strict=True)
+    fits = np.array([fit(k, g, form) for k, g in pairs])
     mean_kl, mean_gold = kl.mean(axis=0), gold.mean(axis=0)
     alpha, beta = fit(mean_kl, mean_gold, form)
-    tops = np.array(at)[_first_highest(sampled["gold"])]
+    tops = np.array(at)[_first_highest(resampled["gold"])]
     place = int(_first_highest(mean_gold[None])[0])
-    falls = sampled["gold"][:, place] - sampled["gold"][:, -1]
+    falls = resampled["gold"][:, place] - resampled["gold"][:, -1]
     return Study(
         form=form,
         prompts=prompts,
@@ -137,8 +138,8 @@ def study_of(
                 at=int(at[i]),
                 kl=float(mean_kl[i]),
                 bound=math.nan if bounds is None else float(bounds[i]),
-                proxy=_measured(float(proxy[:, i].mean()), sampled["proxy"][:, i]),
-                gold=_measured(float(mean_gold[i]), sampled["gold"][:, i]),
+                proxy=_measured(float(proxy[:, i].mean()), resampled["proxy"][:, i]),
+                gold=_measured(float(mean_gold[i]), resampled["gold"][:, i]),
             )
             for i in range(count)
         ],
@@ -161,7 +162,7 @@ def _rounding(values: Array) -> float:
 
 
 def fit(kl: Array, gold: Array, form: Form) -> tuple[float, float]:
-    """alpha and beta of the form by least squares; the first point is where nothing is spent."""
+    """alpha and beta of the form by least squares; the first point has KL 0."""
     d = np.sqrt(np.maximum(kl[1:] - kl[0], 0.0))
     gain = gold[1:] - gold[0]
     used = d > 0
@@ -183,7 +184,7 @@ def fitted(d: Array, study: Study) -> Array:
 
 
 def as_json_table(study: Study) -> dict[str, Any]:
-    """The study as JSON can hold it: ``None`` for what is infinite or no number."""
+    """The study as JSON can hold it: ``None`` for infinities and NaN."""
     return {key: _plain(value) for key, value in asdict(study).items()}
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what n answers buy, and of over-optimization."""
+"""Plots of curves over n, and of over-optimization."""
 
 from __future__ import annotations
 
@@ -17,15 +17,11 @@ from winnow.storage.atomic import whole
 _KINDS = (".png", ".pdf", ".svg")
 _COLOURS = {"one": "#1b6ca8", "two": "#c8553d", "faint": "#8a8a8a"}
 _APART = 0.045
-"""Labels stand at least so far apart, as a share of the axis."""
+"""Least distance of two labels, as a share of the axis."""
 
 
 def check_picture(path: Path) -> None:
-    """See that a picture can be sampled there.
-
-    Raises:
-        UserError: a kind of file that is not known, a folder that is not there, no Matplotlib.
-    """
+    """Raise a `UserError` for a wrong path of a picture, or without Matplotlib."""
     if path.suffix not in _KINDS:
         raise UserError("plot", f"unknown kind of picture {path.name!r}", choices(_KINDS))
     if not path.absolute().parent.is_dir():
@@ -42,7 +38,7 @@ def plot_curves(curves: Curves, path: Path, chooser: str, prompts: int) -> None:
     axes = figure.subplots()
     _plain(axes)
     lines = [("pass@n: one of the n answers is right", curves.passes, "faint")]
-    if curves.best and _alike(curves.best, curves.passes):  # by the verifier they are one
+    if curves.best and _alike(curves.best, curves.passes):  # the same, by the verifier
         lines = [(f"pass@n, and best of n by {_short(chooser)}", curves.best, "one")]
     elif curves.best:
         lines.append((f"best of n by {_short(chooser)}", curves.best, "one"))
@@ -104,10 +100,10 @@ def plot_study(study: Study, path: Path, proxy: str, gold: str) -> None:
 
 
 def spaced(places: Sequence[float] | np.ndarray[Any, Any]) -> list[int]:
-    """Which labels to show, so that none stands on another; the first and the last are shown.
+    """Which labels to show, the first and last among them, so that none overlap.
 
     Args:
-        places: Where they stand, in ascending order.
+        places: Of the labels, in ascending order.
     """
     room = _APART * (places[-1] - places[0])
     shown = [0]
@@ -122,7 +118,7 @@ def _alike(ones: Sequence[Point], others: Sequence[Point]) -> bool:
 
 
 def _short(name: str) -> str:
-    """A reward's name that a legend has room for: its end says most."""
+    """A reward's name, cut to fit a legend: its end says most."""
     return name if len(name) <= 40 else f"…{name[-39:]}"
 
 

@@ -1,4 +1,4 @@
-"""Samples of a file with the scores that a scorer gives them: the recorded ones, or another's."""
+"""Samples of a file, and the scores that a scorer gives them, by default the recorded ones."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from winnow.storage.paths import Paths, paths_of
 from winnow.storage.sample_table import SampleTable, read_samples
 
 RECORDED = "verifier"
-"""Stands for the reward that the samples carry."""
+"""The scorer that stands for the recorded rewards."""
 
 
 def scored_samples(
     samples: Paths,
-    wanted: Sequence[str],
+    columns: Sequence[str],
     scorers: Sequence[str | RewardFunction],
     right_at: float | None,
     pool: bool,
     why: str,
 ) -> SampleTable:
-    """Scored samples of one policy, with what the scorers must know of the prompts.
+    """Samples of files, with these columns and those that the scorers read of prompts.
 
     Raises:
-        UserError: they are not.
+        UserError: they have no scores, or are of several policies and not to be pooled.
     """
     others = [scorer for scorer in scorers if scorer != RECORDED]
     table = read_samples(
         paths_of(samples),
-        [*wanted, "reward", *(["prompt"] if others else [])],
+        [*columns, "reward", *(["prompt"] if others else [])],
         why=why,
         optional=OF_PROMPT if others else (),
         right_at=right_at,
@@ -54,7 +54,7 @@ def scored_samples(
 def scores(
     table: SampleTable, scorer: str | RewardFunction, listener: Reporter
 ) -> NDArray[np.float64]:
-    """The score of every row, in the order of the files; NaN beside an error."""
+    """The score of every row, in the order of the files; NaN for an error."""
     if scorer == RECORDED:
         found = np.full(table.rows, np.nan)
         for number, group in enumerate(table.only(())):

@@ -1,7 +1,7 @@
-"""Which answers of a prompt are the same answer, so that they can be counted as votes.
+"""Votes: which samples of a prompt give the same answer, and which answer wins.
 
 Numbers are compared exactly, as fractions; formulas as mathematics, by math-verify, in processes
-that are ended when they hang; or texts as texts.
+that are killed when they hang; or texts as texts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PLAIN_NUMBER = re.compile(
       | (?: \d++[ ] )? \d++/\d++ | \d*+ \\[dt]?frac\{\d++\}\{\d++\} ) \s*+""",
     re.VERBOSE,
 )
-"""One number and nothing else: what `marked_number` finds in it is the whole answer."""
+"""One number and nothing else."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Ballots:
 
     Attributes:
         labels: For each group, for each sample.
-        failed: Comparisons that could not be made; their answers were taken as different.
+        failed: Comparisons that failed; their answers count as different.
     """
 
     labels: list[Labels]
@@ -46,15 +46,15 @@ def ballots(groups: Sequence[Group], answers: Answers, equal: Reward | None = No
     r"""The labels of every sample: equal answers to a prompt have the same label.
 
     Args:
-        answers: `number`: the number behind ``####``, in ``\boxed{}``, or last in the text. `math`:
-            what the last ``\boxed{}`` holds, a number or a formula; without one, as `number`, so
-            formulas need their box. `text`: the whole text, case and white space aside.
+        answers: `number`: the number after ``####``, in ``\boxed{}``, or last in the text. `math`:
+            the number or formula in the last ``\boxed{}``; without one, as `number`. `text`: the
+            whole text, case and white space aside.
         equal: The `math` verifier; needed for `math`.
     """
     if answers == "text":
-        return Ballots([_numbered([folded(d.text) for d in g.samples]) for g in groups])
+        return Ballots([_numbered([folded(s.text) for s in g.samples]) for g in groups])
     if answers == "number":
-        return Ballots([_numbered([marked_number(d.text) for d in g.samples]) for g in groups])
+        return Ballots([_numbered([marked_number(s.text) for s in g.samples]) for g in groups])
     assert equal is not None
     made = Ballots([])
     for group in groups:
@@ -71,8 +71,8 @@ def _formulas(texts: Sequence[str], equal: Reward, made: Ballots) -> Labels:
     """Labels of answers of which some are formulas.
 
     Two numbers are compared exactly. A formula has the label of the first number or formula that it
-    equals, in an order of its own, so that the order of the samples has no say. One that cannot
-    even be compared with itself (it cannot be read, or takes for ever) is compared with no other.
+    equals, in sorted order, so that the order of the samples does not matter. One that cannot be
+    compared with itself (it cannot be read, or takes for ever) is compared with no other.
     """
     keys = [_answer(text) for text in texts]
     numbers = sorted({key for key in keys if isinstance(key, Fraction)})
@@ -114,14 +114,14 @@ def _same(
 
 
 def _question(formula: str, other: Fraction | str) -> tuple[Prompt, str]:
-    """Whether a formula equals another answer, as the verifier is asked it."""
+    """The question to the verifier whether a formula equals another answer."""
     return Prompt("vote", "", answer=str(other)), f"\\boxed{{{formula}}}"
 
 
-def winner(labels: Labels, weights: Sequence[float], priority: Callable[[], float]) -> int | None:
-    """The sample that stands for the label with most votes: its heaviest, of those the first.
+def winner(labels: Labels, weights: Sequence[float], random: Callable[[], float]) -> int | None:
+    """The first of the samples of most weight among those whose label has most votes.
 
-    Ties between labels are broken at random. ``None`` where nobody has a vote.
+    Ties between labels are broken at random. ``None`` where no sample has a vote.
     """
     votes: dict[int, float] = {}
     for label, weight in zip(labels, weights, strict=True):
@@ -131,6 +131,6 @@ def winner(labels: Labels, weights: Sequence[float], priority: Callable[[], floa
         return None
     top = max(votes.values())
     tied = [label for label, total in votes.items() if total >= top * (1 - 1e-12)]
-    chosen = tied[int(priority() * len(tied))]
+    chosen = tied[int(random() * len(tied))]
     members = [i for i, label in enumerate(labels) if label == chosen]
     return max(members, key=lambda i: weights[i])

@@ -14,7 +14,7 @@ from winnow.types import Prompt
 
 _ENUMERABLE = 1_000_000
 _SHOTS = {("+", 2): ((12, 7), (30, 24), (8, 65))}
-"""Examples that a small model is known to follow; for other kinds they are made at random."""
+"""Examples that a small model is known to follow; those of other kinds are random."""
 
 
 def arithmetic(config: PromptsConfig, seed: int) -> list[Prompt]:
@@ -22,9 +22,9 @@ def arithmetic(config: PromptsConfig, seed: int) -> list[Prompt]:
 
     A template of one's own may fill in `question`, `answer`, `a`, `b` and `op`.
 
-    An operand of d digits is uniform over 10^(d-1) .. 10^d - 1 (0 .. 9 for one digit). The
-    difficulty is labelled by digits and operation. `12 + 34` and `34 + 12` are one family; a
-    problem that is shown as an example is never asked.
+    An operand of d digits is uniform over 10^(d-1) .. 10^d - 1 (0 .. 9 for one digit). Difficulties
+    are labelled by digits and operation. `12 + 34` and `34 + 12` are one family; a problem that is
+    an example is never asked.
 
     Raises:
         UserError: the template names another column.
@@ -84,8 +84,7 @@ def _examples(op: str, digits: int) -> tuple[tuple[int, int], ...]:
         return known
     rng = np.random.default_rng([ord(op), digits])
     low, high = _bounds(digits)
-    sampled = rng.integers(low, high + 1, size=(3, 2)).tolist()
-    return tuple((a, b) for a, b in sampled)
+    return tuple((a, b) for a, b in rng.integers(low, high + 1, size=(3, 2)).tolist())
 
 
 def _shown(op: str, digits: int, template: str | None) -> set[str]:
@@ -100,7 +99,7 @@ def _bounds(digits: int) -> tuple[int, int]:
 
 
 def _pairs(digits: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """Distinct pairs of operands in random order, without end where there are very many."""
+    """Distinct pairs of operands in random order, endless where there are very many."""
     low, high = _bounds(digits)
     span = high - low + 1
     if span * span <= _ENUMERABLE:

@@ -1,4 +1,4 @@
-"""A data set -> prompts to train on, and prompts held out that are never trained on."""
+"""Loads prompts: those to train on, and held-out ones that are never trained on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PromptSet:
     def between(self, start: int, stop: int, seed: int) -> list[Prompt]:
         """The training prompts from one place to another: pass after pass, each in its own order.
 
-        A function of its arguments alone, so that a resumed run goes on where it stopped.
+        A function of its arguments alone, so that a resumed run has the same prompts.
         """
         taken = []
         for position in range(start, stop):
@@ -50,12 +50,12 @@ def load_prompts(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> Pr
     """
     prompts = read(config, seed)
     if evaluation.source is not None:
-        away = _own_held_out(config, evaluation, seed)
-        held_out = away[: evaluation.size]
+        others = _own_held_out(config, evaluation, seed)
+        held_out = others[: evaluation.size]
     else:
-        away = held_out = _hold_out(prompts, evaluation.size)
-    kept_away = {family(prompt) for prompt in away}
-    train = [prompt for prompt in prompts if family(prompt) not in kept_away]
+        others = held_out = _hold_out(prompts, evaluation.size)
+    excluded = {family(prompt) for prompt in others}
+    train = [prompt for prompt in prompts if family(prompt) not in excluded]
     if not train and evaluation.source is not None:
         problem = f"every prompt of {config.source!r} is in it too, so none is left to train on"
         raise UserError("eval.source", problem, "leave it out to hold some out instead")
@@ -74,8 +74,7 @@ def load_prompts(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> Pr
 def evenly(prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts with those of rarer difficulties repeated, so that all come up equally often.
 
-    There are ninety one-digit additions and thousands of longer ones: asked once each in a pass,
-    the short ones would hardly be seen.
+    There are ninety one-digit additions and thousands of longer ones.
     """
     kinds: dict[str | None, list[Prompt]] = {}
     for prompt in prompts:
@@ -85,7 +84,7 @@ def evenly(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def load_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> list[Prompt]:
-    """The held-out prompts alone: those that training with the same settings would not touch.
+    """The held-out prompts alone: those that training with the same settings never sees.
 
     Raises:
         UserError: as `load_prompts`, or `eval.size = 0`.
@@ -121,7 +120,7 @@ def read(config: PromptsConfig, seed: int, field: str = "prompts.source") -> lis
 
 
 def family(prompt: Prompt) -> str:
-    """What a prompt shares with the other wordings of the same problem."""
+    """The key that wordings of one problem share."""
     return prompt.family or " ".join(prompt.text.split())
 
 
@@ -140,7 +139,7 @@ def _hold_out(prompts: Sequence[Prompt], size: int) -> list[Prompt]:
 
 
 def _place(prompt: Prompt) -> tuple[bytes, str, str]:
-    """Orders prompts by a hash of their family, and those of one family by what they say."""
+    """A sort key: a hash of a prompt's family, then its text."""
     return _hash(family(prompt)), prompt.text, prompt.answer or ""
 
 

@@ -18,10 +18,10 @@ _HOLE = re.compile(r"\{\{|\}\}|\{([A-Za-z_]\w*)\}")
 
 
 def read_jsonl(path: str, field: str = "prompts.source") -> list[Row]:
-    """One JSON object a line; blank lines are passed over.
+    """The JSON objects of a file, one a line; blank lines are skipped.
 
     Raises:
-        UserError: a file that cannot be read, or a line that is no JSON object (with its number).
+        UserError: the file cannot be read, or a line (which is named) is no JSON object.
     """
     _check_file(path, field)
     rows: list[Row] = []
@@ -56,7 +56,7 @@ def _json_object(line: str) -> Row:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys differ: of two equal ones, JSON would silently drop the first."""
+    """An object without a repeated key: JSON would silently drop the first."""
     made = dict(pairs)
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -132,7 +132,7 @@ def from_rows(
 
 
 class RowError(Exception):
-    """What is wrong with a row, and the setting that asked for it: where none did, the source."""
+    """What is wrong with a row, and the setting that it is about; empty for the source."""
 
     def __init__(self, field: str, what: str, remedy: str = "") -> None:
         super().__init__(field, what, remedy)
@@ -159,7 +159,7 @@ def fill(template: str, row: Row) -> str:
 
 
 def conversation(text: str, config: PromptsConfig) -> tuple[Mapping[str, str], ...] | None:
-    """What the chat template is applied to, with `prompts.chat`: the prompt as the user's turn."""
+    """With `prompts.chat`, the messages for the chat template: the prompt is the user's turn."""
     if not config.chat:
         return None
     turn = {"role": "user", "content": text}
@@ -209,7 +209,7 @@ def _text(value: object, config: PromptsConfig) -> str:
 
 
 def _messages(turns: Sequence[object], config: PromptsConfig) -> tuple[Mapping[str, str], ...]:
-    """A conversation, which someone other than the assistant spoke last in."""
+    """A conversation whose last turn is not the assistant's."""
     messages: list[Mapping[str, str]] = []
     for turn in turns:
         role, said = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else ("", "")
@@ -240,7 +240,7 @@ def _system(text: str) -> Mapping[str, str]:
 
 
 def _answer(row: Row, config: PromptsConfig) -> str | None:
-    """The answer; a column that was asked for by name must be there, the usual one need not."""
+    """The answer; a column that is set must be there, the default one need not."""
     if config.answer_column != PromptsConfig.model_fields["answer_column"].default:
         _column(row, config.answer_column, "prompts.answer_column")
     answer = row.get(config.answer_column)

@@ -1,4 +1,4 @@
-"""A run, shown to a person at a terminal: one line a step, and what is being done right now."""
+"""Shows a run at a terminal: one line a step, and a progress bar."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _COLUMNS = (
 
 
 class ConsoleReporter:
-    """Prints to a terminal; where the output is no terminal, the same lines without the bar."""
+    """Prints to a terminal; elsewhere the same lines without the bar."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""What a step is measured by. Each number is defined once, here and in docs/metrics.md. Pure."""
+"""The metrics of a step, defined here and in docs/metrics.md. Pure."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ MEASURES = (
     "critic_grad_norm",
     "anchor_loss",
 )
-"""What terms measure in updates: means over their tokens, samples or groups."""
-OF_DRAWS = ("kl_to_reference", "kl_beta", "prompts_refilled")
-"""What is found out when samples are made."""
+"""Measures of terms in updates: means over their tokens, samples or groups."""
+OF_SAMPLING = ("kl_to_reference", "kl_beta", "prompts_refilled")
+"""Measures that are taken when samples are made."""
 
 
 def step_metrics(
@@ -45,10 +45,9 @@ def step_metrics(
 
     Args:
         step: Steps done, this one included.
-        batch: The groups of the step, with advantages. Numbers about samples leave earlier rounds
-            out.
-        updates: For each update the positions of its groups, and what it measured.
-        empty_minibatches: Mini-batches that held nothing to learn from, so that no update was made.
+        batch: The groups of the step, with advantages. Earlier rounds are in no sample metric.
+        updates: For each update the positions of its groups, and its statistics.
+        empty_minibatches: Mini-batches with nothing to learn from, so without an update.
         phase: Number of the phase, in a run that has several.
     """
     groups = batch.groups[: len(batch.groups) - batch.merged]
@@ -70,7 +69,7 @@ def step_metrics(
         "updates_skipped": len(updates) - len(applied),
         "minibatches_empty": empty_minibatches,
         **_of_updates(applied),
-        **{name: batch.measures.get(name) for name in OF_DRAWS},
+        **{name: batch.measures.get(name) for name in OF_SAMPLING},
         "explained_variance": explained_variance(groups),
         "success_by_difficulty": success_by_difficulty(groups),
         "eval_accuracy": evaluation.accuracy if evaluation else None,
@@ -97,7 +96,7 @@ def _of_samples(groups: Sequence[Group], fresh: bool) -> Metrics:
         "survivors": sum(outcome.survived for group in groups for outcome in group.outcomes),
         "entropy": _mean([x for sample in samples for x in sample.entropies]),
         "completion_tokens_mean": _mean([len(sample.token_ids) for sample in samples]),
-        "cut_off_rate": _ratio(sum(d.finish_reason == "length" for d in samples), len(samples)),
+        "cut_off_rate": _ratio(sum(s.finish_reason == "length" for s in samples), len(samples)),
         "tokens_sampled": sum(len(sample.token_ids) for sample in samples) if fresh else 0,
     }
 
@@ -153,7 +152,7 @@ def concentration(
 
 
 def explained_variance(groups: Sequence[Group]) -> float | None:
-    """1 - Var(R - V)/Var(R) over tokens: how much of the returns the critic foresaw.
+    """1 - Var(R - V)/Var(R) over tokens: how much of the returns the critic predicted.
 
     ``None`` without a critic, or where all returns are equal.
     """
@@ -172,7 +171,7 @@ def _measured(updates: Sequence[StepStats], name: str) -> float | None:
 
 
 def success_by_difficulty(groups: Iterable[Group]) -> dict[str, float]:
-    """Share of right answers among the valid samples, for each label that prompts carry."""
+    """Share of right samples among the valid ones, for each difficulty."""
     right: Counter[str] = Counter()
     valid: Counter[str] = Counter()
     for group in groups:
@@ -187,7 +186,7 @@ class Evaluation:
     """Accuracy on held-out prompts, with a 95 % interval.
 
     Attributes:
-        accuracy: Mean over prompts of the share of right answers among their valid samples.
+        accuracy: Mean over prompts of the share of right samples among the valid ones.
         reward: Mean over prompts of the mean reward of their valid samples.
         low, high: Interval over prompts (Wilson where each has one sample, else normal over the
             prompts' means).

@@ -1,4 +1,4 @@
-"""Who is told how a run goes: nobody, or a person at a terminal (`console.py`)."""
+"""The interface of reporters, and one that is silent; that of a terminal is in `console.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from winnow.reporting.metrics import Evaluation, Metrics
 
 
 class Reporter(Protocol):
-    """Hears of everything as it happens."""
+    """Is told of everything in a run as it happens."""
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """A stage has done so many of so many."""
@@ -24,12 +24,12 @@ class Reporter(Protocol):
         ...
 
     def evaluation(self, result: Evaluation) -> None:
-        """The held-out prompts were tried."""
+        """The held-out prompts were evaluated."""
         ...
 
 
 class Silent:
-    """Tells nobody."""
+    """Ignores everything."""
 
     def progress(self, stage: str, done: int, total: int) -> None: ...
 
