@@ -202,7 +202,7 @@ def test_functions_take_eight_things_at_most(module: str) -> None:
 
 BROAD = {
     ("winnow.rewards.in_process", "_score"): "a verifier may raise anything: its sample's error",
-    ("winnow.rewards.worker", "_judge"): "likewise, in a process of its own",
+    ("winnow.rewards.worker", "_scored"): "likewise, in a process of its own",
     ("winnow.rewards.worker", "main"): "importing a verifier runs the user's code",
     ("winnow.rewards.worker", "describe"): "the exception's __str__ is the user's own",
     ("winnow.rewards.worker_pool", "pickled"): "pickling runs the code of what a function holds",

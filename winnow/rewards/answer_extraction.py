@@ -1,4 +1,4 @@
-r"""Numbers in text: where an answer ends, ``#### 18``, ``\boxed{18}``, and exactly what they say.
+r"""Numbers in text, exactly: the last one, ``#### 18``, ``\boxed{18}``.
 
 A number here is what a person would write: ``1,234,567``, ``-3``, ``$18``, ``18 dollars``, ``50%``,
 ``3.0``, ``3/4``, ``1 1/2``, ``\frac{3}{4}``, ``2e5``. Values are fractions, so that nothing is
@@ -6,9 +6,9 @@ rounded: ``3.0 == 3`` and ``0.1 != 0.1000000001``. Currency, percent and units c
 ``50%`` is 50.
 
 Digits that look like a number but are none (``1.2.3``, ``1,23``, ``10/12/2020``, ``2^10``, more
-than 1000 digits) count as an *unreadable* number: they are found, and their value is ``None``. So
-an answer of ``1,23`` is never taken for some earlier number in the text. Digits within a word, an
-index or an exponent (``H2O``, ``x_2``, ``m^2``) are not looked at.
+than 1000 digits) are an *unreadable* number, of value ``None``. So an answer of ``1,23`` is never
+taken for some earlier number in the text. Digits within a word, an index or an exponent (``H2O``,
+``x_2``, ``m^2``) are skipped.
 """
 
 from __future__ import annotations
@@ -68,14 +68,12 @@ def final_number(text: str) -> Fraction | None:
 
 
 def marked_number(text: str) -> Fraction | None:
-    r"""The number of an answer in GSM8K's manner: ``#### 18``, else ``\boxed{18}``, else the last.
+    r"""The number that a text answers, as in GSM8K: the first of these, even if unreadable.
 
-    - The last ``####`` that a number directly follows, on its line. One that heads a section
-      (``#### 2. Cost``) is passed over.
+    - The number directly after the last ``####``, on its line. A ``####`` that heads a section
+      (``#### 2. Cost``) is skipped.
     - The last number within the last complete ``\boxed{...}``.
     - The last number of the text.
-
-    The first of these that is there decides, even where its number is unreadable.
     """
     text = _plain(text)
     for marker in reversed(list(_MARKER.finditer(text))):
@@ -87,10 +85,9 @@ def marked_number(text: str) -> Fraction | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the last complete ``\boxed{...}``; ``None`` if there is none.
+    r"""The content of the last complete ``\boxed{...}``; ``None`` if there is none.
 
-    Braces are matched, so ``\boxed{\frac{1}{2}}`` gives ``\frac{1}{2}``. One that is never closed
-    is passed over.
+    Braces are matched, so ``\boxed{\frac{1}{2}}`` gives ``\frac{1}{2}``.
     """
     opened: list[int | None] = []  # where each open brace's content starts, for the boxed ones
     found = None
@@ -108,7 +105,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def _plain(text: str) -> str:
-    r"""The text with TeX's ways of writing a number undone: ``1{,}234``, ``1\,234``, ``\frac``."""
+    r"""The text with numbers in TeX written plainly: ``1{,}234``, ``1\,234``, ``\frac``."""
     if "{,}" in text or "\\" in text:
         text = text.replace("{,}", ",").replace("\\!", "").replace("\\,", "")
         text = _TEX_FRACTION.sub(_slash, text)
@@ -123,7 +120,7 @@ def _slash(match: re.Match[str]) -> str:
 
 def _last(text: str) -> re.Match[str] | None:
     match = None
-    for match in _NUMBER.finditer(text):  # noqa: B007 (the last one is what is wanted)
+    for match in _NUMBER.finditer(text):  # noqa: B007 (we want the last one)
         pass
     return match
 

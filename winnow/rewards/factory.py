@@ -1,4 +1,4 @@
-r"""Rewards: what scores a completion. One protocol, :class:`winnow.rewards.base.Reward`.
+r"""Makes rewards, which score completions (:class:`winnow.rewards.base.Reward`).
 
     reward = make_reward("gsm8k")
     reward = make_reward("regex", options={"pattern": r"answer: (\d+)"})
@@ -7,7 +7,7 @@ r"""Rewards: what scores a completion. One protocol, :class:`winnow.rewards.base
     scores = reward.score([(prompt, completion), ...])
 
 A score is a number or an error. A verifier that raises, hangs past its time limit, dies, or returns
-something that is no finite number makes an error for that sample, and never a zero.
+no finite number gives that sample an error, and never a zero.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class _Builtin:
 
     Attributes:
         summary: One line for lists.
-        verifier: Where it can run in this process: pure, and in time linear in the text.
-        target: Else, where the worker finds it.
+        verifier: The function, if it can run in this process: pure, in time linear in the text.
+        target: Else ``module:function``, for a worker.
         options: The type of each option.
         required: The options that have no default.
-        library: What it imports, and how that is installed.
+        library: What it imports, and what to install for that.
     """
 
     summary: str
@@ -83,7 +83,7 @@ _BUILTINS: Mapping[str, _Builtin] = {
 _KINDS: Mapping[type, str] = {bool: "true or false", str: "a string"}
 
 REWARDS: Mapping[str, str] = MappingProxyType({n: b.summary for n, b in _BUILTINS.items()})
-"""Each named reward and what is right under it, in a line. ``module:function`` is one more."""
+"""Each named reward and what is right by it, in a line. ``module:function`` is another."""
 
 
 def make_reward(
@@ -95,8 +95,8 @@ def make_reward(
 ) -> Reward:
     """The reward that a name, a function or a ready-made reward stands for.
 
-    ``number``, ``exact`` and ``gsm8k`` run in this process; all others in processes of their own,
-    one of which is started here, so that what cannot be loaded is known before any model is.
+    ``number``, ``exact`` and ``gsm8k`` run in this process; all others in worker processes. One is
+    started here, so that a verifier that cannot be loaded is known at once.
 
     Args:
         reward: A name of :data:`REWARDS`; ``module:function``, also from the current folder; a
@@ -108,7 +108,7 @@ def make_reward(
 
     Raises:
         UserError: The name or an option is unknown or wrong, a library is missing, or the function
-            cannot be loaded or sent to a process. One line.
+            cannot be loaded or sent to a process.
     """
     if isinstance(time_limit, bool) or not (time_limit > 0 and math.isfinite(time_limit)):
         raise UserError(
@@ -185,11 +185,7 @@ def _check_library(name: str, builtin: _Builtin) -> None:
 
 
 def _target(reward: str) -> str:
-    """The ``module:function``.
-
-    Raises:
-        UserError: It is neither that nor a name.
-    """
+    """The reward, if it is a ``module:function``; else a `UserError`."""
     module, colon, function = reward.partition(":")
     if not colon:
         problem = f"unknown reward {reward!r}"
@@ -219,7 +215,7 @@ RewardFunction = Callable[[Prompt, str], Any]
 
 
 def reward_name(reward: str | RewardFunction | None) -> str | None:
-    """How a config names a reward; a function by where it was defined."""
+    """The name of a reward in a config; of a function, where it was defined."""
     if reward is None or isinstance(reward, str):
         return reward
     owner = reward if hasattr(reward, "__qualname__") else type(reward)
@@ -230,7 +226,7 @@ _COMPARING = ("number", "exact", "gsm8k", "math")
 
 
 def check_suited(reward: str, prompts: Sequence[Prompt]) -> None:
-    """Refuse prompts that a built-in verifier can say nothing of."""
+    """Raise a `UserError` for prompts that a built-in verifier cannot score."""
     for prompt in prompts:
         if reward in _COMPARING and prompt.answer is None:
             problem = f"{reward!r} compares with an answer, but prompt {prompt.id!r} has none"

@@ -8,11 +8,11 @@ from winnow.rewards.worker import describe
 from winnow.types import Prompt, Score
 
 Verifier = Callable[[Prompt, str], float]
-"""What scores one completion. It may raise: that is the sample's error."""
+"""A function that scores one completion. What it raises is the sample's error."""
 
 
 class InProcessReward:
-    """Scores completions one after another, here. A :class:`winnow.rewards.base.Reward`."""
+    """Scores completions in this process. A :class:`winnow.rewards.base.Reward`."""
 
     def __init__(self, name: str, verifier: Verifier) -> None:
         self.name = name

@@ -21,8 +21,8 @@ from math_verify import (  # type: ignore[import-untyped, unused-ignore]
 from winnow.rewards.verifiers import needed_answer
 from winnow.types import Prompt
 
-# The library warns once that its own time limit is off. It is off on purpose: it works by signals,
-# which a loop within SymPy's C code or a caught exception defeats; the process's limit holds.
+# The library warns once that its own time limit is off. It is off on purpose: it uses signals,
+# which a loop in SymPy's C code or a caught exception defeats. The worker's time limit holds.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _WHAT = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())

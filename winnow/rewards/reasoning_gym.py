@@ -23,11 +23,10 @@ from winnow.types import Prompt
 
 
 def gym(prompt: Prompt, completion: str) -> float:
-    """What the data set's own verifier says of the completion: a number from 0 to 1.
+    """The score of the data set's own verifier, from 0 to 1; some give partial scores.
 
-    The answer is what stands in the last ``<answer>...</answer>``, or else the whole completion
-    without the white space around it. Several of these verifiers give part of the score for part of
-    the answer; 1 is right.
+    The answer is the content of the last ``<answer>...</answer>``, or else the whole completion
+    without the white space around it.
 
     Raises:
         ValueError: The prompt does not come from Reasoning Gym, or the data set is unknown.

@@ -1,7 +1,7 @@
 """Verifiers that look at text alone: ``(prompt, completion) -> 1.0 or 0.0``.
 
-Each raises ``ValueError`` where it cannot judge, above all for a prompt without the answer that it
-needs. That is an error of the sample, never a zero.
+Each raises ``ValueError`` where it cannot score, such as for a prompt without the answer that it
+needs. That is the sample's error, never a zero.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ def exact(prompt: Prompt, completion: str, *, ignore_case: bool = False) -> floa
 def regex(prompt: Prompt, completion: str, *, pattern: str) -> float:
     """1 if the pattern is found in the completion, and its group 1 is the answer.
 
-    The first place where the pattern matches counts (``re.search``). Which rule applies follows
-    from the pattern and the prompt:
+    The first place where the pattern matches counts (``re.search``):
 
     - ``{answer}`` in the pattern stands for the answer, taken literally: a match is right.
     - Else, where the pattern has a group and the prompt an answer, group 1 must equal the answer,

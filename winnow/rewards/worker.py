@@ -1,7 +1,7 @@
 """The process that runs a verifier, killed and replaced when it hangs. Started by `worker_pool`.
 
-It runs as a plain file, so it imports only the standard library until the first message has told it
-where the parent finds its modules. Messages are a length (8 bytes, big-endian) and that many bytes:
+It runs as a plain file, so it imports only the standard library until the first message gives it
+the parent's module path. Messages are a length (8 bytes, big-endian) and that many bytes:
 
     parent -> child   once a pickled :class:`Start`; then pickled (prompt, completion) pairs
     child -> parent   once JSON {"error": null or why it cannot start}; then a JSON
@@ -51,7 +51,7 @@ class Start(TypedDict):
 
 
 def main() -> NoReturn:
-    """Serve until the parent closes its end, then take along whatever the verifier has started."""
+    """Serve until the parent closes its end, then kill whatever the verifier has started."""
     requests, replies = _private_pipes()
     _die_with_parent(int(sys.argv[1]))
     start: Start = pickle.loads(_read(requests) or _end())
@@ -64,7 +64,7 @@ def main() -> NoReturn:
     source = _source_file(verifier) if start["user"] else None
     pid = os.getpid()
     while request := _read(requests):
-        reply = _judge(verifier, request, source)
+        reply = _scored(verifier, request, source)
         if os.getpid() != pid:  # the verifier forked, and this is the copy: it has no say
             os._exit(0)
         _write(replies, reply)
@@ -72,10 +72,10 @@ def main() -> NoReturn:
 
 
 def describe(error: BaseException, source: str | None = None) -> str:
-    """An exception on one line: its type, its message and, if it passed there, the line of source.
+    """An exception on one line: its type, its message and, if it passed there, the line in source.
 
     Args:
-        source: File name of the code whose line is named.
+        source: A file name.
     """
     try:
         message = str(error)
@@ -92,7 +92,7 @@ def describe(error: BaseException, source: str | None = None) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text on one line, cut to a bearable length, with unprintable characters escaped."""
+    """The text on one line, cut to a bearable length, unprintable characters escaped."""
     text = " ".join(text[: 4 * _LONGEST_ERROR].split())
     if len(text) > _LONGEST_ERROR:
         text = text[: _LONGEST_ERROR - 3] + "..."
@@ -100,7 +100,7 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _judge(
+def _scored(
     verifier: Callable[[Any, str], object], request: bytes, source: str | None
 ) -> dict[str, object]:
     from winnow.types import Score
@@ -187,10 +187,10 @@ def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
 def _die_with_parent(life: int) -> None:
     """Have this process group killed when the parent is gone.
 
-    Nobody writes to ``life``; it ends when the parent does, however it does. An idle worker would
-    notice on its own, but one that hangs needs the kernel's help: a thread would never run while
-    the verifier holds the interpreter's lock, as a regular expression does. (PR_SET_PDEATHSIG is no
-    substitute: it fires when the parent's *thread* ends.) Other systems than Linux get the thread.
+    Nothing is ever written to ``life``; it ends when the parent does. An idle worker would notice
+    on its own, but one that hangs needs the kernel's help: a thread would never run while the
+    verifier holds the interpreter's lock, as a regular expression does. (PR_SET_PDEATHSIG is no
+    substitute: it fires when the parent's *thread* ends.) Systems other than Linux get the thread.
     """
     os.set_inheritable(life, False)
     if hasattr(fcntl, "F_SETSIG"):

@@ -1,7 +1,7 @@
-"""Scoring in processes of their own: a verifier may raise, hang or crash, and the run goes on.
+"""Scoring in worker processes: a verifier may raise, hang or crash without ending the run.
 
-Each worker process is killed when a sample takes longer than its limit, and a new one is started
-for the next sample. Linux and macOS.
+A worker is killed when a sample takes longer than its limit, and a new one is started for the next
+sample. Linux and macOS.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ START_LIMIT = 60.0
 """Seconds that a worker may take to import its verifier. Not part of any sample's limit."""
 
 _LONGEST_REPLY = 1_000_000
-_HEED = 0.1  # seconds between two looks at whether to go on waiting
+_POLL = 0.1  # seconds between two looks at whether to stop waiting
 _GRACE = 1.0  # seconds that a worker may take to exit once it has closed its pipes
 
 
@@ -47,7 +47,7 @@ class StartError(WinnowError):
 
 
 class _Dead(Exception):
-    """The worker is gone, or talks nonsense."""
+    """The worker is gone, or its reply is nonsense."""
 
 
 class _Late(Exception):
@@ -60,7 +60,7 @@ class _Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """What a worker runs, in the place where the parent stood when this was made.
+    """What a worker runs, in the parent's current folder of when this was made.
 
     Attributes:
         target: ``module:function``, resolved in the worker; or ``function`` is given.
@@ -125,10 +125,10 @@ def _code(code: CodeType) -> tuple[object, ...]:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
-    """cloudpickle's, but code keeps the name of its file.
+    """cloudpickle's pickler, except that code keeps the name of its file.
 
-    From 3.1.3 on cloudpickle calls every such file ``<dynamic-code>``, and an error could no longer
-    name the user's file and line.
+    cloudpickle from 3.1.3 on replaces it by ``<dynamic-code>``, and errors could not name the
+    user's file and line.
     """
 
     dispatch_table: ClassVar = ChainMap({CodeType: _code}, cloudpickle.Pickler.dispatch_table)
@@ -166,11 +166,7 @@ class IsolatedReward:
         )
 
     def start(self) -> None:
-        """Start the first worker now rather than at the first sample, to learn whether it can be.
-
-        Raises:
-            StartError: It cannot.
-        """
+        """Start the first worker now rather than at the first sample; `StartError` if it fails."""
         with self._lock:
             self._children[0].start()
 
@@ -205,7 +201,7 @@ class IsolatedReward:
         self._finalizer()
 
     def _run(self, work: Callable[[_Child], None], children: list[_Child]) -> None:
-        """Work with each child in a thread of its own; end them all if one of them fails."""
+        """Work with each child in a thread of its own; stop them all if one fails."""
         with ThreadPoolExecutor(max(1, len(children))) as pool:
             futures = [pool.submit(work, child) for child in children]
             try:
@@ -283,12 +279,12 @@ class _Child:
         except _Interrupted:
             self.kill()
             return Score.failed("scoring was interrupted")
-        except BaseException:  # an answer that nobody read would be taken for the next sample's
+        except BaseException:  # an unread reply would be taken for the next sample's
             self.kill()
             raise
 
     def kill(self) -> int | None:
-        """End the process and all that it has started. Its exit code, if there was one."""
+        """Kill the process and all that it has started; return its exit code, if any."""
         process, self._process = self._process, None
         life, self._life = self._life, None
         code = None
@@ -326,7 +322,7 @@ class _Child:
         os.set_blocking(self._process.stdin.fileno(), False)
 
     def _death(self, late: bool = False) -> str:
-        """Bury the process, and say what it died of."""
+        """Reap the process; return what it died of."""
         if not late:
             self._let_exit()
         code = self.kill()
@@ -339,10 +335,10 @@ class _Child:
         return f"the verifier's process was killed by {name}{hint}"
 
     def _let_exit(self) -> None:
-        """Wait a moment for its own exit code: its pipes close a little before it is gone."""
+        """Wait a moment for its exit code: its pipes close a little before it is gone."""
         deadline = time.monotonic() + _GRACE
         while self._process is not None and hasattr(os, "waitid"):  # macOS has it from 3.13 on
-            options = os.WEXITED | os.WNOWAIT | os.WNOHANG  # without burying it: see ``kill``
+            options = os.WEXITED | os.WNOWAIT | os.WNOHANG  # without reaping it: see ``kill``
             if os.waitid(os.P_PID, self._process.pid, options) or time.monotonic() > deadline:
                 return
             time.sleep(0.01)
@@ -386,12 +382,12 @@ class _Child:
         return data
 
     def _wait(self, pipe: int, event: int, deadline: float) -> None:
-        """Until the pipe is ready (which it also is once the other end is closed)."""
+        """Wait until the pipe is ready, as it also is once the other end is closed."""
         poll = select.poll()
         poll.register(pipe, event)
         while True:
             left = deadline - time.monotonic()
-            if poll.poll(math.ceil(1000 * min(max(left, 0.0), _HEED))):
+            if poll.poll(math.ceil(1000 * min(max(left, 0.0), _POLL))):
                 return
             if left <= 0:
                 raise _Late
