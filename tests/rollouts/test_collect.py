@@ -179,8 +179,8 @@ def _no_waiting(monkeypatch) -> None:
 @pytest.fixture
 def small(monkeypatch) -> None:
     """Sets of two samples, files of five."""
-    monkeypatch.setattr(sampling_module, "SET_DRAWS", {True: 2, False: 2})
-    monkeypatch.setattr(journal_module, "PART_DRAWS", 5)
+    monkeypatch.setattr(sampling_module, "SET_SIZE", {True: 2, False: 2})
+    monkeypatch.setattr(journal_module, "PART_SAMPLES", 5)
 
 
 def parts(folder: Path) -> list[str]:
@@ -226,9 +226,9 @@ def test_files_and_windows_change_nothing(
 ) -> None:
     folder, plan = tmp_path_factory.mktemp("run"), plan_of(count, n)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling_module, "SET_DRAWS", {seeds: together, not seeds: 999})
+        patch.setattr(sampling_module, "SET_SIZE", {seeds: together, not seeds: 999})
         run(folder / "plain", plan, Sampler(seeds=seeds))
-        patch.setattr(journal_module, "PART_DRAWS", part)
+        patch.setattr(journal_module, "PART_SAMPLES", part)
         patch.setattr(journal_module, "PART_TOKENS", tokens)
         patch.setattr(sampling_module, "_WINDOW", window)
         sampler = Sampler(seeds=seeds)
@@ -253,8 +253,8 @@ def test_another_seed_asks_for_other_samples(tmp_path) -> None:
 
 def test_a_million_samples_are_not_held(tmp_path, monkeypatch) -> None:
     """No more than a file's worth of them, and one set."""
-    monkeypatch.setattr(sampling_module, "SET_DRAWS", {True: 5})
-    monkeypatch.setattr(journal_module, "PART_DRAWS", 20)
+    monkeypatch.setattr(sampling_module, "SET_SIZE", {True: 5})
+    monkeypatch.setattr(journal_module, "PART_SAMPLES", 20)
     sampler = Sampler()
     run(tmp_path / "d", plan_of(20, 20), sampler)
     assert len(sampler.made) == 400
@@ -336,7 +336,7 @@ def asked_sets(sampler: Sampler) -> set[tuple[str, int]]:
 
 def test_cut_at_every_byte(tmp_path, small, monkeypatch) -> None:
     """The journal ends anywhere in its last lines, or at any line: the rest is made anew."""
-    monkeypatch.setattr(journal_module, "PART_DRAWS", 99)
+    monkeypatch.setattr(journal_module, "PART_SAMPLES", 99)
     plan, everything = plan_of(3, 4), Sampler()
     run(tmp_path / "whole", plan, everything)
     whole = complete(tmp_path / "whole", plan)
@@ -376,7 +376,7 @@ class OneSet(Sampler):
 
 def test_cut_and_stopped_again(tmp_path, small, monkeypatch) -> None:
     """What was cut short stays out of the way of the lines that come after it."""
-    monkeypatch.setattr(journal_module, "PART_DRAWS", 99)
+    monkeypatch.setattr(journal_module, "PART_SAMPLES", 99)
     plan = plan_of(3, 4)
     run(tmp_path / "whole", plan)
     stop_after(tmp_path / "stopped", plan, 4)
@@ -496,7 +496,7 @@ def test_a_server_that_goes_away(tmp_path, small) -> None:
     plan, folder = plan_of(3, 7), tmp_path / "d"
     sets = {True: 4, False: 4}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling_module, "SET_DRAWS", sets)
+        patch.setattr(sampling_module, "SET_SIZE", sets)
         first, second = Sampler(seeds=False, die=3), Sampler(seeds=False, die=2)
         for sampler in (first, second):
             with pytest.raises(Stopped):
@@ -537,8 +537,8 @@ def test_a_file_that_was_removed(tmp_path, small) -> None:
     """Its samples are made anew, also where others of their set are still there."""
     plan, folder = plan_of(1, 8), tmp_path / "d"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling_module, "SET_DRAWS", {False: 8})
-        patch.setattr(journal_module, "PART_DRAWS", 1)
+        patch.setattr(sampling_module, "SET_SIZE", {False: 8})
+        patch.setattr(journal_module, "PART_SAMPLES", 1)
         for _ in range(3):  # 6 samples, then 1, then the last
             try:
                 run(folder, plan, Sampler(seeds=False, die=1))
@@ -680,7 +680,7 @@ def test_errors_are_asked_for_again(tmp_path, small) -> None:
 
 
 def test_a_verifier_that_mostly_fails(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(sampling_module, "SET_DRAWS", {True: 8})
+    monkeypatch.setattr(sampling_module, "SET_SIZE", {True: 8})
     plan, folder, sampler = plan_of(30, 16), tmp_path / "d", Sampler()
     with pytest.raises(UserError) as caught:
         run(folder, plan, sampler, Verifier(lambda text: True))
@@ -699,7 +699,7 @@ def test_a_verifier_that_mostly_fails(tmp_path, monkeypatch) -> None:
 
 def test_a_verifier_that_fails_now_and_then(tmp_path, monkeypatch) -> None:
     """Errors are counted and kept; half of them is not most of them."""
-    monkeypatch.setattr(sampling_module, "SET_DRAWS", {True: 8})
+    monkeypatch.setattr(sampling_module, "SET_SIZE", {True: 8})
     plan, folder = plan_of(30, 16), tmp_path / "d"
     done = run(folder, plan, verifier=Verifier(lambda text: text[2] in "0246"))
     assert (done.scored, done.errors) == (480, 240)

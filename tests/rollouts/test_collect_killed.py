@@ -165,8 +165,8 @@ def main(model: str, where: str, least: str) -> None:
     from winnow.storage import sample_folder
 
     torch.set_num_threads(1)
-    collect.SET_DRAWS = {True: SET, False: SET}
-    sample_folder.PART_DRAWS = PART
+    collect.SET_SIZE = {True: SET, False: SET}
+    sample_folder.PART_SAMPLES = PART
     rng = random.Random(0)
     config = from_dict(settings(model, Path(where) / "prompts.jsonl"))
     _, status = os.waitpid(fork(Path(where) / "whole", config), 0)

@@ -1,6 +1,6 @@
-"""What an algorithm must be told of samples beside their scores, asked of the learner.
+"""Token annotations of samples, asked of the learner.
 
-Nothing is asked that no cell of the row reads, and only of the samples for which it is read.
+Only those that some cell of the algorithm reads, of the samples for which it reads them.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ class Annotator:
     temperature: float
 
     def fill(self, groups: Sequence[Group], *, for_advantages: bool) -> list[Group]:
-        """The groups with what advantages (where they are yet to be computed) and updates read."""
+        """The groups with the annotations that updates (and advantages yet to come) read."""
         filled = list(groups)
         if "ref" in self.algorithm.needs:
             asked = [self._referred(group, for_advantages) for group in filled]
             filled = self._ask(filled, asked, "ref_logprobs", self.reference_temperature)
         if "values" in self.algorithm.needs and for_advantages:
-            kept = [group.survivors for group in filled]
-            filled = self._ask(filled, kept, "values", self.temperature)
+            survivors = [group.survivors for group in filled]
+            filled = self._ask(filled, survivors, "values", self.temperature)
         return filled
 
     @property
     def reference_temperature(self) -> float:
-        """That at which the row compares with the reference."""
+        """The temperature at which the algorithm compares with the reference."""
         return self.temperature if self.algorithm.refers_tempered else 1.0
 
     def _ask(
@@ -58,14 +58,14 @@ class Annotator:
             asked.update(referred(group, self.algorithm.advantage))
         for term in self.algorithm.objective:
             if "ref" in term.reads:
-                # What has an advantage is among the survivors, and is not known before.
+                # Which survivors have an advantage is not known yet.
                 counted = term.loss.covers == "counted"
                 asked.update(term.covers(group) if counted else group.survivors)
         return tuple(sorted(asked))
 
 
 def kl_to_reference(groups: Sequence[Group]) -> tuple[float, int] | None:
-    """Mean over samples of log pi_old(y) - log pi_ref(y), nats an answer (k1), and of how many."""
+    """Mean over samples of log pi_old(y) - log pi_ref(y) (k1), nats, and their number."""
     found = [
         float(np.sum(sample.logprobs) - np.sum(group.annotation(number).ref_logprobs))
         for group in groups

@@ -1,4 +1,4 @@
-"""Many samples of many prompts, once, into a folder that a kill cannot hurt.
+"""Samples many prompts once, into a folder that a kill cannot hurt.
 
 prompts -> sets of samples -> journal -> scores -> journal -> closed Parquet files
 """
@@ -27,16 +27,15 @@ from winnow.storage.atomic import alone
 from winnow.storage.sample_folder import Journal, Place
 from winnow.types import Group, Origin, Prompt
 
-SET_DRAWS = {True: 128, False: 8}
-"""Samples of a prompt that are made together, where samples can be repeated by their seed or not.
+SET_SIZE = {True: 128, False: 8}
+"""Samples of a prompt that are made together, by whether the sampler has seeds.
 
-A kill costs the sets that are not finished. Samples with a seed are merely made again; a server's
-are paid for.
+A kill costs unfinished sets: with seeds they are merely made again; a server's are paid for.
 """
 _WINDOW = 8192
 """Samples that a sampler is asked for at a time."""
-_JUDGED = 64
-"""Outcomes by which it is told whether the verifier mostly fails."""
+_PATIENCE = 64
+"""Scores after which a verifier that mostly fails stops the run."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Sampled:
         asked: Samples that the folder holds when it is complete.
         found: Samples that were there before.
         made: Samples of this call.
-        scored, right, errors: Outcomes of this call, also on samples that were there before.
+        scored, right, errors: Scores of this call, also of samples that were there before.
         tokens: Tokens sampled in this call.
     """
 
@@ -82,8 +81,8 @@ def collect(
     """Make every sample that the folder lacks; score each set as it comes; close the files.
 
     Raises:
-        UserError: the prompts have changed since the folder was begun; the verifier fails most of
-            the time. What was sampled is kept.
+        UserError: the prompts have changed since the folder was begun, or the verifier mostly
+            fails. What was sampled is kept.
     """
     there = journal.restore(plan.prompts)
     found = sum(map(len, there.values()))
@@ -93,7 +92,7 @@ def collect(
         scorer(place, group)
     made = tokens = 0
     reporter.progress("sample", found, asked)
-    for window in _windows(_missing(plan, there, SET_DRAWS[sampler.capabilities.seeds])):
+    for window in _windows(_missing(plan, there, SET_SIZE[sampler.capabilities.seeds])):
         requests = [_request(plan, place, count) for place, count in window]
         with _ended(sampler.sample(requests)) as sampled:
             for number, group in sampled:
@@ -109,7 +108,7 @@ def collect(
 
 
 def complete(plan: Plan, journal: Journal) -> Sampled | None:
-    """What `collect` would say of a folder that lacks nothing; ``None`` if it lacks something."""
+    """What `collect` would return for a complete folder; ``None`` for another."""
     if not journal.complete:
         return None
     there = journal.restore(plan.prompts)
@@ -120,7 +119,7 @@ def complete(plan: Plan, journal: Journal) -> Sampled | None:
 
 @contextmanager
 def _ended(sampled: Iterator[tuple[int, Group]]) -> Iterator[Iterator[tuple[int, Group]]]:
-    """No sample is asked of a server, and paid for, after the block was left by an error."""
+    """Close the iterator on leaving the block, so that a server is asked for no more samples."""
     try:
         yield sampled
     finally:
@@ -129,9 +128,9 @@ def _ended(sampled: Iterator[tuple[int, Group]]) -> Iterator[Iterator[tuple[int,
 
 
 def _missing(plan: Plan, there: dict[int, set[int]], together: int) -> Iterator[tuple[Place, int]]:
-    """Samples that are not there yet: where each set of them begins, and how many it is to have.
+    """The sets of samples that are not there yet: where each begins, and its size.
 
-    A server may have left the end of a set, and a damaged file that was removed any of it.
+    A server may have left out the end of a set, and a removed damaged file any of it.
     """
     for prompt in range(len(plan.prompts)):
         have = there.get(prompt, set())
@@ -169,7 +168,7 @@ class _Scorer:
     def __init__(self, reward: Reward, right_at: float, journal: Journal) -> None:
         self.scored = self.right = self.errors = 0
         self._reward, self._right_at, self._journal = reward, right_at, journal
-        self._patience = Patience(f"winnow sample --resume {journal.folder}", _JUDGED)
+        self._patience = Patience(f"winnow sample --resume {journal.folder}", _PATIENCE)
 
     def __call__(self, place: Place, group: Group) -> None:
         (scored,) = score([group], self._reward, self._right_at)
@@ -194,7 +193,7 @@ class SampleResult:
 
 
 HELD_OUT = "held-out"
-"""A file of this name says that a folder's samples are of the held-out prompts."""
+"""A file of this name marks a folder whose samples are of the held-out prompts."""
 
 
 def run_sample(
@@ -272,11 +271,7 @@ def _plan(config: Config, held_out: bool) -> Plan:
 
 
 def _prompts(config: Config, held_out: bool) -> list[Prompt]:
-    """Each prompt once.
-
-    Raises:
-        UserError: two prompts of one id, whose samples nobody could tell apart.
-    """
+    """Each prompt once; a `UserError` for two prompts of one id."""
     if held_out:
         prompts: Sequence[Prompt] = load_held_out(config.prompts, config.eval, config.seed)
     else:

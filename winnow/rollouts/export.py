@@ -1,4 +1,4 @@
-"""Survivors on the disk: Parquet with all their columns, or the JSONL that other trainers read."""
+"""Writes survivors: Parquet with all columns, or the JSONL that other trainers read."""
 
 from __future__ import annotations
 
@@ -24,12 +24,7 @@ _NEEDED = ("prompt", "text")
 
 
 def check_output(path: Path, form: str = "messages") -> None:
-    """See that survivors can be written there.
-
-    Raises:
-        UserError: a kind of file or a form of lines that is not known, or something is there
-            already.
-    """
+    """Raise a `UserError` for an unknown kind of file or form of lines, or a path that exists."""
     if path.suffix not in (".parquet", ".jsonl"):
         raise UserError("out", f"unknown kind of file {path.name!r}", "use .parquet or .jsonl")
     if form not in get_args(Form):
@@ -38,10 +33,10 @@ def check_output(path: Path, form: str = "messages") -> None:
 
 
 def check_columns(table: SampleTable, path: Path) -> None:
-    """See that the files of samples have what a file of that kind needs, before any is written.
+    """Check that samples have the columns that a file of that kind needs, before any is written.
 
     Raises:
-        UserError: no prompt or text for a .jsonl file; columns that cannot be one column.
+        UserError: no prompt or text for a .jsonl file; columns of one name that do not unify.
     """
     if path.suffix == ".parquet":
         _unified(table)
@@ -66,9 +61,9 @@ def export(
     """Write the survivors of a file of samples, in the order of the file.
 
     Args:
-        form: Of the lines of a .jsonl file. `messages`: a conversation that ends with the answer;
-            `prompt-completion`: the two, as texts, or all as messages where some prompt was a
-            conversation. As TRL, axolotl and LLaMA-Factory read them.
+        form: Of the lines of a .jsonl file, as TRL, axolotl and LLaMA-Factory read them.
+            `messages`: a conversation that ends with the completion; `prompt-completion`: the two,
+            as texts, or as messages where some prompt was a conversation.
         rejected: Whether a Parquet file is to hold the rejected samples too, with their reasons.
 
     Raises:
@@ -99,7 +94,7 @@ def _unified(table: SampleTable) -> pa.Schema:
     """All columns that any of the files has, and those that selection fills.
 
     Raises:
-        UserError: a column whose types in two files no type can hold.
+        UserError: a column whose types in two files do not unify.
     """
     fields: dict[str, pa.Field] = {}
     for part in table.parts:
@@ -140,7 +135,7 @@ def _shaped(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
 
 
 def _batches(part: Part, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
-    """The rows of a file, some at a time, each with the number of the first among all files'."""
+    """The rows of a file in batches, each with the number of its first row among all files'."""
     first = part.first
     with pq.ParquetFile(part.path) as file:
         for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
@@ -185,8 +180,8 @@ def _jsonl(table: SampleTable, selected: Selected, path: Path, form: Form) -> No
             there = pq.read_schema(part.path).names
             columns = [name for name in (*_NEEDED, "messages") if name in there]
             for first, batch in _batches(part, columns):
-                kept = selected.survived[first : first + batch.num_rows]
-                for row in batch.filter(pa.array(kept)).to_pylist():
+                survived = selected.survived[first : first + batch.num_rows]
+                for row in batch.filter(pa.array(survived)).to_pylist():
                     file.write(json.dumps(line(row, form, talk), ensure_ascii=False) + "\n")
 
 
@@ -202,14 +197,14 @@ def line(row: dict[str, Any], form: Form, talk: bool) -> dict[str, Any]:
     """A sample as another trainer reads it.
 
     Args:
-        talk: Whether prompt and completion are messages: so are all of a file, or none.
+        talk: Whether prompt and completion are messages, which is the same for a whole file.
     """
-    answer = row["text"] or ""
-    said = {"role": "assistant", "content": answer}
+    completion = row["text"] or ""
+    said = {"role": "assistant", "content": completion}
     messages = row.get("messages")
     asked = json.loads(messages) if messages else [{"role": "user", "content": row["prompt"]}]
     if form == "messages":
         return {"messages": [*asked, said]}
     if talk:
         return {"prompt": asked, "completion": [said]}
-    return {"prompt": row["prompt"], "completion": answer}
+    return {"prompt": row["prompt"], "completion": completion}

@@ -1,4 +1,4 @@
-"""Prompts -> groups of samples, each with a seed of its own."""
+"""Prompts -> groups of samples, each group with a seed of its own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def requests(
     step: int,
     first: int = 0,
 ) -> list[Request]:
-    """n samples of each prompt; its seed is made of the run's, the split, the step and its place.
+    """Requests for n samples of each prompt, seeded by the run's seed, split, step and place.
 
     Args:
         first: Prompts that were sampled for this step before.
@@ -48,7 +48,7 @@ def requests(
 def sample(
     sampler: Sampler, asked: Sequence[Request], model: str, progress: Progress
 ) -> list[Group]:
-    """What a model of that name answers, a group a request, in their order."""
+    """The group of each request, in their order, by a model of that name."""
     groups: dict[int, Group] = {}
     progress("sample", 0, len(asked))
     for place, group in sampler.sample(asked):
@@ -59,7 +59,7 @@ def sample(
 
 
 def sampling_params(config: Config, temperature: float | None = None) -> SamplingParams:
-    """The sampling section as engines take it."""
+    """The `[sampling]` settings as engines take them."""
     sampling = config.sampling
     return SamplingParams(
         temperature=temperature or sampling.temperature,

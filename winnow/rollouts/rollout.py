@@ -26,10 +26,10 @@ from winnow.types import Batch, Group, Outcome, Prompt
 
 
 class Rollout:
-    """Makes the selected groups of a step, or finds them on the disk where they were made before.
+    """Makes the selected groups of a step; samples that are on the disk are not made again.
 
     Args:
-        sampler: Who samples, asked for when something is to be sampled.
+        sampler: Gives the sampler, when something is to be sampled.
     """
 
     stages = ("sample", "score", "select", "annotate", "store")
@@ -60,7 +60,7 @@ class Rollout:
         """The groups of a step with advantages; every sample is on the disk when this returns.
 
         Args:
-            annotate: Whether what advantages and updates read beside scores is asked for.
+            annotate: Whether to ask for the token annotations that advantages and updates read.
         """
         refill, count = self._algorithm.refill, self._config.prompts_per_step
         first = self._phase.first_prompt + (step - self._phase.before - 1) * count
@@ -97,7 +97,7 @@ class Rollout:
             return self._store.read_samples("train", step, prompts, right_at) or ()
 
     def _sampled(self, step: int, prompts: Sequence[Prompt], groups: list[Group]) -> list[Group]:
-        """A group for each prompt: those that are there, and new ones, at once on the disk."""
+        """A group for each prompt: those that are there, and new ones, now on the disk."""
         if len(groups) == len(prompts):
             return groups
         with self._watch("sample"):
@@ -126,7 +126,7 @@ class Rollout:
             return [select(group, self._algorithm.select, rng) for group in groups]
 
     def _keep(self, step: int, recorded: Sequence[Group], groups: Sequence[Group]) -> None:
-        """Write what was found out; what an earlier run made of other scores is set aside."""
+        """Write the groups; set aside what an earlier run made of other scores."""
         if list(recorded) == list(groups):
             return
         if recorded and recorded[0].scores and self._algorithm.resample == "every-step":
@@ -134,12 +134,12 @@ class Rollout:
                 [(group.scores, group.outcomes) for group in some] for some in (recorded, groups)
             ]
             if said[0] != said[1]:
-                # From here on the policy is another than the one that sampled.
+                # Later samples are of another policy than will come of these scores.
                 self._store.set_aside(step)
         self._store.write_samples("train", step, groups)
 
     def _measures(self, groups: Sequence[Group]) -> dict[str, float | None]:
-        """How far the policy is from the reference; what that costs from the next step on."""
+        """Metrics of sampling; adapts the penalty's beta for the next step."""
         measures: dict[str, float | None] = {}
         if self._algorithm.refill:
             measures["prompts_refilled"] = len(groups) - self._config.prompts_per_step
@@ -153,7 +153,7 @@ class Rollout:
         return measures
 
     def state(self) -> dict[str, Any]:
-        """What the next step depends on beside its number."""
+        """What the next step depends on, apart from its number."""
         beta = None if self._penalty is None else self._penalty.beta
         return {"prompts_taken": self._taken, "kl_beta": beta}
 
@@ -163,12 +163,12 @@ class Rollout:
             self._penalty = replace(self._penalty, beta=state["kl_beta"])
 
     def release(self) -> None:
-        """No more samples will be made: let go of the sampler, which may be a model of its own."""
+        """Let go of the sampler, which may be a model of its own: no more samples will be made."""
         self._sampler = _released
 
 
 def _surplus(group: Group) -> Group:
-    """A group that came up when the batch was full already."""
+    """A group whose survivors are rejected, as the batch was full."""
     return group.with_(
         outcomes=tuple(
             Outcome(False, "the batch was full") if outcome.survived else outcome

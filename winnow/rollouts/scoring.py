@@ -1,4 +1,4 @@
-"""Samples -> their scores: the verifier of a config, over groups or over a file."""
+"""Scores samples by the verifier of a config: those of groups, or of a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BATCH = 1024
 
 @dataclass(frozen=True)
 class Scores:
-    """Rewards of all rows, in the order of the files; NaN beside an error."""
+    """Rewards of all rows, in the order of the files; NaN for an error."""
 
     rewards: NDArray[np.float64]
     errors: dict[int, str]
@@ -45,7 +45,7 @@ def rescore(
     options: Mapping[str, Any] | None = None,
     progress: Progress = lambda *_: None,
 ) -> Scores:
-    """Score every sample of a file anew, by a reward or its name; nothing is sampled.
+    """Score every sample of a file anew, by a reward or its name.
 
     Raises:
         UserError: there is no such reward; every score was an error.
@@ -86,7 +86,7 @@ def _rescored(table: SampleTable, reward: Reward, right_at: float, progress: Pro
 
 
 def score(groups: Sequence[Group], reward: Reward, right_at: float) -> list[Group]:
-    """The groups with a score for each sample; samples that have a number already keep it."""
+    """The groups with a score for each sample; a number that is there already is kept."""
     waiting = [
         (place, number)
         for place, group in enumerate(groups)
@@ -110,15 +110,15 @@ def score(groups: Sequence[Group], reward: Reward, right_at: float) -> list[Grou
 
 
 class Patience:
-    """One error never stops a run; a verifier that mostly fails, three times running, does.
+    """Stops a run whose verifier mostly fails, three times running.
 
     Args:
-        go_on: The command that resumes the run.
-        enough: Outcomes that are looked at together, at least.
+        resume: The command that resumes the run.
+        enough: Least number of scores that are looked at together.
     """
 
-    def __init__(self, go_on: str, enough: int = 0) -> None:
-        self._go_on, self._enough = go_on, enough
+    def __init__(self, resume: str, enough: int = 0) -> None:
+        self._resume, self._enough = resume, enough
         self._scores: list[Score] = []
         self._bad: list[int | None] = []
 
@@ -126,8 +126,7 @@ class Patience:
         """Look at further scores, those of a step where there are steps.
 
         Raises:
-            UserError: more than half of them were errors for the third time running; it names the
-                last error.
+            UserError: more than half of them were errors for the third time running.
         """
         self._scores += scores
         if len(self._scores) < self._enough:
@@ -138,20 +137,16 @@ class Patience:
         if len(self._bad) >= 3:
             where = "" if step is None else f" of steps {self._bad[0]} to {step}"
             problem = f"most scores{where} are errors, the last of them: {errors[-1]}"
-            raise UserError("reward", problem, f"fix the verifier and resume: {self._go_on}")
+            raise UserError("reward", problem, f"fix the verifier and resume: {self._resume}")
 
 
 _LEARNED = "model:"
-"""Before the name of a sequence classifier that scores."""
+"""Prefix of a reward that is a reward model."""
 
 
 @contextmanager
 def reward_for(config: Config, reward: str | RewardFunction | None = None) -> Iterator[Reward]:
-    """The verifier of a config, its processes ended on leaving.
-
-    Args:
-        reward: Takes its place if it is a function; a name is the config's own.
-    """
+    """The verifier of a config, or a function instead of it; closed on leaving."""
     function = None if isinstance(reward, str) else reward
     learned = function is None and config.reward.name.startswith(_LEARNED)
     made = _learned(config) if learned else _verifier(config, function)
@@ -162,11 +157,7 @@ def reward_for(config: Config, reward: str | RewardFunction | None = None) -> It
 
 
 def check_reward(config: Config) -> None:
-    """See that the verifier of a config is there, without loading a model.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise a `UserError` if the verifier of a config is not there, without loading a model."""
     if config.reward.name.startswith(_LEARNED):
         resolve(config.reward.name.removeprefix(_LEARNED), "reward")
         return
@@ -175,10 +166,10 @@ def check_reward(config: Config) -> None:
 
 
 def _learned(config: Config) -> Reward:
-    """A reward model, on the device where the run's model is.
+    """A reward model, on the device of the run's model.
 
     Raises:
-        UserError: it cannot be had, or an option that it does not have.
+        UserError: it cannot be loaded, or has no such option.
     """
     from winnow.engines.devices import pick_device
     from winnow.engines.reward_models.model import RewardModel

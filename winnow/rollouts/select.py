@@ -1,6 +1,6 @@
-"""From a file of samples to its survivors, each with its reason; what was lost, rule by rule.
+"""Selects from a file of samples: an outcome for each, and what each rule rejected.
 
-read what the rules look at -> select -> write what survives, a part of the file at a time
+read what the rules look at -> select -> write the survivors, a part of the file at a time
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from winnow.storage.sample_table import SampleTable, read_samples
 from winnow.types import Group
 
 OF_PROMPT = ("answer", "data", "messages", "difficulty")
-"""Columns that a verifier may want of a prompt, beside its text."""
+"""Columns of a prompt that a verifier may read, apart from its text."""
 _NAMED = re.compile(r" as sample \d+$")
-"""What a rule says of another sample of the group."""
+"""The part of a reason that names another sample of the group."""
 
 
 def select_groups(
     table: SampleTable, rules: Sequence[Rule], seed: int, scores: Scores | None = None
 ) -> Iterator[tuple[Group, list[Rejection]]]:
-    """Every group of a file with what becomes of its samples, for `select` and for training alike.
+    """Every group of a file with its rejections, for `select` and for training alike.
 
-    The randomness of a group follows from the seed and from its number in the file: neither what is
-    read at a time nor what a rule samples for the groups before it has a say.
+    A group's random numbers follow from the seed and its number in the file, whatever is read at a
+    time and whatever rules did with the groups before it.
 
     Args:
-        scores: New scores, which take the place of the file's.
+        scores: New scores, instead of the file's.
 
     Raises:
         UserError: what a rule raises.
@@ -70,25 +70,25 @@ def select_table(
     pool: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Selected:
-    """Apply rules to every sample of a file, each of which sees what the ones before it left.
+    """Apply rules to every sample of a file; each sees what the ones before it left.
 
     Args:
-        scores: New scores, which take the place of the file's.
-        pool: Whether samples of several policies may stand in for each other.
+        scores: New scores, instead of the file's.
+        pool: Whether samples of several policies are taken as one set.
 
     Raises:
-        UserError: samples without a score; several policies, not pooled, or under a rule that takes
-            the samples to be of one; what a rule raises.
+        UserError: samples without a score; several policies, not pooled, or under a rule for one;
+            what a rule raises.
     """
     _check(table, rules, scores, pool)
-    kept = np.zeros(table.rows, dtype=bool)
+    survived = np.zeros(table.rows, dtype=bool)
     reasons = np.zeros(table.rows, dtype=np.int32)
     words = {SURVIVED: 0}
     tallies = [Tally("(no score)"), *(Tally(show(rule)) for rule in rules)]
     left = 0
     for number, (_, found) in enumerate(select_groups(table, rules, seed, scores)):
         rows = table.rows_of(number)
-        kept[rows] = [rejection is None for rejection in found]
+        survived[rows] = [rejection is None for rejection in found]
         reasons[rows] = [
             words.setdefault(SURVIVED if rejection is None else rejection[1], len(words))
             for rejection in found
@@ -100,9 +100,9 @@ def select_table(
     return Selected(
         samples=table.rows,
         prompts=len(table),
-        survivors=int(kept.sum()),
+        survivors=int(survived.sum()),
         prompts_left=left,
-        survived=kept,
+        survived=survived,
         reasons=reasons,
         words=list(words),
         tallies=tallies if tallies[0].lost else tallies[1:],
@@ -128,7 +128,7 @@ def _check(table: SampleTable, rules: Sequence[Rule], scores: Scores | None, poo
 
 
 def _count(tallies: Sequence[Tally], rejections: Sequence[Rejection]) -> None:
-    """Add a group's rejections to what each rule did; a rule's number is one below its place."""
+    """Add a group's rejections to the tallies; a rule's number is one below its place."""
     alive = len(rejections)
     for place, tally in enumerate(tallies):
         lost = [
@@ -144,9 +144,9 @@ def _count(tallies: Sequence[Tally], rejections: Sequence[Rejection]) -> None:
 
 
 def _notes(table: SampleTable, rules: Sequence[Rule], tallies: Sequence[Tally]) -> list[str]:
-    """What a sample may be called, and what stands against it."""
+    """Notes on whether the survivors are exact samples, and why not."""
     notes = []
-    unjudged = table.rows - table.count("survived", True) - table.count("survived", False)
+    unselected = table.rows - table.count("survived", True) - table.count("survived", False)
     for place, rule in enumerate(rules):
         if isinstance(rule, Gibbs):
             notes.append(_claim(table, rules, place, tallies))
@@ -155,13 +155,13 @@ def _notes(table: SampleTable, rules: Sequence[Rule], tallies: Sequence[Tally]) 
                 f"{show(rule)}: NOT exact samples from pi*: as published, r_max is the largest "
                 "reward among those left, and sampling is without replacement"
             )
-        elif isinstance(rule, AsRecorded) and unjudged:
-            notes.append(f"{show(rule)}: {unjudged} samples have no outcome in the file and pass")
+        elif isinstance(rule, AsRecorded) and unselected:
+            notes.append(f"{show(rule)}: {unselected} samples have no outcome in the file and pass")
     return notes
 
 
 def _claim(table: SampleTable, rules: Sequence[Rule], place: int, tallies: Sequence[Tally]) -> str:
-    """How many proposals one `gibbs` accepted, and what they are worth."""
+    """How many proposals one `gibbs` accepted, and whether they are exact samples."""
     rule, tally = rules[place], tallies[place + 1]
     assert isinstance(rule, Gibbs)
     before = [show(other) for other in rules[:place] if not other.blind]
@@ -199,7 +199,7 @@ def select(
     seed: int = 0,
     quiet: bool = True,
 ) -> Selected:
-    """From samples on the disk to their survivors.
+    """Select from samples on the disk.
 
     Args:
         samples: Parquet files or folders: of `winnow sample`, of a run.
@@ -207,10 +207,9 @@ def select(
         out: Files to write: .parquet (all columns), .jsonl (as other trainers read it).
         form: Of a .jsonl file.
         rejected: Whether Parquet files are to hold the rejected samples too, with their reasons.
-        rescore_with: A reward to score all samples with first; nothing is sampled again.
+        rescore_with: A reward to score all samples with first.
         reward_options: Of `rescore_with`.
-        right_at: A reward of at least this is right. Default: as the file says, else 1; new scores:
-            1.
+        right_at: Least reward that is right. Default: as the file says, else 1; 1 for new scores.
         pool: Take samples of several policies as one set.
 
     Raises:
@@ -235,10 +234,10 @@ def select(
     with reporter(quiet) as listener:
         listener.progress("read", 0, 1)
         scores = None
-        wanted = columns | {"text", "prompt"} if rescore_with is not None else columns
+        read = columns | {"text", "prompt"} if rescore_with is not None else columns
         table = read_samples(
             paths_of(samples),
-            sorted(wanted),
+            sorted(read),
             why="select",
             optional=OF_PROMPT if rescore_with is not None else (),
             right_at=right_at,
@@ -249,12 +248,7 @@ def select(
             bound = 1.0 if right_at is None else right_at
             scores = rescore(table, rescore_with, bound, reward_options, listener.progress)
         selected = select_table(
-            table,
-            chosen,
-            seed=seed,
-            scores=scores,
-            pool=pool,
-            progress=listener.progress,
+            table, chosen, seed=seed, scores=scores, pool=pool, progress=listener.progress
         )
         for path in outputs:
             listener.progress(f"write {path.name}", 0, 1)

@@ -1,4 +1,4 @@
-"""What selection made of a file of samples: an outcome for each row, and what each rule did."""
+"""The result of selection: an outcome for each row of a file, and what each rule did."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Tally:
 
     Attributes:
         seen: Samples alive before it.
-        lost: Of those, the ones that it rejected.
-        prompts_lost: Prompts that lost their last sample to it.
-        reasons: How often it said what, without the sample that it named.
+        lost: Samples that it rejected.
+        prompts_lost: Prompts whose last sample it rejected.
+        reasons: How often it gave each reason, without the sample that this named.
     """
 
     rule: str
@@ -34,11 +34,11 @@ class Selected:
     """The outcomes on a file of samples.
 
     Attributes:
-        kept: For each row of the files, in their order, whether it survives.
+        survived: For each row of the files, in their order, whether it survives.
         reasons: For each row the number of its reason in `words`.
         words: Reasons; the first is that of survivors.
         tallies: For each rule what it did, verifier errors first where there were any.
-        notes: What a person should know: whether a sample is exact, and why not.
+        notes: What a person should know, such as whether survivors are exact samples.
         scores: New rewards and errors of each row, where the samples were scored anew.
     """
 

@@ -1,4 +1,4 @@
-"""Writing so that a kill loses nothing: a file stands under its name only when it is whole."""
+"""Atomic writing, so that a kill loses nothing: a file has its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def whole_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """A folder that stands under its name only when all in it is written, and on the disk.
-
-    It takes the place of nothing. A kill leaves what was written beside the name, until the next.
+    """Write a folder that has its name only when all in it is on the disk. It replaces nothing.
 
     Raises:
         WinnowError: the disk is full or cannot be written to, or something is there by the end.
@@ -62,15 +60,12 @@ def whole_folder(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def begin_folder(
-    folder: Path,
-    inside: Sequence[str],
-    environment: Mapping[str, Any],
-    texts: Mapping[str, str],
+    folder: Path, inside: Sequence[str], environment: Mapping[str, Any], texts: Mapping[str, str]
 ) -> None:
-    """A new folder of a command: folders in it, environment.json, and texts one after the other.
+    """Make a command's folder: folders in it, environment.json, and texts, in that order.
 
     Raises:
-        UserError: it cannot be made, or is there.
+        UserError: it cannot be made, or exists.
     """
     try:
         make_folder(folder.parent)
@@ -87,7 +82,7 @@ def begin_folder(
 
 
 def make_folder(path: Path) -> None:
-    """A folder and those above it, where they are missing; their names are on the disk."""
+    """Make a folder and missing ones above it, and flush their names to the disk."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
@@ -105,12 +100,12 @@ def drop_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
+    """Write a text file, whole or not at all."""
     whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def append_line(path: Path, line: str) -> None:
-    """One line more, on the disk before this returns."""
+    """Append a line, which is on the disk before this returns."""
     with disk(path), path.open("a", encoding="utf-8") as file:
         file.write(line)
         file.flush()
@@ -119,7 +114,7 @@ def append_line(path: Path, line: str) -> None:
 
 @contextmanager
 def disk(path: Path) -> Iterator[None]:
-    """A full or read-only disk is the user's to fix, and no run is lost by it."""
+    """In the block, an `OSError` becomes a `WinnowError` that tells how to resume."""
     try:
         yield
     except OSError as error:
@@ -131,10 +126,10 @@ def disk(path: Path) -> Iterator[None]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Nobody else fills this folder meanwhile. The lock ends with the process, however it ends.
+    """Lock a folder during the block; the lock ends with the process, however that ends.
 
     Raises:
-        UserError: somebody else does.
+        UserError: another process has locked it.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -161,7 +156,7 @@ def sync(path: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything of that name, a dangling link included."""
+    """Whether anything has that name, a dangling link included."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -170,13 +165,10 @@ def exists(path: Path) -> bool:
 
 
 def refuse(path: Path, hint: Callable[[], str] = str) -> None:
-    """See that something new can be made there, without making it.
+    """Raise a `UserError` if a path exists or cannot be made.
 
     Args:
-        hint: What else to do where something is there already.
-
-    Raises:
-        UserError: it exists already, or cannot be made where it would lie.
+        hint: What else to do if it exists.
     """
     above = path.absolute().parent
     try:

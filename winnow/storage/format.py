@@ -11,17 +11,13 @@ from winnow.errors import UserError
 
 FORMAT = 1
 ENVIRONMENT = "environment.json"
-"""Of a folder: it tells the version of everything in it."""
+"""A folder's file that tells the version of everything in it."""
 METADATA: Mapping[bytes, bytes] = {b"winnow.format": str(FORMAT).encode()}
-"""Of a Parquet file, which may leave its folder."""
+"""Of Parquet files, which may leave their folders."""
 
 
 def check_folder(setting: str, folder: Path) -> None:
-    """See that this version can read a folder; one that tells no version is as old as 1.
-
-    Raises:
-        UserError: it is a later Winnow's.
-    """
+    """Raise a `UserError` for a folder of a later format. One that tells none has format 1."""
     try:
         told: Any = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -30,11 +26,7 @@ def check_folder(setting: str, folder: Path) -> None:
 
 
 def check_file(setting: str, path: Path, metadata: Mapping[bytes, bytes] | None) -> None:
-    """See that this version can read a Parquet file, by its schema's metadata; others' files too.
-
-    Raises:
-        UserError: it is a later Winnow's.
-    """
+    """Raise a `UserError` for a Parquet file of a later format, by its schema's metadata."""
     text = (metadata or {}).get(b"winnow.format", b"").decode("ascii", "replace")
     _check(setting, path, int(text) if text.isdecimal() else None)
 

@@ -10,10 +10,10 @@
     final/              the final model, where it is an average, or merged
     base/               what adapters were trained over, where no hub has it
     skipped/            batches whose loss or gradient was not finite
-    superseded/         samples of a policy that new scores made another of
+    superseded/         samples of a policy that new scores have changed
 
-A file appears under its name only when it is whole: it is written beside it, flushed to the disk
-and renamed.
+A file has its name only when it is complete: it is written beside it, flushed to the disk and
+renamed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from winnow.types import Group, Prompt, Split
 
 _STATE = "state.json"
 FINAL = "final"
-"""Folder of the final model, where it is none of the checkpoints."""
+"""Folder of a final model that is no checkpoint."""
 
 
 class RunStore:
@@ -77,25 +77,17 @@ class RunStore:
 
     @staticmethod
     def refuse(folder: Path) -> None:
-        """See that a folder can be made, without making it.
+        """Raise a `UserError` if a folder exists or cannot be made."""
 
-        Raises:
-            UserError: it exists already, or cannot be made where it would lie.
-        """
-
-        def go_on() -> str:
+        def hint() -> str:
             resumable = (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir()
             return f", or resume it: winnow train --resume {folder}" if resumable else ""
 
-        refuse(folder, go_on)
+        refuse(folder, hint)
 
     @classmethod
     def open(cls, folder: Path) -> RunStore:
-        """The folder of a run, to resume.
-
-        Raises:
-            UserError: it is no such folder.
-        """
+        """The folder of a run, to resume; a `UserError` if it is none."""
         if not (folder / "config.toml").is_file():
             raise UserError("resume", f"{folder} is not a run folder (it has no config.toml)")
         if not (folder / "checkpoints").is_dir():
@@ -104,27 +96,27 @@ class RunStore:
         return cls(folder)
 
     def write_samples(self, split: Split, step: int, groups: Sequence[Group]) -> None:
-        """All samples of a step, or of an evaluation, as one closed Parquet file."""
+        """Write all samples of a step, or of an evaluation, as one Parquet file."""
         write_groups(self._rollouts(split, step), split, step, groups)
 
     def groups_sampled(self, split: Split, step: int) -> int:
-        """How many groups `write_samples` wrote, 0 if it never did or the file was damaged."""
+        """How many groups `write_samples` wrote; 0 if it never did or the file is damaged."""
         path = self._rollouts(split, step)
         if not path.is_file():
             return 0
         try:
             last = pc.max(pq.read_table(path, columns=["group"])["group"]).as_py()
         except (pa.ArrowException, OSError):
-            return 0  # reading it in earnest says so
+            return 0  # `read_samples` reports it
         return 0 if last is None else int(last) + 1
 
     def read_samples(
         self, split: Split, step: int, prompts: Sequence[Prompt], right_at: float
     ) -> list[Group] | None:
-        """What `write_samples` wrote, behind the same prompts; ``None`` if it never did.
+        """What `write_samples` wrote for the same prompts; ``None`` if it never did.
 
         Raises:
-            UserError: the prompts have changed since, or the file was damaged.
+            UserError: the prompts have changed since, or the file is damaged.
         """
         path = self._rollouts(split, step)
         if not path.is_file():
@@ -142,7 +134,7 @@ class RunStore:
         """What `write_samples` wrote, as far as the file alone tells.
 
         Raises:
-            UserError: it never did, or the file was damaged.
+            UserError: it never did, or the file is damaged.
         """
         by_group = self._by_group(self._rollouts(split, step))
         return [group_of(by_group[place]) for place in sorted(by_group)]
@@ -161,7 +153,7 @@ class RunStore:
         return by_group
 
     def set_aside(self, step: int) -> None:
-        """Move samples made after a step's update to `superseded/`: its scores are others now."""
+        """Move samples made after a step's update to `superseded/`: its scores have changed."""
         for path in sorted((self.folder / "rollouts").glob("*.parquet")):
             split, _, number = path.stem.partition("-")
             if int(number) >= step + (split == "train"):
@@ -169,7 +161,7 @@ class RunStore:
                 path.replace(self.folder / "superseded" / f"{path.stem}-before-{step}.parquet")
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """One line more in metrics.jsonl or evals.jsonl, on the disk before this returns.
+        """Append a line to metrics.jsonl or evals.jsonl; it is on the disk before this returns.
 
         Raises:
             ValueError: a number that is not finite; nothing is written.
@@ -182,10 +174,10 @@ class RunStore:
         append_line(self.folder / name, line)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl or evals.jsonl; a line cut short by a kill is no row.
+        """The rows of metrics.jsonl or evals.jsonl, without a last line that a kill cut short.
 
         Raises:
-            UserError: another line is no JSON: someone else has written to the file.
+            UserError: another line is not JSON.
         """
         path = self.folder / name
         if not path.is_file():
@@ -202,10 +194,7 @@ class RunStore:
         return rows
 
     def rewind(self, step: int) -> None:
-        """Forget metrics after a checkpoint's step (0: all): a resumed run writes them anew.
-
-        Samples are kept, and used again instead of being made again.
-        """
+        """Remove metrics after a checkpoint's step (0: all). Samples stay, to be used again."""
         for name in ("metrics.jsonl", "evals.jsonl"):
             rows = [row for row in self.lines(name) if 0 < step >= row["step"]]
             write_text(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
@@ -218,7 +207,7 @@ class RunStore:
         keep: int,
         protect: Collection[int] = (),
     ) -> Path:
-        """Save a checkpoint whole, then drop all but the newest `keep` and those of some steps."""
+        """Save a checkpoint, then drop all but the newest `keep` and those of some steps."""
         final = self.folder / "checkpoints" / f"step-{step}"
 
         def write(partial: Path) -> None:
@@ -226,9 +215,9 @@ class RunStore:
             write_text(partial / _STATE, json.dumps({"step": step, **state}, indent=2) + "\n")
 
         with disk(final):
-            for left in final.parent.glob(".step-*"):  # by a run that was killed meanwhile
+            for left in final.parent.glob(".step-*"):  # by a run that was killed
                 shutil.rmtree(left)
-            if exists(final):  # and holds no state: it is no checkpoint
+            if exists(final):  # without a state, so no checkpoint
                 drop_folder(final)
             whole_folder(final, write)
             for number, old in list(self.checkpoints())[:-keep]:
@@ -237,18 +226,14 @@ class RunStore:
         return final
 
     def checkpoint_of(self, step: int) -> Path:
-        """The checkpoint of a step.
-
-        Raises:
-            UserError: there is none.
-        """
+        """The checkpoint of a step; a `UserError` if there is none."""
         found = dict(self.checkpoints())
         if step not in found:
             raise UserError("resume", f"{self.folder} has lost its checkpoint of step {step}")
         return found[step]
 
     def latest_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint and its state."""
+        """The newest checkpoint and its state."""
         found = list(self.checkpoints())
         if not found:
             return None
@@ -256,7 +241,7 @@ class RunStore:
         return folder, json.loads((folder / _STATE).read_text(encoding="utf-8"))
 
     def keep_skipped(self, step: int, update: int, groups: Sequence[Group]) -> Path:
-        """A batch whose loss or gradient was not finite, for inspection."""
+        """Write a batch whose loss or gradient was not finite, for inspection."""
         path = self.folder / "skipped" / f"step-{step:06d}-update-{update}.parquet"
         path.parent.mkdir(exist_ok=True)
         write_groups(path, "train", step, groups)
@@ -266,7 +251,7 @@ class RunStore:
         return self.folder / "rollouts" / f"{split}-{step:06d}.parquet"
 
     def checkpoints(self) -> Iterator[tuple[int, Path]]:
-        """The step and the folder of each whole checkpoint, in order."""
+        """The step and the folder of each checkpoint, in order."""
         found = []
         for path in (self.folder / "checkpoints").glob("step-*"):
             match = re.fullmatch(r"step-(\d+)", path.name)

@@ -1,12 +1,12 @@
-"""The folder that `winnow sample` fills: a journal line for each set of samples, then whole files.
+"""The folder that `winnow sample` fills: a journal line for each set of samples, then files.
 
     config.toml, environment.json   as in a run folder
-    samples/part-00001.parquet        closed files
+    samples/part-00001.parquet      closed files
     journal.jsonl                   what is in no closed file yet: lines of samples and of scores
 
 A line is on the disk before the next set is waited for. When the journal holds enough, its samples
 become a Parquet file, and it starts anew; a kill between the two leaves samples in both, which are
-then taken once. An empty journal says that the folder is complete; else it begins with a newline.
+then read once. The journal of a complete folder is empty; else it begins with a newline.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from winnow.storage.schema import (
 )
 from winnow.types import Group, Prompt, Score
 
-PART_DRAWS = 16_384
+PART_SAMPLES = 16_384
 """Samples that the journal gathers before they become a file."""
 PART_TOKENS = 1_000_000
-"""Tokens that it gathers at most: long answers make smaller files, and as little to remember."""
+"""Tokens that it gathers at most, so that it fits in memory."""
 
 
 @dataclass(frozen=True, order=True)
@@ -53,7 +53,7 @@ class Journal:
     """One such folder.
 
     Args:
-        group: The empty group of a prompt's number: its text, `right_at` and origin.
+        group: Makes the empty group of a prompt's number: its text, `right_at` and origin.
     """
 
     def __init__(self, folder: Path, group: Callable[[int], Group]) -> None:
@@ -72,10 +72,10 @@ class Journal:
         marks: Sequence[str] = (),
         group: Callable[[int], Group],
     ) -> Journal:
-        """A new folder. Its config is written last: without one, nothing is in it.
+        """Make a folder. Its config is written last: without one, it holds nothing.
 
         Args:
-            marks: Empty files that say something of it.
+            marks: Names of empty files that mark it.
 
         Raises:
             UserError: it exists already; nothing in it is touched.
@@ -87,20 +87,12 @@ class Journal:
 
     @staticmethod
     def refuse(folder: Path) -> None:
-        """See that a folder can be made.
-
-        Raises:
-            UserError: it exists already, or cannot be made there.
-        """
-        refuse(folder, lambda: _go_on(folder))
+        """Raise a `UserError` if a folder exists or cannot be made."""
+        refuse(folder, lambda: _hint(folder))
 
     @staticmethod
     def check(folder: Path) -> None:
-        """See that a folder can be resumed.
-
-        Raises:
-            UserError: it is no such folder.
-        """
+        """Raise a `UserError` if a folder cannot be resumed."""
         if not (folder / JOURNAL).is_file():
             raise UserError("resume", f"{folder} is not a folder of winnow sample")
         if not (folder / "config.toml").is_file():
@@ -109,7 +101,7 @@ class Journal:
         check_folder("resume", folder)
 
     def restore(self, prompts: Sequence[Prompt]) -> dict[int, set[int]]:
-        """For each prompt the numbers of the samples that are there; the journal's are taken up.
+        """Read the journal; return for each prompt the numbers of the samples that are there.
 
         Raises:
             UserError: the prompts have changed since, or a file is damaged.
@@ -120,7 +112,7 @@ class Journal:
                 there.setdefault(prompt, set()).add(number)
         for number, line in _lines(self.folder / JOURNAL):
             try:
-                place, group = self._taken_up(line, prompts, there)
+                place, group = self._parsed(line, prompts, there)
             except (KeyError, TypeError, ValueError) as error:
                 problem = f"{self.folder / JOURNAL} line {number} is damaged"
                 raise UserError("", problem, "fix or remove it") from error
@@ -132,10 +124,10 @@ class Journal:
             self._count(group)
         return there
 
-    def _taken_up(
+    def _parsed(
         self, line: Mapping[str, Any], prompts: Sequence[Prompt], there: Mapping[int, set[int]]
     ) -> tuple[Place, Group | None]:
-        """What a line says of a set of samples; nothing where a closed file holds it already."""
+        """The set of samples of a line; no group if a closed file holds it already."""
         place = Place(line["prompt"], line["first"])
         if "samples" not in line:
             group = self._open.get(place)
@@ -146,7 +138,7 @@ class Journal:
         if place.prompt >= len(prompts) or line["of"] != _digest(prompts[place.prompt]):
             raise _changed(self.folder / JOURNAL)
         if place.first in there.get(place.prompt, ()):
-            return place, None  # its file was closed, and the kill came before the journal's end
+            return place, None  # a kill came after its file was closed, before the journal's end
         return place, self._group(place.prompt).with_(
             prompt_ids=tuple(line["prompt_ids"]),
             samples=tuple(sample_of(row) for row in line["samples"]),
@@ -157,7 +149,7 @@ class Journal:
         self._tokens += sum(sample.length for sample in group.samples)
 
     def unscored(self) -> list[tuple[Place, Group]]:
-        """Samples of the journal that no verifier has seen, or whose score was an error."""
+        """Samples of the journal without a score, or whose score is an error."""
         return [
             (place, group)
             for place, group in self._open.items()
@@ -165,8 +157,8 @@ class Journal:
         ]
 
     def add(self, place: Place, group: Group) -> None:
-        """Samples, on the disk before this returns. Those before them have their scores."""
-        if self._samples >= PART_DRAWS or self._tokens >= PART_TOKENS:
+        """Add samples, on the disk before this returns. Earlier ones have their scores."""
+        if self._samples >= PART_SAMPLES or self._tokens >= PART_TOKENS:
             self._close_part("\n")
         line = {
             "prompt": place.prompt,
@@ -180,7 +172,7 @@ class Journal:
         self._count(group)
 
     def score(self, place: Place, scores: Sequence[Score]) -> None:
-        """Their scores, on the disk before this returns."""
+        """Add scores, on the disk before this returns."""
         line = {
             "prompt": place.prompt,
             "first": place.first,
@@ -190,11 +182,11 @@ class Journal:
         self._open[place] = self._open[place].with_(scores=tuple(scores))
 
     def finish(self) -> None:
-        """All samples are made: close the last file. An empty journal says that it is complete."""
+        """Close the last file, and leave the journal empty: the folder is complete."""
         self._close_part("")
 
     def _close_part(self, journal: str) -> None:
-        """Make a whole Parquet file of the journal's samples, then begin the journal anew."""
+        """Write the journal's samples as a Parquet file, then begin the journal anew."""
         places = sorted(self._open)
         if places:
             parts = self._parts()
@@ -238,7 +230,7 @@ def _closed(path: Path, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
 
 
 def _digest(prompt: Prompt) -> str:
-    """Stands for a prompt in the journal."""
+    """The hash of a prompt in the journal."""
     columns = prompt_columns(prompt)
     told = json.dumps([columns[name] for name in PROMPT_KEY])
     return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
@@ -246,14 +238,12 @@ def _digest(prompt: Prompt) -> str:
 
 def _changed(path: Path) -> UserError:
     return UserError(
-        "resume",
-        f"the prompts have changed since {path} was written",
-        "restore them or begin anew",
+        "resume", f"the prompts have changed since {path} was written", "restore them or begin anew"
     )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The lines of the journal; one cut short by a kill is no line, and is taken off the file."""
+    """The lines of the journal; one that a kill cut short is removed from the file."""
     lines, _, cut = path.read_bytes().rpartition(b"\n")
     if cut:
         whole(path, lambda partial: partial.write_bytes(lines + b"\n"))
@@ -267,7 +257,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 ) from error
 
 
-def _go_on(folder: Path) -> str:
+def _hint(folder: Path) -> str:
     if not (folder / JOURNAL).is_file():
         return ""
     if not (folder / "config.toml").is_file():

@@ -1,4 +1,4 @@
-"""A file of samples, read a group at a time, and no more of it than is asked for."""
+"""Files of samples, read by group, and no more columns than are asked for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from winnow.storage.schema import PROMPT_KEY, SCHEMA, group_of
 from winnow.types import Group
 
 JOURNAL = "journal.jsonl"
-"""Samples of a sample folder that are in no Parquet file yet."""
+"""File of a sample folder's samples that are in no Parquet file yet."""
 
 _IDENTITY = ("prompt_id", "sample", "model", "policy_version", "temperature", "truncated")
 _SCORES = ("reward", "error", "right", "right_at", "survived", "reason")
@@ -42,9 +42,8 @@ class Part:
 class SampleTable:
     """Samples of one or several Parquet files, gathered by prompt.
 
-    A row is a sample; a group is the rows of one prompt, in the order of their numbers: of one
-    `prompt_id`, `prompt` and conversation, as far as the files have these. Columns that are not
-    asked for are not kept.
+    A row is a sample; a group is the rows of one prompt (of one `prompt_id`, `prompt` and
+    conversation, as far as the files have these), in the order of their numbers.
     """
 
     def __init__(
@@ -61,17 +60,9 @@ class SampleTable:
 
     @classmethod
     def gathered(
-        cls,
-        parts: Sequence[Part],
-        table: pa.Table,
-        right_at: float | None,
-        asked: Collection[str],
+        cls, parts: Sequence[Part], table: pa.Table, right_at: float | None, asked: Collection[str]
     ) -> SampleTable:
-        """The rows of these files, brought into the order of their groups.
-
-        Args:
-            asked: The columns to keep.
-        """
+        """The rows of these files in the order of their groups, with the columns asked for."""
         order, starts = _gathered(table)
         asked = {*asked, *_naming(table)}
         table = table.select([name for name in table.column_names if name in asked])
@@ -81,8 +72,8 @@ class SampleTable:
 
     def only(self, columns: Collection[str]) -> SampleTable:
         """The same samples with fewer columns; scores and what names a prompt stay."""
-        kept = {*_IDENTITY, *_SCORES, *columns, *_naming(self._table)}
-        names = [n for n in self.columns if n in kept]
+        left = {*_IDENTITY, *_SCORES, *columns, *_naming(self._table)}
+        names = [name for name in self.columns if name in left]
         return SampleTable(
             self.parts, self._table.select(names), self.order, self.starts, self.right_at
         )
@@ -104,7 +95,7 @@ class SampleTable:
         return self.order[self.starts[group] : self.starts[group + 1]]
 
     def group(self, number: int) -> Group:
-        """One group, with what was read of it: scores where there are any, outcomes likewise.
+        """One group, with scores and outcomes where there are any.
 
         Raises:
             UserError: rows that no samples can be made of.
@@ -127,7 +118,7 @@ class SampleTable:
             yield self.group(number)
 
     def policies(self) -> list[str]:
-        """The policies that the samples are of, each in words; empty where no model is named."""
+        """Descriptions of the policies that sampled; empty where no model is named."""
         names = [c for c in ("model", "policy_version", "temperature", "truncated") if c in self]
         if "model" not in names:
             return []
@@ -141,14 +132,10 @@ class SampleTable:
         return self.rows - int(pc.sum(reduce(pc.or_, said)).as_py()) if said else self.rows
 
     def need_scores(self, samples: Paths = ()) -> None:
-        """See that every sample has a score, or an error.
+        """Raise a `UserError` if some sample has neither a score nor an error.
 
         Args:
-            samples: How they were named, for the advice; not to a command that can score them
-                itself.
-
-        Raises:
-            UserError: some have none.
+            samples: Where they are, for the remedy of a command that cannot score them itself.
         """
         if missing := self.unscored():
             named = " ".join(map(str, paths_of(samples)))
@@ -157,19 +144,19 @@ class SampleTable:
             raise UserError("samples", problem, f"score them with {how}--rescore REWARD")
 
     def count(self, column: str, value: bool) -> int:
-        """Rows where a yes/no column says so; 0 where there is no such column."""
+        """Rows where a boolean column has a value; 0 where there is no such column."""
         if column not in self:
             return 0
         return int(pc.sum(pc.equal(self._table[column], value)).as_py() or 0)
 
     def gaps(self) -> int:
-        """Prompts whose samples' numbers skip some, so that samples of theirs are missing."""
+        """Prompts some of whose samples are missing: their numbers have gaps."""
         numbers = pc.fill_null(self._table["sample"], 0).to_numpy() if "sample" in self else []
         skips = np.setdiff1d(np.flatnonzero(np.diff(numbers) > 1) + 1, self.starts)
         return len(np.unique(np.searchsorted(self.starts, skips, side="right")))
 
     def values(self, column: str) -> list[Any]:
-        """The distinct values of a column, those that are not known aside."""
+        """The distinct values of a column, without nulls."""
         if column not in self:
             return []
         return [v for v in pc.unique(self._table[column]).to_pylist() if v is not None]
@@ -185,7 +172,7 @@ class SampleTable:
 
 def read_samples(
     paths: Sequence[str | Path],
-    wanted: Sequence[str],
+    needed: Sequence[str],
     *,
     why: str,
     optional: Sequence[str] = (),
@@ -196,21 +183,21 @@ def read_samples(
     Args:
         paths: Parquet files; folders of a run (its training samples, else its evaluations), of
             `winnow sample`, or of Parquet files.
-        wanted: Columns that must be there, beside one of `prompt_id` and `prompt`.
+        needed: Columns that must be there, apart from `prompt_id` or `prompt`.
         why: What needs them, for the message.
-        optional: Columns that are read where they are there, as scores and policies always are.
+        optional: Columns that are read if they are there, as scores and policies always are.
         right_at: A reward of at least this is right. Default: as each file says, else 1.
 
     Raises:
-        UserError: no such file, one that is no Parquet file or damaged, a missing column, a folder
-            that is still being sampled into, no samples at all.
+        UserError: no such file, one that is not Parquet or damaged, a missing column, a folder that
+            is not complete, no samples at all.
     """
     parts: list[Part] = []
     tables: list[pa.Table] = []
-    asked = dict.fromkeys([*_IDENTITY, *_SCORES, *wanted, *optional])
+    asked = dict.fromkeys([*_IDENTITY, *_SCORES, *needed, *optional])
     for path in _files(paths):
         with _readable(path):
-            table = _read(path, list(asked), wanted, why)
+            table = _read(path, list(asked), needed, why)
         parts.append(Part(path, sum(part.rows for part in parts), table.num_rows))
         tables.append(table)
     try:
@@ -222,12 +209,12 @@ def read_samples(
     return SampleTable.gathered(parts, whole, right_at, asked)
 
 
-def _read(path: Path, asked: Sequence[str], wanted: Sequence[str], why: str) -> pa.Table:
+def _read(path: Path, asked: Sequence[str], needed: Sequence[str], why: str) -> pa.Table:
     """The columns of one file that are asked for, and those that tell its prompts apart."""
     schema = pq.read_schema(path)
     there = schema.names
     check_file("samples", path, schema.metadata)
-    _check_columns(path, there, wanted, why)
+    _check_columns(path, there, needed, why)
     texts = [name for name in there if _is_text(schema.field(name).type)]
     names = [name for name in asked if name in there]
     names += [name for name in PROMPT_KEY if name in texts and name not in names]
@@ -290,8 +277,8 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError("samples", problem) from error
 
 
-def _check_columns(path: Path, there: Sequence[str], wanted: Sequence[str], why: str) -> None:
-    missing = [name for name in wanted if name not in there]
+def _check_columns(path: Path, there: Sequence[str], needed: Sequence[str], why: str) -> None:
+    missing = [name for name in needed if name not in there]
     if not {"prompt_id", "prompt"} & set(there):
         missing.insert(0, "prompt_id (or prompt)")
     if missing:
@@ -303,21 +290,21 @@ def _check_columns(path: Path, there: Sequence[str], wanted: Sequence[str], why:
 
 
 def _as_written(path: Path, table: pa.Table) -> pa.Table:
-    """Columns of the types that Winnow writes, so that files of others can stand beside its own.
+    """The columns with the types that Winnow writes, so that files of others mix with its own.
 
     Raises:
         UserError: a column that does not convert.
     """
     for place, name in enumerate(table.column_names):
-        wanted = SCHEMA.field(name).type if name in SCHEMA.names else None
+        target = SCHEMA.field(name).type if name in SCHEMA.names else None
         have = table.schema.field(name).type
         try:
             if name in _REPEATED:
                 table = table.set_column(place, name, _encoded(table[name]))
-            elif wanted is not None and have != wanted:
+            elif target is not None and have != target:
                 # texts of all files together may pass 2 GiB
-                wanted = pa.large_string() if pa.types.is_string(wanted) else wanted
-                table = table.set_column(place, name, table[name].cast(wanted))
+                target = pa.large_string() if pa.types.is_string(target) else target
+                table = table.set_column(place, name, table[name].cast(target))
         except pa.ArrowException as error:
             written = SCHEMA.field(name).type
             problem = f"column {name} of {path} is {have}, which does not convert to {written}"
@@ -329,7 +316,7 @@ def _as_written(path: Path, table: pa.Table) -> pa.Table:
 
 
 def _encoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of texts of which many are the same, each of them held once."""
+    """A column of texts with each distinct text held once."""
     if not pa.types.is_dictionary(column.type):
         column = column.cast(pa.large_string()).dictionary_encode()
     chunks = [
@@ -349,7 +336,7 @@ def _naming(table: pa.Table) -> tuple[str, ...]:
 
 
 def _gathered(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows in the order of their prompts' first appearance, and where each prompt's begin."""
+    """Rows in the order of their prompts' first appearance, and where those of each begin."""
     codes = np.zeros(table.num_rows, dtype=np.int64)
     for name in PROMPT_KEY:
         if name in table.column_names and pa.types.is_dictionary(table.schema.field(name).type):

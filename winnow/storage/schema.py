@@ -1,4 +1,4 @@
-"""A sample as a row of a Parquet file: the columns, and the way there and back."""
+"""Samples as rows of Parquet files: the columns, and the way there and back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNSELECTED: Mapping[Split, str | None] = {
     "final": "held out",
     "sample": None,
 }
-"""The reason that a sample without a score carries."""
+"""The reason that a sample without an outcome carries."""
 
 SCHEMA = pa.schema(
     [
@@ -53,7 +53,10 @@ SCHEMA = pa.schema(
         ("survived", pa.bool_()),
         ("reason", pa.string()),
         ("advantage", pa.float64()),
-        ("ref_logprobs", pa.list_(pa.float64())),  # these where the row reads them, a token each
+        (
+            "ref_logprobs",
+            pa.list_(pa.float64()),
+        ),  # from here one a token, if the algorithm reads it
         ("values", pa.list_(pa.float64())),
         ("returns", pa.list_(pa.float64())),
         ("token_advantages", pa.list_(pa.float64())),
@@ -62,8 +65,8 @@ SCHEMA = pa.schema(
 )
 
 PROMPT_KEY = ("prompt_id", "prompt", "messages")
-"""What tells prompts apart: the samples of one have it in common, and it must not change while they
-are being made. An id alone is often a row's number in some file."""
+"""What tells prompts apart, and must not change while samples are being made. An id alone is often
+a row's number in some file."""
 
 
 def write_groups(
@@ -73,11 +76,11 @@ def write_groups(
     groups: Sequence[Group],
     places: Sequence[tuple[int, int]] | None = None,
 ) -> None:
-    """Groups as one whole Parquet file.
+    """Write groups as one Parquet file.
 
     Args:
         places: For each group the number of its prompt and of its first sample; default: groups are
-            counted from 0, and each begins with its sample 0.
+            counted from 0, and each begins with sample 0.
     """
     places = places or [(place, 0) for place in range(len(groups))]
     rows = [
@@ -135,7 +138,7 @@ def _annotation_columns(own: TokenAnnotations) -> dict[str, Sequence[float] | No
 
 
 def sample_columns(sample: Sample) -> dict[str, Any]:
-    """What a file keeps of a sample; `sample_of` reads it back."""
+    """The columns of a sample; `sample_of` reads them back."""
     return {
         "text": clean(sample.text),
         "tokens": sample.length,
@@ -148,7 +151,7 @@ def sample_columns(sample: Sample) -> dict[str, Any]:
 
 
 def prompt_columns(prompt: Prompt) -> dict[str, str | None]:
-    """What a file keeps of a prompt; `prompt_of` reads it back."""
+    """The columns of a prompt; `prompt_of` reads them back."""
     messages = prompt.messages
     return {
         "prompt_id": clean(prompt.id),
@@ -193,7 +196,7 @@ def _parsed(row: Mapping[str, Any], column: str, kind: type) -> Any:
 
 
 def origin_of(row: Mapping[str, Any]) -> Origin | None:
-    """What a row was sampled from; ``None`` where no model is named."""
+    """The origin of a row's sample; ``None`` where no model is named."""
     if row.get("model") is None:
         return None
     heat = row.get("temperature")
@@ -203,13 +206,13 @@ def origin_of(row: Mapping[str, Any]) -> Origin | None:
 def group_of(
     rows: Sequence[Mapping[str, Any]], prompt: Prompt | None = None, right_at: float | None = None
 ) -> Group:
-    """The group that rows of one prompt make, in the order of their samples.
+    """The group of the rows of one prompt, in the order of their samples.
 
     Columns may be missing. A group has scores only if every row has.
 
     Args:
-        prompt: Default: as the rows tell.
-        right_at: Default: as the rows tell, else 1.
+        prompt: Default: that of the rows.
+        right_at: Default: that of the rows, else 1.
 
     Raises:
         ValueError: rows that no samples can be made of.
@@ -271,7 +274,7 @@ def sample_of(row: Mapping[str, Any]) -> Sample:
 
 
 def clean(text: str | None) -> str | None:
-    """Text that a file can hold: half a character (a lone surrogate) becomes U+FFFD."""
+    """Text that a file can hold: a lone surrogate becomes U+FFFD."""
     if text is None or text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
