@@ -1,4 +1,4 @@
-"""What travels down the pipeline: a prompt, its samples, their scores and outcomes.
+"""The data of the pipeline: a prompt, its samples, their scores and outcomes.
 
     prompts -> groups of samples -> scores -> outcomes -> advantages -> one update
 
@@ -30,7 +30,7 @@ class Prompt:
         data: The row that the prompt was made from, for verifiers that need more.
         messages: The conversation, where the model's chat template is to be applied; ``text`` is
             then its last message.
-        family: Prompts of one family are one problem in other words (operands swapped, say): a
+        family: Prompts of one family are one problem in other words (such as operands swapped); a
             family is held out as a whole. Default: the text.
     """
 
@@ -45,17 +45,17 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sampled answer.
+    """One sampled completion.
 
     Attributes:
         token_ids: Every token that was sampled, the end-of-sequence token included. Empty where
-            only the text is known: a server's answer, a file of samples read for its texts alone.
+            only the text is known: from a server, or a file that is read for its texts alone.
         logprobs: log pi(token | prefix) of each token, under the full softmax at the sampling
             temperature, in nats. Empty where they are not known.
-        text: The answer as text, without special tokens and without the stop string.
+        text: The completion, without special tokens and without the stop string.
         finish_reason: Why it ended. Masks follow from this and from lengths, never from token ids.
         policy_version: Number of updates the policy had seen when it sampled this.
-        entropies: Entropy of the next-token distribution at each position, in nats, if gauged.
+        entropies: Entropy of the next-token distribution at each position, in nats, if known.
         length: Number of tokens, at least 1. Default: that of ``token_ids``.
     """
 
@@ -79,7 +79,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a verifier said: a finite number or an error, never one made of the other."""
+    """The score of a sample: a finite number or an error, never one made of the other."""
 
     value: float | None
     error: str | None = None
@@ -92,7 +92,7 @@ class Score:
 
     @classmethod
     def of(cls, value: object) -> Score:
-        """The score that a verifier's return value stands for; an error if it is not finite."""
+        """The score of a verifier's return value; an error if it is no finite number."""
         number = getattr(value, "item", lambda: value)()  # a NumPy or torch scalar
         if isinstance(number, (bool, int, float)):
             number = float(number)
@@ -119,9 +119,9 @@ class Origin:
     """The distribution that samples were made from.
 
     Attributes:
-        model: Name of the model, as the settings say it.
+        model: Name of the model, as in the settings.
         temperature: Of the softmax.
-        truncated: Whether top-k or top-p cut it off.
+        truncated: Whether by top-k or top-p.
     """
 
     model: str
@@ -131,13 +131,13 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class TokenAnnotations:
-    """What else is known of a sample for its update: a number a token; empty where not asked for.
+    """Numbers for each token of a sample that updates read; empty where they were not asked for.
 
     Attributes:
         ref_logprobs: log pi_ref of each token, nats.
         values: The return that the critic expected before each token.
-        returns: What the critic learns to expect there.
-        token_advantages: Of each token, where the tokens of a sample differ.
+        returns: The return that the critic learns to expect there.
+        token_advantages: The advantage of each token, where those of a sample differ.
     """
 
     ref_logprobs: tuple[float, ...] = ()
@@ -148,7 +148,7 @@ class TokenAnnotations:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One prompt, encoded once, and the n samples that hang off it.
+    """One prompt, encoded once, and its n samples.
 
     The stages fill it from left to right; each returns a new group. ``scores``, ``outcomes`` and
     ``advantages`` are empty until their stage has run, and then as long as ``samples``.
@@ -156,8 +156,8 @@ class Group:
     Attributes:
         prompt_ids: Token ids of the prompt, as the model saw them.
         advantages: What each sample counts for in the update, on average over its tokens; 0 for a
-            sample that does not survive.
-        annotations: What else is known of each sample; empty where nothing is.
+            rejected sample.
+        annotations: Token annotations of each sample; empty where there are none.
         right_at: A score of at least this counts as right.
         step: The training step that these samples were made for.
         origin: What they were sampled from, where it is known.
@@ -176,7 +176,7 @@ class Group:
 
     @property
     def valid(self) -> tuple[bool, ...]:
-        """Samples whose score is a number: only these enter any statistic or denominator."""
+        """Whether each score is a number: only such samples enter a statistic or denominator."""
         return tuple(score.value is not None for score in self.scores)
 
     @property
@@ -186,12 +186,12 @@ class Group:
 
     @property
     def right(self) -> tuple[bool, ...]:
-        """Samples that a verifier found right."""
+        """Whether each sample is right."""
         return tuple(s.value is not None and s.value >= self.right_at for s in self.scores)
 
     @property
     def survivors(self) -> tuple[int, ...]:
-        """Numbers of the samples that selection kept."""
+        """Numbers of the samples that survived selection."""
         return tuple(i for i, outcome in enumerate(self.outcomes) if outcome.survived)
 
     @property
@@ -204,7 +204,7 @@ class Group:
         return "all-wrong" if right == 0 else "all-right" if right == number else "mixed"
 
     def annotation(self, number: int) -> TokenAnnotations:
-        """What else is known of a sample."""
+        """The token annotations of a sample."""
         return self.annotations[number] if self.annotations else _NOTHING
 
     def token_advantages(self, number: int) -> tuple[float, ...]:
@@ -232,20 +232,19 @@ class Sums:
     Attributes:
         loss: Value of the loss.
         samples: Samples that went through the model.
-        tokens: Their answer tokens.
-        positions: Tokens that went through the model for them: prompts and answers, what several
-            begin with counted once, padding counted.
+        tokens: Their completion tokens.
+        positions: Tokens that went through the model for them: prompts and completions, a shared
+            prefix counted once, padding counted.
         clipped: Tokens whose gradient the clip zeroed.
         ratio_tokens: Tokens that had a ratio s = pi / pi_old; the next three run over them.
         ratio_sum: Sum of ratios.
         ratio_max: Largest distance of a ratio from 1.
         kl_sum: Sum of s - 1 - log s, which estimates KL(pi_old || pi) (k3).
         token_ratios: The ratios themselves, of every token that had one.
-        log_weights: For each sample that had ratios the log-ratio of its whole answer, the sum over
-            its tokens.
+        log_weights: For each sample that had ratios the log-ratio of the whole sample.
         influence: For each group, for each of its samples: |coefficient x advantage| summed over
-            its tokens. What a sample could move if nothing were clipped.
-        measures: What else the terms measured, by name: the sum, and of how many.
+            its tokens, as if nothing were clipped.
+        measures: Other measures of the terms, by name: the sum, and of how many.
     """
 
     loss: float = 0.0
@@ -265,11 +264,11 @@ class Sums:
 
 @dataclass(kw_only=True)
 class StepStats(Sums):
-    """What one update measured, from the passes it made anyway.
+    """Statistics of one update, from the passes it made anyway.
 
     Attributes:
         applied: False if loss or gradient were not finite and the weights were left alone.
-        grad_norm: L2 norm of the gradient before it was scaled down.
+        grad_norm: L2 norm of the gradient before clipping.
         lr: Learning rate used.
     """
 
@@ -285,9 +284,9 @@ class Batch:
     Attributes:
         groups: Every group of the step, with advantages, also those that are not trained on.
         fresh: Whether this is the first pass over these samples.
-        trained: Positions of those that mini-batches are cut from; ``None``: all.
-        merged: How many of them, the last ones, are of earlier rounds.
-        measures: What was found out on the way, under names of metrics.
+        trained: Positions of the groups that mini-batches are cut from; ``None``: all.
+        merged: How many of the groups, the last ones, are of earlier rounds.
+        measures: Values of metrics that sampling gave.
     """
 
     groups: list[Group]
@@ -298,5 +297,5 @@ class Batch:
 
     @property
     def positions(self) -> Sequence[int]:
-        """Of the groups that are trained on."""
+        """Positions of the groups that are trained on."""
         return range(len(self.groups)) if self.trained is None else self.trained

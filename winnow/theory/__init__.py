@@ -1,7 +1,7 @@
-"""The theory that Winnow rests on, to compute with: exact, in NumPy, knowing no model.
+"""The theory that Winnow rests on, in NumPy, without models.
 
-`gibbs` the optimum that is aimed at, `rejection` sampling from it, `importance` weighing instead,
-`best_of` and `majority` choosing among samples, `divergence` measuring how far one has come.
+`gibbs` has the optimum of the KL-regularised objective, `rejection` samples from it, `importance`
+weights samples instead, `best_of` and `majority` choose among them, `divergence` estimates KL.
 """
 
 from winnow.theory.best_of import (

@@ -1,4 +1,4 @@
-"""Best-of-n and pass@k: estimates from N samples, and how far from the policy they lead. Pure."""
+"""Best-of-n and pass@k: estimates from N samples, and their KL to the policy. Pure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def best_of_n_weights(scores: ArrayLike, n: ArrayLike) -> Array:
     below has C(i-1, n-1) / C(N, n); samples that tie share their ranks' weights equally.
 
     Args:
-        scores: What picks the best, shape (N,), finite.
+        scores: The best has the highest, shape (N,), finite.
         n: 1 to N, one number or shape (m,).
 
     Returns:
@@ -87,11 +87,11 @@ def _weights_by_rank(total: int, sizes: Array) -> Array:
 def best_of_n(scores: ArrayLike, n: ArrayLike, values: ArrayLike | None = None) -> Array:
     """Unbiased estimate of the expected value of the best of n by score, from N >= n samples.
 
-    With the scores as values it is the proxy's reward, with another's the gold reward: their
-    gap as n grows is over-optimization (Gao et al., 2210.10760).
+    With the scores as values it is the proxy's reward, with another's the gold reward: their gap as
+    n grows is over-optimization (Gao et al., 2210.10760).
 
     Args:
-        scores: What picks the best, shape (N,), finite; ties broken at random.
+        scores: The best has the highest, shape (N,), finite; ties broken at random.
         n: 1 to N, one number or shape (m,).
         values: What is averaged, shape (N,), finite. By default the scores.
 
@@ -116,7 +116,7 @@ def kl_best_of_n(level_probabilities: ArrayLike, n: ArrayLike) -> Array:
         KL = sum_l m_l log(m_l / p_l),
 
     since within a level best-of-n samples as pi does. At most log n - (n-1)/n (Beirami et al.,
-    2401.01879), which is far from it where rewards tie, and at most -log p of the top level.
+    2401.01879; far below it where rewards tie), and at most -log p of the top level.
 
     Args:
         level_probabilities: Probability under pi of each value of the reward, in ascending order
@@ -166,7 +166,7 @@ def kl_best_of_n_plugin(scores: ArrayLike, n: ArrayLike) -> Array:
 def kl_best_of_n_bound(n: ArrayLike) -> Array:
     """log n - (n-1)/n, nats: an upper bound of KL(best-of-n || pi) (Beirami et al., 2401.01879).
 
-    Reached where no two answers tie and each is unlikely. Often quoted as the KL itself, as by
+    Reached where no two completions tie and each is unlikely. Often quoted as the KL itself, as by
     Gao et al. (2210.10760).
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the modules of the theory share: checks of arguments, and sums in the log domain. Pure."""
+"""Checks of arguments and sums in the log domain, for the modules of the theory. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 NORMALISED_WITHIN = 1e-5
-"""How far from 1 probabilities may sum: log-softmaxes in float32 are let through."""
+"""How far from 1 probabilities may sum: log-softmaxes in float32 pass."""
 
 
 def finite(name: str, values: ArrayLike) -> Array:
@@ -97,7 +97,7 @@ def logsumexp(values: Array) -> Array:
 def log_normalised(values: Array) -> Array:
     """`values` minus their logsumexp, shape (..., y), also where they are huge; -inf stays.
 
-    The caller sees to it that not all of a row are -inf.
+    Not all of a row may be -inf.
     """
     with np.errstate(over="ignore"):  # to -inf
         shifted = values - values.max(axis=-1, keepdims=True)

@@ -2,9 +2,9 @@
 
 p is the policy, q the reference. A good estimate of a number need not have a good gradient: with
 the samples held fixed and only log p differentiated, as a loss is, k1, k2 and k3 (Schulman,
-*Approx- imating KL divergence*, 2020) pull towards three different things. With y a sample of p and
-S the score, grad log p(y), their expected gradients are E[S] = 0, E[log(p/q) S] = grad KL(p || q)
-and -E[(q/p) S] = grad KL(q || p).
+*Approximating KL divergence*, 2020) pull towards three different things. With y a sample of p and S
+the score function, grad log p(y), their expected gradients are E[S] = 0, E[log(p/q) S] =
+grad KL(p || q) and -E[(q/p) S] = grad KL(q || p).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The optimum of the KL-regularised objective over a finite set of answers, exactly. Pure.
+"""The optimum of the KL-regularised objective over a finite set of completions, exactly. Pure.
 
-Over answers y with reference probabilities pi_ref(y), rewards r(y) and beta > 0, the policy that
-maximises E_pi[r] - beta KL(pi || pi_ref) is the Gibbs distribution
+Over completions y with reference probabilities pi_ref(y), rewards r(y) and beta > 0, the policy
+that maximises E_pi[r] - beta KL(pi || pi_ref) is the Gibbs distribution
 
     pi*(y) = pi_ref(y) exp(r(y) / beta) / Z,    Z = sum_y pi_ref(y) exp(r(y) / beta)
 
@@ -9,7 +9,7 @@ maximises E_pi[r] - beta KL(pi || pi_ref) is the Gibbs distribution
 (r - r_max) / beta, so that no size of r / beta overflows.
 
 Arguments that all functions here share: `log_ref`, log pi_ref in nats, shape (y,) or (..., y),
-normalised over the last axis, -inf for an impossible answer; `rewards`, finite, a shape that
+normalised over the last axis, -inf for an impossible completion; `rewards`, finite, a shape that
 broadcasts with it; `beta`, above 0, in the rewards' unit. Anything else is a ValueError.
 """
 
@@ -34,7 +34,7 @@ from winnow.theory.checks import (
 def _tilt(log_ref: ArrayLike, rewards: ArrayLike, beta: float) -> tuple[Array, Array, Array]:
     """log_ref, (r - r_max) / beta, both (..., y), and r_max, shape (...).
 
-    r_max is over the possible answers; an impossible one is tilted by -inf.
+    r_max is over the possible completions; an impossible one is tilted by -inf.
     """
     beta = positive("beta", beta)
     log_ref, rewards = together(
@@ -74,7 +74,7 @@ def pi_star(log_ref: ArrayLike, rewards: ArrayLike, beta: float) -> Array:
 def pi_star_limit(log_ref: ArrayLike, rewards: ArrayLike) -> Array:
     """The limit of pi* as beta -> 0, shape (..., y): pi_ref renormalised on all maximisers of r.
 
-    For a yes/no reward it is pi_ref given that the answer is right: what RAFT's filter samples
+    For a 0/1 reward it is pi_ref given that the completion is right: what RAFT's filter samples
     from. It is not a single mode. Equality of rewards is exact, r(y) == r_max.
     """
     log_ref, tilt, _ = _tilt(log_ref, rewards, 1.0)
@@ -88,7 +88,7 @@ def log_optimal_m(
 
     M* is the least M with p~ <= M q everywhere, so the best acceptance rate is Z / M*
     (von Neumann 1951). Without `log_q` the proposal is pi_ref, and log M* = r_max / beta, r_max
-    over the answers that are possible.
+    over the possible completions.
 
     Args:
         log_q: Log-probabilities of another proposal, shape (..., y), normalised.
@@ -111,11 +111,11 @@ def acceptance_rate(
     = E_pi_ref[exp((r - r_max) / beta)], with M = exp(r_max / beta).
 
     Args:
-        r_max: The bound on the rewards that is used, shape (...). By default the largest reward of
-            a possible answer, which is the best there is (M = M*).
+        r_max: The bound on the rewards, shape (...). By default the largest reward of a possible
+            completion, which is the best bound (M = M*).
 
     Raises:
-        ValueError: `r_max` is below the reward of a possible answer; and the module's.
+        ValueError: `r_max` is below the reward of a possible completion; and the module's.
     """
     log_ref, tilt, top = _tilt(log_ref, rewards, beta)
     bound = top if r_max is None else finite("r_max", r_max)

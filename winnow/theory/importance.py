@@ -1,13 +1,13 @@
-"""Importance weights: every sample kept, none equal. Pure.
+"""Importance weights: every sample is kept, with a weight. Pure.
 
 For a target p = p~ / Z and samples from q the weight is w = p / q. Rejection sampling accepts with
-probability w Z / M; importance sampling keeps every sample and weighs it by w. With M* the least M
-that rejection sampling may use,
+probability w Z / M; importance sampling keeps every sample with weight w. With M* the least M that
+rejection sampling may use,
 
     Var_q[w] <= M* / Z - 1,
 
-with equality only where w takes no value but 0 and M* / Z: a low acceptance rate bounds the
-variance of the weights from above and does not fix it.
+with equality only where w is 0 or M* / Z: the acceptance rate bounds the variance of the weights
+from above and does not determine it.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def normalised_weights(log_weights: ArrayLike) -> Array:
 def effective_sample_size(log_weights: ArrayLike) -> Array:
     """(sum w)^2 / sum w^2, shape (...), between 1 and n (Kish 1965; Kong 1992).
 
-    Says how uneven the weights are, not how good an estimate is: it does not know the values, and
-    a weight that was never sampled is not in it.
+    Says how uneven the weights are, not how good an estimate is: it knows neither the values nor
+    weights that were never sampled.
 
     Raises:
         ValueError: All weights of a row are 0, or an entry is nan or +inf.
@@ -70,8 +70,7 @@ class Estimate:
 
     Attributes:
         value: The estimate, in the values' unit.
-        standard_error: By the delta method, in the same unit. Too small where few samples carry the
-            weight: read it beside `ess`.
+        standard_error: By the delta method, in the same unit. Too small where `ess` is small.
         ess: Effective sample size, in samples.
     """
 
@@ -140,9 +139,9 @@ def _weights_of_all(log_p_tilde: ArrayLike, log_q: ArrayLike) -> tuple[Array, Ar
 
 
 def samples_for_success(p: ArrayLike, delta: float) -> Array:
-    """Samples needed for at least one success with probability 1 - delta: the least n >= 1 with
-    (1 - p)^n <= delta, that is ceil(log delta / log(1 - p)), up to rounding.
+    """Samples needed for at least one success with probability 1 - delta.
 
+    The least n >= 1 with (1 - p)^n <= delta, that is ceil(log delta / log(1 - p)), up to rounding.
     Whole numbers in float64, the shape of `p`; 1 at p = 1, inf at p = 0.
 
     Args:

@@ -46,14 +46,14 @@ def mean_interval(
 def rate_interval(values: Array, blocks: float) -> tuple[float, float | None, float | None]:
     """A mean of rates and its 95 % interval, which does not close where all are 0 or all are 1.
 
-    Wilson's interval (1927) for as many yes/no outcomes as would vary as the values do between
-    prompts: an effective sample size, as for surveys (Korn & Graubard 1998), but no more than there
-    are separate outcomes. Near neither end it is the normal approximation; where each value is 0
-    or 1 it is Wilson's own.
+    Wilson's interval (1927) with an effective sample size, as for surveys (Korn & Graubard 1998):
+    as many 0/1 outcomes as would vary as the values do between prompts, but no more than there are
+    separate outcomes. Far from both ends it is the normal approximation; where each value is 0 or
+    1 it is Wilson's own.
 
     Args:
         values: One for each prompt, 0 to 1.
-        blocks: Separate outcomes behind each value: N / n for n answers out of N samples.
+        blocks: Separate outcomes behind each value: N / n for n out of N samples.
     """
     values = np.clip(values, 0.0, 1.0)  # sums of weights may pass 1 by rounding
     mean, prompts = float(values.mean()), values.size
@@ -68,7 +68,7 @@ def rate_interval(values: Array, blocks: float) -> tuple[float, float | None, fl
 
 
 def resampled_interval(values: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """95 % interval from a statistic of resamples (percentile bootstrap); NaN where none has it."""
+    """95 % interval from a statistic of resamples (percentile bootstrap); NaN if none is finite."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return math.nan, math.nan

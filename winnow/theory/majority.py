@@ -1,8 +1,8 @@
-"""Majority vote over n answers, averaged over the ways to pick n of N samples. Pure.
+"""Majority vote of n samples, averaged over the ways to pick n of N. Pure.
 
-Averaging over random n-subsets of all N samples is what `pass_at_k` does for pass@k: every sample
-is used, and the estimate is that of n fresh samples (Wang et al., 2203.11171, vote so; ties here
-are split, so that the order of the samples has no say).
+As `pass_at_k` does for pass@k: every sample is used, and the estimate is that of n fresh samples
+(Wang et al., 2203.11171, vote so; ties here are split, so that the order of the samples does not
+matter).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _TIE = 1e-12
 
 @dataclass(frozen=True)
 class MajorityEstimate:
-    """For each n, the probability that the vote of n answers is right.
+    """For each n, the probability that the vote of n samples is right.
 
     Attributes:
         value: Shape (m,).
         standard_error: Of the Monte Carlo over subsets alone, not of the samples; 0 where exact,
-            and where all subsets that were sampled agree.
+            and where all random subsets agree.
         exact: Whether all subsets were counted, shape (m,).
     """
 
@@ -50,7 +50,7 @@ class _Ballots:
         label: Shape (N,), from 0; `len(right)` for a sample without a vote.
         weight: Shape (N,).
         right: Whether a label is right, shape (labels,).
-        equal: Whether all votes weigh the same.
+        equal: Whether all votes have the same weight.
     """
 
     label: Index
@@ -82,20 +82,20 @@ def majority_at_n(
 ) -> MajorityEstimate:
     """Probability that the label with most votes among n of the N samples is right.
 
-    The n are picked at random without replacement; labels that tie on top share the outcome. A
-    pick without any vote is wrong. Exact where that is no more work than the Monte Carlo (n = 1,
-    n = N, or no more than `subsets` ways to pick) and, for equal votes, with one or two labels (by
+    The n are picked at random without replacement; labels that tie on top share the outcome. A pick
+    without any vote is wrong. Exact where that is no more work than the Monte Carlo (n = 1, n = N,
+    or no more than `subsets` ways to pick) and, for equal votes, with one or two labels (by
     hypergeometric sums); else a Monte Carlo over random subsets, the same for all n.
 
     Args:
-        labels: The answer of each sample, N hashable things. None or -1 is no answer: no vote. Give
-            numbers that may be -1 as text.
+        labels: The answer of each sample, N hashable objects. None or -1 is no answer: no vote.
+            Give numbers that may be -1 as text.
         right: Whether each sample's answer is right, shape (N,). The same for the same label; not
             read where there is no answer.
         ns: 1 to N, one number or shape (m,).
         rng: For the Monte Carlo only.
         subsets: How many random subsets, at least 2.
-        weights: What each sample's vote counts, shape (N,), >= 0. 0 is no vote. By default 1.
+        weights: Of the samples' votes, shape (N,), >= 0. 0 is no vote. By default 1.
 
     Raises:
         ValueError: A number or shape is outside its range, or a label is both right and wrong.
@@ -109,19 +109,19 @@ def majority_at_n(
         raise ValueError("subsets must be at least 2")
     value, error = np.zeros(len(sizes)), np.zeros(len(sizes))
     exact = np.ones(len(sizes), dtype=np.bool_)
-    sampled: list[int] = []
+    inexact: list[int] = []
     for i, n in enumerate(sizes.tolist()):
         if n == 1 or math.comb(total, n) <= subsets:
             value[i] = _over_all(ballots, n)
         elif ballots.equal and len(ballots.right) <= 2:
             value[i] = _of_two_labels(ballots, n)
         else:
-            sampled.append(i)
-    if sampled:
-        outcomes = _over_some(ballots, sizes[sampled].tolist(), subsets, rng)
-        value[sampled] = outcomes.mean(axis=1)
-        error[sampled] = outcomes.std(axis=1, ddof=1) / math.sqrt(subsets)
-        exact[sampled] = False
+            inexact.append(i)
+    if inexact:
+        outcomes = _over_some(ballots, sizes[inexact].tolist(), subsets, rng)
+        value[inexact] = outcomes.mean(axis=1)
+        error[inexact] = outcomes.std(axis=1, ddof=1) / math.sqrt(subsets)
+        exact[inexact] = False
     return MajorityEstimate(value, error, exact)
 
 
@@ -181,9 +181,9 @@ def _over_some(
 
 
 def _of_two_labels(ballots: _Ballots, n: int) -> float:
-    """Sum over i votes for the first label and j for the second of
+    """The outcome summed over i votes for the first label and j for the second.
 
-    C(a, i) C(b, j) C(z, n-i-j) / C(N, n) x outcome, z samples having no vote.
+    Each has probability C(a, i) C(b, j) C(z, n-i-j) / C(N, n), z samples having no vote.
     """
     counts = np.bincount(ballots.label, minlength=3)
     silent = int(counts[len(ballots.right)])

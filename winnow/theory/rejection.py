@@ -1,9 +1,9 @@
-"""Rejection sampling, with a certificate of what it is worth. Pure but for the generator.
+"""Rejection sampling, with a certificate of whether it was exact. Pure but for the generator.
 
 A sample y of the proposal q is accepted when u < p~(y) / (M q(y)), u uniform on [0, 1). Where
 p~ <= M q everywhere, accepted samples are independent samples of p = p~ / Z, and a share Z / M of
-the proposals is accepted (von Neumann 1951). Where M is too small they follow min(p~, M q) instead,
-which is biased: a `Certificate` says whether that was seen to happen.
+the proposals is accepted (von Neumann 1951). Where M is too small they follow min(p~, M q) instead:
+a `Certificate` says whether that was seen.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Certificate:
         proposals: Samples of the proposal up to the last one that was needed.
         acceptances: How many of them were accepted.
         log_m: log M, the bound that was used, nats.
-        largest_log_weight: The largest log(p~ / q) seen, nats; over a finite set, the largest
-            there is.
-        bound_is_known: Whether M is known to bound every weight (from the largest reward there
-            can be, say), and is not merely the largest of some sample.
+        largest_log_weight: The largest log(p~ / q) seen, nats; over a finite set, the largest of
+            all.
+        bound_is_known: Whether M is known to bound every weight, as from the largest possible
+            reward, and is not merely the largest weight of some samples.
     """
 
     proposals: int
@@ -93,16 +93,15 @@ def rejection_sample(
 ) -> tuple[Samples, Certificate]:
     """Samples of p from samples of a proposal, in the order in which they were proposed.
 
-    With too few acceptances in `max_proposals` the result is shorter than `count`: look at
+    With too few acceptances in `max_proposals` the result is shorter than `count`: see
     `certificate.acceptances`. What is there is still distributed as promised.
 
     Args:
         propose: Gives that many independent samples of q, as an array or a list.
         log_weight: log(p~ / q) of samples, shape (samples,), nats; -inf where p~ = 0.
-        count: Accepted samples wanted.
+        count: Number of accepted samples to make.
         log_m: log M, nats.
-        bound_is_known: Whether log_m bounds every log-weight there is; False if it is the largest
-            of a sample. Goes into the certificate.
+        bound_is_known: For the certificate.
         max_proposals: Proposals after which to stop.
         batch: Most proposals asked for at once.
 
@@ -111,13 +110,13 @@ def rejection_sample(
 
     Raises:
         ValueError: A count is below 1, log_m is not finite, a log-weight is nan or +inf, or
-            `propose` or `log_weight` gives another number of things than it was asked for.
+            `propose` or `log_weight` returns too few or too many.
     """
     if count < 1 or max_proposals < 1 or batch < 1:
         raise ValueError("count, max_proposals and batch must be at least 1")
     if not math.isfinite(log_m):
         raise ValueError("log_m must be finite")
-    kept: list[Samples] = []
+    taken: list[Samples] = []
     proposed = accepted = 0
     largest = -math.inf
     while accepted < count and proposed < max_proposals:
@@ -132,8 +131,8 @@ def rejection_sample(
         accepted += len(passed)
         proposed += int(passed[-1]) + 1 if accepted == count else size
         largest = max(largest, float(weights.max()))
-        kept.append(_take(samples, passed))
-    return _joined(kept), Certificate(proposed, accepted, log_m, largest, bound_is_known)
+        taken.append(_take(samples, passed))
+    return _joined(taken), Certificate(proposed, accepted, log_m, largest, bound_is_known)
 
 
 def rejection_sample_finite(
@@ -147,12 +146,12 @@ def rejection_sample_finite(
 ) -> tuple[NDArray[np.int64], Certificate]:
     """Samples of p over a finite set from samples of q; `rejection_sample` with all weights known.
 
-    The certificate's largest log-weight is the largest there is, so `violated` is certain.
+    The certificate's largest log-weight is the largest of all, so `violated` is certain.
 
     Args:
         log_p: log p~ of each element, shape (y,), nats, up to a constant that goes into M.
         log_q: log q of each element, shape (y,), nats, normalised.
-        count: Accepted samples wanted.
+        count: Number of accepted samples to make.
         log_m: log M, nats. By default log M*, the largest log-weight.
         max_proposals: Proposals after which to stop, with a shorter result.
 
@@ -173,7 +172,7 @@ def rejection_sample_finite(
     cumulative /= cumulative[-1]
     indices, certificate = rejection_sample(
         lambda size, rng: np.searchsorted(cumulative, rng.random(size), side="right"),
-        lambda sampled: log_w[np.asarray(sampled)],
+        lambda samples: log_w[np.asarray(samples)],
         count,
         rng,
         log_m=largest if log_m is None else log_m,
@@ -185,7 +184,7 @@ def rejection_sample_finite(
 
 
 def limit_of(log_p: ArrayLike, log_q: ArrayLike, log_m: float) -> Array:
-    """What rejection sampling with this M really samples from: min(p~, M q), normalised.
+    """The distribution that rejection sampling with this M samples from: min(p~, M q), normalised.
 
     Equal to p where M is large enough. Shape (..., y), probabilities.
 
@@ -212,9 +211,9 @@ def accept(
 ) -> NDArray[np.bool_]:
     """Which of some samples of pi_ref are accepted as samples of pi*: u < exp((r - r_max) / beta).
 
-    One uniform number for each sample, in order. Exact if r_max bounds every reward there can be;
-    with the largest of the samples at hand it is not, since what one sample needs then hangs on the
-    others. A sample with r = r_max is always accepted.
+    One uniform number for each sample, in order. Exact if r_max bounds every possible reward; not
+    with the largest of the samples at hand, which makes them depend on each other. A sample with
+    r = r_max is always accepted.
 
     Args:
         rewards: Shape (...), finite.
@@ -243,13 +242,13 @@ def rso(rewards: ArrayLike, beta: float, k: int, rng: np.random.Generator) -> ND
     exp((r - r_max) / beta), r_max the largest reward among those that remained when the sweep
     began, until k are accepted. The accepted leave after the sweep: without replacement.
 
-    **Not exact sampling from pi***: r_max is the sample's, each candidate is sampled at most once,
+    **Not exact sampling from pi***: r_max is that of the candidates, each is taken at most once,
     and of two equal candidates the earlier one is likelier. Use `accept` for exactness.
 
     Args:
         rewards: Of the candidates, shape (n,), finite.
         beta: Above 0, in the rewards' unit.
-        k: Candidates wanted. All n come back where k >= n.
+        k: How many to take; all n where k >= n.
 
     Returns:
         Shape (min(k, n),), distinct.
@@ -270,11 +269,11 @@ def rso(rewards: ArrayLike, beta: float, k: int, rng: np.random.Generator) -> ND
     return chosen[:k].astype(np.int64)
 
 
-def _next_size(wanted: int, accepted: int, proposed: int) -> int:
-    """Proposals likely to bring the wanted acceptances, judged by those so far."""
+def _next_size(missing: int, accepted: int, proposed: int) -> int:
+    """Proposals likely to bring the missing acceptances, by the rate so far."""
     if accepted == 0:
-        return max(wanted, 2 * proposed)
-    return math.ceil(1.05 * wanted * proposed / accepted) + 16
+        return max(missing, 2 * proposed)
+    return math.ceil(1.05 * missing * proposed / accepted) + 16
 
 
 def _take(samples: Samples, indices: NDArray[np.intp]) -> Samples:

@@ -1,4 +1,4 @@
-"""Everything that the loop works with."""
+"""Everything that the training loop works with."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Run:
     """One phase of a run.
 
     Attributes:
-        whole: The settings of the whole run, which it is tried with on the held-out prompts.
+        whole: The settings of the whole run, with which held-out prompts are evaluated.
         steps_done: Steps of the whole run that are done.
-        unhealthy: Updates running whose loss or gradient was not finite.
-        anchor: Supervised examples beside every update.
-        restart: The weights that each round is trained from, where that is not where it left off.
+        unhealthy: Latest updates in a row whose loss or gradient was not finite.
+        anchor: Supervised examples for every update.
+        restart: Weights that each round is trained from, if not those of the round before.
         protect: Steps whose checkpoints must be kept.
         phase: Its number, where there are several.
     """

@@ -1,4 +1,4 @@
-"""When to stop: the held-out reward has been no better for some evaluations."""
+"""Early stopping: when the held-out reward has been no better for some evaluations."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from winnow.storage.run_folder import RunStore
 
 @dataclass(frozen=True)
 class BestSoFar:
-    """How evaluations stand.
+    """The best evaluation so far.
 
     Attributes:
-        step: That of the best evaluation, the earliest of equals; ``None`` before the first.
+        step: Its step, the earliest of equals; ``None`` before the first.
         reward: Its mean held-out reward.
         stale: Evaluations since.
     """
@@ -26,7 +26,7 @@ class BestSoFar:
 
 
 def best_of_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> BestSoFar:
-    """From rows of evals.jsonl in order; one without any score is no better than before."""
+    """The best of the rows of evals.jsonl; one without a reward is never better."""
     found = BestSoFar()
     for row in evaluations:
         if row.get("split", "eval") != "eval":
@@ -40,7 +40,7 @@ def best_of_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> BestSoFar:
 
 
 def chosen_checkpoint(store: RunStore, patience: int) -> tuple[Path, int]:
-    """What a run ends with, and its step: the best, where it stops early, else the last."""
+    """The checkpoint that a run ends with, and its step: the best with patience, else the last."""
     best = best_of_evaluations(store.lines("evals.jsonl")).step if patience else None
     found = dict(store.checkpoints())
     step = best if best in found else max(found)

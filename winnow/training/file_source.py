@@ -1,4 +1,4 @@
-"""A file of samples as what the loop trains on: nothing is sampled, nothing is scored.
+"""A file of samples as a source of training: nothing is sampled or scored.
 
 read -> select -> advantages, once for the whole file; then passes over it, each in its own order
 """
@@ -40,7 +40,7 @@ _TOKENS = (
 
 
 def open_file(config: Config, algorithm: Algorithm) -> File:
-    """Read a config's file of scored samples, its tokens too; see that the algorithm can use them.
+    """Read a config's file of scored samples, and check that the algorithm can use them.
 
     Raises:
         UserError: what `read_samples` raises; samples without a score; log-probs or a temperature
@@ -98,7 +98,7 @@ def _check_ratio(path: str, table: SampleTable, temperature: float) -> None:
 
 
 class Recorded(Passes):
-    """Groups of a file, selected as a whole; `epochs` passes over all of them."""
+    """Groups of a file, selected once; `epochs` passes over all of them."""
 
     def __init__(
         self,
@@ -138,14 +138,14 @@ class Recorded(Passes):
 
 @dataclass(frozen=True)
 class GroupSelection:
-    """What selection made of a group, with its advantages."""
+    """The outcomes and advantages of a group."""
 
     outcomes: tuple[Outcome, ...]
     advantages: tuple[float, ...]
 
 
 def select_all(table: SampleTable, algorithm: Algorithm, seed: int) -> list[GroupSelection]:
-    """Outcomes and weights of every group of a file.
+    """Outcomes and advantages of every group of a file.
 
     A sample that an earlier selection rejected stays out; the algorithm's own rules apply to the
     others.

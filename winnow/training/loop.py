@@ -1,4 +1,4 @@
-"""The loop. It reads what an algorithm and its engines say of themselves, never their names.
+"""The training loop. It reads attributes of algorithms and engines, never their names.
 
 source (sample, score, select, advantages) -> mini-batches -> updates -> publish -> measure
 """
@@ -16,11 +16,11 @@ STAGES = (*Rollout.stages, "update", "evaluate", "checkpoint")
 
 
 def train(run: Run) -> None:
-    """Run the remaining steps, fewer if the held-out reward has long been no better.
+    """Run the remaining steps, or fewer with early stopping.
 
     Raises:
-        UserError: the verifier fails most of the time, three steps running.
-        WinnowError: loss or gradient were not finite twice running.
+        UserError: the verifier mostly failed, three steps running.
+        WinnowError: loss or gradient were not finite, two updates running.
     """
     config, watch, store, patience = run.config, run.watch, run.store, run.config.eval.patience
     run.sampler.load(run.learner.publish())
@@ -29,7 +29,7 @@ def train(run: Run) -> None:
         if patience:
             checkpoint(run, 0)
         watch.read(STAGES)
-    enough = patience > 0 and best_so_far(run).stale >= patience  # of a run that had stopped
+    enough = patience > 0 and best_so_far(run).stale >= patience  # a run that had stopped
     steps = () if enough else range(run.steps_done + 1, run.source.last + 1)
     for step in steps:
         batch = run.source.groups(step)
@@ -64,7 +64,7 @@ def train(run: Run) -> None:
 
 
 def held_out_accuracy(run: Run, step: int) -> Evaluation:
-    """Try the held-out prompts."""
+    """Evaluate on the held-out prompts."""
     with run.watch("evaluate"):
         return evaluate(
             run.whole, run.sampler, run.held_out, run.reward, run.store, run.reporter, step=step
@@ -72,7 +72,7 @@ def held_out_accuracy(run: Run, step: int) -> Evaluation:
 
 
 def best_so_far(run: Run) -> BestSoFar:
-    """Which evaluation was the best, and how many have come since."""
+    """The best evaluation of a run, and how many have come since."""
     return best_of_evaluations(run.store.lines("evals.jsonl"))
 
 

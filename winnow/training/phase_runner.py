@@ -1,4 +1,4 @@
-"""The runs of a plan's phases, put together one after another over one engine."""
+"""Sets up a plan's phases, one after another over one engine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Workshop:
     Attributes:
         anchors: For each phase the supervised examples that it mixes in.
         model: Where the starting weights are.
-        sampling: Who samples, where samples are made once.
+        sampling: Gives the sampler, where samples are made once.
         found: The checkpoint to resume from, with its state.
     """
 
@@ -73,16 +73,16 @@ class Workshop:
         return self._store
 
     def prepare(self) -> None:
-        """Put together what of the first phase to run needs no folder.
+        """Set up what of the first phase to run needs no folder, and check the others.
 
         Raises:
-            UserError: something of it cannot be had, or does not go together.
+            UserError: something cannot be loaded, or does not fit.
         """
         if self._needs_start():
             fresh = self.found is None
             self._start = self.engine.weights() if fresh else self.engine.read(self.model)
         todo = self._todo()
-        for phase in todo:  # what would stop a later one is known now
+        for phase in todo:  # later ones too, so that a mistake in them is known now
             with naming(phase.name):
                 if phase.refers:
                     self.engine.check_reference(phase.config.reference)
@@ -93,14 +93,14 @@ class Workshop:
             self._learner = self._prepared(todo[0])
 
     def open(self, store: RunStore) -> None:
-        """The folder of the run."""
+        """Take the folder of the run."""
         self._store = store
         store.rewind(self._state["step"])
         if self.engine.adapters is not None and not self.model.ordinary:
             self.engine.adapters.keep_base(store.folder / "base")
 
     def runs(self) -> Iterator[Run]:
-        """A run of the loop for each phase that is not done, each put together in its turn."""
+        """A run of the loop for each phase that is not done, each set up in its turn."""
         for phase in self._todo():
             learner, self._learner = self._learner or self._prepared(phase), None
             yield self._run(phase, learner)
@@ -112,11 +112,11 @@ class Workshop:
         return [phase for phase in self.phases if phase.last > self._state["step"]]
 
     def _resumed(self, phase: Phase) -> bool:
-        """Whether it was begun before."""
+        """Whether a phase was begun before."""
         return self.found is not None and self._state["step"] > phase.before
 
     def _needs_start(self) -> bool:
-        """Whether the starting weights must be at hand: a copy of what is trained."""
+        """Whether a copy of the starting weights is needed."""
         adapters = self.config.lora.rank > 0
         return any(
             phase.restarts
@@ -134,7 +134,7 @@ class Workshop:
             assert self._start is not None
             engine.put(self._start)
         elif self.found is not None and engine.adapters is not None:
-            # What a checkpoint of adapters was made of is not what the engine has read.
+            # The engine has read the base model, not the adapters of the checkpoint.
             engine.put(engine.read(self.found[0]))
         reference = None
         if phase.refers:
@@ -167,7 +167,7 @@ class Workshop:
         return anchor and anchor.encoded(self.engine.retokeniser((), anew=False))
 
     def _complete(self, phase: Phase, file: File) -> Complete:
-        """What makes a file's groups ready for this model: tokens where the file has none of it.
+        """What gives a file's groups the tokens of this model that they lack.
 
         Raises:
             UserError: a ratio is needed, and the recorded log-probs are another vocabulary's.
@@ -212,7 +212,7 @@ class Workshop:
         )
 
     def _source(self, phase: Phase, learner: LocalLearner) -> Source:
-        """Where the groups of a step come from."""
+        """The source of a phase's groups."""
         config = phase.config
         annotator = Annotator(phase.algorithm, learner, config.sampling.temperature)
         if phase.file is not None:
@@ -246,13 +246,13 @@ class Workshop:
         )
 
     def finish(self) -> None:
-        """Make the final model, where it is another than the last checkpoint's, and try it."""
+        """Make and evaluate the final model, if it is not a checkpoint's."""
         config, store, engine = self.config, self.store, self.engine
         final = store.folder / FINAL
         if not (config.checkpoint.average or config.lora.merge):
             return
-        tried = any(row.get("split") == "final" for row in store.lines("evals.jsonl"))
-        if final.exists() and (tried or not self.prompts.held_out):
+        evaluated = any(row.get("split") == "final" for row in store.lines("evals.jsonl"))
+        if final.exists() and (evaluated or not self.prompts.held_out):
             return
         chosen, step = chosen_checkpoint(store, config.eval.patience)
         weights = engine.read(chosen)

@@ -1,4 +1,4 @@
-"""A run from its config, or from its folder, to its result."""
+"""A run, from its config or folder to its result."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Result:
     Attributes:
         folder: The run folder, with every sample.
         checkpoint: The model it ends with; loads with `AutoModelForCausalLM.from_pretrained`. The
-            best of a run that stops early, the final one where weights were averaged or merged.
+            best with early stopping, the final one where weights were averaged or merged.
         metrics: The rows of metrics.jsonl.
-        before, after: Accuracy on the held-out prompts, of the start and of that model; ``None``
-            where none were held out.
+        before, after: Held-out accuracy of the start and of that model; ``None`` without any
+            held-out prompts.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ def run(
 
 
 def result_of(folder: Path) -> Result:
-    """What a run folder holds."""
+    """The result in a run folder."""
     store = RunStore.open(folder)
     evals = store.lines("evals.jsonl")
     final = folder / FINAL

@@ -1,4 +1,4 @@
-"""From a config to a run: find and check everything, cheap things first, then load the model."""
+"""Sets up a run from its config: checks everything, cheap things first, then loads the model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What was checked without a model: a run can begin, as far as one can tell before loading.
+    """A run that was checked as far as possible without loading a model.
 
     Attributes:
         anchors: For each phase the supervised examples that it mixes in.
@@ -63,10 +63,10 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
     opened: dict[AnchorConfig, Anchor | None] = {}  # phases mostly share one
     for phase in phases:
         with naming(phase.name):
-            wanted = phase.config.anchor
-            if wanted not in opened:
-                opened[wanted] = open_anchor(wanted, config.prompts, config.seed)
-            anchors.append(opened[wanted])
+            anchor = phase.config.anchor
+            if anchor not in opened:
+                opened[anchor] = open_anchor(anchor, config.prompts, config.seed)
+            anchors.append(opened[anchor])
             _check_reference(phase)
     if any(phase.file is None for phase in phases):
         prompts = load_prompts(config.prompts, config.eval, config.seed)
@@ -80,11 +80,7 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
 
 
 def _check_reference(phase: Phase) -> None:
-    """See that a reference is there, before a phase is run ahead of the one that wants it.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise a `UserError` if a phase's reference is not there, before any phase is run."""
     what = phase.config.reference
     if phase.refers and names_model(what):
         resolve(what, "reference", ["start", "phase", "ema(0.99)"])
@@ -97,16 +93,12 @@ def _held_out(config: Config) -> tuple[Prompt, ...]:
 
 
 def _check_apart(phase: Phase, held_out: tuple[Prompt, ...]) -> None:
-    """See that a file has no samples of a held-out prompt.
-
-    Raises:
-        UserError: it has.
-    """
+    """Raise a `UserError` if a phase's file has samples of a held-out prompt."""
     if phase.file is None:
         return
-    away = {prompt.text for prompt in held_out}
+    excluded = {prompt.text for prompt in held_out}
     for text in phase.file.prompts():
-        if text in away:
+        if text in excluded:
             problem = f"{phase.file.path} has samples of a held-out prompt ({text[-60:]!r})"
             remedy = "sample with the same prompts, eval and seed settings, or set eval.size = 0"
             raise UserError("samples_file", problem, remedy)
@@ -115,7 +107,7 @@ def _check_apart(phase: Phase, held_out: tuple[Prompt, ...]) -> None:
 def assemble(
     plan: Plan, reward: Reward, reporter: Reporter, *, out: Path, resume: bool = False
 ) -> Workshop:
-    """Load the model and put together what all phases of a run share.
+    """Load the model and set up what all phases of a run share.
 
     Raises:
         UserError: no such device, a prompt longer than the model's context, an `out` that exists.
@@ -125,7 +117,7 @@ def assemble(
     found = store.latest_checkpoint() if store else None
     engine, device = engine_for(config, reporter, found[0] if found else None)
     longest = max(phase.config.sampling.max_tokens for phase in plan.phases)
-    longest = max(longest, config.sampling.max_tokens)  # what held-out prompts are answered with
+    longest = max(longest, config.sampling.max_tokens)  # for the held-out prompts
     engine.check_prompts([*plan.prompts.train, *plan.prompts.held_out], longest)
     sampler = engine.sampler(config.sampling)
     workshop = Workshop(
@@ -142,7 +134,7 @@ def assemble(
         found=found,
     )
     workshop.prepare()
-    # Last, when everything was found to be right: what fails before leaves nothing on the disk.
+    # Last, when all checks have passed: what fails before leaves nothing on the disk.
     if store is None:
         store = RunStore.create(
             out,
@@ -166,7 +158,7 @@ def assemble(
 def _sampling(
     plan: Plan, sampler: Sampler, tokenizer: Any, reporter: Reporter, device: torch.device
 ) -> Callable[[], Sampler]:
-    """Who samples: the policy, or, loaded when first asked, the model that `samples_from` names.
+    """Gives the policy's sampler, or that of `samples_from`, which is loaded when first needed.
 
     Raises:
         UserError: that model has another vocabulary.

@@ -21,12 +21,12 @@ from winnow.types import Group, Outcome, Prompt, Sample, Score
 
 @dataclass(frozen=True)
 class Anchor:
-    """Examples, and how many of them go with an update.
+    """Supervised examples, and how many of them go with an update.
 
     Attributes:
         groups: Each example as a group of one sample.
         ratio: Examples for each prompt of an update, rounded up.
-        coefficient: Of their mean -log pi a token, an example counting once.
+        coefficient: Of the mean over examples of their mean -log pi of a token.
     """
 
     groups: Sequence[Group]
@@ -34,7 +34,7 @@ class Anchor:
     coefficient: float
 
     def encoded(self, complete: Callable[[Group], Group]) -> Anchor:
-        """The same with token ids, an end-of-sequence token behind each answer.
+        """The same with token ids, an end-of-sequence token after each completion.
 
         Raises:
             UserError: an example that is longer than the model's context.
@@ -50,8 +50,8 @@ class Anchor:
         """The examples of an update, by its number: pass after pass, each in its own order.
 
         Args:
-            prompts: Of the update.
-            most: Of any update; a smaller one leaves out examples that would have been its own.
+            prompts: Prompts of the update.
+            most: Most prompts of any update; a smaller one skips some examples.
         """
         first = update * math.ceil(self.ratio * most)
         chosen = []
@@ -65,10 +65,10 @@ def open_anchor(config: AnchorConfig, prompts: PromptsConfig, seed: int) -> Anch
     """The examples that the settings name; ``None`` where they name none.
 
     Args:
-        prompts: Whether the run's prompts go through a chat template; the examples' then do too.
+        prompts: Settings whose chat template and system message the examples share.
 
     Raises:
-        UserError: a source that cannot be read, or a row without an answer.
+        UserError: a source that cannot be read, or a row without a completion.
     """
     if config.source is None:
         return None
@@ -94,7 +94,7 @@ _NAMES = {
     "prompts.answer_column": "anchor.completion_column",
     "prompts.template": "anchor.template",
 }
-"""Settings of prompts that are read from settings of the examples."""
+"""The examples' settings that stand for those of prompts."""
 
 
 @lru_cache(maxsize=2)  # an update may straddle two passes

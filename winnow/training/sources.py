@@ -1,6 +1,6 @@
 """What the loop trains on: samples of every step and of earlier rounds, or samples made once.
 
-A file of samples is one more, in `file_source.py`.
+A file of samples is another source, in `file_source.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Source(Protocol):
         ...
 
     def state(self) -> Mapping[str, Any]:
-        """What a resumed run must be told."""
+        """What must be saved to resume a run."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
@@ -46,7 +46,7 @@ class EveryStep:
     """New samples for every step, from the policy as it is then.
 
     With `rounds.merge`, samples of earlier rounds are trained on again, with the advantages they
-    had then: what the policy has become since is for the loss to correct.
+    had then; the loss has to correct for the policy's changes since.
     """
 
     def __init__(self, phase: Phase, rollout: Rollout, store: RunStore) -> None:
@@ -60,7 +60,7 @@ class EveryStep:
         if not self._merge:
             return own
         rounds = range(max(self._before + 1, step - self._merge), step)
-        # Those of a run that was resumed are read again.
+        # A resumed run reads them again.
         self._earlier = {
             n: self._earlier[n] if n in self._earlier else self._read(n) for n in rounds
         }
@@ -102,7 +102,7 @@ class Passes:
 
         Args:
             size: Number of all groups.
-            share: Of those of a step; the last of a pass may have fewer.
+            share: Number of those of a step; the last of a pass may have fewer.
         """
         epoch, place = divmod(step - self._before - 1, self._steps)
         order = random_stream(self._seed, "pass", epoch).permutation(size)
@@ -115,7 +115,7 @@ class Passes:
 
 
 class Once(Passes):
-    """All samples before the first update, then passes over them: RFT."""
+    """All samples before the first update, then passes over them, as in RFT."""
 
     def __init__(
         self, phase: Phase, rollout: Rollout, annotator: Annotator, watch: Stopwatch

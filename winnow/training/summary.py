@@ -1,4 +1,4 @@
-"""What a run says of itself before it begins."""
+"""The summary of a run that is printed before it begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def opening(config: Config, phases: Sequence[Phase], train: int, held_out: int) -> str:
-    """What is about to happen: the algorithms and the arithmetic of the batches."""
+    """The summary: the algorithms and the arithmetic of the batches."""
     files = [phase.file.summary for phase in phases if phase.file is not None]
     prompts = files + [f"{train} training prompts"] * any(phase.file is None for phase in phases)
     lora = f", LoRA of rank {config.lora.rank}" if config.lora.rank else ""

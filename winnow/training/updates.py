@@ -1,4 +1,4 @@
-"""The updates that one set of samples gives: mini-batches of prompts, passed over several times."""
+"""The updates from one set of samples: mini-batches of prompts, in several passes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from winnow.training.context import Run
 from winnow.types import Batch, Group, StepStats
 
 Updates = list[tuple[Sequence[int], StepStats]]
-"""For each update the positions of its groups, and what it measured."""
+"""For each update the positions of its groups, and its statistics."""
 
 
 def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
-    """The updates of a step, and how many mini-batches had nothing to learn from.
+    """Make the updates of a step; return them, and how many mini-batches had nothing to learn from.
 
     Raises:
         WinnowError: loss or gradient were not finite for two updates running.
@@ -48,10 +48,7 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
 def minibatches(
     places: Sequence[int], config: Config, passes: int, step: int
 ) -> Iterator[Sequence[int]]:
-    """Positions of the groups of each update: cut from the prompts sampled, before selection.
-
-    The groups of a step are passed over so many times, each time in another order.
-    """
+    """Positions of the groups of each update, for several passes, each in another order."""
     for epoch in range(passes):
         turn = random_stream(config.seed, "minibatches", step, epoch).permutation(len(places))
         order = [places[i] for i in turn.tolist()]
@@ -60,7 +57,7 @@ def minibatches(
 
 
 def _skipped(run: Run, step: int, number: int, batch: Sequence[Group], stats: StepStats) -> None:
-    """Keep a batch whose loss or gradient was not finite; stop the second time running."""
+    """Write a batch whose loss or gradient was not finite; stop at the second in a row."""
     path = run.store.keep_skipped(step, number, batch)
     what = f"loss {stats.loss:g}, gradient norm {stats.grad_norm:g}"
     if run.unhealthy >= 2:
