@@ -63,7 +63,7 @@ def train(
         eval_prompts: Held-out prompts of their own; else some of `prompts` are held out.
         recipe: Start from a recipe instead of from the defaults.
         out: Run folder; default: the next free `runs/NAME-001`.
-        resume: A run folder to resume; only objects as `reward` and `algorithm` may be beside it.
+        resume: A run folder to resume; give only `reward` and `algorithm` with it, if objects.
         settings: Any other key of the config; sections as dicts.
 
     Raises:
@@ -137,7 +137,7 @@ def sample(
         prompts: A source as in a recipe, or rows with the columns `prompt` and `answer`. Without
             `held_out`, those that training would use.
         n: Samples a prompt: `samples_per_prompt`.
-        resume: A folder to resume; only `reward` may be given beside it, where it is a function.
+        resume: A folder to resume; give only `reward` with it, if a function.
         held_out: Sample for the held-out prompts instead.
         settings: Any other key of the config; `server={"url": ...}` samples from a server.
 
@@ -172,9 +172,9 @@ Source = str | Rows | Mapping[str, Any]
 
 @contextmanager
 def config_of(recipe: str | None, over: Mapping[str, Any], folder: Path) -> Iterator[Config]:
-    """A config; rows given in Python are written beside the run, so that it can be repeated.
+    """A config; rows given in Python are written next to the run, so that it can be repeated.
 
-    If there is no run in the end, because something was wrong, the rows are removed again.
+    If there is no run in the end, because something was wrong, the rows are removed.
     """
     values = dict(over)
     written: dict[Path, str] = {}

@@ -1,1 +1,1 @@
-"""Pure: which samples survive, what each counts for, losses and denominators; THE TABLE."""
+"""Pure: selection rules, advantages, losses, denominators, and THE TABLE of algorithms."""

@@ -54,7 +54,7 @@ class Algorithm:
         kl: Penalty for leaving the reference, in the reward or in the loss.
         entropy: Coefficient of a bonus for the entropy of the next token.
         critic: How a critic is trained, for advantages that compare with it.
-        refill: How often new prompts may replace those without a survivor in a step; 0: never.
+        refill: How often a step may sample more prompts, for those without a survivor; 0: never.
         paper: Where it was published.
         note: How it differs from its neighbour; where it departs from the paper.
     """
@@ -94,7 +94,7 @@ class Algorithm:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What must be computed beside the loss; what is not named here costs nothing.
+        """What must be computed for the loss and advantages; what is not named costs nothing.
 
         `old`: true log-probs of the policy that sampled; `ref`: those of a reference; `values`: a
         critic; `rejected`: a forward pass over rejected samples too.

@@ -1,4 +1,4 @@
-"""Denominators: what turns losses of tokens, samples or groups into one number. Pure.
+"""Denominators, which turn losses of tokens, samples or groups into one number. Pure.
 
 The mean that is taken decides how prompts, short completions and hopeless groups count. Each is
 computed from counts of the whole mini-batch, so that the size of a micro-batch changes no gradient.

@@ -1,7 +1,7 @@
 """KL to a reference: none, in the reward, or in the loss. Pure.
 
 An estimator of KL(pi || pi_ref) is named by its value, but what it does follows from its gradient,
-and that from where it stands (`winnow.theory.ESTIMATORS`; the samples being the policy's own):
+which depends on where it is used (`winnow.theory.ESTIMATORS`; on samples of the policy itself):
 
     in the reward, k1 of the sequence   that of KL(pi || pi_ref): leads to pi*
     in the loss, k1                     0 in expectation

@@ -1,4 +1,4 @@
-"""The terms of an objective, and what their sums are divided by over a mini-batch. Pure."""
+"""The terms of an objective, and their factors over a mini-batch. Pure."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Cell:
 
     @property
     def formula(self) -> str:
-        """What it stands for in the formula of its row."""
+        """Its part of the formula of an algorithm."""
         return str(self)
 
     def __str__(self) -> str:

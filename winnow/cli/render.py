@@ -114,7 +114,7 @@ def selection_report(selected: Selected) -> None:
 
 
 def best_of_report(made: BestOf) -> None:
-    """Who won, and a line for each n."""
+    """The accuracy of the winners, and a line for each n."""
     console = Console(highlight=False, markup=False)
     console.print(
         f"best of {made.n} by {made.by}, {made.prompts} prompts: {_percent(made.accuracy)} of the "

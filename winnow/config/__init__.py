@@ -1,1 +1,1 @@
-"""Every setting, typed; recipes, and what no run should begin with."""
+"""Every setting, typed; recipes, phases, and checks of settings against each other."""

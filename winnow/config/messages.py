@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a setting, in plain English."""
+"""Errors of pydantic about settings, in plain English."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WORDS = {
 
 
 def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
-    """The first complaint of pydantic: the field, what is wrong with it, the value."""
+    """The first error of pydantic: the field, what is wrong with it, the value."""
     first = error.errors()[0]
     kind, given = first["type"], first["input"]
     where = [str(part) for part in first["loc"]]

@@ -47,7 +47,7 @@ _FROM = "start_from"
 
 @dataclass(frozen=True)
 class File:
-    """A file of samples that a run can train on, as far as one can tell without the model."""
+    """A file of samples that a run can train on, checked as far as possible without the model."""
 
     path: str
     table: SampleTable
@@ -77,7 +77,7 @@ class Phase:
         number: From 1, through all cycles.
         name: What a recipe calls it, such as `phases.2`; empty where there is only one.
         before: Steps of the run before it.
-        restarts: Whether it begins with the run's starting weights.
+        restarts: Whether it goes back to the run's starting weights.
         first_prompt: Prompts that the phases before it sample, refilling aside.
     """
 

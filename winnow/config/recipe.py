@@ -30,7 +30,7 @@ def load(
     Args:
         recipe: A TOML file, or the name of a recipe that ships with Winnow; ``None``: `arithmetic`.
         sets: ``key.path=value`` strings; the value is TOML where it parses, else a string. With
-            nothing behind the ``=`` the setting goes back to its default.
+            nothing after the ``=`` the setting goes back to its default.
         over: Nested settings laid over all of it.
 
     Raises:

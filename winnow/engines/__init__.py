@@ -1,1 +1,1 @@
-"""Who samples and who learns. `base.py` has the two protocols; everything else implements them."""
+"""Samplers and learners. `base.py` has the two protocols; everything else implements them."""

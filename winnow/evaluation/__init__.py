@@ -1,1 +1,1 @@
-"""How good a policy or a file of samples is: accuracies, best of n, over-optimization."""
+"""Measures of a policy or a file of samples: accuracy, best of n, over-optimization."""

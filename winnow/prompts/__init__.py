@@ -1,1 +1,1 @@
-"""A data set -> prompts to train on, and prompts held out."""
+"""Prompts from data sets and generators, to train on and held out."""

@@ -1,1 +1,1 @@
-"""Who is told how a run goes, and by which numbers."""
+"""Metrics of a run, and who is told of them."""

@@ -130,7 +130,7 @@ def _number(value: float | None, form: str) -> str:
 
 @contextmanager
 def reporter(quiet: bool) -> Iterator[Reporter]:
-    """A terminal's reporter, or one that says nothing."""
+    """A terminal's reporter, or a silent one."""
     if quiet:
         yield Silent()
     else:

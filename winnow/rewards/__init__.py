@@ -1,1 +1,1 @@
-"""(prompt, completion) -> a number, or an error."""
+"""Rewards: (prompt, completion) -> a number, or an error."""

@@ -93,7 +93,7 @@ def make_reward(
     time_limit: float = 10.0,
     workers: int = 2,
 ) -> Reward:
-    """The reward that a name, a function or a ready-made reward stands for.
+    """The reward of a name or a function; a ready-made reward as it is.
 
     ``number``, ``exact`` and ``gsm8k`` run in this process; all others in worker processes. One is
     started here, so that a verifier that cannot be loaded is known at once.

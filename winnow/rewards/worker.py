@@ -65,7 +65,7 @@ def main() -> NoReturn:
     pid = os.getpid()
     while request := _read(requests):
         reply = _scored(verifier, request, source)
-        if os.getpid() != pid:  # the verifier forked, and this is the copy: it has no say
+        if os.getpid() != pid:  # the verifier forked, and this is the copy
             os._exit(0)
         _write(replies, reply)
     _end()
@@ -145,7 +145,7 @@ def _check_call(verifier: Callable[..., object]) -> None:
 
 
 def _resolve(target: str) -> object:
-    """The object that ``module:name`` or ``module:Class.name`` stands for."""
+    """The object that ``module:name`` or ``module:Class.name`` names."""
     module, _, path = target.partition(":")
     found: object = importlib.import_module(module)
     for name in path.split("."):

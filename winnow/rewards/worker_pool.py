@@ -291,8 +291,8 @@ class _Child:
         if process is not None:
             assert process.stdin is not None
             assert process.stdout is not None
-            # Already dead is fine; macOS says so by refusing permission. Before it is reaped: until
-            # then its group's number is nobody else's.
+            # Already dead is fine (macOS then refuses permission). Before it is reaped: until then
+            # its group's number is nobody else's.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()

@@ -204,7 +204,7 @@ def run_sample(
     reporter: Reporter,
     reward: str | RewardFunction | None = None,
 ) -> SampleResult:
-    """Sample what a config says into a new folder."""
+    """Sample by a config into a new folder."""
     Journal.refuse(out)
 
     def begin(plan: Plan) -> Journal:

@@ -53,7 +53,7 @@ def rate_interval(values: Array, blocks: float) -> tuple[float, float | None, fl
 
     Args:
         values: One for each prompt, 0 to 1.
-        blocks: Separate outcomes behind each value: N / n for n out of N samples.
+        blocks: Separate outcomes in each value: N / n for n out of N samples.
     """
     values = np.clip(values, 0.0, 1.0)  # sums of weights may pass 1 by rounding
     mean, prompts = float(values.mean()), values.size

@@ -1,1 +1,1 @@
-"""The loop, what it works with, and how a run is put together."""
+"""The training loop, its sources of samples, and how a run is set up."""

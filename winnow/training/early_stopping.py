@@ -26,7 +26,7 @@ class BestSoFar:
 
 
 def best_of_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> BestSoFar:
-    """The best of the rows of evals.jsonl; one without a reward is never better."""
+    """The best of the rows of evals.jsonl, in order; one without a reward is never better."""
     found = BestSoFar()
     for row in evaluations:
         if row.get("split", "eval") != "eval":

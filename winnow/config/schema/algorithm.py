@@ -42,7 +42,7 @@ class AlgorithmConfig(Section):
 
     @property
     def made_in_python(self) -> bool:
-        """Whether it stands for an algorithm that only its maker can pass again."""
+        """Whether it is an algorithm that only Python code can pass again."""
         return self.name.startswith(OWN)
 
     def build(self, table: Mapping[str, Algorithm] = ALGORITHMS) -> Algorithm:

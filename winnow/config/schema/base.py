@@ -14,7 +14,7 @@ class Section(BaseModel):
 
 
 def listed(value: object) -> object:
-    """One value stands for a list of it."""
+    """A list; one value becomes a list of it."""
     if isinstance(value, tuple):
         return list(value)
     return [value] if isinstance(value, str | int) else value

@@ -1,1 +1,1 @@
-"""Survivors -> a gradient, and the optimizer that takes it."""
+"""The gradient of a mini-batch, and its optimizer."""

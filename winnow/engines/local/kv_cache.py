@@ -28,7 +28,7 @@ _GROW = 64
 
 
 class KVCache(Protocol):
-    """Rows of a batch. A row stands for one history: a prompt, then tokens."""
+    """The KV cache of a batch's rows. A row is one history: a prompt, then tokens."""
 
     capacity: int
     """Most rows."""

@@ -47,8 +47,8 @@ class Stopper:
     def _completing_tokens(self) -> frozenset[int]:
         """Tokens whose text holds the last character of a stop string.
 
-        A token's text is what it adds behind another one: on its own, some tokenizers strip its
-        leading space. A token that is part of a character (shown as U+FFFD) may complete any.
+        A token's text is what it adds after another one: alone, some tokenizers strip its leading
+        space. A token that is part of a character (shown as U+FFFD) may complete any.
         """
         if not self._stop:
             return frozenset()

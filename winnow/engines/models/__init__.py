@@ -1,1 +1,1 @@
-"""Models of transformers: loading them, and log-probs of many answers at once."""
+"""Models of transformers: loading them, and log-probs of many completions at once."""

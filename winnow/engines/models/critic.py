@@ -28,7 +28,7 @@ class LocalCritic(nn.Module):
     A trunk of its own is a copy of the policy that is trained for values alone.
 
     Raises:
-        UserError: the policy's features cannot be had apart from its logits.
+        UserError: the policy changes its logits after the head, so its features are not enough.
     """
 
     def __init__(self, policy: PolicyForward, config: CriticConfig) -> None:

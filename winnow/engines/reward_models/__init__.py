@@ -1,1 +1,1 @@
-"""Rewards that are learned: pairs, a reward model, how it is fitted."""
+"""Reward models: preference pairs, fitting, scoring."""

@@ -112,7 +112,7 @@ def fit_reward_model(
         UserError: ``out`` exists or cannot be made, a setting is out of range, the base cannot be
             loaded or has no plain head, or fewer than two pairs can be read.
         WinnowError: loss or gradient are not finite, or the disk is full: nothing is written; or
-            ``out`` exists by the end: what was written is beside it.
+            ``out`` exists by the end: what was written is next to it.
     """
     how.check()
     _check_number(len(pairs))
