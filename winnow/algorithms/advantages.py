@@ -26,7 +26,7 @@ RewardScale = Literal["0/1", "-1/+1"]
 
 
 class Advantage(Cell):
-    """An advantage of the table; a function of one's own is one with these defaults."""
+    """An advantage of the table; a user's function becomes one with these defaults."""
 
     of_rewards: ClassVar[bool] = True
     """Whether it depends on rewards at all."""

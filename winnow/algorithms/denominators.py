@@ -33,7 +33,7 @@ class Totals:
 
 
 class Denominator(Cell):
-    """What a term is divided by; a function of one's own is one with these defaults.
+    """What a term is divided by; a user's function becomes one with these defaults.
 
     For a term over whole samples, |a| is 1; for one over groups, so is the number of survivors.
     """

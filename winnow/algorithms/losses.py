@@ -24,7 +24,7 @@ denominator counts."""
 
 
 class Loss(Cell):
-    """A loss of the table; a function of one's own is one with these defaults.
+    """A loss of the table; a user's function becomes one with these defaults.
 
     It is given what it ``reads``, in that order, each of shape (tokens,) unless said otherwise;
     nothing else is computed for it:

@@ -26,7 +26,7 @@ Reasons = list[str | None]
 
 
 class Rule(Cell):
-    """A selection rule of the table; a function of one's own is one with these defaults."""
+    """A selection rule of the table; a user's function becomes one with these defaults."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"text", "tokens"})
     """Which of `text` and `tokens` (their number) it looks at: a file is read for no more."""
@@ -58,7 +58,7 @@ def first_rejections(group: Group, rules: Sequence[Rule], rng: Generator) -> lis
     A sample without a score never survives, whatever the rules.
 
     Raises:
-        UserError: a rule of one's own that returns too few or too many; what a rule raises.
+        UserError: a user's rule that returns too few or too many reasons; what a rule raises.
     """
     rejections: list[Rejection] = [
         None if score.error is None else (-1, f"verifier error: {score.error}")

@@ -58,7 +58,7 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Own(Cell):
-    """A function of one's own, with the defaults of its kind of cell."""
+    """A user's function, with the defaults of its kind of cell."""
 
     function: Function
 
@@ -75,7 +75,7 @@ Held = TypeVar("Held")
 
 
 class Vocabulary(dict[str, type[C]], Generic[C]):
-    """The cells of one kind by name; with a base, functions and subclasses of one's own too."""
+    """The cells of one kind by name; with a base, a user's functions and subclasses too."""
 
     def __init__(self, cells: Iterable[type[C]], base: type[C] | None = None) -> None:
         super().__init__((cls.cell, cls) for cls in cells)
@@ -108,7 +108,7 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
 
 
 class Takes(Generic[Given, Held]):
-    """A field of an algorithm that makes cells of what it is given."""
+    """A field of an algorithm that converts what it is given to cells."""
 
     def __init__(self, make: Callable[[str, Given], Held], default: Held | None = None) -> None:
         self._make, self._default = make, default
@@ -167,7 +167,7 @@ def parse(field: str, text: str, vocabulary: Vocabulary[C]) -> C:
 
 
 def show(cell: object) -> str:
-    """The text that `parse` reads back. A function of one's own is named by where it lives."""
+    """The text that `parse` reads back. A user's function is named by where it is defined."""
     if isinstance(cell, Cell):
         return str(cell)
     owner: Any = cell if hasattr(cell, "__qualname__") else type(cell)
@@ -228,4 +228,4 @@ def _imported(field: str, path: str) -> Any:
 
 
 _IMPORT_ERRORS = (ImportError, AttributeError, NameError, SyntaxError, TypeError, ValueError)
-"""What a module of someone's own is likely to raise where it is wrong."""
+"""What a user's module is likely to raise where it is wrong."""

@@ -31,7 +31,7 @@ def ema_decay(reference: str) -> float | None:
 
 
 def names_model(reference: str) -> bool:
-    """Whether `reference` is a model of its own, not a state of the policy.
+    """Whether `reference` names another model, not a state of the policy.
 
     Raises:
         UserError: as `ema_decay`.

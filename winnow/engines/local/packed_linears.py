@@ -20,7 +20,7 @@ _STEPS = 64
 
 
 class PackedLinears:
-    """The linear layers of a module as they are now: made anew when weights change.
+    """The linear layers of a module, to be packed again whenever weights change.
 
     Args:
         rows: About how many rows the products will have.

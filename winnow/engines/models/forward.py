@@ -163,7 +163,7 @@ class PolicyForward:
             return self._run(input_ids=ids, position_ids=positions, **more)[0]
 
     def _rows(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, list[Index]]:
-        """The same for inputs in rows of their own, padded on the right."""
+        """The same with each input in its own row, padded on the right."""
         length = max(len(ids) for ids in inputs)
         table = torch.zeros(len(inputs), length, dtype=torch.long)
         mask = torch.zeros_like(table)

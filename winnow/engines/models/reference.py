@@ -35,7 +35,7 @@ class Reference(Protocol):
 
 
 class Fixed:
-    """A reference that stays as it is."""
+    """A reference that never changes."""
 
     def follow(self) -> None: ...
 
@@ -46,7 +46,7 @@ class Fixed:
 
 
 class Other(Fixed):
-    """A model of its own."""
+    """Another model."""
 
     def __init__(self, forward: PolicyForward) -> None:
         self._forward = forward
