@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -278,3 +280,88 @@ def test_a_class_that_does_nothing_says_so() -> None:
 
     with pytest.raises(NotImplementedError):
         Idle()(group([1]), [True], np.random.default_rng(0))
+
+
+class Named(Rule):
+    """One that imitates the cells of the table: with a name, and without arguments."""
+
+    cell = "named"
+
+    def __call__(self, group, alive, rng):
+        return [None] * len(alive)
+
+
+class Mistaken(Loss):
+    """One that asks for what no loss is given."""
+
+    reads = ("logp", "weight")
+
+
+class Everywhere(Loss):
+    covers = "weighted"
+
+
+class Loose(Denominator):
+    counts = "groups"
+
+
+class Wide(Advantage):
+    over = "world"
+
+
+class Sees(Rule):
+    reads = frozenset({"logprobs"})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"terms": (Mistaken(), SampleMeans())},
+            "algorithm.loss: .* declares reads = 'weight'; use",
+        ),
+        (
+            {"terms": (Everywhere(), SampleMeans())},
+            "algorithm.loss: .* declares covers = 'weighted'",
+        ),
+        (
+            {"terms": (NLL(), Loose())},
+            "algorithm.denominator: .* declares counts = 'groups'; use s",
+        ),
+        ({"advantage": Wide()}, "algorithm.advantage: .* declares over = 'world'; use "),
+        (
+            {"select": (Sees(),)},
+            "algorithm.select: .* declares reads = 'logprobs'; use text or tok",
+        ),
+    ],
+    ids=["reads", "covers", "counts", "over", "rule"],
+)
+def test_what_is_declared_in_unknown_words_is_refused(given, said) -> None:
+    """Before a run, not in the midst of it, and never in silence."""
+    terms = given.get("terms")
+    make = partial(Term, *terms) if terms else partial(Algorithm, "mine", **given)
+    with pytest.raises(UserError, match=f"^{said}"):
+        make()
+
+
+def test_a_class_with_a_name_is_shown_as_where_it_lives() -> None:
+    mine = Algorithm("mine", select=(Named(),))
+    assert show(mine.select[0]) == f"{__name__}:Named"
+    assert parse("rule", f"{__name__}:Named", RULES)(group([1]), [True], None) == [None]
+
+
+def test_one_rule_stands_for_a_list_of_it() -> None:
+    assert Algorithm("mine", select=Correct()).select == (Correct(),)
+    assert (
+        Algorithm("mine", select=not_the_first).select
+        == Algorithm("m", select=(not_the_first,)).select
+    )
+    with pytest.raises(UserError, match=r"^algorithm\.select: 'correct' is of type str"):
+        Algorithm("mine", select="correct")
+
+
+def test_an_algorithm_of_ones_own_can_be_pickled() -> None:
+    mine = Algorithm("mine", select=(not_the_first, Correct()), advantage=twice)
+    again = pickle.loads(pickle.dumps(mine))
+    assert again == mine
+    assert again.select[0](group([1, 0]), [True, True], None) == ["the first", None]

@@ -394,7 +394,9 @@ class TestRefused:
             tokens=lambda row: row["tokens"] * 100,
             **{name: longer(name) for name in lists},
         )
-        with pytest.raises(UserError, match=r"model's context of 128.*length\(high=\.\.\.\)"):
+        with pytest.raises(
+            UserError, match=r"^samples_file: .*model's context of 128.*length\(high="
+        ):
             train(tiny_model, file, tmp_path / "run", algorithm="rft")
 
     def test_samples_from_beside_a_file(self, tiny_model, samples, tmp_path) -> None:

@@ -8,9 +8,9 @@ dividing by a tiny sigma.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -28,6 +28,10 @@ RewardScale = Literal["0/1", "-1/+1"]
 class Advantage(Cell):
     """An advantage of the table; a user's function becomes one with these defaults."""
 
+    declares: ClassVar[Mapping[str, Sequence[str]]] = {
+        "over": get_args(Over),
+        "whiten": ("batch", "none"),
+    }
     of_rewards: ClassVar[bool] = True
     """Whether it depends on rewards at all."""
     of_survivors: ClassVar[bool] = False

@@ -31,7 +31,9 @@ CellValue = str | int | float | list[str]
 
 
 def _rules(field: str, given: Sequence[Rule | Function]) -> tuple[Rule, ...]:
-    return tuple(RULES.adopt(field, rule) for rule in given)
+    rules: Any = given
+    alone = callable(rules) or isinstance(rules, str)
+    return tuple(RULES.adopt(field, rule) for rule in ((rules,) if alone else rules))
 
 
 _LIKELIHOOD = (Term(NLL(), SurvivorMeans()),)

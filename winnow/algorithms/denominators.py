@@ -6,8 +6,9 @@ computed from counts of the whole mini-batch, so that the size of a micro-batch 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from winnow.algorithms.spec import Cell
 
@@ -38,6 +39,7 @@ class Denominator(Cell):
     For a term over whole samples, |a| is 1; for one over groups, so is the number of survivors.
     """
 
+    declares: ClassVar[Mapping[str, Sequence[str]]] = {"counts": get_args(Counted)}
     counts: ClassVar[Counted] = "survivors"
 
     def __call__(self, length: int, siblings: int, totals: Totals) -> float:

@@ -8,9 +8,9 @@ does not import torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from winnow.algorithms.spec import Cell
 
@@ -42,6 +42,14 @@ class Loss(Cell):
         group      number of a sample's group, shape (samples,)
     """
 
+    declares: ClassVar[Mapping[str, Sequence[str]]] = {
+        "reads": (
+            "logp", "old", "advantage", "ref", "entropy", "kl", "value", "old_value", "returns",
+            "sample", "group",
+        ),
+        "span": get_args(Span),
+        "covers": get_args(Covers),
+    }  # fmt: skip
     covers: ClassVar[Covers] = "nonzero"
 
     @property

@@ -6,7 +6,7 @@ compose: each sees only what the ones before it left, and the first reason is th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,6 +28,7 @@ Reasons = list[str | None]
 class Rule(Cell):
     """A selection rule of the table; a user's function becomes one with these defaults."""
 
+    declares: ClassVar[Mapping[str, Sequence[str]]] = {"reads": ("text", "tokens")}
     reads: ClassVar[frozenset[str]] = frozenset({"text", "tokens"})
     """Which of `text` and `tokens` (their number) it looks at: a file is read for no more."""
     group_rule: ClassVar[bool] = False

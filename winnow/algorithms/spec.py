@@ -14,10 +14,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any, ClassVar, Generic, TypeVar, cast, get_type_hints
 
-from winnow.errors import UserError, nearest
+from winnow.errors import UserError, choices, nearest
 
 _CELL = re.compile(r"^\s*([a-z][a-z0-9+-]*)\s*(\((.*)\))?\s*$", re.DOTALL)
 _FUNCTION = re.compile(r"^[\w.]+:[\w.<>]+$")
@@ -32,6 +33,8 @@ class Cell:
     cell: ClassVar[str]
     seldom: ClassVar[frozenset[str]] = frozenset()
     """Arguments that are shown only where they differ from their default."""
+    declares: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """What a subclass may say of itself, and in which words."""
     one_policy: ClassVar[bool] = False
     """Whether the samples of a prompt must all be of one distribution."""
 
@@ -41,7 +44,8 @@ class Cell:
         return str(self)
 
     def __str__(self) -> str:
-        if "cell" not in vars(type(self)):  # one's own: no recipe has another name for it
+        named = "cell" in vars(type(self)) and is_dataclass(self)
+        if not named:  # one's own: no recipe has another name for it
             return show(type(self))
         every: Sequence[Field[Any]] = fields(self)  # type: ignore[arg-type]
         usual = [f for f in every if f.name in self.seldom and getattr(self, f.name) == f.default]
@@ -68,6 +72,19 @@ class Own(Cell):
     def __str__(self) -> str:
         return show(self.function)
 
+    def __reduce__(self) -> Any:
+        return _own, (type(self).__mro__[2], self.function)
+
+
+@cache
+def _own_class(base: Any) -> Any:
+    """The cells that a user's functions become, of one kind."""
+    return type(f"Own{base.__name__}", (Own, base), {})
+
+
+def _own(base: Any, function: Function) -> Any:
+    return _own_class(base)(function)
+
 
 C = TypeVar("C", bound=Cell)
 Given = TypeVar("Given")
@@ -80,13 +97,13 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
     def __init__(self, cells: Iterable[type[C]], base: type[C] | None = None) -> None:
         super().__init__((cls.cell, cls) for cls in cells)
         self._base = base
-        self._own: Any = base and type(f"Own{base.__name__}", (Own, base), {})
 
     def adopt(self, field: str, given: C | Function, text: str = "") -> C:
         """The cell that is given; a function is wrapped as one.
 
         Raises:
-            UserError: neither; a function with an attribute that only a subclass may set.
+            UserError: neither; a function with an attribute that only a subclass may set; a
+                subclass that declares what is not known.
         """
         cell: Any = given
         text = text or (show(cell) if callable(cell) else str(cell))
@@ -103,7 +120,13 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
                     raise UserError(
                         field, f"{text!r} has {name!r}, which is not read", f"subclass {base}"
                     )
-            cell = self._own(cell)
+            cell = _own(self._base, cell)
+        for name, known in cell.declares.items():
+            said = getattr(cell, name)
+            for word in (said,) if isinstance(said, str) else said:
+                if word not in known:
+                    problem = f"{text!r} declares {name} = {word!r}"
+                    raise UserError(field, problem, choices(known))
         return cast(C, cell)
 
 
@@ -161,7 +184,7 @@ def parse(field: str, text: str, vocabulary: Vocabulary[C]) -> C:
         return cls(*positional, **named)
     except TypeError as error:
         remedy = f"{name} takes {_takes(cls)}"
-        raise UserError(field, f"{text!r} lacks arguments", remedy) from error
+        raise UserError(field, f"{text!r} has the wrong arguments", remedy) from error
     except ValueError as error:
         raise UserError(field, f"wrong value in {text!r}: {error}") from error
 

@@ -75,7 +75,7 @@ def _samples(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
         yield UserError("samples_from", problem, remedy)
     if config.samples_file is not None and config.samples_from is not None:
         yield UserError(
-            "samples_from", "samples come from a file", "leave out samples or samples_from"
+            "samples_from", "samples come from a file", "leave out samples_file or samples_from"
         )
     if config.server.url is not None:
         remedy = (

@@ -90,6 +90,9 @@ class RunStore:
         """The folder of a run, to resume; a `UserError` if it is none."""
         if not (folder / "config.toml").is_file():
             raise UserError("resume", f"{folder} is not a run folder (it has no config.toml)")
+        if (folder / "journal.jsonl").is_file():
+            problem = f"{folder} is a folder of winnow sample"
+            raise UserError("resume", problem, f"resume it: winnow sample --resume {folder}")
         if not (folder / "checkpoints").is_dir():
             raise UserError("resume", f"{folder} holds an evaluation, which cannot be resumed")
         check_folder("resume", folder)

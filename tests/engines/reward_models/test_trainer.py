@@ -382,8 +382,8 @@ def test_a_folder_that_exists_is_refused_before_any_work(tmp_path):
         ({"lr": 0.0}, "lr: must be a number above 0"),
         ({"lr": math.nan}, "lr: must be a number above 0"),
         ({"dtype": "float16"}, "dtype: must be 'float32' or 'bfloat16'"),
-        ({"layers": 5}, "layers: must be from 1 to the base's 4 \(got 5"),
-        ({"layers": 0}, "layers: must be from 1 to the base's 4 \(got 0"),
+        ({"layers": 5}, r"layers: must be from 1 to the base's 4 \(got 5"),
+        ({"layers": 0}, r"layers: must be from 1 to the base's 4 \(got 0"),
         ({"made": 1}, "pairs: .* at least 2, and there are 1$"),
     ],
 )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from winnow.config.schema.lora import LoraConfig
+from winnow.engines.models.saving import writing
 from winnow.errors import UserError, nearest
 from winnow.storage.atomic import whole_folder
 
@@ -76,7 +77,8 @@ class Adapters:
     def save(self, folder: Path) -> None:
         """Write the adapters, as peft and `AutoModelForCausalLM.from_pretrained` read them."""
         if self._copy is not None and not self._copy.is_dir():
-            whole_folder(self._copy, partial(self._save_plain, added=False))
+            write = writing()(partial(self._save_plain, added=False))
+            whole_folder(self._copy, write)
         # Without this, peft asks a hub at every save whether the vocabulary has grown.
         self._peft.save_pretrained(folder, save_embedding_layers=False)
 

@@ -88,7 +88,7 @@ class Retokeniser:
         longest = len(prompt_ids) + max(len(sample.token_ids) for sample in samples)
         if self._context is not None and longest > self._context:
             raise UserError(
-                "samples",
+                "samples_file",
                 f"a sample of prompt {group.prompt.id!r} is {longest} tokens long with its prompt, "
                 f"more than the model's context of {self._context}",
                 "leave it out with winnow select --rule 'length(high=...)'",
