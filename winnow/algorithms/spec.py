@@ -3,7 +3,7 @@
 Every cell of the table of algorithms is a small frozen dataclass that can be called. Its text form
 is what a recipe says, what `winnow algorithms` prints and what a run folder records; `parse` and
 `show` are inverses. Each kind of cell has a base class with attributes and their defaults; a
-function of one's own is wrapped where it comes in, and has the defaults.
+user's function is wrapped where it comes in, and has the defaults.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Cell:
 
     def __str__(self) -> str:
         named = "cell" in vars(type(self)) and is_dataclass(self)
-        if not named:  # one's own: no recipe has another name for it
+        if not named:  # a user's: no recipe has another name for it
             return show(type(self))
         every: Sequence[Field[Any]] = fields(self)  # type: ignore[arg-type]
         usual = [f for f in every if f.name in self.seldom and getattr(self, f.name) == f.default]
@@ -155,7 +155,7 @@ def parse(field: str, text: str, vocabulary: Vocabulary[C]) -> C:
 
     Args:
         field: The setting that holds it, for the message.
-        text: For example ``clipped(low=0.2, high=0.28)`` or ``module:attribute`` for one's own.
+        text: For example ``clipped(low=0.2, high=0.28)`` or ``module:attribute``.
 
     Raises:
         UserError: unknown name, unknown or missing argument, a value that the cell refuses.

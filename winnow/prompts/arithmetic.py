@@ -20,7 +20,7 @@ _SHOTS = {("+", 2): ((12, 7), (30, 24), (8, 65))}
 def arithmetic(config: PromptsConfig, seed: int) -> list[Prompt]:
     """Distinct problems `a + b =`, the kinds (operation x digits) mixed as evenly as they last.
 
-    A template of one's own may fill in `question`, `answer`, `a`, `b` and `op`.
+    A template may fill in `question`, `answer`, `a`, `b` and `op`.
 
     An operand of d digits is uniform over 10^(d-1) .. 10^d - 1 (0 .. 9 for one digit). Difficulties
     are labelled by digits and operation. `12 + 34` and `34 + 12` are one family; a problem that is

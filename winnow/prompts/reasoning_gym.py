@@ -14,7 +14,7 @@ from winnow.types import Prompt
 def gym(config: PromptsConfig, seed: int, field: str = "prompts.source") -> list[Prompt]:
     """`gym:TASK`: `prompts.size` problems of that task. Score them with `reward = "gym"`.
 
-    A template of one's own may fill in `question` and `answer`.
+    A template may fill in `question` and `answer`.
 
     Raises:
         UserError: Reasoning Gym is not installed, has no such task, or cannot make it.
