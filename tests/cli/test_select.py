@@ -181,7 +181,7 @@ MISTAKES = {
         ["--rule", "gibbs(0)"],
         "rule: wrong value in 'gibbs(0)': beta must be above 0 and finite",
     ),
-    "no beta": (["--rule", "rso"], "rule: 'rso' lacks arguments; rso takes (beta, k=8)"),
+    "no beta": (["--rule", "rso"], "rule: 'rso' has the wrong arguments; rso takes (beta, k=8)"),
     "bound": (["--rule", "gibbs(1, 0.5)"], "reward 1 of prompt 'p0' is above r_max = 0.5"),
     "form": (["--form", "chat"], "--form: unknown form 'chat'; use messages or"),
     "no JSON": (["--reward-options", "{a"], "--reward-options: '{a' is not JSON: "),
