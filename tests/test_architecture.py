@@ -33,14 +33,13 @@ RANK = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 DOORS = ("engines.base", "engines.factory", "engines.devices", "engines.reward_models")
 """What of the engines is imported outside of them."""
 AROUND = {
-    "winnow.cli.doctor": {"engines.models.loading", "torch"},
+    "winnow.cli.doctor": {"engines.models.loading"},
     "winnow.rollouts.scoring": {"engines.models.loading"},
-    "winnow.training.setup": {"engines.models.loading", "engines.local.engine", "torch"},
+    "winnow.training.setup": {"engines.models.loading", "engines.local.engine"},
     "winnow.training.phase_runner": {
         "engines.models.loading",
         "engines.local.engine",
         "engines.local.learner",
-        "torch",
     },
 }
 """Who still goes around those doors, and by what: to become fewer, never more."""

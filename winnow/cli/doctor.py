@@ -7,6 +7,7 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from winnow.engines.devices import hardware
 from winnow.engines.models.loading import BUILT_IN, resolve
 
 
@@ -44,11 +45,9 @@ def examine() -> list[Finding]:
 
 def _devices() -> list[Finding]:
     try:
-        import torch
+        threads, gpus = hardware()
     except ImportError:
         return []  # said already, among the libraries
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    threads = torch.get_num_threads()
     return [
         Finding("processor", True, f"{os.cpu_count()} cores, {threads} threads"),
         Finding("gpu", bool(gpus), ", ".join(gpus) or "none, runs on the CPU"),

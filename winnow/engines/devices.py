@@ -20,8 +20,22 @@ from winnow.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    Device = torch.device
+
 # From glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+
+
+def hardware() -> tuple[int, list[str]]:
+    """The CPU threads that torch uses, and the names of its GPUs.
+
+    Raises:
+        ImportError: torch is not installed.
+    """
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return torch.get_num_threads(), gpus
 
 
 def keep_pages() -> None:

@@ -27,8 +27,6 @@ from winnow.training.sft_mix import Anchor
 from winnow.training.sources import EveryStep, Once, Source
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from winnow.engines.local.engine import LocalEngine
     from winnow.engines.local.learner import LocalLearner
     from winnow.engines.models.loading import ModelSource
@@ -60,7 +58,7 @@ class Workshop:
     def __post_init__(self) -> None:
         self._state: dict[str, Any] = self.found[1] if self.found else {"step": 0}
         self._version = int(self._state.get("policy_version", 0))
-        self._start: list[Tensor] | None = None
+        self._start: list[Any] | None = None
         self._learner: LocalLearner | None = None
         self._store: RunStore | None = None
         self._completes: dict[int, Complete] = {}
@@ -153,7 +151,7 @@ class Workshop:
             learner.load(self.found[0])
         return learner
 
-    def _phase_weights(self, phase: Phase, resumed: bool) -> Sequence[Tensor] | None:
+    def _phase_weights(self, phase: Phase, resumed: bool) -> Sequence[Any] | None:
         """The weights that a phase began with, where its reference needs them."""
         what = phase.config.reference
         if what == "phase" and phase.begins_at_start:

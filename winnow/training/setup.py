@@ -29,7 +29,7 @@ from winnow.training.sft_mix import Anchor, open_anchor
 from winnow.types import Prompt
 
 if TYPE_CHECKING:
-    import torch
+    from winnow.engines.devices import Device
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def assemble(
 
 
 def _sampling(
-    plan: Plan, sampler: Sampler, tokenizer: Any, reporter: Reporter, device: torch.device
+    plan: Plan, sampler: Sampler, tokenizer: Any, reporter: Reporter, device: Device
 ) -> Callable[[], Sampler]:
     """Gives the policy's sampler, or that of `samples_from`, which is loaded when first needed.
 
