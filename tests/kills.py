@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import winnow
 from tests import tiny
@@ -187,6 +188,19 @@ def samples(folder: Path, split: str = "train") -> list[dict[str, Any]]:
     """Every sample that a run made, in order."""
     files = sorted((folder / "rollouts").glob(f"{split}-*.parquet"))
     return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The model in a folder, by the names of its weights."""
+    found: dict[str, torch.Tensor] = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32
+    ).state_dict()
+    return found
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether they are, bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
 def logits(model: Any) -> torch.Tensor:

@@ -26,7 +26,9 @@ from tests.kills import (
     go,
     lines,
     logits,
+    same,
     samples,
+    weights,
 )
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL
@@ -47,17 +49,6 @@ from winnow.training.updates import minibatches
 from winnow.types import Group, Outcome, Prompt, Sample, Score
 
 NLL_TERM = (Term(NLL(), SurvivorMeans()),)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32
-    ).state_dict()
-    return found
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
 def engine(model: Path) -> LocalEngine:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import winnow
 import winnow.reporting.observer
 from tests import kills, tiny
-from tests.kills import FIRST
+from tests.kills import FIRST, same, weights
 from tests.kills import samples as rows
 from winnow.config.schema import Config
 from winnow.engines.local import engine, learner
@@ -33,14 +33,6 @@ SMALL = {**kills.SMALL, "minibatch_prompts": 2}
 def train(model: Path, out: Path, **settings) -> winnow.Result:
     given = {"prompts": tiny.problems(), "quiet": True}
     return winnow.train(model=str(model), out=out, **{**SMALL, **given, **settings})
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
 @pytest.mark.parametrize("algorithm", ["raft++", "grpo", "reinforce-rej"])

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import winnow
-from tests import tiny
+from tests import kills, tiny
 from tests.kills import (
     FIRST,
     SMALL,
@@ -27,6 +27,7 @@ from tests.kills import (
     lines,
     logits,
     samples,
+    weights,
 )
 from winnow.algorithms.table import ALGORITHMS
 from winnow.cli import main
@@ -74,16 +75,8 @@ def schedule(tiny_model: Path, tmp_path: Path) -> Path:
     return recipe
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32
-    ).state_dict()
-    return found
-
-
 def same(one: Path, other: Path) -> bool:
-    a, b = weights(one), weights(other)
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return kills.same(weights(one), weights(other))
 
 
 def check_ref(rows: list[dict[str, Any]], model: Path, temperature: float) -> None:

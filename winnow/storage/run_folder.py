@@ -42,6 +42,7 @@ from winnow.storage.atomic import (
     write_text,
 )
 from winnow.storage.format import check_folder
+from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import SCHEMA, clean, group_of, write_groups
 from winnow.types import Group, Prompt, Split
 
@@ -90,7 +91,7 @@ class RunStore:
         """The folder of a run, to resume; a `UserError` if it is none."""
         if not (folder / "config.toml").is_file():
             raise UserError("resume", f"{folder} is not a run folder (it has no config.toml)")
-        if (folder / "journal.jsonl").is_file():
+        if (folder / JOURNAL).is_file():
             problem = f"{folder} is a folder of winnow sample"
             raise UserError("resume", problem, f"resume it: winnow sample --resume {folder}")
         if not (folder / "checkpoints").is_dir():
