@@ -26,15 +26,17 @@ from compare import export_model
 from jobs import SAMPLES, Job, job
 from machine import Rates, bandwidth, rates, sizes
 
+from winnow.algorithms.objective import totals
 from winnow.algorithms.table import ALGORITHMS
+from winnow.config.schema import from_dict
 from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.sampling import SamplingConfig
-from winnow.engines.base import Request, SamplingParams
-from winnow.engines.devices import pick_device
-from winnow.engines.local.engine import LocalEngine, LocalLearner
+from winnow.engines.base import LearnerPlan, Request, SamplingParams
+from winnow.engines.local.engine import LocalEngine
+from winnow.engines.local.learner import LocalLearner
 from winnow.engines.local.sampler import LocalSampler
-from winnow.engines.models.loading import ModelSource
 from winnow.engines.models.prefix_tree import added
+from winnow.rollouts.generate import ask
 from winnow.types import Group, Outcome, Prompt, Score
 
 FORWARD = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
@@ -60,21 +62,19 @@ def main() -> None:
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     work = job(given.job, 1)
-    device = pick_device(given.device)
     with TemporaryDirectory() as folder:
         name = given.model or export_model(Path(folder) / "model")
-        engine = LocalEngine(ModelSource(name), given.dtype, device, "model")
+        settings = {"model": name, "dtype": given.dtype, "device": given.device}
+        engine = LocalEngine(from_dict(settings))
         sampler = engine.sampler(SamplingConfig(max_tokens=work.max_tokens))
-        learner = engine.learner(
-            OptimizerConfig(lr=0.0), total_updates=100, microbatch_tokens=work.microbatch_tokens
-        )
-        report(given, work, sampler, learner)
+        plan = LearnerPlan(OptimizerConfig(lr=0.0), 100, work.microbatch_tokens)
+        report(given, work, sampler, engine.learner(plan))
 
 
 def report(given: Any, work: Job, sampler: LocalSampler, learner: LocalLearner) -> None:
-    model: Any = sampler.module
+    model: Any = learner.forward.module
     size = sizes(model)
-    groups, sample_seconds, rows = sample(work, sampler, given.times)
+    groups, sample_seconds, rows = sample(work, sampler, model, given.times)
     parts = microbatches(learner, groups)
     forward = rates(model, FORWARD)
     both = rates(model, (sum(parts) // len(parts),), backward=True)
@@ -128,20 +128,21 @@ def median(job: Callable[[], object], times: int) -> float:
     return sorted(found[1:])[times // 2]
 
 
-def sample(work: Job, sampler: LocalSampler, times: int) -> tuple[list[Group], float, list[int]]:
+def sample(
+    work: Job, sampler: LocalSampler, model: Any, times: int
+) -> tuple[list[Group], float, list[int]]:
     """The groups of a step, the seconds it took, and the tokens in each pass of the model."""
     params = SamplingParams(max_tokens=work.max_tokens)
     requests = [
         Request(Prompt(id=str(i), text=row["prompt"]), SAMPLES, i, params)
         for i, row in enumerate(work.rows)
     ]
-    seconds = median(lambda: list(sampler.sample(requests)), times)
+    seconds = median(lambda: list(ask(sampler, requests)), times)
     rows: list[int] = []
-    body: Any = sampler.module.base_model
-    hook = body.register_forward_pre_hook(
+    hook = model.base_model.register_forward_pre_hook(
         lambda _, __, kwargs: rows.append(int(kwargs["input_ids"].numel())), with_kwargs=True
     )
-    sampled = dict(sampler.sample(requests))
+    sampled = dict(ask(sampler, requests))
     hook.remove()
     return [sampled[i] for i in range(len(requests))], seconds, rows
 
@@ -178,17 +179,21 @@ def with_advantages(groups: Sequence[Group], share: float) -> list[Group]:
 def microbatches(learner: LocalLearner, groups: Sequence[Group]) -> list[int]:
     """Tokens in each pass of an update that trains on every sample."""
     seen: list[int] = []
-    body: Any = learner.module.base_model
+    body: Any = learner.forward.module.base_model
     hook = body.register_forward_pre_hook(
         lambda _, __, kwargs: seen.append(int(kwargs["input_ids"].numel())), with_kwargs=True
     )
-    learner.step(with_advantages(groups, 1.0), ALGORITHMS["grpo"].terms, 1.0)
+    step(learner, with_advantages(groups, 1.0))
     hook.remove()
     return seen
 
 
 def update(learner: LocalLearner, groups: Sequence[Group], times: int) -> float:
-    return median(lambda: learner.step(groups, ALGORITHMS["grpo"].terms, 1.0), times)
+    return median(lambda: step(learner, groups), times)
+
+
+def step(learner: LocalLearner, groups: Sequence[Group]) -> None:
+    learner.step(groups, ALGORITHMS["grpo"].terms, totals(groups), 1.0)
 
 
 def update_floor(groups: Sequence[Group], rate: Rates, adam: float) -> Floors:

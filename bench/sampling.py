@@ -23,6 +23,7 @@ from winnow.engines.base import Request, SamplingParams
 from winnow.engines.devices import pick_device
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.forward import PolicyForward
+from winnow.rollouts.generate import ask
 from winnow.types import Prompt
 
 LENGTH = 128
@@ -34,7 +35,7 @@ def ours(sampler: LocalSampler, prompts: list[str], seed: int) -> None:
         Request(Prompt(id=str(i), text=text), SAMPLES, seed + i, params)
         for i, text in enumerate(prompts)
     ]
-    sampled = [sample for _, group in sampler.sample(requests) for sample in group.samples]
+    sampled = [sample for _, group in ask(sampler, requests) for sample in group.samples]
     assert all(len(sample.token_ids) == LENGTH for sample in sampled)
 
 
@@ -104,7 +105,8 @@ def main() -> None:
 
 
 def report(given: Any, model: Any, tokenizer: Any, engine: Any) -> None:
-    sampler = LocalSampler(PolicyForward(model), tokenizer, max(given.batches))
+    forward = PolicyForward(model)
+    sampler = LocalSampler(lambda: forward, tokenizer, max(given.batches))
     sampler._end_ids = frozenset()
     size = sizes(model)
     rate = rates(model, tuple(sorted({38, *given.batches})))

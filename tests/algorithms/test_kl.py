@@ -33,7 +33,7 @@ from winnow.algorithms.denominators import (
 )
 from winnow.algorithms.kl import KL, InLoss, InReward, NoKL
 from winnow.algorithms.losses import NLL, Clipped, Entropy, Value
-from winnow.algorithms.objective import Term, learned_from
+from winnow.algorithms.objective import Term, learned_from, totals
 from winnow.algorithms.registry import CRITICS, PENALTIES
 from winnow.algorithms.table import ALGORITHMS
 from winnow.engines.learning.gradients import Models, accumulate
@@ -130,7 +130,14 @@ def by_enumeration(model, other, term: Term, temperature: float) -> dict[str, to
     total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     for number, chance in enumerate(chances):
         model.zero_grad()
-        accumulate(models, [answer_group(number, ref)], [term], temperature, 100)
+        accumulate(
+            models,
+            [answer_group(number, ref)],
+            [term],
+            totals([answer_group(number, ref)]),
+            temperature,
+            100,
+        )
         for name, parameter in model.named_parameters():
             total[name] += chance * parameter.grad
     return total
@@ -526,7 +533,7 @@ def test_rejected_samples_are_held_where_they_count(denominator, reaches, kl):
 
 def one_update(model, sampled, terms):
     model.zero_grad()
-    return accumulate(Models(PolicyForward(model)), [sampled], terms, 1.0, 100)
+    return accumulate(Models(PolicyForward(model)), [sampled], terms, totals([sampled]), 1.0, 100)
 
 
 def test_a_group_of_rejected_samples_alone_is_held_too():
@@ -559,9 +566,13 @@ class Asked:
     def __init__(self) -> None:
         self.calls: list[tuple[str, float, list[tuple[int, ...]]]] = []
 
-    def evaluate(self, groups, asked, wants, temperature):
-        self.calls.append((wants, temperature, [tuple(x) for x in asked]))
-        return list(groups)
+    def reference_logprobs(self, groups, asked, temperature):
+        self.calls.append(("ref_logprobs", temperature, [tuple(x) for x in asked]))
+        return [[()] * len(group.samples) for group in groups]
+
+    def values(self, groups, asked):
+        self.calls.append(("values", None, [tuple(x) for x in asked]))
+        return [[()] * len(group.samples) for group in groups]
 
 
 def asked_of(row: Algorithm, groups, *, for_advantages: bool = True) -> list:
@@ -602,7 +613,7 @@ def test_a_row_without_a_reference_asks_for_nothing(name, for_advantages):
         # PPO: reference and critic, of survivors
         (
             ALGORITHMS["ppo"],
-            [("ref_logprobs", 0.7, [(0,), (), (0, 1)]), ("values", 0.7, [(0,), (), (0, 1)])],
+            [("ref_logprobs", 0.7, [(0,), (), (0, 1)]), ("values", None, [(0,), (), (0, 1)])],
         ),
         # in the loss: what its denominator counts
         (
@@ -654,7 +665,7 @@ def test_terms_that_read_no_log_probs_make_none(monkeypatch):
     monkeypatch.setattr(PolicyForward, "logprobs", None)
     terms = (Term(Entropy(), SampleMeans(), 0.1), Term(KL("full", "token"), SampleMeans(), 0.1))
     models = Models(forward, reference=lambda pieces: frozen(forward, pieces))
-    done = accumulate(models, [sampled], terms, 1.0, 100)
+    done = accumulate(models, [sampled], terms, totals([sampled]), 1.0, 100)
     assert done.measures["kl_term"] == (pytest.approx(0, abs=1e-12), 6)
 
 

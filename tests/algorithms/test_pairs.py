@@ -254,7 +254,7 @@ TERM = Term(DPO(0.4), GroupMeans())
 def gradients(model, groups, limit, share=True, temperature=0.7):
     model.zero_grad()
     forward = PolicyForward(model, share_prefix=share)
-    done = accumulate(Models(forward), groups, [TERM], temperature, limit)
+    done = accumulate(Models(forward), groups, [TERM], totals(groups), temperature, limit)
     return done, {n: p.grad.clone() for n, p in model.named_parameters()}
 
 
@@ -336,5 +336,7 @@ def test_totals_count_pairs_as_groups():
 def test_a_group_without_a_pair_costs_nothing():
     """Not even a pass."""
     model = build("llama")
-    done = accumulate(Models(PolicyForward(model)), pairs(model)[3:], [TERM], 1.0, 100)
+    done = accumulate(
+        Models(PolicyForward(model)), pairs(model)[3:], [TERM], totals(pairs(model)[3:]), 1.0, 100
+    )
     assert (done.samples, done.loss, done.measures) == (0, 0.0, {})

@@ -606,7 +606,9 @@ def test_gradient_of_a_model(trl, loss_type):
     theirs.backward()
 
     term = Term(Clipped(0.2, 0.28), DENOMINATORS[loss_type])
-    done = accumulate(Models(forward), groups, [term], temperature, microbatch_tokens=24)
+    done = accumulate(
+        Models(forward), groups, [term], totals(groups), temperature, microbatch_tokens=24
+    )
 
     # No closer: TRL's head works in float32.
     assert done.loss == pytest.approx(theirs.item(), rel=0, abs=2e-7)
@@ -715,7 +717,9 @@ def test_dpo(trl, beta):
     theirs.backward()
 
     term = Term(DPO(beta), GroupMeans())
-    done = accumulate(Models(PolicyForward(model)), groups, [term], 0.7, microbatch_tokens=24)
+    done = accumulate(
+        Models(PolicyForward(model)), groups, [term], totals(groups), 0.7, microbatch_tokens=24
+    )
     # No closer: TRL's head works in float32.
     assert done.loss == pytest.approx(theirs.item(), rel=0, abs=1e-6)
     for (name, ours), peer in zip(model.named_parameters(), other.parameters(), strict=True):

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 import winnow
 from tests import tiny
 from winnow.cli import main
-from winnow.engines.base import Capabilities, Request, SamplingParams
+from winnow.engines.base import Capabilities, Request, SamplingParams, WeightsRef
+from winnow.engines.queueing import QueuedSampler, Results
 from winnow.errors import UserError
 from winnow.reporting.observer import Silent
 from winnow.rollouts import collect as sampling_module
@@ -48,7 +49,7 @@ class Watched(Sample):
 
 
 @dataclass
-class Sampler:
+class Sampler(QueuedSampler):
     """Samples that their request's seed decides; remembers what it was asked for.
 
     Attributes:
@@ -61,12 +62,21 @@ class Sampler:
     closed: int = 0
     made: list[weakref.ref] = field(default_factory=list)
     most_held: int = 0
+    device = "here"
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def load(self, weights: WeightsRef) -> None: ...
+
+    def notes(self) -> list[str]:
+        return []
 
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(true_logprobs=True, seeds=self.seeds, loads_weights=False)
 
-    def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
+    def _sample(self, requests: Sequence[Request]) -> Results:
         order = sorted(range(len(requests)), key=lambda i: requests[i].seed)  # as they finish
         try:
             for place in order:
@@ -74,7 +84,7 @@ class Sampler:
                 self.asked.append(request)
                 last = self.die is not None and len(self.asked) >= self.die
                 number = max(1, request.n - 2) if last else request.n
-                samples = tuple(self._sample(request.seed, i) for i in range(number))
+                samples = tuple(self._one(request.seed, i) for i in range(number))
                 yield place, Group(request.prompt, (1, 2), samples)
                 del samples
                 self.most_held = max(self.most_held, sum(ref() is not None for ref in self.made))
@@ -83,7 +93,7 @@ class Sampler:
         finally:
             self.closed += 1
 
-    def _sample(self, seed: int, number: int) -> Sample:
+    def _one(self, seed: int, number: int) -> Sample:
         token = seed % 1000 + number
         text = f"{seed % 7} {number}" + HALF
         sample = Watched(
@@ -278,8 +288,8 @@ def test_a_line_is_on_the_disk_before_the_next_set_is_waited_for(tmp_path, monke
         flushed[there.st_ino] = there.st_size
 
     class Looks(Sampler):
-        def sample(self, requests):
-            for item in super().sample(requests):
+        def _sample(self, requests):
+            for item in super()._sample(requests):
                 yield item
                 there = journal.stat()
                 looked.append(flushed[there.st_ino] == there.st_size > 1)
@@ -369,8 +379,8 @@ def test_cut_at_every_byte(tmp_path, small, monkeypatch) -> None:
 class OneSet(Sampler):
     """Gone after a set."""
 
-    def sample(self, requests):
-        yield from itertools.islice(super().sample(requests), 1)
+    def _sample(self, requests):
+        yield from itertools.islice(super()._sample(requests), 1)
         raise Stopped
 
 
@@ -400,7 +410,7 @@ def test_a_folder_that_was_complete_is_cut(tmp_path, small, monkeypatch) -> None
     (folder / "samples/part-00001.parquet").unlink()
     (folder / "journal.jsonl").write_bytes(b'{"prompt": 0, "fir')
     with monkeypatch.context() as patch:
-        patch.setattr(Sampler, "sample", dies_at(1))
+        patch.setattr(Sampler, "_sample", dies_at(1))
         with pytest.raises(Killed):
             run(folder, plan)
     with pytest.raises(UserError, match="is not complete"):

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 import winnow
-from tests import tiny
+from tests import local, tiny
 from tests.kills import (
     FIRST,
     KillAt,
@@ -32,14 +32,12 @@ from tests.kills import (
 )
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL
-from winnow.algorithms.objective import Term
+from winnow.algorithms.objective import Term, totals
 from winnow.config.schema.anchor import AnchorConfig
-from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.prompts import PromptsConfig
-from winnow.engines.base import AuxiliaryBatch
+from winnow.engines.base import AuxiliaryBatch, LearnerPlan
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.learner import LocalLearner
-from winnow.engines.models.loading import ModelSource
 from winnow.storage.run_folder import RunStore
 from winnow.training import phase_runner
 from winnow.training.early_stopping import BestSoFar, best_of_evaluations
@@ -52,12 +50,11 @@ NLL_TERM = (Term(NLL(), SurvivorMeans()),)
 
 
 def engine(model: Path) -> LocalEngine:
-    return LocalEngine(ModelSource(str(model)), "float32", torch.device("cpu"), "model")
+    return local.engine(model)
 
 
 def learner(made: LocalEngine, lr: float = 2e-3, **more: Any) -> LocalLearner:
-    optimizer = OptimizerConfig(lr=lr, max_grad_norm=more.pop("max_grad_norm", 1.0))
-    return made.learner(optimizer, total_updates=10, microbatch_tokens=1024, **more)
+    return made.learner(local.plan(lr=lr, **more))
 
 
 def example(text: str, answer: str) -> Group:
@@ -248,14 +245,14 @@ def test_each_round_is_the_start_trained_on_its_samples_alone(tiny_model, tmp_pa
     store = RunStore(result.folder)
     for number in (1, 2, 3):
         made = engine(tiny_model)
-        alone = made.learner(settings.optimizer, total_updates=4, microbatch_tokens=1024)
+        alone = made.learner(LearnerPlan(settings.optimizer, 4, 1024))
         groups = store.groups("train", number)
         for positions in minibatches(range(6), settings, 2, number):
             batch = [groups[i] for i in positions]
             if any(any(group.advantages) for group in batch):
-                alone.step(batch, row.objective, 1.0)
+                local.step(alone, batch, row.objective, 1.0)
         found = weights(result.folder / f"checkpoints/step-{number}")
-        assert same(found, made.load().state_dict())
+        assert same(found, made.policy.module().state_dict())
         assert not same(found, weights(tiny_model))
 
 
@@ -350,12 +347,12 @@ def test_the_gradient_is_the_updates_and_so_much_of_the_anchors(tiny_model):
     made = engine(tiny_model)
     trained = learner(made, max_grad_norm=1e9)
     seen: list[torch.Tensor] = []
-    trained._adam.step = lambda: seen.extend(w.grad.clone() for w in trained.weights)
+    trained._adam.step = lambda: seen.extend(w.grad.clone() for w in made.policy.trained())
     main = [example("1+2=", "3"), example("4+4=", "8 8")]
     auxiliary = [example("3-1=", "2"), example("4-0=", "44"), example("2-2=", "0")]
-    stats = trained.step(
-        main, NLL_TERM, 1.0, AuxiliaryBatch(auxiliary, (Term(NLL(), SurvivorMeans(), 0.3),))
-    )
+    terms = (Term(NLL(), SurvivorMeans(), 0.3),)
+    beside = AuxiliaryBatch(auxiliary, terms, totals(auxiliary))
+    stats = local.step(trained, main, NLL_TERM, 1.0, beside)
     plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
 
     def nll(group: Group) -> torch.Tensor:
@@ -593,18 +590,20 @@ def test_killed_while_the_final_model_is_tried_it_is_tried_again(tiny_model, tmp
 
 def test_an_average_follows_the_policy_by_its_formula(tiny_model):
     made = engine(tiny_model)
-    reference = made.reference("ema(0.9)", None, made.weights())
-    trained = learner(made, reference=reference)
-    expected = made.weights()
+    made.snapshot("phase")
+    trained = learner(made, reference="ema(0.9)")
+    reference = trained.reference
+    assert reference is not None
+    expected = local.weights(made)
     for _ in range(4):
-        trained.step([example("1+2=", "3")], NLL_TERM, 1.0)
-        policy = made.weights()
+        local.step(trained, [example("1+2=", "3")], NLL_TERM, 1.0)
+        policy = local.weights(made)
         expected = [0.9 * own + 0.1 * now for own, now in zip(expected, policy, strict=True)]
     with reference.used() as forward:
-        assert forward.module is made.load()
-        for found, own in zip(made.weights(), expected, strict=True):
+        assert forward.module is made.policy.module()
+        for found, own in zip(local.weights(made), expected, strict=True):
             torch.testing.assert_close(found, own, atol=1e-5, rtol=0)
-    assert all(map(torch.equal, made.weights(), policy))
+    assert all(map(torch.equal, local.weights(made), policy))
 
 
 def penalized(tiny_model: Path, tmp_path: Path, reference: str, **more: Any) -> Any:

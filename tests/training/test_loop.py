@@ -403,9 +403,10 @@ def test_what_a_row_does_not_use_is_not_there(tiny_model, tmp_path, monkeypatch,
         raise AssertionError("not asked for")
 
     monkeypatch.setattr(engine.LocalCritic, "__init__", never)
-    monkeypatch.setattr(engine.LocalEngine, "reference", never)
-    monkeypatch.setattr(engine.LocalEngine, "weights", never)
-    monkeypatch.setattr(learner.LocalLearner, "evaluate", never)
+    monkeypatch.setattr(engine.LocalEngine, "_reference", never)
+    monkeypatch.setattr(engine.LocalEngine, "snapshot", never)
+    monkeypatch.setattr(learner.LocalLearner, "reference_logprobs", never)
+    monkeypatch.setattr(learner.LocalLearner, "values", never)
     # What an architecture can do is found out on a few answers, with and without a shared prompt.
     probed = 2 * sum(len(piece.answers) for piece in PolicyForward(tiny.model())._probe())
     read = []

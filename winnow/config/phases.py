@@ -131,6 +131,18 @@ class Phase:
     def refers(self) -> bool:
         return "ref" in self.algorithm.needs
 
+    @property
+    def samples_elsewhere(self) -> bool:
+        """Whether another model than the policy makes its samples."""
+        once = self.algorithm.resample == "once"
+        return once and self.file is None and self.config.samples_from is not None
+
+    @property
+    def sampled_from(self) -> str:
+        """The model that makes its samples."""
+        other = self.config.samples_from if self.samples_elsewhere else None
+        return other or self.config.model
+
 
 def phases_of(
     config: Config, algorithm: Algorithm | None = None, open_file: OpenFile | None = None

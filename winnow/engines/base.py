@@ -1,6 +1,10 @@
-"""The interface of engines: a sampler and a learner. A run needs one of each.
+"""The seam: all that the rest of Winnow may ask of a model, wherever its weights are.
 
-An engine of another kind (a server, a cluster) implements these two protocols and nothing else.
+    Engine      one policy: its tokens, and its weights by name; makes the other two
+    Sampler     requests -> groups of samples, as they finish
+    Learner     groups with advantages -> updates
+
+docs/engines.md says who implements and who calls them. Weights never cross the seam as tensors.
 """
 
 from __future__ import annotations
@@ -8,10 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from winnow.algorithms.denominators import Totals
 from winnow.algorithms.objective import Term
+from winnow.config.schema.critic import CriticConfig
+from winnow.config.schema.optimizer import OptimizerConfig
+from winnow.config.schema.sampling import SamplingConfig
 from winnow.types import Group, Prompt, StepStats
+
+START, PHASE = "start", "phase"
+"""Names of snapshots: the weights before the first update, which every engine knows without being
+asked to keep them, and those that a phase began with."""
+Weights = str | Path
+"""A snapshot by its name, or the folder of a checkpoint."""
+PerToken = list[list[tuple[float, ...]]]
+"""By group and sample a number for each token; nothing for a sample that was not asked for."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a sampler can promise."""
+    """What a sampler can promise.
+
+    Attributes:
+        true_logprobs: Its log-probs are those of the distribution that it samples from.
+        seeds: The same seed gives the same samples.
+        loads_weights: It samples from whatever weights it is told to.
+    """
 
     true_logprobs: bool
     seeds: bool
@@ -52,28 +74,52 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class WeightsRef:
-    """Weights of a policy version: the module itself (in one process) or a folder."""
+    """The weights of a policy version, by where they are.
+
+    Attributes:
+        version: Updates that the policy has seen.
+        where: The name that their engine knows them by, or a folder.
+        hash: Of the weights, where they are copied on their way to a sampler; empty in place.
+    """
 
     version: int
-    module: Any = None
-    folder: Path | None = None
+    where: Weights
+    hash: str = ""
 
 
 class Sampler(Protocol):
-    """Samples completions."""
+    """Takes requests as they come and gives groups as they finish.
+
+    Each sample says which policy version drew it, and from which token on a later one did. Its
+    log-probs and entropies are float32 numbers, as they are stored: a resumed run reads the same.
+
+    Attributes:
+        device: Where it runs, for the record.
+    """
 
     capabilities: Capabilities
 
-    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        """The prompt as the model will see it, chat template applied."""
+    @property
+    def device(self) -> str: ...
+
+    def submit(self, requests: Sequence[Request]) -> int:
+        """Take requests; they are numbered, and the number of the first is returned."""
         ...
 
-    def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
-        """Groups of samples as they finish, each with the position of its request."""
+    def results(self) -> Iterator[tuple[int, Group]]:
+        """The group of each request that was submitted, with its number, until none is left."""
+        ...
+
+    def cancel(self) -> None:
+        """Forget every request that has not finished."""
         ...
 
     def load(self, weights: WeightsRef) -> None:
-        """Sample from these weights from now on. A frozen sampler refuses."""
+        """Sample from these weights from now on; an error while samples are under way."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What a person should know of it, in sentences."""
         ...
 
 
@@ -83,48 +129,48 @@ class AuxiliaryBatch:
 
     groups: Sequence[Group]
     terms: Sequence[Term]
+    totals: Totals
 
 
 class Learner(Protocol):
-    """Turns survivors into updates."""
+    """Turns survivors into updates of its engine's weights."""
 
     version: int
 
-    def evaluate(
-        self,
-        groups: Sequence[Group],
-        asked: Sequence[Sequence[int]],
-        wants: str,
-        temperature: float,
-    ) -> list[Group]:
-        """The groups with more annotations.
+    def reference_logprobs(
+        self, groups: Sequence[Group], asked: Sequence[Sequence[int]], temperature: float
+    ) -> PerToken:
+        """log pi_ref of each token at a temperature, nats.
 
         Args:
-            asked: For each group the numbers of the samples to annotate; the others cost nothing.
-            wants: `ref_logprobs` or `values`.
-            temperature: Of the reference's softmax.
+            asked: For each group the numbers of the samples in question; the others cost nothing.
         """
+        ...
+
+    def values(self, groups: Sequence[Group], asked: Sequence[Sequence[int]]) -> PerToken:
+        """The return that the critic expects before each token."""
         ...
 
     def step(
         self,
         groups: Sequence[Group],
         terms: Sequence[Term],
+        totals: Totals,
         temperature: float,
         auxiliary: AuxiliaryBatch | None = None,
     ) -> StepStats:
         """One optimizer step on a mini-batch of groups with advantages, rejected samples included.
 
-        Denominators count whole groups; only samples that a term runs over reach the model.
+        Only samples that a term runs over reach the model.
+
+        Args:
+            totals: Counts of the whole mini-batch, of which `groups` may be one rank's part.
+            temperature: Of the sampler. Ratios are taken at it, likelihoods at 1.
         """
         ...
 
-    def restart(self, weights: Sequence[Any]) -> None:
+    def restart(self, weights: Weights) -> None:
         """Go back to these weights, with a new optimizer."""
-        ...
-
-    def publish(self) -> WeightsRef:
-        """The present weights, for a sampler."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -132,5 +178,104 @@ class Learner(Protocol):
         ...
 
     def load(self, folder: Path) -> None:
-        """Resume from what `save` wrote."""
+        """Take the state that `save` wrote; the engine was made with the weights."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the weights, so that another learner can train them."""
+        ...
+
+
+@dataclass(frozen=True)
+class LearnerPlan:
+    """What a learner is to do.
+
+    Attributes:
+        updates: Of its whole life, for the schedule of the learning rate.
+        microbatch_tokens: Most tokens that go through the model at a time.
+        critic: Settings of the critic, where one is trained.
+        reference: What terms compare with: START, PHASE, an EMA that begins at PHASE, or a model.
+        version: Updates that the policy has seen.
+    """
+
+    optimizer: OptimizerConfig
+    updates: int
+    microbatch_tokens: int
+    critic: CriticConfig | None = None
+    reference: str | None = None
+    version: int = 0
+
+
+class Engine(Protocol):
+    """One policy, wherever its weights are.
+
+    Attributes:
+        device: Where it runs, for the record.
+        context: Most tokens that it takes; ``None`` if it does not say.
+        vocabulary: A fingerprint; equal where the same text has the same tokens.
+    """
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def context(self) -> int | None: ...
+
+    @property
+    def vocabulary(self) -> str: ...
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The prompt as the model will see it, chat template applied."""
+        ...
+
+    def encode_completion(self, text: str, *, ended: bool) -> tuple[int, ...]:
+        """The tokens of a completion, with an end-of-sequence token where it has ended."""
+        ...
+
+    def sampler(self, sampling: SamplingConfig) -> Sampler:
+        """Samples from these weights."""
+        ...
+
+    def learner(self, plan: LearnerPlan) -> Learner:
+        """Trains these weights."""
+        ...
+
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+        """log pi of every whole completion at a temperature, nats, by group and sample."""
+        ...
+
+    def load(self) -> None:
+        """Read the weights now; else they are read when they are first needed."""
+        ...
+
+    def snapshot(self, name: str, of: Weights | None = None) -> None:
+        """Keep weights under a name: the present ones, or others."""
+        ...
+
+    def discard(self, name: str) -> None:
+        """Forget a snapshot, if there is one of that name."""
+        ...
+
+    def restore(self, weights: Weights) -> None:
+        """Put these weights in the place of the present ones."""
+        ...
+
+    def average(self, weights: Weights, share: float) -> None:
+        """(1 - share) of the present weights and this share of others become the present ones."""
+        ...
+
+    def save(self, folder: Path, *, merged: bool) -> None:
+        """Write the model for `AutoModelForCausalLM`, adapters merged into it or by themselves."""
+        ...
+
+    def publish(self, version: int) -> WeightsRef:
+        """The present weights, for a sampler."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What a person should know of how this model is run, in sentences."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the model, which is read again if it is needed."""
         ...

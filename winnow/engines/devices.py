@@ -14,7 +14,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from winnow import __version__
-from winnow.config.schema import Config
 from winnow.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,16 +51,13 @@ def keep_pages() -> None:
         mallopt(_TRIM_THRESHOLD, -1)
 
 
-def environment(config: Config) -> dict[str, Any]:
+def environment(device: str) -> dict[str, Any]:
     """Versions, and where the model runs."""
-    where = config.server.url
-    if where is None:
-        where = str(pick_device(config.device))
     return {
         "winnow": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": where,
+        "device": device,
         **{name: version(name) for name in ("torch", "transformers", "numpy", "pyarrow")},
     }
 

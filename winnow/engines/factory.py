@@ -1,40 +1,39 @@
-"""Makes the engine or the sampler that a config asks for."""
+"""Puts engines and samplers together, as `[engine]` says. A new kind is one entry here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from winnow.config.schema import Config
-from winnow.engines.base import Sampler
-from winnow.engines.models.loading import ModelSource, resolve
-from winnow.reporting.observer import Reporter
+from winnow.config.schema.lora import LoraConfig
+from winnow.engines.base import Engine, Sampler
+from winnow.engines.models.loading import BUILT_IN, resolve
+from winnow.errors import UserError
+from winnow.reporting.observer import Progress
 from winnow.rewards.factory import check_suited
 from winnow.types import Prompt
 
-if TYPE_CHECKING:
-    import torch
 
+def _local_engine(
+    config: Config, field: str, checkpoint: Path | None, folder: Path | None
+) -> Engine:
     from winnow.engines.local.engine import LocalEngine
 
-
-def sampler_for(config: Config, prompts: Sequence[Prompt], reporter: Reporter) -> Sampler:
-    """The sampler where nothing is trained: the model in this process, or a server.
-
-    Raises:
-        UserError: no such device, a prompt longer than the model's context, no answer from the
-            server.
-    """
-    check_suited(config.reward.name, prompts)
-    if config.server.url is not None:
-        return _server(config)
-    engine, _ = engine_for(config, reporter)
-    engine.check_prompts(prompts, config.sampling.max_tokens)
-    return engine.sampler(config.sampling)
+    return LocalEngine(config, field, checkpoint, folder)
 
 
-def _server(config: Config) -> Sampler:
+LEARNERS: Mapping[str, Callable[[Config, str, Path | None, Path | None], Engine]] = {
+    "local": _local_engine,
+}
+"""What makes the engine of each kind: see `engine_for`."""
+
+
+def _own(config: Config, engine: Callable[[], Engine]) -> Sampler:
+    return engine().sampler(config.sampling)
+
+
+def _server(config: Config, _: Callable[[], Engine]) -> Sampler:
     from winnow.engines.server.client import Server
     from winnow.engines.server.sampler import ServerSampler
 
@@ -46,20 +45,98 @@ def _server(config: Config) -> Sampler:
     return sampler
 
 
+SAMPLERS: Mapping[str, Callable[[Config, Callable[[], Engine]], Sampler]] = {
+    "local": _own,
+    "openai": _server,
+}
+"""What makes the sampler of each kind, from the settings and, where it needs one, the engine."""
+
+
 def engine_for(
-    config: Config, reporter: Reporter, checkpoint: Path | None = None
-) -> tuple[LocalEngine, torch.device]:
-    """The config's model in this process, from a checkpoint if one is given; and its device."""
-    import torch
+    config: Config,
+    *,
+    field: str = "model",
+    checkpoint: Path | None = None,
+    folder: Path | None = None,
+) -> Engine:
+    """The engine of a config's model; its weights are read when they are first needed.
 
-    from winnow.engines.devices import pick_device
-    from winnow.engines.local.engine import LocalEngine
+    Args:
+        field: The setting that names the model, for messages.
+        checkpoint: Where its present weights are, if not the model's own.
+        folder: Of the run, where something must outlive the checkpoints.
 
-    # A checkpoint of adapters holds them alone; the learner loads them over the model.
-    whole = checkpoint is not None and not config.lora.rank
-    source = ModelSource(str(checkpoint)) if whole else resolve(config.model)
-    device = pick_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    reporter.progress("load model", 0, 1)
-    return LocalEngine(source, config.dtype, device, "model", config.lora, config.seed), device
+    Raises:
+        UserError: no such model or device, or a tokenizer that cannot be loaded.
+    """
+    return LEARNERS["local"](config, field, checkpoint, folder)
+
+
+def policy_sampler(config: Config, engine: Engine) -> Sampler:
+    """The sampler of a policy that is trained."""
+    return SAMPLERS["local"](config, lambda: engine)
+
+
+def sampler_for(config: Config, prompts: Sequence[Prompt], progress: Progress) -> Sampler:
+    """The sampler where nothing is trained, ready.
+
+    Raises:
+        UserError: what `engine_for` raises; a prompt longer than the model's context; no answer
+            from the server.
+    """
+    check_suited(config.reward.name, prompts)
+
+    def engine() -> Engine:
+        progress("load model", 0, 1)
+        made = engine_for(config)
+        check_prompts(made, prompts, config.sampling.max_tokens)
+        made.load()
+        return made
+
+    return SAMPLERS["local" if config.server.url is None else "openai"](config, engine)
+
+
+def check_model(name: str, field: str, others: Sequence[str] = ()) -> None:
+    """Raise a `UserError` if there is no such model, without reading it.
+
+    Args:
+        others: Other values of the setting, for suggestions.
+    """
+    resolve(name, field, others)
+
+
+def built_in() -> tuple[str, bool]:
+    """The built-in model's name, and whether its weights are on this machine."""
+    return BUILT_IN, resolve(BUILT_IN).gguf is not None
+
+
+def check_prompts(engine: Engine, prompts: Sequence[Prompt], max_tokens: int) -> None:
+    """Raise a `UserError` where the longest prompt leaves no room for a completion."""
+    if not prompts:
+        return
+    length, name = max((len(engine.encode(prompt)), prompt.id) for prompt in prompts)
+    context = engine.context
+    if context is not None and length + max_tokens > context:
+        raise UserError(
+            "prompts",
+            f"prompt {name!r} has {length} tokens and leaves no room for sampling.max_tokens = "
+            f"{max_tokens} in the model's context of {context}",
+            "shorten or drop the prompt, or lower sampling.max_tokens",
+        )
+
+
+def engine_beside(config: Config, policy: Engine, field: str, name: str, remedy: str) -> Engine:
+    """The engine of another model that works on a policy's tokens.
+
+    Args:
+        field: The setting that names it.
+        remedy: What to do if it has another vocabulary.
+
+    Raises:
+        UserError: it has; or what `engine_for` raises.
+    """
+    other = engine_for(config.model_copy(update={"model": name, "lora": LoraConfig()}), field=field)
+    if other.vocabulary != policy.vocabulary:
+        problem = f"{name!r} has another vocabulary than {config.model!r}"
+        raise UserError(field, problem, remedy)
+    return other

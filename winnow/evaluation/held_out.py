@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from winnow.config.recipe import dumps
 from winnow.config.schema import Config
-from winnow.engines.base import Sampler
 from winnow.engines.devices import environment
 from winnow.engines.factory import sampler_for
-from winnow.prompts.loading import load_held_out
+from winnow.prompts.loading import PromptSet, load_held_out
 from winnow.reporting.metrics import Evaluation, evaluation
 from winnow.reporting.observer import Reporter
 from winnow.reporting.timing import Stopwatch
-from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction
+from winnow.rollouts.context import Context
 from winnow.rollouts.generate import requests, sample, sampling_params
 from winnow.rollouts.scoring import reward_for, score
 from winnow.storage.run_folder import RunStore
-from winnow.types import Prompt, Split
+from winnow.types import Split
 
 
-def evaluate(
-    config: Config,
-    sampler: Sampler,
-    prompts: Sequence[Prompt],
-    reward: Reward,
-    store: RunStore,
-    reporter: Reporter,
-    *,
-    step: int,
-    split: Split = "eval",
-) -> Evaluation:
+def evaluate(context: Context, *, step: int, split: Split = "eval") -> Evaluation:
     """Sample, score, store and measure.
 
     Samples on the disk are not made again; of their scores only errors are asked for again.
@@ -41,6 +29,7 @@ def evaluate(
     Args:
         split: `final` for a final model that is not the last step's.
     """
+    config, store, prompts = context.config, context.store, context.prompts.held_out
     watch = Stopwatch()
     with watch("evaluate"):
         sampled = store.read_samples(split, step, prompts, config.reward.bound)
@@ -54,18 +43,18 @@ def evaluate(
                 step=step,
             )
             sampled = sample(
-                sampler,
+                context.sampler,
                 asked,
                 config.model,
-                lambda _, done, total: reporter.progress("evaluate", done, total),
+                lambda _, done, total: context.reporter.progress("evaluate", done, total),
             )
             store.write_samples(split, step, sampled)
-        groups = score(sampled, reward, config.reward.bound)
+        groups = score(sampled, context.reward, config.reward.bound)
         if groups != sampled:
             store.write_samples(split, step, groups)
     result = evaluation(step, groups, round(watch.seconds["evaluate"], 3), split)
     store.append("evals.jsonl", asdict(result))
-    reporter.evaluation(result)
+    context.reporter.evaluation(result)
     return result
 
 
@@ -78,6 +67,7 @@ def run_evaluation(
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
     held_out = load_held_out(config.prompts, config.eval, config.seed)
     with reward_for(config, reward) as verifier:
-        sampler = sampler_for(config, held_out, reporter)
-        store = RunStore.create(out, dumps(config), environment(config), checkpoints=False)
-        return evaluate(config, sampler, held_out, verifier, store, reporter, step=0)
+        sampler = sampler_for(config, held_out, reporter.progress)
+        store = RunStore.create(out, dumps(config), environment(sampler.device), checkpoints=False)
+        prompts = PromptSet((), tuple(held_out))
+        return evaluate(Context(config, prompts, sampler, verifier, store, reporter), step=0)

@@ -164,13 +164,14 @@ def _by_prompt(table: SampleTable, values: Array) -> Array:
 
 def _kl_to_start(config: Config, tables: Sequence[SampleTable], listener: Reporter) -> list[Array]:
     """By evaluation and prompt, the mean log-ratio of its samples to the starting model."""
-    engine, _ = engine_for(config, listener)
+    listener.progress("load model", 0, 1)
+    engine = engine_for(config)
     found = []
     for number, table in enumerate(tables):
         listener.progress("read", number, len(tables))
         groups = list(table)
         heat = groups[0].origin.temperature if groups[0].origin else 1.0
-        start = engine.sequence_logprobs(groups, heat, config.microbatch_tokens)
+        start = engine.logprobs(groups, heat)
         found.append(
             np.array(
                 [

@@ -6,14 +6,15 @@ Only those that some cell of the algorithm reads, of the samples for which it re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from winnow.algorithms.advantages import referred
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
-from winnow.engines.base import Learner
+from winnow.engines.base import Learner, PerToken
 from winnow.types import Group
 
 
@@ -34,23 +35,20 @@ class Annotator:
         filled = list(groups)
         if "ref" in self.algorithm.needs:
             asked = [self._referred(group, for_advantages) for group in filled]
-            filled = self._ask(filled, asked, "ref_logprobs", self.reference_temperature)
+            if any(asked):
+                heat = self.reference_temperature
+                found = self.learner.reference_logprobs(filled, asked, heat)
+                filled = _annotated(filled, "ref_logprobs", found)
         if "values" in self.algorithm.needs and for_advantages:
-            survivors = [group.survivors for group in filled]
-            filled = self._ask(filled, survivors, "values", self.temperature)
+            asked = [group.survivors for group in filled]
+            if any(asked):
+                filled = _annotated(filled, "values", self.learner.values(filled, asked))
         return filled
 
     @property
     def reference_temperature(self) -> float:
         """The temperature at which the algorithm compares with the reference."""
         return self.temperature if self.algorithm.refers_tempered else 1.0
-
-    def _ask(
-        self, groups: list[Group], asked: list[tuple[int, ...]], wants: str, heat: float
-    ) -> list[Group]:
-        if not any(asked):
-            return groups
-        return self.learner.evaluate(groups, asked, wants, heat)
 
     def _referred(self, group: Group, for_advantages: bool) -> tuple[int, ...]:
         asked: set[int] = set()
@@ -62,6 +60,21 @@ class Annotator:
                 counted = term.loss.covers == "counted"
                 asked.update(term.covers(group) if counted else group.survivors)
         return tuple(sorted(asked))
+
+
+def _annotated(
+    groups: Sequence[Group], name: Literal["ref_logprobs", "values"], found: PerToken
+) -> list[Group]:
+    """The groups with one more annotation of each sample."""
+    return [
+        group.with_(
+            annotations=tuple(
+                replace(group.annotation(number), **{name: own})
+                for number, own in enumerate(numbers)
+            )
+        )
+        for group, numbers in zip(groups, found, strict=True)
+    ]
 
 
 def kl_to_reference(groups: Sequence[Group]) -> tuple[float, int] | None:

@@ -5,8 +5,8 @@ prompts -> sets of samples -> journal -> scores -> journal -> closed Parquet fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from winnow.reporting.console import ConsoleReporter
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction
-from winnow.rollouts.generate import derive_seed, sampling_params
+from winnow.rollouts.generate import ask, derive_seed, sampling_params
 from winnow.rollouts.scoring import Patience, reward_for, score
 from winnow.storage.atomic import alone
 from winnow.storage.sample_folder import Journal, Place
@@ -94,7 +94,7 @@ def collect(
     reporter.progress("sample", found, asked)
     for window in _windows(_missing(plan, there, SET_SIZE[sampler.capabilities.seeds])):
         requests = [_request(plan, place, count) for place, count in window]
-        with _ended(sampler.sample(requests)) as sampled:
+        with closing(ask(sampler, requests)) as sampled:
             for number, group in sampled:
                 place = window[number][0]
                 group = group.with_(origin=plan.origin, right_at=plan.right_at)
@@ -115,16 +115,6 @@ def complete(plan: Plan, journal: Journal) -> Sampled | None:
     if any(_missing(plan, there, plan.n)):
         return None
     return Sampled(len(plan.prompts) * plan.n, sum(map(len, there.values())), 0, 0, 0, 0, 0)
-
-
-@contextmanager
-def _ended(sampled: Iterator[tuple[int, Group]]) -> Iterator[Iterator[tuple[int, Group]]]:
-    """Close the iterator on leaving the block, so that a server is asked for no more samples."""
-    try:
-        yield sampled
-    finally:
-        if isinstance(sampled, Generator):
-            sampled.close()
 
 
 def _missing(plan: Plan, there: dict[int, set[int]], together: int) -> Iterator[tuple[Place, int]]:
@@ -207,10 +197,10 @@ def run_sample(
     """Sample by a config into a new folder."""
     Journal.refuse(out)
 
-    def begin(plan: Plan) -> Journal:
+    def begin(plan: Plan, device: str) -> Journal:
         marks = [HELD_OUT] if held_out else []
         return Journal.create(
-            out, dumps(config), environment(config), marks=marks, group=plan.empty
+            out, dumps(config), environment(device), marks=marks, group=plan.empty
         )
 
     return _sample(config, out, _plan(config, held_out), begin, reporter, reward)
@@ -225,22 +215,24 @@ def resume_sample(
     plan = _plan(config, held_out=(folder / HELD_OUT).exists())
     if (done := complete(plan, Journal(folder, plan.empty))) is not None:
         return SampleResult(folder, done)
-    return _sample(config, folder, plan, lambda plan: Journal(folder, plan.empty), reporter, reward)
+    return _sample(
+        config, folder, plan, lambda plan, _: Journal(folder, plan.empty), reporter, reward
+    )
 
 
 def _sample(
     config: Config,
     folder: Path,
     plan: Plan,
-    begin: Callable[[Plan], Journal],
+    begin: Callable[[Plan, str], Journal],
     reporter: Reporter,
     reward: str | RewardFunction | None,
 ) -> SampleResult:
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
     with reward_for(config, reward) as verifier:
-        sampler = sampler_for(config, plan.prompts, reporter)
-        journal = begin(plan)
+        sampler = sampler_for(config, plan.prompts, reporter.progress)
+        journal = begin(plan, sampler.device)
         if isinstance(reporter, ConsoleReporter):
             what = f"{len(plan.prompts)} prompts x {plan.n} samples of {plan.origin.model}"
             reporter.console.print(f"{what} -> {folder}", soft_wrap=True)
@@ -250,7 +242,7 @@ def _sample(
         except KeyboardInterrupt as stop:
             raise Stopped(f"stopped; resume: winnow sample --resume {folder}") from stop
         finally:
-            for note in getattr(sampler, "notes", list)():
+            for note in sampler.notes():
                 reporter.note(note)
     return SampleResult(folder, sampled)
 

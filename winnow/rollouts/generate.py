@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 
 import numpy as np
 
@@ -45,17 +46,28 @@ def requests(
     ]
 
 
+def ask(sampler: Sampler, requests: Sequence[Request]) -> Generator[tuple[int, Group], None, None]:
+    """Groups as they finish, each with the position of its request; closing it cancels the rest."""
+    first = sampler.submit(requests)
+    try:
+        for number, group in sampler.results():
+            yield number - first, group
+    finally:
+        sampler.cancel()
+
+
 def sample(
-    sampler: Sampler, asked: Sequence[Request], model: str, progress: Progress
+    sampler: Sampler, requests: Sequence[Request], model: str, progress: Progress
 ) -> list[Group]:
     """The group of each request, in their order, by a model of that name."""
     groups: dict[int, Group] = {}
-    progress("sample", 0, len(asked))
-    for place, group in sampler.sample(asked):
-        params = asked[place].params
-        groups[place] = group.with_(origin=Origin(model, params.temperature, params.truncated))
-        progress("sample", len(groups), len(asked))
-    return [groups[place] for place in range(len(asked))]
+    progress("sample", 0, len(requests))
+    with closing(ask(sampler, requests)) as sampled:
+        for place, group in sampled:
+            params = requests[place].params
+            groups[place] = group.with_(origin=Origin(model, params.temperature, params.truncated))
+            progress("sample", len(groups), len(requests))
+    return [groups[place] for place in range(len(requests))]
 
 
 def sampling_params(config: Config, temperature: float | None = None) -> SamplingParams:

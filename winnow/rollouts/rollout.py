@@ -5,7 +5,7 @@ prompts -> sample -> score -> select -> annotate -> advantages -> store
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,52 +14,33 @@ from winnow.algorithms.kl import InReward
 from winnow.algorithms.selection import select
 from winnow.config.phases import Phase
 from winnow.engines.base import Sampler
-from winnow.prompts.loading import PromptSet
-from winnow.reporting.observer import Progress
-from winnow.reporting.timing import Stopwatch
-from winnow.rewards.base import Reward
 from winnow.rollouts.annotate import Annotator, kl_to_reference
+from winnow.rollouts.context import Context
 from winnow.rollouts.generate import random_stream, requests, sample, sampling_params
 from winnow.rollouts.scoring import Patience, score
-from winnow.storage.run_folder import RunStore
 from winnow.types import Batch, Group, Outcome, Prompt
 
 
 class Rollout:
-    """Makes the selected groups of a step; samples that are on the disk are not made again.
-
-    Args:
-        sampler: Gives the sampler, when something is to be sampled.
-    """
+    """Makes the selected groups of a step; samples that are on the disk are not made again."""
 
     stages = ("sample", "score", "select", "annotate", "store")
 
-    def __init__(
-        self,
-        phase: Phase,
-        sampler: Callable[[], Sampler],
-        *,
-        prompts: PromptSet,
-        reward: Reward,
-        annotator: Annotator,
-        store: RunStore,
-        watch: Stopwatch,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, phase: Phase, context: Context, annotator: Annotator) -> None:
         self._phase, self._config, self._algorithm = phase, phase.config, phase.algorithm
-        other = self._config.samples_from if phase.algorithm.resample == "once" else None
-        self._sampler, self._model = sampler, other or self._config.model
-        self._prompts, self._reward, self._annotator = prompts, reward, annotator
-        self._store, self._watch, self._progress = store, watch, progress
-        self._patience = Patience(f"winnow train --resume {store.folder}")
+        self._prompts, self._reward, self._annotator = context.prompts, context.reward, annotator
+        self._store, self._watch = context.store, context.watch
+        self._progress = context.reporter.progress
+        self._patience = Patience(f"winnow train --resume {context.store.folder}")
         penalty = phase.algorithm.kl
         self._penalty = penalty if isinstance(penalty, InReward) else None
         self._taken: int | None = None
 
-    def make(self, step: int, *, annotate: bool = True) -> Batch:
+    def make(self, step: int, sampler: Sampler, *, annotate: bool = True) -> Batch:
         """The groups of a step with advantages; every sample is on the disk when this returns.
 
         Args:
+            sampler: Is asked for what is not on the disk.
             annotate: Whether to ask for the token annotations that advantages and updates read.
         """
         refill, count = self._algorithm.refill, self._config.prompts_per_step
@@ -70,7 +51,7 @@ class Rollout:
         recorded = self._recorded(step, prompts)
         groups = list(recorded)
         while True:
-            groups = self._scored(self._sampled(step, prompts, groups))
+            groups = self._scored(self._sampled(sampler, step, prompts, groups))
             chosen = self._selected(step, groups)
             full = [place for place, group in enumerate(chosen) if group.survivors]
             if len(full) >= count or len(chosen) >= (1 + refill) * count:
@@ -96,7 +77,9 @@ class Rollout:
             right_at = self._config.reward.bound
             return self._store.read_samples("train", step, prompts, right_at) or ()
 
-    def _sampled(self, step: int, prompts: Sequence[Prompt], groups: list[Group]) -> list[Group]:
+    def _sampled(
+        self, sampler: Sampler, step: int, prompts: Sequence[Prompt], groups: list[Group]
+    ) -> list[Group]:
         """A group for each prompt: those that are there, and new ones, now on the disk."""
         if len(groups) == len(prompts):
             return groups
@@ -110,7 +93,7 @@ class Rollout:
                 step=step,
                 first=len(groups),
             )
-            new = sample(self._sampler(), asked, self._model, self._progress)
+            new = sample(sampler, asked, self._phase.sampled_from, self._progress)
             every = [*(group.with_(outcomes=(), advantages=()) for group in groups), *new]
             self._store.write_samples("train", step, every)  # a kill while scoring loses none
         return every
@@ -162,10 +145,6 @@ class Rollout:
         if self._penalty is not None and state.get("kl_beta"):
             self._penalty = replace(self._penalty, beta=state["kl_beta"])
 
-    def release(self) -> None:
-        """Let go of the sampler, which may be a model of its own: no more samples will be made."""
-        self._sampler = _released
-
 
 def _surplus(group: Group) -> Group:
     """A group whose survivors are rejected, as the batch was full."""
@@ -175,7 +154,3 @@ def _surplus(group: Group) -> Group:
             for outcome in group.outcomes
         )
     )
-
-
-def _released() -> Sampler:
-    raise RuntimeError("all samples of this run were made before")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.config.schema import Config, from_dict
-from winnow.engines.models.loading import resolve
+from winnow.engines.factory import check_model
 from winnow.errors import UserError
 from winnow.reporting.observer import Progress
 from winnow.rewards.base import Reward
@@ -159,7 +159,7 @@ def reward_for(config: Config, reward: str | RewardFunction | None = None) -> It
 def check_reward(config: Config) -> None:
     """Raise a `UserError` if the verifier of a config is not there, without loading a model."""
     if config.reward.name.startswith(_LEARNED):
-        resolve(config.reward.name.removeprefix(_LEARNED), "reward")
+        check_model(config.reward.name.removeprefix(_LEARNED), "reward")
         return
     with reward_for(config):
         pass

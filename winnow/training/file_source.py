@@ -14,10 +14,9 @@ from winnow.algorithms.selection import AsRecorded, with_rejections
 from winnow.config.phases import File, Phase
 from winnow.config.schema import Config
 from winnow.errors import UserError
-from winnow.reporting.timing import Stopwatch
 from winnow.rollouts.annotate import Annotator
+from winnow.rollouts.context import Context
 from winnow.rollouts.select import select_groups
-from winnow.storage.run_folder import RunStore
 from winnow.storage.sample_table import SampleTable, read_samples
 from winnow.training.sources import Passes
 from winnow.types import Batch, Group, Outcome
@@ -105,15 +104,14 @@ class Recorded(Passes):
         phase: Phase,
         file: File,
         complete: Complete,
-        *,
+        context: Context,
         annotator: Annotator,
-        store: RunStore,
-        watch: Stopwatch,
     ) -> None:
         super().__init__(phase)
-        self._table, self._complete, self._store, self._watch = file.table, complete, store, watch
-        self._prompts_per_step, self._annotator = phase.config.prompts_per_step, annotator
-        with watch("select"):
+        self._table, self._complete, self._annotator = file.table, complete, annotator
+        self._store, self._watch = context.store, context.watch
+        self._prompts_per_step = phase.config.prompts_per_step
+        with self._watch("select"):
             self._selected = select_all(self._table, phase.algorithm, phase.config.seed)
 
     def groups(self, step: int) -> Batch:

@@ -5,6 +5,7 @@ source (sample, score, select, advantages) -> mini-batches -> updates -> publish
 
 from __future__ import annotations
 
+from winnow.engines.base import START
 from winnow.evaluation.held_out import evaluate
 from winnow.reporting.metrics import Evaluation, step_metrics
 from winnow.rollouts.rollout import Rollout
@@ -22,9 +23,11 @@ def train(run: Run) -> None:
         UserError: the verifier mostly failed, three steps running.
         WinnowError: loss or gradient were not finite, two updates running.
     """
-    config, watch, store, patience = run.config, run.watch, run.store, run.config.eval.patience
-    run.sampler.load(run.learner.publish())
-    if run.steps_done == 0 and run.held_out:
+    config, context = run.phase.config, run.context
+    watch, store, patience = context.watch, context.store, config.eval.patience
+    held_out = context.prompts.held_out
+    run.publish()
+    if run.steps_done == 0 and held_out:
         held_out_accuracy(run, 0)
         if patience:
             checkpoint(run, 0)
@@ -34,18 +37,18 @@ def train(run: Run) -> None:
     for step in steps:
         batch = run.source.groups(step)
         with watch("update"):
-            if run.restart is not None:
-                run.learner.restart(run.restart)
+            if config.rounds.restart:
+                run.learner.restart(START)
             updates, empty = update(run, step, batch)
-        run.sampler.load(run.learner.publish())
+        run.publish()
         last = step == run.source.last
         due = last or (config.eval.every > 0 and step % config.eval.every == 0)
-        result = held_out_accuracy(run, step) if run.held_out and due else None
+        result = held_out_accuracy(run, step) if held_out and due else None
         found = best_so_far(run) if patience else BestSoFar()
         enough = patience > 0 and found.stale >= patience
         metrics = step_metrics(
             step=step,
-            phase=run.phase,
+            phase=run.phase.number if run.phase.name else None,
             policy_version=run.learner.version,
             batch=batch,
             updates=updates,
@@ -54,36 +57,35 @@ def train(run: Run) -> None:
             evaluation=result,
         )
         store.append("metrics.jsonl", metrics)
-        run.reporter.step(metrics)
+        context.reporter.step(metrics)
         if last or enough or found.step == step or step % config.checkpoint.every == 0:
             checkpoint(run, step)
         if enough:
             break
     if patience:
-        run.reporter.note(_outcome(best_so_far(run), patience))
+        context.reporter.note(_outcome(best_so_far(run), patience))
 
 
 def held_out_accuracy(run: Run, step: int) -> Evaluation:
     """Evaluate on the held-out prompts."""
-    with run.watch("evaluate"):
-        return evaluate(
-            run.whole, run.sampler, run.held_out, run.reward, run.store, run.reporter, step=step
-        )
+    with run.context.watch("evaluate"):
+        return evaluate(run.context, step=step)
 
 
 def best_so_far(run: Run) -> BestSoFar:
     """The best evaluation of a run, and how many have come since."""
-    return best_of_evaluations(run.store.lines("evals.jsonl"))
+    return best_of_evaluations(run.context.store.lines("evals.jsonl"))
 
 
 def checkpoint(run: Run, step: int) -> None:
     """Save weights, optimizer and what the next step depends on."""
-    with run.watch("checkpoint"):
-        run.reporter.progress("checkpoint", 0, 1)
+    config, context = run.phase.config, run.context
+    with context.watch("checkpoint"):
+        context.reporter.progress("checkpoint", 0, 1)
         state = {"policy_version": run.learner.version, "source": dict(run.source.state())}
-        best = best_so_far(run).step if run.config.eval.patience else None
+        best = best_so_far(run).step if config.eval.patience else None
         protect = {*run.protect, *(() if best is None else (best,))}
-        run.store.checkpoint(step, run.learner.save, state, run.config.checkpoint.keep, protect)
+        context.store.checkpoint(step, run.learner.save, state, config.checkpoint.keep, protect)
 
 
 def _outcome(found: BestSoFar, patience: int) -> str:

@@ -1,74 +1,57 @@
-"""Sets up a plan's phases, one after another over one engine."""
+"""Sets up the phases of a run, one after another over one engine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from winnow.config.phases import File, Phase, naming
-from winnow.config.schema import Config
-from winnow.engines.base import Sampler, WeightsRef
+from winnow.config.reference import ema_decay, names_model
+from winnow.engines.base import PHASE, START, Engine, Learner, LearnerPlan, Weights
+from winnow.engines.factory import engine_beside
 from winnow.errors import UserError
 from winnow.evaluation.held_out import evaluate
-from winnow.prompts.loading import PromptSet
-from winnow.reporting.observer import Reporter
-from winnow.reporting.timing import Stopwatch
-from winnow.rewards.base import Reward
 from winnow.rollouts.annotate import Annotator
+from winnow.rollouts.context import Context
 from winnow.rollouts.rollout import Rollout
 from winnow.storage.atomic import whole_folder
-from winnow.storage.run_folder import FINAL, RunStore
+from winnow.storage.run_folder import FINAL
 from winnow.training.context import Run
 from winnow.training.early_stopping import chosen_checkpoint
 from winnow.training.file_source import Complete, Recorded
+from winnow.training.retokenise import Retokeniser, same_vocabulary
 from winnow.training.sft_mix import Anchor
 from winnow.training.sources import EveryStep, Once, Source
 
-if TYPE_CHECKING:
-    from winnow.engines.local.engine import LocalEngine
-    from winnow.engines.local.learner import LocalLearner
-    from winnow.engines.models.loading import ModelSource
 
+class PhaseRunner:
+    """What all phases of a run share, and what the one to come needs.
 
-@dataclass
-class Workshop:
-    """What all phases of a run share.
-
-    Attributes:
+    Args:
         anchors: For each phase the supervised examples that it mixes in.
-        model: Where the starting weights are.
-        sampling: Gives the sampler, where samples are made once.
+        other: The engine of `samples_from`.
         found: The checkpoint to resume from, with its state.
     """
 
-    config: Config
-    phases: Sequence[Phase]
-    prompts: PromptSet
-    anchors: Sequence[Anchor | None]
-    model: ModelSource
-    reward: Reward
-    reporter: Reporter
-    engine: LocalEngine
-    sampler: Sampler
-    sampling: Callable[[], Sampler]
-    found: tuple[Path, dict[str, Any]] | None
-
-    def __post_init__(self) -> None:
-        self._state: dict[str, Any] = self.found[1] if self.found else {"step": 0}
+    def __init__(
+        self,
+        context: Context,
+        engine: Engine,
+        phases: Sequence[Phase],
+        anchors: Sequence[Anchor | None],
+        *,
+        other: Engine | None = None,
+        found: tuple[Path, dict[str, Any]] | None = None,
+    ) -> None:
+        self.context, self.engine, self.phases = context, engine, phases
+        self._anchors, self._other = anchors, other
+        self._found = found[0] if found else None
+        self._state: dict[str, Any] = found[1] if found else {"step": 0}
         self._version = int(self._state.get("policy_version", 0))
-        self._start: list[Any] | None = None
-        self._learner: LocalLearner | None = None
-        self._store: RunStore | None = None
+        self._learner: Learner | None = None
         self._completes: dict[int, Complete] = {}
         self._examples: dict[int, Anchor | None] = {}
-        self._watch = Stopwatch()
-
-    @property
-    def store(self) -> RunStore:
-        assert self._store is not None
-        return self._store
 
     def prepare(self) -> None:
         """Set up what of the first phase to run needs no folder, and check the others.
@@ -76,93 +59,87 @@ class Workshop:
         Raises:
             UserError: something cannot be loaded, or does not fit.
         """
+        engine = self.engine
         if self._needs_start():
-            fresh = self.found is None
-            self._start = self.engine.weights() if fresh else self.engine.read(self.model)
+            engine.snapshot(START, of=None if self._found is None else START)
         todo = self._todo()
         for phase in todo:  # later ones too, so that a mistake in them is known now
             with naming(phase.name):
-                if phase.refers:
-                    self.engine.check_reference(phase.config.reference)
+                reference = phase.config.reference
+                if phase.refers and names_model(reference):
+                    remedy = (
+                        "use a model with the same tokenizer, so that log-probs can be compared"
+                    )
+                    engine_beside(self.context.config, engine, "reference", reference, remedy)
                 if phase.file is not None:
                     self._completes[phase.number] = self._complete(phase, phase.file)
-                self._examples[phase.number] = self._encoded(self.anchors[phase.number - 1])
-        if todo and self.found is None:
+                anchor = self._anchors[phase.number - 1]
+                self._examples[phase.number] = anchor and anchor.encoded(Retokeniser(engine))
+        if todo and self._found is None:
             self._learner = self._prepared(todo[0])
 
-    def open(self, store: RunStore) -> None:
-        """Take the folder of the run."""
-        self._store = store
-        store.rewind(self._state["step"])
-        if self.engine.adapters is not None and not self.model.ordinary:
-            self.engine.adapters.keep_base(store.folder / "base")
+    def _check_reference(self, name: str) -> None:
+        """Raise a `UserError` if a model cannot be loaded or has other tokens, without weights."""
+        remedy = "use a model with the same tokenizer, so that log-probs can be compared"
+        engine_beside(self.context.config, self.engine, "reference", name, remedy)
 
     def runs(self) -> Iterator[Run]:
         """A run of the loop for each phase that is not done, each set up in its turn."""
+        self.context.store.rewind(self._state["step"])
         for phase in self._todo():
             learner, self._learner = self._learner or self._prepared(phase), None
             yield self._run(phase, learner)
             self._version = learner.version
             learner.close()
-            self.found = None
+            self._found = None
 
     def _todo(self) -> list[Phase]:
         return [phase for phase in self.phases if phase.last > self._state["step"]]
 
     def _resumed(self, phase: Phase) -> bool:
         """Whether a phase was begun before."""
-        return self.found is not None and self._state["step"] > phase.before
+        return self._found is not None and self._state["step"] > phase.before
 
     def _needs_start(self) -> bool:
-        """Whether a copy of the starting weights is needed."""
-        adapters = self.config.lora.rank > 0
+        """Whether the starting weights are needed again, soon or often."""
         return any(
             phase.restarts
             or phase.config.rounds.restart
-            or (phase.refers and phase.config.reference == "start" and not adapters)
-            or (phase.refers and phase.config.reference == "phase" and phase.begins_at_start)
+            or (phase.refers and phase.config.reference == START)
+            or (phase.refers and phase.config.reference == PHASE and phase.begins_at_start)
             for phase in self.phases
         )
 
-    def _prepared(self, phase: Phase) -> LocalLearner:
+    def _prepared(self, phase: Phase) -> Learner:
         """The learner of a phase, with the weights that it begins or resumes."""
-        config, engine = phase.config, self.engine
+        config = phase.config
         resumed = self._resumed(phase)
         if phase.restarts and not resumed:
-            assert self._start is not None
-            engine.put(self._start)
-        elif self.found is not None and engine.adapters is not None:
-            # The engine has read the base model, not the adapters of the checkpoint.
-            engine.put(engine.read(self.found[0]))
-        reference = None
-        if phase.refers:
-            begun = self._phase_weights(phase, resumed)
-            reference = engine.reference(config.reference, self._start, begun)
-        values = "values" in phase.algorithm.needs
-        learner = engine.learner(
-            config.optimizer,
-            total_updates=phase.updates,
-            microbatch_tokens=config.microbatch_tokens,
-            critic=config.critic if values else None,
-            reference=reference,
+            self.engine.restore(START)
+        if phase.refers and (config.reference == PHASE or ema_decay(config.reference) is not None):
+            self.engine.snapshot(PHASE, of=self._phase_weights(phase, resumed))
+        learner = self.engine.learner(
+            LearnerPlan(
+                optimizer=config.optimizer,
+                updates=phase.updates,
+                microbatch_tokens=config.microbatch_tokens,
+                critic=config.critic if "values" in phase.algorithm.needs else None,
+                reference=config.reference if phase.refers else None,
+                version=self._version,
+            )
         )
-        learner.version = self._version
-        if self.found is not None and resumed:
-            learner.load(self.found[0])
+        self.engine.discard(PHASE)  # whoever refers to it has it
+        if self._found is not None and resumed:
+            learner.load(self._found)
         return learner
 
-    def _phase_weights(self, phase: Phase, resumed: bool) -> Sequence[Any] | None:
-        """The weights that a phase began with, where its reference needs them."""
-        what = phase.config.reference
-        if what == "phase" and phase.begins_at_start:
-            return self._start
-        if what == "phase" and resumed:
-            from_step = self.store.checkpoint_of(phase.before)
-            return self.engine.read(from_step)
-        return self.engine.weights() if what == "phase" or what.startswith("ema") else None
-
-    def _encoded(self, anchor: Anchor | None) -> Anchor | None:
-        return anchor and anchor.encoded(self.engine.retokeniser((), anew=False))
+    def _phase_weights(self, phase: Phase, resumed: bool) -> Weights | None:
+        """The weights that a phase began with, if not the present ones."""
+        if phase.config.reference != PHASE:
+            return None  # the average since is in the checkpoint
+        if phase.begins_at_start:
+            return START
+        return self.context.store.checkpoint_of(phase.before) if resumed else None
 
     def _complete(self, phase: Phase, file: File) -> Complete:
         """What gives a file's groups the tokens of this model that they lack.
@@ -170,105 +147,67 @@ class Workshop:
         Raises:
             UserError: a ratio is needed, and the recorded log-probs are another vocabulary's.
         """
-        same = self.engine.same_vocabulary(file.table.group(0))
+        same = same_vocabulary(self.engine, file.table.group(0))
         if not same and "old" in phase.algorithm.needs:
+            model = self.context.config.model
             raise UserError(
                 "samples_file",
-                f"{file.path} has another vocabulary or chat template than {self.config.model!r}",
+                f"{file.path} has another vocabulary or chat template than {model!r}",
                 "use an algorithm without a ratio (rft, raft)",
             )
         if not same:
-            self.reporter.note(
+            self.context.reporter.note(
                 f"{file.path}: other tokens than this model's; its texts are tokenised anew"
             )
-        return self.engine.retokeniser(phase.config.sampling.stop, anew=not same)
+        return Retokeniser(self.engine, phase.config.sampling.stop, anew=not same)
 
-    def _run(self, phase: Phase, learner: LocalLearner) -> Run:
-        config = phase.config
+    def _run(self, phase: Phase, learner: Learner) -> Run:
         source = self._source(phase, learner)
         resumed = self._resumed(phase)
         if resumed:
             source.restore(self._state.get("source", {}))
-        keeps = phase.refers and config.reference == "phase" and not phase.begins_at_start
+        begun = phase.refers and phase.config.reference == PHASE and not phase.begins_at_start
         return Run(
-            config=config,
-            whole=self.config,
-            algorithm=phase.algorithm,
-            sampler=self.sampler,
+            phase=phase,
+            context=self.context,
+            engine=self.engine,
             learner=learner,
             source=source,
-            reward=self.reward,
-            held_out=self.prompts.held_out,
-            store=self.store,
-            watch=self._watch,
-            reporter=self.reporter,
-            steps_done=self._state["step"] if resumed else phase.before,
             anchor=self._examples[phase.number],
-            restart=self._start if config.rounds.restart else None,
-            protect=(phase.before,) if keeps else (),
-            phase=phase.number if len(self.phases) > 1 else None,
+            steps_done=self._state["step"] if resumed else phase.before,
+            protect=(phase.before,) if begun else (),
         )
 
-    def _source(self, phase: Phase, learner: LocalLearner) -> Source:
+    def _source(self, phase: Phase, learner: Learner) -> Source:
         """The source of a phase's groups."""
-        config = phase.config
-        annotator = Annotator(phase.algorithm, learner, config.sampling.temperature)
+        context = self.context
+        annotator = Annotator(phase.algorithm, learner, phase.config.sampling.temperature)
         if phase.file is not None:
             for note in phase.file.notes:
-                self.reporter.note(note)
+                context.reporter.note(note)
             complete = self._completes[phase.number]
-            return Recorded(
-                phase,
-                phase.file,
-                complete,
-                annotator=annotator,
-                store=self.store,
-                watch=self._watch,
-            )
-        rollout = self._rollout(phase, annotator)
+            return Recorded(phase, phase.file, complete, context, annotator)
+        rollout = Rollout(phase, context, annotator)
         if phase.algorithm.resample == "once":
-            return Once(phase, rollout, annotator, self._watch)
-        return EveryStep(phase, rollout, self.store)
-
-    def _rollout(self, phase: Phase, annotator: Annotator) -> Rollout:
-        once = phase.algorithm.resample == "once"
-        return Rollout(
-            phase,
-            self.sampling if once else lambda: self.sampler,
-            prompts=self.prompts,
-            reward=self.reward,
-            annotator=annotator,
-            store=self.store,
-            watch=self._watch,
-            progress=self.reporter.progress,
-        )
+            return Once(phase, rollout, context, annotator, self._other)
+        return EveryStep(phase, rollout, context)
 
     def finish(self) -> None:
         """Make and evaluate the final model, if it is not a checkpoint's."""
-        config, store, engine = self.config, self.store, self.engine
+        context, engine = self.context, self.engine
+        config, store, held_out = context.config, context.store, context.prompts.held_out
         final = store.folder / FINAL
         if not (config.checkpoint.average or config.lora.merge):
             return
         evaluated = any(row.get("split") == "final" for row in store.lines("evals.jsonl"))
-        if final.exists() and (evaluated or not self.prompts.held_out):
+        if final.exists() and (evaluated or not held_out):
             return
         chosen, step = chosen_checkpoint(store, config.eval.patience)
-        weights = engine.read(chosen)
+        engine.restore(chosen)
         if config.checkpoint.average:
-            start = self._start or engine.read(self.model)
-            weights = engine.averaged(weights, start, config.checkpoint.average)
-        engine.put(weights)
+            engine.average(START, config.checkpoint.average)
         if not final.exists():
             whole_folder(final, lambda folder: engine.save(folder, merged=config.lora.merge))
-        if self.prompts.held_out:
-            self.sampler.load(WeightsRef(self._version, module=engine.load()))
-            evaluate(
-                config,
-                self.sampler,
-                self.prompts.held_out,
-                self.reward,
-                store,
-                self.reporter,
-                step=step,
-                split="final",
-            )
+        if held_out:
+            context.sampler.load(engine.publish(self._version))
+            evaluate(context, step=step, split="final")

@@ -62,10 +62,10 @@ def run(
     with reward_for(config, reward) as verifier:
         _announce(reporter, checked, out)
         try:
-            workshop = assemble(checked, verifier, reporter, out=out, resume=resume is not None)
-            for made in workshop.runs():
+            runner = assemble(checked, verifier, reporter, out=out, resume=resume is not None)
+            for made in runner.runs():
                 run_loop(made)
-            workshop.finish()
+            runner.finish()
         except KeyboardInterrupt as stop:
             begun = (out / "config.toml").is_file()
             hint = f"; resume: winnow train --resume {out}" if begun else " before it began"

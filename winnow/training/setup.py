@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from winnow.algorithms.algorithm import Algorithm
 from winnow.config.phases import Phase, naming, phases_of, resolved
@@ -13,23 +11,26 @@ from winnow.config.recipe import dumps
 from winnow.config.reference import names_model
 from winnow.config.schema import Config
 from winnow.config.schema.anchor import AnchorConfig
-from winnow.engines.base import Sampler
+from winnow.engines.base import PHASE, START, Engine
 from winnow.engines.devices import environment
-from winnow.engines.factory import engine_for
-from winnow.engines.models.loading import ModelSource, resolve
+from winnow.engines.factory import (
+    check_model,
+    check_prompts,
+    engine_beside,
+    engine_for,
+    policy_sampler,
+)
 from winnow.errors import UserError
 from winnow.prompts.loading import PromptSet, load_held_out, load_prompts
 from winnow.reporting.observer import Reporter
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import check_suited
+from winnow.rollouts.context import Context
 from winnow.storage.run_folder import RunStore
 from winnow.training.file_source import open_file
-from winnow.training.phase_runner import Workshop
+from winnow.training.phase_runner import PhaseRunner
 from winnow.training.sft_mix import Anchor, open_anchor
 from winnow.types import Prompt
-
-if TYPE_CHECKING:
-    from winnow.engines.devices import Device
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,6 @@ class Plan:
     config: Config
     phases: tuple[Phase, ...]
     prompts: PromptSet
-    model: ModelSource
-    samples_from: ModelSource | None
     anchors: tuple[Anchor | None, ...]
 
 
@@ -55,10 +54,9 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
         UserError: whatever is wrong with it, the first thing found.
     """
     phases = phases_of(config, algorithm, open_file)
-    samples_from = None
     if config.samples_from is not None:
-        samples_from = resolve(config.samples_from, "samples_from")
-    model = resolve(config.model)
+        check_model(config.samples_from, "samples_from")
+    check_model(config.model, "model")
     anchors: list[Anchor | None] = []
     opened: dict[AnchorConfig, Anchor | None] = {}  # phases mostly share one
     for phase in phases:
@@ -76,14 +74,14 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
         with naming(phase.name):
             _check_apart(phase, prompts.held_out)
     check_suited(config.reward.name, [*prompts.train, *prompts.held_out])
-    return Plan(config, phases, prompts, model, samples_from, tuple(anchors))
+    return Plan(config, phases, prompts, tuple(anchors))
 
 
 def _check_reference(phase: Phase) -> None:
     """Raise a `UserError` if a phase's reference is not there, before any phase is run."""
     what = phase.config.reference
     if phase.refers and names_model(what):
-        resolve(what, "reference", ["start", "phase", "ema(0.99)"])
+        check_model(what, "reference", [START, PHASE, "ema(0.99)"])
 
 
 def _held_out(config: Config) -> tuple[Prompt, ...]:
@@ -106,79 +104,43 @@ def _check_apart(phase: Phase, held_out: tuple[Prompt, ...]) -> None:
 
 def assemble(
     plan: Plan, reward: Reward, reporter: Reporter, *, out: Path, resume: bool = False
-) -> Workshop:
+) -> PhaseRunner:
     """Load the model and set up what all phases of a run share.
 
     Raises:
-        UserError: no such device, a prompt longer than the model's context, an `out` that exists.
+        UserError: no such device, a prompt longer than the model's context, a model of another
+            vocabulary, an `out` that exists.
     """
     config = plan.config
-    store = RunStore.open(out) if resume else None
-    found = store.latest_checkpoint() if store else None
-    engine, device = engine_for(config, reporter, found[0] if found else None)
+    store = RunStore.open(out) if resume else RunStore(out)
+    found = store.latest_checkpoint() if resume else None
+    reporter.progress("load model", 0, 1)
+    engine = engine_for(config, checkpoint=found[0] if found else None, folder=out)
     longest = max(phase.config.sampling.max_tokens for phase in plan.phases)
     longest = max(longest, config.sampling.max_tokens)  # for the held-out prompts
-    engine.check_prompts([*plan.prompts.train, *plan.prompts.held_out], longest)
-    sampler = engine.sampler(config.sampling)
-    workshop = Workshop(
-        config=config,
-        phases=plan.phases,
-        prompts=plan.prompts,
-        anchors=plan.anchors,
-        model=plan.model,
-        reward=reward,
-        reporter=reporter,
-        engine=engine,
-        sampler=sampler,
-        sampling=_sampling(plan, sampler, engine.tokenizer, reporter, device),
+    check_prompts(engine, [*plan.prompts.train, *plan.prompts.held_out], longest)
+    sampler = policy_sampler(config, engine)
+    runner = PhaseRunner(
+        Context(config, plan.prompts, sampler, reward, store, reporter),
+        engine,
+        plan.phases,
+        plan.anchors,
+        other=_samples_from(config, engine),
         found=found,
     )
-    workshop.prepare()
+    runner.prepare()
     # Last, when all checks have passed: what fails before leaves nothing on the disk.
-    if store is None:
-        store = RunStore.create(
-            out,
-            dumps(resolved(config, plan.phases))
-            if config.phases
-            else dumps(config, plan.phases[0].algorithm),
-            environment(config),
-        )
-    workshop.open(store)
-    if not sampler.joins:
-        reporter.note(
-            f"{plan.model.name}: waiting samples start only when all before them have ended; "
-            "its cache cannot be kept a row at a time"
-        )
-    forward = engine.forward()
-    if not forward.shares_prefix:
-        reporter.note(f"{plan.model.name}: prompts are encoded once per sample, {forward.why}")
-    return workshop
+    if not resume:
+        rows = None if config.phases else plan.phases[0].algorithm
+        text = dumps(resolved(config, plan.phases), rows)
+        RunStore.create(out, text, environment(engine.device))
+    for note in (*sampler.notes(), *engine.notes()):
+        reporter.note(f"{config.model}: {note}")
+    return runner
 
 
-def _sampling(
-    plan: Plan, sampler: Sampler, tokenizer: Any, reporter: Reporter, device: Device
-) -> Callable[[], Sampler]:
-    """Gives the policy's sampler, or that of `samples_from`, which is loaded when first needed.
-
-    Raises:
-        UserError: that model has another vocabulary.
-    """
-    if plan.samples_from is None:
-        return lambda: sampler
-    from winnow.engines.local.engine import LocalEngine
-
-    config = plan.config
-    engine = LocalEngine(plan.samples_from, config.dtype, device, "samples_from")
-    if engine.tokenizer.get_vocab() != tokenizer.get_vocab():
-        problem = f"{config.samples_from!r} has another vocabulary than {config.model!r}"
-        raise UserError("samples_from", problem, "sample from a model with the same tokenizer")
-    made: list[Sampler] = []
-
-    def other() -> Sampler:
-        if not made:
-            reporter.progress("load samples_from", 0, 1)
-            engine.check_prompts(plan.prompts.train, config.sampling.max_tokens)
-            made.append(engine.sampler(config.sampling))
-        return made[0]
-
-    return other
+def _samples_from(config: Config, engine: Engine) -> Engine | None:
+    if config.samples_from is None:
+        return None
+    remedy = "sample from a model with the same tokenizer"
+    return engine_beside(config, engine, "samples_from", config.samples_from, remedy)

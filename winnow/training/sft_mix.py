@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL
-from winnow.algorithms.objective import Term
+from winnow.algorithms.objective import Term, totals
 from winnow.config.schema.anchor import AnchorConfig
 from winnow.config.schema.prompts import PromptsConfig
 from winnow.engines.base import AuxiliaryBatch
@@ -58,7 +58,8 @@ class Anchor:
         for position in range(first, first + math.ceil(self.ratio * prompts)):
             epoch, place = divmod(position, len(self.groups))
             chosen.append(self.groups[_order(len(self.groups), seed, epoch)[place]])
-        return AuxiliaryBatch(chosen, (Term(NLL(), SurvivorMeans(), self.coefficient),))
+        terms = (Term(NLL(), SurvivorMeans(), self.coefficient),)
+        return AuxiliaryBatch(chosen, terms, totals(chosen))
 
 
 def open_anchor(config: AnchorConfig, prompts: PromptsConfig, seed: int) -> Anchor | None:

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from winnow.config.phases import Phase
-from winnow.reporting.timing import Stopwatch
+from winnow.engines.base import Engine
+from winnow.engines.factory import check_prompts
 from winnow.rollouts.annotate import Annotator
+from winnow.rollouts.context import Context
 from winnow.rollouts.generate import random_stream
 from winnow.rollouts.rollout import Rollout
-from winnow.storage.run_folder import RunStore
 from winnow.types import Batch, Group
 
 
@@ -49,14 +50,14 @@ class EveryStep:
     had then; the loss has to correct for the policy's changes since.
     """
 
-    def __init__(self, phase: Phase, rollout: Rollout, store: RunStore) -> None:
+    def __init__(self, phase: Phase, rollout: Rollout, context: Context) -> None:
         self.rollout, self.passes, self.last = rollout, phase.algorithm.epochs, phase.last
-        self._store, self._before, self._merge = store, phase.before, phase.config.rounds.merge
+        self._context, self._before, self._merge = context, phase.before, phase.config.rounds.merge
         self._refilled = phase.algorithm.refill > 0
         self._earlier: dict[int, list[Group]] = {}
 
     def groups(self, step: int) -> Batch:
-        own = self.rollout.make(step)
+        own = self.rollout.make(step, self._context.sampler)
         if not self._merge:
             return own
         rounds = range(max(self._before + 1, step - self._merge), step)
@@ -76,7 +77,7 @@ class EveryStep:
 
     def _read(self, step: int) -> list[Group]:
         """What was trained on at an earlier step."""
-        groups = self._store.groups("train", step)
+        groups = self._context.store.groups("train", step)
         if not self._refilled:
             return groups
         return [group for group in groups if group.survivors]
@@ -115,24 +116,42 @@ class Passes:
 
 
 class Once(Passes):
-    """All samples before the first update, then passes over them, as in RFT."""
+    """All samples before the first update, then passes over them, as in RFT.
+
+    Args:
+        other: The engine of another model that samples, let go of afterwards; default: the policy.
+    """
 
     def __init__(
-        self, phase: Phase, rollout: Rollout, annotator: Annotator, watch: Stopwatch
+        self,
+        phase: Phase,
+        rollout: Rollout,
+        context: Context,
+        annotator: Annotator,
+        other: Engine | None,
     ) -> None:
         super().__init__(phase)
-        self._rollout, self._annotator, self._watch = rollout, annotator, watch
+        self._rollout, self._context, self._annotator = rollout, context, annotator
+        self._other, self._sampling = other, phase.config.sampling
         self._all: list[Group] = []
 
     def groups(self, step: int) -> Batch:
         if not self._all:
-            self._all = [
-                group
-                for number in range(self._steps)
-                for group in self._rollout.make(self._before + number + 1, annotate=False).groups
-            ]
-            self._rollout.release()
+            self._all = self._sampled()
         epoch, chosen = self.chosen(step, len(self._all), len(self._all) // self._steps)
-        with self._watch("annotate"):
+        with self._context.watch("annotate"):
             groups = self._annotator.fill([self._all[i] for i in chosen], for_advantages=False)
         return Batch(groups, epoch == 0)
+
+    def _sampled(self) -> list[Group]:
+        other, context = self._other, self._context
+        if other is not None and not context.store.groups_sampled("train", self._before + 1):
+            check_prompts(other, context.prompts.train, self._sampling.max_tokens)
+        sampler = context.sampler if other is None else other.sampler(self._sampling)
+        made = []
+        for number in range(self._steps):
+            step = self._before + number + 1
+            made += self._rollout.make(step, sampler, annotate=False).groups
+        if other is not None:
+            other.close()
+        return made

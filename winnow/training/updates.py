@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from winnow.algorithms.objective import learned_from
+from winnow.algorithms.objective import learned_from, totals
 from winnow.config.schema import Config
 from winnow.errors import WinnowError
 from winnow.rollouts.generate import random_stream
@@ -23,10 +23,10 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
     """
     updates: Updates = []
     empty = 0
-    terms, config = run.algorithm.objective, run.config
+    terms, config, reporter = run.phase.algorithm.objective, run.phase.config, run.context.reporter
     batches = list(minibatches(batch.positions, config, run.source.passes, step))
     for number, positions in enumerate(batches):
-        run.reporter.progress("update", number, len(batches))
+        reporter.progress("update", number, len(batches))
         groups = [batch.groups[i] for i in positions]
         if not any(learned_from(group, terms) for group in groups):
             empty += 1
@@ -35,13 +35,14 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
         if run.anchor is not None:
             most, version = config.minibatch_prompts, run.learner.version
             auxiliary = run.anchor.auxiliary_batch(len(groups), most, config.seed, version)
-        stats = run.learner.step(groups, terms, config.sampling.temperature, auxiliary)
+        heat = config.sampling.temperature
+        stats = run.learner.step(groups, terms, totals(groups), heat, auxiliary)
         updates.append((positions, stats))
         run.unhealthy = 0 if stats.applied else run.unhealthy + 1
         if not stats.applied:
             _skipped(run, step, number, groups, stats)
     if empty == len(batches):
-        run.reporter.note(f"step {step}: nothing survived that could be learned from, no update")
+        reporter.note(f"step {step}: nothing survived that could be learned from, no update")
     return updates, empty
 
 
@@ -58,11 +59,11 @@ def minibatches(
 
 def _skipped(run: Run, step: int, number: int, batch: Sequence[Group], stats: StepStats) -> None:
     """Write a batch whose loss or gradient was not finite; stop at the second in a row."""
-    path = run.store.keep_skipped(step, number, batch)
+    path = run.context.store.keep_skipped(step, number, batch)
     what = f"loss {stats.loss:g}, gradient norm {stats.grad_norm:g}"
     if run.unhealthy >= 2:
         raise WinnowError(
             f"step {step}: not finite for the second update running ({what}); the batches are in "
             f"{path.parent}; try a lower optimizer.lr, or dtype = 'float32'"
         )
-    run.reporter.note(f"step {step}: {what}: update skipped, its batch is in {path}")
+    run.context.reporter.note(f"step {step}: {what}: update skipped, its batch is in {path}")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests import local
 from tests.build import group
 from tests.engines.models.test_forward import build, largest_difference, one_by_one
 from winnow.algorithms.advantages import GAE, assign_advantages
@@ -19,10 +20,9 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.denominators import Tokens
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.losses import Clipped, Entropy, Value
-from winnow.algorithms.objective import Term
+from winnow.algorithms.objective import Term, totals
 from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema.critic import CriticConfig
-from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.critic import LocalCritic
@@ -397,7 +397,7 @@ def test_gradients_are_those_of_the_plain_computation(own_trunk, temperature):
     samples: 3 + 1 + 6 + 2 + 1 + 2."""
     model, forward, critic = policy_and_critic(own_trunk=own_trunk)
     groups = groups_with_values()
-    done = accumulate(Models(forward, critic), groups, TERMS, temperature, 1000)
+    done = accumulate(Models(forward, critic), groups, TERMS, totals(groups), temperature, 1000)
     got = collected(model, critic)
     assert (done.samples, done.tokens) == (5, 9)
 
@@ -435,7 +435,14 @@ def test_micro_batches_do_not_change_the_gradient(own_trunk, share, limit):
     found = []
     for tokens in (1000, limit):
         model, forward, critic = policy_and_critic(own_trunk=own_trunk, share=share)
-        done = accumulate(Models(forward, critic), groups_with_values(), TERMS, 0.7, tokens)
+        done = accumulate(
+            Models(forward, critic),
+            groups_with_values(),
+            TERMS,
+            totals(groups_with_values()),
+            0.7,
+            tokens,
+        )
         found.append((done, collected(model, critic)))
     (whole, expected), (cut, got) = found
     assert largest_difference(expected, got) < 1e-10
@@ -449,10 +456,10 @@ def test_values_are_told_before_each_token(own_trunk):
     model, forward, critic = policy_and_critic(own_trunk=own_trunk)
     learner = learner_of(forward, critic)
     groups = [g.with_(annotations=()) for g in groups_with_values()]
-    got = learner.evaluate(groups, [(0, 2), (), (1,)], "values", 1.0)
+    got = learner.values(groups, [(0, 2), (), (1,)])
     for place, (prompt, answers) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
         for number, answer in enumerate(answers):
-            own = got[place].annotations[number].values
+            own = got[place][number]
             if (place, number) in ((0, 0), (0, 2), (2, 1)):
                 expected = plain_values(model, critic, prompt, answer).tolist()
                 assert own == pytest.approx(expected, rel=1e-11)
@@ -462,14 +469,7 @@ def test_values_are_told_before_each_token(own_trunk):
 
 def learner_of(forward, critic, **config) -> LocalLearner:
     critic.config = critic.config.model_copy(update={"lr": 0.1, **config})
-    return LocalLearner(
-        forward,
-        tokenizer=None,
-        optimizer=OptimizerConfig(lr=0.01),
-        total_updates=10,
-        microbatch_tokens=1000,
-        critic=critic,
-    )
+    return local.learner(forward, critic, lr=0.01)
 
 
 def state(module) -> dict[str, torch.Tensor]:
@@ -488,7 +488,7 @@ def test_during_the_warm_up_only_the_critic_moves(own_trunk):
     terms = (*TERMS, Term(Entropy(), Tokens(), 0.01))
     for update in range(4):
         policy, own = state(model), state(critic)
-        stats = learner.step(groups_with_values(), terms, 0.7)
+        stats = local.step(learner, groups_with_values(), terms, 0.7)
         assert stats.applied
         head = {"head.weight", "head.bias"}
         assert head <= moved(critic, own)
@@ -514,7 +514,7 @@ def test_a_warm_up_may_meet_a_mini_batch_without_survivors():
     )
     assert row.objective[1].covers(rejected[0]) == (0, 1)
     policy, own = state(model), state(critic)
-    stats = learner.step(rejected, row.objective, 1.0)
+    stats = local.step(learner, rejected, row.objective, 1.0)
     assert (stats.applied, stats.samples, stats.loss) == (True, 0, 0.0)
     assert not moved(model, policy)
     assert not moved(critic, own)
@@ -540,11 +540,19 @@ def test_a_critic_learns_what_it_is_shown():
         for place, g in enumerate(groups_with_values())
     ]
     terms = (Term(Value(math.inf), Tokens()),)
-    errors = [learner.step(groups, terms, 1.0).measures["value_error"] for _ in range(60)]
+    errors = [local.step(learner, groups, terms, 1.0).measures["value_error"] for _ in range(60)]
     first, last = (total / count for total, count in (errors[0], errors[-1]))
     assert last < 0.05 * first
     kept = [tuple(i for i, v in enumerate(g.outcomes) if v.survived) for g in groups]
-    told = learner.evaluate(groups, kept, "values", 1.0)
+    told = [
+        g.with_(
+            annotations=tuple(
+                replace(own, values=values)
+                for own, values in zip(g.annotations, found, strict=True)
+            )
+        )
+        for g, found in zip(groups, learner.values(groups, kept), strict=True)
+    ]
     assert explained_variance(told) > 0.9
 
 

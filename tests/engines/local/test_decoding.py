@@ -15,6 +15,7 @@ from winnow.engines.local.decoding import _Partial, part
 from winnow.engines.local.kv_cache import Padded, Slots, token_bytes
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.forward import PolicyForward
+from winnow.rollouts import generate
 from winnow.types import Prompt
 
 PROMPTS = ["1+2=", "a", "what is 3 + 4, and why is it not 5", "what is 3 + 5", "2*3=\n7-1=", "1+2="]
@@ -36,7 +37,7 @@ def ask(n: int = 5, **params) -> list[Request]:
 
 
 def answers(sampler: LocalSampler, requests: list[Request]) -> list[list[tuple[int, ...]]]:
-    sampled = dict(sampler.sample(requests))
+    sampled = dict(generate.ask(sampler, requests))
     assert sorted(sampled) == list(range(len(requests)))
     return [[sample.token_ids for sample in sampled[i].samples] for i in range(len(requests))]
 
@@ -75,8 +76,8 @@ def test_samples_are_those_of_each_answer_alone(
 ):
     """At .3 samples stay together long, at 1 they part at once; small batches make them wait."""
     monkeypatch.setattr("winnow.engines.local.packed_linears._STEPS", steps_to_pack)
-    sampler = LocalSampler(forward, tiny.tokenizer(), batch)
-    assert sampler.joins
+    sampler = LocalSampler(lambda: forward, tiny.tokenizer(), batch)
+    assert sampler.notes() == []
     requests = ask(temperature=temperature)
     assert answers(sampler, requests) == one_by_one(forward, requests)
 
@@ -85,10 +86,10 @@ def test_the_other_memory_samples_the_same(forward, monkeypatch):
     """What architectures get that slots cannot serve: padded prompts, or prompts of one length."""
     expected = one_by_one(forward, ask())
     for pads in (True, False):
-        sampler = LocalSampler(forward, tiny.tokenizer(), 7)
+        sampler = LocalSampler(lambda: forward, tiny.tokenizer(), 7)
         monkeypatch.setattr(sampler, "_token_bytes", None)
         monkeypatch.setattr(sampler, "_pads", pads)
-        assert not sampler.joins
+        assert [note.split(" only")[0] for note in sampler.notes()] == ["waiting samples start"]
         assert answers(sampler, ask()) == expected
 
 
@@ -96,7 +97,7 @@ def test_slots_grow_with_their_answers(forward, monkeypatch):
     expected = one_by_one(forward, ask())
     monkeypatch.setattr(kv_cache, "_GROW", 2)
     monkeypatch.setattr(kv_cache, "_PREFILL", 5)
-    assert answers(LocalSampler(forward, tiny.tokenizer(), 9), ask()) == expected
+    assert answers(LocalSampler(lambda: forward, tiny.tokenizer(), 9), ask()) == expected
 
 
 def test_a_small_cache_means_few_at_a_time_and_the_same_samples(forward):
@@ -107,12 +108,14 @@ def test_a_small_cache_means_few_at_a_time_and_the_same_samples(forward):
     token = token_bytes(forward)
     rows.clear()
     longest = max(len(p) for p in PROMPTS) + 30
-    sampler = LocalSampler(forward, tiny.tokenizer(), 64, cache_gib=3.5 * token * longest / 2**30)
+    sampler = LocalSampler(
+        lambda: forward, tiny.tokenizer(), 64, cache_gib=3.5 * token * longest / 2**30
+    )
     rows.clear()
     got = answers(sampler, ask())
     hook.remove()
     assert max(rows) == 3
-    assert got == answers(LocalSampler(forward, tiny.tokenizer(), 64), ask())
+    assert got == answers(LocalSampler(lambda: forward, tiny.tokenizer(), 64), ask())
 
 
 def test_the_size_of_a_token_is_that_of_its_keys_and_values(forward):
@@ -131,7 +134,8 @@ def test_what_is_the_same_is_read_once(forward):
     body = module.base_model.register_forward_pre_hook(
         lambda _, __, kwargs: reads.append(kwargs["input_ids"].shape), with_kwargs=True
     )
-    sampler = LocalSampler(forward, tiny.tokenizer(), 64)
+    sampler = LocalSampler(lambda: forward, tiny.tokenizer(), 64)
+    assert sampler.notes() == []  # it has looked at the model
     steps.clear()
     reads.clear()
     requests = ask(temperature=0.1)
@@ -159,7 +163,7 @@ def test_what_is_the_same_is_read_once(forward):
 
 def test_requests_of_other_parameters_are_sampled_apart(forward):
     requests = [*ask(n=2), *ask(n=2, temperature=0.3, max_tokens=4)]
-    got = answers(LocalSampler(forward, tiny.tokenizer(), 64), requests)
+    got = answers(LocalSampler(lambda: forward, tiny.tokenizer(), 64), requests)
     assert got == one_by_one(forward, requests)
 
 

@@ -8,21 +8,23 @@ import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 
-from tests import tiny
+from tests import local, tiny
 from tests.kills import full_disk
 from winnow.algorithms.denominators import SampleMeans
 from winnow.algorithms.losses import NLL, Clipped
 from winnow.algorithms.objective import Term
 from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.engines.base import Request, SamplingParams
+from winnow.engines.factory import check_prompts
 from winnow.engines.learning.optimizer import learning_rate
-from winnow.engines.local.engine import PromptEncoder
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.local.stopping import Stopper
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.loading import load_model, resolve
+from winnow.engines.models.tokenization import PromptEncoder
 from winnow.errors import UserError, WinnowError
+from winnow.rollouts.generate import ask
 from winnow.storage.run_folder import RunStore
 from winnow.types import Group, Outcome, Prompt, Sample, Score
 
@@ -42,7 +44,8 @@ def requests(prompts: list[str], n: int, params: SamplingParams, seed: int = 0) 
 
 
 def sample(net, asked, batch=64):
-    sampled = dict(LocalSampler(PolicyForward(net), tiny.tokenizer(), batch).sample(asked))
+    sampler = LocalSampler(lambda: PolicyForward(net), tiny.tokenizer(), batch)
+    sampled = dict(ask(sampler, asked))
     return [sampled[i] for i in range(len(asked))]
 
 
@@ -204,12 +207,12 @@ def test_chat_templates_are_applied_once():
         PromptEncoder(words)(prompt)
 
 
-def test_a_prompt_longer_than_the_context_is_refused():
-    encoder = PromptEncoder(tiny.tokenizer())
+def test_a_prompt_longer_than_the_context_is_refused(tiny_model):
+    made = local.engine(tiny_model)
     prompts = [Prompt(id="short", text="1"), Prompt(id="long", text="1" * 120)]
-    encoder.check(prompts, max_tokens=8, context=128)
+    check_prompts(made, prompts, max_tokens=8)
     with pytest.raises(UserError, match=r"'long' has 120 tokens.*128"):
-        encoder.check(prompts, max_tokens=9, context=128)
+        check_prompts(made, prompts, max_tokens=9)
 
 
 def trained_group(token: int = 5) -> Group:
@@ -224,13 +227,7 @@ def trained_group(token: int = 5) -> Group:
 
 
 def learner(net: torch.nn.Module, **settings) -> LocalLearner:
-    return LocalLearner(
-        PolicyForward(net),
-        tiny.tokenizer(),
-        OptimizerConfig(**settings),
-        total_updates=10,
-        microbatch_tokens=100,
-    )
+    return local.learner(PolicyForward(net), tokens=100, **settings)
 
 
 LIKELIHOOD = (Term(NLL(), SampleMeans()),)
@@ -242,7 +239,7 @@ def test_bfloat16_weights_are_steered_by_a_float32_copy(tmp_path):
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
     apprentice = learner(net, lr=1e-5)
     for _ in range(200):
-        apprentice.step([trained_group()], LIKELIHOOD, 1.0)
+        local.step(apprentice, [trained_group()], LIKELIHOOD, 1.0)
     weight = "model.layers.0.mlp.up_proj.weight"
     moved = (dict(net.named_parameters())[weight] - before[weight]).detach().abs().mean()
     # Adam moves each weight by about lr a step: 200 x 1e-5 = 2e-3; without a copy most stay put
@@ -263,7 +260,7 @@ def test_bfloat16_weights_are_steered_by_a_float32_copy(tmp_path):
 def test_a_full_disk_while_a_checkpoint_is_written_is_one_line(tmp_path, room):
     store = RunStore.create(tmp_path / "run", "", {})
     apprentice = learner(tiny.model())
-    apprentice.step([trained_group()], LIKELIHOOD, 1.0)
+    local.step(apprentice, [trained_group()], LIKELIHOOD, 1.0)
     store.checkpoint(1, apprentice.save, {}, keep=1)
     with full_disk(room), pytest.raises(WinnowError, match=r"^cannot write .*step-2: ") as error:
         store.checkpoint(2, apprentice.save, {}, keep=1)
@@ -276,11 +273,11 @@ def test_a_nonfinite_gradient_leaves_the_weights_alone():
     before = [p.detach().clone() for p in net.parameters()]
     poisoned = trained_group().with_(samples=(Sample((5, 0), (-1e30, -1.0), "x", "eos"),))
     apprentice = learner(net)
-    stats_ = apprentice.step([poisoned], (Term(Clipped(0.2, 1e30), SampleMeans()),), 1.0)
+    stats_ = local.step(apprentice, [poisoned], (Term(Clipped(0.2, 1e30), SampleMeans()),), 1.0)
     assert not stats_.applied
     assert apprentice.version == 0
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
-    assert apprentice.step([trained_group()], LIKELIHOOD, 1.0).applied
+    assert local.step(apprentice, [trained_group()], LIKELIHOOD, 1.0).applied
 
 
 def test_learning_rate_schedules():
@@ -295,7 +292,9 @@ def test_learning_rate_schedules():
 
 def test_nothing_to_learn_is_a_fault_of_the_caller():
     with pytest.raises(ValueError, match="nothing to learn"):
-        learner(tiny.model()).step([trained_group().with_(advantages=(0.0,))], LIKELIHOOD, 1.0)
+        local.step(
+            learner(tiny.model()), [trained_group().with_(advantages=(0.0,))], LIKELIHOOD, 1.0
+        )
 
 
 @pytest.mark.parametrize("what", ["safetensors", "gguf", "long"])

@@ -128,7 +128,12 @@ TERMS = (Term(Clipped(0.2, 0.28), SampleMeans()), Term(NLL(), SurvivorTokens(), 
 def gradients(model, groups, terms, limit, share=True, temperature=1.0):
     model.zero_grad()
     done = accumulate(
-        Models(PolicyForward(model, share_prefix=share)), groups, terms, temperature, limit
+        Models(PolicyForward(model, share_prefix=share)),
+        groups,
+        terms,
+        totals(groups),
+        temperature,
+        limit,
     )
     grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return done, grads
@@ -214,7 +219,7 @@ def test_a_prompt_is_encoded_once_and_rejected_samples_never():
         lambda _, __, kwargs: seen.append(int(kwargs["input_ids"].numel())), with_kwargs=True
     )
     g = group(RAGGED[0], [1.0, 0.0, 2.0])
-    done = accumulate(Models(forward), [g], TERMS, 1.0, 1000)
+    done = accumulate(Models(forward), [g], TERMS, totals([g]), 1.0, 1000)
     # prompt 5, answers of 3 and 6 tokens whose last token is no input: 5 + 2 + 5
     assert seen == [12]
     assert (done.samples, done.tokens, done.positions) == (2, 9, 12)
@@ -279,7 +284,7 @@ def test_without_sharing_a_micro_batch_still_keeps_its_limit():
     )
     forward = PolicyForward(model, share_prefix=False)
     rows.clear()
-    done = accumulate(Models(forward), GROUPS, TERMS, 1.0, 20)
+    done = accumulate(Models(forward), GROUPS, TERMS, totals(GROUPS), 1.0, 20)
     assert all(n == 1 or n * length <= 20 for n, length in rows)
     assert len(rows) > 1
     # each answer behind a prompt of its own

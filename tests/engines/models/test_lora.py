@@ -15,19 +15,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import winnow
-from tests import tiny
+from tests import local, tiny
 from tests.kills import after_checkpoint, check_resumed, config, go, logits, samples
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
-from winnow.config.schema.lora import LoraConfig
-from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.loading import ModelSource
 from winnow.engines.models.reference import Within
-from winnow.training import setup
 from winnow.types import Group, Outcome, Prompt, Sample, Score
 
 LORA: dict[str, Any] = {"lora": {"rank": 4}, "optimizer": {"lr": 1e-2}}
@@ -43,7 +40,7 @@ def plain(folder: Path) -> Any:
 
 def engine(model: Path, dtype: str = "float32", **lora: Any) -> LocalEngine:
     lora = {"rank": 4, **lora}
-    return LocalEngine(ModelSource(str(model)), dtype, CPU, "model", LoraConfig(**lora), 0)
+    return local.engine(model, dtype=dtype, lora=lora)
 
 
 def example(text: str = "1+2=", answer: str = "3") -> Group:
@@ -62,11 +59,11 @@ def example(text: str = "1+2=", answer: str = "3") -> Group:
 
 def step(learner: LocalLearner, times: int = 1) -> None:
     for _ in range(times):
-        learner.step([example()], (Term(NLL(), SurvivorMeans()),), 1.0)
+        local.step(learner, [example()], (Term(NLL(), SurvivorMeans()),))
 
 
 def learner(made: LocalEngine, lr: float = 1e-2, **more: Any) -> LocalLearner:
-    return made.learner(OptimizerConfig(lr=lr), total_updates=10, microbatch_tokens=512, **more)
+    return made.learner(local.plan(512, lr=lr, **more))
 
 
 @pytest.fixture(scope="module")
@@ -167,23 +164,23 @@ def test_a_checkpoint_is_a_model_wherever_one_is_named(trained, tiny_model, tmp_
 
 def test_merging_leaves_the_module_bitwise_as_it_was(tiny_model, tmp_path):
     made = engine(tiny_model)
-    made.forward()
+    made.policy.forward()
     step(learner(made), 3)
-    before = {name: w.clone() for name, w in made.load().state_dict().items()}
+    before = {name: w.clone() for name, w in made.policy.module().state_dict().items()}
     made.save(tmp_path / "merged", merged=True)
-    after = made.load().state_dict()
+    after = made.policy.module().state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_only_adapters_are_trained(tiny_model):
     made = engine(tiny_model)
-    base = {n: w.clone() for n, w in made.load().state_dict().items() if "lora_" not in n}
-    assert sum(map(torch.numel, made.trained())) < 0.2 * sum(map(torch.numel, base.values()))
-    before = made.weights()
+    base = {n: w.clone() for n, w in made.policy.module().state_dict().items() if "lora_" not in n}
+    assert sum(map(torch.numel, made.policy.trained())) < 0.2 * sum(map(torch.numel, base.values()))
+    before = local.weights(made)
     step(learner(made), 5)
-    now = made.load().state_dict()
+    now = made.policy.module().state_dict()
     assert all(torch.equal(base[name], now[name]) for name in base)
-    assert sum(not torch.equal(a, b) for a, b in zip(before, made.weights(), strict=True)) > 40
+    assert sum(not torch.equal(a, b) for a, b in zip(before, local.weights(made), strict=True)) > 40
     start = plain(tiny_model).state_dict()
     assert start.keys() == {name.replace(".base_layer", "") for name in base}
     assert all(torch.equal(start[n.replace(".base_layer", "")], base[n]) for n in base)
@@ -240,25 +237,26 @@ def test_over_bfloat16_the_adapters_are_float32_and_the_base_stays(tiny_model, t
 
 def test_a_reference_at_the_start_is_the_base_model_and_copies_no_weights(tiny_model):
     made = engine(tiny_model)
-    reference = made.reference("start", None, None)
+    trainer = learner(made, reference="start")
+    reference = trainer.reference
     assert isinstance(reference, Within)
-    trainer = learner(made, reference=reference)
-    kept = sum(p.numel() for p in made.load().parameters())
+    kept = sum(p.numel() for p in made.policy.module().parameters())
     start = logits(plain(tiny_model))
     step(trainer, 5)
     with reference.used() as forward:
-        assert forward.module is made.load()
+        assert forward.module is made.policy.module()
         assert torch.equal(logits(forward.module), start)
         assert sum(p.numel() for p in forward.module.parameters()) == kept
-    assert (logits(made.load()) - start).abs().max() > 0.1
-    assert all(p.requires_grad for p in made.trained())
-    assert len(made.trained()) == 4 * 7 * 2
-    group = trainer.evaluate([example()], [(0,)], "ref_logprobs", 1.0)[0]
+    assert (logits(made.policy.module()) - start).abs().max() > 0.1
+    assert all(p.requires_grad for p in made.policy.trained())
+    assert len(made.policy.trained()) == 4 * 7 * 2
+    group = example()
+    told = trainer.reference_logprobs([group], [(0,)], 1.0)
     ids = torch.tensor([[*group.prompt_ids, *group.samples[0].token_ids]])
     logp = plain(tiny_model)(input_ids=ids).logits[0].detach().log_softmax(-1)
     first = len(group.prompt_ids) - 1
     expected = [float(logp[first + i, t]) for i, t in enumerate(group.samples[0].token_ids)]
-    assert group.annotation(0).ref_logprobs == pytest.approx(expected, abs=1e-4)
+    assert told == [[pytest.approx(expected, abs=1e-4)]]
 
 
 def test_a_run_is_held_to_the_base_model(tiny_model, tmp_path):
@@ -318,12 +316,12 @@ def test_a_phase_killed_at_its_beginning_refers_to_the_adapters_it_began_with(ti
 
 def test_prefixes_are_shared_with_adapters_attached(tiny_model):
     made = engine(tiny_model)
-    forward = made.forward()
+    forward = made.policy.forward()
     assert forward.shares_prefix, forward.why
     step(learner(made), 5)
     words = tiny.tokenizer()
     pieces = [Piece(words.encode("1+2="), [words.encode("3"), words.encode("44"), [5, 0]])]
-    alone = PolicyForward(copy.deepcopy(made.load()))
+    alone = PolicyForward(copy.deepcopy(made.policy.module()))
     alone.shares_prefix = False
     found = [f.logprobs(f.contexts(pieces), 1.0).detach() for f in (forward, alone)]
     torch.testing.assert_close(*found, atol=1e-4, rtol=0)
@@ -332,9 +330,9 @@ def test_prefixes_are_shared_with_adapters_attached(tiny_model):
 def test_what_no_name_finds_is_written_beside_the_adapters(tiny_model, tmp_path):
     """As for a GGUF file: the base as an ordinary model, once, whole, unchanged by training."""
     made = engine(tiny_model)
-    made.forward()
-    assert made.adapters is not None
-    made.adapters.keep_base(tmp_path / "base")
+    made.policy.forward()
+    assert made.policy.adapters() is not None
+    made.policy.adapters().keep_base(tmp_path / "base")
     trainer = learner(made)
     step(trainer, 3)
     trainer.save(tmp_path / "checkpoint")
@@ -345,7 +343,7 @@ def test_what_no_name_finds_is_written_beside_the_adapters(tiny_model, tmp_path)
     said = json.loads((tmp_path / "checkpoint/adapter_config.json").read_text())
     assert said["base_model_name_or_path"] == str(tmp_path / "base")
     torch.testing.assert_close(
-        logits(plain(tmp_path / "checkpoint")), logits(made.load()), atol=1e-4, rtol=0
+        logits(plain(tmp_path / "checkpoint")), logits(made.policy.module()), atol=1e-4, rtol=0
     )
     trainer.save(tmp_path / "again")
     assert (tmp_path / "base/model.safetensors").stat().st_mtime_ns == written
@@ -353,9 +351,7 @@ def test_what_no_name_finds_is_written_beside_the_adapters(tiny_model, tmp_path)
 
 def test_a_run_over_a_gguf_file_keeps_its_base(tiny_model, tmp_path, monkeypatch):
     """The source alone decides; here it names an ordinary folder, read as such."""
-    monkeypatch.setattr(
-        setup, "resolve", lambda name, field="model": ModelSource(name, "model.gguf")
-    )
+    monkeypatch.setattr(ModelSource, "ordinary", False)
     result = go(config(tiny_model, tmp_path, **LORA), tmp_path / "run")
     said = json.loads((result.checkpoint / "adapter_config.json").read_text())
     assert said["base_model_name_or_path"] == str(tmp_path / "run/base")
@@ -366,7 +362,7 @@ def test_a_run_over_a_gguf_file_keeps_its_base(tiny_model, tmp_path, monkeypatch
 def test_a_relative_name_of_the_base_is_written_out(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tiny_model.parent)
     made = engine(Path(tiny_model.name))
-    made.forward()
+    made.policy.forward()
     made.save(tmp_path / "adapters", merged=False)
     monkeypatch.chdir(tmp_path)
     assert torch.equal(logits(plain(tmp_path / "adapters")), logits(plain(tiny_model)))
@@ -381,17 +377,17 @@ def test_tied_weights_are_merged_too(tmp_path):
     made.save(tmp_path / "merged", merged=True)
     merged = plain(tmp_path / "merged")
     assert merged.config.tie_word_embeddings
-    torch.testing.assert_close(logits(merged), logits(made.load()), atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits(merged), logits(made.policy.module()), atol=1e-4, rtol=0)
     assert (logits(merged) - logits(tied)).abs().max() > 0.01
 
 
 def test_layers_are_chosen_by_name(tiny_model):
     made = engine(tiny_model, targets=["q_proj", "down_proj"])
-    made.load()
-    assert made.adapters is not None
+    made.policy.module()
+    assert made.policy.adapters() is not None
     names = {
         n.split(".lora_")[0].rpartition(".")[2]
-        for n, p in made.load().named_parameters()
+        for n, p in made.policy.module().named_parameters()
         if p.requires_grad
     }
     assert names == {"q_proj", "down_proj"}
@@ -447,15 +443,13 @@ def test_adapters_are_seeded(tiny_model):
     state = torch.get_rng_state()
     assert all(map(torch.equal, _loaded(first), _loaded(again)))
     assert torch.equal(state, torch.get_rng_state())
-    other = LocalEngine(
-        ModelSource(str(tiny_model)), "float32", CPU, "model", LoraConfig(rank=4), 1
-    )
-    assert not all(map(torch.equal, first.weights(), _loaded(other)))
+    other = local.engine(tiny_model, lora={"rank": 4}, seed=1)
+    assert not all(map(torch.equal, local.weights(first), _loaded(other)))
 
 
 def _loaded(made: LocalEngine) -> list[torch.Tensor]:
-    made.load()
-    return made.weights()
+    made.policy.module()
+    return local.weights(made)
 
 
 def test_layers_that_share_their_weights_are_refused(tiny_model, tmp_path):

@@ -42,6 +42,7 @@ from winnow.engines.base import Request, SamplingParams, WeightsRef
 from winnow.engines.server.protocol import BadAnswer, Counts, read
 from winnow.engines.server.sampler import Server, ServerSampler
 from winnow.errors import UserError, WinnowError
+from winnow.rollouts.generate import ask
 from winnow.types import Group, Prompt
 
 pytest.importorskip("openai", reason="sampling from a server needs openai: winnow-rl[server]")
@@ -77,7 +78,7 @@ def request(name: str = "p", n: int = 1, seed: int = 7, **params: Any) -> Reques
 
 def sampled(sampling: ServerSampler, *requests: Request) -> list[Group]:
     """All groups, in the order of their requests."""
-    found = dict(sampling.sample(requests))
+    found = dict(ask(sampling, requests))
     assert sorted(found) == list(range(len(requests)))
     return [found[place] for place in sorted(found)]
 
@@ -85,7 +86,7 @@ def sampled(sampling: ServerSampler, *requests: Request) -> list[Group]:
 def until_the_error(sampling: ServerSampler, *requests: Request) -> tuple[list[Group], UserError]:
     groups: list[Group] = []
     try:
-        groups.extend(group for _, group in sampling.sample(requests))
+        groups.extend(group for _, group in ask(sampling, requests))
     except UserError as error:
         return groups, error
     raise AssertionError("no error")
@@ -122,7 +123,6 @@ def test_groups_of_samples(api):
     assert sampling.notes() == []
     path = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}[api]
     assert server.paths == [path] * 2
-    assert sampling.prompt_ids(Prompt("a", "a")) == ()
 
 
 def test_only_what_was_set_is_sent():
@@ -161,7 +161,7 @@ def test_a_conversation_is_sent_to_the_chat_endpoint_alone():
     with FakeServer() as server:
         sampled(sampler(server, api="chat"), talk)
         with pytest.raises(UserError, match="api = 'chat'"):
-            sampler(server).sample([request(), talk])
+            sampler(server).submit([request(), talk])
     assert [body["messages"] for body in server.asked] == [list(messages)]
 
 
@@ -758,7 +758,7 @@ def test_groups_come_as_they_finish():
 
     order = []
     with FakeServer(default=first_is_slow) as server:
-        for place, _ in sampler(server).sample([request("slow"), request("a"), request("b")]):
+        for place, _ in ask(sampler(server), [request("slow"), request("a"), request("b")]):
             order.append(place)
             if len(order) == 2:
                 gate.set()
@@ -769,7 +769,7 @@ def test_groups_come_as_they_finish():
 def test_the_server_is_busy_while_samples_are_scored_but_not_without_end():
     with FakeServer() as server:
         sampling = sampler(server, concurrency=2)
-        with closing(sampling.sample([request(str(i)) for i in range(50)])) as groups:
+        with closing(ask(sampling, [request(str(i)) for i in range(50)])) as groups:
             next(groups)
             assert server.wait_for(5)  # one was fetched, and four may lie ready
             time.sleep(0.1)
@@ -784,7 +784,7 @@ def test_the_server_is_busy_while_samples_are_scored_but_not_without_end():
 def test_an_iterator_that_nobody_wants_any_more():
     with FakeServer([fine], default=hang) as server:
         sampling = sampler(server, concurrency=4)
-        groups = sampling.sample([request(str(i), n=2) for i in range(9)])
+        groups = ask(sampling, [request(str(i), n=2) for i in range(9)])
         next(groups)
         assert server.wait_for(5)
         assert ours()
@@ -794,7 +794,7 @@ def test_an_iterator_that_nobody_wants_any_more():
         assert not ours()
         assert len(server.asked) < 9
     with FakeServer() as server:
-        sampling.sample([request()])  # not even begun
+        ask(sampling, [request()])  # not even begun
 
 
 def test_ctrl_c():
@@ -852,7 +852,7 @@ def test_the_key_itself_for_its_name_is_not_shown():
 def test_it_takes_no_weights():
     sampling = ServerSampler(Server("http://localhost/v1", "m"))
     with pytest.raises(WinnowError, match="takes no others"):
-        sampling.load(WeightsRef(0))
+        sampling.load(WeightsRef(0, "present"))
     assert not sampling.capabilities.true_logprobs
     assert not sampling.capabilities.loads_weights
 

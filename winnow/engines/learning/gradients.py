@@ -1,7 +1,7 @@
 """The gradient of a mini-batch. Takes modules; every learner calls it on its rank.
 
 A sample that no term runs over never reaches the model, and what no term reads is never computed.
-Denominators are counted before the mini-batch is cut, so micro-batches change no gradient.
+Denominators are given, so neither micro-batches nor ranks change a gradient.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from winnow.algorithms.objective import Term, factors, learned_from, totals
+from winnow.algorithms.denominators import Totals
+from winnow.algorithms.objective import Term, factors, learned_from
 from winnow.engines.learning.microbatches import Part, cut
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, divergences, entropies
@@ -39,6 +40,7 @@ def accumulate(
     models: Models,
     groups: Sequence[Group],
     terms: Sequence[Term],
+    totals: Totals,
     temperature: float,
     microbatch_tokens: int,
 ) -> Sums:
@@ -46,11 +48,11 @@ def accumulate(
 
     Args:
         groups: Groups of a mini-batch, with advantages, the rejected samples included.
+        totals: Counts of the whole mini-batch, of which the groups may be a part.
         temperature: Of the sampler. Ratios are taken at it, likelihoods at 1.
         microbatch_tokens: See `microbatches.cut`.
     """
-    counts = totals(groups)
-    scales = [[factors(group, term, counts) for term in terms] for group in groups]
+    scales = [[factors(group, term, totals) for term in terms] for group in groups]
     done = Sums(
         influence=[
             _influence(group, scale, terms) for group, scale in zip(groups, scales, strict=True)

@@ -7,26 +7,26 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from winnow.engines.base import PerToken
 from winnow.engines.learning.microbatches import cut
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.types import Group
 
-Numbers = tuple[float, ...]
-PerToken = Callable[[Sequence[Piece]], Tensor]
+Compute = Callable[[Sequence[Piece]], Tensor]
 """Some pieces -> a number for each of their completion tokens, shape (tokens,)."""
 
 
 @torch.no_grad()
 def per_token(
-    compute: PerToken,
+    compute: Compute,
     groups: Sequence[Group],
     asked: Sequence[Sequence[int]],
     *,
     share: bool,
     microbatch_tokens: int,
-) -> list[list[Numbers]]:
+) -> PerToken:
     """By group and sample, a number for each token; nothing for samples that are not asked for."""
-    found: list[list[Numbers]] = [[()] * len(group.samples) for group in groups]
+    found: PerToken = [[()] * len(group.samples) for group in groups]
     for parts in cut(groups, asked, microbatch_tokens, share=share):
         values = compute([part.piece for part in parts]).double()
         lengths = [length for part in parts for length in part.lengths]
@@ -36,7 +36,7 @@ def per_token(
     return found
 
 
-def logprobs(forward: PolicyForward, temperature: float) -> PerToken:
+def logprobs(forward: PolicyForward, temperature: float) -> Compute:
     """log pi of each token at a temperature, nats."""
     return lambda pieces: forward.logprobs(forward.contexts(pieces), temperature)
 

@@ -1,214 +1,140 @@
-"""Sampler and learner in one process, over one module, on a CPU or a GPU."""
+"""The engine of one process: sampler and learner over one module, on a CPU or a GPU."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from winnow.config.reference import ema_decay, names_model
-from winnow.config.schema.critic import CriticConfig
+from winnow.config.reference import ema_decay
+from winnow.config.schema import Config
 from winnow.config.schema.lora import LoraConfig
-from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.sampling import SamplingConfig
+from winnow.engines.base import PHASE, START, LearnerPlan, Weights, WeightsRef
+from winnow.engines.devices import pick_device
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.learner import LocalLearner
+from winnow.engines.local.policy import LocalPolicy
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.critic import LocalCritic
-from winnow.engines.models.forward import PolicyForward
-from winnow.engines.models.loading import (
-    ModelSource,
-    context_length,
-    load_config,
-    load_model,
-    load_tokenizer,
-    resolve,
-)
-from winnow.engines.models.lora import Adapters
-from winnow.engines.models.reference import EMA, Other, Reference, Weights, Within
-from winnow.engines.models.saving import writing
-from winnow.engines.models.tokenization import PromptEncoder, Retokeniser
-from winnow.errors import UserError
+from winnow.engines.models.loading import context_length, load_config
+from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
+from winnow.engines.models.tokenization import PromptEncoder
 from winnow.types import Group, Prompt
 
 
 class LocalEngine:
-    """A model with its tokenizer; makes the sampler, the learner and the reference that share it.
+    """An `Engine` whose weights are in this process.
 
     Args:
-        lora: Adapters to train instead of all weights.
-        seed: Of their first values.
+        field: The setting that names the model.
+        checkpoint: Where its present weights are, if not the model's own.
+        folder: Of the run.
     """
 
     def __init__(
         self,
-        source: ModelSource,
-        dtype: str,
-        device: torch.device,
-        field: str,
-        lora: LoraConfig | None = None,
-        seed: int = 0,
+        config: Config,
+        field: str = "model",
+        checkpoint: Path | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self.tokenizer = load_tokenizer(source, field)
-        self._source, self._dtype, self._device, self._field = source, dtype, device, field
-        self._lora, self._seed = lora, seed
-        self.module: torch.nn.Module | None = None
-        self.adapters: Adapters | None = None
-        self._forward: PolicyForward | None = None
+        device = pick_device(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.device = str(device)
+        self.policy = LocalPolicy(config, device, field, checkpoint, folder)
+        self._config = config
+        self._encode = PromptEncoder(self.policy.tokenizer)
 
-    def check_prompts(self, prompts: Sequence[Prompt], max_tokens: int) -> None:
-        """See `PromptEncoder.check`. A GGUF file is read whole for its config, else the config."""
-        PromptEncoder(self.tokenizer).check(prompts, max_tokens, self.context())
-
+    @cached_property
     def context(self) -> int | None:
-        """Most tokens that the model takes; ``None`` if it does not say."""
-        if self._source.gguf is None:
-            return context_length(load_config(self._source, self._field))
-        return context_length(cast(Any, self.load()).config)
+        """A GGUF file is read whole for it."""
+        policy = self.policy
+        if policy.now.gguf is None and not policy.loaded:
+            return context_length(load_config(policy.now, policy.field))
+        return context_length(cast(Any, policy.module()).config)
 
-    def same_vocabulary(self, group: Group) -> bool:
-        """Whether a recorded group's prompt has the tokens here that it was sampled with."""
-        known = group.prompt_ids
-        return not known or PromptEncoder(self.tokenizer)(group.prompt) == known
+    @cached_property
+    def vocabulary(self) -> str:
+        words = sorted(self.policy.tokenizer.get_vocab().items())
+        return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
-    def retokeniser(self, stop: Sequence[str], *, anew: bool) -> Retokeniser:
-        """What gives recorded samples the tokens that they lack."""
-        return Retokeniser(self.tokenizer, stop, anew=anew, context=self.context())
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        return self._encode(prompt)
 
-    def load(self) -> torch.nn.Module:
-        """The module, read on the first call."""
-        if self.module is None:
-            module = load_model(self._source, self._dtype, self._device, self._field)
-            if self._lora is not None and self._lora.rank:
-                path = Path(self._source.name)
-                name = str(path.absolute()) if path.is_dir() else self._source.name
-                self.adapters = Adapters(module, self._lora, self._seed, name)
-            self.module = module
-        return self.module
-
-    def trained(self) -> list[torch.nn.Parameter]:
-        """The parameters that are trained."""
-        return [p for p in self.load().parameters() if p.requires_grad]
-
-    def weights(self) -> list[torch.Tensor]:
-        """A copy of the trained parameters, as they are now."""
-        return [p.detach().clone() for p in self.trained()]
-
-    @torch.no_grad()
-    def put(self, weights: Sequence[torch.Tensor]) -> None:
-        """Copy weights into the module."""
-        for parameter, given in zip(self.trained(), weights, strict=True):
-            parameter.copy_(given)
-
-    def read(self, where: ModelSource | Path) -> list[torch.Tensor]:
-        """The weights in a checkpoint's folder, or of another copy of the model."""
-        source = ModelSource(str(where)) if isinstance(where, Path) else where
-        if self.adapters is not None:
-            return self.adapters.read(Path(source.name) if source != self._source else None)
-        other = load_model(source, self._dtype, self._device, self._field)
-        return [p.detach() for p in other.parameters()]
-
-    def averaged(
-        self, weights: Sequence[torch.Tensor], start: Sequence[torch.Tensor], share: float
-    ) -> list[torch.Tensor]:
-        """(1 - share) weights + share start; for adapters, of the weights they stand for."""
-        if self.adapters is not None:
-            return self.adapters.towards_base(list(weights), share)
-        return [
-            torch.lerp(own.float(), first.float(), share).to(own.dtype)
-            for own, first in zip(weights, start, strict=True)
-        ]
-
-    @writing()
-    def save(self, folder: Path, *, merged: bool) -> None:
-        """Write the model, adapters by themselves or merged into it."""
-        if self.adapters is not None and merged:
-            self.adapters.merged(folder, self.tokenizer)
-            return
-        if self.adapters is not None:
-            self.adapters.save(folder)
-        else:
-            cast(Any, self.load()).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
-    def check_reference(self, what: str) -> None:
-        """Check a reference, without reading its weights.
-
-        Raises:
-            UserError: a model that cannot be loaded, or of another vocabulary.
-        """
-        if names_model(what):
-            self._other(what)
-
-    def _other(self, what: str) -> LocalEngine:
-        other = LocalEngine(resolve(what, "reference"), self._dtype, self._device, "reference")
-        if other.tokenizer.get_vocab() != self.tokenizer.get_vocab():
-            problem = f"{what!r} has another vocabulary than {self._source.name!r}"
-            remedy = "use a model with the same tokenizer, so that log-probs can be compared"
-            raise UserError("reference", problem, remedy)
-        return other
-
-    def reference(
-        self, what: str, start: Sequence[torch.Tensor] | None, phase: Sequence[torch.Tensor] | None
-    ) -> Reference:
-        """The reference of a name.
-
-        Args:
-            start, phase: The weights that the run and the phase began with, where they are needed.
-
-        Raises:
-            UserError: as `check_reference`.
-        """
-        forward = self.forward()
-        if what == "start" and self.adapters is not None:
-            return Within(forward, self.adapters.away)
-        if what in ("start", "phase"):
-            weights = start if what == "start" else phase
-            assert weights is not None
-            return Weights(forward, self.trained(), weights)
-        decay = ema_decay(what)
-        if decay is not None:
-            assert phase is not None
-            return EMA(forward, self.trained(), phase, decay)
-        other = self._other(what)
-        other.load().requires_grad_(False)
-        return Other(other.forward())
-
-    def forward(self) -> PolicyForward:
-        """The module, probed on the first call."""
-        if self._forward is None:
-            self._forward = PolicyForward(self.load())
-        return self._forward
-
-    def sequence_logprobs(
-        self, groups: Sequence[Group], temperature: float, microbatch_tokens: int
-    ) -> list[list[float]]:
-        """log pi of every sample: see `token_values.sequence_logprobs`."""
-        return sequence_logprobs(self.forward(), groups, temperature, microbatch_tokens)
+    def encode_completion(self, text: str, *, ended: bool) -> tuple[int, ...]:
+        tokenizer = self.policy.tokenizer
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        last = tokenizer.eos_token_id
+        return (*ids, last) if ended and last is not None else tuple(ids)
 
     def sampler(self, sampling: SamplingConfig) -> LocalSampler:
-        return LocalSampler(self.forward(), self.tokenizer, sampling.batch, sampling.cache_gib)
+        policy = self.policy
+        return LocalSampler(policy.forward, policy.tokenizer, sampling.batch, sampling.cache_gib)
 
-    def learner(
-        self,
-        optimizer: OptimizerConfig,
-        *,
-        total_updates: int,
-        microbatch_tokens: int,
-        critic: CriticConfig | None = None,
-        reference: Reference | None = None,
-    ) -> LocalLearner:
-        """A learner of the module, with a critic and a reference where they are asked for."""
-        forward = self.forward()
-        return LocalLearner(
-            forward,
-            self.tokenizer,
-            optimizer,
-            total_updates=total_updates,
-            microbatch_tokens=microbatch_tokens,
-            critic=LocalCritic(forward, critic) if critic else None,
-            reference=reference,
-            saver=self.adapters,
-        )
+    def learner(self, plan: LearnerPlan) -> LocalLearner:
+        """A learner of the module, with a critic and a reference where they are asked for.
+
+        Raises:
+            UserError: a reference that cannot be loaded, or a model that no critic can read.
+        """
+        reference = None if plan.reference is None else self._reference(plan.reference)
+        critic = LocalCritic(self.policy.forward(), plan.critic) if plan.critic else None
+        return LocalLearner(self.policy, plan, critic, reference)
+
+    def _reference(self, what: str) -> Reference:
+        policy = self.policy
+        forward, adapters = policy.forward(), policy.adapters()
+        if what == START and adapters is not None:
+            return Within(forward, adapters.away)
+        if what in (START, PHASE):
+            return Kept(forward, policy.trained(), policy.weights(what))
+        decay = ema_decay(what)
+        if decay is not None:
+            return EMA(forward, policy.trained(), policy.weights(PHASE), decay)
+        # Not trained, so without adapters.
+        other = self._config.model_copy(update={"model": what, "lora": LoraConfig()})
+        frozen = LocalPolicy(other, policy.device, "reference")
+        frozen.module().requires_grad_(False)
+        return Other(frozen.forward())
+
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+        limit = self._config.microbatch_tokens
+        return sequence_logprobs(self.policy.forward(), groups, temperature, limit)
+
+    def load(self) -> None:
+        self.policy.forward()
+
+    def snapshot(self, name: str, of: Weights | None = None) -> None:
+        self.policy.keep(name, of)
+
+    def discard(self, name: str) -> None:
+        self.policy.discard(name)
+
+    def restore(self, weights: Weights) -> None:
+        self.policy.put(self.policy.weights(weights))
+
+    def average(self, weights: Weights, share: float) -> None:
+        self.policy.average(weights, share)
+
+    def save(self, folder: Path, *, merged: bool) -> None:
+        self.policy.save(folder, merged=merged)
+
+    def publish(self, version: int) -> WeightsRef:
+        """In place: the sampler of this engine reads the module itself."""
+        return WeightsRef(version, "present")
+
+    def notes(self) -> list[str]:
+        forward = self.policy.forward()
+        if forward.shares_prefix:
+            return []
+        return [f"prompts are encoded once per sample, {forward.why}"]
+
+    def close(self) -> None:
+        self.policy.close()

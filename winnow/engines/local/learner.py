@@ -4,119 +4,94 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from winnow.algorithms.denominators import Totals
 from winnow.algorithms.objective import Term
 from winnow.config.schema.critic import CriticConfig
-from winnow.config.schema.optimizer import OptimizerConfig
-from winnow.engines.base import AuxiliaryBatch, WeightsRef
+from winnow.engines.base import AuxiliaryBatch, LearnerPlan, PerToken, Weights
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.learning.optimizer import learning_rate, master_of, zeros_like_each
-from winnow.engines.learning.token_values import logprobs, per_token
+from winnow.engines.learning.token_values import Compute, logprobs, per_token
+from winnow.engines.local.policy import LocalPolicy
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, frozen
 from winnow.engines.models.forward import Piece, PolicyForward
-from winnow.engines.models.lora import Adapters
 from winnow.engines.models.reference import Reference
 from winnow.engines.models.saving import writing
-from winnow.types import Group, StepStats, TokenAnnotations
+from winnow.types import Group, StepStats
 
 _OPTIMIZER_FILE = "optimizer.pt"
 
 
 class LocalLearner:
-    """AdamW on a module in this process. For bfloat16 weights it steps a float32 copy.
-
-    Args:
-        total_updates: Of the whole run, for the schedule of the learning rate.
-        saver: Writes the module where it is more than its own `save_pretrained`.
-    """
+    """AdamW on a module in this process. For bfloat16 weights it steps a float32 copy."""
 
     def __init__(
         self,
-        forward: PolicyForward,
-        tokenizer: Any,
-        optimizer: OptimizerConfig,
-        *,
-        total_updates: int,
-        microbatch_tokens: int,
+        policy: LocalPolicy,
+        plan: LearnerPlan,
         critic: LocalCritic | None = None,
         reference: Reference | None = None,
-        saver: Adapters | None = None,
     ) -> None:
-        self.module = forward.module
-        self.tokenizer = tokenizer
-        self.version = 0
-        self.forward = forward
+        self.version = plan.version
+        self.forward = policy.forward()
         self.reference = reference
+        self._policy, self._plan, self._config = policy, plan, plan.optimizer
         self._critic = critic
         self._critic_config = critic.config if critic is not None else CriticConfig()
-        self._saver = saver
-        self._config = optimizer
-        self._total_updates = total_updates
-        self._microbatch_tokens = microbatch_tokens
-        self.weights = [p for p in self.module.parameters() if p.requires_grad]
         own = critic.trained() if critic is not None else []
+        weights = policy.trained()
         self._hooks: list[Any] = []
-        self._masters = [master_of(p, self._hooks) for p in self.weights]
+        self._masters = [master_of(p, self._hooks) for p in weights]
         self._critic_masters = [master_of(p, self._hooks) for p in own]
-        masters = zip([*self.weights, *own], [*self._masters, *self._critic_masters], strict=True)
+        masters = zip([*weights, *own], [*self._masters, *self._critic_masters], strict=True)
         self._copied = [(weight, master) for weight, master in masters if master is not weight]
         self._updates = 0
         self._begun = 0
         """Updates before the optimizer was last renewed."""
         self._adam = self._new_adam()
 
-    def evaluate(
+    def reference_logprobs(
+        self, groups: Sequence[Group], asked: Sequence[Sequence[int]], temperature: float
+    ) -> PerToken:
+        assert self.reference is not None
+        with self.reference.used() as forward:
+            return self._per_token(forward, logprobs(forward, temperature), groups, asked)
+
+    def values(self, groups: Sequence[Group], asked: Sequence[Sequence[int]]) -> PerToken:
+        critic, forward = self._critic, self.forward
+        assert critic is not None
+
+        def values(pieces: Sequence[Piece]) -> Tensor:
+            return critic.values(lambda: forward.contexts(pieces), pieces)
+
+        return self._per_token(forward, values, groups, asked)
+
+    def _per_token(
         self,
+        forward: PolicyForward,
+        compute: Compute,
         groups: Sequence[Group],
         asked: Sequence[Sequence[int]],
-        wants: str,
-        temperature: float,
-    ) -> list[Group]:
-        """The groups with `ref_logprobs` or `values` among the annotations asked for."""
-        share = self.forward.shares_prefix
-        limit = self._microbatch_tokens
-        if wants == "ref_logprobs":
-            assert self.reference is not None
-            with self.reference.used() as forward:
-                found = per_token(
-                    logprobs(forward, temperature),
-                    groups,
-                    asked,
-                    share=forward.shares_prefix,
-                    microbatch_tokens=limit,
-                )
-        else:
-            critic = self._critic
-            assert critic is not None
-
-            def values(pieces: Sequence[Piece]) -> Tensor:
-                return critic.values(lambda: self.forward.contexts(pieces), pieces)
-
-            found = per_token(values, groups, asked, share=share, microbatch_tokens=limit)
-        return [
-            group.with_(
-                annotations=tuple(
-                    replace(
-                        group.annotations[i] if group.annotations else TokenAnnotations(),
-                        **{wants: numbers},
-                    )
-                    for i, numbers in enumerate(own)
-                )
-            )
-            for group, own in zip(groups, found, strict=True)
-        ]
+    ) -> PerToken:
+        return per_token(
+            compute,
+            groups,
+            asked,
+            share=forward.shares_prefix,
+            microbatch_tokens=self._plan.microbatch_tokens,
+        )
 
     def step(
         self,
         groups: Sequence[Group],
         terms: Sequence[Term],
+        totals: Totals,
         temperature: float,
         auxiliary: AuxiliaryBatch | None = None,
     ) -> StepStats:
@@ -134,14 +109,15 @@ class LocalLearner:
         if warming:
             terms, auxiliary = [term for term in terms if "value" in term.reads], None
         models = Models(self.forward, self._critic, self._distributions)
-        done = accumulate(models, groups, terms, temperature, self._microbatch_tokens)
+        limit = self._plan.microbatch_tokens
+        done = accumulate(models, groups, terms, totals, temperature, limit)
         if done.samples == 0 and not warming:
             raise ValueError(
                 "no sample of this mini-batch has an advantage: there is nothing to learn"
             )
         if auxiliary is not None:
             other = accumulate(
-                models, auxiliary.groups, auxiliary.terms, 1.0, self._microbatch_tokens
+                models, auxiliary.groups, auxiliary.terms, auxiliary.totals, 1.0, limit
             )
             done.measures["anchor_loss"] = (other.loss / auxiliary.terms[0].coefficient, 1)
             done.loss += other.loss
@@ -160,9 +136,6 @@ class LocalLearner:
             done.measures["critic_grad_norm"] = (critic_norm, 1)
         return StepStats(**vars(done), applied=finite, grad_norm=norm, lr=lr)
 
-    def publish(self) -> WeightsRef:
-        return WeightsRef(self.version, module=self.module)
-
     def close(self) -> None:
         """Let go of the module, so that another learner can train it."""
         for hook in self._hooks:
@@ -172,22 +145,15 @@ class LocalLearner:
         self._masters, self._critic_masters, self._copied = [], [], []
         self._critic = self.reference = None
 
-    @torch.no_grad()
-    def restart(self, weights: Sequence[Tensor]) -> None:
-        """Go back to these weights, with a new optimizer."""
-        for weight, given in zip(self.weights, weights, strict=True):
-            weight.copy_(given)
+    def restart(self, weights: Weights) -> None:
+        self._policy.put(self._policy.weights(weights))
         self._refresh_masters()
         self._adam = self._new_adam()
         self._begun = self._updates
 
     @writing()
     def save(self, folder: Path) -> None:
-        if self._saver is None:
-            cast(Any, self.module).save_pretrained(folder)
-        else:
-            self._saver.save(folder)
-        self.tokenizer.save_pretrained(folder)
+        self._policy.save(folder)
         state: dict[str, Any] = {
             "adam": self._adam.state_dict(),
             "version": self.version,
@@ -203,9 +169,6 @@ class LocalLearner:
             self._critic.save(folder)
 
     def load(self, folder: Path) -> None:
-        """The module must have been loaded from the same folder, or have a saver that loads it."""
-        if self._saver is not None:
-            self._saver.load(folder)
         if self._critic is not None:
             self._critic.load(folder)
         state = torch.load(folder / _OPTIMIZER_FILE, map_location="cpu", weights_only=True)
@@ -235,7 +198,7 @@ class LocalLearner:
         """Set the learning rates of this update; return that of the policy."""
         warming = self._critic_config.warmup if self._critic is not None else 0
         number = self._updates - max(warming, self._begun)
-        lr = learning_rate(self._config, max(0, number), self._total_updates - warming)
+        lr = learning_rate(self._config, max(0, number), self._plan.updates - warming)
         for group, rate in zip(self._adam.param_groups, (lr, self._critic_config.lr), strict=False):
             group["lr"] = rate
         return lr if number >= 0 else 0.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,15 +17,16 @@ from winnow.engines.local.stopping import Stopper
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.loading import end_tokens
 from winnow.engines.models.tokenization import PromptEncoder
+from winnow.engines.queueing import QueuedSampler, Results
 from winnow.errors import WinnowError
-from winnow.types import Group, Prompt
+from winnow.types import Group
 
 
-class LocalSampler:
+class LocalSampler(QueuedSampler):
     """Samples from a module in this process.
 
     Args:
-        forward: The module, probed.
+        model: Gives the module, probed, when it is first needed.
         batch: Most samples under way at a time.
         cache_gib: Room for their keys and values, in GiB; where it is short, fewer are under way.
     """
@@ -31,33 +34,47 @@ class LocalSampler:
     capabilities = Capabilities(true_logprobs=True, seeds=True, loads_weights=True)
 
     def __init__(
-        self, forward: PolicyForward, tokenizer: Any, batch: int, cache_gib: float = 2.0
+        self,
+        model: Callable[[], PolicyForward],
+        tokenizer: Any,
+        batch: int,
+        cache_gib: float = 2.0,
     ) -> None:
-        self.module = forward.module
+        super().__init__()
         self.tokenizer = tokenizer
         self.version = 0
-        self._forward = forward
+        self._model = model
         self._batch = batch
         self._cache_bytes = cache_gib * 2**30
         self._encode = PromptEncoder(tokenizer)
-        self._end_ids = end_tokens(self.module, tokenizer)
         self._stoppers: dict[tuple[str, ...], Stopper] = {}
-        self._token_bytes = token_bytes(forward)
-        self._pads = self._token_bytes is None and _pads_exactly(forward)
 
     @property
-    def joins(self) -> bool:
-        """Whether waiting samples join while others are under way."""
-        return self._token_bytes is not None
+    def device(self) -> str:
+        return str(self._forward.device)
 
-    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        return self._encode(prompt)
+    def notes(self) -> list[str]:
+        if self._token_bytes is not None:
+            return []
+        return [
+            "waiting samples start only when all before them have ended; this model's cache cannot "
+            "be kept a row at a time"
+        ]
 
-    def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
-        """Groups as they finish, each with the position of its request.
+    def load(self, weights: WeightsRef) -> None:
+        """The weights are read in place; only their version is news.
 
-        Requests of like parameters that follow each other are sampled side by side.
+        Raises:
+            WinnowError: samples are under way, or the weights are elsewhere.
         """
+        if self._under_way is not None:
+            raise WinnowError("the weights changed while samples were under way")
+        if weights.hash or isinstance(weights.where, Path):
+            raise WinnowError("a local sampler samples from the module that its learner trains")
+        self.version = weights.version
+
+    def _sample(self, requests: Sequence[Request]) -> Results:
+        """Requests of like parameters that follow each other are sampled side by side."""
         prompts = [self._encode(request.prompt) for request in requests]
         for params, members in groupby(range(len(requests)), lambda i: requests[i].params):
             numbers = list(members)
@@ -67,8 +84,26 @@ class LocalSampler:
             for place, samples in sampled:
                 number = numbers[place]
                 request = requests[number]
-                group = Group(request.prompt, prompts[number], tuple(samples), step=request.step)
-                yield number, group
+                yield (
+                    number,
+                    Group(request.prompt, prompts[number], tuple(samples), step=request.step),
+                )
+
+    @property
+    def _forward(self) -> PolicyForward:
+        return self._model()
+
+    @cached_property
+    def _end_ids(self) -> frozenset[int]:
+        return end_tokens(self._forward.module, self.tokenizer)
+
+    @cached_property
+    def _token_bytes(self) -> int | None:
+        return token_bytes(self._forward)
+
+    @cached_property
+    def _pads(self) -> bool:
+        return self._token_bytes is None and _pads_exactly(self._forward)
 
     def _cache(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> KVCache:
         capacity = min(self._batch, sum(request.n for request in requests))
@@ -77,13 +112,8 @@ class LocalSampler:
         row = token * (max(len(prompt) for prompt in prompts) + room)
         capacity = max(1, min(capacity, int(self._cache_bytes / row)))
         if self._token_bytes is None:
-            return Padded(self.module, prompts, pads=self._pads, capacity=capacity)
+            return Padded(self._forward.module, prompts, pads=self._pads, capacity=capacity)
         return Slots(self._forward, prompts, room=room, capacity=capacity)
-
-    def load(self, weights: WeightsRef) -> None:
-        if weights.module is not self.module:
-            raise WinnowError("a local sampler samples from the module that its learner trains")
-        self.version = weights.version
 
     def _stopper(self, stop: tuple[str, ...]) -> Stopper:
         if stop not in self._stoppers:

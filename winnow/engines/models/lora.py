@@ -104,10 +104,9 @@ class Adapters:
             for name, w in zip(self._names(), weights, strict=True)
         ]
 
-    def merged(self, folder: Path, tokenizer: Any) -> None:
+    def merged(self, folder: Path) -> None:
         """Write an ordinary model: base and adapters in one. The module is not changed."""
         self._save_plain(folder, added=True)
-        tokenizer.save_pretrained(folder)
 
     @torch.no_grad()
     def _save_plain(self, folder: Path, *, added: bool) -> None:

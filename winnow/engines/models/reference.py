@@ -73,7 +73,7 @@ class Within(Fixed):
             yield self._forward
 
 
-class Weights(Fixed):
+class Kept(Fixed):
     """Other weights for the policy's module."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Weights(Fixed):
                 parameter.data = data
 
 
-class EMA(Weights):
+class EMA(Kept):
     """An average of the policy: average <- decay average + (1 - decay) policy, each update.
 
     Held in float32, so that small steps are not lost.

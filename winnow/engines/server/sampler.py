@@ -15,19 +15,20 @@ from operator import itemgetter
 from queue import SimpleQueue
 
 from winnow.engines.base import Capabilities, Request, WeightsRef
+from winnow.engines.queueing import QueuedSampler, Results
 from winnow.engines.server.client import Caller, Pacer, Server, Sleep
 from winnow.engines.server.protocol import Counts, many
 from winnow.errors import UserError, WinnowError
-from winnow.types import Group, Prompt, Sample
+from winnow.types import Group, Sample
 
 _GRACE = 5.0  # seconds that open connections may take to be closed
 
 
-class ServerSampler:
+class ServerSampler(QueuedSampler):
     """Samples from a server. A `Sampler`; its weights never change.
 
     Its log-probs are the server's, mostly those of the raw logits, whatever the temperature:
-    nothing may be divided by them. One `sample` is under way at a time.
+    nothing may be divided by them.
 
     Args:
         server: Where and how to ask.
@@ -45,6 +46,7 @@ class ServerSampler:
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
+        super().__init__()
         self.server = server
         self.counts = Counts()
         self._pacer = Pacer(server.requests_per_minute, clock, sleep)
@@ -54,9 +56,9 @@ class ServerSampler:
         """What went wrong so far and was fixed, in sentences."""
         return self.counts.notes()
 
-    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        """Nothing: the server has the tokenizer."""
-        return ()
+    @property
+    def device(self) -> str:
+        return self.server.url
 
     def load(self, weights: WeightsRef) -> None:
         raise WinnowError(
@@ -72,23 +74,24 @@ class ServerSampler:
         with _loop_in_a_thread() as loop:
             asyncio.run_coroutine_threadsafe(_check(self._caller()), loop).result()
 
-    def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
-        """Groups as they finish, each with the position of its request.
+    def submit(self, requests: Sequence[Request]) -> int:
+        """Take requests.
 
-        Closing the iterator cancels what is under way.
+        Raises:
+            UserError: a conversation, where the endpoint takes none.
+        """
+        if self.server.api == "completions" and any(r.prompt.messages for r in requests):
+            problem = "the prompts are conversations, which the completions endpoint does not take"
+            raise UserError("server.api", problem, "set server.api = 'chat'")
+        return super().submit(requests)
+
+    def _sample(self, requests: Sequence[Request]) -> Results:
+        """Groups as they finish, each with the position of its request.
 
         Raises:
             UserError: the server cannot be reached or refuses. What was sampled comes first: the
                 last groups may have fewer samples than were asked for.
         """
-        if self.server.api == "completions" and any(r.prompt.messages for r in requests):
-            problem = "the prompts are conversations, which the completions endpoint does not take"
-            raise UserError("server.api", problem, "set server.api = 'chat'")
-        return self._sample(requests)
-
-    def _sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Group]]:
-        if not requests:
-            return
         caller = self._caller()
         sampled = 0
         with _loop_in_a_thread() as loop:

@@ -1,0 +1,106 @@
+"""An engine without torch: ten logits, whatever the prompt; a sample is a digit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from winnow.algorithms.objective import factors, learned_from
+from winnow.engines.base import START, Capabilities, WeightsRef
+from winnow.engines.queueing import QueuedSampler
+from winnow.rollouts.generate import random_stream
+from winnow.types import Group, Sample, StepStats
+
+
+def read(folder):
+    return np.array(json.loads((Path(folder) / "logits.json").read_text()))
+
+
+def logp(logits, heat=1.0):
+    return logits / heat - np.log(np.exp(logits / heat).sum())
+
+
+class Engine:
+    device, context, vocabulary = "nowhere", 64, "characters"
+
+    def __init__(self, config, field="model", checkpoint=None, folder=None):
+        self.kept, self.now = {START: read(config.model)}, read(checkpoint or config.model)
+        self.encode = lambda prompt: tuple(map(ord, prompt.text))
+        self.encode_completion = lambda text, ended: (*map(ord, text), *([0] * ended))
+        self.sampler, self.learner = lambda _: Sampler(self), lambda plan: Learner(self, plan)
+        self.of = lambda weights: self.kept[weights] if weights in self.kept else read(weights)
+        self.notes, self.load, self.close = lambda: ["fake"], lambda: None, lambda: None
+        self.discard = lambda name: self.kept.pop(name, None)
+        self.publish = lambda version: WeightsRef(version, "present", hash=str(version))
+
+    def snapshot(self, name, of=None):
+        self.kept[name] = (self.now if of is None else self.of(of)).copy()
+
+    def restore(self, weights):
+        self.now = self.of(weights).copy()
+
+    def average(self, weights, share):
+        self.now = (1 - share) * self.now + share * self.of(weights)
+
+    def save(self, folder, *, merged=False):
+        (folder / "logits.json").write_text(json.dumps([*self.now]))
+
+    def logprobs(self, groups, heat):
+        return [[logp(self.now, heat)[int(s.text)] for s in g.samples] for g in groups]
+
+
+class Sampler(QueuedSampler):
+    capabilities, device, notes = Capabilities(True, True, True), "nowhere", lambda _: []
+
+    def __init__(self, engine):
+        super().__init__()
+        self.engine, self.version = engine, 0
+
+    def load(self, weights):
+        assert weights.hash == str(weights.version)
+        self.version = weights.version
+
+    def _sample(self, requests):
+        for place, ask in [*enumerate(requests)][::-1]:  # as they finish
+            own, samples = logp(self.engine.now, ask.params.temperature), []
+            for number in range(ask.n):
+                digit = int(random_stream(ask.seed, number).choice(10, p=np.exp(own)))
+                text, ids = str(digit), (48 + digit,)
+                samples.append(
+                    Sample(ids, (float(np.float32(own[digit])),), text, "stop", self.version)
+                )
+            ids = self.engine.encode(ask.prompt)
+            yield place, Group(ask.prompt, ids, tuple(samples), step=ask.step)
+
+
+class Learner:
+    def __init__(self, engine, plan):
+        self.engine, self.lr, self.version = engine, plan.optimizer.lr, plan.version
+        self.reference = plan.reference and engine.of(plan.reference).copy()
+        self.restart, self.close = engine.restore, lambda: None
+
+    def reference_logprobs(self, groups, asked, heat):
+        own = logp(self.reference, heat)
+        return [[(own[int(s.text)],) for s in g.samples] for g in groups]
+
+    def step(self, groups, terms, totals, heat, auxiliary=None):
+        """REINFORCE, whatever the loss: factor x advantage x grad log pi, summed."""
+        done, policy = (
+            StepStats(applied=True, grad_norm=1.0, lr=self.lr),
+            np.exp(logp(self.engine.now)),
+        )
+        for group in groups:
+            weights = np.multiply(factors(group, terms[0], totals), group.advantages)
+            for sample, weight in zip(group.samples, weights, strict=True):
+                self.engine.now += self.lr * weight * (np.eye(10)[int(sample.text)] - policy)
+            done.influence.append([*abs(weights)])
+            done.samples += len(learned_from(group, terms))
+        self.version += 1
+        return done
+
+    def save(self, folder):
+        self.engine.save(folder)
+        (folder / "version").write_text(str(self.version))
+
+    def load(self, folder):
+        self.version = int((folder / "version").read_text())

@@ -1,0 +1,188 @@
+"""The seam is all that a run needs of an engine: one without torch trains end to end.
+
+Its policy is ten logits, so what a run does is compared with what the same numbers give by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import winnow
+from tests.fake_engine import Engine, logp, read
+from tests.kills import KillAt, Killed, check_same, lines, samples
+from winnow.config.schema import from_dict
+from winnow.engines import factory
+from winnow.training.run import run
+
+ROWS = [{"prompt": f"{i}?", "answer": "7"} for i in range(12)]
+SETTINGS: dict[str, Any] = {
+    "reward": "exact",
+    "algorithm": "rloo",
+    "steps": 8,
+    "prompts_per_step": 6,
+    "samples_per_prompt": 8,
+    "minibatch_prompts": 3,
+    "sampling": {"max_tokens": 4},
+    "optimizer": {"lr": 2.0},
+    "eval": {"size": 4, "samples": 8, "every": 2},
+    "checkpoint": {"every": 100, "keep": 1},
+}
+
+
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Settings of a small run with the fake engine."""
+    monkeypatch.setitem(factory.LEARNERS, "local", Engine)
+    return {**SETTINGS, **files(tmp_path)}
+
+
+def files(folder: Path) -> dict[str, str]:
+    """A model that has not learned anything, and prompts."""
+    model, prompts = folder / "model", folder / "prompts.jsonl"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "logits.json").write_text(json.dumps([0.0] * 10))
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return {"model": str(model), "prompts": str(prompts)}
+
+
+def go(given: dict[str, Any], out: Path, **more: Any) -> winnow.Result:
+    return winnow.train(**{**given, **more}, out=out, quiet=True)
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules.update(torch=None, transformers=None)
+from tests.fake_engine import Engine
+from winnow.engines import factory
+factory.LEARNERS["local"] = Engine
+from winnow.cli.main import main
+for line in sys.argv[1:]:
+    sys.argv = line.split("|")
+    try:
+        main()
+    except SystemExit as done:
+        assert not done.code, (sys.argv, done.code)
+"""
+
+
+def test_commands_train_sample_and_evaluate_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(
+        "".join(f"{key} = {json.dumps(value)}\n" for key, value in files(tmp_path).items())
+        + 'reward = "exact"\nalgorithm = "rloo"\nsteps = 8\nprompts_per_step = 6\n'
+        + "minibatch_prompts = 3\noptimizer.lr = 2.0\neval.size = 4\nsampling.max_tokens = 4\n"
+    )
+    commands = [
+        "winnow|train|recipe.toml|--out|run",
+        "winnow|train|--resume|run",
+        "winnow|sample|recipe.toml|--out|pool",
+        "winnow|select|pool|--out|kept.parquet",
+        "winnow|train|recipe.toml|--set|samples_file=kept.parquet|--set|algorithm=rft|--out|tuned",
+        "winnow|eval|recipe.toml|--set|model=run/checkpoints/step-8|--out|eval",
+    ]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *commands],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(root), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, after = (lines(tmp_path / name, "evals.jsonl")[-1] for name in ("run", "eval"))
+    assert lines(tmp_path / "run", "evals.jsonl")[0]["accuracy"] < 0.3
+    assert before["accuracy"] > 0.9
+    assert after["accuracy"] > 0.9
+
+
+def test_a_step_is_the_formula(given: dict[str, Any], tmp_path: Path) -> None:
+    """From what is on the disk: the sum over samples of advantage x (one-hot - policy) / samples,
+    with an advantage of r - mean of the others' r."""
+    given["eval"] = {"size": 0}
+    go(given, tmp_path / "run", steps=1, prompts_per_step=12, minibatch_prompts=12)
+    rows, expected = samples(tmp_path / "run"), np.zeros(10)
+    assert len(rows) == 96
+    for row in rows:
+        rewards = [float(r["text"] == "7") for r in rows if r["group"] == row["group"]]
+        own = float(row["text"] == "7")
+        assert row["advantage"] == pytest.approx(own - (sum(rewards) - own) / 7)
+        expected += 2.0 * row["advantage"] * (np.eye(10)[int(row["text"])] - 0.1) / 96
+    found = read(tmp_path / "run/checkpoints/step-1")
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "KL to the start": {"algorithm": {"name": "rloo", "kl": "in-reward(0.05)"}},
+    "early stopping": {"eval": {"size": 4, "samples": 8, "every": 1, "patience": 2}},
+    "restarts": {"rounds": {"restart": True}, "checkpoint": {"every": 1, "keep": 2}},
+    "average": {"checkpoint": {"every": 3, "average": 0.5}},
+    "once": {"algorithm": "rft"},
+    "phases": {
+        "phases": [
+            {"algorithm": "raft", "steps": 3},
+            {"algorithm": {"name": "rloo", "kl": "in-reward(0.05)"}, "steps": 3},
+            {"algorithm": "rloo", "steps": 2, "start_from": "start"},
+        ],
+        "reference": "phase",
+    },
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_killed_anywhere_it_ends_the_same(given: dict[str, Any], tmp_path: Path, name: str) -> None:
+    """At every fifth event of the run."""
+    given.update(CASES[name])
+    if name == "phases":
+        del given["steps"], given["algorithm"]
+    config, listener = from_dict(given), KillAt()
+    run(config, out=tmp_path / "whole", reporter=listener)
+    assert len(listener.heard) > 30
+    for at in range(1, len(listener.heard), 5):
+        broken = tmp_path / f"broken-{at}"
+        with pytest.raises(Killed):
+            run(config, out=broken, reporter=KillAt(at))
+        if broken.exists():
+            run(resume=broken, reporter=KillAt())
+        else:
+            run(config, out=broken, reporter=KillAt())
+        check_same(tmp_path / "whole", broken)
+
+
+def test_the_reference_is_what_it_is_called(given: dict[str, Any], tmp_path: Path) -> None:
+    """Log-probs of the start, and of the weights that the second phase began with."""
+    for reference in ("start", "phase"):
+        given["phases"] = [
+            {"algorithm": "raft", "steps": 2},
+            {"algorithm": {"name": "rloo", "kl": "in-reward(0.05)"}, "steps": 2},
+        ]
+        settings = {k: v for k, v in given.items() if k not in ("steps", "algorithm")}
+        out = tmp_path / reference
+        go(settings, out, reference=reference, checkpoint={"every": 1, "keep": 9})
+        began = {"start": Path(given["model"]), "phase": out / "checkpoints/step-2"}[reference]
+        rows = pq.read_table(out / "rollouts/train-000004.parquet").to_pylist()
+        expected = [[logp(read(began))[int(row["text"])]] for row in rows]
+        assert [row["ref_logprobs"] for row in rows] == [pytest.approx(e) for e in expected]
+
+
+def test_the_final_model_is_the_average(given: dict[str, Any], tmp_path: Path) -> None:
+    result = go(given, tmp_path / "run", checkpoint={"average": 0.25})
+    last = read(tmp_path / "run/checkpoints/step-8")
+    assert abs(last).max() > 0.5
+    assert read(result.checkpoint) == pytest.approx(0.75 * last, abs=1e-12)
+
+
+def test_every_token_says_which_weights_drew_it(given: dict[str, Any], tmp_path: Path) -> None:
+    result = go(given, tmp_path / "run")
+    version = {1: 0, **{row["step"] + 1: row["policy_version"] for row in result.metrics}}
+    assert version[9] > 8
+    for row in samples(tmp_path / "run"):
+        assert row["policy_version"] == version[row["step"]]

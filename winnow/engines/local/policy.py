@@ -1,0 +1,147 @@
+"""The model of this process and its weights, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from winnow.config.schema import Config
+from winnow.engines.base import START, Weights
+from winnow.engines.models.forward import PolicyForward
+from winnow.engines.models.loading import ModelSource, load_model, load_tokenizer, resolve
+from winnow.engines.models.lora import Adapters
+from winnow.engines.models.saving import writing
+from winnow.errors import WinnowError
+
+
+class LocalPolicy:
+    """A causal language model, read when it is first needed, and copies of its trained weights.
+
+    Args:
+        field: The setting that names the model.
+        checkpoint: Where its present weights are, if not the model's own.
+        folder: Of the run; adapters keep a copy of a base model there that no hub has.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        field: str = "model",
+        checkpoint: Path | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.source = resolve(config.model, field)
+        self.device, self.dtype, self.field = device, config.dtype, field
+        self._config, self._folder, self._checkpoint = config, folder, checkpoint
+        whole = checkpoint is not None and not config.lora.rank
+        self.now = ModelSource(str(checkpoint)) if whole else self.source
+        """Where the present weights are, or what adapters go over."""
+        self.tokenizer = load_tokenizer(self.now, field)
+        self._module: torch.nn.Module | None = None
+        self._forward: PolicyForward | None = None
+        self._adapters: Adapters | None = None
+        self._kept: dict[str, Sequence[torch.Tensor]] = {}
+
+    @property
+    def loaded(self) -> bool:
+        return self._module is not None
+
+    def module(self) -> torch.nn.Module:
+        """The module, read on the first call."""
+        if self._module is None:
+            module = load_model(self.now, self.dtype, self.device, self.field)
+            if self._config.lora.rank:
+                self._adapters = self._attached(module)
+            self._module = module
+        return self._module
+
+    def _attached(self, module: torch.nn.Module) -> Adapters:
+        path = Path(self.source.name)
+        name = str(path.absolute()) if path.is_dir() else self.source.name
+        made = Adapters(module, self._config.lora, self._config.seed, name)
+        if self._folder is not None and not self.source.ordinary:
+            made.keep_base(self._folder / "base")
+        if self._checkpoint is not None:
+            made.load(self._checkpoint)
+        return made
+
+    def adapters(self) -> Adapters | None:
+        """The adapters that are trained, if they are."""
+        self.module()
+        return self._adapters
+
+    def forward(self) -> PolicyForward:
+        """The module, probed on the first call."""
+        if self._forward is None:
+            self._forward = PolicyForward(self.module())
+        return self._forward
+
+    def trained(self) -> list[torch.nn.Parameter]:
+        """The parameters that are trained."""
+        return [p for p in self.module().parameters() if p.requires_grad]
+
+    def keep(self, name: str, of: Weights | None) -> None:
+        """Keep weights under a name: a copy of the present ones, or others."""
+        if of is None:
+            self._kept[name] = [p.detach().clone() for p in self.trained()]
+        else:
+            self._kept[name] = self.weights(of)
+
+    def discard(self, name: str) -> None:
+        self._kept.pop(name, None)
+
+    def weights(self, where: Weights) -> Sequence[torch.Tensor]:
+        """Those of a snapshot, a checkpoint's folder, or the start; not to be written to."""
+        if isinstance(where, str) and where in self._kept:
+            return self._kept[where]
+        if where != START and not isinstance(where, Path):
+            raise WinnowError(f"no snapshot is called {where!r}")
+        adapters = self.adapters()
+        if adapters is not None:
+            return adapters.read(where if isinstance(where, Path) else None)
+        source = ModelSource(str(where)) if isinstance(where, Path) else self.source
+        other = load_model(source, self.dtype, self.device, self.field)
+        return [p.detach() for p in other.parameters()]
+
+    @torch.no_grad()
+    def put(self, weights: Sequence[torch.Tensor]) -> None:
+        """Copy weights into the module."""
+        for parameter, given in zip(self.trained(), weights, strict=True):
+            parameter.copy_(given)
+
+    def average(self, where: Weights, share: float) -> None:
+        """(1 - share) present + share other; of adapters, the weights that they stand for."""
+        own, adapters = [p.detach() for p in self.trained()], self.adapters()
+        if adapters is not None:
+            if where != START:
+                raise WinnowError("adapters are averaged with the model that they are over, alone")
+            self.put(adapters.towards_base(own, share))
+            return
+        other = self.weights(where)
+        self.put(
+            [
+                torch.lerp(one.float(), two.float(), share).to(one.dtype)
+                for one, two in zip(own, other, strict=True)
+            ]
+        )
+
+    @writing()
+    def save(self, folder: Path, *, merged: bool = False) -> None:
+        """Write the model, adapters by themselves or merged into it, and the tokenizer."""
+        adapters = self.adapters()
+        if adapters is None:
+            cast(Any, self.module()).save_pretrained(folder)
+        elif merged:
+            adapters.merged(folder)
+        else:
+            adapters.save(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def close(self) -> None:
+        """Let go of module and snapshots."""
+        self._module = self._forward = self._adapters = None
+        self._kept.clear()

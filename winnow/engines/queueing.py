@@ -1,0 +1,51 @@
+"""What samplers share: requests wait, and are sampled a set at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
+
+from winnow.engines.base import Request
+from winnow.types import Group
+
+Results = Generator[tuple[int, Group], None, None]
+
+
+class QueuedSampler(ABC):
+    """A sampler that samples whatever waits, side by side; what comes meanwhile is the next set."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, Request]] = []
+        self._submitted = 0
+        self._under_way: Results | None = None
+
+    @abstractmethod
+    def _sample(self, requests: Sequence[Request]) -> Results:
+        """Groups as they finish, each with the position of its request. Closing it ends all."""
+
+    def submit(self, requests: Sequence[Request]) -> int:
+        first = self._submitted
+        self._submitted += len(requests)
+        self._waiting += zip(range(first, self._submitted), requests, strict=True)
+        return first
+
+    def results(self) -> Iterator[tuple[int, Group]]:
+        while self._waiting:
+            numbers, requests = zip(*self._waiting, strict=True)
+            self._waiting = []
+            self._under_way = self._sample(requests)
+            try:
+                for place, group in self._under_way:
+                    yield numbers[place], group
+            finally:
+                self._end()
+
+    def cancel(self) -> None:
+        self._waiting = []
+        self._end()
+
+    def _end(self) -> None:
+        """End what is under way; what waits goes on waiting."""
+        if self._under_way is not None:
+            self._under_way.close()
+            self._under_way = None

@@ -1,0 +1,62 @@
+"""Recorded samples -> the tokens that an engine's model has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from winnow.engines.base import Engine
+from winnow.errors import UserError
+from winnow.types import Group, Sample
+
+
+def same_vocabulary(engine: Engine, group: Group) -> bool:
+    """Whether a recorded group's prompt has the tokens here that it was sampled with."""
+    return not group.prompt_ids or engine.encode(group.prompt) == group.prompt_ids
+
+
+class Retokeniser:
+    """Completes the groups of a file: token ids of prompts and samples where they are not known.
+
+    A sample's end follows from its finish reason: the end-of-sequence token after `eos`, the stop
+    string after `stop` if only one is possible, nothing after `length`.
+
+    Args:
+        anew: Whether the file's tokens are another model's, so that only its text can be used.
+    """
+
+    def __init__(self, engine: Engine, stop: Sequence[str] = (), *, anew: bool = False) -> None:
+        self._engine, self._anew = engine, anew
+        self._stop = stop[0] if len(stop) == 1 else ""
+        self._context = engine.context
+
+    def __call__(self, group: Group) -> Group:
+        """The group, complete.
+
+        Raises:
+            UserError: a sample that is longer than the model's context, or of no token at all.
+        """
+        known = bool(group.prompt_ids) and not self._anew
+        prompt_ids = group.prompt_ids if known else self._engine.encode(group.prompt)
+        samples = tuple(
+            sample if sample.token_ids and not self._anew else self._complete(group, sample)
+            for sample in group.samples
+        )
+        longest = len(prompt_ids) + max(len(sample.token_ids) for sample in samples)
+        if self._context is not None and longest > self._context:
+            raise UserError(
+                "samples_file",
+                f"a sample of prompt {group.prompt.id!r} is {longest} tokens long with its prompt, "
+                f"more than the model's context of {self._context}",
+                "leave it out with winnow select --rule 'length(high=...)'",
+            )
+        return group.with_(prompt_ids=prompt_ids, samples=samples)
+
+    def _complete(self, group: Group, sample: Sample) -> Sample:
+        end = self._stop if sample.finish_reason == "stop" else ""
+        ended = sample.finish_reason == "eos"
+        ids = self._engine.encode_completion(sample.text + end, ended=ended)
+        if not ids:
+            problem = f"an answer to prompt {group.prompt.id!r} is empty, with nothing to learn"
+            raise UserError("samples_file", problem, "leave it out with winnow select")
+        return replace(sample, token_ids=ids, logprobs=(), entropies=(), length=len(ids))
