@@ -44,6 +44,15 @@ def load(
     return from_dict(values)
 
 
+def load_folder(folder: Path) -> Config:
+    """The config in a run folder or a folder of samples.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    return from_dict(_read(str(folder / "config.toml")))
+
+
 def recipes() -> list[str]:
     """Names of the recipes that ship with Winnow."""
     folder = files("winnow.config") / "recipes"

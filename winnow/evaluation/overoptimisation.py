@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from winnow.config.recipe import load
+from winnow.config.recipe import load_folder
 from winnow.config.schema import Config
 from winnow.engines.factory import engine_for
 from winnow.errors import UserError
@@ -106,7 +106,7 @@ def run_overoptimisation(
     if len(files) < 3 or not (folder / "config.toml").is_file():
         problem = f"the study needs 3 evaluations with samples, and {folder} has {len(files)}"
         raise UserError("run", problem, "train with --set eval.every=5, say")
-    config = load(str(folder / "config.toml"))
+    config = load_folder(folder)
     with reporter(quiet) as listener:
         tables = [
             scored_samples(file, _TOKENS, [proxy, gold], None, False, "the study") for file in files

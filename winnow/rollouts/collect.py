@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from winnow.config.recipe import dumps, load
+from winnow.config.recipe import dumps, load_folder
 from winnow.config.schema import Config
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.engines.devices import environment
@@ -211,7 +211,7 @@ def resume_sample(
 ) -> SampleResult:
     """Resume a folder of `winnow sample`. No model is loaded for one that is complete."""
     Journal.check(folder)
-    config = load(str(folder / "config.toml"))
+    config = load_folder(folder)
     plan = _plan(config, held_out=(folder / HELD_OUT).exists())
     if (done := complete(plan, Journal(folder, plan.empty))) is not None:
         return SampleResult(folder, done)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from winnow.algorithms.algorithm import Algorithm
-from winnow.config.recipe import load
+from winnow.config.recipe import load_folder
 from winnow.config.schema import Config
 from winnow.errors import Stopped
 from winnow.reporting.console import ConsoleReporter
@@ -53,7 +53,7 @@ def run(
     """Run a config to its end, or resume a run folder."""
     if resume is not None:
         out = RunStore.open(resume).folder
-        config = load(str(out / "config.toml"))
+        config = load_folder(out)
     assert config is not None
     assert out is not None
     if resume is None:
@@ -78,7 +78,7 @@ def result_of(folder: Path) -> Result:
     store = RunStore.open(folder)
     evals = store.lines("evals.jsonl")
     final = folder / FINAL
-    patience = load(str(folder / "config.toml")).eval.patience
+    patience = load_folder(folder).eval.patience
     best = best_of_evaluations(evals).step if patience and not final.is_dir() else None
     ends = [row for row in evals if best in (None, row["step"])]
     return Result(
