@@ -139,7 +139,8 @@ def sample(
         n: Samples a prompt: `samples_per_prompt`.
         resume: A folder to resume; give only `reward` with it, if a function.
         held_out: Sample for the held-out prompts instead.
-        settings: Any other key of the config; `server={"url": ...}` samples from a server.
+        settings: Any other key of the config. To sample from a server:
+            `engine={"sampler": "openai", "url": ...}`.
 
     Raises:
         UserError: something that the caller can fix.

@@ -19,7 +19,7 @@ from winnow.algorithms.registry import ADVANTAGES, RULES
 from winnow.algorithms.selection import Best, Correct, Everything
 from winnow.algorithms.spec import Own
 from winnow.algorithms.table import ALGORITHMS
-from winnow.config.recipe import dumps, load, recipes
+from winnow.config.recipe import dumps, load, load_folder, recipes
 from winnow.config.schema import Config, from_dict
 from winnow.config.schema.describe import describe
 from winnow.config.validation import check
@@ -80,6 +80,10 @@ SETTINGS = st.fixed_dictionaries(
                 "top_p": st.floats(0, 1, exclude_min=True),
                 "stop": st.lists(st.text(min_size=1, max_size=5), max_size=3),
             },
+        ),
+        "engine": st.fixed_dictionaries(
+            {"sampler": st.just("openai"), "url": FREE_TEXT},
+            optional={"served_model": FREE_TEXT, "concurrency": st.integers(1, 99)},
         ),
         "optimizer": st.fixed_dictionaries(
             {}, optional={"lr": st.floats(0, 1), "betas": st.just([0.5, 0.25])}
@@ -229,7 +233,7 @@ def test_set_to_nothing_is_the_default_again(sets, key: str, value: object) -> N
 def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text('[prompts]\nchat = true\nsystem = "Be brief."\n')
-    with pytest.raises(UserError, match=r"^prompts\.system: needs prompts\.chat = true .*; set it"):
+    with pytest.raises(UserError, match=r"^prompts\.system: needs prompts\.chat = true; set it"):
         load(str(recipe), ["prompts.chat=false"])
     assert load(str(recipe), ["prompts.chat=false", "prompts.system="]).prompts.system is None
 
@@ -274,6 +278,18 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
         ("optimizer.betas=[0.9]", "optimizer.betas.1: is missing"),
         ("optimizer.betas=[0.9, 1.5]", "optimizer.betas.1: must be less than 1 (got 1.5)"),
         ("optimizer.betas=0.9", "optimizer.betas: must be a list (got 0.9)"),
+        ("engine.sampler=vllm", "engine.sampler: must be 'local' or 'openai' (got 'vllm')"),
+        ("engine.learner=far", "engine.learner: must be 'local' (got 'far')"),
+        ("url=x", "url: no such setting; did you mean 'engine.url'?"),
+        ("server.url=x", "server.url: is now engine.url, with engine.sampler = 'openai'"),
+        ("server.url=", "server.url: is now engine.url, with engine.sampler = 'openai'"),
+        ("server=x", "server: is now engine, with engine.sampler = 'openai'"),
+        ("server.no=x", "server: is now engine, with engine.sampler = 'openai'"),
+        (
+            "server.api=chat",
+            "server.api: is now engine.api, with engine.sampler = 'openai'; without server.url it "
+            "did nothing: leave it out",
+        ),
         ("reward.right_at=nan", "reward.right_at: must be a finite number"),
         ("reward.options=3", "reward.options: must be a table (got 3)"),
         ("model=\udcff", "--set: 'model=\\udcff' is not in UTF-8; write it in UTF-8"),
@@ -328,6 +344,130 @@ def test_a_recipe_that_is_not_there() -> None:
 def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path) -> None:
     (tmp_path / "r.toml").write_bytes(b"\xef\xbb\xbfsteps = 3")
     assert load(str(tmp_path / "r.toml")).steps == 3
+
+
+OPENAI = {
+    "url": "http://host/v1",
+    "served_model": "m",
+    "api": "chat",
+    "concurrency": 3,
+    "requests_per_minute": 60.0,
+    "timeout": 9.0,
+    "retries": 2,
+    "key_env": "MY_KEY",
+}
+"""What only a server reads, none of it the default."""
+
+
+class TestEngine:
+    """What the sampler does not read is refused; what it cannot go without is asked for."""
+
+    def test_the_model_in_this_process_is_the_default(self) -> None:
+        engine = Config().engine
+        assert (engine.sampler, engine.learner) == ("local", "local")
+        assert engine.model_dump().keys() == {"sampler", "learner", *OPENAI}
+
+    @pytest.mark.parametrize("key", OPENAI)
+    def test_what_only_a_server_reads(self, key) -> None:
+        with pytest.raises(UserError) as caught:
+            from_dict({"engine": {key: OPENAI[key]}})
+        assert str(caught.value) == (
+            f"engine.{key}: does nothing with engine.sampler = 'local'; set engine.sampler = "
+            "'openai', or leave it out"  # without the value, which may be a key or a password
+        )
+        default = Config().engine.model_dump()[key]
+        assert from_dict({"engine": {"sampler": "local", key: default}}) == Config()
+
+    def test_a_server_needs_its_address(self) -> None:
+        with pytest.raises(UserError) as caught:
+            load(sets=["engine.sampler=openai", "engine.url=x", "engine.url="])
+        assert str(caught.value) == (
+            "engine.url: is missing, and engine.sampler = 'openai' needs it; set it, such as "
+            "'http://localhost:8000/v1'"
+        )
+
+    def test_a_server_reads_them_all(self) -> None:
+        """In any order on the command line."""
+        sets = [f"engine.{key}={value}" for key, value in OPENAI.items()]
+        engine = load(sets=[*sets, "engine.sampler=openai"]).engine
+        assert engine.model_dump() == {"sampler": "openai", "learner": "local", **OPENAI}
+
+    def test_what_samples_is_what_the_server_calls_it(self) -> None:
+        for called, name in (({}, "a"), ({"served_model": "b"}, "b")):
+            server = {"sampler": "openai", "url": "http://host/v1", **called}
+            assert from_dict({"model": "a", "engine": server}).sampling_model == name
+
+    def test_training_needs_the_model(self) -> None:
+        config = from_dict({"engine": {"sampler": "openai", **OPENAI}})
+        with pytest.raises(UserError) as caught:
+            check(config, ALGORITHMS["rft"])
+        assert str(caught.value) == (
+            "engine.sampler: training needs the model itself; sample from the server with winnow "
+            "sample, then train with --set samples_file=FOLDER"
+        )
+
+
+SERVER = """\
+steps = 3
+
+[server]
+api = "chat"
+concurrency = 3
+requests_per_minute = 60.0
+timeout = 9.0
+retries = 2
+"""
+"""What a folder held before there was `[engine]`."""
+AT = 'url = "http://host/v1"\nmodel = "m"\nkey_env = "MY_KEY"\n'
+
+
+class TestTheTableServer:
+    """A recipe has to be written anew; what is in a folder is read as it was meant."""
+
+    def test_a_recipe(self, tmp_path) -> None:
+        (tmp_path / "r.toml").write_text('[server]\nmodel = "m"\nurl = "http://host/v1"\n')
+        with pytest.raises(UserError) as caught:
+            load(str(tmp_path / "r.toml"))
+        assert str(caught.value) == (
+            "server.model: is now engine.served_model, with engine.sampler = 'openai'"
+        )
+
+    @pytest.mark.parametrize("key", ["model", *OPENAI])
+    def test_each_key_says_where_it_went(self, key) -> None:
+        now = {"model": "served_model"}.get(key, key)
+        said = f"server.{key}: is now engine.{now}, with engine.sampler = 'openai'"
+        if key == "served_model":
+            said = "server: is now engine, with engine.sampler = 'openai'"
+        with pytest.raises(UserError, match=f"^{re.escape(said)}"):
+            from_dict({"server": {key: "x"}})
+
+    def test_a_folder_of_a_server(self, tmp_path) -> None:
+        (tmp_path / "config.toml").write_text(SERVER + AT)
+        config = load_folder(tmp_path)
+        assert config == from_dict({"steps": 3, "engine": {"sampler": "openai", **OPENAI}})
+
+    def test_a_folder_of_the_model_in_this_process(self, tmp_path) -> None:
+        """Without an address nothing of the table was read."""
+        (tmp_path / "config.toml").write_text(SERVER)
+        assert load_folder(tmp_path) == from_dict({"steps": 3})
+
+    @pytest.mark.parametrize("engine", [{}, {"sampler": "openai", **OPENAI}])
+    def test_a_folder_of_today(self, engine, tmp_path) -> None:
+        config = from_dict({"engine": engine})
+        (tmp_path / "config.toml").write_text(dumps(config))
+        assert load_folder(tmp_path) == config
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("[server]\n[engine]\n", "^server: is now engine"),
+            (SERVER + AT + "speed = 9", r"^engine\.speed: no such setting"),
+        ],
+    )
+    def test_a_folder_that_somebody_wrote_into(self, text, said, tmp_path) -> None:
+        (tmp_path / "config.toml").write_text(text)
+        with pytest.raises(UserError, match=said):
+            load_folder(tmp_path)
 
 
 class TestCheck:

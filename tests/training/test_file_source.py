@@ -401,11 +401,11 @@ class TestRefused:
         )
 
     def test_a_server(self, tiny_model, tmp_path) -> None:
-        with pytest.raises(UserError, match=r"^server\.url: training needs the model itself"):
+        with pytest.raises(UserError, match=r"^engine\.sampler: training needs the model itself"):
             winnow.train(
                 model=str(tiny_model),
                 prompts=tiny.problems(),
-                server={"url": "http://localhost:1/v1"},
+                engine={"sampler": "openai", "url": "http://localhost:1/v1"},
                 out=tmp_path / "run",
                 quiet=True,
             )

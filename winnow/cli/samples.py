@@ -46,7 +46,8 @@ def sample(
     """Sample completions, score them, keep them all.
 
     Nothing is trained. A kill loses nothing: --resume samples what is missing.
-    Samples come from the model in this process, or from any OpenAI-compatible server (server.url).
+    Samples come from the model in this process, or with engine.sampler=openai from any
+    OpenAI-compatible server (engine.url).
     """
     from dataclasses import asdict
 

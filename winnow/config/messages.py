@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from winnow.config.former import FORMER, moved
 from winnow.errors import UserError, nearest
 
 _WORDS = {
@@ -29,6 +30,8 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
     kind, given = first["type"], first["input"]
     where = [str(part) for part in first["loc"]]
     field = ".".join(where)
+    if kind == "extra_forbidden" and where == [FORMER]:
+        return moved(given)
     if kind == "extra_forbidden":
         return UserError(field, "no such setting", _meant(where, model))
     if kind == "model_type":
@@ -38,8 +41,9 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
         name = next(iter(given), "")
         return UserError(field, f"it is a single value and has no setting {name!r} of its own")
     said = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    shown = "" if isinstance(given, dict) else f" (got {given!r:.60})"
     remedy = str(first.get("ctx", {}).get("remedy", ""))
+    # with a remedy the error is about another setting, and the value may be a key or a password
+    shown = "" if isinstance(given, dict) or remedy else f" (got {given!r:.60})"
     return UserError(field, f"{_WORDS.get(kind, said)}{shown}", remedy)
 
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.objective import Term
 from winnow.algorithms.spec import Own
+from winnow.config.former import renamed
 from winnow.config.messages import complaint
 from winnow.config.schema import SHORT, Config, from_dict
 from winnow.config.schema.algorithm import OWN, AlgorithmConfig
@@ -45,12 +46,12 @@ def load(
 
 
 def load_folder(folder: Path) -> Config:
-    """The config in a run folder or a folder of samples.
+    """The config in a run folder or a folder of samples, of this version or an earlier one.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    return from_dict(_read(str(folder / "config.toml")))
+    return from_dict(renamed(_read(str(folder / "config.toml"))))
 
 
 def recipes() -> list[str]:

@@ -77,11 +77,11 @@ def _samples(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
         yield UserError(
             "samples_from", "samples come from a file", "leave out samples_file or samples_from"
         )
-    if config.server.url is not None:
+    if config.engine.sampler == "openai":
         remedy = (
             "sample from the server with winnow sample, then train with --set samples_file=FOLDER"
         )
-        yield UserError("server.url", "training needs the model itself", remedy)
+        yield UserError("engine.sampler", "training needs the model itself", remedy)
     if config.samples_file is None and algorithm.resample == "every-step":
         if config.rounds.merge:
             yield from _older(algorithm, "samples of earlier rounds (rounds.merge)")

@@ -37,10 +37,18 @@ def _server(config: Config, _: Callable[[], Engine]) -> Sampler:
     from winnow.engines.server.client import Server
     from winnow.engines.server.sampler import ServerSampler
 
-    settings = config.server.model_dump(exclude={"url", "model"})
-    sampler = ServerSampler(
-        Server(url=config.server.url or "", model=config.server.model or config.model, **settings)
+    engine = config.engine
+    server = Server(
+        url=engine.url or "",
+        model=config.sampling_model,
+        api=engine.api,
+        concurrency=engine.concurrency,
+        requests_per_minute=engine.requests_per_minute,
+        timeout=engine.timeout,
+        retries=engine.retries,
+        key_env=engine.key_env,
     )
+    sampler = ServerSampler(server)
     sampler.check()
     return sampler
 
@@ -69,12 +77,12 @@ def engine_for(
     Raises:
         UserError: no such model or device, or a tokenizer that cannot be loaded.
     """
-    return LEARNERS["local"](config, field, checkpoint, folder)
+    return LEARNERS[config.engine.learner](config, field, checkpoint, folder)
 
 
 def policy_sampler(config: Config, engine: Engine) -> Sampler:
     """The sampler of a policy that is trained."""
-    return SAMPLERS["local"](config, lambda: engine)
+    return SAMPLERS[config.engine.sampler](config, lambda: engine)
 
 
 def sampler_for(config: Config, prompts: Sequence[Prompt], progress: Progress) -> Sampler:
@@ -93,7 +101,7 @@ def sampler_for(config: Config, prompts: Sequence[Prompt], progress: Progress) -
         made.load()
         return made
 
-    return SAMPLERS["local" if config.server.url is None else "openai"](config, engine)
+    return SAMPLERS[config.engine.sampler](config, engine)
 
 
 def check_model(name: str, field: str, others: Sequence[str] = ()) -> None:

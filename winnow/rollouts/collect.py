@@ -249,16 +249,13 @@ def _sample(
 
 def _plan(config: Config, held_out: bool) -> Plan:
     params = sampling_params(config)
-    model = config.model
-    if config.server.url is not None:
-        model = config.server.model or config.model
     return Plan(
         prompts=_prompts(config, held_out),
         n=config.samples_per_prompt,
         params=params,
         seed=config.seed,
         right_at=config.reward.bound,
-        origin=Origin(model, params.temperature, params.truncated),
+        origin=Origin(config.sampling_model, params.temperature, params.truncated),
     )
 
 

@@ -451,7 +451,7 @@ def test_what_is_not_there():
     with FakeServer(default=status(404, "The model `m` does not exist")) as server:
         _, error = until_the_error(sampler(server), request())
     assert len(server.asked) == 1
-    assert "404 The model `m` does not exist; fix server.url" in str(error)
+    assert "404 The model `m` does not exist; fix engine.url" in str(error)
 
 
 def test_a_server_that_takes_the_likeliest_token():
@@ -562,7 +562,7 @@ def test_a_server_that_does_not_recover():
     assert groups == []
     assert error.exit_code == 2
     assert str(error) == (
-        f"server: {server.url}: failed 3 times in a row, the last time with: 500 out of memory"
+        f"engine.url: {server.url}: failed 3 times in a row, the last time with: 500 out of memory"
     )
 
 
@@ -687,7 +687,7 @@ def test_no_key_where_one_is_wanted(monkeypatch):
         _, error = until_the_error(sampler(server, key_env="MY_KEY"), request())
         assert "set the environment variable MY_KEY, which is not" in str(error)
         _, error = until_the_error(sampler(server), request())
-        assert "server.key_env" in str(error)
+        assert "engine.key_env" in str(error)
 
 
 def test_a_key_for_another_server_is_not_sent(monkeypatch):
@@ -832,13 +832,13 @@ def test_ctrl_c():
     ],
 )
 def test_settings_that_cannot_be(settings, field):
-    with pytest.raises(UserError, match=field):
+    with pytest.raises(UserError, match=rf"^engine\.{field}: "):
         Server(**{"url": "http://localhost/v1", "model": "m", **settings})
 
 
 def test_a_password_in_the_address_is_not_shown():
     for url in (f"http://me:{SECRET}@host/v1", f"me:{SECRET}@host", f"http://host/v1?key={SECRET}"):
-        with pytest.raises(UserError, match=r"server\.key_env") as caught:
+        with pytest.raises(UserError, match=r"engine\.key_env") as caught:
             Server(url, "m")
         assert SECRET not in everything_said(caught.value)
 
@@ -861,7 +861,9 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with FakeServer() as server:
         for ask in (lambda: sampled(sampler(server), request()), lambda: sampler(server).check()):
-            with pytest.raises(UserError, match=r"pip install 'winnow-rl\[server\]'"):
+            with pytest.raises(
+                UserError, match=r"^engine\.sampler: .*pip install 'winnow-rl\[server\]'"
+            ):
                 ask()
 
 

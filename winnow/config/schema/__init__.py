@@ -18,6 +18,7 @@ from winnow.config.schema.anchor import AnchorConfig
 from winnow.config.schema.base import Section
 from winnow.config.schema.checkpoint import CheckpointConfig
 from winnow.config.schema.critic import CriticConfig
+from winnow.config.schema.engine import EngineConfig
 from winnow.config.schema.eval import EvalConfig
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.schema.optimizer import OptimizerConfig
@@ -25,7 +26,6 @@ from winnow.config.schema.prompts import PromptsConfig
 from winnow.config.schema.reward import RewardConfig
 from winnow.config.schema.rounds import RoundsConfig
 from winnow.config.schema.sampling import SamplingConfig
-from winnow.config.schema.server import ServerConfig
 
 SHORT = {"algorithm": "name", "prompts": "source", "reward": "name"}
 """Tables that may be written as one string, and the key that the string then stands for."""
@@ -70,7 +70,7 @@ class Config(Section):
     prompts: PromptsConfig = PromptsConfig()
     reward: RewardConfig = RewardConfig()
     sampling: SamplingConfig = SamplingConfig()
-    server: ServerConfig = ServerConfig()
+    engine: EngineConfig = EngineConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     critic: CriticConfig = CriticConfig()
     lora: LoraConfig = LoraConfig()
@@ -78,6 +78,11 @@ class Config(Section):
     anchor: AnchorConfig = AnchorConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @property
+    def sampling_model(self) -> str:
+        """What the engine's sampler samples from, as the samples name it."""
+        return self.engine.served_model or self.model
 
     @property
     def minibatches(self) -> int:

@@ -64,31 +64,31 @@ class Server:
 
     def __post_init__(self) -> None:
         if "@" in self.url or "?" in self.url:  # before any message that shows the address
-            remedy = "leave that out, and name the key's environment variable in server.key_env"
-            raise UserError("server.url", "it holds a password or a query ('@' or '?')", remedy)
+            remedy = "leave that out, and name the key's environment variable in engine.key_env"
+            raise UserError("engine.url", "it holds a password or a query ('@' or '?')", remedy)
         if self.key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.key_env, re.ASCII):
             raise UserError(  # without the value, which may be the key
-                "server.key_env",
+                "engine.key_env",
                 "must be the name of an environment variable, not the key itself",
                 "a name has letters, digits and '_'",
             )
         if not _is_address(self.url):
             problem = f"{self.url!r} is not an address"
-            raise UserError("server.url", problem, "try 'http://localhost:8000/v1'")
+            raise UserError("engine.url", problem, "try 'http://localhost:8000/v1'")
         if self.api not in ("completions", "chat"):
             raise UserError(
-                "server.api", f"unknown endpoint {self.api!r}", "use 'completions' or 'chat'"
+                "engine.api", f"unknown endpoint {self.api!r}", "use 'completions' or 'chat'"
             )
         if not 1 <= self.concurrency <= _MOST_AT_ONCE:
             raise UserError(
-                "server.concurrency", f"must be from 1 to {_MOST_AT_ONCE} (got {self.concurrency})"
+                "engine.concurrency", f"must be from 1 to {_MOST_AT_ONCE} (got {self.concurrency})"
             )
         if not self.requests_per_minute >= 0:
-            raise UserError("server.requests_per_minute", "must not be negative")
+            raise UserError("engine.requests_per_minute", "must not be negative")
         if not self.retries >= 0:
-            raise UserError("server.retries", "must not be negative")
+            raise UserError("engine.retries", "must not be negative")
         if not self.timeout > 0:
-            raise UserError("server.timeout", "must be above 0")
+            raise UserError("engine.timeout", "must be above 0")
 
 
 def _is_address(url: str) -> bool:
@@ -168,7 +168,7 @@ class Caller:
                 reason = str(failure)
             if attempt < _CHECK_RETRIES:
                 await self._pacer.sleep(self._backoff * 2**attempt)
-        raise self._error(reason, "start the server, or fix server.url")
+        raise self._error(reason, "start the server, or fix engine.url")
 
     async def sample(self, request: Request, size: int, offset: int) -> list[Sample]:
         """At least one sample and at most ``size``; a `UserError` if the server gives none."""
@@ -280,7 +280,7 @@ class Caller:
         await self._pacer.sleep(delay if wait is None else wait + delay)
 
     def _error(self, problem: str, remedy: str = "") -> UserError:
-        return UserError("server", f"{self._server.url}: {problem}", remedy)
+        return UserError("engine.url", f"{self._server.url}: {problem}", remedy)
 
     def _quote(self, text: str) -> str:
         """The server's words on one short line, without the key."""
@@ -294,8 +294,8 @@ def _client(server: Server, key: str | None) -> AsyncOpenAI:
     try:
         from openai import AsyncOpenAI
     except ImportError:
-        problem = "servers need the openai package"
-        raise UserError("server", problem, "pip install 'winnow-rl[server]'") from None
+        problem = "'openai' needs the openai package"
+        raise UserError("engine.sampler", problem, "pip install 'winnow-rl[server]'") from None
     # without a key, the package would send that in OPENAI_API_KEY, to whatever server it is
     client = AsyncOpenAI(
         base_url=server.url, api_key=key or "EMPTY", timeout=server.timeout, max_retries=0
@@ -309,13 +309,13 @@ def _key(name: str | None) -> str | None:
     key = os.environ.get(name, "").strip() if name else ""
     if not (key.isascii() and key.isprintable() and " " not in key):
         problem = f"what {name} holds cannot be a key"
-        raise UserError("server.key_env", problem, "set it to the key alone")
+        raise UserError("engine.key_env", problem, "set it to the key alone")
     return key or None
 
 
 def _about_key(server: Server, key: str | None) -> str:
     if server.key_env is None:
-        return "name the environment variable that holds one in server.key_env"
+        return "name the environment variable that holds one in engine.key_env"
     if key is None:
         return f"set the environment variable {server.key_env}, which is not set"
     return f"set the environment variable {server.key_env} to a key that the server takes"
@@ -329,7 +329,7 @@ def _said(body: object) -> str:
 
 
 def _remedy(status: int) -> str:
-    return "fix server.url (it mostly ends in /v1) or server.model" if status == 404 else ""
+    return "fix engine.url (it mostly ends in /v1) or engine.served_model" if status == 404 else ""
 
 
 def _retry_after(header: str) -> float | None:

@@ -82,7 +82,7 @@ class ServerSampler(QueuedSampler):
         """
         if self.server.api == "completions" and any(r.prompt.messages for r in requests):
             problem = "the prompts are conversations, which the completions endpoint does not take"
-            raise UserError("server.api", problem, "set server.api = 'chat'")
+            raise UserError("engine.api", problem, "set engine.api = 'chat'")
         return super().submit(requests)
 
     def _sample(self, requests: Sequence[Request]) -> Results:

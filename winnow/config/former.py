@@ -1,0 +1,46 @@
+"""The table `[server]` of earlier versions, whose keys are now in `[engine]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from winnow.errors import UserError
+
+FORMER = "server"
+_NOW = {
+    "url": "url",
+    "model": "served_model",
+    "api": "api",
+    "concurrency": "concurrency",
+    "requests_per_minute": "requests_per_minute",
+    "timeout": "timeout",
+    "retries": "retries",
+    "key_env": "key_env",
+}
+
+
+def moved(given: object) -> UserError:
+    """The error where a recipe or `--set` has the table, that says where its first key went."""
+    table = given if isinstance(given, Mapping) else {}
+    key = next((key for key in table if key in _NOW), None)
+    if key is None:
+        return UserError(FORMER, "is now engine, with engine.sampler = 'openai'")
+    problem = f"is now engine.{_NOW[key]}, with engine.sampler = 'openai'"
+    alone = "without server.url it did nothing: leave it out"
+    return UserError(f"{FORMER}.{key}", problem, "" if "url" in table else alone)
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a folder of an earlier version, as they are called now.
+
+    Such a folder has the whole table, defaults too; without a URL none of it was read.
+    """
+    table = values.get(FORMER)
+    if not isinstance(table, Mapping) or "engine" in values:
+        return dict(values)
+    rest = {key: value for key, value in values.items() if key != FORMER}
+    if "url" not in table:
+        return rest
+    engine = {_NOW.get(key, key): value for key, value in table.items()}
+    return {**rest, "engine": {"sampler": "openai", **engine}}
