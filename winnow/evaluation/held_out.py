@@ -45,7 +45,7 @@ def evaluate(context: Context, *, step: int, split: Split = "eval") -> Evaluatio
             sampled = sample(
                 context.sampler,
                 asked,
-                config.model,
+                config.sampling_model,
                 lambda _, done, total: context.reporter.progress("evaluate", done, total),
             )
             store.write_samples(split, step, sampled)
