@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 FinishReason = Literal["eos", "stop", "length"]
@@ -55,6 +56,8 @@ class Sample:
         text: The completion, without special tokens and without the stop string.
         finish_reason: Why it ended. Masks follow from this and from lengths, never from token ids.
         policy_version: Number of updates the policy had seen when it sampled this.
+        version_spans: Where the policy changed on the way: the number of the first token that a
+            later version sampled, and that version, for each that did.
         entropies: Entropy of the next-token distribution at each position, in nats, if known.
         length: Number of tokens, at least 1. Default: that of ``token_ids``.
     """
@@ -66,6 +69,7 @@ class Sample:
     policy_version: int = 0
     entropies: tuple[float, ...] = ()
     length: int = 0
+    version_spans: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         length = self.length or len(self.token_ids)
@@ -74,6 +78,9 @@ class Sample:
         for name, values in (("token ids", self.token_ids), ("log-probs", self.logprobs)):
             if values and len(values) != length:
                 raise ValueError(f"{length} tokens but {len(values)} {name}")
+        begin = [(0, self.policy_version), *self.version_spans]
+        if any(a[0] >= b[0] or a[1] >= b[1] for a, b in pairwise(begin)) or begin[-1][0] >= length:
+            raise ValueError(f"version spans do not rise within {length} tokens: {begin}")
         object.__setattr__(self, "length", length)
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -45,13 +46,18 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 def samples(sample) -> Sample:
     tokens = sample(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5))
     same = {"min_size": len(tokens), "max_size": len(tokens)}
+    version = sample(st.integers(0, 2**40))
+    later = sample(
+        st.sets(st.integers(1, max(1, len(tokens) - 1))) if len(tokens) > 1 else st.just([])
+    )
     return Sample(
         token_ids=tuple(tokens),
         logprobs=tuple(sample(st.lists(FLOAT32, **same))),
         text=sample(TEXT),
         finish_reason=sample(st.sampled_from(["eos", "stop", "length"])),
-        policy_version=sample(st.integers(0, 2**40)),
+        policy_version=version,
         entropies=tuple(sample(st.lists(FLOAT32.map(abs), **same) | st.just([]))),
+        version_spans=tuple((token, version + token) for token in sorted(later)),
     )
 
 
@@ -99,6 +105,15 @@ class TestSamples:
         assert store.read_samples("train", 3, prompts, 0.5) == written
         assert store.read_samples("eval", 3, prompts, 0.5) is None
         assert store.read_samples("train", 4, prompts, 0.5) is None
+
+    def test_a_file_of_before_there_were_spans_is_read(self, store) -> None:
+        group = Group(Prompt("a", "a"), (1,), (Sample((1, 2), (-1.0, -2.0), "b", "eos", 3),))
+        spanned = replace(group.samples[0], version_spans=((1, 5),))
+        store.write_samples("train", 1, [group.with_(samples=(spanned,))])
+        assert store.groups("train", 1)[0].samples == (spanned,)
+        path = store.folder / "rollouts/train-000001.parquet"
+        pq.write_table(pq.read_table(path).drop_columns(["version_spans"]), path)
+        assert store.groups("train", 1)[0].samples == group.samples
 
     def test_the_columns_say_what_happened(self, store) -> None:
         third = float(np.float32(1) / 3)
@@ -154,6 +169,7 @@ class TestSamples:
             "values": [0.25, 1 / 3],
             "returns": [0.5, 0.75],
             "token_advantages": [-1.0, -2.0],
+            "version_spans": None,
         }
         assert second["ref_logprobs"] is second["token_advantages"] is None
         assert (second["reward"], second["error"], second["right"]) == (

@@ -449,6 +449,10 @@ def test_what_cannot_be_read_is_one_line(what, tmp_path) -> None:
 
 CANNOT_BE_DRAWS = {
     "fewer tokens than ids": ({"tokens": [1] * 3, "token_ids": [[1, 2]] * 3}, "1 tokens but 2 tok"),
+    "spans past the end": (
+        {"tokens": [2] * 3, "version_spans": [[[2, 1]]] * 3},
+        "version spans do not rise within 2 tokens: [(0, 0), (2, 1)]",
+    ),
     "data that is no table": ({"data": ["[1]"] * 3}, "data is not a JSON object: '[1]'"),
     "messages that are no JSON": ({"messages": ["hi"] * 3}, "messages is not a JSON list: 'hi'"),
 }

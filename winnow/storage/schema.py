@@ -44,6 +44,7 @@ SCHEMA = pa.schema(
         ("finish_reason", pa.string()),
         ("model", pa.string()),
         ("policy_version", pa.int64()),
+        ("version_spans", pa.list_(pa.list_(pa.int64()))),  # of later versions, where there are any
         ("temperature", pa.float64()),
         ("truncated", pa.bool_()),
         ("reward", pa.float64()),
@@ -147,6 +148,7 @@ def sample_columns(sample: Sample) -> dict[str, Any]:
         "entropies": sample.entropies,
         "finish_reason": sample.finish_reason,
         "policy_version": sample.policy_version,
+        "version_spans": [list(span) for span in sample.version_spans] or None,
     }
 
 
@@ -268,6 +270,7 @@ def sample_of(row: Mapping[str, Any]) -> Sample:
         text=row.get("text") or "",
         finish_reason=row.get("finish_reason") or "eos",
         policy_version=row.get("policy_version") or 0,
+        version_spans=tuple((token, version) for token, version in row.get("version_spans") or ()),
         entropies=tuple(row.get("entropies") or ()),
         length=row.get("tokens") or len(token_ids) or 1,
     )
