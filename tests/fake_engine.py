@@ -30,7 +30,6 @@ class Engine:
         self.sampler, self.learner = lambda _: Sampler(self), lambda plan: Learner(self, plan)
         self.of = lambda weights: self.kept[weights] if weights in self.kept else read(weights)
         self.notes, self.load, self.close = lambda: ["fake"], lambda: None, lambda: None
-        self.discard = lambda name: self.kept.pop(name, None)
         self.publish = lambda version: WeightsRef(version, "present", hash=str(version))
 
     def snapshot(self, name, of=None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -14,6 +15,7 @@ from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES
 from winnow.algorithms.table import ALGORITHMS
 from winnow.cli import main
 from winnow.config.schema import from_dict
+from winnow.engines import base
 from winnow.rewards.factory import REWARDS
 
 HERE = Path(__file__).parent.parent
@@ -48,6 +50,23 @@ def test_every_cell_is_in_the_manual():
     cells = (*RULES, *ADVANTAGES, *LOSSES, *DENOMINATORS, *PENALTIES, *CRITICS)
     for name in (*cells, *ALGORITHMS):
         assert re.search(rf"[`*]{re.escape(name)}[`*(]", manual), name
+
+
+def signatures(protocol: type) -> str:
+    """The attributes and methods of a protocol."""
+    found = [f"class {protocol.__name__}(Protocol):"]
+    found += [f"    {name}: {kind}" for name, kind in protocol.__annotations__.items()]
+    for name, member in vars(protocol).items():
+        if isinstance(member, property):
+            found.append(f"    {name}: {member.fget.__annotations__['return']}")
+        elif inspect.isfunction(member) and not name.startswith("_"):
+            found.append(f"    def {name}{inspect.signature(member)}".replace("'", ""))
+    return "\n".join(found) + "\n"
+
+
+@pytest.mark.parametrize("protocol", [base.Engine, base.Sampler, base.Learner])
+def test_the_protocols_are_those_that_are_printed(protocol):
+    assert signatures(protocol) in (HERE / "docs" / "engines.md").read_text()
 
 
 def test_every_reward_is_in_the_manual():

@@ -237,7 +237,7 @@ class Engine(Protocol):
         ...
 
     def learner(self, plan: LearnerPlan) -> Learner:
-        """Trains these weights."""
+        """Trains these weights. It takes over the snapshot PHASE, if there is one."""
         ...
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
@@ -250,10 +250,6 @@ class Engine(Protocol):
 
     def snapshot(self, name: str, of: Weights | None = None) -> None:
         """Keep weights under a name: the present ones, or others."""
-        ...
-
-    def discard(self, name: str) -> None:
-        """Forget a snapshot, if there is one of that name."""
         ...
 
     def restore(self, weights: Weights) -> None:

@@ -128,7 +128,6 @@ class PhaseRunner:
                 version=self._version,
             )
         )
-        self.engine.discard(PHASE)  # whoever refers to it has it
         if self._found is not None and resumed:
             learner.load(self._found)
         return learner

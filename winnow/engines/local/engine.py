@@ -85,6 +85,7 @@ class LocalEngine:
             UserError: a reference that cannot be loaded, or a model that no critic can read.
         """
         reference = None if plan.reference is None else self._reference(plan.reference)
+        self.policy.discard(PHASE)
         critic = LocalCritic(self.policy.forward(), plan.critic) if plan.critic else None
         return LocalLearner(self.policy, plan, critic, reference)
 
@@ -113,9 +114,6 @@ class LocalEngine:
 
     def snapshot(self, name: str, of: Weights | None = None) -> None:
         self.policy.keep(name, of)
-
-    def discard(self, name: str) -> None:
-        self.policy.discard(name)
 
     def restore(self, weights: Weights) -> None:
         self.policy.put(self.policy.weights(weights))

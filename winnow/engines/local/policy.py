@@ -92,6 +92,7 @@ class LocalPolicy:
             self._kept[name] = self.weights(of)
 
     def discard(self, name: str) -> None:
+        """Forget a snapshot, if there is one of that name."""
         self._kept.pop(name, None)
 
     def weights(self, where: Weights) -> Sequence[torch.Tensor]:
