@@ -157,7 +157,12 @@ def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 
 def dumps(config: Config, algorithm: Algorithm | None = None) -> str:
-    """The config as TOML; with an algorithm, every cell of it written out.
+    """The config as TOML: `values_of`."""
+    return tomli_w.dumps(values_of(config, algorithm))
+
+
+def values_of(config: Config, algorithm: Algorithm | None = None) -> dict[str, Any]:
+    """The config as plain values; with an algorithm, every cell of it written out.
 
     An algorithm made in Python that its cells do not restore is marked, so that `build` asks for
     it.
@@ -165,7 +170,7 @@ def dumps(config: Config, algorithm: Algorithm | None = None) -> str:
     values = config.model_dump(exclude_none=True)
     if algorithm is not None:
         values["algorithm"] = cells_of(algorithm)
-    return tomli_w.dumps(values)
+    return values
 
 
 def cells_of(algorithm: Algorithm) -> dict[str, Any]:
