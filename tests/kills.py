@@ -51,10 +51,11 @@ def full_disk(room: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
 
-class KillAt(winnow.reporting.observer.Silent):
+class KillAt(winnow.reporting.observer.Observers):
     """Dies at the n-th event that it hears of, and remembers what those events were."""
 
     def __init__(self, at: int = 0) -> None:
+        super().__init__()
         self.at = at
         self.heard: list[tuple[str, int]] = []
         self.notes: list[str] = []
@@ -103,7 +104,7 @@ def config(model: Path, tmp_path: Path, **settings: Any) -> Config:
 
 
 def go(config: Config, out: Path, reward: Any = None) -> winnow.Result:
-    return run(config, out=out, reporter=winnow.reporting.observer.Silent(), reward=reward)
+    return run(config, out=out, observers=winnow.reporting.observer.Observers(), reward=reward)
 
 
 def check_resumed(
@@ -122,14 +123,14 @@ def check_resumed(
         The unbroken run and the other.
     """
     listener = KillAt()
-    whole = run(config, out=tmp_path / "whole", reporter=listener, reward=reward)
+    whole = run(config, out=tmp_path / "whole", observers=listener, reward=reward)
     broken = tmp_path / "broken"
     begin: dict[str, Any] = {"config": config, "out": broken}
     for at in kills(listener.heard) if callable(kills) else kills:
         with pytest.raises(Killed):
-            run(**begin, reporter=KillAt(at), reward=reward)
+            run(**begin, observers=KillAt(at), reward=reward)
         begin = {"resume": broken}
-    result = run(resume=broken, reporter=winnow.reporting.observer.Silent(), reward=reward)
+    result = run(resume=broken, observers=winnow.reporting.observer.Observers(), reward=reward)
     check_same(whole.folder, broken)
     assert result.checkpoint.relative_to(broken) == whole.checkpoint.relative_to(whole.folder)
     return whole, result

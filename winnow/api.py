@@ -29,8 +29,8 @@ from winnow.config.recipe import load
 from winnow.config.schema import Config, from_dict
 from winnow.errors import UserError
 from winnow.evaluation.held_out import run_evaluation
-from winnow.reporting.console import reporter
 from winnow.reporting.metrics import Evaluation
+from winnow.reporting.terminal import observing
 from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.rollouts.collect import SampleResult, resume_sample, run_sample
 from winnow.storage.atomic import refuse
@@ -81,15 +81,15 @@ def train(
     over = {key: value for key, value in given.items() if value is not None} | settings
     if eval_prompts is not None:
         merge_section(over, "eval", {"source": eval_prompts})
-    with reporter(quiet) as listener:
+    with observing(quiet) as observers:
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out:
                 problem = "a run resumes with its own settings"
                 raise UserError("resume", problem, "give no others beside it")
-            return run(resume=Path(resume), reporter=listener, reward=reward, algorithm=own)
+            return run(resume=Path(resume), observers=observers, reward=reward, algorithm=own)
         folder = Path(out) if out is not None else next_folder(own.name if own else "run")
         with config_of(recipe, over, folder) as config:
-            return run(config, out=folder, reporter=listener, reward=reward, algorithm=own)
+            return run(config, out=folder, observers=observers, reward=reward, algorithm=own)
 
 
 def evaluate(
@@ -114,8 +114,8 @@ def evaluate(
         if not isinstance(prompts, str):
             merge_section(over, "eval", {"size": max(1, len(prompts))})
     folder = Path(out) if out is not None else next_folder("eval")
-    with config_of(recipe, over, folder) as config, reporter(quiet) as listener:
-        return run_evaluation(config, out=folder, reporter=listener, reward=reward)
+    with config_of(recipe, over, folder) as config, observing(quiet) as observers:
+        return run_evaluation(config, out=folder, observers=observers, reward=reward)
 
 
 def sample(
@@ -151,16 +151,16 @@ def sample(
         over["samples_per_prompt"] = n
     if isinstance(prompts, Sequence) and not isinstance(prompts, str) and "eval" not in over:
         merge_section(over, "eval", {"size": 0})  # all of the rows that were given
-    with reporter(quiet) as listener:
+    with observing(quiet) as observers:
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out or held_out:
                 problem = "sampling resumes with its own settings"
                 raise UserError("resume", problem, "give no others beside it")
-            return resume_sample(Path(resume), reporter=listener, reward=reward)
+            return resume_sample(Path(resume), observers=observers, reward=reward)
         folder = Path(out) if out is not None else next_folder("sample")
         with config_of(recipe, over, folder) as config:
             return run_sample(
-                config, out=folder, held_out=held_out, reporter=listener, reward=reward
+                config, out=folder, held_out=held_out, observers=observers, reward=reward
             )
 
 

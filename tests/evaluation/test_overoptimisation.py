@@ -33,7 +33,7 @@ from winnow.evaluation.overoptimisation_fit import (
     fitted,
     study_of,
 )
-from winnow.reporting.observer import Silent
+from winnow.reporting.observer import Observers
 from winnow.storage.schema import write_groups
 from winnow.training.run import run as train
 from winnow.types import Group, Prompt, Sample, Score
@@ -316,7 +316,7 @@ def run(tmp_path_factory, tiny_model) -> Path:
             "eval": {"size": 5, "samples": 12, "every": 2},
         }
     )  # fmt: skip
-    train(config, out=folder / "run", reporter=Silent())
+    train(config, out=folder / "run", observers=Observers())
     return folder / "run"
 
 

@@ -24,7 +24,7 @@ from winnow.cli import main
 from winnow.engines.base import Capabilities, Request, SamplingParams, WeightsRef
 from winnow.engines.queueing import QueuedSampler, Results
 from winnow.errors import UserError
-from winnow.reporting.observer import Silent
+from winnow.reporting.observer import Observers
 from winnow.rollouts import collect as sampling_module
 from winnow.rollouts.collect import Plan, Sampled, collect
 from winnow.storage import atomic as disk_module
@@ -150,7 +150,7 @@ def run(
     """Begin or resume a folder."""
     started = (folder / "config.toml").exists()
     journal = Journal(folder, plan.empty) if started else begin(folder, plan)
-    return collect(plan, sampler or Sampler(), verifier or Verifier(), journal, Silent())
+    return collect(plan, sampler or Sampler(), verifier or Verifier(), journal, Observers())
 
 
 def rows(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
@@ -271,7 +271,7 @@ def test_a_million_samples_are_not_held(tmp_path, monkeypatch) -> None:
     assert 20 <= sampler.most_held <= 25
     size: list[int] = []
     monkeypatch.setattr(
-        Silent, "progress", lambda *_: size.append((tmp_path / "e/journal.jsonl").stat().st_size)
+        Observers, "progress", lambda *_: size.append((tmp_path / "e/journal.jsonl").stat().st_size)
     )
     run(tmp_path / "e", plan_of(20, 20))
     assert max(size) < 20 * 400  # nor does the journal grow

@@ -55,13 +55,13 @@ class Slow:
 
 def sample(folder: Path, config: Any) -> None:
     """Begin a folder or resume it, as the command does."""
-    from winnow.reporting.observer import Silent
+    from winnow.reporting.observer import Observers
     from winnow.rollouts.collect import resume_sample, run_sample
 
     if folder.exists():
-        resume_sample(folder, reporter=Silent(), reward=Slow())
+        resume_sample(folder, observers=Observers(), reward=Slow())
     else:
-        run_sample(config, out=folder, held_out=False, reporter=Silent(), reward=Slow())
+        run_sample(config, out=folder, held_out=False, observers=Observers(), reward=Slow())
 
 
 def fork(folder: Path, config: Any) -> int:

@@ -144,16 +144,16 @@ def test_killed_anywhere_it_ends_the_same(given: dict[str, Any], tmp_path: Path,
     if name == "phases":
         del given["steps"], given["algorithm"]
     config, listener = from_dict(given), KillAt()
-    run(config, out=tmp_path / "whole", reporter=listener)
+    run(config, out=tmp_path / "whole", observers=listener)
     assert len(listener.heard) > 30
     for at in range(1, len(listener.heard), 5):
         broken = tmp_path / f"broken-{at}"
         with pytest.raises(Killed):
-            run(config, out=broken, reporter=KillAt(at))
+            run(config, out=broken, observers=KillAt(at))
         if broken.exists():
-            run(resume=broken, reporter=KillAt())
+            run(resume=broken, observers=KillAt())
         else:
-            run(config, out=broken, reporter=KillAt())
+            run(config, out=broken, observers=KillAt())
         check_same(tmp_path / "whole", broken)
 
 

@@ -138,7 +138,7 @@ def test_a_run_that_only_gets_worse_ends_with_its_start(tiny_model, tmp_path):
         checkpoint={"every": 100, "keep": 1},
     )
     listener = KillAt()
-    result = run(settings, out=tmp_path / "run", reporter=listener, reward=Nonsense())
+    result = run(settings, out=tmp_path / "run", observers=listener, reward=Nonsense())
     rewards = [row["reward"] for row in lines(result.folder, "evals.jsonl")]
     assert max(rewards) == rewards[0] > rewards[-1] + 0.05
     assert len(result.metrics) == 3
@@ -190,12 +190,12 @@ def test_stopped_early_and_killed_it_ends_as_the_unbroken_run(tiny_model, tmp_pa
     go(settings, tmp_path / "whole", reward)
     reward.folder = tmp_path / "broken"
     with pytest.raises(Killed):
-        run(settings, out=tmp_path / "broken", reporter=KillAt(5), reward=reward)
+        run(settings, out=tmp_path / "broken", observers=KillAt(5), reward=reward)
     for at in (16, 31, 40):
         with pytest.raises(Killed):
-            run(resume=tmp_path / "broken", reporter=KillAt(at), reward=reward)
+            run(resume=tmp_path / "broken", observers=KillAt(at), reward=reward)
     again = run(
-        resume=tmp_path / "broken", reporter=winnow.reporting.observer.Silent(), reward=reward
+        resume=tmp_path / "broken", observers=winnow.reporting.observer.Observers(), reward=reward
     )
     check_same(tmp_path / "whole", tmp_path / "broken")
     assert again.checkpoint.name == "step-3"
@@ -207,7 +207,7 @@ def test_a_run_that_had_stopped_does_nothing_more(tiny_model, tmp_path):
     result = go(stopping(tiny_model, tmp_path), tmp_path / "run", reward)
     files = {p: p.read_bytes() for p in result.folder.rglob("*") if p.is_file()}
     listener = KillAt()
-    again = run(resume=result.folder, reporter=listener, reward=reward)
+    again = run(resume=result.folder, observers=listener, reward=reward)
     assert again == result
     assert {stage for stage, _ in listener.heard} <= {"load model"}
     assert files == {p: p.read_bytes() for p in result.folder.rglob("*") if p.is_file()}
@@ -571,7 +571,7 @@ def test_killed_before_the_final_model_was_written_it_is_written_then(
         with pytest.raises(Killed):
             go(settings, tmp_path / "broken")
     assert not (tmp_path / "broken/final").exists()
-    again = run(resume=tmp_path / "broken", reporter=winnow.reporting.observer.Silent())
+    again = run(resume=tmp_path / "broken", observers=winnow.reporting.observer.Observers())
     assert again.checkpoint == tmp_path / "broken/final"
     check_same(tmp_path / "whole", tmp_path / "broken")
 
@@ -581,7 +581,7 @@ def test_killed_while_the_final_model_is_tried_it_is_tried_again(tiny_model, tmp
     whole, _ = check_resumed(settings, tmp_path, lambda heard: [after_checkpoint(heard, 1)])
     assert (whole.folder / "rollouts/final-000003.parquet").exists()
     before = (tmp_path / "broken/evals.jsonl").read_bytes()
-    run(resume=tmp_path / "broken", reporter=winnow.reporting.observer.Silent())
+    run(resume=tmp_path / "broken", observers=winnow.reporting.observer.Observers())
     assert (tmp_path / "broken/evals.jsonl").read_bytes() == before
 
 

@@ -89,10 +89,11 @@ class Killed(BaseException):
     """Stands for a kill: nothing in the package catches it."""
 
 
-class KillAt(winnow.reporting.observer.Silent):
+class KillAt(winnow.reporting.observer.Observers):
     """Dies at the n-th event that it hears of."""
 
     def __init__(self, at: int) -> None:
+        super().__init__()
         self.at, self.heard = at, 0
 
     def progress(self, stage, done, total):
@@ -126,17 +127,17 @@ def test_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, algorithm):
             "eval": {"size": 5, "every": 2},
         }
     )
-    whole = run(config, out=tmp_path / "whole", reporter=winnow.reporting.observer.Silent())
+    whole = run(config, out=tmp_path / "whole", observers=winnow.reporting.observer.Observers())
     broken, kills = tmp_path / "broken", 0
     with pytest.raises(Killed):
-        run(config, out=broken, reporter=KillAt(9))
+        run(config, out=broken, observers=KillAt(9))
     for at in (4, 14, 21, 17, 26):
         try:
-            run(resume=broken, reporter=KillAt(at))
+            run(resume=broken, observers=KillAt(at))
         except Killed:
             kills += 1
     assert kills >= 3
-    result = run(resume=broken, reporter=winnow.reporting.observer.Silent())
+    result = run(resume=broken, observers=winnow.reporting.observer.Observers())
     assert strip(result.metrics) == strip(whole.metrics)
     assert same(weights(result.checkpoint), weights(whole.checkpoint))
     assert rows(broken) == rows(tmp_path / "whole")
@@ -189,7 +190,7 @@ def test_kill_dash_nine_loses_nothing(tiny_model, tmp_path):
 
 
 def test_where_nothing_survives_there_is_no_update(tiny_model, tmp_path):
-    class Listener(winnow.reporting.observer.Silent):
+    class Listener(winnow.reporting.observer.Observers):
         notes: list[str] = []  # noqa: RUF012
 
         def note(self, text):
@@ -204,7 +205,7 @@ def test_where_nothing_survives_there_is_no_update(tiny_model, tmp_path):
         {**SMALL, "model": str(tiny_model), "prompts": str(source), "reward": "exact", "steps": 2}
     )
     listener = Listener()
-    result = run(config, out=tmp_path / "run", reporter=listener)
+    result = run(config, out=tmp_path / "run", observers=listener)
     assert same(weights(tiny_model), weights(result.checkpoint))
     assert [note.split(":")[0] for note in listener.notes] == ["step 1", "step 2"]
     for row in result.metrics:

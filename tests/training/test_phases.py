@@ -174,14 +174,14 @@ def test_killed_in_any_phase_or_between_two_it_ends_as_the_unbroken_run(schedule
 def test_killed_exactly_between_two_phases_it_goes_on_with_the_second(schedule, tmp_path):
     settings = load(str(schedule))
     listener = KillAt()
-    whole = run(settings, out=tmp_path / "whole", reporter=listener)
+    whole = run(settings, out=tmp_path / "whole", observers=listener)
     killer = KillAt(after_checkpoint(listener.heard, 1))
     with pytest.raises(Killed):
-        run(settings, out=tmp_path / "broken", reporter=killer)
+        run(settings, out=tmp_path / "broken", observers=killer)
     assert [p.name for p in (tmp_path / "broken/checkpoints").iterdir()] == ["step-3"]
     assert len(list((tmp_path / "broken/rollouts").glob("train-*"))) == 3
     again = KillAt()
-    run(resume=tmp_path / "broken", reporter=again)
+    run(resume=tmp_path / "broken", observers=again)
     sampled = [stage for stage, _ in again.heard].count("score")
     assert sampled == 3
     check_same(whole.folder, tmp_path / "broken")

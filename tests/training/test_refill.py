@@ -213,10 +213,11 @@ def test_samples_depend_on_their_place_alone(tiny_model, tmp_path):
     ]
 
 
-class KillIn(winnow.reporting.observer.Silent):
+class KillIn(winnow.reporting.observer.Observers):
     """Dies when a stage begins for the n-th time."""
 
     def __init__(self, stage: str, at: int) -> None:
+        super().__init__()
         self.stage, self.at, self.begun = stage, at, 0
 
     def progress(self, stage, done, total):
@@ -244,7 +245,7 @@ def whole(tiny_model, tmp_path_factory):
             "checkpoint": {"every": 2, "keep": 9},
         }
     )
-    result = run(config, out=folder / "whole", reporter=winnow.reporting.observer.Silent())
+    result = run(config, out=folder / "whole", observers=winnow.reporting.observer.Observers())
     refilled = [row["prompts_refilled"] for row in result.metrics]
     assert refilled[0] > 0  # so that a kill can fall between two rounds of sampling
     return config, result
@@ -270,11 +271,11 @@ def test_a_resumed_run_goes_on_at_the_same_prompts(whole, tmp_path, monkeypatch,
     sampled = Sampled(monkeypatch)
     broken = tmp_path / "broken"
     with pytest.raises(Killed):
-        run(config, out=broken, reporter=KillIn(stage, at))
+        run(config, out=broken, observers=KillIn(stage, at))
     before = rows(broken)
     places = list(sampled.places)
     assert {(row["step"], row["group"]) for row in before} == set(places)
-    resumed = run(resume=broken, reporter=winnow.reporting.observer.Silent())
+    resumed = run(resume=broken, observers=winnow.reporting.observer.Observers())
     assert len(set(sampled.places)) == len(sampled.places)  # no place was sampled twice
     every = {(row["step"], row["group"]) for row in rows(resumed.folder)}
     assert set(sampled.places) == every
@@ -302,8 +303,9 @@ def test_the_cursor_is_kept_with_the_checkpoint(whole):
 def test_a_broken_outcome_mended_may_fill_the_batch_otherwise(tiny_model, tmp_path):
     """Resumed with another verifier, what was surplus or in vain is scored, not sampled, anew."""
 
-    class Dies(winnow.reporting.observer.Silent):
-        def step(self, metrics):
+    class Dies(winnow.reporting.observer.Observers):
+        def on_step(self, step):
+            super().on_step(step)
             raise Killed
 
     source = tmp_path / "prompts.jsonl"
@@ -324,11 +326,11 @@ def test_a_broken_outcome_mended_may_fill_the_batch_otherwise(tiny_model, tmp_pa
 
     by_turns.calls = 0
     with pytest.raises(Killed):
-        run(config, out=tmp_path / "run", reward=away, reporter=Dies())
+        run(config, out=tmp_path / "run", reward=away, observers=Dies())
     before = rows(tmp_path / "run")
     assert len(before) == 3 * (1 + REFILL) * COUNT  # errors survive nothing
     result = run(
-        resume=tmp_path / "run", reward=by_turns, reporter=winnow.reporting.observer.Silent()
+        resume=tmp_path / "run", reward=by_turns, observers=winnow.reporting.observer.Observers()
     )
     found = rows(result.folder)
     assert [row["token_ids"] for row in found] == [row["token_ids"] for row in before]

@@ -109,14 +109,14 @@ def best_of(
 def _sample_first(recipe: str | None, sets: list[str], folder: Path | None, quiet: bool) -> str:
     """A new folder of samples for the held-out prompts."""
     from winnow.config.recipe import load
-    from winnow.reporting.console import reporter
+    from winnow.reporting.terminal import observing
     from winnow.rollouts.collect import run_sample
     from winnow.storage.run_folder import next_folder
 
     config = load(recipe, sets)
     where = folder or next_folder(f"{Path(recipe or 'arithmetic').stem}-best-of")
-    with reporter(quiet) as listener:
-        run_sample(config, out=where, held_out=True, reporter=listener)
+    with observing(quiet) as observers:
+        run_sample(config, out=where, held_out=True, observers=observers)
     return str(where)
 
 

@@ -49,20 +49,20 @@ def train(
     Without a recipe: SmolLM2-135M on two-digit addition.
     """
     from winnow.config.recipe import load
-    from winnow.reporting.console import reporter
+    from winnow.reporting.terminal import observing
     from winnow.storage.run_folder import next_folder
     from winnow.training.run import run
 
-    with reporter(as_json) as listener:
+    with observing(as_json) as observers:
         if resume is not None:
             if recipe is not None or sets or out is not None:
                 problem = "a run keeps its settings"
                 raise UserError("--resume", problem, "give no recipe, --set or --out")
-            result = run(resume=resume, reporter=listener)
+            result = run(resume=resume, observers=observers)
         else:
             config = load(recipe, sets or ())
             name = f"{Path(recipe or 'arithmetic').stem}-{config.algorithm.name}"
-            result = run(config, out=out or next_folder(name), reporter=listener)
+            result = run(config, out=out or next_folder(name), observers=observers)
     if as_json:
         print_json(
             {
@@ -93,13 +93,13 @@ def evaluate(
 
     from winnow.config.recipe import load
     from winnow.evaluation.held_out import run_evaluation
-    from winnow.reporting.console import reporter
+    from winnow.reporting.terminal import observing
     from winnow.storage.run_folder import next_folder
 
     config = load(recipe, sets or ())
     folder = out or next_folder(f"{Path(recipe or 'arithmetic').stem}-eval")
-    with reporter(as_json) as listener:
-        result = run_evaluation(config, out=folder, reporter=listener)
+    with observing(as_json) as observers:
+        result = run_evaluation(config, out=folder, observers=observers)
     if as_json:
         print_json({"folder": str(folder), **asdict(result)})
     else:

@@ -52,20 +52,20 @@ def sample(
     from dataclasses import asdict
 
     from winnow.config.recipe import load
-    from winnow.reporting.console import reporter
+    from winnow.reporting.terminal import observing
     from winnow.rollouts.collect import resume_sample, run_sample
     from winnow.storage.run_folder import next_folder
 
-    with reporter(as_json) as listener:
+    with observing(as_json) as observers:
         if resume is not None:
             if recipe is not None or sets or out is not None or held_out:
                 problem = "a folder keeps its settings"
                 raise UserError("--resume", problem, "give no recipe, --set, --out or --held-out")
-            result = resume_sample(resume, reporter=listener)
+            result = resume_sample(resume, observers=observers)
         else:
             config = load(recipe, sets or ())
             folder = out or next_folder(f"{Path(recipe or 'arithmetic').stem}-sample")
-            result = run_sample(config, out=folder, held_out=held_out, reporter=listener)
+            result = run_sample(config, out=folder, held_out=held_out, observers=observers)
     done = result.sampled
     if as_json:
         print_json({"folder": str(result.folder), **asdict(done)})

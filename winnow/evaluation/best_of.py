@@ -18,8 +18,8 @@ from winnow.evaluation.curves import Curves, PromptSamples, curves, sizes
 from winnow.evaluation.plots import check_picture, plot_curves
 from winnow.evaluation.scores import RECORDED, scored_samples, scores
 from winnow.evaluation.voting import Answers, ballots, winner
-from winnow.reporting.console import reporter
-from winnow.reporting.observer import Reporter
+from winnow.reporting.observer import Observers
+from winnow.reporting.terminal import observing
 from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.rollouts.export import Form, check_output, export
 from winnow.rollouts.scoring import check_reward, reward_for
@@ -96,13 +96,13 @@ def best_of(
     check(n, by=by, votes=votes, answers=answers, outputs=outputs, plot=plot)
     name = reward_name(by) or ""
     scorer = _scorer(by, votes)
-    with reporter(quiet) as listener:
+    with observing(quiet) as observers:
         table = scored_samples(samples, ["text"], [scorer], right_at, pool, "best-of")
         groups = list(table)
-        values = scores(table, scorer, listener)
+        values = scores(table, scorer, observers)
         labels, notes = None, list[str]()
         if name in _VOTES:
-            labels, notes = _labels(groups, answers, listener)
+            labels, notes = _labels(groups, answers, observers)
         weights = np.ones_like(values)
         if name == "weighted":
             weights = np.maximum(values, 0.0)
@@ -186,9 +186,9 @@ def _weightless(values: Array) -> list[str]:
 
 
 def _labels(
-    groups: Sequence[Group], answers: Answers, listener: Reporter
+    groups: Sequence[Group], answers: Answers, observers: Observers
 ) -> tuple[list[list[int | None]], list[str]]:
-    listener.progress("vote", 0, 1)
+    observers.progress("vote", 0, 1)
     if answers != "math":
         return ballots(groups, answers).labels, []
     with reward_for(Config(reward=RewardConfig(name="math"))) as equal:

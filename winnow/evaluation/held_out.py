@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
-from winnow.config.recipe import dumps
+from winnow.config.recipe import dumps, values_of
 from winnow.config.schema import Config
 from winnow.engines.devices import environment
 from winnow.engines.factory import sampler_for
 from winnow.prompts.loading import PromptSet, load_held_out
+from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.metrics import Evaluation, evaluation
-from winnow.reporting.observer import Reporter
+from winnow.reporting.metrics_file import MetricsFile
+from winnow.reporting.observer import Observers
 from winnow.reporting.timing import Stopwatch
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.context import Context
@@ -22,7 +23,7 @@ from winnow.types import Split
 
 
 def evaluate(context: Context, *, step: int, split: Split = "eval") -> Evaluation:
-    """Sample, score, store and measure.
+    """Sample, score, store, measure and tell.
 
     Samples on the disk are not made again; of their scores only errors are asked for again.
 
@@ -46,28 +47,31 @@ def evaluate(context: Context, *, step: int, split: Split = "eval") -> Evaluatio
                 context.sampler,
                 asked,
                 config.sampling_model,
-                lambda _, done, total: context.reporter.progress("evaluate", done, total),
+                lambda _, done, total: context.observers.progress("evaluate", done, total),
             )
             store.write_samples(split, step, sampled)
         groups = score(sampled, context.reward, config.reward.bound)
         if groups != sampled:
             store.write_samples(split, step, groups)
     result = evaluation(step, groups, round(watch.seconds["evaluate"], 3), split)
-    store.append("evals.jsonl", asdict(result))
-    context.reporter.evaluation(result)
+    context.observers.on_evaluation(result)
     return result
 
 
 def run_evaluation(
-    config: Config, *, out: Path, reporter: Reporter, reward: str | RewardFunction | None = None
+    config: Config, *, out: Path, observers: Observers, reward: str | RewardFunction | None = None
 ) -> Evaluation:
     """Evaluate a config's held-out prompts; the samples go to a run folder of their own."""
     RunStore.refuse(out)
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
     held_out = load_held_out(config.prompts, config.eval, config.seed)
-    with reward_for(config, reward) as verifier:
-        sampler = sampler_for(config, held_out, reporter.progress)
+    start = RunStart(out, "evaluate", values_of(config))
+    with reward_for(config, reward) as verifier, observers.running(start):
+        sampler = sampler_for(config, held_out, observers.progress)
         store = RunStore.create(out, dumps(config), environment(sampler.device), checkpoints=False)
+        observers.records = [MetricsFile(store)]
         prompts = PromptSet((), tuple(held_out))
-        return evaluate(Context(config, prompts, sampler, verifier, store, reporter), step=0)
+        result = evaluate(Context(config, prompts, sampler, verifier, store, observers), step=0)
+        observers.on_end(RunEnd(out, "done"))
+    return result

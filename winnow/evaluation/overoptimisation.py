@@ -19,8 +19,8 @@ from winnow.evaluation.curves import sizes
 from winnow.evaluation.overoptimisation_fit import Study, best_of_n_study, study_of
 from winnow.evaluation.plots import check_picture, plot_study
 from winnow.evaluation.scores import RECORDED, scored_samples, scores
-from winnow.reporting.console import reporter
-from winnow.reporting.observer import Reporter
+from winnow.reporting.observer import Observers
+from winnow.reporting.terminal import observing
 from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.storage.paths import Paths
 from winnow.storage.sample_table import SampleTable
@@ -52,9 +52,9 @@ def overoptimisation(
     """
     if plot is not None:
         check_picture(Path(plot))
-    with reporter(quiet) as listener:
+    with observing(quiet) as observers:
         table = scored_samples(samples, ["text"], [proxy, gold], None, pool, "the study")
-        by_proxy, by_gold = (scores(table, scorer, listener) for scorer in (proxy, gold))
+        by_proxy, by_gold = (scores(table, scorer, observers) for scorer in (proxy, gold))
         proxies, golds = [], []
         for number in range(len(table)):
             rows = table.rows_of(number)
@@ -107,14 +107,14 @@ def run_overoptimisation(
         problem = f"the study needs 3 evaluations with samples, and {folder} has {len(files)}"
         raise UserError("run", problem, "train with --set eval.every=5, say")
     config = load_folder(folder)
-    with reporter(quiet) as listener:
+    with observing(quiet) as observers:
         tables = [
             scored_samples(file, _TOKENS, [proxy, gold], None, False, "the study") for file in files
         ]
         _check_evaluations(folder, files, tables)
-        by_proxy = [_by_prompt(table, scores(table, proxy, listener)) for table in tables]
-        by_gold = [_by_prompt(table, scores(table, gold, listener)) for table in tables]
-        kl = _kl_to_start(config, tables, listener)
+        by_proxy = [_by_prompt(table, scores(table, proxy, observers)) for table in tables]
+        by_gold = [_by_prompt(table, scores(table, gold, observers)) for table in tables]
+        kl = _kl_to_start(config, tables, observers)
         whole = np.isfinite(np.array([*by_proxy, *by_gold])).all(axis=0)
         if whole.sum() < 2:
             raise UserError(
@@ -162,13 +162,15 @@ def _by_prompt(table: SampleTable, values: Array) -> Array:
     return means
 
 
-def _kl_to_start(config: Config, tables: Sequence[SampleTable], listener: Reporter) -> list[Array]:
+def _kl_to_start(
+    config: Config, tables: Sequence[SampleTable], observers: Observers
+) -> list[Array]:
     """By evaluation and prompt, the mean log-ratio of its samples to the starting model."""
-    listener.progress("load model", 0, 1)
+    observers.progress("load model", 0, 1)
     engine = engine_for(config)
     found = []
     for number, table in enumerate(tables):
-        listener.progress("read", number, len(tables))
+        observers.progress("read", number, len(tables))
         groups = list(table)
         heat = groups[0].origin.temperature if groups[0].origin else 1.0
         start = engine.logprobs(groups, heat)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.errors import UserError
-from winnow.reporting.observer import Reporter
+from winnow.reporting.observer import Observers
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.scoring import rescore
 from winnow.rollouts.select import OF_PROMPT
@@ -52,7 +52,7 @@ def scored_samples(
 
 
 def scores(
-    table: SampleTable, scorer: str | RewardFunction, listener: Reporter
+    table: SampleTable, scorer: str | RewardFunction, observers: Observers
 ) -> NDArray[np.float64]:
     """The score of every row, in the order of the files; NaN for an error."""
     if scorer == RECORDED:
@@ -61,4 +61,4 @@ def scores(
             values = [np.nan if s.value is None else s.value for s in group.scores]
             found[table.rows_of(number)] = values
         return found
-    return rescore(table, scorer, progress=listener.progress).rewards
+    return rescore(table, scorer, progress=observers.progress).rewards

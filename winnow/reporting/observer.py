@@ -1,44 +1,175 @@
-"""The interface of reporters, and one that is silent; that of a terminal is in `console.py`."""
+"""Who is told of a run as it happens, and what becomes of an error in one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
 
-from winnow.reporting.metrics import Evaluation, Metrics
-
-
-class Reporter(Protocol):
-    """Is told of everything in a run as it happens."""
-
-    def progress(self, stage: str, done: int, total: int) -> None:
-        """A stage has done so many of so many."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something a person should know."""
-        ...
-
-    def step(self, metrics: Metrics) -> None:
-        """A step is over; its row of metrics.jsonl."""
-        ...
-
-    def evaluation(self, result: Evaluation) -> None:
-        """The held-out prompts were evaluated."""
-        ...
-
-
-class Silent:
-    """Ignores everything."""
-
-    def progress(self, stage: str, done: int, total: int) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def step(self, metrics: Metrics) -> None: ...
-
-    def evaluation(self, result: Evaluation) -> None: ...
-
+from winnow.errors import Stopped, UserError
+from winnow.reporting.events import (
+    CheckpointSaved,
+    Note,
+    RunEnd,
+    RunStart,
+    StageProgress,
+    StepEnd,
+)
+from winnow.reporting.metrics import Evaluation
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, of how many)."""
+
+
+class Observer:
+    """Is told of a run as it happens; does nothing. Override what you want to hear of."""
+
+    def on_start(self, start: RunStart) -> None:
+        """A run begins, or goes on: before all other events."""
+
+    def on_step(self, step: StepEnd) -> None:
+        """A step is over."""
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """The held-out prompts were evaluated; the row of evals.jsonl is written."""
+
+    def on_checkpoint(self, checkpoint: CheckpointSaved) -> None:
+        """A checkpoint was saved."""
+
+    def on_note(self, note: Note) -> None:
+        """There is something that a person should know."""
+
+    def on_progress(self, progress: StageProgress) -> None:
+        """A stage has come further: often, so be quick."""
+
+    def on_end(self, end: RunEnd) -> None:
+        """The run is over, also if it was stopped or failed: after all other events."""
+
+
+class Observers(Observer):
+    """All observers of a run: records, then our own lookers, then the user's callbacks.
+
+    An error in a record is the run's. A looker that raises is left out, which is said once. A
+    callback that raises is left out too, and ends the run where it next calls `check`, when all
+    that it resumes from is on the disk.
+
+    Attributes:
+        records: What writes the files that a run resumes from.
+        failed: What the first such callback raised, as a `UserError`.
+    """
+
+    def __init__(
+        self, lookers: Sequence[Observer] = (), callbacks: Sequence[Observer] = ()
+    ) -> None:
+        self.records: Sequence[Observer] = ()
+        self.failed: UserError | None = None
+        self._lookers, self._callbacks = lookers, callbacks
+        self._start: RunStart | None = None
+
+    @contextmanager
+    def running(self, start: RunStart) -> Iterator[None]:
+        """Tell that a run starts, and that it was cut short; that it is done, the block tells."""
+
+        def over(status: Literal["stopped", "failed"], error: BaseException) -> None:
+            self.on_end(RunEnd(start.folder, status, error=str(error)))
+            if self.failed is not None and self.failed is not error:
+                error.add_note(str(self.failed))
+
+        self._start = start
+        try:
+            self.on_start(start)
+            self.check()
+            yield
+        except (KeyboardInterrupt, Stopped) as stop:
+            over("stopped", stop)
+            raise
+        except BaseException as error:
+            over("failed", error)
+            raise
+        self.check()
+
+    def check(self) -> None:
+        """End the run if a callback has raised.
+
+        Raises:
+            UserError: names the callback, what it raised and where.
+        """
+        if self.failed is not None:
+            remedy, start, cause = "mend it or leave it out", self._start, self.failed.__cause__
+            if start and start.command != "evaluate" and (start.folder / "config.toml").is_file():
+                how = f"winnow.{start.command}(resume={str(start.folder)!r})"
+                remedy += f", and resume: {how}"
+            self.failed = self.failed.with_(remedy=remedy)
+            raise self.failed from cause
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """A stage has done so many of so many."""
+        self.on_progress(StageProgress(stage, done, total))
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+        self.on_note(Note(text))
+
+    def on_start(self, start: RunStart) -> None:
+        self._tell(lambda each: each.on_start(start))
+
+    def on_step(self, step: StepEnd) -> None:
+        self._tell(lambda each: each.on_step(step))
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        self._tell(lambda each: each.on_evaluation(evaluation))
+
+    def on_checkpoint(self, checkpoint: CheckpointSaved) -> None:
+        self._tell(lambda each: each.on_checkpoint(checkpoint))
+
+    def on_note(self, note: Note) -> None:
+        self._tell(lambda each: each.on_note(note))
+
+    def on_progress(self, progress: StageProgress) -> None:
+        self._tell(lambda each: each.on_progress(progress))
+
+    def on_end(self, end: RunEnd) -> None:
+        self._tell(lambda each: each.on_end(end))
+
+    def _tell(self, tell: Callable[[Observer], None]) -> None:
+        for record in self.records:
+            tell(record)
+        for looker in self._lookers:
+            try:
+                tell(looker)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 (rich exits if a pipe breaks)
+                self._lookers = [each for each in self._lookers if each is not looker]
+                with suppress(OSError, ValueError):  # stderr may be gone as well
+                    print(f"winnow: {_raised(looker, error)}; it is left out", file=sys.stderr)
+        for callback in self._callbacks:
+            try:
+                tell(callback)
+            except Exception as error:  # noqa: BLE001 (the user's code; `check` raises it)
+                self._callbacks = [each for each in self._callbacks if each is not callback]
+                self._fail(UserError("callbacks", _raised(callback, error)), error)
+
+    def _fail(self, failure: UserError, error: Exception) -> None:
+        if self.failed is None:
+            self.failed = failure
+            failure.__cause__ = error
+        else:
+            self.failed.add_note(str(failure))
+
+
+def _raised(observer: Observer, error: BaseException) -> str:
+    """What an observer raised, and the innermost line of its own code, on one line."""
+    told = " ".join("".join(traceback.format_exception_only(error)).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    if not own:  # the observer is itself a library's
+        own = [frame for frame in frames if not frame.filename.startswith(_PACKAGE)]
+    where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    return f"{type(observer).__name__} raised {told:.500}{where}"
+
+
+_PACKAGE = (f"{Path(__file__).parents[1]}/", "<frozen ")
+_LIBRARIES = (*_PACKAGE, *(f"{sysconfig.get_path(n)}/" for n in ("stdlib", "purelib", "platlib")))

@@ -10,15 +10,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from winnow.config.recipe import dumps, load_folder
+from winnow.config.recipe import dumps, load_folder, values_of
 from winnow.config.schema import Config
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.engines.devices import environment
 from winnow.engines.factory import sampler_for
 from winnow.errors import Stopped, UserError
 from winnow.prompts.loading import load_held_out, load_prompts
-from winnow.reporting.console import ConsoleReporter
-from winnow.reporting.observer import Reporter
+from winnow.reporting.events import RunEnd, RunStart
+from winnow.reporting.observer import Observers
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.generate import ask, derive_seed, sampling_params
@@ -76,13 +76,13 @@ class Plan:
 
 
 def collect(
-    plan: Plan, sampler: Sampler, reward: Reward, journal: Journal, reporter: Reporter
+    plan: Plan, sampler: Sampler, reward: Reward, journal: Journal, observers: Observers
 ) -> Sampled:
     """Make every sample that the folder lacks; score each set as it comes; close the files.
 
     Raises:
         UserError: the prompts have changed since the folder was begun, or the verifier mostly
-            fails. What was sampled is kept.
+            fails, or a callback raised. What was sampled is kept.
     """
     there = journal.restore(plan.prompts)
     found = sum(map(len, there.values()))
@@ -91,7 +91,7 @@ def collect(
     for place, group in journal.unscored():
         scorer(place, group)
     made = tokens = 0
-    reporter.progress("sample", found, asked)
+    observers.progress("sample", found, asked)
     for window in _windows(_missing(plan, there, SET_SIZE[sampler.capabilities.seeds])):
         requests = [_request(plan, place, count) for place, count in window]
         with closing(ask(sampler, requests)) as sampled:
@@ -102,7 +102,8 @@ def collect(
                 made += len(group.samples)
                 tokens += sum(sample.length for sample in group.samples)
                 scorer(place, group)
-                reporter.progress("sample", found + made, asked)
+                observers.progress("sample", found + made, asked)
+                observers.check()
     journal.finish()
     return Sampled(asked, found, made, scorer.scored, scorer.right, scorer.errors, tokens)
 
@@ -191,7 +192,7 @@ def run_sample(
     *,
     out: Path,
     held_out: bool,
-    reporter: Reporter,
+    observers: Observers,
     reward: str | RewardFunction | None = None,
 ) -> SampleResult:
     """Sample by a config into a new folder."""
@@ -203,11 +204,11 @@ def run_sample(
             out, dumps(config), environment(device), marks=marks, group=plan.empty
         )
 
-    return _sample(config, out, _plan(config, held_out), begin, reporter, reward)
+    return _sample(config, out, _plan(config, held_out), begin, observers, reward)
 
 
 def resume_sample(
-    folder: Path, *, reporter: Reporter, reward: str | RewardFunction | None = None
+    folder: Path, *, observers: Observers, reward: str | RewardFunction | None = None
 ) -> SampleResult:
     """Resume a folder of `winnow sample`. No model is loaded for one that is complete."""
     Journal.check(folder)
@@ -216,7 +217,7 @@ def resume_sample(
     if (done := complete(plan, Journal(folder, plan.empty))) is not None:
         return SampleResult(folder, done)
     return _sample(
-        config, folder, plan, lambda plan, _: Journal(folder, plan.empty), reporter, reward
+        config, folder, plan, lambda plan, _: Journal(folder, plan.empty), observers, reward
     )
 
 
@@ -225,25 +226,25 @@ def _sample(
     folder: Path,
     plan: Plan,
     begin: Callable[[Plan, str], Journal],
-    reporter: Reporter,
+    observers: Observers,
     reward: str | RewardFunction | None,
 ) -> SampleResult:
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
-    with reward_for(config, reward) as verifier:
-        sampler = sampler_for(config, plan.prompts, reporter.progress)
+    what = f"{len(plan.prompts)} prompts x {plan.n} samples of {plan.origin.model} -> {folder}"
+    start = RunStart(folder, "sample", values_of(config), what, resumed=folder.exists())
+    with reward_for(config, reward) as verifier, observers.running(start):
+        sampler = sampler_for(config, plan.prompts, observers.progress)
         journal = begin(plan, sampler.device)
-        if isinstance(reporter, ConsoleReporter):
-            what = f"{len(plan.prompts)} prompts x {plan.n} samples of {plan.origin.model}"
-            reporter.console.print(f"{what} -> {folder}", soft_wrap=True)
         try:
             with alone(folder):
-                sampled = collect(plan, sampler, verifier, journal, reporter)
+                sampled = collect(plan, sampler, verifier, journal, observers)
         except KeyboardInterrupt as stop:
             raise Stopped(f"stopped; resume: winnow sample --resume {folder}") from stop
         finally:
             for note in sampler.notes():
-                reporter.note(note)
+                observers.note(note)
+        observers.on_end(RunEnd(folder, "done"))
     return SampleResult(folder, sampled)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from winnow.config.schema import Config
 from winnow.engines.base import Sampler
 from winnow.prompts.loading import PromptSet
-from winnow.reporting.observer import Reporter
+from winnow.reporting.observer import Observers
 from winnow.reporting.timing import Stopwatch
 from winnow.rewards.base import Reward
 from winnow.storage.run_folder import RunStore
@@ -27,5 +27,5 @@ class Context:
     sampler: Sampler
     reward: Reward
     store: RunStore
-    reporter: Reporter
+    observers: Observers
     watch: Stopwatch = field(default_factory=Stopwatch)

@@ -30,7 +30,7 @@ class Rollout:
         self._phase, self._config, self._algorithm = phase, phase.config, phase.algorithm
         self._prompts, self._reward, self._annotator = context.prompts, context.reward, annotator
         self._store, self._watch = context.store, context.watch
-        self._progress = context.reporter.progress
+        self._progress = context.observers.progress
         self._patience = Patience(f"winnow train --resume {context.store.folder}")
         penalty = phase.algorithm.kl
         self._penalty = penalty if isinstance(penalty, InReward) else None

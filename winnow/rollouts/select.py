@@ -24,8 +24,8 @@ from winnow.algorithms.selection import (
 )
 from winnow.algorithms.spec import Function, parse, show
 from winnow.errors import UserError
-from winnow.reporting.console import reporter
 from winnow.reporting.observer import Progress
+from winnow.reporting.terminal import observing
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.export import Form, check_columns, check_output, export
 from winnow.rollouts.scoring import Scores, rescore
@@ -231,8 +231,8 @@ def select(
         remedy = "write .parquet, and train with --set samples_file=FILE --set algorithm=dpo"
         raise UserError("out", problem, remedy)
     columns = columns_read(chosen)
-    with reporter(quiet) as listener:
-        listener.progress("read", 0, 1)
+    with observing(quiet) as observers:
+        observers.progress("read", 0, 1)
         scores = None
         read = columns | {"text", "prompt"} if rescore_with is not None else columns
         table = read_samples(
@@ -246,12 +246,12 @@ def select(
             check_columns(table, path)
         if rescore_with is not None:
             bound = 1.0 if right_at is None else right_at
-            scores = rescore(table, rescore_with, bound, reward_options, listener.progress)
+            scores = rescore(table, rescore_with, bound, reward_options, observers.progress)
         selected = select_table(
-            table, chosen, seed=seed, scores=scores, pool=pool, progress=listener.progress
+            table, chosen, seed=seed, scores=scores, pool=pool, progress=observers.progress
         )
         for path in outputs:
-            listener.progress(f"write {path.name}", 0, 1)
+            observers.progress(f"write {path.name}", 0, 1)
             export(table, selected, path, form=form, rejected=rejected)
     return selected
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from winnow.engines.base import START
 from winnow.evaluation.held_out import evaluate
+from winnow.reporting.events import CheckpointSaved, StepEnd
 from winnow.reporting.metrics import Evaluation, step_metrics
 from winnow.rollouts.rollout import Rollout
 from winnow.training.context import Run
@@ -20,17 +21,18 @@ def train(run: Run) -> None:
     """Run the remaining steps, or fewer with early stopping.
 
     Raises:
-        UserError: the verifier mostly failed, three steps running.
+        UserError: the verifier mostly failed, three steps running; or a callback raised.
         WinnowError: loss or gradient were not finite, two updates running.
     """
     config, context = run.phase.config, run.context
-    watch, store, patience = context.watch, context.store, config.eval.patience
+    watch, observers, patience = context.watch, context.observers, config.eval.patience
     held_out = context.prompts.held_out
     run.publish()
     if run.steps_done == 0 and held_out:
         held_out_accuracy(run, 0)
         if patience:
             checkpoint(run, 0)
+        observers.check()
         watch.read(STAGES)
     enough = patience > 0 and best_so_far(run).stale >= patience  # a run that had stopped
     steps = () if enough else range(run.steps_done + 1, run.source.last + 1)
@@ -56,14 +58,15 @@ def train(run: Run) -> None:
             seconds=watch.read(STAGES),
             evaluation=result,
         )
-        store.append("metrics.jsonl", metrics)
-        context.reporter.step(metrics)
-        if last or enough or found.step == step or step % config.checkpoint.every == 0:
+        observers.on_step(StepEnd(step, metrics))
+        save = last or enough or found.step == step or step % config.checkpoint.every == 0
+        if save or observers.failed:  # a callback has: the step is not to be lost
             checkpoint(run, step)
+        observers.check()
         if enough:
             break
     if patience:
-        context.reporter.note(_outcome(best_so_far(run), patience))
+        observers.note(_outcome(best_so_far(run), patience))
 
 
 def held_out_accuracy(run: Run, step: int) -> Evaluation:
@@ -81,11 +84,13 @@ def checkpoint(run: Run, step: int) -> None:
     """Save weights, optimizer and what the next step depends on."""
     config, context = run.phase.config, run.context
     with context.watch("checkpoint"):
-        context.reporter.progress("checkpoint", 0, 1)
+        context.observers.progress("checkpoint", 0, 1)
         state = {"policy_version": run.learner.version, "source": dict(run.source.state())}
         best = best_so_far(run).step if config.eval.patience else None
         protect = {*run.protect, *(() if best is None else (best,))}
-        context.store.checkpoint(step, run.learner.save, state, config.checkpoint.keep, protect)
+        keep = config.checkpoint.keep
+        folder = context.store.checkpoint(step, run.learner.save, state, keep, protect)
+    context.observers.on_checkpoint(CheckpointSaved(step, folder))
 
 
 def _outcome(found: BestSoFar, patience: int) -> str:

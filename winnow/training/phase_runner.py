@@ -155,7 +155,7 @@ class PhaseRunner:
                 "use an algorithm without a ratio (rft, raft)",
             )
         if not same:
-            self.context.reporter.note(
+            self.context.observers.note(
                 f"{file.path}: other tokens than this model's; its texts are tokenised anew"
             )
         return Retokeniser(self.engine, phase.config.sampling.stop, anew=not same)
@@ -183,7 +183,7 @@ class PhaseRunner:
         annotator = Annotator(phase.algorithm, learner, phase.config.sampling.temperature)
         if phase.file is not None:
             for note in phase.file.notes:
-                context.reporter.note(note)
+                context.observers.note(note)
             complete = self._completes[phase.number]
             return Recorded(phase, phase.file, complete, context, annotator)
         rollout = Rollout(phase, context, annotator)

@@ -9,9 +9,10 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.config.recipe import load_folder
 from winnow.config.schema import Config
 from winnow.errors import Stopped
-from winnow.reporting.console import ConsoleReporter
+from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.metrics import Metrics
-from winnow.reporting.observer import Reporter
+from winnow.reporting.metrics_file import MetricsFile
+from winnow.reporting.observer import Observers
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.scoring import reward_for
 from winnow.storage.run_folder import FINAL, RunStore
@@ -46,7 +47,7 @@ def run(
     *,
     out: Path | None = None,
     resume: Path | None = None,
-    reporter: Reporter,
+    observers: Observers,
     reward: str | RewardFunction | None = None,
     algorithm: Algorithm | None = None,
 ) -> Result:
@@ -59,10 +60,12 @@ def run(
     if resume is None:
         RunStore.refuse(out)
     checked = plan(config, algorithm)
-    with reward_for(config, reward) as verifier:
-        _announce(reporter, checked, out)
+    start = _start(checked, out, resumed=resume is not None)
+    with reward_for(config, reward) as verifier, observers.running(start):
         try:
-            runner = assemble(checked, verifier, reporter, out=out, resume=resume is not None)
+            runner = assemble(checked, verifier, observers, out=out, resume=resume is not None)
+            observers.records = [MetricsFile(runner.context.store)]
+            observers.check()
             for made in runner.runs():
                 run_loop(made)
             runner.finish()
@@ -70,7 +73,9 @@ def run(
             begun = (out / "config.toml").is_file()
             hint = f"; resume: winnow train --resume {out}" if begun else " before it began"
             raise Stopped(f"stopped{hint}") from stop
-    return result_of(out)
+        result = result_of(out)
+        observers.on_end(RunEnd(out, "done", result.checkpoint, result.before, result.after))
+    return result
 
 
 def result_of(folder: Path) -> Result:
@@ -90,10 +95,15 @@ def result_of(folder: Path) -> Result:
     )
 
 
-def _announce(reporter: Reporter, checked: Plan, out: Path) -> None:
-    if isinstance(reporter, ConsoleReporter):
-        train, held_out = len(checked.prompts.train), len(checked.prompts.held_out)
-        reporter.console.print(
-            opening(checked.config, checked.phases, train, held_out), soft_wrap=True
-        )
-        reporter.console.print(f"run folder: {out}\n", soft_wrap=True)
+def _start(checked: Plan, out: Path, resumed: bool) -> RunStart:
+    config, phases, prompts = checked.config, checked.phases, checked.prompts
+    summary = opening(config, phases, len(prompts.train), len(prompts.held_out))
+    return RunStart(
+        out,
+        "train",
+        checked.values,
+        summary=f"{summary}\nrun folder: {out}\n",
+        first_step=1 + max((step for step, _ in RunStore(out).checkpoints()), default=0),
+        last_step=phases[-1].last,
+        resumed=resumed,
+    )

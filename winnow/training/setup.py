@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import tomli_w
 
 from winnow.algorithms.algorithm import Algorithm
 from winnow.config.phases import Phase, naming, phases_of, resolved
-from winnow.config.recipe import dumps
+from winnow.config.recipe import values_of
 from winnow.config.reference import names_model
 from winnow.config.schema import Config
 from winnow.config.schema.anchor import AnchorConfig
@@ -22,7 +25,7 @@ from winnow.engines.factory import (
 )
 from winnow.errors import UserError
 from winnow.prompts.loading import PromptSet, load_held_out, load_prompts
-from winnow.reporting.observer import Reporter
+from winnow.reporting.observer import Observers
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import check_suited
 from winnow.rollouts.context import Context
@@ -45,6 +48,12 @@ class Plan:
     phases: tuple[Phase, ...]
     prompts: PromptSet
     anchors: tuple[Anchor | None, ...]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The config as plain values, every cell of its algorithms written out."""
+        row = None if self.config.phases else self.phases[0].algorithm
+        return values_of(resolved(self.config, self.phases), row)
 
 
 def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
@@ -103,7 +112,7 @@ def _check_apart(phase: Phase, held_out: tuple[Prompt, ...]) -> None:
 
 
 def assemble(
-    plan: Plan, reward: Reward, reporter: Reporter, *, out: Path, resume: bool = False
+    plan: Plan, reward: Reward, observers: Observers, *, out: Path, resume: bool = False
 ) -> PhaseRunner:
     """Load the model and set up what all phases of a run share.
 
@@ -114,14 +123,14 @@ def assemble(
     config = plan.config
     store = RunStore.open(out) if resume else RunStore(out)
     found = store.latest_checkpoint() if resume else None
-    reporter.progress("load model", 0, 1)
+    observers.progress("load model", 0, 1)
     engine = engine_for(config, checkpoint=found[0] if found else None, folder=out)
     longest = max(phase.config.sampling.max_tokens for phase in plan.phases)
     longest = max(longest, config.sampling.max_tokens)  # for the held-out prompts
     check_prompts(engine, [*plan.prompts.train, *plan.prompts.held_out], longest)
     sampler = policy_sampler(config, engine)
     runner = PhaseRunner(
-        Context(config, plan.prompts, sampler, reward, store, reporter),
+        Context(config, plan.prompts, sampler, reward, store, observers),
         engine,
         plan.phases,
         plan.anchors,
@@ -131,11 +140,9 @@ def assemble(
     runner.prepare()
     # Last, when all checks have passed: what fails before leaves nothing on the disk.
     if not resume:
-        rows = None if config.phases else plan.phases[0].algorithm
-        text = dumps(resolved(config, plan.phases), rows)
-        RunStore.create(out, text, environment(engine.device))
+        RunStore.create(out, tomli_w.dumps(plan.values), environment(engine.device))
     for note in (*sampler.notes(), *engine.notes()):
-        reporter.note(f"{config.model}: {note}")
+        observers.note(f"{config.model}: {note}")
     return runner
 
 

@@ -23,10 +23,14 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
     """
     updates: Updates = []
     empty = 0
-    terms, config, reporter = run.phase.algorithm.objective, run.phase.config, run.context.reporter
+    terms, config, observers = (
+        run.phase.algorithm.objective,
+        run.phase.config,
+        run.context.observers,
+    )
     batches = list(minibatches(batch.positions, config, run.source.passes, step))
     for number, positions in enumerate(batches):
-        reporter.progress("update", number, len(batches))
+        observers.progress("update", number, len(batches))
         groups = [batch.groups[i] for i in positions]
         if not any(learned_from(group, terms) for group in groups):
             empty += 1
@@ -42,7 +46,7 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
         if not stats.applied:
             _skipped(run, step, number, groups, stats)
     if empty == len(batches):
-        reporter.note(f"step {step}: nothing survived that could be learned from, no update")
+        observers.note(f"step {step}: nothing survived that could be learned from, no update")
     return updates, empty
 
 
@@ -66,4 +70,4 @@ def _skipped(run: Run, step: int, number: int, batch: Sequence[Group], stats: St
             f"step {step}: not finite for the second update running ({what}); the batches are in "
             f"{path.parent}; try a lower optimizer.lr, or dtype = 'float32'"
         )
-    run.context.reporter.note(f"step {step}: {what}: update skipped, its batch is in {path}")
+    run.context.observers.note(f"step {step}: {what}: update skipped, its batch is in {path}")

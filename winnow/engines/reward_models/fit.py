@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from winnow.engines.devices import pick_device
 from winnow.engines.reward_models.preferences import FitSettings, Pair, pairs
 from winnow.errors import UserError
-from winnow.reporting.console import reporter
+from winnow.reporting.terminal import observing
 from winnow.storage.atomic import refuse
 from winnow.storage.paths import Paths, paths_of
 from winnow.storage.sample_table import SampleTable, read_samples
@@ -62,8 +62,8 @@ def fit_reward(
     how.check()
     out = Path(out)
     refuse(out)
-    with reporter(quiet) as listener:
-        listener.progress("read", 0, 1)
+    with observing(quiet) as observers:
+        observers.progress("read", 0, 1)
         table = _scored(samples)
         by_prompt = _by_prompt(table, per_prompt, random.Random(seed))[:prompts]
         held = _number_held_out(len(by_prompt), held_out)
@@ -76,7 +76,7 @@ def fit_reward(
             held_out=_joined(by_prompt[:held]),
             out=out,
             device=pick_device(device),
-            progress=lambda done, steps, _: listener.progress("fit", done, steps),
+            progress=lambda done, steps, _: observers.progress("fit", done, steps),
         )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from winnow.reporting.metrics import Evaluation, Metrics
-from winnow.reporting.observer import Reporter, Silent
+from winnow.errors import UserError
+from winnow.reporting.events import Note, RunStart, StageProgress, StepEnd
+from winnow.reporting.metrics import Evaluation
+from winnow.reporting.observer import Observer, Observers
 
 _COLUMNS = (
     ("step", 5),
@@ -32,7 +35,7 @@ _COLUMNS = (
 )
 
 
-class ConsoleReporter:
+class Terminal(Observer):
     """Prints to a terminal; elsewhere the same lines without the bar."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -49,7 +52,7 @@ class ConsoleReporter:
         self._stage = ""
         self._lines = 0
 
-    def __enter__(self) -> ConsoleReporter:
+    def __enter__(self) -> Terminal:
         if self.console.is_terminal:
             self._bar.start()
         return self
@@ -58,16 +61,24 @@ class ConsoleReporter:
         if self.console.is_terminal:
             self._bar.stop()
 
-    def progress(self, stage: str, done: int, total: int) -> None:
+    def on_start(self, start: RunStart) -> None:
+        if start.summary:
+            self.console.print(start.summary, soft_wrap=True)
+
+    def on_progress(self, progress: StageProgress) -> None:
+        stage = progress.stage
         if stage != self._stage:
             self._stage = stage
             self._bar.reset(self._task)
-        self._bar.update(self._task, description=stage, completed=done, total=total)
+        self._bar.update(
+            self._task, description=stage, completed=progress.done, total=progress.total
+        )
 
-    def note(self, text: str) -> None:
-        self.console.print(text, style="yellow", soft_wrap=True)
+    def on_note(self, note: Note) -> None:
+        self.console.print(note.text, style="yellow", soft_wrap=True)
 
-    def step(self, metrics: Metrics) -> None:
+    def on_step(self, step: StepEnd) -> None:
+        metrics = step.metrics
         if self._lines % 20 == 0:
             self.console.print(
                 "".join(name.rjust(width) for name, width in _COLUMNS), style="bold", soft_wrap=True
@@ -79,13 +90,14 @@ class ConsoleReporter:
             shown = "  ".join(f"{label}: {rate:.0%}" for label, rate in by_difficulty.items())
             self.console.print(f"      {shown}", style="dim", soft_wrap=True)
         if metrics["errors"]:
-            self.note(f"      verifier errors: {metrics['errors']} of {metrics['samples']} samples")
+            errors = f"{metrics['errors']} of {metrics['samples']} samples"
+            self.on_note(Note(f"      verifier errors: {errors}"))
 
-    def evaluation(self, result: Evaluation) -> None:
-        self.console.print(evaluation_line(result), style="cyan", soft_wrap=True)
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        self.console.print(evaluation_line(evaluation), style="cyan", soft_wrap=True)
 
 
-def step_line(m: Metrics) -> str:
+def step_line(m: Mapping[str, Any]) -> str:
     """One step in one line, under the headings of `_COLUMNS`."""
     cells = (
         str(m["step"]),
@@ -129,10 +141,18 @@ def _number(value: float | None, form: str) -> str:
 
 
 @contextmanager
-def reporter(quiet: bool) -> Iterator[Reporter]:
-    """A terminal's reporter, or a silent one."""
+def observing(quiet: bool, callbacks: Sequence[Observer] = ()) -> Iterator[Observers]:
+    """The observers of a run: the terminal unless it is quiet, and the user's callbacks.
+
+    Raises:
+        UserError: `callbacks` is no list of observers.
+    """
+    given = callbacks if isinstance(callbacks, list | tuple) else [None]
+    if not all(isinstance(one, Observer) for one in given):
+        problem = f"{callbacks!r:.80} is not a list of observers"
+        raise UserError("callbacks", problem, "derive their classes from winnow.Observer")
     if quiet:
-        yield Silent()
+        yield Observers((), callbacks)
     else:
-        with ConsoleReporter() as console:
-            yield console
+        with Terminal() as terminal:
+            yield Observers([terminal], callbacks)

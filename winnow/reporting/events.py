@@ -1,0 +1,103 @@
+"""What observers are told: one payload for each event of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """A run begins, or goes on; its model is not loaded yet.
+
+    Attributes:
+        folder: The run folder; if it is new, it is not there yet.
+        command: What is run.
+        settings: All settings, as in config.toml: dicts, lists, strings and numbers.
+        summary: What a person should know of it, perhaps in several lines; may be empty.
+        first_step, last_step: The steps to be made, fewer with early stopping; 0 where nothing is
+            trained.
+        resumed: Whether it was begun before.
+    """
+
+    folder: Path
+    command: Literal["train", "sample", "evaluate"]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    summary: str = ""
+    first_step: int = 0
+    last_step: int = 0
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """A step is over, and its row of metrics.jsonl is written; its checkpoint is not.
+
+    Attributes:
+        step: Its number, from 1.
+        metrics: The row: docs/metrics.md.
+    """
+
+    step: int
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """A checkpoint is on the disk.
+
+    Attributes:
+        step: The step after which it was saved.
+        folder: Where it is.
+    """
+
+    step: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a person should know.
+
+    Attributes:
+        text: One line.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """A stage of the work has come so far.
+
+    Attributes:
+        stage: What is done, such as `sample` or `update`.
+        done, total: So many of so many.
+    """
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """A run is over, however it ended.
+
+    Attributes:
+        folder: The run folder.
+        status: `stopped` by Ctrl-C, `failed` by an error.
+        checkpoint: The model that training ended with; ``None`` where nothing was trained to the
+            end, as are the next two.
+        before, after: Held-out accuracy of the start and of that model.
+        error: Why it failed or was stopped.
+    """
+
+    folder: Path
+    status: Literal["done", "stopped", "failed"]
+    checkpoint: Path | None = None
+    before: float | None = None
+    after: float | None = None
+    error: str = ""
