@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +18,8 @@ from winnow.algorithms.table import ALGORITHMS
 from winnow.cli import main
 from winnow.config.schema import from_dict
 from winnow.engines import base
+from winnow.reporting.metrics import Evaluation
+from winnow.reporting.observer import Observer
 from winnow.rewards.factory import REWARDS
 
 HERE = Path(__file__).parent.parent
@@ -67,6 +71,20 @@ def signatures(protocol: type) -> str:
 @pytest.mark.parametrize("protocol", [base.Engine, base.Sampler, base.Learner])
 def test_the_protocols_are_those_that_are_printed(protocol):
     assert signatures(protocol) in (HERE / "docs" / "engines.md").read_text()
+
+
+def test_every_event_is_in_the_manual():
+    """With all that it says, an evaluation aside."""
+    manual = (HERE / "docs" / "callbacks.md").read_text()
+    said = dict(re.findall(r"^\| `(on_\w+)` \| (.*?) \|", manual, re.MULTILINE))
+    told = {n: get_type_hints(m) for n, m in vars(Observer).items() if n.startswith("on_")}
+    assert said.keys() == told.keys()
+    for event, hints in told.items():
+        (payload,) = (hint for name, hint in hints.items() if name != "return")
+        names = re.findall(r"`(\w+)`", said[event])
+        known = [field.name for field in fields(payload)]
+        assert names[0] == payload.__name__
+        assert names[1:] == known or (payload is Evaluation and set(names[1:]) <= set(known))
 
 
 def test_every_reward_is_in_the_manual():

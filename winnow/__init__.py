@@ -29,6 +29,14 @@ _HOME = {
     "Outcome": "types",
     "Group": "types",
     "Config": "config.schema",
+    "Observer": "reporting.observer",
+    "RunStart": "reporting.events",
+    "StepEnd": "reporting.events",
+    "Evaluation": "reporting.metrics",
+    "CheckpointSaved": "reporting.events",
+    "Note": "reporting.events",
+    "StageProgress": "reporting.events",
+    "RunEnd": "reporting.events",
     "UserError": "errors",
     "WinnowError": "errors",
 }
@@ -49,6 +57,14 @@ if TYPE_CHECKING:
     from winnow.evaluation.best_of import best_of as best_of
     from winnow.evaluation.overoptimisation import overoptimisation as overoptimisation
     from winnow.evaluation.overoptimisation import run_overoptimisation as run_overoptimisation
+    from winnow.reporting.events import CheckpointSaved as CheckpointSaved
+    from winnow.reporting.events import Note as Note
+    from winnow.reporting.events import RunEnd as RunEnd
+    from winnow.reporting.events import RunStart as RunStart
+    from winnow.reporting.events import StageProgress as StageProgress
+    from winnow.reporting.events import StepEnd as StepEnd
+    from winnow.reporting.metrics import Evaluation as Evaluation
+    from winnow.reporting.observer import Observer as Observer
     from winnow.rollouts.select import select as select
     from winnow.training.run import Result as Result
     from winnow.types import Group as Group

@@ -30,6 +30,7 @@ from winnow.config.schema import Config, from_dict
 from winnow.errors import UserError
 from winnow.evaluation.held_out import run_evaluation
 from winnow.reporting.metrics import Evaluation
+from winnow.reporting.observer import Observer
 from winnow.reporting.terminal import observing
 from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.rollouts.collect import SampleResult, resume_sample, run_sample
@@ -49,6 +50,7 @@ def train(
     recipe: str | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    callbacks: Sequence[Observer] = (),
     quiet: bool = False,
     **settings: Any,
 ) -> Result:
@@ -64,6 +66,8 @@ def train(
         recipe: Start from a recipe instead of from the defaults.
         out: Run folder; default: the next free `runs/NAME-001`.
         resume: A run folder to resume; give only `reward` and `algorithm` with it, if objects.
+        callbacks: Observers of your own: docs/callbacks.md.
+        quiet: Print nothing.
         settings: Any other key of the config; sections as dicts.
 
     Raises:
@@ -81,7 +85,7 @@ def train(
     over = {key: value for key, value in given.items() if value is not None} | settings
     if eval_prompts is not None:
         merge_section(over, "eval", {"source": eval_prompts})
-    with observing(quiet) as observers:
+    with observing(quiet, callbacks) as observers:
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out:
                 problem = "a run resumes with its own settings"
@@ -99,6 +103,7 @@ def evaluate(
     reward: str | RewardFunction | None = None,
     recipe: str | None = None,
     out: str | Path | None = None,
+    callbacks: Sequence[Observer] = (),
     quiet: bool = False,
     **settings: Any,
 ) -> Evaluation:
@@ -114,7 +119,7 @@ def evaluate(
         if not isinstance(prompts, str):
             merge_section(over, "eval", {"size": max(1, len(prompts))})
     folder = Path(out) if out is not None else next_folder("eval")
-    with config_of(recipe, over, folder) as config, observing(quiet) as observers:
+    with config_of(recipe, over, folder) as config, observing(quiet, callbacks) as observers:
         return run_evaluation(config, out=folder, observers=observers, reward=reward)
 
 
@@ -128,6 +133,7 @@ def sample(
     out: str | Path | None = None,
     resume: str | Path | None = None,
     held_out: bool = False,
+    callbacks: Sequence[Observer] = (),
     quiet: bool = False,
     **settings: Any,
 ) -> SampleResult:
@@ -151,7 +157,7 @@ def sample(
         over["samples_per_prompt"] = n
     if isinstance(prompts, Sequence) and not isinstance(prompts, str) and "eval" not in over:
         merge_section(over, "eval", {"size": 0})  # all of the rows that were given
-    with observing(quiet) as observers:
+    with observing(quiet, callbacks) as observers:
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out or held_out:
                 problem = "sampling resumes with its own settings"
