@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,33 @@ for line in sys.argv[1:]:
 """
 
 
-def test_commands_train_sample_and_evaluate_without_torch(tmp_path: Path) -> None:
-    (tmp_path / "recipe.toml").write_text(
-        "".join(f"{key} = {json.dumps(value)}\n" for key, value in files(tmp_path).items())
-        + 'reward = "exact"\nalgorithm = "rloo"\nsteps = 8\nprompts_per_step = 6\n'
-        + "minibatch_prompts = 3\noptimizer.lr = 2.0\neval.size = 4\nsampling.max_tokens = 4\n"
+def started(folder: Path, *commands: str) -> subprocess.Popen[str]:
+    """Commands, their words apart by |, in a process of their own that has no torch."""
+    return subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_TORCH, *commands],
+        cwd=folder,
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
+
+
+def finished(process: subprocess.Popen[str]) -> None:
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+
+
+def recipe(folder: Path, *more: str) -> None:
+    given = [f"{key} = {json.dumps(value)}" for key, value in files(folder).items()]
+    given += ['reward = "exact"', 'algorithm = "rloo"', "prompts_per_step = 6", *more]
+    given += ["minibatch_prompts = 3", "optimizer.lr = 2.0", "eval.size = 4"]
+    text = "\n".join([*given, "sampling.max_tokens = 4", ""])
+    (folder / "recipe.toml").write_text(text)
+
+
+def test_commands_train_sample_and_evaluate_without_torch(tmp_path: Path) -> None:
+    recipe(tmp_path, "steps = 8")
     commands = [
         "winnow|train|recipe.toml|--out|run",
         "winnow|train|--resume|run",
@@ -88,19 +110,29 @@ def test_commands_train_sample_and_evaluate_without_torch(tmp_path: Path) -> Non
         "winnow|train|recipe.toml|--set|samples_file=kept.parquet|--set|algorithm=rft|--out|tuned",
         "winnow|eval|recipe.toml|--set|model=run/checkpoints/step-8|--out|eval",
     ]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *commands],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(root), "PATH": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    before, after = (lines(tmp_path / name, "evals.jsonl")[-1] for name in ("run", "eval"))
-    assert lines(tmp_path / "run", "evals.jsonl")[0]["accuracy"] < 0.3
-    assert before["accuracy"] > 0.9
-    assert after["accuracy"] > 0.9
+    finished(started(tmp_path, *commands))
+    first, last = lines(tmp_path / "run", "evals.jsonl")
+    (again,) = lines(tmp_path / "eval", "evals.jsonl")
+    assert first["accuracy"] < 0.3
+    assert last["accuracy"] > 0.9
+    assert again["accuracy"] > 0.9
+
+
+def test_kill_dash_nine_loses_nothing(tmp_path: Path) -> None:
+    """A real process, killed at moments it does not choose, resumed from the command line."""
+    recipe(tmp_path, "steps = 200", "checkpoint.every = 30", "eval.every = 50")
+    finished(started(tmp_path, "winnow|train|recipe.toml|--out|whole"))
+    broken = tmp_path / "broken"
+    process = started(tmp_path, "winnow|train|recipe.toml|--out|broken")
+    for target in (20, 75, 140):  # killed once so many steps are on the disk
+        while process.poll() is None and len(list(broken.glob("rollouts/train-*"))) < target:
+            time.sleep(0.001)
+        assert process.poll() is None, "it ended before it could be killed"
+        process.kill()
+        process.communicate()
+        process = started(tmp_path, "winnow|train|--resume|broken")
+    finished(process)
+    check_same(tmp_path / "whole", broken)
 
 
 def test_a_step_is_the_formula(given: dict[str, Any], tmp_path: Path) -> None:
@@ -128,9 +160,9 @@ CASES: dict[str, dict[str, Any]] = {
     "once": {"algorithm": "rft"},
     "phases": {
         "phases": [
-            {"algorithm": "raft", "steps": 3},
-            {"algorithm": {"name": "rloo", "kl": "in-reward(0.05)"}, "steps": 3},
-            {"algorithm": "rloo", "steps": 2, "start_from": "start"},
+            {"algorithm": "raft", "steps": 2},
+            {"algorithm": {"name": "rloo", "kl": "in-reward(0.05)"}, "steps": 2},
+            {"algorithm": "rloo", "steps": 1, "start_from": "start"},
         ],
         "reference": "phase",
     },
@@ -140,6 +172,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_killed_anywhere_it_ends_the_same(given: dict[str, Any], tmp_path: Path, name: str) -> None:
     """At every fifth event of the run."""
+    given.update(steps=4)
     given.update(CASES[name])
     if name == "phases":
         del given["steps"], given["algorithm"]

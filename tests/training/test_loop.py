@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from itertools import chain
 from pathlib import Path
 
@@ -149,44 +145,6 @@ def test_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, algorithm):
     ]
     assert strip(evals[0]) == strip(evals[1])
     assert len(evals[0]) == len({row["step"] for row in evals[0]})
-
-
-def test_kill_dash_nine_loses_nothing(tiny_model, tmp_path):
-    """A real process, killed at moments it does not choose, resumed from the command line."""
-    source = tmp_path / "prompts.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in tiny.problems()))
-    settings = {
-        "model": json.dumps(str(tiny_model)), "prompts": json.dumps(str(source)), "steps": "40",
-        "reward": "exact", "prompts_per_step": "4", "minibatch_prompts": "2",
-        "sampling.max_tokens": "4", "sampling.stop": "[]", "eval.size": "0",
-        "checkpoint.every": "5", "optimizer.lr": "1e-3",
-    }  # fmt: skip
-    sets = [word for k, v in settings.items() for word in ("--set", f"{k}={v}")]
-    command = [sys.executable, "-m", "winnow", "train"]
-
-    def start(*words: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    def finish(*words: str) -> None:
-        process = start(*words)
-        _, complaint = process.communicate(timeout=120)
-        assert process.returncode == 0, complaint
-
-    finish(*sets, "--out", str(tmp_path / "whole"))
-    broken = tmp_path / "broken"
-    process = start(*sets, "--out", str(broken))
-    for target in (7, 16, 31):  # killed once so many steps are on the disk
-        while process.poll() is None and len(list(broken.glob("rollouts/train-*"))) < target:
-            time.sleep(0.002)
-        assert process.poll() is None, "it ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        process = start("--resume", str(broken))
-    _, complaint = process.communicate(timeout=120)
-    assert process.returncode == 0, complaint
-    assert rows(broken) == rows(tmp_path / "whole")
-    last = "checkpoints/step-40"
-    assert same(weights(broken / last), weights(tmp_path / "whole" / last))
 
 
 def test_where_nothing_survives_there_is_no_update(tiny_model, tmp_path):
