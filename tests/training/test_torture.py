@@ -1,7 +1,7 @@
 """Every kind of run under `kill -9`, many times: real processes, at moments they do not choose.
 
-For the night: `.ci/nightly torture`. The suite kills a few (test_fake_engine, test_collect_killed) and
-dies at chosen events in every kind of run (`kills.check_resumed`).
+For the night: `.ci/nightly torture`. The suite kills a few (test_fake_engine, test_collect_killed)
+and dies at chosen events in every kind of run (`kills.check_resumed`).
 """
 
 from __future__ import annotations
