@@ -165,6 +165,7 @@ CASES: dict[str, dict[str, Any]] = {
             {"algorithm": "rloo", "steps": 1, "start_from": "start"},
         ],
         "reference": "phase",
+        "checkpoint": {"every": 1, "keep": 1},
     },
 }
 
@@ -200,6 +201,8 @@ def test_the_reference_is_what_it_is_called(given: dict[str, Any], tmp_path: Pat
         settings = {k: v for k, v in given.items() if k not in ("steps", "algorithm")}
         out = tmp_path / reference
         go(settings, out, reference=reference, checkpoint={"every": 1, "keep": 9})
+        versions = [row["policy_version"] for row in lines(out, "metrics.jsonl")]
+        assert versions == sorted(set(versions))  # counted through all phases
         began = {"start": Path(given["model"]), "phase": out / "checkpoints/step-2"}[reference]
         rows = pq.read_table(out / "rollouts/train-000004.parquet").to_pylist()
         expected = [[logp(read(began))[int(row["text"])]] for row in rows]
