@@ -135,6 +135,12 @@ def test_kill_dash_nine_loses_nothing(tmp_path: Path) -> None:
     check_same(tmp_path / "whole", broken)
 
 
+def test_what_an_engine_notes_is_told(given: dict[str, Any], tmp_path: Path) -> None:
+    listener = KillAt()
+    run(from_dict(given), out=tmp_path / "run", observers=listener)
+    assert listener.notes == [f"{given['model']}: fake"]
+
+
 def test_a_step_is_the_formula(given: dict[str, Any], tmp_path: Path) -> None:
     """From what is on the disk: the sum over samples of advantage x (one-hot - policy) / samples,
     with an advantage of r - mean of the others' r."""

@@ -125,13 +125,13 @@ GROUPS = [
 TERMS = (Term(Clipped(0.2, 0.28), SampleMeans()), Term(NLL(), SurvivorTokens(), coefficient=0.3))
 
 
-def gradients(model, groups, terms, limit, share=True, temperature=1.0):
+def gradients(model, groups, terms, limit, share=True, temperature=1.0, counts=None):
     model.zero_grad()
     done = accumulate(
         Models(PolicyForward(model, share_prefix=share)),
         groups,
         terms,
-        totals(groups),
+        counts or totals(groups),
         temperature,
         limit,
     )
@@ -187,6 +187,20 @@ def test_micro_batches_do_not_change_the_gradient(share, limit):
     assert cut.loss == pytest.approx(whole.loss, rel=1e-12)
     assert (cut.samples, cut.tokens, cut.clipped) == (whole.samples, whole.tokens, whole.clipped)
     assert cut.ratio_max == pytest.approx(whole.ratio_max, rel=1e-9)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_parts_with_the_totals_of_the_whole_add_up_to_it(share):
+    """As ranks that each have some groups: neither loss nor gradient sees the cut."""
+    model, counts = build("llama"), totals(GROUPS)
+    whole, expected = gradients(model, GROUPS, TERMS, 1000, share)
+    parts = [
+        gradients(model, part, TERMS, 1000, share, 1.0, counts) for part in (GROUPS[:2], GROUPS[2:])
+    ]
+    summed = {name: sum(grads[name] for _, grads in parts) for name in expected}
+    assert largest_difference(expected, summed) < 1e-12
+    assert sum(done.loss for done, _ in parts) == pytest.approx(whole.loss, rel=1e-12)
+    assert [row for done, _ in parts for row in done.influence] == whole.influence
 
 
 ALIKE = [
