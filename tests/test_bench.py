@@ -145,3 +145,27 @@ def test_the_gpu_check_passes_on_the_cpu_and_fails_where_numbers_differ(monkeypa
     code, lines = run("gradient", "update ppo, own")
     assert code == 1
     assert [line[:4] for line in lines[1:]] == ["FAIL", "FAIL", "0 pa"]
+
+
+def test_the_gpu_bench_prints_each_side_and_the_ratio_of_a_step(capsys):
+    import gpu
+    import torch
+
+    work = gpu.Work("tiny", "float32", torch.device("cpu"), 2, 3, 2, (16,), (512,))
+    lines = gpu.measure(work)
+    assert [name for name, _ in lines["update"]] == [
+        "winnow, all trained", "winnow, 30 % trained", "plain",
+    ]  # fmt: skip
+    assert all(cost.seconds > 0 for rows in lines.values() for _, cost in rows)
+    cost = gpu.Cost(2.0, 1.5, "n")
+    half = gpu.Cost(4.0, None, "n")
+    gpu.report(work, {
+        "sample": [("winnow", cost), ("generate", half)],
+        "update": [("winnow", cost), ("winnow", None), ("plain", half)],
+    })  # fmt: skip
+    printed = capsys.readouterr().out
+    # 16 samples of 2 tokens; a step is 2 + 2 against 4 + 4
+    assert "| sample | winnow, n | 2.000 | 16 | 1.5 | 1.00 |" in printed
+    assert "| sample | generate, n | 4.000 | 8 | - | 2.00 |" in printed
+    assert "| step | all trained | 4.000 against 8.000 | | | 2.00 |" in printed
+    assert "30 % trained" not in printed
