@@ -204,9 +204,10 @@ def _measure(values: Mapping[str, Tensor], covered: Tensor, done: Sums) -> None:
 
 def _measure_ratio(seen: _Seen, term: Term, done: Sums) -> None:
     """How far the policy has moved from the one that sampled, where an advantage is not 0."""
-    given = {name: seen(name, term).detach() for name in term.reads}
+    # On the CPU: a GPU would be waited for once a sample.
+    given = {name: seen(name, term).detach().cpu() for name in term.reads}
     has = [part.group.has_advantage(i) for part, i in seen.members]
-    here = torch.tensor(has).repeat_interleave(seen.lengths).to(given["logp"].device)
+    here = torch.tensor(has).repeat_interleave(seen.lengths)
     log_ratios = given["logp"] - given["old"]
     samples = torch.split(log_ratios.double(), seen.lengths.tolist())
     done.log_weights += [
