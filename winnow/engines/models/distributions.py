@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from winnow.engines.models.forward import Contexts, Piece, PolicyForward
 
-_ELEMENTS = 2**22
+_ELEMENTS, _GPU_ELEMENTS = 2**22, 2**25
+"""Logits held at a time, on a CPU and on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def _expected(logp: Tensor, values: Tensor) -> Tensor:
 
 
 def _by_part(forward: PolicyForward, compute: Callable[..., Tensor], *rows: Tensor) -> Tensor:
-    size = max(16, _ELEMENTS // forward.vocabulary)
+    elements = _GPU_ELEMENTS if rows[0].is_cuda else _ELEMENTS
+    size = max(16, elements // forward.vocabulary)
     learns = torch.is_grad_enabled() and rows[0].requires_grad
     parts = zip(*(torch.split(tensor, size) for tensor in rows), strict=True)
     return torch.cat(

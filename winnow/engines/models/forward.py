@@ -24,8 +24,8 @@ from winnow.engines.models.chunked_logprobs import logprobs
 from winnow.engines.models.prefix_tree import Index, Tree, grow
 from winnow.engines.models.tree_attention import looking_at, packed
 
-_CHUNK_ELEMENTS = 2**22
-"""Logits held at a time where the head is not a plain matrix product."""
+_CHUNK_ELEMENTS, _GPU_CHUNK_ELEMENTS = 2**22, 2**25
+"""Logits held at a time where the head is not a plain matrix product, on a CPU and on a GPU."""
 PROBE_ERRORS = (
     AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
@@ -116,7 +116,8 @@ class PolicyForward:
             logits = logits / temperature if temperature != 1 else logits
             return -cross_entropy(logits, ids, reduction="none")
 
-        size = max(16, _CHUNK_ELEMENTS // self.vocabulary)
+        elements = _GPU_CHUNK_ELEMENTS if at.features.is_cuda else _CHUNK_ELEMENTS
+        size = max(16, elements // self.vocabulary)
         order = torch.argsort(at.index)
         parts = []
         for items in torch.split(order, size):
