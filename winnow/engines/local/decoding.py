@@ -88,9 +88,10 @@ class _Batch:
         )
         params = self._params
         choice = choose(self._logits, uniforms, params.temperature, params.top_k, params.top_p, of)
-        columns = (choice.tokens.tolist(), choice.logprobs.tolist(), choice.entropies.tolist())
+        made = (choice.tokens, choice.logprobs, choice.entropies)
+        columns = torch.stack([x.double() for x in made]).tolist()  # a GPU is waited for once
         for partial, token, logprob, entropy in zip(partials, *columns, strict=True):
-            partial.tokens.append(token)
+            partial.tokens.append(int(token))
             partial.logprobs.append(logprob)
             partial.entropies.append(entropy)
             partial.reason = self._stopper.reason(partial.tokens, params.max_tokens)

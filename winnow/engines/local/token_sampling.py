@@ -50,6 +50,8 @@ def choose(
     if rows is None:
         rows = torch.arange(count, device=logits.device)
     size = count if logits.is_cuda else max(1, _ELEMENTS // vocabulary)
+    if size >= count:  # nothing to cut, and no GPU to wait for
+        return Choice(*_choose(logits, uniforms, temperature, top_k, top_p, rows))
     starts = torch.arange(0, count + size, size, device=logits.device)
     edges = torch.searchsorted(rows, starts).tolist()
     parts = []
