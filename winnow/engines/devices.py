@@ -10,6 +10,9 @@ import ctypes
 import os
 import platform
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +84,37 @@ def pick_device(name: str) -> torch.device:
         raise UserError("device", f"torch finds no GPU for {name!r}", "use 'cpu' or 'auto'")
     if device.type == "cpu":
         keep_pages()
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # `reproducible` asks for it
     try:
         torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:  # how torch says that it has none
         reason = str(error).strip().splitlines()[0]
         raise UserError("device", f"cannot use {name!r} here: {reason:.120}") from error
     return device
+
+
+@contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """In the block, a GPU adds up gradients in the same order each time, as a CPU does anyway.
+
+    Else a resumed run would not be the unbroken one. Sampling needs no such block.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    import torch
+    from torch.utils import deterministic
+
+    on = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills: bool = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*deterministic.*")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(on, warn_only=only_warns)
+        deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
