@@ -33,6 +33,7 @@ from winnow.engines.devices import pick_device
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.forward import PolicyForward
+from winnow.errors import WinnowError
 from winnow.types import Group, Prompt
 
 SAMPLES = 8
@@ -221,7 +222,7 @@ def fastest(work: Work, jobs: Mapping[str, Callable[[], object]]) -> Cost | None
     for size, job in jobs.items():
         try:
             cost = replace(timed(work, job, 1), size=size)
-        except torch.cuda.OutOfMemoryError:
+        except (torch.OutOfMemoryError, WinnowError):  # winnow's own error for it
             cost = None
         if cost is None:  # outside of the block: the error holds what was on the stack
             free()

@@ -118,3 +118,18 @@ def reproducible(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(on, warn_only=only_warns)
         deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+
+
+@contextmanager
+def room(remedy: str) -> Iterator[None]:
+    """In the block, a full GPU is one line with a remedy.
+
+    Raises:
+        WinnowError: the GPU has no memory left.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise WinnowError(f"the GPU's memory is full; {remedy}") from error

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from winnow.engines.base import Request, SamplingParams
+from winnow.engines.devices import room
 from winnow.engines.local.kv_cache import KVCache
 from winnow.engines.local.stopping import Stopper
 from winnow.engines.local.token_sampling import choose
@@ -73,6 +74,7 @@ class _Batch:
     def waits(self) -> bool:
         return self._next is not None
 
+    @room("lower sampling.batch or sampling.cache_gib")
     @torch.inference_mode()
     def advance(self) -> list[_Partial]:
         """Sample a token for every sample under way; return those that end with it."""

@@ -27,6 +27,8 @@ from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
 from winnow.engines.models.tokenization import PromptEncoder
 from winnow.types import Group, Prompt
 
+_SMALLER = "use dtype = 'bfloat16', lora.rank or a smaller model"
+
 
 class LocalEngine:
     """An `Engine` whose weights are in this process.

@@ -26,6 +26,7 @@ from winnow.engines.models.saving import writing
 from winnow.types import Group, StepStats
 
 _OPTIMIZER_FILE = "optimizer.pt"
+_SMALLER = "lower microbatch_tokens, or use dtype = 'bfloat16' or lora.rank"
 
 
 class LocalLearner:
@@ -87,6 +88,7 @@ class LocalLearner:
             microbatch_tokens=self._plan.microbatch_tokens,
         )
 
+    @room(_SMALLER)
     def step(
         self,
         groups: Sequence[Group],

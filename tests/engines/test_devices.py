@@ -1,0 +1,50 @@
+"""What a GPU is asked for, and what is said when it is full; without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils import deterministic
+
+import winnow
+from tests import kills
+from winnow.engines.devices import reproducible, room
+from winnow.engines.local import decoding, learner
+
+
+def test_gradients_on_a_gpu_are_added_up_in_one_order_and_all_is_as_before_afterwards():
+    def now():
+        return (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            deterministic.fill_uninitialized_memory,
+        )
+
+    before = now()
+    with reproducible(torch.device("cpu")):
+        assert now() == before
+    with reproducible(torch.device("cuda")):
+        assert now() == (True, True, False)
+    assert now() == before
+
+
+def full(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "remedy"),
+    [(learner, "accumulate", "microbatch_tokens"), (decoding, "choose", "sampling.batch")],
+)
+def test_a_full_gpu_is_one_line_with_a_remedy(
+    place, name, remedy, monkeypatch, tmp_path, tiny_model
+):
+    monkeypatch.setattr(place, name, full)
+    with pytest.raises(winnow.WinnowError, match=f"GPU's memory is full; .*{remedy}") as raised:
+        kills.go(kills.config(tiny_model, tmp_path), tmp_path / "run", kills.FIRST)
+    assert "\n" not in str(raised.value)
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match=r"^shape$"), room("buy one"):
+        raise RuntimeError("shape")
