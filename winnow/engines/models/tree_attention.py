@@ -23,6 +23,9 @@ _NAME = "winnow"
 _BLOCK, _BLOCKS = 64, 8
 """Least nodes of a block, and most blocks of a tree. Nodes of a block read their keys together:
 fewer read fewer keys, more make larger products. Each block holds the keys of its path."""
+_GPU_BLOCK = 256
+"""Least nodes of a block on a GPU, with as many blocks as it takes: few long ones would mostly
+multiply what their mask hides."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,20 @@ _current: ContextVar[Plan] = ContextVar("attention plan")
 
 def packed(tree: Tree, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Plan]:
     """A tree as one row: ids and positions, shape (1, nodes and a few more), and who reads what."""
-    blocks = cut(tree, max(_BLOCK, -(-len(tree) // _BLOCKS)))
+    blocks = cut(tree, _length(tree, device))
     row = np.zeros((2, blocks.places), dtype=np.int64)
     row[:, : len(tree)] = tree.tokens, tree.depths
     ids, positions = torch.from_numpy(row).to(device)
     keys = torch.from_numpy(blocks.keys).clamp(min=0).to(device)
     mask = additive(torch.from_numpy(blocks.allowed).to(device), dtype)[:, None]
     return ids[None], positions[None], Plan(mask, keys)
+
+
+def _length(tree: Tree, device: torch.device) -> int:
+    """Nodes of a block. On a GPU at least a path's, so that keys are held twice at most."""
+    if device.type == "cuda":
+        return max(_GPU_BLOCK, int(tree.depths.max()) + 1)
+    return max(_BLOCK, -(-len(tree) // _BLOCKS))
 
 
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
