@@ -24,6 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import gpu_cases as cases
 import torch
+import transformers
 from gpu_cases import Found, Job
 from gpu_numbers import gradients, sampler, sampler_bfloat16, update, updates
 from gpu_runs import reward_model, sampling, training
@@ -58,7 +59,8 @@ def main() -> None:
     quiet.disable_progress_bar()
     torch.set_float32_matmul_precision("highest")
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{gpu}, torch {torch.__version__}", flush=True)
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"{gpu}, {versions}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         models = cases.make_models(Path(folder))
         job = Job(device, Path(folder), models, tuple(given.rows))

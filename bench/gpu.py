@@ -22,6 +22,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+import transformers
 from floors import with_advantages
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -114,14 +115,14 @@ def main() -> None:
     device = pick_device(given.device)
     begun = time.perf_counter()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}\n", flush=True)
+    print(f"{name}, torch {torch.__version__}, transformers {transformers.__version__}\n")
     print("| model | stage | | seconds | tokens/s | GB | ratio |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for work in works(device, given.tiny):
         if time.perf_counter() - begun > given.limit:
             print(f"| {work.shape}, {work.dtype} | left out: no time | | | | | |")
             continue
-        report(work, measure(work))
+        measure(work)
 
 
 def works(device: torch.device, tiny: bool) -> list[Work]:
@@ -138,38 +139,24 @@ def works(device: torch.device, tiny: bool) -> list[Work]:
     ]
 
 
-def measure(work: Work) -> dict[str, list[Row]]:
-    """Each stage on both sides, ours first; nothing of one side is kept for the other."""
+def measure(work: Work) -> None:
+    """Each stage on both sides, ours first; nothing of one side is kept for the other.
+
+    A stage's lines are printed once it is measured. Ratios are over ours, the whole step's too.
+    """
     groups, ours = sampled(work)
     free()
-    lines = {"sample": [("winnow", ours), ("generate", generated(work))]}
+    sample: list[Row] = [("winnow", ours), ("generate", generated(work))]
     free()
-    lines["update"] = [*learned(work, groups)]
+    report(work, "sample", sample)
+    update = learned(work, groups)
     free()
-    lines["update"].append(("plain", trained(work, groups)))
+    update.append(("plain", trained(work, groups)))
     free()
-    return lines
-
-
-def report(work: Work, lines: dict[str, list[Row]]) -> None:
-    """The lines of a model; ratios are over ours, the whole step's too."""
-    tokens = work.samples * work.tokens
-    for stage, rows in lines.items():
-        first = rows[0][1]
-        for what, cost in rows:
-            head = f"| {work.shape}, {work.dtype} | {stage} | {what}"
-            if cost is None:
-                print(f"{head} | out of memory | | | |")
-                continue
-            memory = "-" if cost.memory is None else f"{cost.memory:.1f}"
-            ratio = f"{cost.seconds / first.seconds:.2f}" if first else "-"
-            print(
-                f"{head}, {cost.size} | {cost.seconds:.3f} | {tokens / cost.seconds:.0f} "
-                f"| {memory} | {ratio} |"
-            )
-    (sample, generate), (all_, some, plain) = lines["sample"], lines["update"]
-    for what, mine in (("all trained", all_), ("30 % trained", some)):
-        costs = [row[1] for row in (sample, mine, generate, plain)]
+    report(work, "update", update)
+    (_, generate), (_, plain) = sample[1], update[-1]
+    for what, mine in zip(("all trained", "30 % trained"), update, strict=False):
+        costs = [ours, mine[1], generate, plain]
         if None not in costs:
             a, b, c, d = (cost.seconds for cost in costs if cost)
             print(
@@ -177,6 +164,22 @@ def report(work: Work, lines: dict[str, list[Row]]) -> None:
                 f"| | | {(c + d) / (a + b):.2f} |",
                 flush=True,
             )
+
+
+def report(work: Work, stage: str, rows: Sequence[Row]) -> None:
+    tokens, first = work.samples * work.tokens, rows[0][1]
+    for what, cost in rows:
+        head = f"| {work.shape}, {work.dtype} | {stage} | {what}"
+        if cost is None:
+            print(f"{head} | out of memory | | | |", flush=True)
+            continue
+        memory = "-" if cost.memory is None else f"{cost.memory:.1f}"
+        ratio = f"{cost.seconds / first.seconds:.2f}" if first else "-"
+        print(
+            f"{head}, {cost.size} | {cost.seconds:.3f} | {tokens / cost.seconds:.0f} "
+            f"| {memory} | {ratio} |",
+            flush=True,
+        )
 
 
 def model(work: Work) -> Any:
