@@ -26,7 +26,7 @@ import gpu_cases as cases
 import torch
 import transformers
 from gpu_cases import Found, Job
-from gpu_numbers import gradients, sampler, sampler_bfloat16, update, updates
+from gpu_numbers import gradients, repeats, sampler, sampler_bfloat16, update, updates
 from gpu_runs import reward_model, sampling, training
 from transformers.utils import logging
 
@@ -95,6 +95,8 @@ def checks(job: Job) -> Iterator[tuple[str, Check]]:
     groups = cases.sampled(cases.engine(job.models.random, cases.CPU), 0.7)
     for name, row in job.chosen(cases.rows()).items():
         yield f"gradient {name}", partial(gradients, job, row, groups)
+    for dtype in ("float32", "bfloat16"):
+        yield f"gradient again, {dtype}", partial(repeats, job, dtype)
     for name, row, options in updates():
         yield f"update {name}", partial(update, job, row, groups, **options)
     for name, row in job.chosen(dict(ALGORITHMS)).items():

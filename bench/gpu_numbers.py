@@ -18,6 +18,7 @@ from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.lora import LoraConfig
 from winnow.engines.base import AuxiliaryBatch
+from winnow.engines.devices import reproducible
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.learning.token_values import logprobs, per_token
 from winnow.engines.local.engine import LocalEngine
@@ -137,6 +138,32 @@ def gradients(job: Job, row: Algorithm, groups: Sequence[Group]) -> Found:
     cosine = float(torch.nn.functional.cosine_similarity(exact, rough, dim=0))
     ok = gap < CLOSE and loss_gap < CLOSE and cosine > ALIKE
     return Found(ok, f"gradient {gap:.1e}, loss {loss_gap:.1e}, bfloat16 cosine {cosine:.4f}")
+
+
+def repeats(job: Job, dtype: str) -> Found:
+    """The gradient of samples so long that attention shares out their keys: again bit by bit."""
+    module = cases.engine(job.models.random, job.device, dtype)
+    trained, terms = module.trained(), ALGORITHMS["grpo"].objective
+    random = torch.Generator().manual_seed(5)
+    size = module.forward().vocabulary
+    groups = []
+    for number in range(4):
+        ids = [torch.randint(size, (n,), generator=random).tolist() for n in (9, *[480] * 6)]
+        samples = [Sample(tuple(own), (-3.0,) * len(own), "", "length") for own in ids[1:]]
+        told = {"scores": (Score(1.0),) * 6, "outcomes": (Outcome(True, "check"),) * 6}
+        weights = (1.0, -1.0, 0.5, -0.5, 1.0, -1.0)
+        prompt = Prompt(id=str(number), text="")
+        groups.append(Group(prompt, tuple(ids[0]), tuple(samples), advantages=weights, **told))
+    found = []
+    for _ in range(4):
+        with reproducible(job.device):
+            accumulate(Models(module.forward()), groups, terms, 0.7, 8192)
+        found.append(cases.flat([p.grad for p in trained]))
+        for p in trained:
+            p.grad = None
+    gaps = [most(found[0], other) for other in found[1:]]
+    largest = float(found[0].abs().max())
+    return Found(max(gaps) == 0 and largest > 0, f"{max(gaps):.1e} of {largest:.1e}")
 
 
 def updates() -> Iterator[tuple[str, Algorithm, dict[str, Any]]]:

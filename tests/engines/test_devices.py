@@ -8,7 +8,7 @@ from torch.utils import deterministic
 
 import winnow
 from tests import kills
-from winnow.engines.devices import reproducible, room
+from winnow.engines.devices import reproducible, room, without_plans
 from winnow.engines.local import decoding, learner
 
 
@@ -24,8 +24,48 @@ def test_gradients_on_a_gpu_are_added_up_in_one_order_and_all_is_as_before_after
     with reproducible(torch.device("cpu")):
         assert now() == before
     with reproducible(torch.device("cuda")):
+        assert now() == (True, False, False)
+    with reproducible(torch.device("cuda"), strict=False):
         assert now() == (True, True, False)
     assert now() == before
+
+
+def test_a_model_without_an_order_for_its_sums_is_trained_without_one(
+    monkeypatch, tmp_path, tiny_model
+):
+    config = kills.config(tiny_model, tmp_path)
+    want = kills.go(config, tmp_path / "want", kills.FIRST)
+    accumulate, made, asked = learner.accumulate, [], []
+
+    def once(*args):
+        made.append(accumulate(*args))  # gradients that are to be thrown away
+        if len(made) == 1:
+            raise RuntimeError("cumsum does not have a deterministic implementation, but you set")
+        return made[-1]
+
+    def reproducible_(device, strict):
+        asked.append(strict)
+        return reproducible(device, strict)
+
+    monkeypatch.setattr(learner, "accumulate", once)
+    monkeypatch.setattr(learner, "reproducible", reproducible_)
+    got = kills.go(config, tmp_path / "got", kills.FIRST)
+    kills.check_same(got.folder, want.folder)
+    assert asked == [True] + [False] * (len(asked) - 1)
+    assert len(asked) > 2
+
+
+def test_attention_that_plans_is_off_in_the_block_alone():
+    now = torch.backends.cuda.cudnn_sdp_enabled
+    assert now()
+    with without_plans(torch.device("cpu")):
+        assert now()
+    with without_plans(torch.device("cuda")):
+        assert not now()
+        with without_plans(torch.device("cuda")):
+            assert not now()
+        assert not now()
+    assert now()
 
 
 def full(*_, **__):

@@ -95,10 +95,14 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def reproducible(device: torch.device) -> Iterator[None]:
+def reproducible(device: torch.device, strict: bool = True) -> Iterator[None]:
     """In the block, a GPU adds up gradients in the same order each time, as a CPU does anyway.
 
     Else a resumed run would not be the unbroken one. Sampling needs no such block.
+
+    Args:
+        strict: An operation that has no such order is an error (see `lacks_order`). Else it runs in
+            any order, and so does attention, which has one but takes it in strict blocks only.
     """
     if device.type != "cuda":
         yield
@@ -109,7 +113,7 @@ def reproducible(device: torch.device) -> Iterator[None]:
     on = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     fills: bool = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         with warnings.catch_warnings():
@@ -118,6 +122,30 @@ def reproducible(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(on, warn_only=only_warns)
         deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+
+
+def lacks_order(error: RuntimeError) -> bool:
+    """Whether an operation failed in a strict block of `reproducible` for want of an order."""
+    return "does not have a deterministic implementation" in str(error)
+
+
+@contextmanager
+def without_plans(device: torch.device) -> Iterator[None]:
+    """In the block, attention on a GPU is not cuDNN's.
+
+    That plans each new shape for tens of milliseconds, and here shapes are new all the time.
+    """
+    import torch
+
+    switch: Any = torch.backends.cuda
+    if device.type != "cuda" or not switch.cudnn_sdp_enabled():
+        yield
+        return
+    switch.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        switch.enable_cudnn_sdp(True)
 
 
 @contextmanager

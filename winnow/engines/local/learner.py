@@ -55,6 +55,8 @@ class LocalLearner:
         self._updates = 0
         self._begun = 0
         """Updates before the optimizer was last renewed."""
+        self._ordered = True
+        """Whether every operation of the model can add up a GPU's gradients in one order."""
         self._adam = self._new_adam()
 
     def reference_logprobs(
@@ -183,6 +185,23 @@ class LocalLearner:
                 master.copy_(saved)
         if self.reference is not None and "reference" in state:
             self.reference.load_state(state["reference"])
+
+    def _gradient(
+        self,
+        groups: Sequence[Group],
+        terms: Sequence[Term],
+        temperature: float,
+        auxiliary: AuxiliaryBatch | None,
+    ) -> Sums:
+        models = Models(self.forward, self._critic, self._distributions)
+        limit = self._microbatch_tokens
+        with reproducible(self.forward.device, self._ordered):
+            done = accumulate(models, groups, terms, temperature, limit)
+            if auxiliary is not None:
+                other = accumulate(models, auxiliary.groups, auxiliary.terms, 1.0, limit)
+                done.measures["anchor_loss"] = (other.loss / auxiliary.terms[0].coefficient, 1)
+                done.loss += other.loss
+        return done
 
     def _distributions(self, pieces: Sequence[Piece]) -> Frozen:
         assert self.reference is not None

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import DynamicCache
 
+from winnow.engines.devices import without_plans
 from winnow.engines.models.chunked_logprobs import logprobs
 from winnow.engines.models.prefix_tree import Index, Tree, grow
 from winnow.engines.models.tree_attention import looking_at, packed
@@ -178,10 +179,11 @@ class PolicyForward:
         return hidden.flatten(0, 1), paths
 
     def _run(self, **inputs: Any) -> Tensor:
-        if self.splits_head:
-            features = self._body(**inputs).last_hidden_state
-        else:
-            features = self.module(**inputs).logits
+        with without_plans(self.device):
+            if self.splits_head:
+                features = self._body(**inputs).last_hidden_state
+            else:
+                features = self.module(**inputs).logits
         assert isinstance(features, Tensor)
         return features
 
