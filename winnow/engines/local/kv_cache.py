@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from winnow.engines.devices import without_plans
 from winnow.engines.local.packed_linears import PackedLinears
+from winnow.engines.local.replays import Replays
 from winnow.engines.models.forward import PROBE_ERRORS, PolicyForward, cache_argument
 from winnow.engines.models.prefix_tree import Index, added
 from winnow.engines.models.tree_attention import additive
@@ -89,6 +91,9 @@ class Slots:
         self._cache = DynamicCache()
         self._slots: list[_Slot] = []
         self._linears = PackedLinears(forward.module, rows=capacity, steps=room)
+        self._replays: Replays | None = None
+        if forward.device.type == "cuda":
+            self._replays = Replays(self._step, self._grow, capacity, forward.agree)
 
     def kind(self, prompt: int) -> object:
         return None
@@ -136,14 +141,20 @@ class Slots:
         return sum(x[0, :, 0].numel() * x.element_size() for x in both)
 
     def step(self, tokens: Tensor) -> Tensor:
-        places = torch.tensor(self._lengths, device=tokens.device)
-        self._lengths = [length + 1 for length in self._lengths]
-        longest = max(self._lengths)
+        lengths = self._lengths
+        self._lengths = [length + 1 for length in lengths]
+        if self._replays is not None:
+            return self._replays.step(tokens, lengths, self._room)
+        places = torch.tensor(lengths, device=tokens.device)
+        return self._step(tokens, places, max(self._lengths))
+
+    def _step(self, tokens: Tensor, places: Tensor, longest: int) -> Tensor:
+        """Read a token for each row, to be kept at its place; attention reaches to ``longest``."""
         seen = torch.arange(longest, device=tokens.device) <= places[:, None]
         rows = torch.arange(len(places), device=tokens.device)
         for layer in self._slots:
             layer.write_at(rows, places, longest)
-        with self._linears.used():
+        with self._linears.used(), without_plans(tokens.device):
             out: Any = self._forward.module(
                 input_ids=tokens[:, None],
                 attention_mask=additive(seen, self._forward.dtype)[:, None, None],
@@ -153,6 +164,12 @@ class Slots:
             )
         logits: Tensor = out.logits[:, -1]
         return logits
+
+    def _grow(self, length: int) -> object:
+        """Make all slots at least so long; what is returned is another thing once they moved."""
+        for layer in self._slots:
+            layer.grow(length)
+        return self._slots[0].keys
 
     def _read(self, numbers: Sequence[int]) -> None:
         """Read some prompts, given in order; a common prefix is read once."""
@@ -209,11 +226,14 @@ class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]
     def write_at(self, rows: Tensor, places: Tensor, longest: int) -> None:
         """Set where the next tokens go, and how far rows will then be filled at most."""
         self._at = (rows, places, longest)
+        self.grow(longest)
+
+    def grow(self, longest: int) -> None:
         assert self.keys is not None
         assert self.values is not None
         length = self.keys.shape[2]
         if longest > length:
-            more = min(self._room - length, max(_GROW, length // 2))
+            more = min(self._room - length, max(_GROW, length // 2, longest - length))
             self.keys, self.values = (
                 torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values)
             )
@@ -290,14 +310,15 @@ class Padded:
 
     def _read(self, ids: Tensor, positions: Tensor) -> Tensor:
         cache = {} if self._cache is None else {self._argument: self._cache}
-        out: Any = self._module(
-            input_ids=ids,
-            attention_mask=self._mask,
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
-            **cache,
-        )
+        with without_plans(ids.device):
+            out: Any = self._module(
+                input_ids=ids,
+                attention_mask=self._mask,
+                position_ids=positions,
+                use_cache=True,
+                logits_to_keep=1,
+                **cache,
+            )
         self._cache = getattr(out, self._argument, None)
         # A recurrence's states, once rows are copied, are not those of each sample alone.
         layers = () if self._cache is None else self._cache.layers
