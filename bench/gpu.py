@@ -220,16 +220,21 @@ def timed(work: Work, job: Callable[[], object], times: int = 2) -> Cost:
 
 
 def fastest(work: Work, jobs: Mapping[str, Callable[[], object]]) -> Cost | None:
-    """The cost at the best size: a size is left out where the memory is too small for it."""
+    """The cost at the best size. From large ones down, until one is slower than the one before.
+
+    A size is left out where the memory is too small for it.
+    """
     best: Cost | None = None
-    for size, job in jobs.items():
+    for size, job in reversed(jobs.items()):
         try:
             cost = replace(timed(work, job, 1), size=size)
         except (torch.OutOfMemoryError, WinnowError):  # winnow's own error for it
             cost = None
         if cost is None:  # outside of the block: the error holds what was on the stack
             free()
-        elif best is None or cost.seconds < best.seconds:
+        elif best is not None and cost.seconds > best.seconds:
+            break
+        else:
             best = cost
     return best
 
