@@ -17,7 +17,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from winnow import __version__
-from winnow.errors import UserError
+from winnow.errors import UserError, WinnowError
 
 if TYPE_CHECKING:
     import torch

@@ -16,10 +16,10 @@ from winnow.config.schema import Config
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.base import PHASE, START, LearnerPlan, Weights, WeightsRef
-from winnow.engines.devices import pick_device
+from winnow.engines.devices import pick_device, room
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.learner import LocalLearner
-from winnow.engines.local.policy import LocalPolicy
+from winnow.engines.local.policy import SMALLER, LocalPolicy
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.loading import context_length, load_config
@@ -80,6 +80,7 @@ class LocalEngine:
         policy = self.policy
         return LocalSampler(policy.forward, policy.tokenizer, sampling.batch, sampling.cache_gib)
 
+    @room(SMALLER)
     def learner(self, plan: LearnerPlan) -> LocalLearner:
         """A learner of the module, with a critic and a reference where they are asked for.
 

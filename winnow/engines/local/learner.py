@@ -14,6 +14,7 @@ from winnow.algorithms.denominators import Totals
 from winnow.algorithms.objective import Term
 from winnow.config.schema.critic import CriticConfig
 from winnow.engines.base import AuxiliaryBatch, LearnerPlan, PerToken, Weights
+from winnow.engines.devices import lacks_order, reproducible, room
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.learning.optimizer import learning_rate, master_of, zeros_like_each
 from winnow.engines.learning.token_values import Compute, logprobs, per_token
@@ -23,9 +24,10 @@ from winnow.engines.models.distributions import Frozen, frozen
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.reference import Reference
 from winnow.engines.models.saving import writing
-from winnow.types import Group, StepStats
+from winnow.types import Group, StepStats, Sums
 
 _OPTIMIZER_FILE = "optimizer.pt"
+_SMALLER = "lower microbatch_tokens, or use dtype = 'bfloat16' or lora.rank"
 _SMALLER = "lower microbatch_tokens, or use dtype = 'bfloat16' or lora.rank"
 
 
@@ -57,6 +59,8 @@ class LocalLearner:
         """Updates before the optimizer was last renewed."""
         self._ordered = True
         """Whether every operation of the model can add up a GPU's gradients in one order."""
+        self._ordered = True
+        """Whether every operation of the model can add up a GPU's gradients in one order."""
         self._adam = self._new_adam()
 
     def reference_logprobs(
@@ -75,6 +79,7 @@ class LocalLearner:
 
         return self._per_token(forward, values, groups, asked)
 
+    @room(_SMALLER)
     def _per_token(
         self,
         forward: PolicyForward,
@@ -112,19 +117,19 @@ class LocalLearner:
             self._critic.detached = warming
         if warming:
             terms, auxiliary = [term for term in terms if "value" in term.reads], None
-        models = Models(self.forward, self._critic, self._distributions)
-        limit = self._plan.microbatch_tokens
-        done = accumulate(models, groups, terms, totals, temperature, limit)
+        batch = (groups, terms, totals, temperature, auxiliary)
+        try:
+            done = self._gradient(*batch)
+        except RuntimeError as error:
+            if not self._ordered or not lacks_order(error):
+                raise
+            self._ordered = False
+            self._adam.zero_grad(set_to_none=True)
+            done = self._gradient(*batch)
         if done.samples == 0 and not warming:
             raise ValueError(
                 "no sample of this mini-batch has an advantage: there is nothing to learn"
             )
-        if auxiliary is not None:
-            other = accumulate(
-                models, auxiliary.groups, auxiliary.terms, auxiliary.totals, 1.0, limit
-            )
-            done.measures["anchor_loss"] = (other.loss / auxiliary.terms[0].coefficient, 1)
-            done.loss += other.loss
         norm, critic_norm = self._clipped(self._masters), self._clipped(self._critic_masters)
         lr = self._rates()
         finite = all(map(math.isfinite, (norm, critic_norm, done.loss)))
@@ -190,16 +195,17 @@ class LocalLearner:
         self,
         groups: Sequence[Group],
         terms: Sequence[Term],
+        totals: Totals,
         temperature: float,
-        auxiliary: AuxiliaryBatch | None,
+        beside: AuxiliaryBatch | None,
     ) -> Sums:
         models = Models(self.forward, self._critic, self._distributions)
-        limit = self._microbatch_tokens
+        limit = self._plan.microbatch_tokens
         with reproducible(self.forward.device, self._ordered):
-            done = accumulate(models, groups, terms, temperature, limit)
-            if auxiliary is not None:
-                other = accumulate(models, auxiliary.groups, auxiliary.terms, 1.0, limit)
-                done.measures["anchor_loss"] = (other.loss / auxiliary.terms[0].coefficient, 1)
+            done = accumulate(models, groups, terms, totals, temperature, limit)
+            if beside is not None:
+                other = accumulate(models, beside.groups, beside.terms, beside.totals, 1.0, limit)
+                done.measures["anchor_loss"] = (other.loss / beside.terms[0].coefficient, 1)
                 done.loss += other.loss
         return done
 

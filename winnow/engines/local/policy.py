@@ -10,11 +10,15 @@ import torch
 
 from winnow.config.schema import Config
 from winnow.engines.base import START, Weights
+from winnow.engines.devices import room
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.loading import ModelSource, load_model, load_tokenizer, resolve
 from winnow.engines.models.lora import Adapters
 from winnow.engines.models.saving import writing
 from winnow.errors import WinnowError
+
+SMALLER = "use dtype = 'bfloat16', lora.rank or a smaller model"
+"""What to do where a model does not fit a GPU."""
 
 
 class LocalPolicy:
@@ -50,6 +54,7 @@ class LocalPolicy:
     def loaded(self) -> bool:
         return self._module is not None
 
+    @room(SMALLER)
     def module(self) -> torch.nn.Module:
         """The module, read on the first call."""
         if self._module is None:
