@@ -27,14 +27,14 @@ from floors import with_advantages
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests import local
 from winnow.algorithms.table import ALGORITHMS
-from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.devices import pick_device
-from winnow.engines.local.learner import LocalLearner
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.forward import PolicyForward
 from winnow.errors import WinnowError
+from winnow.rollouts.generate import ask
 from winnow.types import Group, Prompt
 
 SAMPLES = 8
@@ -248,14 +248,15 @@ def free() -> None:
 def sampled(work: Work) -> tuple[list[Group], Cost]:
     """Our groups, and what they cost: all samples at a time."""
     tokenizer = words(SHAPES[work.shape]["vocab_size"])
-    sampler = LocalSampler(PolicyForward(model(work)), tokenizer, work.samples, cache_gib=16.0)
+    forward = PolicyForward(model(work))
+    sampler = LocalSampler(lambda: forward, tokenizer, work.samples, cache_gib=16.0)
     params = SamplingParams(max_tokens=work.tokens)
     requests = [
         Request(Prompt(id=str(i), text=" ".join(f"t{t}" for t in ids)), SAMPLES, i, params)
         for i, ids in enumerate(work.prompt_ids())
     ]
-    cost = timed(work, lambda: list(sampler.sample(requests)))
-    found = dict(sampler.sample(requests))
+    cost = timed(work, lambda: list(ask(sampler, requests)))
+    found = dict(ask(sampler, requests))
     groups = [found[i] for i in range(len(requests))]
     assert [list(group.prompt_ids) for group in groups] == work.prompt_ids()
     assert all(len(s.token_ids) == work.tokens for group in groups for s in group.samples)
@@ -282,19 +283,12 @@ def generated(work: Work) -> Cost | None:
 
 def learned(work: Work, groups: Sequence[Group]) -> list[Row]:
     """Our update, of all samples and of three in ten."""
-    tokenizer = words(SHAPES[work.shape]["vocab_size"])
-    learner = LocalLearner(
-        PolicyForward(model(work)),
-        tokenizer,
-        OptimizerConfig(lr=1e-6),
-        total_updates=100,
-        microbatch_tokens=0,
-    )
+    learner = local.learner(PolicyForward(model(work)), lr=1e-6)
     terms = ALGORITHMS["grpo"].terms
 
     def step(batch: Sequence[Group], tokens: int) -> None:
-        learner._microbatch_tokens = tokens
-        assert learner.step(batch, terms, 1.0).applied
+        learner._plan = replace(learner._plan, microbatch_tokens=tokens)
+        assert local.step(learner, batch, terms).applied
 
     rows: list[Row] = []
     for what, share in (("winnow, all trained", 1.0), ("winnow, 30 % trained", 0.3)):

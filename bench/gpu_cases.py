@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
 from tests import tiny
+from tests.local import weights
 from winnow.algorithms.advantages import assign_advantages
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
@@ -22,16 +23,17 @@ from winnow.algorithms.losses import SequenceClipped
 from winnow.algorithms.registry import LOSSES
 from winnow.algorithms.selection import select
 from winnow.algorithms.table import ALGORITHMS
+from winnow.config.schema import from_dict
 from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.sampling import SamplingConfig
-from winnow.engines.base import Request, SamplingParams
+from winnow.engines.base import PHASE, START, LearnerPlan, Request, SamplingParams
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.learner import LocalLearner
-from winnow.engines.models.loading import ModelSource
-from winnow.reporting.observer import Silent
+from winnow.reporting.observer import Observers
 from winnow.rollouts.annotate import Annotator
+from winnow.rollouts.generate import ask
 from winnow.types import Group, Prompt, Score
 
 CPU = torch.device("cpu")
@@ -89,7 +91,9 @@ def make_models(folder: Path) -> Models:
 def engine(
     folder: Path, device: torch.device, dtype: str = "float32", lora: LoraConfig | None = None
 ) -> LocalEngine:
-    return LocalEngine(ModelSource(str(folder)), dtype, device, "model", lora)
+    settings = {"model": str(folder), "dtype": dtype, "device": str(device)}
+    config = from_dict({**settings, "microbatch_tokens": 128})
+    return LocalEngine(config.model_copy(update={"lora": lora or LoraConfig()}))
 
 
 def sampled(
@@ -101,7 +105,7 @@ def sampled(
         Request(Prompt(id=row["prompt"], text=row["prompt"]), SAMPLES, number, params)
         for number, row in enumerate(tiny.problems()[:prompts])
     ]
-    found = dict(made.sampler(SamplingConfig(batch=16)).sample(requests))
+    found = dict(ask(made.sampler(SamplingConfig(batch=16)), requests))
     return [found[number] for number in range(len(requests))]
 
 
@@ -165,7 +169,7 @@ class Side:
         learner = self.learner
         critic = learner._critic.trained() if learner._critic else []
         state = learner.reference.state() if learner.reference else []
-        return flat([*self.engine.trained(), *critic, *state])
+        return flat([*self.engine.policy.trained(), *critic, *state])
 
 
 def flat(tensors: Sequence[Tensor | None]) -> Tensor:
@@ -189,17 +193,20 @@ def side(
         start: First weights, for adapters: a device may draw others than a CPU.
     """
     made = engine(folder, device, lora=lora)
-    if start is not None:
-        made.put([w.to(device) for w in start])
-    first = nudged(made.weights(), 3, 0.01)
-    needed = row.refers or "ref" in row.needs
-    made.put(nudged(made.weights(), 4, 0.003))
+    policy = made.policy
+    own = weights(made) if start is None else [w.to(device) for w in start]
+    policy.put(nudged(own, 3, 0.01))
+    for name in (START, PHASE):
+        made.snapshot(name)
+    policy.put(nudged(own, 4, 0.003))
     learner = made.learner(
-        ADAM,
-        total_updates=4,
-        microbatch_tokens=128,
-        critic=(critic or CriticConfig(lr=1e-2)) if "values" in row.needs else None,
-        reference=made.reference(reference, first, first) if needed else None,
+        LearnerPlan(
+            ADAM,
+            updates=4,
+            microbatch_tokens=128,
+            critic=(critic or CriticConfig(lr=1e-2)) if "values" in row.needs else None,
+            reference=reference if row.refers or "ref" in row.needs else None,
+        )
     )
     if learner._critic is not None:
         head = learner._critic.head
@@ -217,10 +224,11 @@ class Killed(BaseException):
     """Stands for a kill: nothing in the package catches it."""
 
 
-class KillAfterCheckpoint(Silent):
+class KillAfterCheckpoint(Observers):
     """Dies at the first thing that it hears of after a checkpoint."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.saved = False
 
     def progress(self, stage: str, done: int, total: int) -> None:

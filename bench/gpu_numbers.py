@@ -13,17 +13,19 @@ from gpu_cases import CLOSE, LOOSE, Found, Job, most
 from torch import Tensor
 
 from tests import tiny
+from tests.local import step, weights
 from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.objective import totals
 from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.lora import LoraConfig
-from winnow.engines.base import AuxiliaryBatch
+from winnow.engines.base import AuxiliaryBatch, PerToken
 from winnow.engines.devices import reproducible
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.learning.token_values import logprobs, per_token
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.models.distributions import frozen
-from winnow.engines.models.tokenization import Retokeniser
+from winnow.training.retokenise import Retokeniser
 from winnow.training.sft_mix import Anchor
 from winnow.types import Group, Outcome, Prompt, Sample, Score
 
@@ -53,10 +55,10 @@ def recorded(groups: Sequence[Group]) -> Tensor:
 def learned(engine: LocalEngine, groups: Sequence[Group], heat: float) -> Tensor:
     """log pi of every sampled token as the learner computes it."""
     found = per_token(
-        logprobs(engine.forward(), heat),
+        logprobs(engine.policy.forward(), heat),
         groups,
         [range(len(group.samples)) for group in groups],
-        share=engine.forward().shares_prefix,
+        share=engine.policy.forward().shares_prefix,
         microbatch_tokens=256,
     )
     return torch.tensor([x for own in found for s in own for x in s], dtype=torch.float64)
@@ -71,8 +73,8 @@ def sampler(job: Job, kind: str, heat: float) -> Found:
     same = cases.sampled(there, heat, stop)
     told = recorded(groups)
     gaps = {
-        "plain": most(told, plain(made.load(), groups, heat)),
-        "CPU": most(told, plain(there.load().double(), groups, heat)),
+        "plain": most(told, plain(made.policy.module(), groups, heat)),
+        "CPU": most(told, plain(there.policy.module().double(), groups, heat)),
         "learner": most(told, learned(made, groups, heat)),
     }
     pairs = [
@@ -83,7 +85,7 @@ def sampler(job: Job, kind: str, heat: float) -> Found:
     equal = sum(a.token_ids == b.token_ids for a, b in pairs) / len(pairs)
     cut = all(not any(word in a.text for word in stop) for a, _ in pairs)
     reasons = {a.finish_reason for a, _ in pairs}
-    shares = made.forward().shares_prefix == (kind != "window")
+    shares = made.policy.forward().shares_prefix == (kind != "window")
     ok = max(gaps.values()) < CLOSE and cut and "stop" in reasons and equal > 0.9 and shares
     told_gaps = ", ".join(f"{name} {gap:.1e}" for name, gap in gaps.items())
     return Found(ok, f"{told_gaps}; samples as on the CPU {equal:.0%}; ends {sorted(reasons)}")
@@ -95,9 +97,9 @@ def sampler_bfloat16(job: Job) -> Found:
     told = recorded(groups)
     gaps = [
         float((told - other).abs().mean())
-        for other in (plain(made.load(), groups, 1.0), learned(made, groups, 1.0))
+        for other in (plain(made.policy.module(), groups, 1.0), learned(made, groups, 1.0))
     ]
-    ok = max(gaps) < LOOSE and made.forward().shares_prefix
+    ok = max(gaps) < LOOSE and made.policy.forward().shares_prefix
     return Found(ok, f"mean difference: plain {gaps[0]:.1e}, learner {gaps[1]:.1e}")
 
 
@@ -106,17 +108,20 @@ def gradient(
 ) -> tuple[Tensor, float]:
     """The gradient of a row's objective, in one row on the CPU, and the loss."""
     own = cases.side(folder, device, row)
-    learner, module = own.learner, own.engine.load().to(getattr(torch, dtype))
-    trained = [*own.engine.trained(), *(learner._critic.trained() if learner._critic else [])]
+    learner = own.learner
+    own.engine.policy.module().to(getattr(torch, dtype))
+    trained = [
+        *own.engine.policy.trained(),
+        *(learner._critic.trained() if learner._critic else []),
+    ]
 
     def distributions(pieces: Any) -> Any:
         assert learner.reference is not None
         with learner.reference.used() as forward:
             return frozen(forward, pieces)
 
-    assert module is own.engine.module
-    models = Models(own.engine.forward(), learner._critic, distributions)
-    done = accumulate(models, groups, row.objective, 0.7, 128)
+    models = Models(own.engine.policy.forward(), learner._critic, distributions)
+    done = accumulate(models, groups, row.objective, totals(groups), 0.7, 128)
     return cases.flat(
         [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
     ), done.loss
@@ -143,9 +148,9 @@ def gradients(job: Job, row: Algorithm, groups: Sequence[Group]) -> Found:
 def repeats(job: Job, dtype: str) -> Found:
     """The gradient of samples so long that attention shares out their keys: again bit by bit."""
     module = cases.engine(job.models.random, job.device, dtype)
-    trained, terms = module.trained(), ALGORITHMS["grpo"].objective
+    trained, terms = module.policy.trained(), ALGORITHMS["grpo"].objective
     random = torch.Generator().manual_seed(5)
-    size = module.forward().vocabulary
+    size = module.policy.forward().vocabulary
     groups = []
     for number in range(4):
         ids = [torch.randint(size, (n,), generator=random).tolist() for n in (9, *[480] * 6)]
@@ -157,7 +162,7 @@ def repeats(job: Job, dtype: str) -> Found:
     found = []
     for _ in range(4):
         with reproducible(job.device):
-            accumulate(Models(module.forward()), groups, terms, 0.7, 8192)
+            accumulate(Models(module.policy.forward()), groups, terms, totals(groups), 0.7, 8192)
         found.append(cases.flat([p.grad for p in trained]))
         for p in trained:
             p.grad = None
@@ -185,7 +190,7 @@ def update(
     """Two updates, here and on the CPU: weights, averages, annotations, gradient norms."""
     folder, start = job.models.random, None
     if "lora" in options:
-        start = cases.engine(folder, cases.CPU, lora=options["lora"]).weights()
+        start = weights(cases.engine(folder, cases.CPU, lora=options["lora"]))
     sides = [
         cases.side(folder, device, row, start=start, **options)
         for device in (cases.CPU, job.device)
@@ -194,7 +199,7 @@ def update(
     extra = anchored(sides[0].engine) if examples else None
     before = sides[0].weights()
     norms = [
-        [own.learner.step(known, row.objective, 0.7, extra).grad_norm for _ in range(2)]
+        [step(own.learner, known, row.objective, 0.7, extra).grad_norm for _ in range(2)]
         for own in sides
     ]
     after = [own.weights() for own in sides]
@@ -205,15 +210,19 @@ def update(
     }
     asked = [range(len(group.samples)) for group in known]
     for wants in sorted({"ref", "values"} & row.needs):
-        name = "ref_logprobs" if wants == "ref" else wants
-        asked_of = [own.learner.evaluate(known, asked, name, 0.7) for own in sides]
-        gaps[name] = most(*(told(some, name) for some in asked_of))
+        asked_of = [
+            own.learner.reference_logprobs(known, asked, 0.7)
+            if wants == "ref"
+            else own.learner.values(known, asked)
+            for own in sides
+        ]
+        gaps[wants] = most(*map(in_a_row, asked_of))
     told_gaps = ", ".join(f"{name} {gap:.1e}" for name, gap in gaps.items())
     return Found(max(gaps.values()) < 10 * CLOSE, f"{told_gaps}; largest change {moved:.1e}")
 
 
-def told(groups: Sequence[Group], name: str) -> Tensor:
-    return torch.tensor([x for g in groups for a in g.annotations for x in getattr(a, name)])
+def in_a_row(found: PerToken) -> Tensor:
+    return torch.tensor([x for group in found for sample in group for x in sample])
 
 
 def anchored(engine: LocalEngine) -> AuxiliaryBatch:
@@ -229,5 +238,4 @@ def anchored(engine: LocalEngine) -> AuxiliaryBatch:
         )
         for row in tiny.differences()
     ]
-    complete = Retokeniser(engine.tokenizer, (), anew=False, context=None)
-    return Anchor(groups, 0.5, 1.0).encoded(complete).auxiliary_batch(6, 6, 0, 0)
+    return Anchor(groups, 0.5, 1.0).encoded(Retokeniser(engine)).auxiliary_batch(6, 6, 0, 0)

@@ -19,7 +19,7 @@ from tests import tiny
 from winnow.algorithms.algorithm import Algorithm
 from winnow.config.schema import from_dict
 from winnow.engines.reward_models.model import RewardModel
-from winnow.reporting.observer import Silent
+from winnow.reporting.observer import Observers
 from winnow.storage.sample_table import read_samples
 from winnow.training.run import Result, run
 from winnow.types import Prompt
@@ -34,11 +34,11 @@ def training(job: Job, row: Algorithm, **more: Any) -> Found:
     settings = cases.training(row, job.models.warm, prompts, str(job.device), **more)
     config = from_dict(settings)
     reward: Any = cases.Dealt()
-    whole = run(config, out=folder / "whole", reporter=Silent(), reward=reward)
+    whole = run(config, out=folder / "whole", observers=Observers(), reward=reward)
     try:
-        run(config, out=folder / "broken", reporter=cases.KillAfterCheckpoint(), reward=reward)
+        run(config, out=folder / "broken", observers=cases.KillAfterCheckpoint(), reward=reward)
     except cases.Killed:
-        resumed = run(resume=folder / "broken", reporter=Silent(), reward=reward)
+        resumed = run(resume=folder / "broken", observers=Observers(), reward=reward)
     else:
         return Found(False, "the run ended before it could be killed")
     metrics, again = untimed(whole), untimed(resumed)

@@ -54,7 +54,7 @@ def test_rounded_steps_and_replayed_ones_change_no_sample(forward, monkeypatch, 
     monkeypatch.setattr(sampler, "Slots", Rounded)
     monkeypatch.setattr(kv_cache, "_GROW", 4)
     monkeypatch.setattr(replays, "_UNIT", 8)
-    made = sampler.LocalSampler(forward, tiny.tokenizer(), capacity)
+    made = sampler.LocalSampler(lambda: forward, tiny.tokenizer(), capacity)
     requests = ask(n=3)
     assert answers(made, requests) == one_by_one(forward, requests)
     assert sum(graph.replayed for graph in graphs) > 10
