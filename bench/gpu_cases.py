@@ -169,7 +169,7 @@ class Side:
         learner = self.learner
         critic = learner._critic.trained() if learner._critic else []
         state = learner.reference.state() if learner.reference else []
-        return flat([*self.engine.policy.trained(), *critic, *state])
+        return flat([*self.engine.trained(), *critic, *state])
 
 
 def flat(tensors: Sequence[Tensor | None]) -> Tensor:
@@ -193,12 +193,11 @@ def side(
         start: First weights, for adapters: a device may draw others than a CPU.
     """
     made = engine(folder, device, lora=lora)
-    policy = made.policy
     own = weights(made) if start is None else [w.to(device) for w in start]
-    policy.put(nudged(own, 3, 0.01))
+    made.put(nudged(own, 3, 0.01))
     for name in (START, PHASE):
         made.snapshot(name)
-    policy.put(nudged(own, 4, 0.003))
+    made.put(nudged(own, 4, 0.003))
     learner = made.learner(
         LearnerPlan(
             ADAM,

@@ -55,10 +55,10 @@ def recorded(groups: Sequence[Group]) -> Tensor:
 def learned(engine: LocalEngine, groups: Sequence[Group], heat: float) -> Tensor:
     """log pi of every sampled token as the learner computes it."""
     found = per_token(
-        logprobs(engine.policy.forward(), heat),
+        logprobs(engine.forward(), heat),
         groups,
         [range(len(group.samples)) for group in groups],
-        share=engine.policy.forward().shares_prefix,
+        share=engine.forward().shares_prefix,
         microbatch_tokens=256,
     )
     return torch.tensor([x for own in found for s in own for x in s], dtype=torch.float64)
@@ -73,8 +73,8 @@ def sampler(job: Job, kind: str, heat: float) -> Found:
     same = cases.sampled(there, heat, stop)
     told = recorded(groups)
     gaps = {
-        "plain": most(told, plain(made.policy.module(), groups, heat)),
-        "CPU": most(told, plain(there.policy.module().double(), groups, heat)),
+        "plain": most(told, plain(made.module(), groups, heat)),
+        "CPU": most(told, plain(there.module().double(), groups, heat)),
         "learner": most(told, learned(made, groups, heat)),
     }
     pairs = [
@@ -85,7 +85,7 @@ def sampler(job: Job, kind: str, heat: float) -> Found:
     equal = sum(a.token_ids == b.token_ids for a, b in pairs) / len(pairs)
     cut = all(not any(word in a.text for word in stop) for a, _ in pairs)
     reasons = {a.finish_reason for a, _ in pairs}
-    shares = made.policy.forward().shares_prefix == (kind != "window")
+    shares = made.forward().shares_prefix == (kind != "window")
     ok = max(gaps.values()) < CLOSE and cut and "stop" in reasons and equal > 0.9 and shares
     told_gaps = ", ".join(f"{name} {gap:.1e}" for name, gap in gaps.items())
     return Found(ok, f"{told_gaps}; samples as on the CPU {equal:.0%}; ends {sorted(reasons)}")
@@ -97,9 +97,9 @@ def sampler_bfloat16(job: Job) -> Found:
     told = recorded(groups)
     gaps = [
         float((told - other).abs().mean())
-        for other in (plain(made.policy.module(), groups, 1.0), learned(made, groups, 1.0))
+        for other in (plain(made.module(), groups, 1.0), learned(made, groups, 1.0))
     ]
-    ok = max(gaps) < LOOSE and made.policy.forward().shares_prefix
+    ok = max(gaps) < LOOSE and made.forward().shares_prefix
     return Found(ok, f"mean difference: plain {gaps[0]:.1e}, learner {gaps[1]:.1e}")
 
 
@@ -109,9 +109,9 @@ def gradient(
     """The gradient of a row's objective, in one row on the CPU, and the loss."""
     own = cases.side(folder, device, row)
     learner = own.learner
-    own.engine.policy.module().to(getattr(torch, dtype))
+    own.engine.module().to(getattr(torch, dtype))
     trained = [
-        *own.engine.policy.trained(),
+        *own.engine.trained(),
         *(learner._critic.trained() if learner._critic else []),
     ]
 
@@ -120,7 +120,7 @@ def gradient(
         with learner.reference.used() as forward:
             return frozen(forward, pieces)
 
-    models = Models(own.engine.policy.forward(), learner._critic, distributions)
+    models = Models(own.engine.forward(), learner._critic, distributions)
     done = accumulate(models, groups, row.objective, totals(groups), 0.7, 128)
     return cases.flat(
         [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
@@ -148,9 +148,9 @@ def gradients(job: Job, row: Algorithm, groups: Sequence[Group]) -> Found:
 def repeats(job: Job, dtype: str) -> Found:
     """The gradient of samples so long that attention shares out their keys: again bit by bit."""
     module = cases.engine(job.models.random, job.device, dtype)
-    trained, terms = module.policy.trained(), ALGORITHMS["grpo"].objective
+    trained, terms = module.trained(), ALGORITHMS["grpo"].objective
     random = torch.Generator().manual_seed(5)
-    size = module.policy.forward().vocabulary
+    size = module.forward().vocabulary
     groups = []
     for number in range(4):
         ids = [torch.randint(size, (n,), generator=random).tolist() for n in (9, *[480] * 6)]
@@ -162,7 +162,7 @@ def repeats(job: Job, dtype: str) -> Found:
     found = []
     for _ in range(4):
         with reproducible(job.device):
-            accumulate(Models(module.policy.forward()), groups, terms, totals(groups), 0.7, 8192)
+            accumulate(Models(module.forward()), groups, terms, totals(groups), 0.7, 8192)
         found.append(cases.flat([p.grad for p in trained]))
         for p in trained:
             p.grad = None

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from winnow.algorithms.objective import factors, learned_from
-from winnow.engines.base import START, Capabilities, WeightsRef
+from winnow.engines.base import PRESENT, START, Capabilities, WeightsRef
 from winnow.engines.queueing import QueuedSampler
 from winnow.rollouts.generate import random_stream
 from winnow.types import Group, Sample, StepStats
@@ -30,10 +30,10 @@ class Engine:
         self.sampler, self.learner = lambda _: Sampler(self), lambda plan: Learner(self, plan)
         self.of = lambda weights: self.kept[weights] if weights in self.kept else read(weights)
         self.notes, self.load, self.close = lambda: ["fake"], lambda: None, lambda: None
-        self.publish = lambda version: WeightsRef(version, "present", hash=str(version))
+        self.publish = lambda version: WeightsRef(version, PRESENT, hash=str(version))
 
-    def snapshot(self, name, of=None):
-        self.kept[name] = (self.now if of is None else self.of(of)).copy()
+    def snapshot(self, name, of=PRESENT):
+        self.kept[name] = (self.now if of == PRESENT else self.of(of)).copy()
 
     def restore(self, weights):
         self.now = self.of(weights).copy()

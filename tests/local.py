@@ -59,4 +59,4 @@ def step(
 
 def weights(engine: LocalEngine) -> list[torch.Tensor]:
     """A copy of those that are trained."""
-    return [p.detach().clone() for p in engine.policy.trained()]
+    return [p.detach().clone() for p in engine.trained()]

@@ -64,7 +64,8 @@ def signatures(protocol: type) -> str:
         if isinstance(member, property):
             found.append(f"    {name}: {member.fget.__annotations__['return']}")
         elif inspect.isfunction(member) and not name.startswith("_"):
-            found.append(f"    def {name}{inspect.signature(member)}".replace("'", ""))
+            told = str(inspect.signature(member)).replace("'present'", "PRESENT")
+            found.append(f"    def {name}{told}".replace("'", ""))
     return "\n".join(found) + "\n"
 
 

@@ -9,20 +9,18 @@ import pytest
 from tests.fake_server import FakeServer
 from winnow.config.schema import from_dict
 from winnow.config.schema.engine import EngineConfig
-from winnow.engines.factory import LEARNERS, SAMPLERS, sampler_for
+from winnow.engines.factory import ENGINES, SAMPLERS, sampler_for
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.server.client import Server
 from winnow.engines.server.sampler import ServerSampler
 from winnow.errors import UserError
+from winnow.reporting.observer import Observers
 from winnow.types import Prompt
 
 PROMPTS = [Prompt("p", "1+2=", "3")]
 
 
-def silent(stage: str, done: int, total: int) -> None: ...
-
-
-@pytest.mark.parametrize(("setting", "kinds"), [("sampler", SAMPLERS), ("learner", LEARNERS)])
+@pytest.mark.parametrize(("setting", "kinds"), [("sampler", SAMPLERS), ("learner", ENGINES)])
 def test_every_kind_can_be_made(setting, kinds) -> None:
     assert kinds.keys() == set(get_args(EngineConfig.model_fields[setting].annotation))
 
@@ -30,11 +28,11 @@ def test_every_kind_can_be_made(setting, kinds) -> None:
 def test_the_model_in_this_process(tiny_model) -> None:
     settings = {"model": str(tiny_model), "device": "cpu"}
     config = from_dict({**settings, "sampling": {"max_tokens": 8}})
-    made = sampler_for(config, PROMPTS, silent)
+    made = sampler_for(config, PROMPTS, Observers())
     assert isinstance(made, LocalSampler)
     assert made.device == "cpu"
     with pytest.raises(UserError, match=r"^prompts: prompt 'p' has 4 tokens and leaves no room"):
-        sampler_for(from_dict(settings), PROMPTS, silent)
+        sampler_for(from_dict(settings), PROMPTS, Observers())
 
 
 def test_a_server_and_how_to_ask_it(monkeypatch) -> None:
@@ -50,11 +48,11 @@ def test_a_server_and_how_to_ask_it(monkeypatch) -> None:
     with FakeServer() as server:
         at = {"sampler": "openai", "url": server.url}
         config = from_dict({"model": "m", "engine": {**at, "served_model": "other", **how}})
-        made = sampler_for(config, PROMPTS, silent)
+        made = sampler_for(config, PROMPTS, Observers())
         assert isinstance(made, ServerSampler)
         assert made.server == Server(server.url, "other", **how)
         assert server.paths == ["/v1/models"]  # it was looked for
-        made = sampler_for(from_dict({"model": "m", "engine": at}), PROMPTS, silent)
+        made = sampler_for(from_dict({"model": "m", "engine": at}), PROMPTS, Observers())
         assert isinstance(made, ServerSampler)
         assert made.server.model == "m"
     assert made.device == server.url

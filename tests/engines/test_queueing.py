@@ -54,13 +54,28 @@ def test_what_comes_while_a_set_is_sampled_is_the_next_set() -> None:
 def test_what_is_cancelled_is_forgotten() -> None:
     sampler = Sampler()
     sampler.submit([request("a"), request("b")])
-    assert next(iter(sampler.results()))[0] == 1
+    results = sampler.results()
+    assert next(results)[0] == 1
     sampler.submit([request("c")])
     sampler.cancel()
     assert sampler.ended == ["ab"]
+    assert list(results) == []
     assert list(sampler.results()) == []
     assert [place for place, _ in ask(sampler, [request("d")])] == [0]
     assert sampler.sets == ["ab", "d"]
+
+
+def test_results_that_were_abandoned_end_no_other_set() -> None:
+    sampler = Sampler()
+    sampler.submit([request("a"), request("b")])
+    old = sampler.results()
+    next(old)
+    sampler.cancel()
+    sampler.submit([request("c"), request("d")])
+    new = sampler.results()
+    assert next(new)[0] == 3
+    old.close()
+    assert [number for number, _ in new] == [2]
 
 
 @pytest.mark.parametrize("how", ["closed", "raised"])

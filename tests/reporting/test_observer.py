@@ -76,7 +76,7 @@ def test_progress_and_notes_come_as_payloads() -> None:
 
 
 def test_the_metrics_file_has_the_rows(tmp_path) -> None:
-    record = MetricsFile(RunStore(tmp_path))
+    record = MetricsFile(RunStore(tmp_path).append)
     record.on_step(StepEnd(1, {"step": 1, "loss": 0.25}))
     record.on_evaluation(RESULT)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.25}\n'
@@ -87,7 +87,7 @@ def test_the_metrics_file_has_the_rows(tmp_path) -> None:
 def test_a_record_that_is_not_written_is_an_error_before_anybody_else_hears(tmp_path) -> None:
     heard: list[Any] = []
     observers = Observers([Hears(heard)], [Hears(heard)])
-    observers.records = [MetricsFile(RunStore(tmp_path))]
+    observers.records = [MetricsFile(RunStore(tmp_path).append)]
     with pytest.raises(ValueError, match=r"^metrics.jsonl: not finite: loss$"):
         observers.on_step(StepEnd(1, {"step": 1, "loss": float("nan")}))
     assert heard == []
@@ -95,17 +95,19 @@ def test_a_record_that_is_not_written_is_an_error_before_anybody_else_hears(tmp_
 
 @EACH
 @pytest.mark.parametrize("error", [ValueError("boom"), SystemExit(1)], ids=["error", "exit"])
-def test_a_looker_that_raises_is_left_out_and_said_once(event, payload, error, capsys) -> None:
+def test_a_terminal_that_raises_is_left_out_and_said_once(event, payload, error, capsys) -> None:
     heard: list[Any] = []
     observers = Observers([Hears(heard, "a", event, error), Hears(heard, "b")])
     for _ in range(2):
         getattr(observers, event)(payload)
-    assert [name for name, *_ in heard] == ["a", "b", "b"]
+    assert [name for name, *_ in heard] == ["a", "b", "b"][: 2 if event == "on_end" else 3]
     observers.check()
     out, said = capsys.readouterr()
     assert out == ""
-    what = f"{type(error).__name__}: {error}"
-    assert said.startswith(f"winnow: Hears raised {what} (test_observer.py:")
+    if isinstance(error, SystemExit):
+        assert said == "winnow: the terminal is gone; the run continues without it\n"
+        return
+    assert said.startswith("winnow: Hears raised ValueError: boom (test_observer.py:")
     assert said.endswith("); it is left out\n")
     assert said.count("\n") == 1
 
@@ -118,7 +120,7 @@ def test_a_callback_that_raises_ends_the_run_when_it_is_asked(event, payload) ->
     observers.check()
     for _ in range(2):
         getattr(observers, event)(payload)
-    assert [name for name, *_ in heard] == ["a", "b", "b"]
+    assert [name for name, *_ in heard] == ["a", "b", "b"][: 2 if event == "on_end" else 3]
     with pytest.raises(winnow.UserError) as caught:
         observers.check()
     assert caught.value.exit_code == 2
@@ -145,7 +147,7 @@ def test_the_line_is_the_innermost_of_the_users_own(tmp_path, monkeypatch) -> No
         observers.check()
     assert str(caught.value) == (
         "callbacks: Writes raised TypeError: Object of type Note is not JSON serializable "
-        "(helper_of_mine.py:5); mend it or leave it out"
+        "(helper_of_mine.py:5); fix it or leave it out"
     )
 
 
@@ -156,7 +158,7 @@ def test_a_callback_with_another_signature_is_told_so() -> None:
 
     observers = Observers((), [Odd()])
     observers.note("look")
-    with pytest.raises(winnow.UserError, match=r"Odd.on_note\(\) takes 1 .* given; mend") as caught:
+    with pytest.raises(winnow.UserError, match=r"Odd.on_note\(\) takes 1 .* given; fix") as caught:
         observers.check()
     assert "observer.py" not in str(caught.value)
 
@@ -184,7 +186,7 @@ def ends(heard: list[Any]) -> list[tuple[str, str]]:
     ("error", "end"),
     [
         (Stopped("stopped; resume"), ("stopped", "stopped; resume")),
-        (KeyboardInterrupt(), ("stopped", "")),
+        (KeyboardInterrupt(), ("stopped", "KeyboardInterrupt")),
         (winnow.WinnowError("not finite"), ("failed", "not finite")),
     ],
 )
@@ -208,7 +210,7 @@ def test_a_callback_that_raises_at_the_end_is_raised_too() -> None:
     heard: list[Any] = []
     observers = Observers((), [Hears(heard, at="on_end"), Hears(heard)])
     with pytest.raises(winnow.UserError, match="boom"), observers.running(START):
-        observers.on_end(RunEnd(START.folder, "done"))
+        observers.done(RunEnd(START.folder, "done"))
     assert ends(heard) == [("done", ""), ("done", "")]
 
 
@@ -232,7 +234,29 @@ def test_ctrl_c_in_a_callback_passes_through() -> None:
     observers = Observers((), [Hears(heard, at="on_step", error=KeyboardInterrupt())])
     with pytest.raises(KeyboardInterrupt), observers.running(START):
         observers.on_step(StepEnd(1, {}))
-    assert ends(heard) == [("stopped", "")]
+    assert ends(heard) == [("stopped", "KeyboardInterrupt")]
+
+
+def test_an_end_is_told_once_though_telling_it_is_interrupted() -> None:
+    heard: list[Any] = []
+    observers = Observers((), [Hears(heard), Hears([], at="on_end", error=KeyboardInterrupt())])
+    with pytest.raises(KeyboardInterrupt), observers.running(START):
+        observers.done(RunEnd(START.folder, "done"))
+    assert ends(heard) == [("done", "")]
+
+
+def test_a_run_whose_callback_has_raised_is_not_done() -> None:
+    heard: list[Any] = []
+    observers = Observers((), [Hears([], at="on_note"), Hears(heard)])
+    observers.note("the last thing")
+    with pytest.raises(winnow.UserError, match="boom"):
+        observers.done(RunEnd(START.folder, "done"))
+    assert ends(heard) == []
+    with pytest.raises(winnow.UserError, match="boom"), observers.running(START):
+        pass
+    ((status, error),) = ends(heard)
+    assert status == "failed"
+    assert error.startswith("callbacks: Hears raised ValueError: boom")
 
 
 def test_a_callback_that_raised_is_not_lost_where_the_run_ends_otherwise() -> None:

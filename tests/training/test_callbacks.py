@@ -146,7 +146,7 @@ def test_what_a_callback_ends_is_saved_and_goes_on(
     name = type(callback()).__name__
     assert str(caught.value) == (
         f"callbacks: {name} raised RuntimeError: the tracker is away (test_callbacks.py:{line}); "
-        f"mend it or leave it out, and resume: winnow.train(resume='{broken}')"
+        f"fix it or leave it out, and resume: winnow.train(resume='{broken}')"
     )
     assert [row["step"] for row in kills.lines(broken, "metrics.jsonl")] == [1, 2, 3][:saved]
     assert [row["step"] for row in kills.lines(broken, "evals.jsonl")] == evaluated_at
@@ -173,7 +173,7 @@ def test_before_anything_is_done_nothing_is_left(command, tiny_model, tmp_path) 
     callbacks: list[Any]
     for callbacks, message in (
         ([print], r"^callbacks: \[<built-in function print>\] is not a list of observers; "),
-        ([Raises(lambda _: True)], r"^callbacks: Raises raised .*; mend it or leave it out$"),
+        ([Raises(lambda _: True)], r"^callbacks: Raises raised .*; fix it or leave it out$"),
     ):
         settings = given(tiny_model, tmp_path / "run", int(command == "evaluate"))
         with pytest.raises(winnow.UserError, match=message):
@@ -207,7 +207,7 @@ def test_an_evaluation_is_told(tiny_model, tmp_path) -> None:
     assert tracker.heard[1] == result
     (row,) = kills.lines(tmp_path / "tried", "evals.jsonl")
     assert (row["accuracy"], row["prompts"]) == (result.accuracy, 4)
-    with pytest.raises(winnow.UserError, match=r"mend it or leave it out$"):
+    with pytest.raises(winnow.UserError, match=r"fix it or leave it out$"):
         winnow.evaluate(
             **given(tiny_model, tmp_path / "other", 4), callbacks=[Raises(evaluated(0))]
         )

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import winnow
-from tests.fake_engine import Engine, logp, read
+from tests.fake_engine import Engine, Sampler, logp, read
 from tests.kills import KillAt, Killed, check_same, lines, samples
 from winnow.config.schema import from_dict
 from winnow.engines import factory
+from winnow.engines.base import Capabilities
 from winnow.training.run import run
 
 ROWS = [{"prompt": f"{i}?", "answer": "7"} for i in range(12)]
@@ -41,7 +42,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Settings of a small run with the fake engine."""
-    monkeypatch.setitem(factory.LEARNERS, "local", Engine)
+    monkeypatch.setitem(factory.ENGINES, "local", factory.Kind(Engine, lambda *_: None))
     return {**SETTINGS, **files(tmp_path)}
 
 
@@ -49,7 +50,6 @@ def files(folder: Path) -> dict[str, str]:
     """A model that has not learned anything, and prompts."""
     model, prompts = folder / "model", folder / "prompts.jsonl"
     model.mkdir()
-    (model / "config.json").write_text("{}")
     (model / "logits.json").write_text(json.dumps([0.0] * 10))
     prompts.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return {"model": str(model), "prompts": str(prompts)}
@@ -64,7 +64,8 @@ import sys
 sys.modules.update(torch=None, transformers=None)
 from tests.fake_engine import Engine
 from winnow.engines import factory
-factory.LEARNERS["local"] = Engine
+from winnow.engines.base import Capabilities
+factory.ENGINES["local"] = factory.Kind(Engine, lambda *_: None)
 from winnow.cli.main import main
 for line in sys.argv[1:]:
     sys.argv = line.split("|")
@@ -133,6 +134,52 @@ def test_kill_dash_nine_loses_nothing(tmp_path: Path) -> None:
         process = started(tmp_path, "winnow|train|--resume|broken")
     finished(process)
     check_same(tmp_path / "whole", broken)
+
+
+def test_another_model_samples_and_is_let_go_of(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It always says 7: every sample is right, though the policy knows nothing."""
+    other, events = tmp_path / "other", []
+    other.mkdir()
+    (other / "logits.json").write_text(json.dumps([0.0] * 7 + [50.0, 0.0, 0.0]))
+
+    class Watched(Engine):
+        def __init__(self, config: Any, *rest: Any) -> None:
+            super().__init__(config, *rest)
+            name = "other" if config.model == str(other) else "policy"
+            self.load = lambda: events.append(f"load {name}")
+            self.close = lambda: events.append(f"close {name}")
+
+    kind = factory.Kind(Watched, lambda *_: None)
+    monkeypatch.setitem(factory.ENGINES, "local", kind)
+    result = go(given, tmp_path / "run", algorithm="rft", steps=2, samples_from=str(other))
+    assert events == ["load other", "close other"]
+    assert {(row["model"], row["text"]) for row in samples(result.folder)} == {(str(other), "7")}
+    assert result.after is not None
+    assert result.after > 0.5  # it has learned from them
+    events.clear()
+    Watched.context = 5  # a prompt of two or three tokens, and four more
+    with pytest.raises(winnow.UserError, match="leaves no room"):
+        go(given, tmp_path / "late", algorithm="rft", samples_from=str(other))
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_sampler_that_cannot_serve_a_policy_is_refused(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for promises, said in (
+        (
+            Capabilities(True, True, False),
+            "engine.sampler: 'local' samples from weights of its own",
+        ),
+        (Capabilities(False, True, True), "engine.sampler: 'local' does not give the log-probs"),
+    ):
+        monkeypatch.setattr(Sampler, "capabilities", promises)
+        with pytest.raises(winnow.UserError, match=f"^engine.sampler: {said}"):
+            go(given, tmp_path / "run", algorithm="grpo")
+        assert not (tmp_path / "run").exists()
+    assert go(given, tmp_path / "run", algorithm="raft").metrics  # which has no ratio
 
 
 def test_what_an_engine_notes_is_told(given: dict[str, Any], tmp_path: Path) -> None:
@@ -222,7 +269,7 @@ def test_the_final_model_is_the_average(given: dict[str, Any], tmp_path: Path) -
     assert read(result.checkpoint) == pytest.approx(0.75 * last, abs=1e-12)
 
 
-def test_every_token_says_which_weights_drew_it(given: dict[str, Any], tmp_path: Path) -> None:
+def test_every_sample_says_which_weights_sampled_it(given: dict[str, Any], tmp_path: Path) -> None:
     result = go(given, tmp_path / "run")
     version = {1: 0, **{row["step"] + 1: row["policy_version"] for row in result.metrics}}
     assert version[9] > 8

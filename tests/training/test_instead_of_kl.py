@@ -252,7 +252,7 @@ def test_each_round_is_the_start_trained_on_its_samples_alone(tiny_model, tmp_pa
             if any(any(group.advantages) for group in batch):
                 local.step(alone, batch, row.objective, 1.0)
         found = weights(result.folder / f"checkpoints/step-{number}")
-        assert same(found, made.policy.module().state_dict())
+        assert same(found, made.module().state_dict())
         assert not same(found, weights(tiny_model))
 
 
@@ -347,7 +347,7 @@ def test_the_gradient_is_the_updates_and_so_much_of_the_anchors(tiny_model):
     made = engine(tiny_model)
     trained = learner(made, max_grad_norm=1e9)
     seen: list[torch.Tensor] = []
-    trained._adam.step = lambda: seen.extend(w.grad.clone() for w in made.policy.trained())
+    trained._adam.step = lambda: seen.extend(w.grad.clone() for w in made.trained())
     main = [example("1+2=", "3"), example("4+4=", "8 8")]
     auxiliary = [example("3-1=", "2"), example("4-0=", "44"), example("2-2=", "0")]
     terms = (Term(NLL(), SurvivorMeans(), 0.3),)
@@ -600,7 +600,7 @@ def test_an_average_follows_the_policy_by_its_formula(tiny_model):
         policy = local.weights(made)
         expected = [0.9 * own + 0.1 * now for own, now in zip(expected, policy, strict=True)]
     with reference.used() as forward:
-        assert forward.module is made.policy.module()
+        assert forward.module is made.module()
         for found, own in zip(local.weights(made), expected, strict=True):
             torch.testing.assert_close(found, own, atol=1e-5, rtol=0)
     assert all(map(torch.equal, local.weights(made), policy))

@@ -8,20 +8,13 @@ from typing import Any
 from winnow.errors import UserError
 
 FORMER = "server"
-_NOW = {
-    "url": "url",
-    "model": "served_model",
-    "api": "api",
-    "concurrency": "concurrency",
-    "requests_per_minute": "requests_per_minute",
-    "timeout": "timeout",
-    "retries": "retries",
-    "key_env": "key_env",
-}
+_SAME = ("url", "api", "concurrency", "requests_per_minute", "timeout", "retries", "key_env")
+_NOW = {**{key: key for key in _SAME}, "model": "served_model"}
+"""The names that its keys have now."""
 
 
 def moved(given: object) -> UserError:
-    """The error where a recipe or `--set` has the table, that says where its first key went."""
+    """The error where `--set` or a call has the table, that says where its first key went."""
     table = given if isinstance(given, Mapping) else {}
     key = next((key for key in table if key in _NOW), None)
     if key is None:
@@ -32,9 +25,9 @@ def moved(given: object) -> UserError:
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in a folder of an earlier version, as they are called now.
+    """The settings in a file of an earlier version, as they are called now.
 
-    Such a folder has the whole table, defaults too; without a URL none of it was read.
+    A folder's config.toml has the whole table, defaults too; without a URL none of it was read.
     """
     table = values.get(FORMER)
     if not isinstance(table, Mapping) or "engine" in values:

@@ -42,8 +42,9 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
         return UserError(field, f"it is a single value and has no setting {name!r} of its own")
     said = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     remedy = str(first.get("ctx", {}).get("remedy", ""))
-    # with a remedy the error is about another setting, and the value may be a key or a password
-    shown = "" if isinstance(given, dict) or remedy else f" (got {given!r:.60})"
+    # a setting that is not read may hold a key or a password
+    hidden = given is None or isinstance(given, dict) or kind == "not_read"
+    shown = "" if hidden else f" (got {given!r:.60})"
     return UserError(field, f"{_WORDS.get(kind, said)}{shown}", remedy)
 
 

@@ -132,15 +132,9 @@ class Phase:
         return "ref" in self.algorithm.needs
 
     @property
-    def samples_elsewhere(self) -> bool:
-        """Whether another model than the policy makes its samples."""
-        once = self.algorithm.resample == "once"
-        return once and self.file is None and self.config.samples_from is not None
-
-    @property
     def sampled_from(self) -> str:
         """The model that makes its samples."""
-        other = self.config.samples_from if self.samples_elsewhere else None
+        other = self.config.samples_from if self.algorithm.resample == "once" else None
         return other or self.config.model
 
 

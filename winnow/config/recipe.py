@@ -51,7 +51,7 @@ def load_folder(folder: Path) -> Config:
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    return from_dict(renamed(_read(str(folder / "config.toml"))))
+    return from_dict(_read(str(folder / "config.toml")))
 
 
 def recipes() -> list[str]:
@@ -76,7 +76,7 @@ def _read(recipe: str) -> dict[str, Any]:
             raise UserError("recipe", f"unknown recipe {recipe!r}", nearest(recipe, known))
         text = (files("winnow.config") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
     try:
-        return tomllib.loads(text)
+        return renamed(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         hint = ""
         if "overwrite" in str(error):

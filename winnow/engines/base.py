@@ -21,9 +21,9 @@ from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.sampling import SamplingConfig
 from winnow.types import Group, Prompt, StepStats
 
-START, PHASE = "start", "phase"
-"""Names of snapshots: the weights before the first update, which every engine knows without being
-asked to keep them, and those that a phase began with."""
+PRESENT, START, PHASE = "present", "start", "phase"
+"""Names of weights: as they are now, and as they were before the first update, both of which every
+engine knows; and the snapshot of those that a phase began with."""
 Weights = str | Path
 """A snapshot by its name, or the folder of a checkpoint."""
 PerToken = list[list[tuple[float, ...]]]
@@ -78,7 +78,7 @@ class WeightsRef:
 
     Attributes:
         version: Updates that the policy has seen.
-        where: The name that their engine knows them by, or a folder.
+        where: PRESENT, read in place by a sampler of the same engine, or the folder they are in.
         hash: Of the weights, where they are copied on their way to a sampler; empty in place.
     """
 
@@ -90,7 +90,7 @@ class WeightsRef:
 class Sampler(Protocol):
     """Takes requests as they come and gives groups as they finish.
 
-    Each sample says which policy version drew it, and from which token on a later one did. Its
+    Each sample says which policy version sampled it, and from which token on a later one did. Its
     log-probs and entropies are float32 numbers, as they are stored: a resumed run reads the same.
 
     Attributes:
@@ -119,7 +119,7 @@ class Sampler(Protocol):
         ...
 
     def notes(self) -> list[str]:
-        """What a person should know of it, in sentences."""
+        """What went wrong while sampling and was put right, in sentences."""
         ...
 
 
@@ -248,8 +248,8 @@ class Engine(Protocol):
         """Read the weights now; else they are read when they are first needed."""
         ...
 
-    def snapshot(self, name: str, of: Weights | None = None) -> None:
-        """Keep weights under a name: the present ones, or others."""
+    def snapshot(self, name: str, of: Weights = PRESENT) -> None:
+        """Keep a copy of weights under a name."""
         ...
 
     def restore(self, weights: Weights) -> None:

@@ -85,6 +85,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cpu":
         keep_pages()
     if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # `reproducible` asks for it
     try:
         torch.zeros((), device=device).item()

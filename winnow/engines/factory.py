@@ -1,8 +1,12 @@
-"""Puts engines and samplers together, as `[engine]` says. A new kind is one entry here."""
+"""Puts engines and samplers together, as `[engine]` says.
+
+A new kind is one entry here, and its name in `config/schema/engine.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from winnow.config.schema import Config
@@ -10,7 +14,7 @@ from winnow.config.schema.lora import LoraConfig
 from winnow.engines.base import Engine, Sampler
 from winnow.engines.models.loading import BUILT_IN, resolve
 from winnow.errors import UserError
-from winnow.reporting.observer import Progress
+from winnow.reporting.observer import Observers
 from winnow.rewards.factory import check_suited
 from winnow.types import Prompt
 
@@ -23,10 +27,16 @@ def _local_engine(
     return LocalEngine(config, field, checkpoint, folder)
 
 
-LEARNERS: Mapping[str, Callable[[Config, str, Path | None, Path | None], Engine]] = {
-    "local": _local_engine,
-}
-"""What makes the engine of each kind: see `engine_for`."""
+@dataclass(frozen=True)
+class Kind:
+    """A kind of engine: what makes one (see `engine_for`), and what looks for its models."""
+
+    make: Callable[[Config, str, Path | None, Path | None], Engine]
+    check: Callable[[str, str, Sequence[str]], object]
+
+
+ENGINES: Mapping[str, Kind] = {"local": Kind(_local_engine, resolve)}
+"""By what trains."""
 
 
 def _own(config: Config, engine: Callable[[], Engine]) -> Sampler:
@@ -37,18 +47,9 @@ def _server(config: Config, _: Callable[[], Engine]) -> Sampler:
     from winnow.engines.server.client import Server
     from winnow.engines.server.sampler import ServerSampler
 
-    engine = config.engine
-    server = Server(
-        url=engine.url or "",
-        model=config.sampling_model,
-        api=engine.api,
-        concurrency=engine.concurrency,
-        requests_per_minute=engine.requests_per_minute,
-        timeout=engine.timeout,
-        retries=engine.retries,
-        key_env=engine.key_env,
-    )
-    sampler = ServerSampler(server)
+    how = config.engine.model_dump(exclude={"sampler", "learner", "url", "served_model"})
+    url, model = config.engine.url or "", config.sampling_model
+    sampler = ServerSampler(Server(url=url, model=model, **how))
     sampler.check()
     return sampler
 
@@ -77,15 +78,29 @@ def engine_for(
     Raises:
         UserError: no such model or device, or a tokenizer that cannot be loaded.
     """
-    return LEARNERS[config.engine.learner](config, field, checkpoint, folder)
+    return ENGINES[config.engine.learner].make(config, field, checkpoint, folder)
 
 
-def policy_sampler(config: Config, engine: Engine) -> Sampler:
-    """The sampler of a policy that is trained."""
-    return SAMPLERS[config.engine.sampler](config, lambda: engine)
+def policy_sampler(config: Config, engine: Engine, *, ratio: bool) -> Sampler:
+    """The sampler of a policy that is trained.
+
+    Args:
+        ratio: Whether some loss divides by the log-probs that it gives.
+
+    Raises:
+        UserError: it cannot take the policy's weights, or gives other log-probs.
+    """
+    sampler = SAMPLERS[config.engine.sampler](config, lambda: engine)
+    if not sampler.capabilities.loads_weights:
+        problem = f"{config.engine.sampler!r} samples from weights of its own, not from the policy"
+        raise UserError("engine.sampler", problem, "use 'local'")
+    if ratio and not sampler.capabilities.true_logprobs:
+        problem = f"{config.engine.sampler!r} does not give the log-probs that the loss divides by"
+        raise UserError("engine.sampler", problem, "use an algorithm without a ratio (rft, raft)")
+    return sampler
 
 
-def sampler_for(config: Config, prompts: Sequence[Prompt], progress: Progress) -> Sampler:
+def sampler_for(config: Config, prompts: Sequence[Prompt], observers: Observers) -> Sampler:
     """The sampler where nothing is trained, ready.
 
     Raises:
@@ -95,22 +110,25 @@ def sampler_for(config: Config, prompts: Sequence[Prompt], progress: Progress) -
     check_suited(config.reward.name, prompts)
 
     def engine() -> Engine:
-        progress("load model", 0, 1)
+        observers.progress("load model", 0, 1)
         made = engine_for(config)
         check_prompts(made, prompts, config.sampling.max_tokens)
         made.load()
+        for note in made.notes():
+            observers.note(f"{config.model}: {note}")
         return made
 
     return SAMPLERS[config.engine.sampler](config, engine)
 
 
-def check_model(name: str, field: str, others: Sequence[str] = ()) -> None:
+def check_model(name: str, field: str, others: Sequence[str] = (), *, kind: str = "local") -> None:
     """Raise a `UserError` if there is no such model, without reading it.
 
     Args:
         others: Other values of the setting, for suggestions.
+        kind: Of engine.
     """
-    resolve(name, field, others)
+    ENGINES[kind].check(name, field, others)
 
 
 def built_in() -> tuple[str, bool]:

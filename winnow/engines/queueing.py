@@ -33,19 +33,17 @@ class QueuedSampler(ABC):
         while self._waiting:
             numbers, requests = zip(*self._waiting, strict=True)
             self._waiting = []
-            self._under_way = self._sample(requests)
+            own = self._under_way = self._sample(requests)
             try:
-                for place, group in self._under_way:
+                for place, group in own:
                     yield numbers[place], group
             finally:
-                self._end()
+                own.close()
+                if self._under_way is own:  # not another set's, if this was abandoned
+                    self._under_way = None
 
     def cancel(self) -> None:
         self._waiting = []
-        self._end()
-
-    def _end(self) -> None:
-        """End what is under way; what waits goes on waiting."""
         if self._under_way is not None:
             self._under_way.close()
             self._under_way = None

@@ -68,10 +68,10 @@ def run_evaluation(
     held_out = load_held_out(config.prompts, config.eval, config.seed)
     start = RunStart(out, "evaluate", values_of(config))
     with reward_for(config, reward) as verifier, observers.running(start):
-        sampler = sampler_for(config, held_out, observers.progress)
+        sampler = sampler_for(config, held_out, observers)
         store = RunStore.create(out, dumps(config), environment(sampler.device), checkpoints=False)
-        observers.records = [MetricsFile(store)]
+        observers.records = [MetricsFile(store.append)]
         prompts = PromptSet((), tuple(held_out))
         result = evaluate(Context(config, prompts, sampler, verifier, store, observers), step=0)
-        observers.on_end(RunEnd(out, "done"))
+        observers.done(RunEnd(out, "done"))
     return result

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class RunStart:
-    """A run begins, or goes on; its model is not loaded yet.
+    """A run begins or is resumed; its model is not loaded yet.
 
     Attributes:
         folder: The run folder; if it is new, it is not there yet.

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import Any
 
 from winnow.reporting.events import StepEnd
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer
 
-if TYPE_CHECKING:
-    from winnow.storage.run_folder import RunStore
-
 
 class MetricsFile(Observer):
-    """The rows of metrics.jsonl and evals.jsonl."""
+    """The rows of metrics.jsonl and evals.jsonl.
 
-    def __init__(self, store: RunStore) -> None:
-        self._store = store
+    Args:
+        append: Appends a row to the file of that name, for good.
+    """
+
+    def __init__(self, append: Callable[[str, Mapping[str, Any]], None]) -> None:
+        self._append = append
 
     def on_step(self, step: StepEnd) -> None:
-        self._store.append("metrics.jsonl", step.metrics)
+        self._append("metrics.jsonl", step.metrics)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        self._store.append("evals.jsonl", asdict(evaluation))
+        self._append("evals.jsonl", asdict(evaluation))

@@ -29,7 +29,7 @@ class Observer:
     """Is told of a run as it happens; does nothing. Override what you want to hear of."""
 
     def on_start(self, start: RunStart) -> None:
-        """A run begins, or goes on: before all other events."""
+        """A run begins or is resumed: before all other events."""
 
     def on_step(self, step: StepEnd) -> None:
         """A step is over."""
@@ -51,9 +51,9 @@ class Observer:
 
 
 class Observers(Observer):
-    """All observers of a run: records, then our own lookers, then the user's callbacks.
+    """All observers of a run: records, then the terminal, then the user's callbacks.
 
-    An error in a record is the run's. A looker that raises is left out, which is said once. A
+    An error in a record is the run's. A terminal that raises is left out, which is said once. A
     callback that raises is left out too, and ends the run where it next calls `check`, when all
     that it resumes from is on the disk.
 
@@ -62,20 +62,19 @@ class Observers(Observer):
         failed: What the first such callback raised, as a `UserError`.
     """
 
-    def __init__(
-        self, lookers: Sequence[Observer] = (), callbacks: Sequence[Observer] = ()
-    ) -> None:
+    def __init__(self, own: Sequence[Observer] = (), callbacks: Sequence[Observer] = ()) -> None:
         self.records: Sequence[Observer] = ()
         self.failed: UserError | None = None
-        self._lookers, self._callbacks = lookers, callbacks
+        self._own, self._callbacks = own, callbacks
         self._start: RunStart | None = None
+        self._ended = False
 
     @contextmanager
     def running(self, start: RunStart) -> Iterator[None]:
         """Tell that a run starts, and that it was cut short; that it is done, the block tells."""
 
         def over(status: Literal["stopped", "failed"], error: BaseException) -> None:
-            self.on_end(RunEnd(start.folder, status, error=str(error)))
+            self.on_end(RunEnd(start.folder, status, error=str(error) or type(error).__name__))
             if self.failed is not None and self.failed is not error:
                 error.add_note(str(self.failed))
 
@@ -92,6 +91,11 @@ class Observers(Observer):
             raise
         self.check()
 
+    def done(self, end: RunEnd) -> None:
+        """Tell that the run is done, unless a callback has raised."""
+        self.check()
+        self.on_end(end)
+
     def check(self) -> None:
         """End the run if a callback has raised.
 
@@ -99,7 +103,7 @@ class Observers(Observer):
             UserError: names the callback, what it raised and where.
         """
         if self.failed is not None:
-            remedy, start, cause = "mend it or leave it out", self._start, self.failed.__cause__
+            remedy, start, cause = "fix it or leave it out", self._start, self.failed.__cause__
             if start and start.command != "evaluate" and (start.folder / "config.toml").is_file():
                 how = f"winnow.{start.command}(resume={str(start.folder)!r})"
                 remedy += f", and resume: {how}"
@@ -133,18 +137,23 @@ class Observers(Observer):
         self._tell(lambda each: each.on_progress(progress))
 
     def on_end(self, end: RunEnd) -> None:
-        self._tell(lambda each: each.on_end(end))
+        if not self._ended:  # also if it was interrupted while telling that
+            self._ended = True
+            self._tell(lambda each: each.on_end(end))
 
     def _tell(self, tell: Callable[[Observer], None]) -> None:
         for record in self.records:
             tell(record)
-        for looker in self._lookers:
+        for own in self._own:
             try:
-                tell(looker)
+                tell(own)
             except (Exception, SystemExit) as error:  # noqa: BLE001 (rich exits if a pipe breaks)
-                self._lookers = [each for each in self._lookers if each is not looker]
+                self._own = [each for each in self._own if each is not own]
                 with suppress(OSError, ValueError):  # stderr may be gone as well
-                    print(f"winnow: {_raised(looker, error)}; it is left out", file=sys.stderr)
+                    gone = isinstance(error, SystemExit | BrokenPipeError)
+                    what = f"{_raised(own, error)}; it is left out"
+                    what = "the terminal is gone; the run continues without it" if gone else what
+                    print(f"winnow: {what}", file=sys.stderr)
         for callback in self._callbacks:
             try:
                 tell(callback)

@@ -234,7 +234,7 @@ def _sample(
     what = f"{len(plan.prompts)} prompts x {plan.n} samples of {plan.origin.model} -> {folder}"
     start = RunStart(folder, "sample", values_of(config), what, resumed=folder.exists())
     with reward_for(config, reward) as verifier, observers.running(start):
-        sampler = sampler_for(config, plan.prompts, observers.progress)
+        sampler = sampler_for(config, plan.prompts, observers)
         journal = begin(plan, sampler.device)
         try:
             with alone(folder):
@@ -244,7 +244,7 @@ def _sample(
         finally:
             for note in sampler.notes():
                 observers.note(note)
-        observers.on_end(RunEnd(folder, "done"))
+        observers.done(RunEnd(folder, "done"))
     return SampleResult(folder, sampled)
 
 

@@ -120,7 +120,7 @@ def disk(path: Path) -> Iterator[None]:
     except OSError as error:
         raise WinnowError(
             f"cannot write {path}: {error.strerror or error}; make room (or leave to write), then "
-            "try again; what has a --resume goes on where it stopped"
+            "try again; what has a --resume continues where it stopped"
         ) from error
 
 

@@ -21,6 +21,7 @@ class Run:
         steps_done: Steps of the whole run that are done.
         unhealthy: Latest updates in a row whose loss or gradient was not finite.
         protect: Steps whose checkpoints must be kept.
+        number: Of the phase, in a run that has several.
     """
 
     phase: Phase
@@ -32,6 +33,7 @@ class Run:
     steps_done: int = 0
     unhealthy: int = 0
     protect: Sequence[int] = ()
+    number: int | None = None
 
     def publish(self) -> None:
         """Have the sampler use the weights as they are now."""

@@ -50,7 +50,7 @@ def train(run: Run) -> None:
         enough = patience > 0 and found.stale >= patience
         metrics = step_metrics(
             step=step,
-            phase=run.phase.number if run.phase.name else None,
+            phase=run.number,
             policy_version=run.learner.version,
             batch=batch,
             updates=updates,

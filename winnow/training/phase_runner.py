@@ -8,7 +8,7 @@ from typing import Any
 
 from winnow.config.phases import File, Phase, naming
 from winnow.config.reference import ema_decay, names_model
-from winnow.engines.base import PHASE, START, Engine, Learner, LearnerPlan, Weights
+from winnow.engines.base import PHASE, PRESENT, START, Engine, Learner, LearnerPlan, Weights
 from winnow.engines.factory import engine_beside
 from winnow.errors import UserError
 from winnow.evaluation.held_out import evaluate
@@ -61,16 +61,12 @@ class PhaseRunner:
         """
         engine = self.engine
         if self._needs_start():
-            engine.snapshot(START, of=None if self._found is None else START)
+            engine.snapshot(START, of=PRESENT if self._found is None else START)
         todo = self._todo()
         for phase in todo:  # later ones too, so that a mistake in them is known now
             with naming(phase.name):
-                reference = phase.config.reference
-                if phase.refers and names_model(reference):
-                    remedy = (
-                        "use a model with the same tokenizer, so that log-probs can be compared"
-                    )
-                    engine_beside(self.context.config, engine, "reference", reference, remedy)
+                if phase.refers and names_model(phase.config.reference):
+                    self._check_reference(phase.config.reference)
                 if phase.file is not None:
                     self._completes[phase.number] = self._complete(phase, phase.file)
                 anchor = self._anchors[phase.number - 1]
@@ -101,11 +97,15 @@ class PhaseRunner:
         return self._found is not None and self._state["step"] > phase.before
 
     def _needs_start(self) -> bool:
-        """Whether the starting weights are needed again, soon or often."""
+        """Whether the starting weights are needed again, soon or often.
+
+        Adapters have them beside them.
+        """
+        adapters = self.context.config.lora.rank > 0
         return any(
             phase.restarts
             or phase.config.rounds.restart
-            or (phase.refers and phase.config.reference == START)
+            or (phase.refers and phase.config.reference == START and not adapters)
             or (phase.refers and phase.config.reference == PHASE and phase.begins_at_start)
             for phase in self.phases
         )
@@ -132,13 +132,13 @@ class PhaseRunner:
             learner.load(self._found)
         return learner
 
-    def _phase_weights(self, phase: Phase, resumed: bool) -> Weights | None:
-        """The weights that a phase began with, if not the present ones."""
+    def _phase_weights(self, phase: Phase, resumed: bool) -> Weights:
+        """The weights that a phase began with."""
         if phase.config.reference != PHASE:
-            return None  # the average since is in the checkpoint
+            return PRESENT  # the average since is in the checkpoint
         if phase.begins_at_start:
             return START
-        return self.context.store.checkpoint_of(phase.before) if resumed else None
+        return self.context.store.checkpoint_of(phase.before) if resumed else PRESENT
 
     def _complete(self, phase: Phase, file: File) -> Complete:
         """What gives a file's groups the tokens of this model that they lack.
@@ -175,6 +175,7 @@ class PhaseRunner:
             anchor=self._examples[phase.number],
             steps_done=self._state["step"] if resumed else phase.before,
             protect=(phase.before,) if begun else (),
+            number=phase.number if len(self.phases) > 1 else None,
         )
 
     def _source(self, phase: Phase, learner: Learner) -> Source:

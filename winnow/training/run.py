@@ -64,7 +64,7 @@ def run(
     with reward_for(config, reward) as verifier, observers.running(start):
         try:
             runner = assemble(checked, verifier, observers, out=out, resume=resume is not None)
-            observers.records = [MetricsFile(runner.context.store)]
+            observers.records = [MetricsFile(runner.context.store.append)]
             observers.check()
             for made in runner.runs():
                 run_loop(made)
@@ -74,7 +74,7 @@ def run(
             hint = f"; resume: winnow train --resume {out}" if begun else " before it began"
             raise Stopped(f"stopped{hint}") from stop
         result = result_of(out)
-        observers.on_end(RunEnd(out, "done", result.checkpoint, result.before, result.after))
+        observers.done(RunEnd(out, "done", result.checkpoint, result.before, result.after))
     return result
 
 

@@ -63,9 +63,10 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
         UserError: whatever is wrong with it, the first thing found.
     """
     phases = phases_of(config, algorithm, open_file)
+    kind = config.engine.learner
     if config.samples_from is not None:
-        check_model(config.samples_from, "samples_from")
-    check_model(config.model, "model")
+        check_model(config.samples_from, "samples_from", kind=kind)
+    check_model(config.model, "model", kind=kind)
     anchors: list[Anchor | None] = []
     opened: dict[AnchorConfig, Anchor | None] = {}  # phases mostly share one
     for phase in phases:
@@ -90,7 +91,8 @@ def _check_reference(phase: Phase) -> None:
     """Raise a `UserError` if a phase's reference is not there, before any phase is run."""
     what = phase.config.reference
     if phase.refers and names_model(what):
-        check_model(what, "reference", [START, PHASE, "ema(0.99)"])
+        kind = phase.config.engine.learner
+        check_model(what, "reference", [START, PHASE, "ema(0.99)"], kind=kind)
 
 
 def _held_out(config: Config) -> tuple[Prompt, ...]:
@@ -128,7 +130,9 @@ def assemble(
     longest = max(phase.config.sampling.max_tokens for phase in plan.phases)
     longest = max(longest, config.sampling.max_tokens)  # for the held-out prompts
     check_prompts(engine, [*plan.prompts.train, *plan.prompts.held_out], longest)
-    sampler = policy_sampler(config, engine)
+    sampler = policy_sampler(
+        config, engine, ratio=any("old" in phase.algorithm.needs for phase in plan.phases)
+    )
     runner = PhaseRunner(
         Context(config, plan.prompts, sampler, reward, store, observers),
         engine,
@@ -141,7 +145,7 @@ def assemble(
     # Last, when all checks have passed: what fails before leaves nothing on the disk.
     if not resume:
         RunStore.create(out, tomli_w.dumps(plan.values), environment(engine.device))
-    for note in (*sampler.notes(), *engine.notes()):
+    for note in engine.notes():
         observers.note(f"{config.model}: {note}")
     return runner
 

@@ -146,7 +146,10 @@ class Once(Passes):
     def _sampled(self) -> list[Group]:
         other, context = self._other, self._context
         if other is not None and not context.store.groups_sampled("train", self._before + 1):
-            check_prompts(other, context.prompts.train, self._sampling.max_tokens)
+            with context.watch("sample"):
+                context.observers.progress("load samples_from", 0, 1)
+                check_prompts(other, context.prompts.train, self._sampling.max_tokens)
+                other.load()
         sampler = context.sampler if other is None else other.sampler(self._sampling)
         made = []
         for number in range(self._steps):

@@ -164,21 +164,21 @@ def test_a_checkpoint_is_a_model_wherever_one_is_named(trained, tiny_model, tmp_
 
 def test_merging_leaves_the_module_bitwise_as_it_was(tiny_model, tmp_path):
     made = engine(tiny_model)
-    made.policy.forward()
+    made.forward()
     step(learner(made), 3)
-    before = {name: w.clone() for name, w in made.policy.module().state_dict().items()}
+    before = {name: w.clone() for name, w in made.module().state_dict().items()}
     made.save(tmp_path / "merged", merged=True)
-    after = made.policy.module().state_dict()
+    after = made.module().state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_only_adapters_are_trained(tiny_model):
     made = engine(tiny_model)
-    base = {n: w.clone() for n, w in made.policy.module().state_dict().items() if "lora_" not in n}
-    assert sum(map(torch.numel, made.policy.trained())) < 0.2 * sum(map(torch.numel, base.values()))
+    base = {n: w.clone() for n, w in made.module().state_dict().items() if "lora_" not in n}
+    assert sum(map(torch.numel, made.trained())) < 0.2 * sum(map(torch.numel, base.values()))
     before = local.weights(made)
     step(learner(made), 5)
-    now = made.policy.module().state_dict()
+    now = made.module().state_dict()
     assert all(torch.equal(base[name], now[name]) for name in base)
     assert sum(not torch.equal(a, b) for a, b in zip(before, local.weights(made), strict=True)) > 40
     start = plain(tiny_model).state_dict()
@@ -240,16 +240,16 @@ def test_a_reference_at_the_start_is_the_base_model_and_copies_no_weights(tiny_m
     trainer = learner(made, reference="start")
     reference = trainer.reference
     assert isinstance(reference, Within)
-    kept = sum(p.numel() for p in made.policy.module().parameters())
+    kept = sum(p.numel() for p in made.module().parameters())
     start = logits(plain(tiny_model))
     step(trainer, 5)
     with reference.used() as forward:
-        assert forward.module is made.policy.module()
+        assert forward.module is made.module()
         assert torch.equal(logits(forward.module), start)
         assert sum(p.numel() for p in forward.module.parameters()) == kept
-    assert (logits(made.policy.module()) - start).abs().max() > 0.1
-    assert all(p.requires_grad for p in made.policy.trained())
-    assert len(made.policy.trained()) == 4 * 7 * 2
+    assert (logits(made.module()) - start).abs().max() > 0.1
+    assert all(p.requires_grad for p in made.trained())
+    assert len(made.trained()) == 4 * 7 * 2
     group = example()
     told = trainer.reference_logprobs([group], [(0,)], 1.0)
     ids = torch.tensor([[*group.prompt_ids, *group.samples[0].token_ids]])
@@ -316,12 +316,12 @@ def test_a_phase_killed_at_its_beginning_refers_to_the_adapters_it_began_with(ti
 
 def test_prefixes_are_shared_with_adapters_attached(tiny_model):
     made = engine(tiny_model)
-    forward = made.policy.forward()
+    forward = made.forward()
     assert forward.shares_prefix, forward.why
     step(learner(made), 5)
     words = tiny.tokenizer()
     pieces = [Piece(words.encode("1+2="), [words.encode("3"), words.encode("44"), [5, 0]])]
-    alone = PolicyForward(copy.deepcopy(made.policy.module()))
+    alone = PolicyForward(copy.deepcopy(made.module()))
     alone.shares_prefix = False
     found = [f.logprobs(f.contexts(pieces), 1.0).detach() for f in (forward, alone)]
     torch.testing.assert_close(*found, atol=1e-4, rtol=0)
@@ -330,9 +330,9 @@ def test_prefixes_are_shared_with_adapters_attached(tiny_model):
 def test_what_no_name_finds_is_written_beside_the_adapters(tiny_model, tmp_path):
     """As for a GGUF file: the base as an ordinary model, once, whole, unchanged by training."""
     made = engine(tiny_model)
-    made.policy.forward()
-    assert made.policy.adapters() is not None
-    made.policy.adapters().keep_base(tmp_path / "base")
+    made.forward()
+    assert made.adapters() is not None
+    made.adapters().keep_base(tmp_path / "base")
     trainer = learner(made)
     step(trainer, 3)
     trainer.save(tmp_path / "checkpoint")
@@ -343,7 +343,7 @@ def test_what_no_name_finds_is_written_beside_the_adapters(tiny_model, tmp_path)
     said = json.loads((tmp_path / "checkpoint/adapter_config.json").read_text())
     assert said["base_model_name_or_path"] == str(tmp_path / "base")
     torch.testing.assert_close(
-        logits(plain(tmp_path / "checkpoint")), logits(made.policy.module()), atol=1e-4, rtol=0
+        logits(plain(tmp_path / "checkpoint")), logits(made.module()), atol=1e-4, rtol=0
     )
     trainer.save(tmp_path / "again")
     assert (tmp_path / "base/model.safetensors").stat().st_mtime_ns == written
@@ -362,7 +362,7 @@ def test_a_run_over_a_gguf_file_keeps_its_base(tiny_model, tmp_path, monkeypatch
 def test_a_relative_name_of_the_base_is_written_out(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tiny_model.parent)
     made = engine(Path(tiny_model.name))
-    made.policy.forward()
+    made.forward()
     made.save(tmp_path / "adapters", merged=False)
     monkeypatch.chdir(tmp_path)
     assert torch.equal(logits(plain(tmp_path / "adapters")), logits(plain(tiny_model)))
@@ -377,17 +377,17 @@ def test_tied_weights_are_merged_too(tmp_path):
     made.save(tmp_path / "merged", merged=True)
     merged = plain(tmp_path / "merged")
     assert merged.config.tie_word_embeddings
-    torch.testing.assert_close(logits(merged), logits(made.policy.module()), atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits(merged), logits(made.module()), atol=1e-4, rtol=0)
     assert (logits(merged) - logits(tied)).abs().max() > 0.01
 
 
 def test_layers_are_chosen_by_name(tiny_model):
     made = engine(tiny_model, targets=["q_proj", "down_proj"])
-    made.policy.module()
-    assert made.policy.adapters() is not None
+    made.module()
+    assert made.adapters() is not None
     names = {
         n.split(".lora_")[0].rpartition(".")[2]
-        for n, p in made.policy.module().named_parameters()
+        for n, p in made.module().named_parameters()
         if p.requires_grad
     }
     assert names == {"q_proj", "down_proj"}
@@ -448,7 +448,7 @@ def test_adapters_are_seeded(tiny_model):
 
 
 def _loaded(made: LocalEngine) -> list[torch.Tensor]:
-    made.policy.module()
+    made.module()
     return local.weights(made)
 
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 
@@ -15,14 +14,14 @@ from winnow.config.reference import ema_decay
 from winnow.config.schema import Config
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.schema.sampling import SamplingConfig
-from winnow.engines.base import PHASE, START, LearnerPlan, Weights, WeightsRef
+from winnow.engines.base import PHASE, PRESENT, START, LearnerPlan, WeightsRef
 from winnow.engines.devices import pick_device, room
 from winnow.engines.learning.token_values import sequence_logprobs
+from winnow.engines.local.kv_cache import token_bytes
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.local.policy import SMALLER, LocalPolicy
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.critic import LocalCritic
-from winnow.engines.models.loading import context_length, load_config
 from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
 from winnow.engines.models.tokenization import PromptEncoder
 from winnow.types import Group, Prompt
@@ -30,7 +29,7 @@ from winnow.types import Group, Prompt
 _SMALLER = "use dtype = 'bfloat16', lora.rank or a smaller model"
 
 
-class LocalEngine:
+class LocalEngine(LocalPolicy):
     """An `Engine` whose weights are in this process.
 
     Args:
@@ -49,36 +48,25 @@ class LocalEngine:
         device = pick_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
+        super().__init__(config, device, field, checkpoint, folder)
         self.device = str(device)
-        self.policy = LocalPolicy(config, device, field, checkpoint, folder)
-        self._config = config
-        self._encode = PromptEncoder(self.policy.tokenizer)
-
-    @cached_property
-    def context(self) -> int | None:
-        """A GGUF file is read whole for it."""
-        policy = self.policy
-        if policy.now.gguf is None and not policy.loaded:
-            return context_length(load_config(policy.now, policy.field))
-        return context_length(cast(Any, policy.module()).config)
+        self._encode = PromptEncoder(self.tokenizer)
 
     @cached_property
     def vocabulary(self) -> str:
-        words = sorted(self.policy.tokenizer.get_vocab().items())
+        words = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         return self._encode(prompt)
 
     def encode_completion(self, text: str, *, ended: bool) -> tuple[int, ...]:
-        tokenizer = self.policy.tokenizer
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        last = tokenizer.eos_token_id
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        last = self.tokenizer.eos_token_id
         return (*ids, last) if ended and last is not None else tuple(ids)
 
     def sampler(self, sampling: SamplingConfig) -> LocalSampler:
-        policy = self.policy
-        return LocalSampler(policy.forward, policy.tokenizer, sampling.batch, sampling.cache_gib)
+        return LocalSampler(self.forward, self.tokenizer, sampling.batch, sampling.cache_gib)
 
     @room(SMALLER)
     def learner(self, plan: LearnerPlan) -> LocalLearner:
@@ -88,54 +76,40 @@ class LocalEngine:
             UserError: a reference that cannot be loaded, or a model that no critic can read.
         """
         reference = None if plan.reference is None else self._reference(plan.reference)
-        self.policy.discard(PHASE)
-        critic = LocalCritic(self.policy.forward(), plan.critic) if plan.critic else None
-        return LocalLearner(self.policy, plan, critic, reference)
+        self._kept.pop(PHASE, None)
+        critic = LocalCritic(self.forward(), plan.critic) if plan.critic else None
+        return LocalLearner(self, plan, critic, reference)
 
     def _reference(self, what: str) -> Reference:
-        policy = self.policy
-        forward, adapters = policy.forward(), policy.adapters()
+        forward, adapters = self.forward(), self.adapters()
         if what == START and adapters is not None:
             return Within(forward, adapters.away)
         if what in (START, PHASE):
-            return Kept(forward, policy.trained(), policy.weights(what))
+            return Kept(forward, self.trained(), self.weights(what))
         decay = ema_decay(what)
         if decay is not None:
-            return EMA(forward, policy.trained(), policy.weights(PHASE), decay)
+            return EMA(forward, self.trained(), self.weights(PHASE), decay)
         # Not trained, so without adapters.
         other = self._config.model_copy(update={"model": what, "lora": LoraConfig()})
-        frozen = LocalPolicy(other, policy.device, "reference")
+        frozen = LocalPolicy(other, self._device, "reference")
         frozen.module().requires_grad_(False)
         return Other(frozen.forward())
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         limit = self._config.microbatch_tokens
-        return sequence_logprobs(self.policy.forward(), groups, temperature, limit)
-
-    def load(self) -> None:
-        self.policy.forward()
-
-    def snapshot(self, name: str, of: Weights | None = None) -> None:
-        self.policy.keep(name, of)
-
-    def restore(self, weights: Weights) -> None:
-        self.policy.put(self.policy.weights(weights))
-
-    def average(self, weights: Weights, share: float) -> None:
-        self.policy.average(weights, share)
-
-    def save(self, folder: Path, *, merged: bool) -> None:
-        self.policy.save(folder, merged=merged)
+        return sequence_logprobs(self.forward(), groups, temperature, limit)
 
     def publish(self, version: int) -> WeightsRef:
         """In place: the sampler of this engine reads the module itself."""
-        return WeightsRef(version, "present")
+        return WeightsRef(version, PRESENT)
 
     def notes(self) -> list[str]:
-        forward = self.policy.forward()
-        if forward.shares_prefix:
-            return []
-        return [f"prompts are encoded once per sample, {forward.why}"]
-
-    def close(self) -> None:
-        self.policy.close()
+        forward, found = self.forward(), []
+        if token_bytes(forward) is None:
+            found.append(
+                "waiting samples start only when all before them have ended; its cache cannot be "
+                "kept a row at a time"
+            )
+        if not forward.shares_prefix:
+            found.append(f"prompts are encoded once per sample, {forward.why}")
+        return found

@@ -1,18 +1,26 @@
-"""The model of this process and its weights, by name."""
+"""A model in this process, and its weights by name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from winnow.config.schema import Config
-from winnow.engines.base import START, Weights
+from winnow.engines.base import PRESENT, START, Weights
 from winnow.engines.devices import room
 from winnow.engines.models.forward import PolicyForward
-from winnow.engines.models.loading import ModelSource, load_model, load_tokenizer, resolve
+from winnow.engines.models.loading import (
+    ModelSource,
+    context_length,
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolve,
+)
 from winnow.engines.models.lora import Adapters
 from winnow.engines.models.saving import writing
 from winnow.errors import WinnowError
@@ -39,7 +47,7 @@ class LocalPolicy:
         folder: Path | None = None,
     ) -> None:
         self.source = resolve(config.model, field)
-        self.device, self.dtype, self.field = device, config.dtype, field
+        self.dtype, self.field, self._device = config.dtype, field, device
         self._config, self._folder, self._checkpoint = config, folder, checkpoint
         whole = checkpoint is not None and not config.lora.rank
         self.now = ModelSource(str(checkpoint)) if whole else self.source
@@ -50,15 +58,18 @@ class LocalPolicy:
         self._adapters: Adapters | None = None
         self._kept: dict[str, Sequence[torch.Tensor]] = {}
 
-    @property
-    def loaded(self) -> bool:
-        return self._module is not None
+    @cached_property
+    def context(self) -> int | None:
+        """A GGUF file is read whole for it."""
+        if self.now.gguf is None and self._module is None:
+            return context_length(load_config(self.now, self.field))
+        return context_length(cast(Any, self.module()).config)
 
     @room(SMALLER)
     def module(self) -> torch.nn.Module:
         """The module, read on the first call."""
         if self._module is None:
-            module = load_model(self.now, self.dtype, self.device, self.field)
+            module = load_model(self.now, self.dtype, self._device, self.field)
             if self._config.lora.rank:
                 self._adapters = self._attached(module)
             self._module = module
@@ -89,19 +100,20 @@ class LocalPolicy:
         """The parameters that are trained."""
         return [p for p in self.module().parameters() if p.requires_grad]
 
-    def keep(self, name: str, of: Weights | None) -> None:
-        """Keep weights under a name: a copy of the present ones, or others."""
-        if of is None:
-            self._kept[name] = [p.detach().clone() for p in self.trained()]
-        else:
-            self._kept[name] = self.weights(of)
+    def load(self) -> None:
+        self.forward()
 
-    def discard(self, name: str) -> None:
-        """Forget a snapshot, if there is one of that name."""
-        self._kept.pop(name, None)
+    def snapshot(self, name: str, of: Weights = PRESENT) -> None:
+        weights = self.weights(of)  # those of another name or a folder are never written to
+        self._kept[name] = [w.clone() for w in weights] if of == PRESENT else weights
+
+    def restore(self, weights: Weights) -> None:
+        self.put(self.weights(weights))
 
     def weights(self, where: Weights) -> Sequence[torch.Tensor]:
-        """Those of a snapshot, a checkpoint's folder, or the start; not to be written to."""
+        """Those of a snapshot, a checkpoint's folder, now or at the start; not to be written to."""
+        if where == PRESENT:
+            return [p.detach() for p in self.trained()]
         if isinstance(where, str) and where in self._kept:
             return self._kept[where]
         if where != START and not isinstance(where, Path):
@@ -110,7 +122,7 @@ class LocalPolicy:
         if adapters is not None:
             return adapters.read(where if isinstance(where, Path) else None)
         source = ModelSource(str(where)) if isinstance(where, Path) else self.source
-        other = load_model(source, self.dtype, self.device, self.field)
+        other = load_model(source, self.dtype, self._device, self.field)
         return [p.detach() for p in other.parameters()]
 
     @torch.no_grad()
@@ -119,15 +131,15 @@ class LocalPolicy:
         for parameter, given in zip(self.trained(), weights, strict=True):
             parameter.copy_(given)
 
-    def average(self, where: Weights, share: float) -> None:
+    def average(self, weights: Weights, share: float) -> None:
         """(1 - share) present + share other; of adapters, the weights that they stand for."""
-        own, adapters = [p.detach() for p in self.trained()], self.adapters()
+        own, adapters = self.weights(PRESENT), self.adapters()
         if adapters is not None:
-            if where != START:
+            if weights != START:
                 raise WinnowError("adapters are averaged with the model that they are over, alone")
-            self.put(adapters.towards_base(own, share))
+            self.put(adapters.towards_base(list(own), share))
             return
-        other = self.weights(where)
+        other = self.weights(weights)
         self.put(
             [
                 torch.lerp(one.float(), two.float(), share).to(one.dtype)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from winnow.engines.base import Capabilities, Request, WeightsRef
+from winnow.engines.base import PRESENT, Capabilities, Request, WeightsRef
 from winnow.engines.local.decoding import decode
 from winnow.engines.local.kv_cache import KVCache, Padded, Slots, token_bytes
 from winnow.engines.local.stopping import Stopper
@@ -54,12 +53,7 @@ class LocalSampler(QueuedSampler):
         return str(self._forward.device)
 
     def notes(self) -> list[str]:
-        if self._token_bytes is not None:
-            return []
-        return [
-            "waiting samples start only when all before them have ended; this model's cache cannot "
-            "be kept a row at a time"
-        ]
+        return []
 
     def load(self, weights: WeightsRef) -> None:
         """The weights are read in place; only their version is news.
@@ -69,7 +63,7 @@ class LocalSampler(QueuedSampler):
         """
         if self._under_way is not None:
             raise WinnowError("the weights changed while samples were under way")
-        if weights.hash or isinstance(weights.where, Path):
+        if weights.where != PRESENT:
             raise WinnowError("a local sampler samples from the module that its learner trains")
         self.version = weights.version
 
