@@ -171,9 +171,9 @@ def test_a_sampler_that_cannot_serve_a_policy_is_refused(
     for promises, said in (
         (
             Capabilities(True, True, False),
-            "engine.sampler: 'local' samples from weights of its own",
+            "'local' samples from weights of its own",
         ),
-        (Capabilities(False, True, True), "engine.sampler: 'local' does not give the log-probs"),
+        (Capabilities(False, True, True), "'local' does not give the log-probs"),
     ):
         monkeypatch.setattr(Sampler, "capabilities", promises)
         with pytest.raises(winnow.UserError, match=f"^engine.sampler: {said}"):
