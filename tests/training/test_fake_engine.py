@@ -275,3 +275,13 @@ def test_every_sample_says_which_weights_sampled_it(given: dict[str, Any], tmp_p
     assert version[9] > 8
     for row in samples(tmp_path / "run"):
         assert row["policy_version"] == version[row["step"]]
+
+
+@pytest.mark.parametrize(("phases", "said"), [(1, [None] * 2), (2, [1, 1, 2, 2])])
+def test_metrics_number_phases_where_there_are_several(
+    given: dict[str, Any], tmp_path: Path, phases: int, said: list[int | None]
+) -> None:
+    own = [{"algorithm": "rloo", "steps": 2}] * phases
+    settings = {key: given[key] for key in given if key not in ("steps", "algorithm")}
+    result = go({**settings, "phases": own}, tmp_path / "run")
+    assert [row["phase"] for row in result.metrics] == said
