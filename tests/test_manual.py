@@ -25,8 +25,13 @@ LEFT_OUT = {
     "transformers serve": "asks a hub; test_server has such a server",
     "def short_and_right": "a module, not a script",
 }
-SMALLER = {"winnow sample ": "--set prompts.limit=40 "}
-"""What would take hours is given fewer prompts, where it does not say how many."""
+SMALLER = {
+    "winnow sample ": ("prompts.limit", "--set prompts.limit=40 "),
+    "winnow fit-reward ": ("--prompts", "--prompts 24 "),
+}
+"""What would take hours is given fewer prompts: how a command says how many, and what it is given
+where it does not."""
+FEWER = {"prompts.limit=400": "prompts.limit=80"}
 APART = ("samples.md",)
 """Files whose commands write what the README's have written already."""
 
@@ -43,9 +48,11 @@ def blocks(kind: str) -> list[tuple[str, str]]:
 def smaller(script: str) -> str:
     lines = []
     for line in script.replace("\\\n", " ").splitlines():
-        for command, more in SMALLER.items():
-            if command in line and "prompts.limit" not in line:
+        for command, (word, more) in SMALLER.items():
+            if command in line and word not in line:
                 line = line.replace(command, command + more)
+        for many, few in FEWER.items():
+            line = line.replace(many, few)
         lines.append(line)
     return "\n".join(lines)
 
