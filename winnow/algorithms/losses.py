@@ -96,6 +96,19 @@ class NLL(Loss):
 
 
 @dataclass(frozen=True)
+class TemperedNLL(NLL):
+    """-A log pi_T: the likelihood of the distribution that was sampled from, at temperature T.
+
+    On new samples its mean gradient is the policy gradient at T: with equal rewards it is 0, where
+    that of `nll` moves the policy towards pi_T, further each round.
+    """
+
+    cell = "nll-tempered"
+    tempered = True
+    formula = "-A log pi_T"
+
+
+@dataclass(frozen=True)
 class Clipped(Loss):
     """-min(s A, clip(s, 1 - low, 1 + high) A), s = pi/pi_old of the token: PPO (1707.06347, eq. 7).
 

@@ -38,6 +38,7 @@ from winnow.algorithms.losses import (
     NoCritic,
     SequenceClipped,
     SequenceImportance,
+    TemperedNLL,
     Value,
 )
 from winnow.algorithms.rejection import RSO, Gibbs
@@ -83,7 +84,8 @@ ADVANTAGES = Vocabulary(
     [One, Reward, Centred, Standardised, LeaveOneOut, Softmax, Extremes, GAE], Advantage
 )
 LOSSES = Vocabulary(
-    [NLL, Clipped, Importance, Capped, SequenceClipped, SequenceImportance, DPO], Loss
+    [NLL, TemperedNLL, Clipped, Importance, Capped, SequenceClipped, SequenceImportance, DPO],
+    Loss,
 )
 DENOMINATORS = Vocabulary(
     [

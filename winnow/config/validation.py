@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from winnow.algorithms.advantages import Extremes, Standardised
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
-from winnow.algorithms.losses import DPO, SequenceClipped, Value
+from winnow.algorithms.losses import DPO, NLL, SequenceClipped, Value
 from winnow.algorithms.spec import show
 from winnow.config.schema import Config
 from winnow.config.schema.anchor import AnchorConfig
@@ -20,6 +20,18 @@ def check(config: Config, algorithm: Algorithm) -> None:
     """Raise the first complaint about a config, a `UserError`, before any model is loaded."""
     for complaints in (_cells, _samples, _sampling, _references, _rounds, _sizes):
         refuse(complaints(config, algorithm))
+
+
+def cautions(config: Config, algorithm: Algorithm) -> Iterator[str]:
+    """What is allowed, and does something that a person may not expect."""
+    heat = config.sampling.temperature
+    likelihood = any(type(term.loss) is NLL for term in algorithm.terms)
+    if likelihood and heat != 1:
+        way = "sharper" if heat < 1 else "flatter"
+        yield (
+            f"{algorithm.name}: nll is at temperature 1 and samples are at {heat:g}, so each round "
+            f"makes the policy {way}, whatever the rewards; set algorithm.loss = 'nll-tempered'"
+        )
 
 
 def refuse(complaints: Iterator[UserError]) -> None:

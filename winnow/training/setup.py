@@ -14,6 +14,7 @@ from winnow.config.recipe import values_of
 from winnow.config.reference import names_model
 from winnow.config.schema import Config
 from winnow.config.schema.anchor import AnchorConfig
+from winnow.config.validation import cautions
 from winnow.engines.base import PHASE, START, Engine
 from winnow.engines.devices import environment
 from winnow.engines.factory import (
@@ -145,6 +146,9 @@ def assemble(
     # Last, when all checks have passed: what fails before leaves nothing on the disk.
     if not resume:
         RunStore.create(out, tomli_w.dumps(plan.values), environment(engine.device))
+    for phase in plan.phases:
+        for caution in cautions(phase.config, phase.algorithm) if phase.samples_each_step else ():
+            observers.note(caution)
     for note in engine.notes():
         observers.note(f"{config.model}: {note}")
     return runner
