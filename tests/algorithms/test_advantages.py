@@ -20,6 +20,7 @@ from winnow.algorithms.advantages import (
 from winnow.algorithms.registry import ADVANTAGES
 from winnow.algorithms.table import ALGORITHMS
 from winnow.errors import UserError
+from winnow.theory.ties import all_equal
 
 BASELINED = [Centred(), Standardised("sample"), Standardised("population"), LeaveOneOut()]
 finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3))
@@ -55,6 +56,87 @@ def test_a_baseline_takes_the_mean_away(advantage, rewards):
     assert abs(out.sum()) <= 1e-9 * max(1.0, np.abs(out).sum())
 
 
+NEAR = {
+    "float64": [0.3, 0.1 + 0.2, 0.3, 0.3],  # 1 unit in the last place: without care -.5, 1.5, ...
+    "float64, above": [0.1 + 0.2, 0.3, 0.1 + 0.2, 0.1 + 0.2],  # their mean is that of no three
+    "float32": [float(np.float32(1.1)), float(np.nextafter(np.float32(1.1), np.float32(2)))] * 2,
+    "bfloat16": [1.1015625, 1.09375, 1.1015625, 1.09375],  # 141/128 and 140/128: neighbours
+}
+"""Rewards that would be equal but for rounding, by the format that rounded them."""
+
+
+@pytest.mark.parametrize("advantage", [*BASELINED, Extremes()], ids=str)
+@pytest.mark.parametrize("rewards", NEAR.values(), ids=NEAR)
+def test_rounding_is_no_advantage(advantage, rewards):
+    assert advantage(np.array(rewards)).tolist() == [0.0] * 4
+    row = ALGORITHMS["grpo"].with_cells({"advantage": str(advantage)})
+    (out,) = with_advantages([group(rewards)], row)
+    assert out.advantages == (0.0,) * 4
+
+
+def test_rounding_is_told_before_rewards_are_rescaled():
+    """2 r - 1 of r = 1/2 and its neighbour is 0 and -1e-16: nothing says that they were equal."""
+    row = ALGORITHMS["grpo"].with_cells({"reward_scale": "-1/+1"})
+    (out,) = with_advantages([group([0.5, 0.5, np.nextafter(0.5, 0)])], row)
+    assert out.advantages == (0.0,) * 3
+
+
+def test_what_cancels_is_no_advantage():
+    """.1 + .2 - .3 is 6e-17 beside a 0: a rounding, where 1 is right."""
+    (out,) = with_advantages([group([0.0, 0.0, 0.1 + 0.2 - 0.3])], ALGORITHMS["grpo"])
+    assert out.advantages == (0.0,) * 3
+
+
+def test_extremes_of_more_than_two_ties_by_rounding():
+    """The best two are equal, and so are the worst two."""
+    rewards = np.array([0.3, 0.1 + 0.2, 0.2, 0.1, 0.1 + 1e-17 + 2e-17])
+    assert Extremes()(rewards).tolist() == [1, 1, 0, -1, -1]
+
+
+@given(st.floats(0.01, 100), st.integers(1, 9), st.integers(0, 2**32))
+def test_groups_equal_but_for_the_order_of_sums_are_0(part, n, seed):
+    """The same seven parts of a reward, added up in another order for each sample."""
+    rng = np.random.default_rng(seed)
+    parts = part / np.arange(1, 8)
+    rewards = np.array([sum(rng.permutation(parts).tolist()) for _ in range(n)])
+    for advantage in (*BASELINED, Extremes()):
+        assert advantage(rewards).tolist() == [0.0] * n
+
+
+@given(several)
+def test_ties_are_alike(rewards):
+    """Exactly equal rewards have exactly equal advantages."""
+    for advantage in (*BASELINED, Extremes()):
+        out = advantage(rewards)
+        for value in set(rewards.tolist()):
+            assert len(set(out[rewards == value].tolist())) == 1
+
+
+def test_a_small_spread_of_large_rewards_has_mean_0_and_deviation_1():
+    """4e-9 at 1e3 is above rounding (2.3e-10); the mean's is up to 6e-14, 1e-5 of the spread."""
+    rewards = 1e3 + 4e-9 * np.array([0.1, 0.6, 0.3, 1.0, 0.2])
+    for sigma, ddof in (("sample", 1), ("population", 0)):
+        out = Standardised(sigma)(rewards)
+        assert abs(out.mean()) < 1e-15
+        assert out.std(ddof=ddof) == pytest.approx(1, rel=1e-14)
+    assert abs(Centred()(rewards).mean()) < 1e-23
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=9), st.sampled_from([1, 4, 10, 100]))
+def test_clear_differences_are_as_ever(levels, parts):
+    """Bit for bit what the plain formulas give."""
+    rewards = np.array(levels) / parts
+    if rewards.max() == rewards.min():
+        return
+    apart, n = rewards - rewards.mean(), len(rewards)
+    unit = apart / np.abs(apart).max()
+    assert Centred()(rewards).tolist() == apart.tolist()
+    assert Standardised("sample")(rewards).tolist() == (unit / unit.std(ddof=1)).tolist()
+    assert LeaveOneOut()(rewards).tolist() == (apart * (n / (n - 1))).tolist()
+    sign = 1.0 * (rewards == rewards.max()) - (rewards == rewards.min())
+    assert Extremes()(rewards).tolist() == sign.tolist()
+
+
 @given(several, st.floats(0.01, 100), st.floats(-100, 100))
 def test_standardised_is_invariant_to_scale_and_shift(rewards, scale, shift):
     spread = rewards.max() - rewards.min()
@@ -68,7 +150,7 @@ def test_standardised_is_invariant_to_scale_and_shift(rewards, scale, shift):
 
 @given(several)
 def test_standardised_has_unit_sigma(rewards):
-    if rewards.max() == rewards.min():
+    if all_equal(rewards):
         return
     np.testing.assert_allclose(Standardised("sample")(rewards).std(ddof=1), 1, rtol=1e-9)
     np.testing.assert_allclose(Standardised("population")(rewards).std(ddof=0), 1, rtol=1e-9)
@@ -77,7 +159,7 @@ def test_standardised_has_unit_sigma(rewards):
 @given(several)
 def test_leave_one_out_is_the_mean_of_the_others(rewards):
     n = len(rewards)
-    if rewards.max() == rewards.min():
+    if all_equal(rewards):
         return
     others = (rewards.sum() - rewards) / (n - 1)
     np.testing.assert_allclose(LeaveOneOut()(rewards), rewards - others, rtol=1e-9, atol=1e-6)

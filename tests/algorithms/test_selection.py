@@ -11,6 +11,7 @@ from scipy.stats import binomtest, chisquare
 
 from tests.build import group
 from winnow.algorithms import dedup
+from winnow.algorithms.advantages import Extremes
 from winnow.algorithms.dedup import reasoning_path
 from winnow.algorithms.registry import RULES
 from winnow.algorithms.rejection import RSO, Gibbs
@@ -120,6 +121,49 @@ def test_best_keeps_the_highest_and_breaks_ties_by_lot():
     first = [kept(group([1.0] * 4), Best(1), seed=s).index(True) for s in range(400)]
     # 400 samples of a fair four-sided die: each side 100 +- 8.7; 5 sigma is 43
     assert all(57 < first.count(side) < 143 for side in range(4))
+
+
+def test_best_breaks_ties_by_rounding_by_lot():
+    """.1 + .2 is .3: each of three equal samples is the best one time in three."""
+    scored = group([0.3, 0.1 + 0.2, 0.3, 0.0])
+    first = [kept(scored, Best(1), seed=s).index(True) for s in range(300)]
+    # 300 throws of a fair three-sided die: each side 100 +- 8.2; 5 sigma is 41
+    assert all(59 < first.count(side) < 141 for side in range(3))
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0.3, 0.1 + 0.2, 0.3],
+        [1.1015625, 1.09375, None],  # neighbours in bfloat16
+        [0.0, 0.1 + 0.2 - 0.3],
+        [0.5, 0.50390625],
+    ],
+)
+def test_there_is_no_pair_in_rounding(scores):
+    said = reasons(group(scores), BestWorst())
+    assert {r for r, s in zip(said, scores, strict=True) if s is not None} == {"no pair: all equal"}
+
+
+def test_a_pair_of_ties_by_rounding_is_any_of_them():
+    scored = group([0.3, 0.1 + 0.2, 0.0, 1e-17])
+    pairs = {tuple(kept(scored, BestWorst(), seed=s)) for s in range(60)}
+    assert pairs == {
+        (best == 0, best == 1, worst == 2, worst == 3) for best in (0, 1) for worst in (2, 3)
+    }
+
+
+@given(st.lists(st.integers(0, 60), min_size=2, max_size=7), st.integers(0, 99))
+def test_a_pair_is_one_for_the_advantage_too(places, seed):
+    """Levels may touch, in bfloat16 above all; what is kept differs all the same."""
+    scored = group([1.25 + place / 128 for place in places])
+    outcomes = kept(scored, BestWorst(), seed=seed)
+    assert sum(outcomes) in (0, 2)
+    if any(outcomes):
+        best, worst = sorted(
+            (s.value for s, k in zip(scored.scores, outcomes, strict=True) if k), reverse=True
+        )
+        assert Extremes()(np.array([best, worst])).tolist() == [1, -1]
 
 
 def test_best_looks_only_at_what_is_left():

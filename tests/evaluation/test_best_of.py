@@ -238,6 +238,14 @@ class TestWinners:
         again = [best_of(path, by=Levels(), seed=s).won.argmax() for s in range(60)]
         assert again == won
 
+    def test_ties_by_rounding_go_by_lot_too(self, tmp_path) -> None:
+        """.1 + .2 is .3; and each of the two is the best of both with chance 1/2 in the curve."""
+        scores = tuple(map(Score, (0.3, 0.1 + 0.2)))
+        made = Group(Prompt("p", "p"), (1,), (sample("a"), sample("b")), scores, right_at=0.3001)
+        path = write(tmp_path / "d.parquet", [made])
+        found = [best_of(path, seed=s).won.tolist().index(True) for s in range(60)]
+        assert all(found.count(place) > 8 for place in (0, 1))
+
     def test_nobody_has_a_vote(self, tmp_path) -> None:
         made = [g.with_(samples=tuple(sample("b: dunno") for _ in g.samples)) for g in groups(3, 4)]
         found = best_of(write(tmp_path / "d.parquet", made), by="majority")

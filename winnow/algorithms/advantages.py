@@ -1,8 +1,8 @@
 """Advantages: what each survivor counts for. Pure.
 
 An advantage maps the scaled rewards of one group's valid samples, shape (n,), to n numbers. A group
-whose rewards are all equal has no advantage over itself: that is decided by max == min, never by
-dividing by a tiny sigma.
+whose rewards are all equal has no advantage over itself: that is decided by `theory.ties`, which
+knows what is rounding, never by dividing by a tiny sigma.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from winnow.algorithms.spec import Cell
 from winnow.errors import UserError
 from winnow.theory.checks import Array
 from winnow.theory.importance import normalised_weights
+from winnow.theory.ties import all_equal, centred, levels
 from winnow.types import Group
 
 Over = Literal["sample", "group", "set", "token"]
@@ -85,9 +86,9 @@ class Centred(Advantage):
     cell = "centred"
 
     def __call__(self, rewards: Array) -> Array:
-        if _all_equal(rewards):
+        if all_equal(rewards):
             return np.zeros_like(rewards)
-        return np.asarray(rewards - rewards.mean())
+        return centred(rewards)
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,11 @@ class Standardised(Advantage):
             raise ValueError("sigma must be 'sample' or 'population'")
 
     def __call__(self, rewards: Array) -> Array:
-        if _all_equal(rewards):
+        if all_equal(rewards):
             return np.zeros_like(rewards)
-        centred = rewards - rewards.mean()
+        apart = centred(rewards)
         # Scaled first, so that the square of a tiny or huge reward neither vanishes nor overflows.
-        unit = centred / np.abs(centred).max()
+        unit = apart / np.abs(apart).max()
         return np.asarray(unit / unit.std(ddof=1 if self.sigma == "sample" else 0))
 
 
@@ -120,10 +121,10 @@ class LeaveOneOut(Advantage):
     cell = "leave-one-out"
 
     def __call__(self, rewards: Array) -> Array:
-        if _all_equal(rewards):
+        if all_equal(rewards):
             return np.zeros_like(rewards)
         n = len(rewards)
-        return np.asarray((rewards - rewards.mean()) * (n / (n - 1)))
+        return np.asarray(centred(rewards) * (n / (n - 1)))
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,8 @@ class Extremes(Advantage):
     of_survivors = True
 
     def __call__(self, rewards: Array) -> Array:
-        if _all_equal(rewards):
-            return np.zeros_like(rewards)
-        return np.where(
-            rewards == rewards.max(), 1.0, np.where(rewards == rewards.min(), -1.0, 0.0)
-        )
+        level = levels(rewards)
+        return np.asarray(1.0 * (level == 0) - (level == level.max()))
 
 
 @dataclass(frozen=True)
@@ -201,10 +199,6 @@ class GAE(Advantage):
         for t in range(len(delta) - 1, -1, -1):
             ahead = advantages[t] = delta[t] + self.gamma * self.lam * ahead
         return advantages
-
-
-def _all_equal(rewards: Array) -> bool:
-    return bool(rewards.max() == rewards.min())
 
 
 _NOISE = 1e-4
@@ -246,10 +240,7 @@ def assign_advantages(
     """
     if advantage.over == "token":
         return _token_advantages(groups, advantage, scale, penalty)
-    rewards = [
-        rescale(np.array(group.values, dtype=np.float64), scale) - _taken(group, penalty)
-        for group in groups
-    ]
+    rewards = [rescale(_values(group), scale) - _taken(group, penalty) for group in groups]
     if advantage.over == "set":
         ends = np.cumsum([len(values) for values in rewards])[:-1]
         advantages = np.split(_called(advantage, np.concatenate(rewards)), ends)
@@ -267,6 +258,17 @@ def referred(group: Group, advantage: Advantage) -> tuple[int, ...]:
     if advantage.over == "set" or (advantage.over == "group" and group.survivors):
         return tuple(i for i, valid in enumerate(group.valid) if valid)
     return group.survivors
+
+
+def _values(group: Group) -> Array:
+    """The scores of a group's valid samples, shape (valid,); one number if all are equal.
+
+    Decided before they are rescaled: 2 r - 1 leaves nothing but the rounding of an r near 1/2.
+    """
+    values = np.array(group.values, dtype=np.float64)
+    if all_equal(values, group.right_at):
+        values = np.full_like(values, values.max(initial=-math.inf))
+    return values
 
 
 def _taken(group: Group, penalty: InReward | None) -> Array:
@@ -305,8 +307,8 @@ def _token_advantages(
     whitened = {key: own for key, (own, _) in found.items()}
     if found and advantage.whiten == "batch":
         every = np.concatenate([own for own, _ in found.values()])
-        alike = every.max() == every.min()  # whose mean, rounded, need not be theirs
-        mean, sigma = (every[0], 1.0) if alike else (every.mean(), max(every.std(), _NOISE))
+        mean = every.mean()
+        sigma = math.inf if all_equal(every) else max(every.std(), _NOISE)
         whitened = {key: (own - mean) / sigma for key, own in whitened.items()}
     return [
         group.with_(

@@ -12,11 +12,16 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from winnow.algorithms.dedup import first_of_each, folded, reasoning_path
 from winnow.algorithms.spec import Cell, show
 from winnow.errors import UserError
+from winnow.theory.checks import Array
+from winnow.theory.ties import all_equal, levels
 from winnow.types import Group, Outcome
+
+Index = NDArray[np.int64]
 
 SURVIVED = "survived"
 
@@ -144,11 +149,12 @@ class Best(ScoreRule):
             raise ValueError("k must be at least 1")
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
-        values = np.array([-np.inf if s.value is None else s.value for s in group.scores])
-        values[~np.array(alive, dtype=bool)] = -np.inf
-        order = np.lexsort((rng.random(len(values)), -values))  # by value, then at random
+        living, level = _ranked(group, alive)
+        rank = np.full(len(alive), len(alive))
+        rank[living] = level
+        order = np.lexsort((rng.random(len(rank)), rank))  # by value, then at random
         chosen = set(order[: self.k].tolist())
-        return [None if i in chosen else f"not among the best {self.k}" for i in range(len(values))]
+        return [None if i in chosen else f"not among the best {self.k}" for i in range(len(rank))]
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ class DistinctText(Rule):
 class BestWorst(ScoreRule):
     """The best and the worst of the samples still alive survive, ties broken at random: a pair.
 
-    A group whose scores are all equal has no pair.
+    A group whose scores are all equal, but for rounding (`theory.ties`), has no pair.
     """
 
     cell = "best-worst"
@@ -185,16 +191,28 @@ class BestWorst(ScoreRule):
     pairs = True
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
-        values = np.array([np.nan if s.value is None else s.value for s in group.scores])
-        values[~np.array(alive, dtype=bool)] = np.nan
-        ties = rng.random(len(values))
-        if not np.nanmax(values, initial=-np.inf) > np.nanmin(values, initial=np.inf):
-            return ["no pair: all equal"] * len(values)
-        best = int(np.lexsort((ties, -values))[0])
-        worst = int(np.lexsort((ties, values))[0])
-        return [
-            None if i in (best, worst) else "neither best nor worst" for i in range(len(values))
-        ]
+        living, level = _ranked(group, alive)
+        ties = rng.random(len(alive))[living]
+        values = np.array([group.scores[i].value for i in living.tolist()], dtype=np.float64)
+        pair = _first(ties, level), _first(ties, -level)
+        if living.size and all_equal(values[list(pair)], group.right_at):
+            pair = int(values.argmax()), int(values.argmin())  # levels that all but touch
+        if not living.size or all_equal(values[list(pair)], group.right_at):
+            return ["no pair: all equal"] * len(alive)
+        kept = living[list(pair)]
+        return [None if i in kept else "neither best nor worst" for i in range(len(alive))]
+
+
+def _ranked(group: Group, alive: Sequence[bool]) -> tuple[Index, Index]:
+    """Numbers of the samples still alive that have a score, and the level of each, 0 the best."""
+    living = np.flatnonzero(np.array(alive, dtype=bool) & np.array(group.valid, dtype=bool))
+    values = [group.scores[i].value for i in living.tolist()]
+    return living, levels(np.array(values, dtype=np.float64), group.right_at)
+
+
+def _first(ties: Array, keys: Index) -> int:
+    """The place of the smallest key, of equal ones that of the smallest tie."""
+    return int(np.lexsort((ties, keys))[0]) if keys.size else 0
 
 
 def _whole_group(group: Group, kind: str, reason: str) -> Reasons:

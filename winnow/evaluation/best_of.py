@@ -28,6 +28,7 @@ from winnow.storage.paths import Paths, paths_of
 from winnow.storage.sample_table import SampleTable
 from winnow.theory.checks import Array
 from winnow.theory.intervals import rate_interval
+from winnow.theory.ties import levels
 from winnow.types import Group
 
 Interval = tuple[float | None, float | None, float | None]
@@ -242,7 +243,7 @@ def _winner(prompt: PromptSamples, n: int, rng: np.random.Generator) -> int | No
     """The place of the best of the first n samples, ties broken at random."""
     if prompt.labels:
         return winner(prompt.labels[:n], prompt.weights[:n].tolist(), rng.random)
-    top = np.flatnonzero(prompt.scores[:n] == prompt.scores[:n].max())
+    top = np.flatnonzero(levels(prompt.scores[:n]) == 0)
     return int(rng.choice(top))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from winnow.theory.importance import effective_sample_size
 from winnow.theory.intervals import mean_interval, wilson
+from winnow.theory.ties import all_equal
 from winnow.types import Batch, Group, StepStats
 
 Metrics = dict[str, Any]
@@ -158,7 +159,7 @@ def explained_variance(groups: Sequence[Group]) -> float | None:
     """
     own = [s for group in groups for s in group.annotations if s.values and s.returns]
     returns = np.array([x for one in own for x in one.returns])
-    if not returns.size or returns.max() == returns.min():
+    if all_equal(returns):
         return None
     left = returns - np.array([x for one in own for x in one.values])
     return float(1 - left.var() / returns.var())

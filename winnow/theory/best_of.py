@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from winnow.theory.checks import NORMALISED_WITHIN, Array, finite, whole
+from winnow.theory.ties import levels
 
 
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Array:
@@ -37,9 +38,10 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Array:
 def best_of_n_weights(scores: ArrayLike, n: ArrayLike) -> Array:
     """Probability of each of N samples to be the best of n of them picked at random.
 
-    Picked without replacement, ties broken at random. Summing values with these weights is the
-    unbiased estimator of best-of-n that uses all samples. Without ties the sample of rank i from
-    below has C(i-1, n-1) / C(N, n); samples that tie share their ranks' weights equally.
+    Picked without replacement, ties (`ties.levels`) broken at random. Summing values with these
+    weights is the unbiased estimator of best-of-n that uses all samples. Without ties the sample of
+    rank i from below has C(i-1, n-1) / C(N, n); samples that tie share their ranks' weights
+    equally.
 
     Args:
         scores: The best has the highest, shape (N,), finite.
@@ -56,7 +58,7 @@ def best_of_n_weights(scores: ArrayLike, n: ArrayLike) -> Array:
     if sizes.ndim > 1 or (sizes > len(scores)).any():
         raise ValueError(f"n must be one number or shape (m,), and not above N = {len(scores)}")
     by_rank = _weights_by_rank(len(scores), np.atleast_1d(sizes))
-    _, level, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    _, level, counts = np.unique(-levels(scores), return_inverse=True, return_counts=True)
     first = np.cumsum(counts) - counts
     shared = np.add.reduceat(by_rank, first, axis=-1) / counts
     weights = shared[:, level]
@@ -159,7 +161,7 @@ def kl_best_of_n_plugin(scores: ArrayLike, n: ArrayLike) -> Array:
         ValueError: The scores are not finite or not of shape (N,), or an n is below 1.
     """
     scores = _of_samples(scores)
-    _, counts = np.unique(scores, return_counts=True)
+    counts = np.bincount(levels(scores))[::-1]  # from the worst
     return kl_best_of_n(counts / len(scores), n)
 
 

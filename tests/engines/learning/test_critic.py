@@ -72,6 +72,12 @@ class TestGAE:
         assert self.plain(np.array([1.0]), np.array([0.25])).tolist() == [0.75]
         assert self.plain(np.array([1.0])).tolist() == [1.0]
 
+    def test_whitening_does_not_blow_rounding_up(self):
+        """Rewards .3 and .1 + .2 at lam = 1: all tokens' advantages are equal."""
+        told = noted(group([0.3, 0.1 + 0.2], lengths=[2, 2]), [TokenAnnotations()] * 2)
+        (out,) = assign_advantages([told], GAE(1.0, 1.0), "0/1")
+        assert advantages([out]) == [[(0.0, 0.0), (0.0, 0.0)]]
+
     def test_lam_0_is_one_step(self):
         """A_t = delta_t."""
         got = GAE(0.9, 0.0)(np.array([0.0, 0.0, 1.0]), np.array([0.5, 0.2, 0.4]))
@@ -577,3 +583,7 @@ class TestExplainedVariance:
         assert explained_variance([group([1.0])]) is None  # no critic
         assert explained_variance([self.told([1.0, 2.0], [3.0, 3.0])]) is None
         assert explained_variance([]) is None
+
+    def test_rounding_is_nothing_to_explain(self):
+        """R = .3 and .1 + .2, variance 8e-34; R - V = .2 and .1, variance .0025: -3e30 else."""
+        assert explained_variance([self.told([0.1, 0.2], [0.3, 0.1 + 0.2])]) is None

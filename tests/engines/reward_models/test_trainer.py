@@ -91,6 +91,16 @@ def test_equal_rewards_give_no_pair(scored, reward):
     assert pairs([group(*same)], per_prompt=9, rng=random.Random(0)) == []
 
 
+@pytest.mark.parametrize("near", [(0.3, 0.1 + 0.2), (1.1015625, 1.09375)])
+def test_rewards_that_differ_by_rounding_give_no_pair(near):
+    """By float64's, and by that of the logits of a reward model in bfloat16 (141/128, 140/128)."""
+    same = group(*zip("ab", near, strict=True))
+    assert pairs([same], per_prompt=9, rng=random.Random(0)) == []
+    more = group(*zip("abc", (*near, 0.0), strict=True))
+    made = pairs([more], per_prompt=9, rng=random.Random(0))
+    assert sorted((p.better, p.worse) for p in made) == [("a", "c"), ("b", "c")]
+
+
 def test_a_text_with_several_rewards_has_their_mean():
     noisy = group(("a", 1.0), ("b", 0.5), ("a", 0.4), ("b", 0.5))
     assert [(p.better, p.worse) for p in pairs([noisy], per_prompt=9, rng=random.Random(0))] == [

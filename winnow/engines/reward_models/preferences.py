@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from winnow.algorithms.losses import minus_log_sigmoid
 from winnow.errors import UserError
+from winnow.theory.ties import rounding
 from winnow.types import Group, Prompt
 
 if TYPE_CHECKING:
@@ -87,10 +88,11 @@ def pairs(groups: Iterable[Group], *, per_prompt: int, rng: Random) -> list[Pair
     found = []
     for group in groups:
         ranked = sorted(_rewards(group).items(), key=lambda item: item[1])
+        within = rounding([value for _, value in ranked], group.right_at)  # means round too
         unequal = [
             Pair(group.prompt, better, worse)
             for (worse, low), (better, high) in combinations(ranked, 2)
-            if not math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-9)  # means round
+            if high - low > within
         ]
         found.extend(rng.sample(unequal, min(per_prompt, len(unequal))))
     return found
