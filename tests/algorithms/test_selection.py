@@ -153,7 +153,7 @@ def test_a_pair_of_ties_by_rounding_is_any_of_them():
     }
 
 
-@given(st.lists(st.integers(0, 60), min_size=2, max_size=7), st.integers(0, 99))
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=7), st.integers(0, 99))
 def test_a_pair_is_one_for_the_advantage_too(places, seed):
     """Levels may touch, in bfloat16 above all; what is kept differs all the same."""
     scored = group([1.25 + place / 128 for place in places])

@@ -144,10 +144,10 @@ def test_what_is_centred_has_mean_0_to_its_own_rounding(values) -> None:
 
 
 def test_large_numbers_that_hardly_differ_are_centred() -> None:
-    """Their mean is off by 6e-11 (half a spacing at 1e6), which is 6 % of their differences."""
-    values = 1e6 + 1e-9 * np.array([0.0, 0.0, 1.0])
-    apart = centred(values)
-    assert abs(apart.mean()) < 1e-24
+    """Their mean is rounded to a spacing at 1e3, 1.1e-13: up to 6e-14, 1e-5 of the differences."""
+    values = 1e3 + 4e-9 * np.array([0.1, 0.6, 0.3, 1.0, 0.2])
+    assert abs((values - values.mean()).mean()) > 1e-15
+    assert abs(centred(values).mean()) < 1e-23
 
 
 def test_the_best_of_n_ties_what_rounding_tells_apart() -> None:
