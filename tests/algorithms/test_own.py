@@ -331,7 +331,7 @@ class Sees(Rule):
         ({"advantage": Wide()}, "algorithm.advantage: .* declares over = 'world'; use "),
         (
             {"select": (Sees(),)},
-            "algorithm.select: .* declares reads = 'logprobs'; use text or tok",
+            "algorithm.select: .* declares reads = 'logprobs'; use text, tok",
         ),
     ],
     ids=["reads", "covers", "counts", "over", "rule"],

@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from math import exp
 
@@ -11,7 +12,7 @@ from scipy.stats import binomtest, chisquare
 
 from tests.build import group
 from winnow.algorithms import dedup
-from winnow.algorithms.advantages import Extremes
+from winnow.algorithms.advantages import Extremes, Standardised
 from winnow.algorithms.dedup import reasoning_path
 from winnow.algorithms.registry import RULES
 from winnow.algorithms.rejection import RSO, Gibbs
@@ -27,6 +28,7 @@ from winnow.algorithms.selection import (
     DropAllRight,
     DropAllWrong,
     Everything,
+    Finished,
     Length,
     Mixed,
     Rule,
@@ -34,6 +36,7 @@ from winnow.algorithms.selection import (
     first_rejections,
     select,
 )
+from winnow.algorithms.spec import parse
 from winnow.errors import UserError
 from winnow.theory import rso
 from winnow.types import Outcome
@@ -51,7 +54,9 @@ EACH = (
     DropAllWrong(),
     DropAllRight(),
     Mixed(),
+    Mixed("reward"),
     Length(2, 3),
+    Finished(),
     AtMost(2),
     Band(0.2, 0.8),
     Gibbs(0.5, 1.0),
@@ -114,6 +119,44 @@ def test_whole_groups_are_dropped_by_what_they_have_in_common(scores, all_wrong,
 def test_an_error_does_not_make_a_group_mixed():
     """One right sample and one failed score: nothing wrong was seen."""
     assert not any(kept(group([1.0, None]), Mixed()))
+
+
+@pytest.mark.parametrize(
+    ("scores", "by_right", "by_reward"),
+    [
+        ([0.2, 0.7], False, True),  # graded: none is right, and one is better
+        ([1.5, 1.2], False, True),  # both are right, and one is better
+        ([1.0, 0.2], True, True),
+        ([0.5, 0.5, None], False, False),
+        ([0.3, 0.1 + 0.2], False, False),
+        ([0.7, None], False, False),  # one score differs from none
+    ],
+)
+def test_mixed_by_what_is_right_or_by_reward(scores, by_right, by_reward):
+    """By reward exactly those groups stay that a baseline within the group learns from."""
+    assert any(kept(group(scores), Mixed())) is by_right
+    assert any(kept(group(scores), Mixed("reward"))) is by_reward
+    values = np.array([score for score in scores if score is not None])
+    assert Standardised()(values).any() == by_reward
+    if not by_reward:
+        assert "all equal" in reasons(group(scores), Mixed("reward"))
+
+
+def test_mixed_as_a_recipe_writes_it():
+    assert [str(Mixed()), str(Mixed("reward"))] == ["mixed", "mixed(reward)"]
+    for rule in (Mixed(), Mixed("reward")):
+        assert parse("select", str(rule), RULES) == rule
+    with pytest.raises(UserError, match="by must be right or reward"):
+        parse("select", "mixed(score)", RULES)
+
+
+def test_finished_rejects_what_was_cut_off():
+    """Whatever it scored; an end of sequence and a stop string are ends."""
+    ended = group([1, 1, 0, 1])
+    samples = zip(ended.samples, ("eos", "length", "length", "stop"), strict=True)
+    ended = ended.with_(samples=tuple(replace(s, finish_reason=why) for s, why in samples))
+    assert reasons(ended, Finished()) == ["survived", "cut off", "cut off", "survived"]
+    assert reasons(ended, Correct(), Finished()) == ["survived", "cut off", "wrong", "survived"]
 
 
 def test_best_keeps_the_highest_and_breaks_ties_by_lot():
@@ -321,6 +364,7 @@ def test_which_columns_rules_read():
     assert columns_read([Correct(), AtMost(2), Gibbs(1.0)]) == frozenset()
     assert columns_read([Correct(), Distinct()]) == columns_read([RSO(1.0)]) == {"text"}
     assert columns_read([Length(), DistinctText()]) == {"text", "tokens"}
+    assert columns_read([Correct(), Finished()]) == {"finish_reason"}
     assert columns_read([Only([])]) == {"text", "tokens"}
 
 

@@ -35,6 +35,7 @@ ARGUMENTS = {
     ("standardised", "sigma"): st.sampled_from(["sample", "population"]),
     ("clipped", "low"): UNIT,
     ("clipped", "high"): st.floats(0, allow_nan=False),  # infinity: no upper clip
+    ("mixed", "by"): st.sampled_from(["right", "reward"]),
     ("length", "low"): st.integers(1, 50),
     ("length", "high"): st.integers(50, 2**40),
     ("at-most", "m"): st.integers(1, 10**9),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from tests.build import group
 from winnow.algorithms.registry import RULES
 from winnow.algorithms.selection import Rule, columns_read, select
 from winnow.algorithms.spec import parse
+from winnow.config.schema import from_dict
+from winnow.errors import UserError
 from winnow.rollouts.select import select as select_file
 from winnow.rollouts.select import select_table
 from winnow.storage.sample_table import read_samples
 from winnow.storage.schema import write_groups
+from winnow.training.file_source import open_file, select_all
 from winnow.types import Group, Origin, Outcome
 
 
@@ -98,6 +102,41 @@ def test_what_gibbs_accepts_is_sampled_from_pi_star(five, tmp_path, beta):
     if beta == 0.5:  # the test can tell: not from a temperature a little off, not from what sampled
         assert p_value(out, pi_star(0.55)) < 1e-6
         assert p_value(five, expected) < 1e-6
+
+
+class TestFinished:
+    """Two samples of one prompt, the second cut off."""
+
+    @pytest.fixture
+    def file(self, tmp_path) -> Path:
+        scored = group([1, 1])
+        cut = replace(scored.samples[1], finish_reason="length")
+        return write(tmp_path, [scored.with_(samples=(scored.samples[0], cut))])
+
+    @pytest.fixture
+    def silent(self, file, tmp_path) -> Path:
+        """The same file, not saying how its samples ended."""
+        path = tmp_path / "silent.parquet"
+        pq.write_table(pq.read_table(file).drop_columns(["finish_reason"]), path)
+        return path
+
+    def test_it_is_read_from_the_file(self, file):
+        assert select_file(file, ["finished"]).survived.tolist() == [True, False]
+
+    def test_a_file_that_does_not_say_is_refused(self, silent):
+        with pytest.raises(UserError, match=r"no column finish_reason, which select needs"):
+            select_file(silent, ["finished"])
+
+    def test_training_reads_it_too_and_refuses_likewise(self, file, silent):
+        for path, refused in ((file, False), (silent, True)):
+            config = from_dict({"algorithm": "rft", "samples_file": str(path)})
+            row = config.algorithm.build().with_cells({"select": ["finished"]})
+            if refused:
+                with pytest.raises(UserError, match=r"^samples_file: .*no column finish_reason"):
+                    open_file(config, row)
+                continue
+            (found,) = select_all(open_file(config, row).table, row, seed=0)
+            assert [outcome.reason for outcome in found.outcomes] == ["survived", "cut off"]
 
 
 def test_a_bound_above_all_rewards_costs_samples_only(five, tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -33,9 +33,10 @@ Reasons = list[str | None]
 class Rule(Cell):
     """A selection rule of the table; a user's function becomes one with these defaults."""
 
-    declares: ClassVar[Mapping[str, Sequence[str]]] = {"reads": ("text", "tokens")}
+    declares: ClassVar[Mapping[str, Sequence[str]]] = {"reads": ("text", "tokens", "finish_reason")}
     reads: ClassVar[frozenset[str]] = frozenset({"text", "tokens"})
-    """Which of `text` and `tokens` (their number) it looks at: a file is read for no more."""
+    """Which of `text`, `tokens` (their number) and `finish_reason` it looks at: a file is read for
+    no more, and must have them."""
     group_rule: ClassVar[bool] = False
     """Whether it means nothing with one sample a prompt."""
     blind: ClassVar[bool] = False
@@ -97,7 +98,7 @@ def with_rejections(group: Group, rejections: Sequence[Rejection]) -> Group:
 
 
 def columns_read(rules: Sequence[Rule]) -> frozenset[str]:
-    """Which of `text` and `tokens` (their number) the rules look at."""
+    """Which of `text`, `tokens` (their number) and `finish_reason` the rules look at."""
     return frozenset().union(*(rule.reads for rule in rules))
 
 
@@ -241,12 +242,25 @@ class DropAllRight(ScoreRule):
 
 @dataclass(frozen=True)
 class Mixed(ScoreRule):
-    """Only groups with right and wrong samples survive: Reinforce-Rej (2504.11343)."""
+    """Only groups with right and wrong samples survive: Reinforce-Rej (2504.11343).
 
+    By `reward`, groups whose rewards are not all equal (`theory.ties`), wherever ``right_at`` lies:
+    those that a baseline within the group learns from, as DAPO asks for (2503.14476, section 3.2).
+    """
+
+    by: Literal["right", "reward"] = "right"
     cell = "mixed"
+    seldom = frozenset({"by"})
     group_rule = True
 
+    def __post_init__(self) -> None:
+        if self.by not in ("right", "reward"):
+            raise ValueError("by must be right or reward")
+
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
+        if self.by == "reward":
+            same = all_equal(group.values, group.right_at)
+            return ["all equal" if same else None] * len(alive)
         wrong = _whole_group(group, "all-wrong", "all wrong")
         right = _whole_group(group, "all-right", "all right")
         return [a or b for a, b in zip(wrong, right, strict=True)]
@@ -270,6 +284,20 @@ class Length(Rule):
             "too short" if s.length < self.low else "too long" if s.length > self.high else None
             for s in group.samples
         ]
+
+
+@dataclass(frozen=True)
+class Finished(Rule):
+    """Samples survive that ended by themselves, not at the limit of tokens.
+
+    What is cut off may be scored right by chance, and teaches not to end.
+    """
+
+    cell = "finished"
+    reads = frozenset({"finish_reason"})
+
+    def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
+        return ["cut off" if s.finish_reason == "length" else None for s in group.samples]
 
 
 @dataclass(frozen=True)

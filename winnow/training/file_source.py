@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from winnow.algorithms.advantages import assign_advantages
 from winnow.algorithms.algorithm import Algorithm
-from winnow.algorithms.selection import AsRecorded, with_rejections
+from winnow.algorithms.selection import AsRecorded, columns_read, with_rejections
 from winnow.config.phases import File, Phase
 from winnow.config.schema import Config
 from winnow.errors import UserError
@@ -25,6 +25,8 @@ Complete = Callable[[Group], Group]
 """Fills in token ids that a file does not hold."""
 
 _FOR_TRAINING = ("prompt", "text")
+_NOT_GUESSED = frozenset({"finish_reason"})
+"""Columns without which a rule that reads them would let everything pass."""
 _TOKENS = (
     "prompt_ids",
     "messages",
@@ -54,7 +56,7 @@ def open_file(config: Config, algorithm: Algorithm) -> File:
 def _opened(path: str, config: Config, algorithm: Algorithm) -> File:
     table = read_samples(
         [path],
-        [*_FOR_TRAINING, "reward"],
+        [*_FOR_TRAINING, "reward", *(columns_read(algorithm.select) & _NOT_GUESSED)],
         why="training",
         optional=_TOKENS,
         right_at=config.reward.right_at,
