@@ -222,8 +222,8 @@ class TestWinners:
                 said = answer(row["text"])
                 totals[said] = totals.get(said, 0) + weight
         top = [said for said, total in totals.items() if total == max(totals.values())]
-        firsts = [[r["sample"] for r in rows if answer(r["text"]) == said] for said in top]
-        return {samples[0] for samples in firsts}  # the weights of one answer are equal here
+        # the weights of one answer are equal here: any of its samples may win
+        return {r["sample"] for r in rows if answer(r["text"]) in top}
 
     def test_ties_go_by_lot(self, tmp_path) -> None:
         made = Group(
@@ -246,6 +246,16 @@ class TestWinners:
         found = [best_of(path, seed=s).won.tolist().index(True) for s in range(60)]
         assert all(found.count(place) > 8 for place in (0, 1))
 
+    def test_a_vote_does_not_favour_the_first_of_its_answer(self, tmp_path) -> None:
+        """Equal answers, of which the verifier takes the first alone: right in one of three."""
+        scores = tuple(map(Score, (1.0, 0.0, 0.0)))
+        made = Group(Prompt("p", "p"), (1,), (sample("#### 1"),) * 3, scores)
+        path = write(tmp_path / "d.parquet", [made] * 1)
+        found = [best_of(path, by="majority", seed=s) for s in range(90)]
+        places = [one.won.tolist().index(True) for one in found]
+        # 90 throws of a fair three-sided die: each side 30 +- 4.5; 4.4 sigma is 20
+        assert all(10 < places.count(place) < 50 for place in range(3))
+
     def test_nobody_has_a_vote(self, tmp_path) -> None:
         made = [g.with_(samples=tuple(sample("b: dunno") for _ in g.samples)) for g in groups(3, 4)]
         found = best_of(write(tmp_path / "d.parquet", made), by="majority")
@@ -265,7 +275,7 @@ class TestWinners:
         assert found.notes == [
             "comparisons of formulas that failed: 1; their answers count as different"
         ]
-        assert np.flatnonzero(found.won).tolist() == [1]
+        assert np.flatnonzero(found.won).tolist() in ([1], [2])  # the two that are equal
 
 
 MISTAKES = {

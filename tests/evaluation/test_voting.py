@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from tests.build import group
 from winnow.errors import UserError
@@ -198,7 +199,17 @@ class TestWinner:
         assert labels[found] in top
         same = [i for i, label in enumerate(labels) if label == labels[found]]
         assert weights[found] == max(weights[i] for i in same)
-        assert found == min(i for i in same if weights[i] == weights[found])
+
+    def test_the_samples_of_an_answer_win_by_lot_too(self) -> None:
+        """Two answers of two votes: four samples, each with chance 1/4; then the heaviest alone."""
+        rng = np.random.default_rng(0)
+        found = [winner([0, 1, 1, 0, 2], [1.0] * 5, rng.random) for _ in range(800)]
+        assert chisquare([found.count(i) for i in range(4)]).pvalue > 0.001
+        assert found.count(4) == 0
+        places = np.linspace(0, 1, 50, endpoint=False)
+        assert {winner([0, 0, 0], [1.0, 3.0, 1.0], lambda p=p: p) for p in places} == {1}
+        # .3 and .1 + .2 weigh the same
+        assert {winner([0, 0], [0.3, 0.1 + 0.2], lambda p=p: p) for p in places} == {0, 1}
 
     @given(ordered(VOTE))
     def test_without_a_tie_the_order_has_no_say(self, sampled) -> None:
@@ -214,13 +225,13 @@ class TestWinner:
     def test_a_tie_goes_by_lot(self) -> None:
         rng = np.random.default_rng(0)
         found = [winner([0, 1, 1, 0, 2], [1.0] * 5, rng.random) for _ in range(600)]
-        assert set(found) == {0, 1}  # the first sample of each of the two
-        assert 250 < found.count(0) < 350
+        assert set(found) == {0, 1, 2, 3}
+        assert 250 < found.count(0) + found.count(3) < 350
 
     def test_tenths_tie_although_they_do_not_add_up(self) -> None:
         """.1 + .2 > .3 in floating point."""
         weights, labels = [0.1, 0.2, 0.3], [0, 0, 1]
-        assert winner(labels, weights, lambda: 0.0) == 1
+        assert winner(labels, weights, lambda: 0.0) == 1  # the heavier of its two
         assert winner(labels, weights, lambda: 0.99) == 2
 
 
@@ -229,12 +240,21 @@ class TestWinner:
     [
         ([0, 0, 0, 1], [1, 0, 1, 0], [1, 1, 1, 0]),
         ([0, 0, 0, 1], [1, 0, 0, 1], [0, 0, 0, 1]),
-        ([0, 0, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]),  # as often right as wrong: right
+        ([0, 0, 1, 1], [1, 0, 0, 0], [0.5, 0.5, 0, 0]),  # as often right as wrong
         ([None, 0, None], [1, 0, 0], [1, 0, 0]),  # no answer has no label: left alone
     ],
 )
 def test_an_answer_is_what_most_of_its_outcomes_say(labels, right, expected) -> None:
-    assert label_outcomes(labels, np.array(right, dtype=bool)).tolist() == list(map(bool, expected))
+    assert label_outcomes(labels, np.array(right, dtype=bool)).tolist() == expected
+
+
+def test_a_tie_between_verdicts_counts_half() -> None:
+    """One answer, right by one verdict and wrong by the other: neither order is right."""
+    for right in ([True, False], [False, True]):
+        flags = np.array(right)
+        one = PromptSamples(np.arange(2), flags, np.ones(2), np.ones(2), [0, 0])
+        made = curves([one], [1, 2], np.random.default_rng(0)).majority
+        assert [point.value for point in made] == [0.5, 0.5]
 
 
 class TestIntervals:

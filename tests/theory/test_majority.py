@@ -49,6 +49,20 @@ def test_all_subsets_counted(labels):
         assert value == pytest.approx(by_subsets(labels, n), abs=1e-12)
 
 
+@pytest.mark.parametrize("subsets", [2, 1000])  # by sums, or Monte Carlo, and by enumeration
+@given(st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=7))
+def test_a_chance_to_be_right_is_its_mixture(subsets, labels):
+    """b is right one time in four: a quarter of what it is if b is right, the rest if not."""
+    ns = np.arange(1, len(labels) + 1)
+
+    def value(chance):
+        right = np.array([{"a": 1.0, "b": chance}.get(label, 0.0) for label in labels])
+        rng = np.random.default_rng(0)
+        return majority_at_n(labels, right, ns, rng, subsets=subsets).value
+
+    np.testing.assert_allclose(value(0.25), 0.25 * value(1.0) + 0.75 * value(0.0), atol=1e-12)
+
+
 @given(st.lists(st.sampled_from(["a", "b", None]), min_size=4, max_size=9))
 def test_two_labels_by_hypergeometric_sums(labels):
     """Two subsets are too few to count them all, so these come from the sums."""
@@ -157,7 +171,9 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="shape"):
         majority_at_n([], [], 1, rng)
     with pytest.raises(ValueError, match="true or false"):
-        majority_at_n(["a", "b"], [0.3, 1.0], 1, rng)
+        majority_at_n(["a", "b"], [0.3, 1.1], 1, rng)
+    with pytest.raises(ValueError, match="true or false"):
+        majority_at_n(["a", "b"], [0, 1], 1, rng)
     with pytest.raises(ValueError, match="negative"):
         majority_at_n(["a", "b"], [True, False], 1, rng, weights=[1, -1])
     with pytest.raises(ValueError, match="subsets"):

@@ -115,17 +115,19 @@ def _vote(one: PromptSamples, ns: Sequence[int], rng: np.random.Generator) -> Ar
     return majority_at_n(labels, right, ns, rng, weights=one.weights).value
 
 
-def label_outcomes(labels: Labels, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def label_outcomes(labels: Labels, right: NDArray[np.bool_]) -> Array:
     """Whether each sample's answer is right: the verifier's score of most samples that give it.
 
     A verifier may look at more than the answer (such as its form) and score equal answers
-    differently; a vote has one outcome for each answer. Right as often as wrong is right.
+    differently; a vote has one outcome for each answer. Right as often as wrong is 1/2, what the
+    toss of a coin between the two is on average.
     """
-    outcomes = np.array(right, dtype=bool)
+    outcomes = np.array(right, dtype=np.float64)
     keys = np.array([-1 if label is None else label for label in labels])
     for key in np.unique(keys[keys >= 0]):
         members = keys == key
-        outcomes[members] = 2 * right[members].sum() >= members.sum()
+        twice, number = 2 * int(right[members].sum()), int(members.sum())
+        outcomes[members] = 0.5 if twice == number else float(twice > number)
     return outcomes
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 from winnow.algorithms.dedup import folded
 from winnow.rewards.answer_extraction import last_boxed, marked_number
 from winnow.rewards.base import Reward
+from winnow.theory.ties import levels
 from winnow.types import Group, Prompt
 
 Answers = Literal["number", "math", "text"]
@@ -119,9 +120,14 @@ def _question(formula: str, other: Fraction | str) -> tuple[Prompt, str]:
 
 
 def winner(labels: Labels, weights: Sequence[float], random: Callable[[], float]) -> int | None:
-    """The first of the samples of most weight among those whose label has most votes.
+    """One of the samples of most weight among those whose label has most votes.
 
-    Ties between labels are broken at random. ``None`` where no sample has a vote.
+    Ties are broken at random, between labels and then between the samples of one: a verifier may
+    score equal answers differently, and the first is no better than another. ``None`` where no
+    sample has a vote.
+
+    Args:
+        random: A uniform number from 0 to 1, asked for once.
     """
     votes: dict[int, float] = {}
     for label, weight in zip(labels, weights, strict=True):
@@ -131,6 +137,8 @@ def winner(labels: Labels, weights: Sequence[float], random: Callable[[], float]
         return None
     top = max(votes.values())
     tied = [label for label, total in votes.items() if total >= top * (1 - 1e-12)]
-    chosen = tied[int(random() * len(tied))]
-    members = [i for i, label in enumerate(labels) if label == chosen]
-    return max(members, key=lambda i: weights[i])
+    place = random() * len(tied)
+    members = [i for i, label in enumerate(labels) if label == tied[int(place)]]
+    rank = levels([weights[i] for i in members])
+    heaviest = [i for i, level in zip(members, rank.tolist(), strict=True) if level == 0]
+    return heaviest[int(place % 1 * len(heaviest))]  # the rest of a uniform number is one too

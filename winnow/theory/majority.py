@@ -49,7 +49,7 @@ class _Ballots:
     Attributes:
         label: Shape (N,), from 0; `len(right)` for a sample without a vote.
         weight: Shape (N,).
-        right: Whether a label is right, shape (labels,).
+        right: Whether a label is right, or the chance of it, shape (labels,).
         equal: Whether all votes have the same weight.
     """
 
@@ -73,7 +73,7 @@ class _Ballots:
 
 def majority_at_n(
     labels: Sequence[object] | NDArray[np.generic],
-    right: Sequence[bool] | NDArray[np.bool_],
+    right: Sequence[bool] | NDArray[np.bool_] | Array,
     ns: ArrayLike,
     rng: np.random.Generator,
     *,
@@ -90,15 +90,15 @@ def majority_at_n(
     Args:
         labels: The answer of each sample, N hashable objects. None or -1 is no answer: no vote.
             Give numbers that may be -1 as text.
-        right: Whether each sample's answer is right, shape (N,). The same for the same label; not
-            read where there is no answer.
+        right: Whether each sample's answer is right, or the chance that it is, shape (N,). The same
+            for the same label; not read where there is no answer.
         ns: 1 to N, one number or shape (m,).
         rng: For the Monte Carlo only.
         subsets: How many random subsets, at least 2.
         weights: Of the samples' votes, shape (N,), >= 0. 0 is no vote. By default 1.
 
     Raises:
-        ValueError: A number or shape is outside its range, or a label is both right and wrong.
+        ValueError: A number or shape is outside its range, or a label has several outcomes.
     """
     ballots = _ballots(labels, right, weights)
     total = len(ballots.label)
@@ -127,19 +127,21 @@ def majority_at_n(
 
 def _ballots(
     labels: Sequence[object] | NDArray[np.generic],
-    right: Sequence[bool] | NDArray[np.bool_],
+    right: Sequence[bool] | NDArray[np.bool_] | Array,
     weights: ArrayLike | None,
 ) -> _Ballots:
     flags = np.asarray(right)
     weight = np.ones(len(labels)) if weights is None else finite("weights", weights)
     if len(labels) == 0 or not flags.shape == weight.shape == (len(labels),):
         raise ValueError("labels, right and weights must be of one shape (N,), N at least 1")
-    if flags.dtype != np.bool_:
-        raise ValueError("right must be true or false for each sample")
+    if flags.dtype != np.bool_ and not (
+        flags.dtype == np.float64 and bool(((flags >= 0) & (flags <= 1)).all())
+    ):
+        raise ValueError("right must be true or false for each sample, or a chance from 0 to 1")
     if (weight < 0).any():
         raise ValueError("weights must not be negative")
     codes: dict[object, int] = {}
-    outcome: list[bool] = []
+    outcome: list[float] = []
     label = np.full(len(labels), -1)
     for i, (answer, flag) in enumerate(zip(labels, flags.tolist(), strict=True)):
         if answer is None or (not isinstance(answer, str) and answer == -1) or weight[i] == 0:
@@ -148,7 +150,7 @@ def _ballots(
         if label[i] == len(outcome):
             outcome.append(flag)
         elif outcome[label[i]] != flag:
-            raise ValueError(f"right must be the same for the same label, but {answer!r} is both")
+            raise ValueError(f"right must be the same for the same label, but {answer!r} differs")
     cast = weight[label >= 0]
     equal = cast.size == 0 or bool(cast.min() == cast.max())
     label[label < 0] = len(outcome)
