@@ -26,6 +26,7 @@ from winnow.config.validation import check
 from winnow.errors import UserError
 
 FREE_TEXT = st.text(max_size=20)
+AT_SEVEN_TENTHS = {"sampling": {"temperature": 0.7}}
 NEEDED = {"at-most": "(3)", "gibbs": "(beta=0.5, r_max=sample)", "rso": "(0.5)", "softmax": "(2)"}
 """Arguments of the cells that cannot go without."""
 WRITTEN_RULES = [name + NEEDED.get(name, "") for name in RULES]
@@ -562,12 +563,42 @@ class TestCheck:
                 },
                 "algorithm.kl: the KL is at temperature 0.7",
             ),
+            (
+                {"algorithm": {"name": "raft", "kl": "in-loss(0.1)"}, **AT_SEVEN_TENTHS},
+                "algorithm.kl: the KL is at temperature 0.7, and nll at temperature 1; set",
+            ),
+            (
+                {
+                    "algorithm": {"name": "grpo", "loss": "nll", "advantage": "centred"}
+                    | {"kl": "in-reward(0.1)"},
+                    **AT_SEVEN_TENTHS,
+                },
+                "algorithm.kl: the KL is at temperature 0.7, and nll at temperature 1; set",
+            ),
+            (
+                {"algorithm": {"name": "raft", "entropy": 0.1}, **AT_SEVEN_TENTHS},
+                "algorithm.entropy: it is at temperature 0.7, and nll at temperature 1; set",
+            ),
         ],
     )
     def test_what_does_not_go_together_or_does_nothing(self, settings, said) -> None:
         config = from_dict(settings)
         with pytest.raises(UserError, match=f"^{said}"):
             check(config, config.algorithm.build())
+
+    @pytest.mark.parametrize(
+        ("cells", "heat"),
+        [
+            ({"name": "raft", "kl": "in-loss(0.1)"}, 1.0),
+            ({"name": "raft", "entropy": 0.1}, 1.0),
+            ({"name": "raft"}, 0.7),
+            ({"name": "grpo", "kl": "in-loss(0.1)", "entropy": 0.1}, 0.7),  # all at 0.7
+            ({"name": "raft", "loss": "capped", "kl": "in-loss(0.1)"}, 0.7),
+        ],
+    )
+    def test_a_likelihood_and_a_kl_at_one_temperature_go_together(self, cells, heat) -> None:
+        config = from_dict({"algorithm": cells, "sampling": {"temperature": heat}})
+        check(config, config.algorithm.build())
 
     def test_a_penalty_or_critic_of_ones_own_is_refused(self) -> None:
         """One would be imported and then do nothing."""
