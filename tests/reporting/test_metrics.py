@@ -132,8 +132,29 @@ def test_accuracy_is_a_mean_over_prompts():
     result = evaluation(3, groups, 1.5)
     assert result.accuracy == pytest.approx(0.375)
     assert (result.prompts, result.samples, result.errors) == (3, 8, 3)
-    # two prompts with .75 and 0: standard error .53033 / sqrt(2) = .375, so the interval is clipped
-    assert (result.low, result.high) == (0, 1)
+    # rates .75 and 0 vary by .28125, more than one 0/1 outcome: two outcomes, as Wilson has it
+    z = 1.959963984540054
+    half = z / (1 + z**2 / 2) * math.sqrt(0.375 * 0.625 / 2 + z**2 / 16)
+    centre = (0.375 + z**2 / 4) / (1 + z**2 / 2)
+    assert (result.low, result.high) == pytest.approx((centre - half, centre + half))
     single = evaluation(0, [group([1]), group([0]), group([1])], 1.0)
-    assert (single.low, single.high) == wilson(np.array([1.0, 0.0, 1.0]))
+    assert (single.low, single.high) == pytest.approx(wilson(np.array([1.0, 0.0, 1.0])))
     assert evaluation(0, [group([None])], 1.0).accuracy is None
+    alone = evaluation(0, [group([1, 0])], 1.0)
+    assert (alone.accuracy, alone.low, alone.high) == (0.5, None, None)
+
+
+@pytest.mark.parametrize("reward", [0, 1])
+@pytest.mark.parametrize("samples", [1, 4])
+def test_an_interval_of_equal_samples_does_not_close(reward, samples):
+    """None of 256 prompts right, or all: Wilson's bound is z^2/(n + z^2), .0148."""
+    result = evaluation(0, [group([reward] * samples)] * 256, 1.0)
+    other = 1.959963984540054**2 / (256 + 1.959963984540054**2)
+    expected = (1 - other, 1) if reward else (0, other)
+    assert (result.low, result.high) == pytest.approx(expected)
+
+
+def test_samples_without_a_score_make_the_interval_wider():
+    whole = [group([1, 0, 1, 0])] * 40
+    failed = [group([1, 0, None, None])] * 40
+    assert evaluation(0, failed, 1.0).low < evaluation(0, whole, 1.0).low < 0.5

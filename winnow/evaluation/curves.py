@@ -101,7 +101,7 @@ def curves(prompts: Sequence[PromptSamples], ns: Sequence[int], rng: np.random.G
         majority=[],
         best=_rates(ns, best, sampled),
         score=[
-            _point(n, *mean_interval(column, bounded=False))
+            _point(n, *mean_interval(column))
             for n, column in zip(ns, np.array(score).T, strict=True)
         ],
         kl_plugin=np.mean(kl, axis=0).tolist(),

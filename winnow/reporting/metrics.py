@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from winnow.theory.checks import Array
 from winnow.theory.importance import effective_sample_size
-from winnow.theory.intervals import mean_interval, wilson
+from winnow.theory.intervals import rate_interval
 from winnow.theory.ties import all_equal
 from winnow.types import Batch, Group, StepStats
 
@@ -189,8 +190,8 @@ class Evaluation:
     Attributes:
         accuracy: Mean over prompts of the share of right samples among the valid ones.
         reward: Mean over prompts of the mean reward of their valid samples.
-        low, high: Interval over prompts (Wilson where each has one sample, else normal over the
-            prompts' means).
+        low, high: Interval over prompts: `theory.intervals.rate_interval`; ``None`` for fewer than
+            two prompts with a score.
         errors: Samples without a score; they are in no rate.
     """
 
@@ -211,13 +212,12 @@ def evaluation(
     step: int, groups: Sequence[Group], seconds: float, split: str = "eval"
 ) -> Evaluation:
     """Accuracy of scored groups."""
-    rates = np.array([sum(g.right) / sum(g.valid) for g in groups if any(g.valid)])
+    scored = [(sum(g.right), sum(g.valid)) for g in groups if any(g.valid)]
     samples = sum(len(group.samples) for group in groups)
-    single = all(sum(group.valid) <= 1 for group in groups)
-    low, high = wilson(rates) if single else mean_interval(rates)[1:]
+    accuracy, low, high = accuracy_of(scored) if scored else (None, None, None)
     return Evaluation(
         step=step,
-        accuracy=mean_interval(rates)[0],
+        accuracy=accuracy,
         reward=_mean([float(np.mean(g.values)) for g in groups if any(g.valid)]),
         low=low,
         high=high,
@@ -228,6 +228,26 @@ def evaluation(
         seconds=seconds,
         split=split,
     )
+
+
+def accuracy_of(
+    scored: Sequence[tuple[int, int]],
+) -> tuple[float, float | None, float | None]:
+    """Mean over prompts of right / valid, with its interval.
+
+    Args:
+        scored: For each prompt the number of right samples and of valid ones, at least 1.
+    """
+    return rate_interval(*rates_of(scored))
+
+
+def rates_of(scored: Sequence[tuple[int, int]]) -> tuple[Array, float]:
+    """The rate of each prompt, and how many samples one rate is worth: the harmonic mean.
+
+    The variance of a prompt's rate falls as 1 / valid, so the mean of 1 / valid is what counts.
+    """
+    right, valid = np.array(scored, dtype=np.float64).T
+    return right / valid, float(1 / np.mean(1 / valid))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,4 +1,4 @@
-"""Confidence intervals, 95 %: of a proportion, a mean, a mean of rates, resamples. Pure."""
+"""Confidence intervals, 95 %: of proportions, means, rates, differences, resamples. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import numpy as np
 from winnow.theory.checks import Array
 
 _Z = 1.959963984540054
+_AGREEING = 2
+"""Prompts that `rate_interval` adds, whose samples all agree."""
+_ROUNDING = 1e-9
+"""A rate this near to 0 or 1 is 0 or 1."""
 
 
 def wilson(outcomes: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
@@ -26,30 +30,31 @@ def _wilson(p: float, n: float) -> tuple[float, float]:
 
 
 def mean_interval(
-    values: np.ndarray[Any, Any], *, bounded: bool = True
+    values: np.ndarray[Any, Any],
 ) -> tuple[float | None, float | None, float | None]:
-    """A mean and its 95 % interval by the normal approximation.
-
-    Args:
-        bounded: Whether the values are rates, so that the interval is cut at 0 and 1.
-    """
+    """A mean and its 95 % interval by the normal approximation; of rates see `rate_interval`."""
     if values.size == 0:
         return None, None, None
     mean = float(values.mean())
     if values.size < 2:
         return mean, None, None
     half = _Z * float(values.std(ddof=1)) / math.sqrt(values.size)
-    low, high = mean - half, mean + half
-    return (mean, max(0.0, low), min(1.0, high)) if bounded else (mean, low, high)
+    return mean, mean - half, mean + half
 
 
 def rate_interval(values: Array, blocks: float) -> tuple[float, float | None, float | None]:
     """A mean of rates and its 95 % interval, which does not close where all are 0 or all are 1.
 
     Wilson's interval (1927) with an effective sample size, as for surveys (Korn & Graubard 1998):
-    as many 0/1 outcomes as would vary as the values do between prompts, but no more than there are
-    separate outcomes. Far from both ends it is the normal approximation; where each value is 0 or
-    1 it is Wilson's own.
+    m prompts count for m / d outcomes, where
+
+        d = (k d_k + 2) / (k + 2),    1 / d_k = mean (1 - mean) / variance, from 1 to `blocks`,
+
+    and k is how many values are above 0 or how many are below 1, the fewer: only those say how the
+    samples of a prompt go together. The 2 stand for two more prompts whose samples all agree
+    (d_k = 1, the widest); without them the interval is too narrow where few values are seen that
+    are not 0 (or not 1). Far from both ends it is the normal approximation; where each value is 0
+    or 1 it is Wilson's own. docs/metrics.md shows what it covers.
 
     Args:
         values: One for each prompt, 0 to 1.
@@ -59,12 +64,49 @@ def rate_interval(values: Array, blocks: float) -> tuple[float, float | None, fl
     mean, prompts = float(values.mean()), values.size
     if prompts < 2:
         return mean, None, None
-    size = float(prompts)
-    if not np.isclose(values, np.round(values), rtol=0, atol=1e-9).all():
-        spread = float(values.var(ddof=1))
-        size *= min(blocks, mean * (1.0 - mean) / spread) if spread > 0 else blocks
-    low, high = _wilson(mean, size)
+    spread = float(values.var(ddof=1))
+    outcomes = float(np.clip(mean * (1.0 - mean) / spread, 1.0, blocks)) if spread > 0 else blocks
+    telling = min(int((values > _ROUNDING).sum()), int((values < 1.0 - _ROUNDING).sum()))
+    effect = (telling / outcomes + _AGREEING) / (telling + _AGREEING)
+    low, high = _wilson(mean, prompts / effect)
     return mean, min(mean, low), max(mean, high)
+
+
+def paired_difference(
+    before: Array, after: Array, blocks: tuple[float, float]
+) -> tuple[float, float | None, float | None]:
+    """Mean of after - before over the same prompts, and its 95 % interval, which never closes.
+
+    Newcombe's interval for paired proportions (1998, *Stat. Med.* 17:2635, method 10), with
+    `rate_interval` in place of Wilson's for each side (so that a prompt may have several samples:
+    MOVER, Zou & Donner 2008). With d the difference and r the correlation over prompts:
+
+        low  = d - sqrt((p2 - l2)^2 - 2 r (p2 - l2) (u1 - p1) + (u1 - p1)^2)
+        high = d + sqrt((u2 - p2)^2 - 2 r (u2 - p2) (p1 - l1) + (p1 - l1)^2)
+
+    A covariance above 0 is first made smaller by 1 / (2 m), Newcombe's correction, so that prompts
+    that have all kept their rates still leave room for a few that would not.
+
+    Args:
+        before, after: Rates of the same m prompts, 0 to 1.
+        blocks: Separate outcomes in each rate, before and after: see `rate_interval`.
+    """
+    p1, l1, u1 = rate_interval(before, blocks[0])
+    p2, l2, u2 = rate_interval(after, blocks[1])
+    difference = p2 - p1
+    if l1 is None or u1 is None or l2 is None or u2 is None:
+        return difference, None, None
+    spread = float(before.std() * after.std())
+    covariance = float(((before - p1) * (after - p2)).mean())
+    if covariance > 0:
+        covariance = max(0.0, covariance - 0.5 / before.size)
+    r = max(-1.0, covariance / spread) if spread > 0 else 0.0
+
+    def distance(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one * one - 2 * r * one * other + other * other))
+
+    low, high = difference - distance(p2 - l2, u1 - p1), difference + distance(u2 - p2, p1 - l1)
+    return difference, max(-1.0, low), min(1.0, high)
 
 
 def resampled_interval(values: np.ndarray[Any, Any]) -> tuple[float, float]:
