@@ -360,7 +360,7 @@ class TestResults:
         assert result["folder"] == "runs/arithmetic-raft++-001"
         assert result["checkpoint"] == "runs/arithmetic-raft++-001/checkpoints/step-1"
         assert result["last_step"]["step"] == 1
-        assert {"before", "after"} <= result.keys()
+        assert {"before", "after", "gain", "gain_low", "gain_high"} <= result.keys()
         assert Path(result["checkpoint"], "model.safetensors").is_file()
 
         before = contents(here / result["folder"] / "checkpoints")

@@ -86,6 +86,11 @@ def test_a_run_is_told_in_order(tiny_model, tmp_path) -> None:
     assert (end.checkpoint, end.before, end.after) == (
         tmp_path / "run/checkpoints/step-3", result.before, result.after,
     )  # fmt: skip
+    assert (end.gain, end.gain_low, end.gain_high) == (
+        result.gain, result.gain_low, result.gain_high,
+    )  # fmt: skip
+    assert end.gain == pytest.approx(end.after - end.before)
+    assert end.gain_low <= end.gain <= end.gain_high
 
     again = Tracker()
     run(resume=tmp_path / "run", observers=Observers((), [again]), reward=FIRST)

@@ -145,6 +145,7 @@ def test_a_run_that_only_gets_worse_ends_with_its_start(tiny_model, tmp_path):
     assert result.checkpoint.name == "step-0"
     assert same(weights(result.checkpoint), weights(tiny_model))
     assert result.after == result.before == pytest.approx(rewards[0])
+    assert (result.gain, result.gain_low, result.gain_high) == (0, 0, 0)
     assert listener.notes[-1] == (
         "stopped: no better for 3 evaluations; the best is that of step 0, mean reward "
         f"{rewards[0]:.3f}"

@@ -48,6 +48,7 @@ def train(
 
     Without a recipe: SmolLM2-135M on two-digit addition.
     """
+    from winnow.cli.render import gain_line
     from winnow.config.recipe import load
     from winnow.reporting.terminal import observing
     from winnow.storage.run_folder import next_folder
@@ -70,12 +71,15 @@ def train(
                 "checkpoint": str(result.checkpoint),
                 "before": result.before,
                 "after": result.after,
+                "gain": result.gain,
+                "gain_low": result.gain_low,
+                "gain_high": result.gain_high,
                 "last_step": result.metrics[-1],
             }
         )
         return
-    if result.before is not None and result.after is not None:
-        typer.echo(f"\nheld-out accuracy: {result.before:.1%} before, {result.after:.1%} after")
+    if line := gain_line(result):
+        typer.echo(f"\n{line}")
     typer.echo(f"model:   {result.checkpoint}")
     typer.echo(f"samples: {result.folder / 'rollouts'}")
 

@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from winnow.evaluation.best_of import BestOf
     from winnow.evaluation.overoptimisation_fit import Measured, Study
     from winnow.rollouts.selected import Selected
+    from winnow.training.run import Result
+
+
+def gain_line(result: Result) -> str:
+    """Held-out accuracy before and after training, and what was gained; empty without any."""
+    if result.before is None or result.after is None:
+        return ""
+    line = f"held-out accuracy: {result.before:.1%} before, {result.after:.1%} after"
+    if result.gain is None or result.gain_low is None or result.gain_high is None:
+        return line
+    gain, low, high = (100 * x for x in (result.gain, result.gain_low, result.gain_high))
+    return f"{line}: {gain:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
 def algorithms_table(width: int) -> Table:

@@ -90,8 +90,9 @@ class RunEnd:
         folder: The run folder.
         status: `stopped` by Ctrl-C, `failed` by an error.
         checkpoint: The model that training ended with; ``None`` where nothing was trained to the
-            end, as are the next two.
+            end, as are the next five.
         before, after: Held-out accuracy of the start and of that model.
+        gain, gain_low, gain_high: The difference over the same prompts, and its 95 % interval.
         error: Why it failed or was stopped.
     """
 
@@ -100,4 +101,7 @@ class RunEnd:
     checkpoint: Path | None = None
     before: float | None = None
     after: float | None = None
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
     error: str = ""

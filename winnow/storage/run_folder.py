@@ -23,6 +23,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,26 @@ from winnow.storage.atomic import (
 )
 from winnow.storage.format import check_folder
 from winnow.storage.sample_table import JOURNAL
-from winnow.storage.schema import SCHEMA, clean, group_of, write_groups
+from winnow.storage.schema import PROMPT_KEY, SCHEMA, clean, group_of, write_groups
 from winnow.types import Group, Prompt, Split
 
 _STATE = "state.json"
 FINAL = "final"
 """Folder of a final model that is no checkpoint."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many samples of a prompt are right.
+
+    Attributes:
+        prompt: What tells it apart: `schema.PROMPT_KEY`.
+        right, valid: Right samples, and those with a score.
+    """
+
+    prompt: tuple[str | None, ...]
+    right: int
+    valid: int
 
 
 class RunStore:
@@ -143,11 +158,25 @@ class RunStore:
         by_group = self._by_group(self._rollouts(split, step))
         return [group_of(by_group[place]) for place in sorted(by_group)]
 
+    def counted(self, split: Split, step: int) -> list[Counted] | None:
+        """How many samples of each prompt are right, without reading them; ``None`` if not there.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self._rollouts(split, step)
+        if not path.is_file():
+            return None
+        by_group = self._by_group(path, ["group", *PROMPT_KEY, "reward", "right_at"])
+        return [_counted(by_group[place]) for place in sorted(by_group)]
+
     @staticmethod
-    def _by_group(path: Path) -> dict[int, list[dict[str, Any]]]:
+    def _by_group(
+        path: Path, columns: Sequence[str] | None = None
+    ) -> dict[int, list[dict[str, Any]]]:
         by_group: dict[int, list[dict[str, Any]]] = {}
         try:
-            table = pq.read_table(path, schema=SCHEMA)
+            table = pq.read_table(path, schema=SCHEMA, columns=columns)
         except (pa.ArrowException, OSError) as error:
             raise UserError(
                 "resume", f"{path} is damaged", "remove it to have its samples made anew"
@@ -262,6 +291,13 @@ class RunStore:
             if match and (path / _STATE).is_file():
                 found.append((int(match.group(1)), path))
         yield from sorted(found)
+
+
+def _counted(rows: Sequence[Mapping[str, Any]]) -> Counted:
+    bound = rows[0]["right_at"]
+    scores = [row["reward"] for row in rows if row["reward"] is not None]
+    right = sum(score >= (1.0 if bound is None else bound) for score in scores)
+    return Counted(tuple(rows[0][key] for key in PROMPT_KEY), right, len(scores))
 
 
 def _finite(value: object) -> bool:

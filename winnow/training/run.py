@@ -9,6 +9,7 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.config.recipe import load_folder
 from winnow.config.schema import Config
 from winnow.errors import Stopped
+from winnow.evaluation.gain import gain_between
 from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.metrics import Metrics
 from winnow.reporting.metrics_file import MetricsFile
@@ -33,6 +34,9 @@ class Result:
         metrics: The rows of metrics.jsonl.
         before, after: Held-out accuracy of the start and of that model; ``None`` without any
             held-out prompts.
+        gain, gain_low, gain_high: Accuracy after minus before over the same prompts, and its 95 %
+            interval, paired (`winnow.evaluation.gain`); ``None`` without any, or without their
+            samples.
     """
 
     folder: Path
@@ -40,6 +44,9 @@ class Result:
     metrics: list[Metrics]
     before: float | None
     after: float | None
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
 
 
 def run(
@@ -74,7 +81,18 @@ def run(
             hint = f"; resume: winnow train --resume {out}" if begun else " before it began"
             raise Stopped(f"stopped{hint}") from stop
         result = result_of(out)
-        observers.done(RunEnd(out, "done", result.checkpoint, result.before, result.after))
+        observers.done(
+            RunEnd(
+                out,
+                "done",
+                checkpoint=result.checkpoint,
+                before=result.before,
+                after=result.after,
+                gain=result.gain,
+                gain_low=result.gain_low,
+                gain_high=result.gain_high,
+            )
+        )
     return result
 
 
@@ -86,12 +104,16 @@ def result_of(folder: Path) -> Result:
     patience = load_folder(folder).eval.patience
     best = best_of_evaluations(evals).step if patience and not final.is_dir() else None
     ends = [row for row in evals if best in (None, row["step"])]
+    found = gain_between(store, evals[0], ends[-1]) if evals and ends else None
     return Result(
         folder=folder,
         checkpoint=final if final.is_dir() else chosen_checkpoint(store, patience)[0],
         metrics=store.lines("metrics.jsonl"),
         before=evals[0]["accuracy"] if evals else None,
         after=ends[-1]["accuracy"] if ends else None,
+        gain=found.value if found else None,
+        gain_low=found.low if found else None,
+        gain_high=found.high if found else None,
     )
 
 
