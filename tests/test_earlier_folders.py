@@ -93,8 +93,15 @@ def test_a_run(tiny_model) -> None:
         **HOW,
     )
     as_before()
+    rows = [json.loads(line) for line in Path("a/metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        for name in ("ess_last", "ess_samples", "weight_mean", "grad_clip_fraction"):
+            del row[name]  # what there was not
+    Path("a/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert result_of(Path("a")).metrics == rows
     shutil.rmtree("a/checkpoints/step-2")
     resumed = winnow.train(resume="a", quiet=True)
+    assert resumed.metrics[0] == rows[0]
     assert resumed.checkpoint == result_of(Path("a")).checkpoint == Path("a/checkpoints/step-2")
     points = run_overoptimisation("a", "exact").points
     assert [point.at for point in points] == [0, 1, 2]

@@ -277,11 +277,13 @@ class StepStats(Sums):
         applied: False if loss or gradient were not finite and the weights were left alone.
         grad_norm: L2 norm of the gradient before clipping.
         lr: Learning rate used.
+        grad_clipped: Whether that gradient was scaled down to `optimizer.max_grad_norm`.
     """
 
     applied: bool
     grad_norm: float
     lr: float
+    grad_clipped: bool = False
 
 
 @dataclass(frozen=True)

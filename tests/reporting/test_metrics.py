@@ -93,6 +93,50 @@ def test_a_row_by_hand():
     assert out["ratio_quantiles"] == pytest.approx({"1%": 0.903, "50%": 1.05, "99%": 1.973})
     # two equal weights: 1; weights 3 and 1: 16/10 of 2
     assert out["ess"] == pytest.approx((1.0 + 0.8) / 2)
+    assert (out["ess_last"], out["ess_samples"], out["weight_mean"]) == pytest.approx((0.8, 2, 2))
+
+
+def weighed(*log_weights):
+    """The metrics of weights, of one update for each list."""
+    updates = [((0,), stats([[1.0, 0.0]], log_weights=list(own))) for own in log_weights]
+    out = row([group([1, 0])], updates)
+    return out["ess"], out["ess_last"], out["ess_samples"], out["weight_mean"]
+
+
+def test_the_effective_sample_size_alone_does_not_show_a_common_shift():
+    shifted = [-5.0] * 8
+    assert weighed(shifted) == pytest.approx((1, 1, 8, math.exp(-5)))
+    assert weighed([0.0]) == (1, 1, 1, 1)  # one survivor: its number says what that 1 is worth
+
+
+def test_the_first_update_does_not_hide_the_last():
+    """After three updates without a change weights of 1, 1/2 and 1/3: (11/6)^2 of 49/36 x 3."""
+    last = [-math.log(k) for k in (1, 2, 3)]
+    ess = 121 / 147
+    assert weighed([0.0], [0.0], [0.0], last) == pytest.approx(((3 + ess) / 4, ess, 3, 11 / 18))
+
+
+def test_an_update_without_weights_is_not_the_last():
+    assert weighed([0.0, math.log(3)], []) == pytest.approx((0.8, 0.8, 2, 2))
+    assert weighed([]) == (None, None, None, None)
+
+
+def test_a_weight_beyond_floating_point_is_still_a_number():
+    """Of a long completion; metrics.jsonl takes no infinity."""
+    assert weighed([2000.0, 0.0])[-1] == pytest.approx(np.finfo(np.float64).max)
+    assert weighed([-2000.0, -2000.0])[-1] == 0
+
+
+def test_the_share_of_updates_with_a_gradient_scaled_down():
+    groups = [group([1, 0])]
+    updates = [((0,), stats([[1.0, 0.0]], grad_clipped=own)) for own in (True, False, True, True)]
+    skipped = ((0,), stats([[1.0, 0.0]], applied=False, grad_clipped=True))
+    assert row(groups, [*updates, skipped])["grad_clip_fraction"] == 0.75
+    assert row(groups, [])["grad_clip_fraction"] is None
+
+
+def test_a_row_has_the_same_keys_with_and_without_updates():
+    assert set(row([group([1, 0])], [])) == set(row([group([1, 0])], [((0,), stats([[1.0, 0]]))]))
 
 
 def test_what_was_not_applied_has_no_influence():

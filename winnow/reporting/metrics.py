@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from winnow.theory.checks import Array
+from winnow.theory.checks import Array, logsumexp
 from winnow.theory.importance import effective_sample_size
 from winnow.theory.intervals import rate_interval
 from winnow.theory.ties import all_equal
@@ -30,6 +30,7 @@ MEASURES = (
 """Measures of terms in updates: means over their tokens, samples or groups."""
 OF_SAMPLING = ("kl_to_reference", "kl_beta", "prompts_refilled")
 """Measures that are taken when samples are made."""
+_LOG_LARGEST = math.log(np.finfo(np.float64).max)
 
 
 def step_metrics(
@@ -114,6 +115,7 @@ def _of_updates(applied: Sequence[StepStats]) -> Metrics:
         "positions_trained": sum(stats.positions for stats in applied),
         "loss": _mean([stats.loss for stats in applied]),
         "grad_norm": _mean([stats.grad_norm for stats in applied]),
+        "grad_clip_fraction": _ratio(sum(stats.grad_clipped for stats in applied), len(applied)),
         "lr": applied[-1].lr if applied else None,
         "clip_fraction": per_ratio_token(sum(stats.clipped for stats in applied)),
         "ratio_mean": per_ratio_token(sum(stats.ratio_sum for stats in applied)),
@@ -122,8 +124,23 @@ def _of_updates(applied: Sequence[StepStats]) -> Metrics:
         else None,
         "kl_to_sampling_policy": per_ratio_token(sum(stats.kl_sum for stats in applied)),
         "ratio_quantiles": _quantiles([x for stats in applied for x in stats.token_ratios]),
-        "ess": _mean([_relative_ess(s.log_weights) for s in applied if s.log_weights]),
+        **_of_weights([stats.log_weights for stats in applied if stats.log_weights]),
         **{name: _measured(applied, name) for name in MEASURES},
+    }
+
+
+def _of_weights(log_weights: Sequence[Sequence[float]]) -> Metrics:
+    """Of the importance weights of whole completions, by update.
+
+    The effective sample size knows weights up to a factor, so it is shown with their mean.
+    """
+    sizes = [_relative_ess(own) for own in log_weights]
+    last = log_weights[-1] if log_weights else []
+    return {
+        "ess": _mean(sizes),
+        "ess_last": sizes[-1] if sizes else None,
+        "ess_samples": len(last) or None,
+        "weight_mean": _mean_of_exponentials(last) if last else None,
     }
 
 
@@ -265,6 +282,12 @@ def _quantiles(values: Sequence[float]) -> dict[str, float] | None:
     marks = {"1%": 0.01, "50%": 0.5, "99%": 0.99}
     found = np.quantile(np.array(values), list(marks.values()))
     return dict(zip(marks, found.tolist(), strict=True))
+
+
+def _mean_of_exponentials(logs: Sequence[float]) -> float:
+    """Mean of exp(x), no larger than the largest float: a row of metrics has no infinity."""
+    log_mean = float(logsumexp(np.array(logs))) - math.log(len(logs))
+    return math.exp(log_mean) if log_mean < _LOG_LARGEST else float(np.finfo(np.float64).max)
 
 
 def _relative_ess(log_weights: Sequence[float]) -> float:

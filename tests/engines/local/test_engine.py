@@ -254,6 +254,15 @@ def test_bfloat16_weights_are_steered_by_a_float32_copy(tmp_path):
         assert torch.equal(one, other)
 
 
+def test_whether_a_gradient_was_scaled_down_is_told():
+    """The norm of the same gradient is on either side of the limit."""
+    norm = local.step(learner(tiny.model()), [trained_group()], LIKELIHOOD, 1.0).grad_norm
+    for limit, clipped in ((0.9 * norm, True), (1.1 * norm, False)):
+        apprentice = learner(tiny.model(), max_grad_norm=limit)
+        done = local.step(apprentice, [trained_group()], LIKELIHOOD, 1.0)
+        assert (done.grad_norm, done.grad_clipped) == (pytest.approx(norm), clipped)
+
+
 @pytest.mark.parametrize(
     "room", [2_000, 1_000_000]
 )  # the model is too long, or the optimizer's state

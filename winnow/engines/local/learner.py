@@ -143,7 +143,8 @@ class LocalLearner:
         self._adam.zero_grad(set_to_none=True)
         if self._critic is not None:
             done.measures["critic_grad_norm"] = (critic_norm, 1)
-        return StepStats(**vars(done), applied=finite, grad_norm=norm, lr=lr)
+        clipped = norm > self._config.max_grad_norm
+        return StepStats(**vars(done), applied=finite, grad_norm=norm, lr=lr, grad_clipped=clipped)
 
     def close(self) -> None:
         """Let go of the module, so that another learner can train it."""
