@@ -290,6 +290,22 @@ class TestMergedRounds:
             got = merged_gradient(loss, now, rounds, self.rewards)
             assert (got - expected).abs().max() > 0.02
 
+    def test_ratios_of_tokens_are_right_to_first_order(self):
+        """Half as far from the policy that sampled, a quarter of the error, and not none."""
+        old, toward = policy(1), policy(2) - policy(1)
+
+        def error(distance):
+            now, sampled = logps(old + distance * toward), logps(old)
+            chance = sampled.sum(-1).exp()
+            # -s A is -A where nothing has moved: two tokens count A twice
+            lost = Importance()(now, sampled, self.rewards[:, None]).sum(-1)
+            gained = -(chance * lost).sum() - 2 * (chance * self.rewards).sum()
+            true = ((now.sum(-1).exp() - chance) * self.rewards).sum()
+            return float(gained - true)
+
+        assert abs(error(1.0)) > 0.01
+        assert error(0.01) / error(0.005) == pytest.approx(4, rel=0.05)
+
     def test_the_first_update_needs_no_weights(self):
         """Where the policy is the one that sampled, all of these are the same."""
         now = policy(0)

@@ -142,7 +142,11 @@ class Clipped(Loss):
 
 @dataclass(frozen=True)
 class Importance(Loss):
-    """-s A: importance weighting without a clip."""
+    """-s A: importance weights of tokens, without a clip.
+
+    Summed over a sample right to first order in the distance of pi from pi_old: the ratios of its
+    other tokens are left out (Kakade & Langford 2002; TRPO 1502.05477, eq. 3 and 4).
+    """
 
     cell = "importance"
     formula = "-s A"
@@ -153,11 +157,12 @@ class Importance(Loss):
 
 @dataclass(frozen=True)
 class Capped(Loss):
-    """-min(s, cap) A log pi, the ratio held constant: capped importance sampling.
+    """-min(s, cap) A log pi, the ratio held constant: capped importance weights of tokens.
 
     Every token keeps a gradient, of bounded weight: no sample is thrown away for being stale. The
     bias is that of the ratios above the cap (Ionides 2008; TIS, IMPALA 1802.01561; the gradient is
-    CISPO's without a lower bound, 2506.13585).
+    CISPO's without a lower bound, 2506.13585), and that of `Importance`, which leaves out the
+    ratios of a sample's other tokens.
     """
 
     cap: float = 2.0

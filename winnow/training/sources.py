@@ -47,7 +47,8 @@ class EveryStep:
     """New samples for every step, from the policy as it is then.
 
     With `rounds.merge`, samples of earlier rounds are trained on again, with the advantages they
-    had then; the loss has to correct for the policy's changes since.
+    had then; the loss has to correct for the policy's changes since, which
+    `sequence-importance` does exactly and ratios of tokens do to first order.
     """
 
     def __init__(self, phase: Phase, rollout: Rollout, context: Context) -> None:
