@@ -13,7 +13,7 @@ result = winnow.train(
     steps=50,
     sampling={"max_tokens": 8, "stop": ["\\n"]},
 )
-print(result.before, result.after, result.checkpoint)
+print(result.before, result.after, result.gain, result.checkpoint)
 """
 
 from __future__ import annotations
