@@ -126,10 +126,12 @@ def test_the_expected_gradient_of_capped(cap):
 
 def test_every_loss_is_in_the_vocabulary():
     assert set(LOSSES) == {
-        "nll", "clipped", "importance", "capped",
+        "nll", "nll-tempered", "clipped", "importance", "capped",
         "sequence-clipped", "sequence-importance", "dpo",
     }  # fmt: skip
-    assert [name for name, loss in LOSSES.items() if not loss().needs_old] == ["nll", "dpo"]
+    assert [name for name, loss in LOSSES.items() if not loss().needs_old] == [
+        "nll", "nll-tempered", "dpo",
+    ]  # fmt: skip
 
 
 DRAW = torch.tensor([0, 0, 1, 2, 2, 2])

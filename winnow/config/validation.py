@@ -142,11 +142,11 @@ def _references(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     likely = [t for t in algorithm.objective if "logp" in t.reads and not t.tempered]
     if likely and algorithm.refers_tempered and heat != 1:
         problem = f"the KL is at temperature {heat:g}, and {show(likely[0].loss)} at temperature 1"
-        remedy = "set sampling.temperature = 1, drop the KL, or use a loss with a ratio (clipped)"
+        remedy = "set sampling.temperature = 1, drop the KL, or use nll-tempered, clipped, ..."
         yield UserError("algorithm.kl", problem, remedy)
     if likely and algorithm.entropy and heat != 1:
         problem = f"it is at temperature {heat:g}, and {show(likely[0].loss)} at temperature 1"
-        remedy = "set sampling.temperature = 1, leave it out, or use a loss with a ratio (clipped)"
+        remedy = "set sampling.temperature = 1, leave it out, or use nll-tempered, clipped, ..."
         yield UserError("algorithm.entropy", problem, remedy)
     if not config.phases:  # another phase may use what this one does not
         yield from unused(config, [algorithm])
