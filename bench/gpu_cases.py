@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
 from tests import tiny
+from tests.kills import Killed
 from tests.local import weights
 from winnow.algorithms.advantages import assign_advantages
 from winnow.algorithms.algorithm import Algorithm
@@ -219,10 +220,6 @@ def most(a: Tensor, b: Tensor) -> float:
     return gap if math.isfinite(gap) else math.inf
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing in the package catches it."""
-
-
 class KillAfterCheckpoint(Observers):
     """Dies at the first thing that it hears of after a checkpoint."""
 
@@ -234,17 +231,6 @@ class KillAfterCheckpoint(Observers):
         if self.saved and stage != "checkpoint":
             raise Killed
         self.saved = self.saved or stage == "checkpoint"
-
-
-class Dealt:
-    """A reward by the place of a sample alone: the first of each four is right."""
-
-    name = "dealt"
-
-    def score(self, items: Sequence[tuple[Prompt, str]]) -> list[Score]:
-        return [Score(float(number % 4 == 0)) for number in range(len(items))]
-
-    def close(self) -> None: ...
 
 
 def training(row: Algorithm, model: Path, prompts: Path, device: str, **more: Any) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import winnow
 from tests import tiny
+from tests.kills import Dealt, Killed
 from winnow.algorithms.algorithm import Algorithm
 from winnow.config.schema import from_dict
 from winnow.engines.reward_models.model import RewardModel
@@ -33,11 +34,11 @@ def training(job: Job, row: Algorithm, **more: Any) -> Found:
     prompts = cases.write_prompts(folder / "prompts.jsonl")
     settings = cases.training(row, job.models.warm, prompts, str(job.device), **more)
     config = from_dict(settings)
-    reward: Any = cases.Dealt()
+    reward: Any = Dealt([1.0, 0.0, 0.0, 0.0])
     whole = run(config, out=folder / "whole", observers=Observers(), reward=reward)
     try:
         run(config, out=folder / "broken", observers=cases.KillAfterCheckpoint(), reward=reward)
-    except cases.Killed:
+    except Killed:
         resumed = run(resume=folder / "broken", observers=Observers(), reward=reward)
     else:
         return Found(False, "the run ended before it could be killed")

@@ -62,6 +62,15 @@ def model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
 
 
+def rambling(seed: int = 3) -> LlamaForCausalLM:
+    """A random model whose completions ramble, so that they end in every way, at all lengths."""
+    net = model(seed)
+    for parameter in net.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    return net
+
+
 def problems() -> list[dict[str, str]]:
     """The 25 additions whose operands are below five and whose sum is a single digit."""
     return [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(5) for b in range(5)]

@@ -23,12 +23,7 @@ PROMPTS = ["1+2=", "a", "what is 3 + 4, and why is it not 5", "what is 3 + 5", "
 
 @pytest.fixture(scope="module")
 def forward() -> PolicyForward:
-    """A random model: its answers ramble, and end at all lengths."""
-    model = tiny.model(seed=3)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.15)
-    return PolicyForward(model)
+    return PolicyForward(tiny.rambling())
 
 
 def ask(n: int = 5, **params) -> list[Request]:

@@ -14,9 +14,12 @@ from winnow.algorithms.denominators import SampleMeans
 from winnow.algorithms.losses import NLL, Clipped
 from winnow.algorithms.objective import Term
 from winnow.config.schema.optimizer import OptimizerConfig
+from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.factory import check_prompts
 from winnow.engines.learning.optimizer import learning_rate
+from winnow.engines.local import engine as engine_module
+from winnow.engines.local import sampler as sampler_module
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.local.stopping import Stopper
@@ -31,12 +34,7 @@ from winnow.types import Group, Outcome, Prompt, Sample, Score
 
 @pytest.fixture(scope="module")
 def net() -> torch.nn.Module:
-    """A random model: its answers ramble, so that every way of ending occurs."""
-    model = tiny.model(seed=3)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.15)
-    return model
+    return tiny.rambling()
 
 
 def requests(prompts: list[str], n: int, params: SamplingParams, seed: int = 0) -> list[Request]:
@@ -213,6 +211,17 @@ def test_a_prompt_longer_than_the_context_is_refused(tiny_model):
     check_prompts(made, prompts, max_tokens=8)
     with pytest.raises(UserError, match=r"'long' has 120 tokens.*128"):
         check_prompts(made, prompts, max_tokens=9)
+
+
+def test_a_model_is_probed_once_for_its_notes_and_its_samplers(tiny_model, monkeypatch):
+    made, probes = local.engine(tiny_model), []
+    probe = engine_module.token_bytes
+    for module in (engine_module, sampler_module):
+        monkeypatch.setattr(module, "token_bytes", lambda of: probes.append(1) or probe(of))
+    samplers = [made.sampler(SamplingConfig()) for _ in range(2)]
+    assert made.notes() == []
+    assert samplers[0]._token_bytes == samplers[1]._token_bytes == probe(made.forward())
+    assert probes == [1]
 
 
 def trained_group(token: int = 5) -> Group:

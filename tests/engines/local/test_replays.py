@@ -16,11 +16,7 @@ from winnow.engines.models.forward import PolicyForward
 
 @pytest.fixture(scope="module")
 def forward() -> PolicyForward:
-    model = tiny.model(seed=3)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.15)
-    return PolicyForward(model)
+    return PolicyForward(tiny.rambling())
 
 
 class Graph:

@@ -26,8 +26,6 @@ from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
 from winnow.engines.models.tokenization import PromptEncoder
 from winnow.types import Group, Prompt
 
-_SMALLER = "use dtype = 'bfloat16', lora.rank or a smaller model"
-
 
 class LocalEngine(LocalPolicy):
     """An `Engine` whose weights are in this process.
@@ -57,6 +55,11 @@ class LocalEngine(LocalPolicy):
         words = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
+    @cached_property
+    def _token_bytes(self) -> int | None:
+        """Found out by passes of the model, so once for the notes and the samplers."""
+        return token_bytes(self.forward())
+
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         return self._encode(prompt)
 
@@ -66,7 +69,8 @@ class LocalEngine(LocalPolicy):
         return (*ids, last) if ended and last is not None else tuple(ids)
 
     def sampler(self, sampling: SamplingConfig) -> LocalSampler:
-        return LocalSampler(self.forward, self.tokenizer, sampling.batch, sampling.cache_gib)
+        batch, gib = sampling.batch, sampling.cache_gib
+        return LocalSampler(self.forward, self.tokenizer, batch, gib, lambda: self._token_bytes)
 
     @room(SMALLER)
     def learner(self, plan: LearnerPlan) -> LocalLearner:
@@ -105,7 +109,7 @@ class LocalEngine(LocalPolicy):
 
     def notes(self) -> list[str]:
         forward, found = self.forward(), []
-        if token_bytes(forward) is None:
+        if self._token_bytes is None:
             found.append(
                 "waiting samples start only when all before them have ended; its cache cannot be "
                 "kept a row at a time"

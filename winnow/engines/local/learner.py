@@ -28,7 +28,6 @@ from winnow.types import Group, StepStats, Sums
 
 _OPTIMIZER_FILE = "optimizer.pt"
 _SMALLER = "lower microbatch_tokens, or use dtype = 'bfloat16' or lora.rank"
-_SMALLER = "lower microbatch_tokens, or use dtype = 'bfloat16' or lora.rank"
 
 
 class LocalLearner:
@@ -57,8 +56,6 @@ class LocalLearner:
         self._updates = 0
         self._begun = 0
         """Updates before the optimizer was last renewed."""
-        self._ordered = True
-        """Whether every operation of the model can add up a GPU's gradients in one order."""
         self._ordered = True
         """Whether every operation of the model can add up a GPU's gradients in one order."""
         self._adam = self._new_adam()

@@ -28,6 +28,7 @@ class LocalSampler(QueuedSampler):
         model: Gives the module, probed, when it is first needed.
         batch: Most samples under way at a time.
         cache_gib: Room for their keys and values, in GiB; where it is short, fewer are under way.
+        probed: Gives what `token_bytes` found; default: it is asked.
     """
 
     capabilities = Capabilities(true_logprobs=True, seeds=True, loads_weights=True)
@@ -38,11 +39,12 @@ class LocalSampler(QueuedSampler):
         tokenizer: Any,
         batch: int,
         cache_gib: float = 2.0,
+        probed: Callable[[], int | None] | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.version = 0
-        self._model = model
+        self._model, self._probed = model, probed
         self._batch = batch
         self._cache_bytes = cache_gib * 2**30
         self._encode = PromptEncoder(tokenizer)
@@ -93,7 +95,7 @@ class LocalSampler(QueuedSampler):
 
     @cached_property
     def _token_bytes(self) -> int | None:
-        return token_bytes(self._forward)
+        return token_bytes(self._forward) if self._probed is None else self._probed()
 
     @cached_property
     def _pads(self) -> bool:
