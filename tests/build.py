@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from winnow.algorithms.advantages import assign_advantages
 from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.assignment import assign_advantages
 from winnow.algorithms.selection import select
 from winnow.types import Group, Prompt, Sample, Score
 

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
+from scipy.stats import binom
 
 from tests.build import group, with_advantages
 from winnow.algorithms.advantages import (
@@ -15,8 +16,8 @@ from winnow.algorithms.advantages import (
     Reward,
     Softmax,
     Standardised,
-    rescale,
 )
+from winnow.algorithms.assignment import remark, rescale
 from winnow.algorithms.registry import ADVANTAGES
 from winnow.algorithms.table import ALGORITHMS
 from winnow.errors import UserError
@@ -233,10 +234,12 @@ class TestSoftmax:
         e = np.exp(1 / 0.5)
         groups = [group([1, 0]), group([0, None, 0])]
         row = ALGORITHMS["snis"]
-        first, second = with_advantages(groups, row.with_cells({"advantage": "softmax(0.5)"}))
+        first, second = with_advantages(
+            groups, row.with_cells({"advantage": "softmax(0.5, group)"})
+        )
         np.testing.assert_allclose(first.advantages, [2 * e / (e + 1), 2 / (e + 1)], rtol=1e-14)
         np.testing.assert_allclose(second.advantages, [1, 0, 1], rtol=1e-14)
-        first, second = with_advantages(groups, row.with_cells({"advantage": "softmax(0.5, set)"}))
+        first, second = with_advantages(groups, row)
         one = 4 / (e + 3)
         np.testing.assert_allclose(first.advantages, [e * one, one], rtol=1e-14)
         np.testing.assert_allclose(second.advantages, [one, 0, one], rtol=1e-14)
@@ -252,3 +255,44 @@ class TestSoftmax:
         np.testing.assert_allclose(mixed.advantages, [2 * np.e / (np.e + 1), 0], rtol=1e-14)
         (alone,) = with_advantages([group([None])], row)
         assert alone.advantages == (0.0,)
+
+    @pytest.mark.parametrize(
+        ("beta", "by_group", "pi_star"), [(0.5, 0.185, 0.280), (0.05, 0.337, 1.0)]
+    )
+    def test_the_share_right_that_it_fits_by_prompt_and_over_the_set(self, beta, by_group, pi_star):
+        """Exactly, at p = .05, n = 8: of a prompt by itself with k right the share is
+        k e / (k e + n - k), e = exp(1 / beta); of a set the same with k and n of all prompts."""
+        p, n, prompts = 0.05, 8, 2000
+        e = np.exp(1 / beta)
+        assert p * e / (p * e + 1 - p) == pytest.approx(pi_star, abs=5e-4)
+
+        def expected(cell, n):
+            def share(k):
+                groups = [group([1.0] * int(k) + [0.0] * int(n - k))]
+                row = ALGORITHMS["snis"].with_cells({"advantage": cell})
+                (made,) = with_advantages(groups, row)
+                return sum(made.advantages[: int(k)]) / n
+
+            likely = np.flatnonzero(binom.pmf(np.arange(n + 1), n, p) > 1e-9)
+            return sum(binom.pmf(k, n, p) * share(k) for k in likely)
+
+        assert expected(f"softmax({beta}, group)", n) == pytest.approx(by_group, abs=5e-4)
+        assert expected(f"softmax({beta})", n * prompts) == pytest.approx(pi_star, abs=1e-3)
+
+    def test_what_it_says_of_a_set(self):
+        """Weights e, 1, 1, 1 with e = exp(1 / beta) = 3: a share of 3/6, 36/12 equal ones."""
+        groups = [group([1, 0]), group([0, None, 0]), group([None])]
+        beta = 1 / np.log(3)
+        said = remark(groups, Softmax(beta), "0/1")
+        assert said.startswith(f"{Softmax(beta)}: 4 weights worth 3 equal ones; share right under")
+        # strata: covariance of (3, 1) with (3 (1/2), -1/2) is 2 and of (1, 1) with itself 0;
+        # -(2 x 2) / 6^2
+        assert "share right under them 0.5000, its bias to that of pi* about -0.1;" in said
+        assert said.endswith("1 of 2 prompts have no right sample")
+        said = remark(groups, Softmax(beta, "group"), "0/1")
+        assert "2 samples lead to pi* with a bias of O(1/2), however many prompts" in said
+        assert said.endswith(
+            "1 of 2 prompts have no right sample, and every wrong one there counts 1"
+        )
+        assert remark(groups, Standardised(), "0/1") is None
+        assert remark([group([None])], Softmax(1.0), "0/1") is None

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.build import group
-from winnow.algorithms.advantages import assign_advantages
+from winnow.algorithms.assignment import assign_advantages
 from winnow.algorithms.objective import factors, totals
 from winnow.algorithms.rejection import Gibbs
 from winnow.algorithms.selection import select

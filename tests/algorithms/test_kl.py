@@ -13,17 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.build import group
 from tests.engines.models.test_forward import RAGGED, build, norm_in_full, one_by_one
-from winnow.algorithms.advantages import (
-    GAE,
-    Centred,
-    LeaveOneOut,
-    One,
-    Reward,
-    Softmax,
-    assign_advantages,
-    referred,
-)
+from winnow.algorithms.advantages import GAE, Centred, LeaveOneOut, One, Reward, Softmax
 from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.assignment import assign_advantages, referred
 from winnow.algorithms.denominators import (
     Constant,
     SampleMeans,

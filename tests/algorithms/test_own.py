@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tests.build import group, with_advantages
-from winnow.algorithms.advantages import Advantage, One, assign_advantages, referred
+from winnow.algorithms.advantages import Advantage, One
 from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.assignment import assign_advantages, referred
 from winnow.algorithms.denominators import Denominator, SampleMeans, SurvivorSums, Totals
 from winnow.algorithms.kl import KL, InReward
 from winnow.algorithms.losses import NLL, Loss

@@ -23,13 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
-from winnow.algorithms.advantages import (
-    Advantage,
-    Centred,
-    LeaveOneOut,
-    Standardised,
-    assign_advantages,
-)
+from winnow.algorithms.advantages import Advantage, Centred, LeaveOneOut, Standardised
+from winnow.algorithms.assignment import assign_advantages
 from winnow.algorithms.denominators import Constant, GroupMeans, SampleMeans, Tokens
 from winnow.algorithms.kl import KL, InReward
 from winnow.algorithms.losses import DPO, Clipped, Entropy, SequenceClipped

@@ -27,7 +27,12 @@ from winnow.errors import UserError
 
 FREE_TEXT = st.text(max_size=20)
 AT_SEVEN_TENTHS = {"sampling": {"temperature": 0.7}}
-NEEDED = {"at-most": "(3)", "gibbs": "(beta=0.5, r_max=sample)", "rso": "(0.5)", "softmax": "(2)"}
+NEEDED = {
+    "at-most": "(3)",
+    "gibbs": "(beta=0.5, r_max=sample)",
+    "rso": "(0.5)",
+    "softmax": "(2, over=group)",
+}
 """Arguments of the cells that cannot go without."""
 WRITTEN_RULES = [name + NEEDED.get(name, "") for name in RULES]
 WRITTEN_ADVANTAGES = [name + NEEDED.get(name, "") for name in ADVANTAGES]

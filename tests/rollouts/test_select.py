@@ -135,7 +135,7 @@ class TestFinished:
                 with pytest.raises(UserError, match=r"^samples_file: .*no column finish_reason"):
                     open_file(config, row)
                 continue
-            (found,) = select_all(open_file(config, row).table, row, seed=0)
+            (found,), _ = select_all(open_file(config, row).table, row, seed=0)
             assert [outcome.reason for outcome in found.outcomes] == ["survived", "cut off"]
 
 

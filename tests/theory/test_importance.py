@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.special import log_softmax
-from scipy.stats import geom
+from scipy.stats import binom, geom
 
 from winnow.theory import (
     effective_sample_size,
@@ -15,6 +15,7 @@ from winnow.theory import (
     normalised_weights,
     samples_for_success,
     self_normalised,
+    self_normalised_bias,
     weight_variance,
     weight_variance_bound,
 )
@@ -127,6 +128,47 @@ def test_equal_weights_give_the_mean_and_its_error():
     got = self_normalised(x, np.full(50, 3.0))
     assert got.value == pytest.approx(x.mean())
     assert got.standard_error == pytest.approx(x.std() / sqrt(50))
+
+
+class TestBias:
+    PS = np.array([0.05, 0.3, 0.6])
+    """Share right of three prompts; a right sample weighs 4, a wrong one 1."""
+    N = 6
+
+    def truth(self):
+        return float((4 * self.PS).sum() / (4 * self.PS + 1 - self.PS).sum())
+
+    def exact(self, copies):
+        """E[4 K / (4 K + n - K)] minus its limit, K the right samples of so many of each prompt."""
+        pmf = np.ones(1)
+        for p in np.repeat(self.PS, copies):
+            pmf = np.convolve(pmf, binom.pmf(np.arange(self.N + 1), self.N, p))
+        k = np.arange(len(pmf))
+        n = len(pmf) - 1
+        return float(pmf @ (4 * k / (4 * k + n - k))) - self.truth()
+
+    def test_the_estimate_is_the_bias_by_enumeration(self):
+        """Mean of the estimate over samples made anew, 40 prompts of each kind."""
+        rng, copies = np.random.default_rng(0), 40
+        ps = np.repeat(self.PS, copies)
+        found = []
+        for _ in range(300):
+            right = (rng.random((len(ps), self.N)) < ps[:, None]).astype(float)
+            log_w = np.log(np.where(right, 4.0, 1.0)).ravel() + 7.0
+            found.append(self_normalised_bias(right.ravel(), log_w, [self.N] * len(ps)))
+        exact = self.exact(copies)
+        assert exact == pytest.approx(self.exact(4 * copies) * 4, rel=0.02)  # O(1/n)
+        assert np.mean(found) == pytest.approx(exact, rel=0.05)
+
+    def test_strata_of_one_are_one_stratum(self):
+        f, log_w = [1.0, 0.0, 0.0, 1.0], np.log([3.0, 1.0, 2.0, 1.0])
+        assert self_normalised_bias(f, log_w, [1, 1, 1, 1]) == self_normalised_bias(f, log_w, [4])
+        assert self_normalised_bias([1.0], [0.0], [1]) == 0
+
+    def test_bad_input(self):
+        for f, log_w, strata in (([1, 0], [0, 0], [1]), ([1, 0], [0, 0, 0], [2]), ([1], [0], [2])):
+            with pytest.raises(ValueError, match="one shape"):
+                self_normalised_bias(f, log_w, strata)
 
 
 def test_the_estimate_and_its_error_over_many_samples():

@@ -211,6 +211,7 @@ CASES: dict[str, dict[str, Any]] = {
     "restarts": {"rounds": {"restart": True}, "checkpoint": {"every": 1, "keep": 2}},
     "average": {"checkpoint": {"every": 3, "average": 0.5}},
     "once": {"algorithm": "rft"},
+    "a set": {"algorithm": {"name": "snis", "epochs": 2}},
     "phases": {
         "phases": [
             {"algorithm": "raft", "steps": 2},
@@ -285,3 +286,18 @@ def test_metrics_number_phases_where_there_are_several(
     settings = {key: given[key] for key in given if key not in ("steps", "algorithm")}
     result = go({**settings, "phases": own}, tmp_path / "run")
     assert [row["phase"] for row in result.metrics] == said
+
+
+def test_a_set_is_all_that_is_sampled_once(given: dict[str, Any], tmp_path: Path) -> None:
+    """Self-normalised weights over every step's samples, as on the disk: n w / sum w."""
+    config, listener = from_dict({**given, "algorithm": "snis", "steps": 4}), KillAt()
+    run(config, out=tmp_path / "run", observers=listener)
+    rows = samples(tmp_path / "run")
+    assert len(rows) == 192
+    weights = np.exp([row["reward"] / 0.5 for row in rows])
+    got = np.array([row["advantage"] for row in rows])
+    np.testing.assert_allclose(got, len(rows) * weights / weights.sum(), rtol=1e-12)
+    means = [got[[row["step"] == step for row in rows]].mean() for step in (1, 2, 3, 4)]
+    assert max(means) - min(means) > 0.05  # 1 each, if a step were a set
+    (said,) = [note for note in listener.notes if note.startswith("softmax")]
+    assert said.startswith("softmax(beta=0.5, over=set): 192 weights worth ")

@@ -117,7 +117,7 @@ def test_a_file_is_selected_as_winnow_select_does(
     selected = winnow.select(samples, rules, seed=seed)
     table = read_samples([samples], ["text", "reward"], why="here")
     algorithm = from_dict({"algorithm": {"name": "rft", "select": rules}}).algorithm.build()
-    judged = file_source.select_all(table, algorithm, seed)
+    judged, _ = file_source.select_all(table, algorithm, seed)
     kept = np.zeros(table.rows, dtype=bool)
     for number, one in enumerate(judged):
         kept[table.rows_of(number)] = [outcome.survived for outcome in one.outcomes]

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from winnow.algorithms.kl import InReward
 from winnow.algorithms.spec import Cell
-from winnow.errors import UserError
 from winnow.theory.checks import Array
-from winnow.theory.importance import normalised_weights
+from winnow.theory.importance import (
+    effective_sample_size,
+    normalised_weights,
+    self_normalised_bias,
+)
 from winnow.theory.ties import all_equal, centred, levels
-from winnow.types import Group
 
 Over = Literal["sample", "group", "set", "token"]
 RewardScale = Literal["0/1", "-1/+1"]
@@ -54,6 +56,16 @@ class Advantage(Cell):
     def __call__(self, rewards: Array) -> Array:
         """Advantages of one group, shape (n,), from its rewards, shape (n,)."""
         raise NotImplementedError
+
+    def remark(self, rewards: Sequence[Array], right: Sequence[NDArray[np.bool_]]) -> str | None:
+        """What a person should know of it over a set of samples that is trained on whole.
+
+        Args:
+            rewards: Scaled, of each prompt's valid samples, shape (n,) each; of one prompt at
+                least.
+            right: Whether each is right, of the same shapes.
+        """
+        return None
 
 
 @dataclass(frozen=True)
@@ -132,12 +144,15 @@ class Softmax(Advantage):
     """A_i = n exp(r_i / beta) / sum exp(r / beta): self-normalised importance weights of pi*.
 
     Samples of pi_ref with these advantages, mean 1, stand for pi* = pi_ref exp(r / beta) / Z.
-    `over` = `group` normalises each prompt by itself: every prompt counts the same. `set`
-    normalises all samples together: a prompt counts by its Z, as after exact rejection sampling.
+    `over` = `set` normalises all samples together: a prompt counts by its Z, as after exact
+    rejection sampling, and the bias falls as one over all samples. `group` normalises each prompt
+    by itself: every prompt counts the same, and the bias falls as one over the samples of a prompt,
+    however many prompts there are. Where all n samples of one are wrong, with probability
+    (1 - p)^n, each has advantage 1 at any beta.
     """
 
     beta: float
-    over: Literal["group", "set"] = "group"
+    over: Literal["group", "set"] = "set"
     cell = "softmax"
     one_policy = True
 
@@ -148,9 +163,31 @@ class Softmax(Advantage):
             raise ValueError("over must be group or set")
 
     def __call__(self, rewards: Array) -> Array:
+        return np.asarray(len(rewards) * normalised_weights(self._log_weights(rewards)))
+
+    def remark(self, rewards: Sequence[Array], right: Sequence[NDArray[np.bool_]]) -> str:
+        hopeless = sum(not own.any() for own in right)
+        without = f"{hopeless} of {len(right)} prompts have no right sample"
+        if self.over == "group":
+            n = max(map(len, rewards))
+            return (
+                f"{self}: the weights of each prompt's {n} samples lead to pi* with a bias "
+                f"of O(1/{n}), however many prompts there are; {without}, and every wrong one "
+                f"there counts 1"
+            )
+        values = np.concatenate(right).astype(np.float64)
+        log_weights = self._log_weights(np.concatenate(rewards))
+        share = float(normalised_weights(log_weights) @ values)
+        bias = self_normalised_bias(values, log_weights, [len(own) for own in right])
+        return (
+            f"{self}: {len(values)} weights worth {effective_sample_size(log_weights):.0f} equal "
+            f"ones; share right under them {share:.4f}, its bias to that of pi* about {bias:+.1g}; "
+            f"{without}"
+        )
+
+    def _log_weights(self, rewards: Array) -> Array:
         with np.errstate(over="ignore"):  # to -inf: a weight of 0
-            log_weights = (rewards - rewards.max()) / self.beta
-        return np.asarray(len(rewards) * normalised_weights(log_weights))
+            return np.asarray((rewards - rewards.max()) / self.beta)
 
 
 @dataclass(frozen=True)
@@ -199,155 +236,3 @@ class GAE(Advantage):
         for t in range(len(delta) - 1, -1, -1):
             ahead = advantages[t] = delta[t] + self.gamma * self.lam * ahead
         return advantages
-
-
-_NOISE = 1e-4
-"""Differences below this are not blown up: a KL of 0 comes out as a rounding error."""
-
-
-def rescale(rewards: Array, scale: RewardScale) -> Array:
-    """Rewards as they are (`0/1`), or 2 r - 1 (`-1/+1`).
-
-    Raises:
-        UserError: `-1/+1` over rewards outside [0, 1].
-    """
-    if scale == "0/1":
-        return rewards
-    if rewards.size and (rewards.min() < 0 or rewards.max() > 1):
-        worst = rewards[np.argmax(np.abs(rewards - 0.5))]
-        problem = f"'-1/+1' needs rewards from 0 to 1, and one was {worst:g}"
-        remedy = "let the verifier return 0 to 1, or set algorithm.reward_scale = '0/1'"
-        raise UserError("algorithm.reward_scale", problem, remedy)
-    return 2.0 * rewards - 1.0
-
-
-def assign_advantages(
-    groups: Sequence[Group],
-    advantage: Advantage,
-    scale: RewardScale,
-    penalty: InReward | None = None,
-) -> list[Group]:
-    """The groups with an advantage for each sample; it is 0 for rejected ones.
-
-    Statistics run over all valid samples of a group, the rejected ones included: a baseline of
-    survivors alone would be another estimator (only an advantage with ``of_survivors`` uses it). An
-    advantage over a `set` is given the rewards of all groups at once; one over `token`, those of
-    each token of a sample, and the critic's values.
-
-    Args:
-        penalty: Taken from the rewards for leaving the reference; needs the reference log-probs of
-            every sample whose reward matters (`referred`).
-    """
-    if advantage.over == "token":
-        return _token_advantages(groups, advantage, scale, penalty)
-    rewards = [rescale(_values(group), scale) - _taken(group, penalty) for group in groups]
-    if advantage.over == "set":
-        ends = np.cumsum([len(values) for values in rewards])[:-1]
-        advantages = np.split(_called(advantage, np.concatenate(rewards)), ends)
-    else:
-        pairs = zip(groups, rewards, strict=True)
-        advantages = [_of_group(advantage, group, values) for group, values in pairs]
-    return [
-        group.with_(advantages=tuple(_of_survivors(group, own).tolist()))
-        for group, own in zip(groups, advantages, strict=True)
-    ]
-
-
-def referred(group: Group, advantage: Advantage) -> tuple[int, ...]:
-    """Numbers of the samples of a selected group whose reward decides some survivor's advantage."""
-    if advantage.over == "set" or (advantage.over == "group" and group.survivors):
-        return tuple(i for i, valid in enumerate(group.valid) if valid)
-    return group.survivors
-
-
-def _values(group: Group) -> Array:
-    """The scores of a group's valid samples, shape (valid,); one number if all are equal.
-
-    Decided before they are rescaled: 2 r - 1 leaves nothing but the rounding of an r near 1/2.
-    """
-    values = np.array(group.values, dtype=np.float64)
-    if all_equal(values, group.right_at):
-        values = np.full_like(values, values.max(initial=-math.inf))
-    return values
-
-
-def _taken(group: Group, penalty: InReward | None) -> Array:
-    """What the penalty takes from the reward of each valid sample, shape (valid,)."""
-    taken = [
-        0.0 if penalty is None else float(_by_token(group, i, penalty).sum())
-        for i, valid in enumerate(group.valid)
-        if valid
-    ]
-    return np.array(taken, dtype=np.float64)
-
-
-def _by_token(group: Group, number: int, penalty: InReward | None) -> Array:
-    """What the penalty takes from each token of a sample; 0 where its reward decides nothing."""
-    ref, old = group.annotation(number).ref_logprobs, group.samples[number].logprobs
-    if penalty is None or not ref:
-        return np.zeros(group.samples[number].length)
-    return penalty(np.array(old), np.array(ref))
-
-
-def _token_advantages(
-    groups: Sequence[Group], advantage: Advantage, scale: RewardScale, penalty: InReward | None
-) -> list[Group]:
-    call: Any = advantage  # of two arguments, as it is over `token`
-    found: dict[tuple[int, int], tuple[Array, Array]] = {}
-    for place, group in enumerate(groups):
-        scaled = iter(rescale(np.array(group.values, dtype=np.float64), scale).tolist())
-        for number, valid in enumerate(group.valid):
-            reward = next(scaled) if valid else 0.0
-            if valid and group.outcomes[number].survived:
-                rewards = -_by_token(group, number, penalty)
-                rewards[-1] += reward
-                values = np.array(group.annotation(number).values, dtype=np.float64)
-                own = call(rewards, values if values.size else None)
-                found[place, number] = own, own + (values if values.size else 0.0)
-    whitened = {key: own for key, (own, _) in found.items()}
-    if found and advantage.whiten == "batch":
-        every = np.concatenate([own for own, _ in found.values()])
-        mean = every.mean()
-        sigma = math.inf if all_equal(every) else max(every.std(), _NOISE)
-        whitened = {key: (own - mean) / sigma for key, own in whitened.items()}
-    return [
-        group.with_(
-            advantages=tuple(
-                float(whitened[place, number].mean()) if (place, number) in found else 0.0
-                for number in range(len(group.samples))
-            ),
-            annotations=tuple(
-                replace(
-                    group.annotation(number),
-                    token_advantages=tuple(whitened[place, number].tolist()),
-                    returns=tuple(found[place, number][1].tolist()),
-                )
-                if (place, number) in found
-                else replace(group.annotation(number), token_advantages=(), returns=())
-                for number in range(len(group.samples))
-            ),
-        )
-        for place, group in enumerate(groups)
-    ]
-
-
-def _of_group(advantage: Advantage, group: Group, rewards: Array) -> Array:
-    """Advantages of the valid samples of a group, from their rewards."""
-    if not advantage.of_survivors:
-        return _called(advantage, rewards)
-    pairs = zip(group.outcomes, group.valid, strict=True)
-    survived = np.array([outcome.survived for outcome, valid in pairs if valid], dtype=bool)
-    advantages = np.zeros_like(rewards)
-    advantages[survived] = _called(advantage, rewards[survived])
-    return advantages
-
-
-def _called(advantage: Advantage, rewards: Array) -> Array:
-    return advantage(rewards) if rewards.size else rewards
-
-
-def _of_survivors(group: Group, valid_advantages: Array) -> Array:
-    """An advantage for each sample of a group, from those of its valid samples."""
-    advantages = np.zeros(len(group.samples))
-    advantages[np.array(group.valid, dtype=bool)] = valid_advantages
-    return np.where([outcome.survived for outcome in group.outcomes], advantages, 0.0)

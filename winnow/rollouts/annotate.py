@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from winnow.algorithms.advantages import referred
 from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.assignment import referred
 from winnow.algorithms.kl import InReward
 from winnow.engines.base import Learner, PerToken
 from winnow.types import Group

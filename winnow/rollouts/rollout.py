@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from winnow.algorithms.advantages import assign_advantages
+from winnow.algorithms.assignment import assign_advantages
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.selection import select
 from winnow.config.phases import Phase
@@ -36,12 +36,13 @@ class Rollout:
         self._penalty = penalty if isinstance(penalty, InReward) else None
         self._taken: int | None = None
 
-    def make(self, step: int, sampler: Sampler, *, annotate: bool = True) -> Batch:
+    def make(self, step: int, sampler: Sampler, *, whole: bool = True) -> Batch:
         """The groups of a step with advantages; every sample is on the disk when this returns.
 
         Args:
             sampler: Is asked for what is not on the disk.
-            annotate: Whether to ask for the token annotations that advantages and updates read.
+            whole: Whether the step is all that is learned from at a time. Else token annotations
+                are left for later, and an advantage over a set for `together`.
         """
         refill, count = self._algorithm.refill, self._config.prompts_per_step
         first = self._phase.first_prompt + (step - self._phase.before - 1) * count
@@ -60,17 +61,38 @@ class Rollout:
         if refill:
             self._taken = first + len(chosen)
             chosen = [_surplus(g) if i in full[count:] else g for i, g in enumerate(chosen)]
-        if annotate:
+        if whole:
             with self._watch("annotate"):
                 chosen = self._annotator.fill(chosen, for_advantages=True)
-        with self._watch("select"):
-            row = self._algorithm
-            groups = assign_advantages(chosen, row.advantage, row.reward_scale, self._penalty)
+        groups = chosen
+        if whole or self._algorithm.advantage.over != "set":
+            groups = self._with_advantages(chosen)
         with self._watch("store"):
             self._keep(step, recorded, groups)
         self._patience((score for group in groups for score in group.scores), step)
         trained = full[:count] if refill else None
         return Batch(groups, True, trained, measures=self._measures(groups))
+
+    def together(self, steps: Mapping[int, Sequence[Group]]) -> list[Group]:
+        """The groups of several steps with advantages over the set of all; stored by step.
+
+        Args:
+            steps: What `make` gave for each.
+        """
+        made = {step: list(groups) for step, groups in steps.items()}
+        if self._algorithm.advantage.over == "set":
+            every = iter(self._with_advantages([g for groups in made.values() for g in groups]))
+            made = {step: [next(every) for _ in groups] for step, groups in made.items()}
+            with self._watch("store"):
+                for step, groups in made.items():
+                    if groups != steps[step]:
+                        self._store.write_samples("train", step, groups)
+        return [group for groups in made.values() for group in groups]
+
+    def _with_advantages(self, groups: Sequence[Group]) -> list[Group]:
+        with self._watch("select"):
+            row = self._algorithm
+            return assign_advantages(groups, row.advantage, row.reward_scale, self._penalty)
 
     def _recorded(self, step: int, prompts: Sequence[Prompt]) -> Sequence[Group]:
         with self._watch("sample"):

@@ -32,6 +32,7 @@ from winnow.theory.importance import (
     normalised_weights,
     samples_for_success,
     self_normalised,
+    self_normalised_bias,
     weight_variance,
     weight_variance_bound,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "rejection_sample_finite",
     "rso",
     "self_normalised",
+    "self_normalised_bias",
     "weight_variance",
     "weight_variance_bound",
 ]

@@ -12,6 +12,7 @@ from above and does not determine it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,6 +100,37 @@ def self_normalised(values: ArrayLike, log_weights: ArrayLike) -> Estimate:
     value = float(weights @ values)
     error = float(np.linalg.norm(weights * (values - value)))
     return Estimate(value, error, float(effective_sample_size(log_weights)))
+
+
+def self_normalised_bias(values: ArrayLike, log_weights: ArrayLike, strata: Sequence[int]) -> float:
+    """The leading term of the bias of sum w f / sum w, estimated from the samples themselves.
+
+    With mu the estimate and s^2 a stratum's unbiased covariance, and the samples of each stratum
+    (of each prompt) independent and alike, -sum_x n_x s^2_x(w, w (f - mu)) / (sum w)^2: O(1/n) in
+    the number of all samples (Cochran, *Sampling techniques*, section 6.11, for strata). Strata of
+    one sample say nothing of their spread; they are taken as one stratum.
+
+    Args:
+        values: f of each sample, shape (n,), the samples of a stratum together.
+        log_weights: log(p~ / q) of each sample, shape (n,), nats, up to a constant.
+        strata: How many samples each stratum has, at least 1; they sum to n.
+
+    Raises:
+        ValueError: The shapes differ, all weights are 0, or an entry is not a number.
+    """
+    values = finite("values", values)
+    weights = normalised_weights(log_weights)
+    sizes = np.array(strata)
+    if values.ndim != 1 or values.shape != weights.shape or sizes.sum() != len(values):
+        raise ValueError("values and log_weights must be of one shape (n,), n the sum of strata")
+    numbers = np.repeat(np.arange(len(sizes)), sizes)
+    numbers[np.repeat(sizes, sizes) == 1] = len(sizes)
+    counts = np.maximum(np.bincount(numbers, minlength=len(sizes) + 1), 1)
+    residual = weights * (values - weights @ values)
+    sums = [np.bincount(numbers, own, len(counts)) for own in (weights, residual)]
+    products = np.bincount(numbers, weights * residual, len(counts))
+    spread = products - sums[0] * sums[1] / counts
+    return float(-(spread * counts / np.maximum(counts - 1, 1)).sum())
 
 
 def weight_variance(log_p_tilde: ArrayLike, log_q: ArrayLike) -> Array:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from winnow.algorithms.advantages import assign_advantages
 from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.assignment import assign_advantages, remark
 from winnow.algorithms.selection import AsRecorded, columns_read, with_rejections
 from winnow.config.phases import File, Phase
 from winnow.config.schema import Config
@@ -114,7 +114,10 @@ class Recorded(Passes):
         self._store, self._watch = context.store, context.watch
         self._prompts_per_step = phase.config.prompts_per_step
         with self._watch("select"):
-            self._selected = select_all(self._table, phase.algorithm, phase.config.seed)
+            row = phase.algorithm
+            self._selected, said = select_all(self._table, row, phase.config.seed)
+        if said is not None:
+            context.observers.note(said)
 
     def groups(self, step: int) -> Batch:
         """Groups of a step; never fresh: their samples were made elsewhere."""
@@ -144,13 +147,17 @@ class GroupSelection:
     advantages: tuple[float, ...]
 
 
-def select_all(table: SampleTable, algorithm: Algorithm, seed: int) -> list[GroupSelection]:
-    """Outcomes and advantages of every group of a file.
+def select_all(
+    table: SampleTable, algorithm: Algorithm, seed: int
+) -> tuple[list[GroupSelection], str | None]:
+    """Outcomes and advantages of every group of a file, and the advantage's remark on the file.
 
     A sample that an earlier selection rejected stays out; the algorithm's own rules apply to the
     others.
     """
     rules = (AsRecorded(), *algorithm.select)
     chosen = [with_rejections(group, found) for group, found in select_groups(table, rules, seed)]
-    ready = assign_advantages(chosen, algorithm.advantage, algorithm.reward_scale)
-    return [GroupSelection(group.outcomes, group.advantages) for group in ready]
+    advantage, scale = algorithm.advantage, algorithm.reward_scale
+    ready = assign_advantages(chosen, advantage, scale)
+    selected = [GroupSelection(group.outcomes, group.advantages) for group in ready]
+    return selected, remark(chosen, advantage, scale)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from winnow.algorithms.assignment import remark
 from winnow.config.phases import Phase
 from winnow.engines.base import Engine
 from winnow.engines.factory import check_prompts
@@ -134,6 +135,7 @@ class Once(Passes):
         super().__init__(phase)
         self._rollout, self._context, self._annotator = rollout, context, annotator
         self._other, self._sampling = other, phase.config.sampling
+        self._algorithm = phase.algorithm
         self._all: list[Group] = []
 
     def groups(self, step: int) -> Batch:
@@ -152,10 +154,12 @@ class Once(Passes):
                 check_prompts(other, context.prompts.train, self._sampling.max_tokens)
                 other.load()
         sampler = context.sampler if other is None else other.sampler(self._sampling)
-        made = []
-        for number in range(self._steps):
-            step = self._before + number + 1
-            made += self._rollout.make(step, sampler, annotate=False).groups
+        steps = range(self._before + 1, self._before + self._steps + 1)
+        made = {step: self._rollout.make(step, sampler, whole=False).groups for step in steps}
         if other is not None:
             other.close()
-        return made
+        groups = self._rollout.together(made)
+        said = remark(groups, self._algorithm.advantage, self._algorithm.reward_scale)
+        if said is not None:
+            context.observers.note(said)
+        return groups

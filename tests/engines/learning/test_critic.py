@@ -15,8 +15,9 @@ from hypothesis.extra.numpy import arrays
 from tests import local
 from tests.build import group
 from tests.engines.models.test_forward import build, largest_difference, one_by_one
-from winnow.algorithms.advantages import GAE, assign_advantages
+from winnow.algorithms.advantages import GAE
 from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.assignment import assign_advantages
 from winnow.algorithms.denominators import Tokens
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.losses import Clipped, Entropy, Value
