@@ -14,7 +14,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.theory.intervals import paired_difference, rate_interval
+from winnow.theory import pass_at_k
+from winnow.theory.intervals import clustered_interval, paired_difference, rate_interval
 
 Rates = NDArray[np.float64]
 
@@ -23,6 +24,8 @@ SPREADS = (0.5, 2.0, 8.0)
 RATES = (0.01, 0.05, 0.2, 0.5)
 """Of p and of 1 - p the intervals are mirror images: `tests/theory/test_intervals.py`."""
 SAMPLES = (1, 2, 4, 8, 16)
+SHARES = (0.5, 0.6, 0.75, 0.9, 0.99)
+"""Of pairs in the right order."""
 CHANGES = ((0.01, 0.01), (0.01, 0.05), (0.05, 0.75), (0.2, 0.3), (0.5, 0.5), (0.01, 0.99))
 
 
@@ -47,6 +50,36 @@ def of_rates(sets: int, prompts: int, rate: float, samples: int, spread: float) 
         assert low is not None
         assert high is not None
         held += low <= rate <= high
+    return held / sets
+
+
+def of_pairs(sets: int, prompts: int, share: float) -> float:
+    """Coverage of `clustered_interval`: pairs of a prompt, 1 to 4, that go together."""
+    rng = np.random.default_rng(3)
+    held = 0
+    for _ in range(sets):
+        sizes = rng.integers(1, 5, prompts)
+        clusters = np.repeat(np.arange(prompts), sizes)
+        right = rng.random(len(clusters)) < difficulties(rng, share, 2.0, prompts)[clusters]
+        _, low, high = clustered_interval(right.astype(float), clusters)
+        assert low is not None
+        assert high is not None
+        held += low <= share <= high
+    return held / sets
+
+
+def of_passes(sets: int, prompts: int, rate: float, n: int, spread: float) -> float:
+    """Coverage of pass@n from 16 samples a prompt."""
+    rng = np.random.default_rng(4)
+    true = float((1 - (1 - population(rate, spread)) ** n).mean())
+    held = 0
+    for _ in range(sets):
+        own = rng.choice(population(rate, spread), prompts)
+        right = rng.binomial(16, own)
+        _, low, high = rate_interval(pass_at_k(16, right, n), 16 / n)
+        assert low is not None
+        assert high is not None
+        held += low <= true <= high
     return held / sets
 
 
@@ -92,6 +125,16 @@ def tables(sets: int) -> Iterator[str]:
                 for samples in SAMPLES
             ]
             yield _row([str(prompts), f"{change[0]:g} to {change[1]:g}"], cells)
+    for prompts in PROMPTS:
+        for rate in RATES:
+            cells = [
+                min(of_passes(sets, prompts, rate, n, spread) for spread in SPREADS)
+                for n in SAMPLES
+            ]
+            yield _row([str(prompts), f"pass@n, {rate:g}"], cells)
+    for prompts in PROMPTS:
+        cells = [of_pairs(sets, prompts, share) for share in SHARES]
+        yield _row([str(prompts), "pairs"], cells)
 
 
 def _row(names: list[str], cells: list[float]) -> str:

@@ -201,7 +201,7 @@ def fit_report(made: FitResult) -> None:
         low, high = made.held_out_low, made.held_out_high
         console.print(
             f"held out: {made.held_out} pairs, {_percent((made.held_out_accuracy, low, high))} in "
-            "the right order (the interval as if pairs of one prompt were independent)",
+            "the right order",
             soft_wrap=True,
         )
     console.print(f"model:  {made.folder}", soft_wrap=True)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from winnow.theory.checks import Array
 
@@ -70,6 +71,37 @@ def rate_interval(values: Array, blocks: float) -> tuple[float, float | None, fl
     effect = (telling / outcomes + _AGREEING) / (telling + _AGREEING)
     low, high = _wilson(mean, prompts / effect)
     return mean, min(mean, low), max(mean, high)
+
+
+def clustered_interval(
+    outcomes: Array, clusters: NDArray[np.int64]
+) -> tuple[float | None, float | None, float | None]:
+    """A share of 0/1 outcomes and its 95 % interval, where those of a cluster go together.
+
+    That of `rate_interval` for clusters of unequal size. N outcomes in m clusters are worth N / d
+    separate ones, at least m, with the design effect d of a share as a ratio of two sums:
+
+        d = m / (m - 1) sum_c (y_c - p n_c)^2 / (N p (1 - p))
+
+    Args:
+        outcomes: 0 or 1, shape (N,).
+        clusters: The number of each one's cluster, such as its prompt, shape (N,).
+    """
+    if outcomes.size == 0:
+        return None, None, None
+    _, numbers = np.unique(clusters, return_inverse=True)
+    sizes, sums = np.bincount(numbers), np.bincount(numbers, outcomes)
+    share, m = float(outcomes.mean()), sizes.size
+    if m < 2:
+        return share, None, None
+    most = outcomes.size / m
+    spread = float(np.square(sums - share * sizes).sum()) * m / (m - 1)
+    alone = outcomes.size * share * (1.0 - share)
+    effect = float(np.clip(spread / alone, 1.0, most)) if alone > 0 else 1.0
+    telling = min(int((sums > 0).sum()), int((sums < sizes).sum()))
+    shrunk = (telling * effect / most + _AGREEING) / (telling + _AGREEING)
+    low, high = _wilson(share, m / shrunk)
+    return share, min(share, low), max(share, high)
 
 
 def paired_difference(

@@ -40,7 +40,7 @@ from winnow.engines.reward_models.preferences import FitSettings, Pair, bradley_
 from winnow.engines.reward_models.trainer import FitResult, fit_reward_model
 from winnow.errors import UserError, WinnowError
 from winnow.storage import atomic
-from winnow.theory.intervals import wilson
+from winnow.theory.intervals import clustered_interval
 from winnow.types import Group, Prompt, Sample, Score
 
 CPU = torch.device("cpu")
@@ -218,7 +218,10 @@ def test_a_preference_is_learned_and_the_folder_is_the_reward_model(base, tmp_pa
     scores = judged(done.folder, held_out)
     right = [better > worse for better, worse in scores]
     assert done.held_out_accuracy == pytest.approx(np.mean(right))
-    assert (done.held_out_low, done.held_out_high) == wilson(np.array(right))
+    named = [pair.prompt.id for pair in held_out]
+    prompts = [named.index(name) for name in named]
+    told = (done.held_out_accuracy, done.held_out_low, done.held_out_high)
+    assert told == clustered_interval(np.array(right, dtype=float), np.array(prompts))
     assert [better for better, _ in scores] == pytest.approx(before_saving[2], abs=1e-5)
     assert [worse for _, worse in scores] == pytest.approx(before_saving[3], abs=1e-5)
 

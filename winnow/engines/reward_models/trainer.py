@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from winnow.engines.models.loading import load_tokenizer, resolve
 from winnow.engines.models.saving import writing
@@ -30,7 +31,7 @@ from winnow.engines.reward_models.model import (
 from winnow.engines.reward_models.preferences import FitSettings, Pair, bradley_terry
 from winnow.errors import UserError, WinnowError
 from winnow.storage.atomic import refuse, whole_folder
-from winnow.theory.intervals import wilson
+from winnow.theory.intervals import clustered_interval
 
 Progress = Callable[[int, int, float], None]
 """Called after each step with: steps done, steps in all, the step's loss."""
@@ -52,8 +53,7 @@ class FitResult:
         accuracy: Share of the training pairs whose better text now scores higher; a tie is wrong.
         held_out: Held-out pairs that could be read.
         held_out_accuracy: Their accuracy; ``None`` where there are none.
-        held_out_low, held_out_high: Its 95 % interval (Wilson), as if pairs were independent: too
-            narrow where many share a prompt.
+        held_out_low, held_out_high: Its 95 % interval, over prompts: pairs of one go together.
     """
 
     folder: Path
@@ -71,10 +71,11 @@ class FitResult:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """A pair as the model reads it."""
+    """A pair as the model reads it, and what tells its prompt apart."""
 
     better: Row
     worse: Row
+    prompt: tuple[str, str] = ("", "")
 
     @property
     def tokens(self) -> int:
@@ -135,7 +136,7 @@ def fit_reward_model(
     model.to(dtype)  # measured as it will be read
     right = _right(model, rows, how.microbatch_tokens)
     held_right = _right(model, held_rows, how.microbatch_tokens)
-    low, high = wilson(held_right)
+    share, low, high = clustered_interval(held_right, _numbers(held_rows))
 
     @writing()
     def write(folder: Path) -> None:
@@ -152,7 +153,7 @@ def fit_reward_model(
         last_loss=losses[-1],
         accuracy=float(right.mean()),
         held_out=len(held_rows),
-        held_out_accuracy=float(held_right.mean()) if held_rows else None,
+        held_out_accuracy=share,
         held_out_low=low,
         held_out_high=high,
     )
@@ -216,8 +217,8 @@ def _readable(encode: Encoder, pairs: Sequence[Pair]) -> list[_Rows]:
     better = encode([(pair.prompt, pair.better) for pair in pairs])
     worse = encode([(pair.prompt, pair.worse) for pair in pairs])
     return [
-        _Rows(b, w)
-        for b, w in zip(better, worse, strict=True)
+        _Rows(b, w, (pair.prompt.id, pair.prompt.text))
+        for pair, b, w in zip(pairs, better, worse, strict=True)
         if not isinstance(b, str) and not isinstance(w, str) and b != w
     ]
 
@@ -271,6 +272,12 @@ def _accumulate(
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
+
+
+def _numbers(rows: Sequence[_Rows]) -> NDArray[np.int64]:
+    """The number of each pair's prompt."""
+    numbers: dict[tuple[str, str], int] = {}
+    return np.array([numbers.setdefault(row.prompt, len(numbers)) for row in rows], dtype=np.int64)
 
 
 def _right(model: Any, rows: Sequence[_Rows], batch_tokens: int) -> np.ndarray[Any, Any]:
