@@ -287,7 +287,7 @@ def test_two_nonfinite_updates_running_stop_the_run(tiny_model, tmp_path, monkey
         return done
 
     monkeypatch.setattr(learner, "accumulate", poisoned)
-    with pytest.raises(winnow.WinnowError, match="second update running"):
+    with pytest.raises(winnow.WinnowError, match=r"second update running.*lower optimizer\.lr"):
         train(tiny_model, tmp_path / "run", algorithm="reinforce", steps=9)
     assert len(calls) == 6
     kept = sorted((tmp_path / "run" / "skipped").iterdir())
@@ -295,6 +295,23 @@ def test_two_nonfinite_updates_running_stop_the_run(tiny_model, tmp_path, monkey
     assert pq.read_table(kept[0]).num_rows == 2 * 6
     (first,) = winnow.storage.run_folder.RunStore(tmp_path / "run").lines("metrics.jsonl")
     assert (first["updates"], first["updates_skipped"]) == (2, 1)
+
+
+def test_before_the_first_update_the_learning_rate_is_not_to_blame(
+    tiny_model, tmp_path, monkeypatch
+):
+    true = learner.accumulate
+
+    def poisoned(models, *rest):
+        done = true(models, *rest)
+        next(models.forward.module.parameters()).grad.fill_(torch.nan)
+        return done
+
+    monkeypatch.setattr(learner, "accumulate", poisoned)
+    with pytest.raises(winnow.WinnowError, match="second update running") as caught:
+        train(tiny_model, tmp_path / "run", algorithm="reinforce", steps=9)
+    assert "optimizer.lr is not the cause" in str(caught.value)
+    assert "lower optimizer.lr" not in str(caught.value)
 
 
 def test_rft_samples_once_from_another_model_and_starts_from_its_own(tiny_model, tmp_path):

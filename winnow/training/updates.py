@@ -66,8 +66,14 @@ def _skipped(run: Run, step: int, number: int, batch: Sequence[Group], stats: St
     path = run.context.store.keep_skipped(step, number, batch)
     what = f"loss {stats.loss:g}, gradient norm {stats.grad_norm:g}"
     if run.unhealthy >= 2:
+        cause = "try a lower optimizer.lr, or dtype = 'float32'"
+        if run.learner.version == 0:
+            cause = (
+                "the policy was not updated before, so optimizer.lr is not the cause: look at the "
+                "rewards and log-probs in the batches, or try dtype = 'float32'"
+            )
         raise WinnowError(
             f"step {step}: not finite for the second update running ({what}); the batches are in "
-            f"{path.parent}; try a lower optimizer.lr, or dtype = 'float32'"
+            f"{path.parent}; {cause}"
         )
     run.context.observers.note(f"step {step}: {what}: update skipped, its batch is in {path}")

@@ -15,6 +15,7 @@ from winnow.engines.devices import room
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.loading import (
     ModelSource,
+    check_finite,
     context_length,
     load_config,
     load_model,
@@ -83,6 +84,7 @@ class LocalPolicy:
             made.keep_base(self._folder / "base")
         if self._checkpoint is not None:
             made.load(self._checkpoint)
+            check_finite(module, ModelSource(str(self._checkpoint)), self.field)
         return made
 
     def adapters(self) -> Adapters | None:

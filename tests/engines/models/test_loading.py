@@ -1,0 +1,62 @@
+"""Weights that are not numbers are the weights' fault, and known when they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import tiny
+from winnow.engines.models.loading import ModelSource, check_finite, load_model
+from winnow.errors import UserError
+
+LAYER = "model.layers.2.mlp.up_proj.weight"
+
+
+def poisoned(folder: Path, weights: dict[str, list[float]]) -> ModelSource:
+    """The tiny model with values in the place of the first of some weights."""
+    tiny.save(folder)
+    file = folder / "model.safetensors"
+    held = load_file(file)
+    for name, values in weights.items():
+        held[name].view(-1)[: len(values)] = torch.tensor(values)
+    save_file(held, file, metadata={"format": "pt"})
+    return ModelSource(str(folder))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ({LAYER: [torch.nan]}, f"1 of {192 * 64} weights of {LAYER} are not finite"),
+        ({LAYER: [torch.inf, -torch.inf]}, f"2 of {192 * 64} weights of {LAYER} are not"),
+        (
+            {LAYER: [torch.nan], "model.norm.weight": [torch.inf], "lm_head.weight": [torch.nan]},
+            f"weights of {LAYER} (and some of 2 other layers) are not finite",
+        ),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused(weights, says, dtype, tmp_path) -> None:
+    source = poisoned(tmp_path / "model", weights)
+    with pytest.raises(UserError) as caught:
+        load_model(source, dtype, torch.device("cpu"), "samples_from")
+    said = str(caught.value)
+    assert said.startswith(f"samples_from: '{tmp_path}/model': ")
+    assert says in said
+    assert "diverged before this was saved" in said
+
+
+def test_large_weights_are_finite_though_their_sum_is_not(tmp_path) -> None:
+    source = poisoned(tmp_path / "model", {LAYER: [3e38, 3e38]})
+    model = load_model(source, "float32", torch.device("cpu"))
+    assert not dict(model.named_parameters())[LAYER].sum().isfinite()
+
+
+def test_weights_that_are_not_the_files_are_not_its_fault() -> None:
+    model = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(model.bias, torch.nan)
+    check_finite(model, ModelSource("here"), "model", ["bias"])
+    with pytest.raises(UserError, match="2 of 2 weights of bias"):
+        check_finite(model, ModelSource("here"), "model")
