@@ -29,8 +29,8 @@ class Prompt:
         answer: What a verifier compares with; ``None`` where the reward needs no reference.
         difficulty: A label to break success down by; ``None`` where there is none.
         data: The row that the prompt was made from, for verifiers that need more.
-        messages: The conversation, where the model's chat template is to be applied; ``text`` is
-            then its last message.
+        messages: The conversation, where the model's chat template is to be applied: each message
+            with `role`, `content` and its other keys; ``text`` is then the last one's content.
         family: Prompts of one family are one problem in other words (such as operands swapped); a
             family is held out as a whole. Default: the text.
     """
@@ -40,7 +40,7 @@ class Prompt:
     answer: str | None = None
     difficulty: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
-    messages: tuple[Mapping[str, str], ...] | None = None
+    messages: tuple[Mapping[str, Any], ...] | None = None
     family: str = ""
 
 

@@ -21,7 +21,14 @@ from winnow.config.schema.eval import EvalConfig
 from winnow.config.schema.prompts import PromptsConfig
 from winnow.errors import UserError
 from winnow.prompts.arithmetic import arithmetic
-from winnow.prompts.loading import PromptSet, family, load_held_out, load_prompts, read
+from winnow.prompts.loading import (
+    PromptSet,
+    clashes,
+    family,
+    load_held_out,
+    load_prompts,
+    read,
+)
 from winnow.prompts.rows import RowError, fill, from_rows, read_hub, read_jsonl, read_parquet
 from winnow.types import Prompt
 
@@ -414,6 +421,32 @@ class TestTemplates:
         ):
             from_rows([{"q": None}], config(template="{q}"))
 
+    @pytest.mark.parametrize(
+        ("template", "hint"),
+        [
+            ("Solve it.", "write {column} where the text of a column goes"),
+            ("", "write {column} where"),
+            (r"\boxed{} {1}", "write {column} where"),
+            ("Solve: {{q}}", "write {q}: doubled braces are braces"),
+        ],
+    )
+    @pytest.mark.parametrize("source", ["rows.jsonl", "arithmetic", "gym:leg_counting", "hub:a/b"])
+    def test_a_template_that_fills_in_nothing(self, source, template, hint) -> None:
+        with pytest.raises(UserError) as caught:
+            read(config(source=source, template=template), 0)
+        said = str(caught.value)
+        assert said.startswith("prompts.template: it fills in no column, so that all prompts would")
+        assert f"; {hint}" in said
+
+    def test_prompts_that_are_one_text_with_different_answers(self) -> None:
+        rows = [{"q": "a", "answer": "1"}, {"q": "b", "answer": "2"}, {"q": "c", "answer": "1"}]
+        unit = [{**row, "unit": "cm"} for row in rows]
+        (said,) = clashes(from_rows(unit, config(template="How many {unit}?")))
+        assert said.startswith("3 prompts are only 1 to the model, with different answers: '")
+        assert "'1' ('2')" in said
+        assert clashes(from_rows(rows, config(template="{q}"))) == []
+        assert clashes(from_rows(rows[::2], config(template="x{answer}"))) == []
+
     @given(st.text(alphabet="{}qx "))
     def test_no_template_breaks(self, template) -> None:
         with contextlib.suppress(RowError):
@@ -449,6 +482,41 @@ class TestConversations:
         )
         assert family(alone) == family(plain)
 
+    CALL = {"type": "function", "function": {"name": "f", "arguments": {"city": "X"}}}  # noqa: RUF012
+
+    @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+    def test_nothing_that_a_message_says_is_lost(self, kind, tmp_path) -> None:
+        """In Parquet every message has every key, null where it had none."""
+        turns = [
+            {"role": "user", "content": "warm?"},
+            {"role": "assistant", "content": None, "tool_calls": [self.CALL]},
+            {"role": "tool", "content": "12 C", "name": "f", "tool_call_id": "1"},
+        ]
+        path = tmp_path / f"rows.{kind}"
+        if kind == "jsonl":
+            write(path, [{"prompt": turns}])
+        else:
+            other = {"function": {"name": "g", "arguments": {"day": 3}}}
+            more = [{"role": "assistant", "content": "", "tool_calls": [other]}, turns[0]]
+            pq.write_table(pa.Table.from_pylist([{"prompt": turns}, {"prompt": more}]), path)
+            assert read(config(source=str(path)), 0)[1].messages[0]["tool_calls"] == [other]
+        prompt = read(config(source=str(path)), 0)[0]
+        assert prompt.messages == (turns[0], {**turns[1], "content": ""}, turns[2])
+        assert prompt.text == "12 C"
+
+    def test_conversations_with_other_calls_are_other_families(self) -> None:
+        def asked(name: str) -> list[dict[str, object]]:
+            call = {"role": "assistant", "tool_calls": [{"function": {"name": name}}]}
+            return [call, {"role": "tool", "content": "12 C"}]
+
+        one, other = from_rows([{"prompt": asked("f")}, {"prompt": asked("g")}], config())
+        assert family(one) != family(other)
+
+    def test_sharegpt(self) -> None:
+        turns = [{"from": "human", "value": "Hi"}]
+        (prompt,) = from_rows([{"conversations": turns}], config(prompt_column="conversations"))
+        assert prompt.messages == ({"role": "user", "content": "Hi"},)
+
     def test_text_sent_through_the_chat_template(self) -> None:
         (prompt,) = from_rows([{"prompt": "Hi"}], config(chat=True))
         assert prompt.messages == ({"role": "user", "content": "Hi"},)
@@ -462,7 +530,7 @@ class TestConversations:
         assert [m["role"] for m in prompt.messages] == ["system", "user", "assistant", "user"]
         own = [{"role": "system", "content": "x"}, *self.TURNS]
         with pytest.raises(
-            UserError, match=r"^prompts\.system: row 1 of .* of its own; leave this"
+            UserError, match=r"^prompts\.system: row 1 of .* of its own \(turn 1\); leave"
         ):
             from_rows([{"prompt": own}], with_system)
         assert from_rows([{"prompt": own}], config())[0].messages == tuple(own)
@@ -471,12 +539,13 @@ class TestConversations:
         ("turns", "message"),
         [
             ([], "has an empty conversation"),
-            (["Hello"], "has a message unlike {'role': ..., 'content': text}"),
-            ([{"role": "user"}], "has a message unlike {"),
-            ([{"role": "user", "content": None}], "has a message unlike {"),
-            ([{"role": "user", "content": [{"type": "image"}]}], "has a message unlike {"),
-            ([{"content": "Hello"}], "has a message unlike {"),
-            (list(TURNS[:2]), "ends with the assistant's turn; a prompt must end with the user's"),
+            (["Hello"], "has a turn 1 that is 'Hello', not an object with the keys 'role' and"),
+            ([TURNS[0], {"role": "user"}], "has a turn 2 without the key 'content'"),
+            (list(TURNS[:2]), "ends with the assistant's turn (2); a prompt must end with the use"),
+            (
+                '[{"role": "user", "content": "Hello"}]',
+                "has a conversation in column 'prompt' that is written as a string; write it as a",
+            ),
             ({"role": "user"}, "has {'role': 'user'} in column 'prompt'; it must be a string or"),
         ],
     )
@@ -569,6 +638,18 @@ class TestHub:
         (prompt,) = read(asked, 0)
         assert (prompt.text, prompt.answer) == ("1 + 1", "2")
         assert hub.calls == [(name, part, "test")]
+
+    def test_nulls_in_a_call_are_other_rows_keys(self, hub, monkeypatch) -> None:
+        call = {"function": {"name": "f", "arguments": {"city": "X", "day": None}}}
+        turns = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+        turns.append({"role": "tool", "content": "12 C", "tool_calls": None})
+        monkeypatch.setattr(
+            sys.modules["datasets"], "load_dataset", lambda *_, **__: [{"prompt": turns}]
+        )
+        (prompt,) = read(config(source="hub:a/b"), 0)
+        left = {"function": {"name": "f", "arguments": {"city": "X"}}}
+        assert prompt.messages[0]["tool_calls"] == [left]
+        assert prompt.messages[1] == {"role": "tool", "content": "12 C"}
 
     @pytest.mark.parametrize(
         ("error", "reason"),

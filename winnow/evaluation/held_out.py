@@ -8,7 +8,7 @@ from winnow.config.recipe import dumps, values_of
 from winnow.config.schema import Config
 from winnow.engines.devices import environment
 from winnow.engines.factory import sampler_for
-from winnow.prompts.loading import PromptSet, load_held_out
+from winnow.prompts.loading import PromptSet, clashes, load_held_out
 from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.metrics import Evaluation, evaluation
 from winnow.reporting.metrics_file import MetricsFile
@@ -69,6 +69,8 @@ def run_evaluation(
     start = RunStart(out, "evaluate", values_of(config))
     with reward_for(config, reward) as verifier, observers.running(start):
         sampler = sampler_for(config, held_out, observers)
+        for note in clashes(held_out):
+            observers.note(note)
         store = RunStore.create(out, dumps(config), environment(sampler.device), checkpoints=False)
         observers.records = [MetricsFile(store.append)]
         prompts = PromptSet((), tuple(held_out))

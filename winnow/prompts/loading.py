@@ -15,7 +15,7 @@ from winnow.config.schema.prompts import PromptsConfig
 from winnow.errors import UserError
 from winnow.prompts.arithmetic import arithmetic
 from winnow.prompts.reasoning_gym import gym
-from winnow.prompts.rows import from_rows, read_hub, read_jsonl, read_parquet
+from winnow.prompts.rows import check_template, from_rows, read_hub, read_jsonl, read_parquet
 from winnow.types import Prompt
 
 
@@ -101,22 +101,44 @@ def load_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> l
 def read(config: PromptsConfig, seed: int, field: str = "prompts.source") -> list[Prompt]:
     """All prompts of a source."""
     source = config.source
+    check_template(config.template)
     if source == "arithmetic":
         prompts = arithmetic(config, seed)
     elif source.startswith("gym:"):
         prompts = gym(config, seed, field)
     elif source.startswith("hub:"):
-        prompts = from_rows(read_hub(source, config.split, field), config, field)
+        prompts = from_rows(read_hub(source, config.split, field), config, field, padded=True)
     elif source.endswith(".jsonl"):
         prompts = from_rows(read_jsonl(source, field), config, field)
     elif source.endswith(".parquet"):
-        prompts = from_rows(read_parquet(source, field), config, field)
+        prompts = from_rows(read_parquet(source, field), config, field, padded=True)
     else:
         remedy = "use 'arithmetic', a .jsonl or .parquet file, 'hub:NAME' or 'gym:TASK'"
         raise UserError(field, f"unknown source {source!r}", remedy)
     if not prompts:
         raise UserError(field, f"{source!r} holds no prompts")
     return prompts
+
+
+def clashes(prompts: Sequence[Prompt]) -> list[str]:
+    """Sentences on prompts that are one to the model but have different answers.
+
+    No completion can be right for all of them. A template that leaves a column out makes such.
+    """
+    same: dict[tuple[str, str], dict[str, Prompt]] = {}
+    for prompt in prompts:
+        turns = "" if prompt.messages is None else repr(prompt.messages)
+        same.setdefault((prompt.text, turns), {}).setdefault(prompt.id, prompt)
+    found = [of for of in same.values() if len({p.answer for p in of.values()} - {None}) > 1]
+    if not found:
+        return []
+    answers = {p.answer: p for p in found[0].values() if p.answer is not None}
+    first, second = list(answers.values())[:2]
+    return [
+        f"{sum(map(len, found))} prompts are only {len(found)} to the model, with different "
+        f"answers: {first.id!r} ({first.answer!r:.20}) and {second.id!r} ({second.answer!r:.20}) "
+        f"are both {first.text[-60:]!r}; does the template leave out a column?"
+    ]
 
 
 def family(prompt: Prompt) -> str:

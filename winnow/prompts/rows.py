@@ -10,6 +10,8 @@ from typing import Any, TypeGuard
 
 from winnow.config.schema.prompts import PromptsConfig
 from winnow.errors import UserError, nearest
+from winnow.storage.messages import Message, TurnError, spoken
+from winnow.storage.messages import conversation as messages_of
 from winnow.types import Prompt
 
 Row = Mapping[str, Any]
@@ -35,7 +37,8 @@ def read_jsonl(path: str, field: str = "prompts.source") -> list[Row]:
     except OSError as error:
         raise UserError(field, f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(field, f"{path} is not text in UTF-8") from error
+        remedy = "name it .parquet" if _begins(path, b"PAR1") else ""
+        raise UserError(field, f"{path} is not text in UTF-8", remedy) from error
     except (ValueError, RecursionError) as error:
         wrong = f"{error.msg}, column {error.colno}" if _is_json_error(error) else str(error)
         raise UserError(field, f"{path} line {number} is not a JSON object: {wrong}") from error
@@ -86,8 +89,19 @@ def read_parquet(path: str, field: str = "prompts.source") -> list[Row]:
                 raise UserError(field, f"{path} has two columns {twice[0]!r}", "rename one")
             rows: list[Row] = file.read().to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(field, f"cannot read {path} as Parquet: {_reason(error)}") from error
+        remedy = "name it .jsonl if it is JSON, an object a line" if _begins(path, b"{") else ""
+        raise UserError(
+            field, f"cannot read {path} as Parquet: {_reason(error)}", remedy
+        ) from error
     return rows
+
+
+def _begins(path: str, mark: bytes) -> bool:
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            return file.read(len(mark)) == mark
+    except OSError:
+        return False
 
 
 def read_hub(source: str, split: str, field: str = "prompts.source") -> list[Row]:
@@ -114,17 +128,25 @@ def _reason(error: Exception) -> str:
 
 
 def from_rows(
-    rows: Sequence[Row], config: PromptsConfig, field: str = "prompts.source"
+    rows: Sequence[Row],
+    config: PromptsConfig,
+    field: str = "prompts.source",
+    *,
+    padded: bool = False,
 ) -> list[Prompt]:
     """Prompts from rows.
 
+    Args:
+        padded: Whether nulls in a conversation stand for keys that other rows have.
+
     Raises:
-        UserError: a column that is not there, an empty prompt; with the number of the row.
+        UserError: a column that is not there, an empty prompt, a turn that is no message; with the
+            number of the row.
     """
     made = []
     for number, row in enumerate(rows):
         try:
-            made.append(_prompt(number, row, config))
+            made.append(_prompt(number, row, config, padded))
         except RowError as error:
             place = f"row {number + 1} of {config.source!r}"
             raise UserError(error.field or field, f"{place} {error.what}", error.remedy) from error
@@ -158,7 +180,18 @@ def fill(template: str, row: Row) -> str:
     return _HOLE.sub(hole, template)
 
 
-def conversation(text: str, config: PromptsConfig) -> tuple[Mapping[str, str], ...] | None:
+def check_template(template: str | None) -> None:
+    """Raise a `UserError` for a template without a {column}: all its prompts would be one text."""
+    if template is None or any(hole.group(1) for hole in _HOLE.finditer(template)):
+        return
+    doubled = _HOLE.search(template.replace("{{", "{").replace("}}", "}"))
+    hint = f"write {doubled.group(0)}: doubled braces are braces" if doubled else ""
+    problem = f"it fills in no column, so that all prompts would be {template[-60:]!r}"
+    remedy = hint or "write {column} where the text of a column goes"
+    raise UserError("prompts.template", problem, remedy)
+
+
+def conversation(text: str, config: PromptsConfig) -> tuple[Message, ...] | None:
     """With `prompts.chat`, the messages for the chat template: the prompt is the user's turn."""
     if not config.chat:
         return None
@@ -166,16 +199,16 @@ def conversation(text: str, config: PromptsConfig) -> tuple[Mapping[str, str], .
     return (turn,) if config.system is None else (_system(config.system), turn)
 
 
-def _prompt(number: int, row: Row, config: PromptsConfig) -> Prompt:
+def _prompt(number: int, row: Row, config: PromptsConfig, padded: bool) -> Prompt:
     value = None
     if config.template is None:
         value = _column(row, config.prompt_column, "prompts.prompt_column")
     family = ""
-    if isinstance(value, list):
-        messages: tuple[Mapping[str, str], ...] | None = _messages(value, config)
+    if isinstance(value, list | tuple):
+        messages: tuple[Message, ...] | None = _messages(value, config, padded)
         assert messages is not None
         text = messages[-1]["content"]
-        family = "\n".join(m["content"] for m in messages if m["role"] != "system")
+        family = "\n".join(spoken(m) for m in messages if m["role"] != "system")
     else:
         text = fill(config.template, row) if config.template is not None else _text(value, config)
         messages = conversation(text, config)
@@ -205,37 +238,48 @@ def _text(value: object, config: PromptsConfig) -> str:
             f"has {value!r:.60} in column {config.prompt_column!r}",
             "it must be a string or a list of messages",
         )
+    if isinstance(value, str) and value.lstrip().startswith("[{") and _is_conversation(value):
+        raise RowError(
+            "prompts.prompt_column",
+            f"has a conversation in column {config.prompt_column!r} that is written as a string",
+            "write it as a list of messages",
+        )
     return str(value)
 
 
-def _messages(turns: Sequence[object], config: PromptsConfig) -> tuple[Mapping[str, str], ...]:
+def _is_conversation(text: str) -> bool:
+    """Whether a text is the JSON of messages."""
+    try:
+        turns = json.loads(text)
+        return bool(messages_of(turns))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _messages(turns: Sequence[object], config: PromptsConfig, padded: bool) -> tuple[Message, ...]:
     """A conversation whose last turn is not the assistant's."""
-    messages: list[Mapping[str, str]] = []
-    for turn in turns:
-        role, said = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else ("", "")
-        if not (isinstance(role, str) and isinstance(said, str) and role):
-            raise RowError(
-                "prompts.prompt_column", "has a message unlike {'role': ..., 'content': text}"
-            )
-        messages.append({"role": role, "content": said})
+    try:
+        messages = list(messages_of(turns, padded=padded))
+    except TurnError as error:
+        raise RowError("prompts.prompt_column", error.problem, error.remedy) from error
     if not messages:
         raise RowError("prompts.prompt_column", "has an empty conversation")
     if messages[-1]["role"] in ("assistant", "system"):
         raise RowError(
             "prompts.prompt_column",
-            f"ends with the {messages[-1]['role']}'s turn",
-            "a prompt must end with the user's",
+            f"ends with the {messages[-1]['role']}'s turn ({len(messages)})",
+            "a prompt must end with the user's or a tool's",
         )
     if config.system is not None:
         if messages[0]["role"] == "system":
             raise RowError(
-                "prompts.system", "has a system message of its own", "leave this one out"
+                "prompts.system", "has a system message of its own (turn 1)", "leave this one out"
             )
         messages.insert(0, _system(config.system))
     return tuple(messages)
 
 
-def _system(text: str) -> Mapping[str, str]:
+def _system(text: str) -> Message:
     return {"role": "system", "content": text}
 
 

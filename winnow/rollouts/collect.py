@@ -16,7 +16,7 @@ from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.engines.devices import environment
 from winnow.engines.factory import sampler_for
 from winnow.errors import Stopped, UserError
-from winnow.prompts.loading import load_held_out, load_prompts
+from winnow.prompts.loading import clashes, load_held_out, load_prompts
 from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.observer import Observers
 from winnow.rewards.base import Reward
@@ -235,6 +235,8 @@ def _sample(
     start = RunStart(folder, "sample", values_of(config), what, resumed=folder.exists())
     with reward_for(config, reward) as verifier, observers.running(start):
         sampler = sampler_for(config, plan.prompts, observers)
+        for note in clashes(plan.prompts):
+            observers.note(note)
         journal = begin(plan, sampler.device)
         try:
             with alone(folder):

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from winnow.storage.atomic import whole
 from winnow.storage.format import METADATA
+from winnow.storage.messages import conversation
 from winnow.types import Group, Origin, Outcome, Prompt, Sample, Score, Split, TokenAnnotations
 
 _UNSELECTED: Mapping[Split, str | None] = {
@@ -169,17 +170,20 @@ def prompt_of(row: Mapping[str, Any]) -> Prompt:
     """The prompt of a row, as far as its columns tell.
 
     Raises:
-        ValueError: `messages` or `data` are not what `prompt_columns` writes.
+        ValueError: `messages` is no conversation, or `data` not what `prompt_columns` writes.
     """
     messages, data = _parsed(row, "messages", list), _parsed(row, "data", dict)
-    text = row.get("prompt") or ""
+    chat = None if messages is None else conversation(messages)
+    text = row.get("prompt")
+    if text is None:
+        text = chat[-1]["content"] if chat else ""
     return Prompt(
         id=row.get("prompt_id") or text,
         text=text,
         answer=row.get("answer"),
         difficulty=row.get("difficulty"),
         data=data or {},
-        messages=None if messages is None else tuple(messages),
+        messages=chat,
     )
 
 

@@ -25,7 +25,7 @@ from winnow.engines.factory import (
     policy_sampler,
 )
 from winnow.errors import UserError
-from winnow.prompts.loading import PromptSet, load_held_out, load_prompts
+from winnow.prompts.loading import PromptSet, clashes, load_held_out, load_prompts
 from winnow.reporting.observer import Observers
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import check_suited
@@ -151,6 +151,8 @@ def assemble(
             observers.note(caution)
     for note in engine.notes():
         observers.note(f"{config.model}: {note}")
+    for note in clashes([*plan.prompts.train, *plan.prompts.held_out]):
+        observers.note(note)
     return runner
 
 

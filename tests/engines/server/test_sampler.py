@@ -165,6 +165,27 @@ def test_a_conversation_is_sent_to_the_chat_endpoint_alone():
     assert [body["messages"] for body in server.asked] == [list(messages)]
 
 
+def test_tool_calls_are_sent_in_the_protocols_own_form():
+    """OpenAI's reference: the arguments of a call are JSON in a string; the rest goes as it is."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"city": "X"}}}
+    asks = {"role": "assistant", "content": "", "tool_calls": [call]}
+    told = {"role": "tool", "content": "12 C", "tool_call_id": "1"}
+    talk = Request(
+        Prompt("a", "12 C", messages=({"role": "user", "content": "Warm?"}, asks, told)),
+        1,
+        0,
+        SamplingParams(),
+    )
+    with FakeServer() as server:
+        sampled(sampler(server, api="chat"), talk)
+    (body,) = server.asked
+    assert body["messages"][2] == told
+    sent = body["messages"][1]["tool_calls"][0]
+    assert json.loads(sent["function"].pop("arguments")) == {"city": "X"}
+    assert sent == {"id": "1", "type": "function", "function": {"name": "f"}}
+    assert asks["tool_calls"][0]["function"]["arguments"] == {"city": "X"}, "it changed the prompt"
+
+
 def test_no_requests_no_groups():
     with FakeServer() as server:
         assert sampled(sampler(server)) == []
@@ -445,6 +466,7 @@ def test_a_refused_request_is_the_users_to_mend():
     assert "\n" not in str(error)
     assert len(str(error)) < 400
     assert sampling.counts.refused == set()  # what did not help is not given up
+    assert f"it was asked with prompt {request('a').prompt.id!r}" in error.__notes__
 
 
 def test_what_is_not_there():

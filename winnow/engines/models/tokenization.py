@@ -2,37 +2,168 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
 from winnow.errors import UserError
 from winnow.types import Prompt
 
+NO_TEMPLATE = (
+    "use a model that has one (an instruct model), or save one as chat_template.jinja in its "
+    "folder, or make the prompts texts: prompts.chat = false, with a column of text or a template"
+)
+"""What to do about conversations for a model without a chat template."""
+
+
+class TemplateFailure(Exception):
+    """A chat template that does not render a conversation: why, and what to do."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
 
 class PromptEncoder:
-    """Prompt -> token ids, through the chat template where the prompt is a conversation."""
+    """Prompt -> token ids, through the chat template where the prompt is a conversation.
+
+    Attributes:
+        unread: Keys of messages that the template does not read, each with where it was first seen.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self.unread: dict[str, str] = {}
+        self._tried: set[tuple[str, str]] = set()
 
     def __call__(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids.
 
         Raises:
-            UserError: the tokenizer has no chat template, or it makes no token of the prompt.
+            UserError: the tokenizer has no chat template, or one that does not render this
+                conversation or leaves out a turn or its tool calls; no token comes of the prompt.
         """
         if prompt.messages is None:
-            ids = self.tokenizer.encode(prompt.text)
+            ids = encode(self.tokenizer, prompt.text, special=True)
         else:
-            if not getattr(self.tokenizer, "chat_template", None):
-                problem = "this model's tokenizer has no chat template"
-                remedy = "set prompts.chat = false and write prompts.template"
-                raise UserError("prompts.chat", problem, remedy)
-            text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in prompt.messages],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            ids = encode(self.tokenizer, self._rendered(prompt, prompt.messages), special=False)
         if not ids:
             raise UserError("prompts", f"prompt {prompt.id!r} has no tokens", "leave it out")
-        return tuple(ids)
+        return ids
+
+    def _rendered(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]]) -> str:
+        if not has_template(self.tokenizer):
+            problem = (
+                f"this model's tokenizer has no chat template, and prompt {prompt.id!r} is a "
+                "conversation"
+            )
+            raise UserError("prompts.chat", problem, NO_TEMPLATE)
+        try:
+            text = render(self.tokenizer, messages, answered=False)
+        except TemplateFailure as error:
+            problem = f"the model's chat template fails on prompt {prompt.id!r}: {error.reason}"
+            raise UserError("prompts", problem, error.remedy) from error
+        self._check_read(prompt.id, messages, text)
+        return text
+
+    def _check_read(self, name: str, messages: Sequence[Mapping[str, Any]], text: str) -> None:
+        """Try, once for each key of each role, whether the text changes with it."""
+        for number, message in enumerate(messages):
+            for key, value in message.items():
+                role = message["role"]
+                if key == "role" or not value or (role, key) in self._tried:
+                    continue
+                self._tried.add((role, key))
+                if not self._reads(messages, number, key, text):
+                    self._not_read(f"prompt {name!r} turn {number + 1}", message, key)
+
+    def _reads(
+        self, messages: Sequence[Mapping[str, Any]], number: int, key: str, text: str
+    ) -> bool:
+        other = dict(messages[number])
+        if key == "content":
+            other[key] += "x"
+        else:
+            del other[key]
+        try:
+            changed = [*messages[:number], other, *messages[number + 1 :]]
+            return render(self.tokenizer, changed, answered=False) != text
+        except TemplateFailure:
+            return True  # it cannot do without
+
+    def _not_read(self, where: str, message: Mapping[str, Any], key: str) -> None:
+        if key == "tool_calls" or (key == "content" and not message.get("tool_calls")):
+            what = (
+                "the tool_calls" if key == "tool_calls" else f"what role {message['role']!r} says"
+            )
+            raise UserError(
+                "prompts",
+                f"{where}: the model's chat template leaves out {what}",
+                "use a model whose template has it, or change the conversation",
+            )
+        self.unread.setdefault(key, where)
+
+    def notes(self) -> list[str]:
+        """What of the prompts the model does not see, in sentences."""
+        return [
+            f"its chat template does not read the key {key!r} of messages ({where})"
+            for key, where in self.unread.items()
+        ]
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Whether a tokenizer has a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, answered: bool) -> str:
+    """A conversation as the text that the chat template makes of it.
+
+    Args:
+        answered: Whether the last turn is the assistant's; else the text ends where that begins.
+
+    Raises:
+        TemplateFailure: the template is broken, or refuses the conversation.
+    """
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                add_generation_prompt=not answered,
+                tokenize=False,
+            )
+        )
+    except TemplateSyntaxError as error:
+        remedy = "repair chat_template in the model's tokenizer, or use another model"
+        reason = f"syntax error in its line {error.lineno}: {(error.message or '').rstrip('.')}"
+        raise TemplateFailure(_line(reason), remedy) from error
+    except UndefinedError as error:
+        remedy = "give the messages what the template reads, or repair the template"
+        raise TemplateFailure(_line(str(error)), remedy) from error
+    except TemplateError as error:  # what a template raises itself
+        remedy = "change the conversation, or use a model whose template takes it"
+        if any(message["role"] == "system" for message in messages):
+            remedy = "leave the system message out if it is that, or use a model that takes it"
+        raise TemplateFailure(_line(str(error)), remedy) from error
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        remedy = "give the messages what the template reads, or repair the template"
+        raise TemplateFailure(_line(f"{type(error).__name__}: {error}"), remedy) from error
+
+
+def encode(tokenizer: Any, text: str, *, special: bool) -> tuple[int, ...]:
+    """Token ids of a text, with one beginning-of-sequence token where it is written out as well.
+
+    Args:
+        special: Whether the tokenizer adds its own special tokens.
+    """
+    ids = list(tokenizer.encode(text, add_special_tokens=special))
+    first, written = tokenizer.bos_token_id, tokenizer.bos_token
+    if first is not None and text.startswith(written):
+        while ids[:2] == [first, first]:
+            del ids[0]
+    return tuple(ids)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:200]

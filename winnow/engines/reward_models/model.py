@@ -15,16 +15,23 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
 from winnow.engines.models.loading import (
     ModelSource,
+    check_finite,
     context_length,
     load_tokenizer,
     plain_weights,
     reading,
     resolve,
+)
+from winnow.engines.models.tokenization import (
+    NO_TEMPLATE,
+    TemplateFailure,
+    encode,
+    has_template,
+    render,
 )
 from winnow.errors import UserError, WinnowError
 from winnow.types import Prompt, Score
@@ -131,8 +138,8 @@ class Encoder:
                 continue
             try:
                 text = self._conversation(prompt.messages, completion)
-            except TemplateError as error:
-                encoded[i] = f"the reward model's chat template refuses it: {error}"
+            except TemplateFailure as error:
+                encoded[i] = f"the reward model's chat template refuses it: {error.reason}"
             else:
                 plain.setdefault((text, False), []).append(i)
         for (text, special), places in plain.items():
@@ -142,15 +149,14 @@ class Encoder:
         return encoded
 
     def _conversation(self, messages: Sequence[Any], completion: str) -> str:
-        if not getattr(self._tokenizer, "chat_template", None):
+        if not has_template(self._tokenizer):
             problem = "its tokenizer has no chat template, and the prompts are conversations"
-            remedy = "set prompts.chat = false and write prompts.template"
-            raise UserError(self._field, problem, remedy)
-        answered = [*map(dict, messages), {"role": "assistant", "content": completion}]
-        return str(self._tokenizer.apply_chat_template(answered, tokenize=False))
+            raise UserError(self._field, problem, NO_TEMPLATE)
+        said = {"role": "assistant", "content": completion}
+        return render(self._tokenizer, [*messages, said], answered=True)
 
     def _row(self, text: str, special: bool) -> Row | str:
-        row = tuple(self._tokenizer.encode(text, add_special_tokens=special))
+        row = encode(self._tokenizer, text, special=special)
         if not row:
             return "the text has no tokens"
         if len(row) > self._context:
@@ -167,7 +173,7 @@ def load_classifier(
     the model is built.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or some of its weights are not finite.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -185,6 +191,7 @@ def load_classifier(
         )
     plain_weights(source, model)
     missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    check_finite(model, source, field, missing)
     return model, sorted(missing)
 
 

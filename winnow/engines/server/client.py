@@ -31,6 +31,7 @@ _LONGEST_WAIT = 600.0  # a server that asks for longer is out of quota
 _CHECK_TIMEOUT = 10.0
 _CHECK_RETRIES = 2
 _NOBODY_BEHIND = (0, 502, 503, 504)  # no answer; a proxy without a server; one that still loads
+_ABOUT_THE_PROMPT = (400, 413, 422)  # such as a chat template that refuses it
 _NEW_SEEDS = 2**20  # beyond the offsets of the choices of one request
 _LONGEST_QUOTE = 300
 
@@ -183,7 +184,10 @@ class Caller:
             except Passing as error:
                 failure = error
             except Refused as error:
-                raise self._error(str(error), _remedy(error.status)) from None
+                refused = self._error(str(error), _remedy(error.status))
+                if error.status in _ABOUT_THE_PROMPT:
+                    refused.add_note(f"it was asked with prompt {request.prompt.id!r}")
+                raise refused from None
             if attempt + 1 < attempts:
                 self._counts.retries += 1
                 await self._back_off(attempt, failure.wait)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from winnow.engines.base import Request, SamplingParams
+from winnow.storage.messages import for_server
 from winnow.types import FinishReason, Sample
 
 Api = Literal["completions", "chat"]
@@ -139,7 +140,7 @@ def question(
     body: dict[str, Any] = {"model": model, "temperature": params.temperature}
     if api == "chat":
         asked = prompt.messages or ({"role": "user", "content": prompt.text},)
-        body["messages"] = [dict(message) for message in asked]
+        body["messages"] = for_server(asked)
     else:
         body["prompt"] = prompt.text
     body["max_completion_tokens" if "max_tokens" in without else "max_tokens"] = params.max_tokens

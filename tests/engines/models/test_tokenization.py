@@ -1,0 +1,121 @@
+"""Chat templates that work, that fail, and that leave something out; one token to begin with."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import processors
+
+from tests import tiny
+from winnow.engines.models.tokenization import PromptEncoder, encode
+from winnow.errors import UserError
+from winnow.types import Prompt
+
+PLAIN = "{% for m in messages %}{{ m['role'] }}.{{ m['content'] }}\n{% endfor %}"
+CALLS = (
+    "{% for m in messages %}{{ m['role'] }}.{{ m['content'] }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments.city }}"
+    "{% endfor %}#{% endfor %}"
+)
+KNOWN_ROLES = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}\n{% endif %}{% endfor %}"
+)
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"city": "x"}}}
+TURNS = (
+    {"role": "user", "content": "warm"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "12", "name": "g"},
+)
+
+
+def encoder(template: str | None) -> PromptEncoder:
+    words = tiny.tokenizer()
+    words.chat_template = template
+    return PromptEncoder(words)
+
+
+def talk(*turns: dict[str, object]) -> Prompt:
+    return Prompt("p7", "x", messages=turns)
+
+
+def test_the_template_sees_every_key() -> None:
+    made = encoder(CALLS + "{{ messages[2].name }}")
+    text = made.tokenizer.decode(made(talk(*TURNS)))
+    assert text == "user.warm#assistant.fx#tool.12#g"
+    assert made.notes() == []
+
+
+def test_a_key_that_the_template_does_not_read_is_noted() -> None:
+    made = encoder(CALLS)
+    made(talk(*TURNS))
+    made(talk(*TURNS))
+    assert made.notes() == [
+        "its chat template does not read the key 'name' of messages (prompt 'p7' turn 3)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "says"),
+    [
+        (PLAIN, TURNS, "turn 2: the model's chat template leaves out the tool_calls; use a"),
+        (KNOWN_ROLES, TURNS[::2], "turn 2: the model's chat template leaves out what role 'tool'"),
+    ],
+)
+def test_what_the_template_leaves_out_is_refused(template, turns, says) -> None:
+    with pytest.raises(UserError) as caught:
+        encoder(template)(talk(*turns))
+    assert str(caught.value).startswith(f"prompts: prompt 'p7' {says}")
+
+
+SYSTEM = {"role": "system", "content": "be kind"}
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (
+            "{{ raise_exception('System role\nnot supported') }}",
+            "System role not supported; leave the system message out",
+        ),
+        ("\n{% for m in messages %}{{ m.content", "syntax error in its line 2: "),
+        ("{{ strftime('%d') }}", "'strftime' is undefined; give the messages what the template"),
+        ("{{ messages[0].content + messages[0].turns }}", "has no attribute 'turns'"),
+        ("{{ messages[0].content + 5 }}", "TypeError: "),
+        ("{{ messages[0].content.nothing.of.it }}", "has no attribute 'nothing'"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError: "),
+    ],
+)
+def test_a_template_that_fails_is_one_line_with_the_prompt(template, says) -> None:
+    with pytest.raises(UserError) as caught:
+        encoder(template)(talk(SYSTEM, TURNS[0]))
+    said = str(caught.value)
+    assert said.startswith("prompts: the model's chat template fails on prompt 'p7': ")
+    assert says in said
+    assert "\n" not in said
+    assert caught.value.remedy
+
+
+def test_without_a_template_the_advice_helps_conversations_too() -> None:
+    with pytest.raises(UserError) as caught:
+        encoder(None)(talk(*TURNS))
+    said = str(caught.value)
+    assert "no chat template, and prompt 'p7' is a conversation" in said
+    assert "chat_template.jinja" in said
+
+
+def test_a_text_that_begins_with_the_first_token_has_it_once() -> None:
+    """As with `<s>[INST] ...` in a column of text: the tokenizer adds its own `<s>`."""
+    words = tiny.tokenizer()
+    words.add_special_tokens({"bos_token": "<s>"})
+    first = words.bos_token_id
+    words._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", first)]
+    )
+    one = words.encode("1", add_special_tokens=False)[0]
+    assert words.encode("<s>1") == [first, first, one]
+    for text in ("1", "<s>1"):
+        assert PromptEncoder(words)(Prompt("p", text)) == (first, one)
+    assert encode(words, "<s>1", special=False) == (first, one)
+    words.chat_template = "{{ bos_token }}{{ messages[0].content }}"
+    for text in ("1", "<s>1"):
+        assert PromptEncoder(words)(talk({"role": "user", "content": text})) == (first, one)
+    assert encode(words, "1<s><s>1", special=False) == (one, first, first, one)
