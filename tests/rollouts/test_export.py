@@ -256,14 +256,41 @@ class TestLines:
         self.lines(samples)
         assert "😀" in samples.with_name("kept.jsonl").read_text(encoding="utf-8")
 
-    def test_a_text_that_is_not_there_is_empty(self, tmp_path) -> None:
-        table = pa.table({"prompt": ["p"], "text": pa.array([None], pa.string()), "reward": [1.0]})
-        pq.write_table(table, tmp_path / "in.parquet")
+    @pytest.mark.parametrize(
+        ("columns", "says"),
+        [
+            ({"text": [None]}, r"in\.parquet: row 1 has a null in column text; leave out"),
+            (
+                {"prompt": [None], "prompt_id": ["7"]},
+                "in\\.parquet, prompt None: the prompt is null",
+            ),
+            ({"messages": ["{}"]}, "prompt 'p': messages is not a JSON list: '{}'; fix the file"),
+            ({"messages": ["[5]"]}, "prompt 'p': has a turn 1 that is 5, not an object"),
+        ],
+    )
+    def test_a_null_is_no_text(self, tmp_path, columns, says) -> None:
+        """A prompt or a completion that is not there, and a conversation that is none."""
+        columns = {"prompt": ["p"], "text": ["x"], "reward": [1.0], **columns}
+        kinds = {name: pa.array(c, pa.string()) for name, c in columns.items() if name != "reward"}
+        pq.write_table(pa.table({**columns, **kinds}), tmp_path / "in.parquet")
         for form in ("messages", "prompt-completion"):
             out = tmp_path / f"{form}.jsonl"
-            select(tmp_path / "in.parquet", ["correct"], out=out, form=form)
-            (line,) = out.read_text().splitlines()
-            assert "null" not in line
+            with pytest.raises(UserError, match=rf"^samples: .*{says}"):
+                select(tmp_path / "in.parquet", ["correct"], out=out, form=form)
+            assert not out.exists()
+
+    def test_tool_calls_come_back_out(self, tmp_path) -> None:
+        call = {"type": "function", "function": {"name": "f", "arguments": {"city": "X"}}}
+        turns = (
+            {"role": "user", "content": "Warm?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "12 C", "name": "f"},
+        )
+        talk = group([1], texts=["No."]).with_(prompt=Prompt("t", "12 C", messages=turns))
+        write_groups(tmp_path / "in.parquet", "sample", 0, [talk])
+        select(tmp_path / "in.parquet", ["correct"], out=tmp_path / "kept.jsonl")
+        (line,) = (tmp_path / "kept.jsonl").read_text().splitlines()
+        assert json.loads(line)["messages"] == [*turns, {"role": "assistant", "content": "No."}]
 
     def test_a_file_without_texts_writes_nothing_at_all(self, tmp_path) -> None:
         pq.write_table(pa.table({"prompt_id": ["p"], "reward": [1.0]}), tmp_path / "in.parquet")

@@ -71,7 +71,9 @@ def groups(sample, name: str) -> Group:
     def each(strategy):
         return tuple(sample(strategy) for _ in made) if sample(st.booleans()) else ()
 
-    turn = st.fixed_dictionaries({"role": TEXT, "content": TEXT})
+    turn = st.fixed_dictionaries(
+        {"role": TEXT.filter(bool), "content": TEXT}, optional={"name": TEXT, "weight": FLOAT}
+    )
     prompt = Prompt(
         id=name + sample(TEXT),
         text=sample(TEXT),
@@ -395,12 +397,41 @@ def no_name(path: Path) -> Path:
     return path / "d.parquet"
 
 
+def no_statistics(path: Path) -> Path:
+    table = pa.table({**THREE, "text": [None, "y", None]})
+    pq.write_table(table, path / "d.parquet", write_statistics=False)
+    return path / "d.parquet"
+
+
+def preferences(path: Path) -> Path:
+    pq.write_table(
+        pa.table({key: ["a"] for key in ("prompt", "chosen", "rejected")}), path / "d.parquet"
+    )
+    return path / "d.parquet"
+
+
 CONVERSATION = [[{"role": "user", "content": "a"}]] * 3
 BAD = {
     "no such file": (lambda path: path / "no.parquet", "no file or folder {path}/no.parquet"),
     "a file cut in half": (cut, "{path}/d.parquet is half-written or not Parquet: "),
     "a damaged page": (bad_page, "{path}/d.parquet is half-written or not Parquet: "),
-    "JSON": (json_file, "{path}/d.parquet is half-written or not Parquet: "),
+    "JSON": (
+        json_file,
+        "{path}/d.parquet is JSON, and samples are read from Parquet; give the .parquet file or",
+    ),
+    "a sample that failed": (
+        lambda path: foreign(path / "d.parquet", text=["x", None, "z"]),
+        "{path}/d.parquet: row 2 has a null in column text; leave out samples that failed",
+    ),
+    "samples that failed, without statistics": (
+        no_statistics,
+        "{path}/d.parquet: row 1 and 1 more have a null in column text",
+    ),
+    "preferences": (
+        preferences,
+        "{path}/d.parquet has no column text, which the test needs; it has prompt, chosen, "
+        "rejected: write a pair as two rows of one prompt, chosen as text with reward 1 and",
+    ),
     "a folder without samples": (lambda path: path, "folder {path} has no .parquet file"),
     "an unfinished sample": (
         unfinished,
@@ -454,6 +485,10 @@ CANNOT_BE_DRAWS = {
         "version spans do not rise within 2 tokens: [(0, 0), (2, 1)]",
     ),
     "data that is no table": ({"data": ["[1]"] * 3}, "data is not a JSON object: '[1]'"),
+    "messages that are no turns": (
+        {"messages": ['[{"role": "user", "content": 7}]'] * 3},
+        "has a turn 1 whose key 'content' is 7, not a text",
+    ),
     "messages that are no JSON": ({"messages": ["hi"] * 3}, "messages is not a JSON list: 'hi'"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -333,6 +334,39 @@ class TestTextAlone:
             train(tiny_model, file, tmp_path / "run", algorithm="rft")
 
 
+class Notes(winnow.reporting.observer.Observer):
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def on_note(self, note) -> None:
+        self.found.append(note.text)
+
+
+def test_pairs_of_equal_texts_are_said(tiny_model, tmp_path) -> None:
+    """Two of the three pairs are of two equal texts: -log sigmoid(0) whatever the policy is."""
+    texts = [("1", "1"), ("2", "3"), ("3", "3")]
+    rows = [
+        {"prompt": f"{place}+1=", "text": text, "reward": float(number == 0)}
+        for place, pair in enumerate(texts)
+        for number, text in enumerate(pair)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    heard = Notes()
+    train(
+        tiny_model,
+        tmp_path / "pairs.parquet",
+        tmp_path / "run",
+        algorithm="dpo",
+        callbacks=[heard],
+    )
+    (said,) = [note for note in heard.found if "one text" in note]
+    assert "2 of 3 prompts have one text with different rewards, such as '0+1=': '1'" in said
+    for row in rows:
+        row["reward"] = 1.0 if row["text"] == "1" else 0.1 + 0.2 * (row["prompt"] == "1+1=")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "other.parquet")
+    assert read_samples([tmp_path / "other.parquet"], ["text"], why="x").clashes() == []
+
+
 class TestRefused:
     def refused(self, model, file, tmp_path, match, **settings) -> None:
         with pytest.raises(UserError, match=match) as error:
@@ -358,6 +392,36 @@ class TestRefused:
             r"sampled at temperature 0\.7.*set sampling\.temperature = 0\.7",
         )
         train(tiny_model, file, tmp_path / "run", algorithm="rft")  # likelihood has no ratio
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+    def test_logprobs_that_are_no_numbers(self, tiny_model, samples, tmp_path, value) -> None:
+        """They would make the loss NaN, and the learning rate would get the blame."""
+        spoilt = {"logprobs": lambda row: [value] * row["tokens"] if row["sample"] == 3 else [-1.0]}
+        spoilt["tokens"] = lambda row: len(row["token_ids"])
+        file = changed(samples, tmp_path / "d.parquet", **spoilt)
+        match = r"^samples_file: .* has log-probs that are NaN or infinite"
+        self.refused(tiny_model, file, tmp_path, match)
+
+    def test_a_sample_without_a_text(self, tiny_model, samples, tmp_path) -> None:
+        failed = {"text": lambda row: None if row["sample"] == 3 else row["text"]}
+        file = changed(samples, tmp_path / "d.parquet", **failed)
+        match = r"^samples_file: .*d\.parquet: row 4 and 9 more have a null in column text; leave"
+        self.refused(tiny_model, file, tmp_path, match, algorithm="dpo")
+
+    def test_a_prompt_without_a_text(self, tiny_model, samples, tmp_path) -> None:
+        none = {"prompt": lambda row: None if row["prompt_id"] == "0" else row["prompt"]}
+        file = changed(samples, tmp_path / "d.parquet", **none)
+        match = r"^samples_file: .*have a null in column prompt; fill it in"
+        self.refused(tiny_model, file, tmp_path, match, algorithm="rft")
+
+    def test_a_conversation_that_the_template_does_not_take(
+        self, tiny_model, samples, tmp_path
+    ) -> None:
+        turns = json.dumps([{"role": "user", "content": "1"}])
+        file = changed(samples, tmp_path / "d.parquet", messages=lambda row: turns, prompt_ids=None)
+        match = r"^samples_file: .*no chat template, and prompt '\d+' is a conversation"
+        with pytest.raises(UserError, match=match):
+            train(tiny_model, file, tmp_path / "run", algorithm="rft")
 
     def test_truncated(self, tiny_model, samples, tmp_path) -> None:
         file = changed(samples, tmp_path / "d.parquet", truncated=lambda row: row["sample"] == 0)

@@ -390,6 +390,59 @@ def test_beside_anchor_data_a_resumed_run_is_the_unbroken_run(
     assert not same(weights(whole.checkpoint), weights(without.checkpoint))
 
 
+def test_completions_as_messages_are_their_texts(tmp_path):
+    """As `winnow select --form prompt-completion` writes conversations."""
+    asked, said = [{"role": "user", "content": "3-1="}], {"role": "assistant", "content": "2"}
+    path = tmp_path / "anchor.jsonl"
+    path.write_text(json.dumps({"prompt": asked, "completion": [said]}))
+    made = open_anchor(AnchorConfig(source=str(path)), PromptsConfig(), 0)
+    assert [group.samples[0].text for group in made.groups] == ["2"]
+    assert made.groups[0].prompt.messages == tuple(asked)
+
+
+@pytest.mark.parametrize(
+    ("completion", "says"),
+    [
+        ([], "a completion that is not one text of the assistant's"),
+        ([{"role": "user", "content": "2"}], "a completion that is not one text of the assis"),
+        ([{"role": "assistant", "tool_calls": [{}]}], "a completion that is not one text of"),
+        ([{"role": "assistant", "content": 2}], "a turn 1 whose key 'content' is 2, not a text"),
+    ],
+)
+def test_completions_that_are_other_messages_are_refused(completion, says, tmp_path):
+    path = tmp_path / "anchor.jsonl"
+    path.write_text(json.dumps({"prompt": "3-1=", "completion": completion}))
+    with pytest.raises(winnow.UserError) as caught:
+        open_anchor(AnchorConfig(source=str(path)), PromptsConfig(), 0)
+    assert str(caught.value).startswith("anchor.completion_column: the example '3-1=' of ")
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "more", "says"),
+    [
+        (
+            {"prompt": [{"role": "user"}]},
+            {},
+            r"^anchor\.prompt_column: row 1 of .* has a turn 1 without the key 'content'",
+        ),
+        ({"prompt": "3-1="}, {"template": "Go"}, r"^anchor\.template: it fills in no column"),
+        (
+            {"prompt": [{"role": "user", "content": "3-1="}]},
+            {},
+            r"^anchor\.source: .*no chat template, and prompt '0' is a .*; use a model that",
+        ),
+        ({"prompt": "1" * 130}, {}, r"^anchor\.source: .* context of 128; leave this example out$"),
+    ],
+)
+def test_an_example_that_cannot_be_used_is_one_line(tiny_model, tmp_path, row, more, says):
+    path = tmp_path / "anchor.jsonl"
+    path.write_text(json.dumps({**row, "completion": "2"}))
+    with pytest.raises(winnow.UserError, match=says):
+        go(config(tiny_model, tmp_path, anchor={"source": str(path), **more}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_example_without_an_answer_is_one_line(tiny_model, tmp_path):
     path = tmp_path / "anchor.jsonl"
     path.write_text('{"prompt": "3-1=", "completion": "2"}\n{"prompt": "3-2=", "completion": ""}\n')

@@ -16,7 +16,7 @@ from winnow.rollouts.selected import Selected
 from winnow.storage.atomic import disk, refuse, whole
 from winnow.storage.format import METADATA
 from winnow.storage.sample_table import Part, SampleTable
-from winnow.storage.schema import SCHEMA, clean
+from winnow.storage.schema import SCHEMA, clean, prompt_of
 
 Form = Literal["messages", "prompt-completion"]
 _ROWS = 16_384
@@ -182,7 +182,12 @@ def _jsonl(table: SampleTable, selected: Selected, path: Path, form: Form) -> No
             for first, batch in _batches(part, columns):
                 survived = selected.survived[first : first + batch.num_rows]
                 for row in batch.filter(pa.array(survived)).to_pylist():
-                    file.write(json.dumps(line(row, form, talk), ensure_ascii=False) + "\n")
+                    try:
+                        written = line(row, form, talk)
+                    except ValueError as error:
+                        problem = f"{part.path}, prompt {row['prompt']!r:.60}: {error}"
+                        raise UserError("samples", problem, "fix the file") from error
+                    file.write(json.dumps(written, ensure_ascii=False) + "\n")
 
 
 def _has_conversations(part: Part) -> bool:
@@ -198,13 +203,18 @@ def line(row: dict[str, Any], form: Form, talk: bool) -> dict[str, Any]:
 
     Args:
         talk: Whether prompt and completion are messages, which is the same for a whole file.
+
+    Raises:
+        ValueError: the prompt is null, or `messages` is no conversation.
     """
-    completion = row["text"] or ""
+    completion = row["text"]
     said = {"role": "assistant", "content": completion}
-    messages = row.get("messages")
-    asked = json.loads(messages) if messages else [{"role": "user", "content": row["prompt"]}]
+    prompt = prompt_of(row)
+    if row["prompt"] is None and prompt.messages is None:
+        raise ValueError("the prompt is null")
+    asked = prompt.messages or ({"role": "user", "content": prompt.text},)
     if form == "messages":
         return {"messages": [*asked, said]}
     if talk:
-        return {"prompt": asked, "completion": [said]}
-    return {"prompt": row["prompt"], "completion": completion}
+        return {"prompt": [*asked], "completion": [said]}
+    return {"prompt": prompt.text, "completion": completion}

@@ -19,6 +19,8 @@ from winnow.errors import UserError
 from winnow.storage.format import check_file
 from winnow.storage.paths import Paths, paths_of
 from winnow.storage.schema import PROMPT_KEY, SCHEMA, group_of
+from winnow.storage.table_checks import check_columns, check_kind, check_nulls, check_texts
+from winnow.theory.ties import all_equal
 from winnow.types import Group
 
 JOURNAL = "journal.jsonl"
@@ -161,10 +163,29 @@ class SampleTable:
             return []
         return [v for v in pc.unique(self._table[column]).to_pylist() if v is not None]
 
+    def clashes(self) -> list[tuple[int, str]]:
+        """Groups that have one text with different rewards, each with such a text."""
+        keys = {"group": np.repeat(np.arange(len(self)), np.diff(self.starts))}
+        names = [name for name in ("text", "finish_reason") if name in self]
+        table = pa.table({**keys, **{name: self._table[name] for name in (*names, "reward")}})
+        found = table.group_by(["group", *names]).aggregate([("reward", "min"), ("reward", "max")])
+        found = found.filter(pc.greater(found["reward_max"], found["reward_min"]))
+        texts = {
+            row["group"]: row["text"]
+            for row in found.to_pylist()
+            if not all_equal(np.array([row["reward_min"], row["reward_max"]]), self.right_at or 1.0)
+        }
+        return sorted(texts.items())
+
     def empty_lists(self, column: str) -> int:
         """Rows that have nothing in a column of lists."""
         lengths = pc.fill_null(pc.list_value_length(self._table[column]), 0)
         return int(pc.sum(pc.equal(lengths, 0)).as_py() or 0)
+
+    def not_finite(self, column: str) -> int:
+        """How many numbers in a column of lists are null, NaN or infinite."""
+        values = pc.fill_null(pc.is_finite(pc.list_flatten(self._table[column])), False)
+        return len(values) - int(pc.sum(values).as_py() or 0)
 
     def __contains__(self, column: str) -> bool:
         return column in self._table.column_names
@@ -189,8 +210,9 @@ def read_samples(
         right_at: A reward of at least this is right. Default: as each file says, else 1.
 
     Raises:
-        UserError: no such file, one that is not Parquet or damaged, a missing column, a folder that
-            is not complete, no samples at all.
+        UserError: no such file, one that is not Parquet or damaged, a missing column, a sample
+            without a text, a null where a value is needed, a folder that is not complete, no
+            samples at all.
     """
     parts: list[Part] = []
     tables: list[pa.Table] = []
@@ -211,10 +233,11 @@ def read_samples(
 
 def _read(path: Path, asked: Sequence[str], needed: Sequence[str], why: str) -> pa.Table:
     """The columns of one file that are asked for, and those that tell its prompts apart."""
+    check_kind(path)
     schema = pq.read_schema(path)
     there = schema.names
     check_file("samples", path, schema.metadata)
-    _check_columns(path, there, needed, why)
+    check_columns(path, there, needed, why)
     texts = [name for name in there if _is_text(schema.field(name).type)]
     names = [name for name in asked if name in there]
     names += [name for name in PROMPT_KEY if name in texts and name not in names]
@@ -222,7 +245,10 @@ def _read(path: Path, asked: Sequence[str], needed: Sequence[str], why: str) -> 
         names.append("prompt")
     repeated = [name for name in _REPEATED if name in names and name in texts]
     with pq.ParquetFile(path, read_dictionary=repeated) as file:
-        return _as_written(path, file.read(columns=names))
+        check_texts(path, file)
+        table = _as_written(path, file.read(columns=names))
+    check_nulls(path, table, needed)
+    return table
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -275,18 +301,6 @@ def _readable(path: Path) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         problem = f"{path} is half-written or not Parquet: {reason:.80}"
         raise UserError("samples", problem) from error
-
-
-def _check_columns(path: Path, there: Sequence[str], needed: Sequence[str], why: str) -> None:
-    missing = [name for name in needed if name not in there]
-    if not {"prompt_id", "prompt"} & set(there):
-        missing.insert(0, "prompt_id (or prompt)")
-    if missing:
-        problem = f"{path} has no column {', '.join(missing)}, which {why} needs"
-        raise UserError("samples", problem, f"it has {', '.join(there) or 'none'}")
-    twice = [name for name in SCHEMA.names if there.count(name) > 1]
-    if twice:
-        raise UserError("samples", f"{path} has two columns {twice[0]!r}", "rename one")
 
 
 def _as_written(path: Path, table: pa.Table) -> pa.Table:

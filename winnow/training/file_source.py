@@ -77,6 +77,14 @@ def _opened(path: str, config: Config, algorithm: Algorithm) -> File:
     out = table.count("survived", False)
     if out:
         notes.append(f"{path}: {out} of {table.rows} samples were rejected before and stay out")
+    clashes = table.clashes()
+    if clashes:
+        group, text = clashes[0]
+        notes.append(
+            f"{path}: {len(clashes)} of {len(table)} prompts have one text with different rewards, "
+            f"such as {table.group(group).prompt.id!r}: {text[-60:]!r}; a pair of equal texts "
+            "teaches nothing, and other algorithms learn both at once"
+        )
     return File(path, table, tuple(notes))
 
 
@@ -89,6 +97,9 @@ def _check_ratio(path: str, table: SampleTable, temperature: float) -> None:
     if table.count("truncated", True):
         problem = f"{path} was sampled with top-k or top-p, which change what this loss divides by"
         raise UserError("samples_file", problem, advice)
+    if table.not_finite("logprobs"):
+        problem = f"{path} has log-probs that are NaN or infinite, which this loss divides by"
+        raise UserError("samples_file", problem, f"leave those samples out, or {advice}")
     other = [heat for heat in table.values("temperature") if heat != temperature]
     if other:
         raise UserError(

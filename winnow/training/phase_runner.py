@@ -70,7 +70,8 @@ class PhaseRunner:
                 if phase.file is not None:
                     self._completes[phase.number] = self._complete(phase, phase.file)
                 anchor = self._anchors[phase.number - 1]
-                self._examples[phase.number] = anchor and anchor.encoded(Retokeniser(engine))
+                encoder = Retokeniser(engine, leave_out="leave this example out")
+                self._examples[phase.number] = anchor and anchor.encoded(encoder)
         if todo and self._found is None:
             self._learner = self._prepared(todo[0])
 

@@ -23,9 +23,18 @@ class Retokeniser:
 
     Args:
         anew: Whether the file's tokens are another model's, so that only its text can be used.
+        leave_out: How a sample that cannot be used is left out, for messages.
     """
 
-    def __init__(self, engine: Engine, stop: Sequence[str] = (), *, anew: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        stop: Sequence[str] = (),
+        *,
+        anew: bool = False,
+        leave_out: str = "leave it out with winnow select --rule 'length(high=...)'",
+    ) -> None:
+        self._leave_out = leave_out
         self._engine, self._anew = engine, anew
         self._stop = stop[0] if len(stop) == 1 else ""
         self._context = engine.context
@@ -34,10 +43,14 @@ class Retokeniser:
         """The group, complete.
 
         Raises:
-            UserError: a sample that is longer than the model's context, or of no token at all.
+            UserError: a sample that is longer than the model's context, or of no token at all; a
+                conversation that the model's chat template does not take.
         """
         known = bool(group.prompt_ids) and not self._anew
-        prompt_ids = group.prompt_ids if known else self._engine.encode(group.prompt)
+        try:
+            prompt_ids = group.prompt_ids if known else self._engine.encode(group.prompt)
+        except UserError as error:
+            raise error.with_(setting="samples_file") from error
         samples = tuple(
             sample if sample.token_ids and not self._anew else self._complete(group, sample)
             for sample in group.samples
@@ -48,7 +61,7 @@ class Retokeniser:
                 "samples_file",
                 f"a sample of prompt {group.prompt.id!r} is {longest} tokens long with its prompt, "
                 f"more than the model's context of {self._context}",
-                "leave it out with winnow select --rule 'length(high=...)'",
+                self._leave_out,
             )
         return group.with_(prompt_ids=prompt_ids, samples=samples)
 

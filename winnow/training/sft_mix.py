@@ -16,6 +16,7 @@ from winnow.engines.base import AuxiliaryBatch
 from winnow.errors import UserError
 from winnow.prompts.loading import read
 from winnow.rollouts.generate import random_stream
+from winnow.storage.messages import TurnError, conversation
 from winnow.types import Group, Outcome, Prompt, Sample, Score
 
 
@@ -37,13 +38,13 @@ class Anchor:
         """The same with token ids, an end-of-sequence token after each completion.
 
         Raises:
-            UserError: an example that is longer than the model's context.
+            UserError: an example that is longer than the model's context, or a conversation that
+                its chat template does not take.
         """
         try:
             groups = [complete(group) for group in self.groups]
         except UserError as error:
-            remedy = "leave this example out"
-            raise error.with_(setting="anchor.source", remedy=remedy) from error
+            raise error.with_(setting="anchor.source") from error
         return Anchor(groups, self.ratio, self.coefficient)
 
     def auxiliary_batch(self, prompts: int, most: int, seed: int, update: int) -> AuxiliaryBatch:
@@ -105,17 +106,32 @@ def _order(size: int, seed: int, epoch: int) -> list[int]:
 
 
 def _example(prompt: Prompt, config: AnchorConfig) -> Group:
-    if not prompt.answer:
-        raise UserError(
-            "anchor.completion_column",
-            f"the example {prompt.text[-60:]!r} of {config.source} has nothing in "
-            f"{config.completion_column!r}",
-        )
+    column = "anchor.completion_column"
+    where = f"the example {prompt.text[-60:]!r} of {config.source}"
+    said = prompt.data.get(config.completion_column)
+    completion = prompt.answer
+    if isinstance(said, list):  # as `winnow select` writes it for other trainers
+        completion = _of_messages(said, where)
+    if not completion:
+        raise UserError(column, f"{where} has nothing in {config.completion_column!r}")
     return Group(
         prompt=prompt,
         prompt_ids=(),
-        samples=(Sample((), (), prompt.answer, "eos", length=1),),
+        samples=(Sample((), (), completion, "eos", length=1),),
         scores=(Score(1.0),),
         outcomes=(Outcome(True, "anchor"),),
         advantages=(1.0,),
     )
+
+
+def _of_messages(turns: list[object], where: str) -> str:
+    """The text of a completion that is written as one message of the assistant's."""
+    column = "anchor.completion_column"
+    try:
+        messages = conversation(turns)
+    except TurnError as error:
+        raise UserError(column, f"{where} {error.problem}", error.remedy) from error
+    if len(messages) != 1 or messages[0]["role"] != "assistant" or len(messages[0]) > 2:
+        problem = f"{where} has a completion that is not one text of the assistant's"
+        raise UserError(column, problem, "give one message with role and content, or a text")
+    return str(messages[0]["content"])
