@@ -113,6 +113,30 @@ MISTAKES = {
     "template column": Case(
         train(*FILE, "prompts.template={promt}"), "prompts.template: row 1 of 'good.jsonl' has no c"
     ),
+    "template without a column": Case(
+        train(*FILE, "prompts.template=Solve: {{prompt}}"),
+        "prompts.template: it fills in no column, so that all prompts would be 'Solve: {{prompt}}'",
+    ),
+    "message": Case(
+        train("prompts.source=talk.jsonl", "eval.size=0"),
+        "prompts.prompt_column: row 2 of 'talk.jsonl' has a turn 2 whose key 'content' has a part",
+    ),
+    "samples as JSON": Case(
+        train("samples_file=good.jsonl", "algorithm=rft", "eval.size=0"),
+        "samples_file: good.jsonl is JSON, and samples are read from Parquet; give the .parquet f",
+    ),
+    "a sample without a text": Case(
+        train("samples_file=null.parquet", "algorithm=dpo", "eval.size=0"),
+        "samples_file: null.parquet: row 2 has a null in column text; leave out samples that fai",
+    ),
+    "a sample without a text, select": Case(
+        "select null.parquet --rule correct --out kept.jsonl",
+        "samples: null.parquet: row 2 has a null in column text",
+    ),
+    "preferences": Case(
+        train("samples_file=preferences.parquet", "algorithm=dpo", "eval.size=0"),
+        "rejected: write a pair as two rows of one prompt, chosen as text with reward 1 and",
+    ),
     "reward": Case(train("reward=nummber"), "reward: unknown reward 'nummber'; did you mean 'nu"),
     "reward module": Case(
         train("reward=no_such:f"), "reward: cannot load 'no_such:f': ModuleNotFound"
@@ -220,6 +244,22 @@ LATE_MISTAKES = {
         train(*TINY, "prompts.chat=true"),
         "prompts.chat: this model's tokenizer has no",
     ),
+    "no chat template, conversations": Case(
+        train("model={model}", "prompts.source=spoken.jsonl", "eval.size=0"),
+        "prompts.chat: this model's tokenizer has no chat template, and prompt '0' is a conversat",
+    ),
+    "chat template that refuses": Case(
+        train(*TINY, "model=strict", "prompts.chat=true", "prompts.system=x"),
+        "prompts: the model's chat template fails on prompt '0': no system here; leave the syst",
+    ),
+    "chat template that drops": Case(
+        train("model=mute", "prompts.source=spoken.jsonl", "eval.size=0"),
+        "prompts: prompt '0' turn 2: the model's chat template leaves out the tool_calls",
+    ),
+    "weights that are no numbers": Case(
+        train(*TINY, "model=spoilt-weights"),
+        "model: 'spoilt-weights': 64 of 64 weights of model.norm.weight are not finite; take an",
+    ),
     "no weights": Case(train(*FILE, "model=hollow"), "model: cannot load 'hollow': "),
     "other vocabulary": Case(
         train(*TINY, "algorithm=rft", "samples_from=other"),
@@ -227,6 +267,31 @@ LATE_MISTAKES = {
     ),
 }
 """What only torch, the tokenizer or the weights can tell. These run in this process."""
+
+
+IMAGE = [
+    {"role": "system", "content": "x"},
+    {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
+]
+CALLED = [
+    {"role": "user", "content": "warm?"},
+    {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]},
+    {"role": "tool", "content": "12 c"},
+]
+
+
+def models_with_faults(folder: Path) -> None:
+    """A chat template that refuses, one that leaves out tool calls, weights that are NaN."""
+    said = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    for name, template in (("strict", "{{ raise_exception('no system here') }}"), ("mute", said)):
+        words = tiny.tokenizer()
+        words.chat_template = template
+        words.save_pretrained(folder / name)
+        tiny.model().save_pretrained(folder / name)
+    spoilt = tiny.model()
+    spoilt.model.norm.weight.data.fill_(float("nan"))
+    spoilt.save_pretrained(folder / "spoilt-weights")
+    tiny.tokenizer().save_pretrained(folder / "spoilt-weights")
 
 
 def furnish(folder: Path) -> None:
@@ -241,6 +306,8 @@ def furnish(folder: Path) -> None:
         "twice.jsonl": '{"prompt": "a", "prompt": "b"}\n',
         "unanswered.jsonl": '{"prompt": "Tell me a story."}\n',
         "long.jsonl": json.dumps({"prompt": "1" * 125, "answer": "1", "id": "the-long-one"}),
+        "talk.jsonl": good.splitlines()[0] + "\n" + json.dumps({"prompt": IMAGE}),
+        "spoken.jsonl": json.dumps({"prompt": CALLED, "answer": "12"}),
         "good.csv": "prompt,answer\n",
         "bad.toml": "steps = \n",
         "wrong.toml": "[sampling]\ntop_q = 3\n",
@@ -249,6 +316,10 @@ def furnish(folder: Path) -> None:
         data = text if isinstance(text, bytes) else text.encode()
         (folder / name).write_bytes(data)
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), folder / "empty.parquet")
+    rows = {"prompt": ["1+1=", "1+1="], "text": ["2", None], "reward": [1.0, 0.0]}
+    pq.write_table(pa.table(rows), folder / "null.parquet")
+    pairs = {"prompt": ["1+1="], "chosen": ["2"], "rejected": ["3"]}
+    pq.write_table(pa.table(pairs), folder / "preferences.parquet")
     twice = pa.table([["a"], ["b"]], names=["prompt", "prompt"])
     pq.write_table(twice, folder / "twice.parquet")
     for name in ("folder", "folder.jsonl", "old/checkpoints", "spoilt/checkpoints", "tried"):
@@ -317,6 +388,7 @@ def test_a_mistake_found_late_harms_nothing_either(
 ) -> None:
     furnish(tmp_path)
     words = tiny.tokenizer()
+    models_with_faults(tmp_path)
     words.save_pretrained(tmp_path / "hollow")
     tiny.model().config.save_pretrained(tmp_path / "hollow")
     words.add_tokens(["zz"])
@@ -324,6 +396,7 @@ def test_a_mistake_found_late_harms_nothing_either(
     tiny.model().config.save_pretrained(tmp_path / "other")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    capsys.readouterr()  # how far the models above were written
     before = contents(tmp_path)
     args = [arg.replace("{model}", str(model)) for arg in LATE_MISTAKES[mistake].args]
     check_line(LATE_MISTAKES[mistake], *in_process(monkeypatch, capsys, *args))
