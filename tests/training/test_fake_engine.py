@@ -301,3 +301,26 @@ def test_a_set_is_all_that_is_sampled_once(given: dict[str, Any], tmp_path: Path
     assert max(means) - min(means) > 0.05  # 1 each, if a step were a set
     (said,) = [note for note in listener.notes if note.startswith("softmax")]
     assert said.startswith("softmax(beta=0.5, over=set): 192 weights worth ")
+
+
+class Notes(winnow.Observer):
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def on_note(self, note) -> None:
+        self.found.append(note.text)
+
+
+@pytest.mark.parametrize("command", [winnow.train, winnow.sample, winnow.evaluate])
+def test_prompts_that_are_one_text_are_said(given, tmp_path, command) -> None:
+    """Two rows, one question to the model, two answers: whatever is sampled, one is wrong."""
+    path = tmp_path / "same.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": "5?", "answer": answer}) + "\n" for answer in "57")
+    )
+    heard = Notes()
+    held_out = 2 if command is winnow.evaluate else 0
+    settings = {**given, "prompts": str(path), "steps": 1, "eval": {"size": held_out}}
+    command(**settings, out=tmp_path / "out", callbacks=[heard], quiet=True)
+    (said,) = [note for note in heard.found if "only 1 to the model" in note]
+    assert said.startswith("2 prompts are only 1 to the model, with different answers: '")

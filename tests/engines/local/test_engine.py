@@ -205,6 +205,15 @@ def test_chat_templates_are_applied_once():
         PromptEncoder(words)(prompt)
 
 
+def test_a_key_that_no_chat_template_reads_is_among_the_notes(tiny_model):
+    made = local.engine(tiny_model)
+    made.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    turn = {"role": "user", "content": "1+1=", "name": "ann"}
+    made.encode(Prompt(id="7", text="1+1=", messages=(turn,)))
+    (said,) = made.notes()
+    assert "does not read the key 'name' of messages (prompt '7' turn 1)" in said
+
+
 def test_a_prompt_longer_than_the_context_is_refused(tiny_model):
     made = local.engine(tiny_model)
     prompts = [Prompt(id="short", text="1"), Prompt(id="long", text="1" * 120)]

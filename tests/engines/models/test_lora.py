@@ -11,7 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import winnow
@@ -20,6 +20,7 @@ from tests.kills import after_checkpoint, check_resumed, config, go, logits, sam
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
+from winnow.config.schema import from_dict
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.forward import Piece, PolicyForward
@@ -436,6 +437,18 @@ def test_a_critic_is_trained_beside_adapters(tiny_model, tmp_path, trunk):
     critic = load_file(whole.checkpoint / "critic.safetensors")
     assert (len(critic) > 2) is (trunk == "own")
     assert all(row["value_error"] is not None for row in whole.metrics)
+
+
+def test_adapters_that_are_not_finite_are_refused(tiny_model, tmp_path):
+    """A checkpoint of adapters is read after the model that they are over."""
+    engine(tiny_model, rank=4).save(tmp_path / "step", merged=False)
+    file = tmp_path / "step" / "adapter_model.safetensors"
+    weights = load_file(file)
+    weights[min(weights)][0, 0] = torch.nan
+    save_file(weights, file, metadata={"format": "pt"})
+    settings = from_dict({"model": str(tiny_model), "device": "cpu", "lora": {"rank": 4}})
+    with pytest.raises(winnow.UserError, match=r"^model: '.*step': 1 of \d+ weights of .*lora_A"):
+        LocalEngine(settings, checkpoint=tmp_path / "step").load()
 
 
 def test_adapters_are_seeded(tiny_model):

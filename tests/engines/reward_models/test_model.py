@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
 from transformers import (
     AutoModelForSequenceClassification,
     GPT2Config,
@@ -18,7 +19,7 @@ from transformers import (
 )
 
 from tests import tiny
-from winnow.engines.reward_models.model import RewardModel, batches, read
+from winnow.engines.reward_models.model import Encoder, RewardModel, batches, read
 from winnow.errors import UserError, WinnowError
 from winnow.rewards.factory import make_reward
 from winnow.types import Prompt
@@ -256,6 +257,25 @@ def test_what_is_no_finite_number_is_that_samples_error(tmp_path):
     bad, good = made.score([item("1x"), item("12")])
     assert bad.error == "the reward model returned nan"
     assert good.value == pytest.approx(at_last_token(folder, "12")[0], abs=1e-4)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    folder = save_judge(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][:3] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"^reward\.model: .*: 3 of \d+ weights of model\.norm"):
+        judge(folder).score([item("1")])
+
+
+def test_a_text_that_begins_with_the_first_token_has_it_once():
+    words = tiny.tokenizer()
+    words.add_special_tokens({"bos_token": "<s>"})
+    words._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", words.bos_token_id)]
+    )
+    encoder = Encoder(words, tiny.model().config, "reward.model")
+    assert encoder([item("1", prompt="<s>2")]) == encoder([item("1", prompt="2")])
 
 
 def conversation(*contents: str) -> Prompt:
