@@ -174,6 +174,7 @@ FRONT_DOORS = {
     "winnow.api": {"train", "sample"},
     "winnow.rollouts.select": {"select"},
     "winnow.evaluation.best_of": {"best_of"},
+    "winnow.evaluation.overoptimisation": {"overoptimisation"},
     "winnow.engines.reward_models.fit": {"fit_reward"},
 }
 """What users call with names of their own choice, beside the commands."""

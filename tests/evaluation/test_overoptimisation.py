@@ -27,10 +27,12 @@ from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.models.forward import PolicyForward
 from winnow.evaluation.overoptimisation import overoptimisation, run_overoptimisation
 from winnow.evaluation.overoptimisation_fit import (
+    Rewards,
     as_json_table,
     best_of_n_study,
     fit,
     fitted,
+    rewards_of,
     study_of,
 )
 from winnow.reporting.observer import Observers
@@ -45,6 +47,11 @@ def gold_of(d: np.ndarray, alpha: float, beta: float, form: str) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         second = d if form == "best-of-n" else np.where(d > 0, np.log(d), 0.0)
     return d * (alpha - beta * second)
+
+
+def curve(rows: np.ndarray) -> Rewards:
+    """Rewards without bounds, each from one sample."""
+    return rewards_of(rows, rows, [1] * rows.shape[1])
 
 
 class TestFit:
@@ -73,7 +80,7 @@ class TestFit:
     def test_the_fitted_peak_is_the_top_of_the_fitted_curve(self, form, alpha, beta) -> None:
         d = np.array([0.0, 0.4, 0.8, 1.2, 1.6])
         rows = np.tile(gold_of(d, alpha, beta, form), (3, 1))
-        study = study_of(range(5), np.tile(d**2, (3, 1)), rows, rows, form)
+        study = study_of(range(5), np.tile(d**2, (3, 1)), curve(rows), curve(rows), form)
         grid = np.linspace(0, 40, 400_001)
         top = float(grid[np.argmax(fitted(grid, study))])
         if top == 40:  # beyond, or there is none
@@ -88,11 +95,12 @@ class TestFit:
         monkeypatch.setattr("winnow.evaluation.overoptimisation_fit._RESAMPLES", 200)
         rng = np.random.default_rng(7)
         d = np.sqrt([0.0, 0.2, 0.6, 1.2, 1.8])
+        kl = np.tile(d**2, (40, 1))
         covered = np.zeros(3)
         for seed in range(150):
             made = [gold_of(d, *rng.normal([1.0, 0.4], 0.5), form) for _ in range(40)]
             gold = np.array(made) + rng.normal(0, 0.3, (40, 5))
-            study = study_of(range(5), np.tile(d**2, (40, 1)), gold, gold, form, seed=seed)
+            study = study_of(range(5), kl, curve(gold), curve(gold), form, seed=seed)
             end = study.points[-1].gold
             truth = gold_of(d, 1.0, 0.4, form)[-1]
             checks = [(study.alpha, 1.0), (study.beta, 0.4), (end, truth)]
@@ -119,21 +127,25 @@ class TestTurningOver:
         assert proxy == sorted(proxy)
         assert study.peak.value in (2, 4)
         assert study.peak.value == study.points[int(np.argmax(gold))].at
-        assert study.turns > 0.99
+        assert study.falls
+        assert study.drop.value == pytest.approx(max(gold) - gold[-1])
+        assert 0.5 < study.drop.low < study.drop.high < 2.5
         assert study.beta.low > 0
         assert study.fitted_peak < math.sqrt(study.points[-1].kl)
 
     def test_a_perfect_proxy_does_not(self) -> None:
         study = best_of_n_study(*tails(60, 32, True), ns=[1, 2, 4, 8, 16, 32])
-        assert (study.peak.value, study.peak.low, study.turns) == (32, 32, 0)
+        assert (study.peak.value, study.peak.low) == (32, 32)
+        assert (study.drop.value, study.drop.low, study.falls) == (0, 0, False)
         assert study.points[-1].gold.value > study.points[0].gold.value + 1.5
 
     def test_a_plateau_is_no_fall(self) -> None:
         """Gold of 0 or 1 reaches 1, and stays there but for rounding."""
         gold = np.array([0.1, 0.6, 1.0 + 3e-16, 1.0, 1.0 - 3e-16])
         rows = np.tile(gold, (4, 1))
-        study = study_of(NS, np.tile(np.arange(5.0), (4, 1)), rows, rows, "best-of-n")
-        assert (study.peak.value, study.peak.high, study.turns) == (4, 4, 0)
+        study = study_of(NS, np.tile(np.arange(5.0), (4, 1)), curve(rows), curve(rows), "best-of-n")
+        assert (study.peak.value, study.peak.low, study.peak.high) == (4, 4, 16)
+        assert (study.drop.value, study.drop.low, study.falls) == (0, 0, False)
 
     def test_best_of_n_of_random_subsets(self) -> None:
         """Proxy and gold of each point, against picking from random subsets."""
@@ -155,12 +167,12 @@ class TestTurningOver:
     def test_too_little(self) -> None:
         rows = np.zeros((1, 5))
         with pytest.raises(ValueError, match="three points and two prompts"):
-            study_of(NS, rows, rows, rows, "rl")
+            study_of(NS, rows, curve(rows), curve(rows), "rl")
 
     def test_what_is_not_finite_is_null(self) -> None:
         rows = np.tile(np.arange(5.0), (3, 1))
         for kl in (rows, np.zeros((3, 5))):
-            study = study_of(NS, kl, rows, rows, "rl")
+            study = study_of(NS, kl, curve(rows), curve(rows), "rl")
             table = json.loads(json.dumps(as_json_table(study), allow_nan=False))
             assert table["fitted_peak"] is None
             assert table["points"][0]["bound"] is None

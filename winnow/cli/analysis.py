@@ -129,6 +129,13 @@ def overoptimisation(
     largest: Annotated[
         int | None, typer.Option("--n", help="The largest n. Default: all samples of a prompt.")
     ] = None,
+    drop_from: Annotated[
+        int | None,
+        typer.Option(
+            help="Measure gold's drop from this n (or step), chosen beforehand. "
+            "Default: from where gold is highest, with the choice accounted for."
+        ),
+    ] = None,
     checkpoints: Annotated[
         bool,
         typer.Option(
@@ -142,7 +149,8 @@ def overoptimisation(
 ) -> None:
     """Proxy and gold reward against KL.
 
-    For best-of-n, or for a run's checkpoints; with Gao et al.'s fit and where gold turns over.
+    For best-of-n, or for a run's checkpoints; with Gao et al.'s fit, where gold is
+    highest and how far it drops from there.
     """
     from winnow.cli.render import study_report
     from winnow.evaluation import overoptimisation as studies
@@ -153,7 +161,13 @@ def overoptimisation(
             problem = "it takes one run"
             raise UserError("--checkpoints", problem, "give one run folder, without --n or --pool")
         study = studies.run_overoptimisation(
-            samples[0], proxy, gold=gold, plot=plot, seed=seed, quiet=as_json
+            samples[0],
+            proxy,
+            gold=gold,
+            drop_from=drop_from,
+            plot=plot,
+            seed=seed,
+            quiet=as_json,
         )
     else:
         study = studies.overoptimisation(
@@ -161,6 +175,7 @@ def overoptimisation(
             proxy,
             gold=gold,
             largest=largest,
+            drop_from=drop_from,
             plot=plot,
             pool=pool,
             seed=seed,

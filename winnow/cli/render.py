@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from winnow.evaluation.best_of import BestOf
     from winnow.evaluation.overoptimisation_fit import Measured, Study
     from winnow.rollouts.selected import Selected
+    from winnow.theory.drops import Drop
     from winnow.training.run import Result
 
 
@@ -157,7 +158,7 @@ _KL_NOTE = (
 
 
 def study_report(study: Study) -> None:
-    """The points of a study, the fit and where gold turns over."""
+    """The points of a study, the fit, where gold is highest and how far it drops from there."""
     console = Console(highlight=False, markup=False)
     of_n = study.form == "best-of-n"
     at = "n" if of_n else "step"
@@ -171,21 +172,34 @@ def study_report(study: Study) -> None:
     if of_n:
         console.print(f"d = sqrt(KL plug-in). {_KL_NOTE}", style="dim")
     second = "d" if of_n else "log d"
-    top = f"its top is at d = {study.fitted_peak:.2f}"
-    if not study.fitted_peak < float("inf"):
-        top = "it does not turn over"
     console.print(
         f"fit: gold = gold at {at} {study.points[0].at} + d (alpha - beta {second}), "
-        f"alpha {_measured(study.alpha)}, beta {_measured(study.beta)}; {top}",
+        f"alpha {_measured(study.alpha)}, beta {_measured(study.beta)}; {_top(study)}",
         soft_wrap=True,
     )
-    peak, end = study.peak, study.points[-1].at
-    found = f"measured gold is highest at {at} = {peak.value:g} [{peak.low:g}, {peak.high:g}]"
-    fall = f"it is lower at {at} = {end} in {study.turns:.1%} of the resamples of"
-    if peak.value == end:
-        fall = "the end; over"
+    peak, end, drop = study.peak, study.points[-1].at, study.drop
+    console.print(
+        f"measured gold is highest at {at} = {peak.value:g} [{peak.low:g}, {peak.high:g}]",
+        soft_wrap=True,
+    )
+    start = "its highest" if study.drop_from is None else f"{at} = {study.drop_from}"
+    p = "p < 0.001" if drop.p < 0.001 else f"p = {drop.p:.3f}"
     left = f", {study.left_out} left out: too few scores" if study.left_out else ""
-    console.print(f"{found}, {fall} {study.prompts} prompts{left}", soft_wrap=True)
+    console.print(
+        f"drop of gold from {start} to {at} = {end}: {_measured(drop)}, {p}: "
+        f"{'gold falls' if study.falls else 'no fall is shown'}; of {study.prompts} prompts{left}",
+        soft_wrap=True,
+    )
+
+
+def _top(study: Study) -> str:
+    """Where the fitted curve is highest, if the interval of beta says that it turns over."""
+    low, high = study.beta.low, study.beta.high
+    if low <= 0 <= high:
+        return "whether it turns over is open"
+    if not study.fitted_peak < float("inf"):
+        return "it does not turn over"
+    return f"its top is at d = {study.fitted_peak:.2f}"
 
 
 def fit_report(made: FitResult) -> None:
@@ -219,7 +233,7 @@ def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Seque
     wide.print(table, crop=False)
 
 
-def _measured(measured: Measured) -> str:
+def _measured(measured: Measured | Drop) -> str:
     return f"{_short(measured.value)} [{_short(measured.low)}, {_short(measured.high)}]"
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from winnow.config.recipe import load_folder
 from winnow.config.schema import Config
 from winnow.engines.factory import engine_for
-from winnow.errors import UserError
+from winnow.errors import UserError, choices
 from winnow.evaluation.curves import sizes
-from winnow.evaluation.overoptimisation_fit import Study, best_of_n_study, study_of
+from winnow.evaluation.overoptimisation_fit import Study, best_of_n_study, rewards_of, study_of
 from winnow.evaluation.plots import check_picture, plot_study
 from winnow.evaluation.scores import RECORDED, scored_samples, scores
 from winnow.reporting.observer import Observers
@@ -35,6 +35,7 @@ def overoptimisation(
     *,
     gold: str | RewardFunction = RECORDED,
     largest: int | None = None,
+    drop_from: int | None = None,
     plot: str | Path | None = None,
     pool: bool = False,
     seed: int = 0,
@@ -46,6 +47,8 @@ def overoptimisation(
         samples: Scored samples: folders or Parquet files.
         proxy, gold: Rewards to score with, such as `model:FOLDER`; `verifier` is the recorded one.
         largest: The largest n; default: as many as every prompt has.
+        drop_from: The n from which gold's drop to the end is measured, if it was chosen without
+            these samples; default: from where gold is highest, with the choice accounted for.
 
     Raises:
         UserError: something that the caller can fix.
@@ -71,7 +74,13 @@ def overoptimisation(
         top = largest or min(map(len, proxies))
         if top < 4:
             raise UserError("n", f"the study needs 4 samples a prompt at least (got {top})")
-        made = best_of_n_study(proxies, golds, sizes(top), seed)
+        ns = sizes(top)
+        if drop_from is not None:
+            if not 1 <= drop_from < top:
+                problem = f"must be from 1 to below the largest n, {top} (got {drop_from})"
+                raise UserError("drop_from", problem)
+            ns = sorted({*ns, drop_from})
+        made = best_of_n_study(proxies, golds, ns, seed, drop_from)
         made = replace(made, left_out=len(table) - len(proxies))
         if plot is not None:
             plot_study(made, Path(plot), reward_name(proxy) or "", reward_name(gold) or "")
@@ -83,6 +92,7 @@ def run_overoptimisation(
     proxy: str | RewardFunction,
     *,
     gold: str | RewardFunction = RECORDED,
+    drop_from: int | None = None,
     plot: str | Path | None = None,
     seed: int = 0,
     quiet: bool = True,
@@ -95,6 +105,8 @@ def run_overoptimisation(
 
     Args:
         run: A run folder with at least three evaluations, the first of step 0.
+        drop_from: The step from which gold's drop to the end is measured, if it was chosen without
+            these samples; default: from where gold is highest, with the choice accounted for.
 
     Raises:
         UserError: something that the caller can fix.
@@ -106,28 +118,49 @@ def run_overoptimisation(
     if len(files) < 3 or not (folder / "config.toml").is_file():
         problem = f"the study needs 3 evaluations with samples, and {folder} has {len(files)}"
         raise UserError("run", problem, "train with --set eval.every=5, say")
+    steps = [_step(file) for file in files]
+    if drop_from is not None and drop_from not in steps[:-1]:
+        problem = f"{folder} has no evaluation of step {drop_from} before its last"
+        raise UserError("drop_from", problem, choices([str(step) for step in steps[:-1]]))
     config = load_folder(folder)
     with observing(quiet) as observers:
         tables = [
             scored_samples(file, _TOKENS, [proxy, gold], None, False, "the study") for file in files
         ]
         _check_evaluations(folder, files, tables)
-        by_proxy = [_by_prompt(table, scores(table, proxy, observers)) for table in tables]
-        by_gold = [_by_prompt(table, scores(table, gold, observers)) for table in tables]
+        proxies = [scores(table, proxy, observers) for table in tables]
+        golds = [scores(table, gold, observers) for table in tables]
         kl = _kl_to_start(config, tables, observers)
-        whole = np.isfinite(np.array([*by_proxy, *by_gold])).all(axis=0)
+        by_prompt = [np.array(list(map(_by_prompt, tables, some))).T for some in (proxies, golds)]
+        whole = np.isfinite(np.hstack(by_prompt)).all(axis=1)
         if whole.sum() < 2:
             raise UserError(
                 "run",
                 f"the study needs 2 prompts with scores in every evaluation and has {whole.sum()}",
             )
-        steps = [_step(file) for file in files]
-        curves = [np.array(rows).T[whole] for rows in (kl, by_proxy, by_gold)]
-        made = study_of(steps, curves[0], curves[1], curves[2], "rl", seed=seed)
+        each = [table.rows / len(table) for table in tables]
+        proxy_rewards, gold_rewards = (
+            rewards_of(values[whole], _finite(some), each)
+            for values, some in zip(by_prompt, (proxies, golds), strict=True)
+        )
+        made = study_of(
+            steps,
+            np.array(kl).T[whole],
+            proxy_rewards,
+            gold_rewards,
+            "rl",
+            seed=seed,
+            drop_from=drop_from,
+        )
         made = replace(made, left_out=len(whole) - made.prompts)
         if plot is not None:
             plot_study(made, Path(plot), reward_name(proxy) or "", reward_name(gold) or "")
     return made
+
+
+def _finite(scores: Sequence[Array]) -> Array:
+    together = np.concatenate(scores)
+    return together[np.isfinite(together)]
 
 
 def _step(file: Path) -> int:

@@ -94,8 +94,14 @@ def plot_study(study: Study, path: Path, proxy: str, gold: str) -> None:
                 fontsize=8,
                 bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5},
             )
-    bands = f"{study.prompts} prompts; bands: 95 % intervals over prompts"
-    figure.legend(loc="outside upper left", frameon=False, title=bands, alignment="left")
+    start = "its highest" if study.drop_from is None else f"{at} = {study.drop_from}"
+    drop, end = study.drop, study.points[-1].at
+    title = (
+        f"{study.prompts} prompts; bands: 95 % intervals over prompts\n"
+        f"drop of gold from {start} to {at} = {end}: "
+        f"{drop.value:.3g} [{drop.low:.3g}, {drop.high:.3g}]"
+    )
+    figure.legend(loc="outside upper left", frameon=False, title=title, alignment="left")
     _save(figure, path)
 
 
