@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from tests import tiny
 from tests.build import sample
 from tests.cli.test_main import Case, check_line, in_process
+from tests.evaluation import overoptimisation_levels as levels
 from winnow.cli.render import study_report
 from winnow.config.schema import from_dict
 from winnow.engines.learning.token_values import sequence_logprobs
@@ -116,6 +117,24 @@ def tails(prompts: int, number: int, perfect: bool) -> tuple[list[np.ndarray], l
     wrong = [p > 1.2816 for p in proxies]
     golds = [np.where(w & (not perfect), -2.0, p) for p, w in zip(proxies, wrong, strict=True)]
     return proxies, golds
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+class TestLevels:
+    """In small; `python -m tests.evaluation.overoptimisation_levels` is the long one."""
+
+    @pytest.mark.parametrize("world", levels.WORLDS, ids=lambda world: world.name)
+    def test_a_fall_is_shown_where_there_is_one(self, world) -> None:
+        """A true 5 % is above 9.5 % of 200 sets once in 500 times."""
+        share = levels.shown(world, 64, 200)
+        assert share > 0.3 if world.falls else share <= 0.095
+
+    def test_the_docs_show_what_is_printed(self) -> None:
+        docs = DOCS.read_text()
+        for world in levels.WORLDS:
+            assert len(re.findall(rf"^\|.* {re.escape(world.name)} \|", docs, re.MULTILINE)) == 3
 
 
 class TestTurningOver:
@@ -229,6 +248,18 @@ class TestCommand:
         study_report(study)
         assert "of 7 prompts, 1 left out: too few scores" in capsys.readouterr().out
 
+    def test_the_drop_from_a_given_n(self, file, monkeypatch, capsys) -> None:
+        """Gold at 3 less gold at 16; 3 is no power of two, and has a line of its own."""
+        study = overoptimisation(file, Length(), drop_from=3)
+        gold = {point.at: point.gold.value for point in study.points}
+        assert study.drop.value == pytest.approx(gold[3] - gold[16])
+        assert study.drop_from == 3
+        args = ["overoptimisation", str(file), "--proxy", "verifier", "--drop-from", "3"]
+        code, out, _ = in_process(monkeypatch, capsys, *args)
+        assert code == 0
+        assert "\ndrop of gold from n = 3 to n = 16: -" in out
+        assert "no fall is shown; of 8 prompts\n" in out
+
     def test_it_is_printed_in_eighty_columns(self, file, monkeypatch, capsys) -> None:
         monkeypatch.setenv("COLUMNS", "80")
         args = ["overoptimisation", str(file), "--proxy", "verifier"]
@@ -260,6 +291,14 @@ class TestCommand:
                 "plot: unknown kind of picture 'p.jpg'; use .png, .pdf or .svg",
             ),
             (
+                "d.parquet --proxy verifier --drop-from 16",
+                "drop_from: must be from 1 to below the largest n, 16 (got 16)",
+            ),
+            (
+                "run3 --proxy verifier --checkpoints --drop-from 3",
+                "drop_from: run3 has no evaluation of step 3 before its last; use 0 or 5",
+            ),
+            (
                 "d.parquet --proxy verifier --checkpoints --n 4",
                 "--checkpoints: it takes one run; give",
             ),
@@ -275,6 +314,8 @@ class TestCommand:
         Path("run/config.toml").touch()
         for step in (0, 5):
             shutil.copy(file, f"run/rollouts/eval-{step:06d}.parquet")
+        shutil.copytree("run", "run3")
+        shutil.copy(file, "run3/rollouts/eval-000010.parquet")
         done = in_process(monkeypatch, capsys, "overoptimisation", *args.split())
         check_line(Case(args, says), *done)
         assert not list(Path().glob("p.*"))

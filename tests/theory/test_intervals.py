@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from tests.theory import coverage
 from winnow.theory.intervals import (
@@ -26,9 +27,20 @@ RATES = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=2, max_s
 
 def test_of_resamples_it_is_the_middle_95_percent():
     values = np.arange(201) / 2
-    assert resampled_interval(values) == (2.5, 97.5)
-    assert resampled_interval(np.array([*values, math.nan, math.inf])) == (2.5, 97.5)
-    assert all(map(math.isnan, resampled_interval(np.array([math.nan]))))
+    many = 10**9  # prompts: nothing to make up for
+    assert resampled_interval(values, many) == pytest.approx((2.5, 97.5))
+    some = np.array([*values, math.nan, math.inf])
+    assert resampled_interval(some, many) == resampled_interval(values, many)
+    assert all(map(math.isnan, resampled_interval(np.array([math.nan]), 9)))
+
+
+@pytest.mark.parametrize("prompts", [6, 9, 32, 64, 1000])
+def test_resamples_of_few_prompts_are_expanded(prompts):
+    """Resamples of a mean have variance (m - 1) / m of what it should be, and t replaces z."""
+    normal = stats.norm.ppf((np.arange(200_000) + 0.5) / 200_000) * np.sqrt(1 - 1 / prompts)
+    expected = stats.t.ppf(0.975, prompts - 1)
+    found = resampled_interval(normal, prompts)
+    assert found == pytest.approx((-expected, expected), abs=2e-3)
 
 
 class TestRate:

@@ -196,8 +196,8 @@ def study_of(
             )
             for i in range(count)
         ],
-        alpha=Measured(alpha, *resampled_interval(fits[:, 0])),
-        beta=Measured(beta, *resampled_interval(fits[:, 1])),
+        alpha=Measured(alpha, *resampled_interval(fits[:, 0], prompts)),
+        beta=Measured(beta, *resampled_interval(fits[:, 1], prompts)),
         peak=Measured(float(at[_first_highest(mean_gold)]), min(highest), max(highest)),
         fitted_peak=_top(alpha, beta, form),
         drop=drop,

@@ -19,6 +19,8 @@ from winnow.theory.checks import Array, finite
 _SIMULATED = 10_000
 _LEVEL = 0.05
 _ROUNDING = 1e-9
+_MORE = 2
+"""Prompts at the top that the covariance counts beside those that there are."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ def drop_from_highest(values: Array, end: int, top: float, seed: int = 0) -> Dro
     of them: from above, only the column that is truly the highest has to be covered. p is that of
     the largest D_i / s_i.
 
-    The covariance of the D_i counts one more prompt, whose value at `end` is `top`: where the end
-    seldom scores highly, it may not have done so on any prompt that was seen, and then what varies
-    among these is too little. docs/metrics.md has levels and coverage.
+    The covariance of the D_i counts two more prompts, whose values at `end` are `top`: where the
+    end seldom scores highly, it may not have done so on any prompt that was seen, and then these
+    vary too little. docs/metrics.md has levels and coverage.
 
     Args:
         values: Of each prompt at each point, shape (prompts, points); two of each at least.
@@ -94,7 +96,7 @@ def _drop(values: Array, end: int, top: float, seed: int) -> Drop:
     means[np.abs(means) <= _ROUNDING * float(np.abs(values).max())] = 0.0
     reach = max(top, float(values.max())) - float(values[:, end].mean())
     centred = differences - means
-    covariance = (centred.T @ centred + reach**2) / (prompts * (prompts - 1))
+    covariance = (centred.T @ centred + _MORE * reach**2) / (prompts * (prompts - 1))
     errors = np.sqrt(np.diag(covariance))
     known = errors == 0  # then all of `end` is at `top`, and no drop to it can be
     if known.all():
