@@ -38,6 +38,7 @@ from winnow.evaluation.overoptimisation_fit import (
 )
 from winnow.reporting.observer import Observers
 from winnow.storage.schema import write_groups
+from winnow.theory.intervals import rate_interval
 from winnow.training.run import run as train
 from winnow.types import Group, Prompt, Sample, Score
 
@@ -165,6 +166,19 @@ class TestTurningOver:
         study = study_of(NS, np.tile(np.arange(5.0), (4, 1)), curve(rows), curve(rows), "best-of-n")
         assert (study.peak.value, study.peak.low, study.peak.high) == (4, 4, 16)
         assert (study.drop.value, study.drop.low, study.falls) == (0, 0, False)
+
+    def test_rates_have_the_intervals_of_rates(self) -> None:
+        """One right of 12 x 8 samples, the worst by the proxy: chosen at n = 1 alone."""
+        proxies = [np.arange(8.0)] * 12
+        golds = [np.eye(8)[0], *[np.zeros(8)] * 11]
+        study = best_of_n_study(proxies, golds, [1, 2, 4, 8])
+        first, last = study.points[0].gold, study.points[-1].gold
+        values = np.array([1 / 8] + [0.0] * 11)
+        assert (first.value, first.low, first.high) == pytest.approx(rate_interval(values, 8))
+        assert (last.value, last.low, last.high) == pytest.approx(rate_interval(np.zeros(12), 1))
+        assert last.high > 0.2
+        proxy = study.points[1].proxy  # not within 0 to 1, and on all prompts the same
+        assert (proxy.low, proxy.high) == pytest.approx((proxy.value, proxy.value))
 
     def test_best_of_n_of_random_subsets(self) -> None:
         """Proxy and gold of each point, against picking from random subsets."""
