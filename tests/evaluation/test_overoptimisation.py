@@ -133,9 +133,17 @@ class TestLevels:
         assert share > 0.3 if world.falls else share <= 0.095
 
     def test_the_docs_show_what_is_printed(self) -> None:
+        """Of each world its levels and two rows of coverage; one level is made again."""
         docs = DOCS.read_text()
+        told = {}
         for world in levels.WORLDS:
-            assert len(re.findall(rf"^\|.* {re.escape(world.name)} \|", docs, re.MULTILINE)) == 3
+            named = rf"^\|(.*) {re.escape(world.name)} \|(.*)\|$"
+            shares, *coverage = re.findall(named, docs, re.MULTILINE)
+            told[world.name] = [float(cell) for cell in shares[1].split("|")]
+            assert [int(row[0].strip(" |")) for row in coverage] == [64, 256]
+            assert world.falls or max(told[world.name]) <= 0.06
+        made = levels.shown(levels.WORLDS[0], 64, 400)
+        assert told[levels.WORLDS[0].name][1] == pytest.approx(made, abs=0.03)
 
 
 class TestTurningOver:
