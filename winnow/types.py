@@ -16,7 +16,7 @@ from typing import Any, Literal
 FinishReason = Literal["eos", "stop", "length"]
 """Why a sample ended: an end-of-sequence token, a stop string, or the token limit."""
 
-Split = Literal["train", "eval", "final", "sample"]
+Split = Literal["train", "eval", "test", "final", "sample"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -561,6 +561,7 @@ class TestCheck:
                 "algorithm.kl: only an adaptive",
             ),
             ({"eval": {"patience": 2}}, "eval.patience: stopping early needs"),
+            ({"eval": {"test_size": 2}}, "eval.test_size: without early stopping no checkpoint"),
             (
                 {
                     "algorithm": {"name": "dpo", "resample": "every-step", "kl": "in-loss(0.1)"},

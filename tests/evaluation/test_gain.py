@@ -97,6 +97,17 @@ class TestOfAFolder:
         ),
         ({}, "held-out accuracy: 20.0% before, 70.0% after"),
         ({"before": None}, ""),
+        (
+            {"evaluations": 9, "selected": 0.725},
+            "test accuracy: 20.0% before, 70.0% after, on prompts that had no part in choosing the "
+            "checkpoint\nchosen: the best of 9 evaluations on the same prompts, 72.5% held-out "
+            "accuracy, which overstates it",
+        ),
+        (
+            {"evaluations": 9, "tested": False, "gain": 0.5, "gain_low": 0.4, "gain_high": 0.6},
+            "held-out accuracy: 20.0% before, 70.0% after: +50.0 points [+40.0, +60.0]\nchosen: "
+            "the best of 9 evaluations on the same prompts, which overstates it",
+        ),
     ],
 )
 def test_the_last_line_of_a_run(changes, line, tmp_path) -> None:

@@ -183,7 +183,7 @@ class TestHoldingOut:
     def test_an_evaluation_sees_what_training_does_not(self, tmp_path) -> None:
         for evaluation in (EvalConfig(size=100), EvalConfig(size=7)):
             trained = load_prompts(config(), evaluation, 0)
-            assert load_held_out(config(), evaluation, 0) == list(trained.held_out)
+            assert load_held_out(config(), evaluation, 0) == PromptSet((), trained.held_out)
         limited = load_prompts(config(limit=5), EvalConfig(size=7), 0)
         assert len(limited.train) == 5
         assert limited.held_out == trained.held_out
@@ -198,7 +198,45 @@ class TestHoldingOut:
         assert [p.text for p in found.train] == [f"q {i}" for i in range(8)]
         assert len(found.held_out) == min(size, 4)
         if size:
-            assert load_held_out(config(source="no.jsonl"), evaluation, 0) == list(found.held_out)
+            alone = load_held_out(config(source="no.jsonl"), evaluation, 0)
+            assert alone == PromptSet((), found.held_out)
+
+    def test_test_prompts_are_others(self, tmp_path) -> None:
+        """The next in order: neither they nor other wordings of them are held out or trained on."""
+        rows = [{"prompt": f"q  {i % 30}" + " " * (i // 30), "answer": i} for i in range(60)]
+        write(tmp_path / "rows.jsonl", rows)
+        source, plain = config(source=str(tmp_path / "rows.jsonl")), EvalConfig(size=8)
+        evaluation = EvalConfig(size=8, patience=2, test_size=12)
+        found = load_prompts(source, evaluation, 0)
+        assert found.held_out == load_prompts(source, plain, 0).held_out
+        assert [len(part) for part in (found.train, found.held_out, found.test)] == [20, 8, 12]
+        parts = [{family(p) for p in part} for part in (found.train, found.held_out, found.test)]
+        assert [len(part) for part in parts] == [10, 8, 12]
+        assert len(set.union(*parts)) == 30
+        assert load_held_out(source, evaluation, 0) == PromptSet((), found.held_out, found.test)
+        # a file has samples of some: they and their other wordings are no test prompts
+        seen = [p.text for p in found.test[:3]]
+        fewer = load_held_out(source, evaluation, 0, seen)
+        assert len(fewer.test) == 12
+        assert not {family(p) for p in fewer.test} & {family(p) for p in found.test[:3]}
+
+    def test_test_prompts_of_a_source_of_its_own(self, tmp_path) -> None:
+        write(tmp_path / "train.jsonl", [{"prompt": f"q {i}"} for i in range(10)])
+        write(tmp_path / "test.jsonl", [{"prompt": f"q  {i % 9}"} for i in range(12)])
+        for size, expected in ((6, 3), (12, 0)):
+            evaluation = EvalConfig(source=str(tmp_path / "test.jsonl"), size=size, patience=1)
+            evaluation = evaluation.model_copy(update={"test_size": 9})
+            found = load_prompts(config(source=str(tmp_path / "train.jsonl")), evaluation, 0)
+            held_out = {family(p) for p in found.held_out}
+            assert len(found.test) == 9 - len(held_out)
+            assert len(found.test) >= expected
+            assert not held_out & {family(p) for p in found.test}
+            assert [p.text for p in found.train] == ["q 9"]
+
+    def test_as_many_test_prompts_as_held_out_ones_with_patience(self) -> None:
+        assert (EvalConfig(size=7).test_size, EvalConfig(patience=2).test_size) == (None, 512)
+        assert EvalConfig(size=7, patience=2).test_size == 7
+        assert EvalConfig(size=7, patience=2, test_size=0).test_size == 0
 
     def test_too_many_held_out(self, tmp_path) -> None:
         path = tmp_path / "rows.jsonl"
@@ -207,6 +245,10 @@ class TestHoldingOut:
             UserError, match=r"^eval\.size: it holds out .* leaves none to train on; lower"
         ):
             load_prompts(config(source=str(path)), EvalConfig(size=10), 0)
+        with pytest.raises(
+            UserError, match=r"^eval\.test_size: eval.size and it hold out 10 of 10"
+        ):
+            load_prompts(config(source=str(path)), EvalConfig(size=6, patience=1), 0)
         with pytest.raises(
             UserError, match=r"^eval\.source: every prompt of .* leave it out to hold"
         ):

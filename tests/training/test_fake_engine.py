@@ -208,6 +208,13 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "KL to the start": {"algorithm": {"name": "rloo", "kl": "in-reward(0.05)"}},
     "early stopping": {"eval": {"size": 4, "samples": 8, "every": 1, "patience": 2}},
+    "early stopping, no test": {
+        "eval": {"size": 4, "samples": 8, "every": 1, "patience": 2, "test_size": 0}
+    },
+    "early stopping, average": {
+        "eval": {"size": 3, "samples": 8, "every": 1, "patience": 1},
+        "checkpoint": {"every": 1, "keep": 1, "average": 0.5},
+    },
     "restarts": {"rounds": {"restart": True}, "checkpoint": {"every": 1, "keep": 2}},
     "average": {"checkpoint": {"every": 3, "average": 0.5}},
     "once": {"algorithm": "rft"},
@@ -268,6 +275,73 @@ def test_the_final_model_is_the_average(given: dict[str, Any], tmp_path: Path) -
     last = read(tmp_path / "run/checkpoints/step-8")
     assert abs(last).max() > 0.5
     assert read(result.checkpoint) == pytest.approx(0.75 * last, abs=1e-12)
+
+
+def test_a_chosen_checkpoint_is_tested_on_other_prompts(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    """And so is the start, and what is reported is what the test samples on the disk say."""
+    listener = KillAt()
+    config = from_dict({**given, "eval": {"size": 4, "samples": 8, "every": 1, "patience": 2}})
+    result = run(config, out=tmp_path / "run", observers=listener)
+    rows = lines(tmp_path / "run", "evals.jsonl")
+    (chosen,) = [row["step"] for row in rows if row["split"] == "test" and row["step"]]
+    selection = [row for row in rows if row["split"] == "eval"]
+    assert max(row["reward"] for row in selection) == selection[chosen]["reward"]
+    assert result.checkpoint.name == f"step-{chosen}"
+    assert (result.selected, result.evaluations) == (selection[chosen]["accuracy"], len(selection))
+    assert result.tested
+    parts = {
+        s: {r["prompt"] for r in samples(tmp_path / "run", s)} for s in ("eval", "test", "train")
+    }
+    assert [len(part) for part in parts.values()] == [4, 4, 4]
+    assert len(set.union(*parts.values())) == 12
+    rates = []
+    for step in (0, chosen):
+        tested = [r for r in samples(tmp_path / "run", "test") if r["step"] == step]
+        rates.append(np.mean([r["text"] == "7" for r in tested]))
+        own = logp(read(tmp_path / f"run/checkpoints/step-{chosen}") if step else np.zeros(10))
+        for row in tested:
+            assert row["logprobs"] == pytest.approx([own[int(row["text"])]], abs=1e-6)
+    assert [result.before, result.after] == pytest.approx(rates)
+    assert result.gain == pytest.approx(rates[1] - rates[0])
+    versions = {row["step"]: row["policy_version"] for row in result.metrics}
+    assert {r["policy_version"] for r in tested} == {versions[chosen]}
+    assert run(resume=tmp_path / "run", observers=KillAt()) == result
+
+
+def test_where_the_start_is_best_its_test_is_the_result(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    """Training pays for sevens, and the held-out answers are threes: it only gets worse."""
+    other = tmp_path / "other.jsonl"
+    other.write_text(
+        "".join(json.dumps({"prompt": f"{i}!", "answer": "3"}) + "\n" for i in range(60))
+    )
+    evaluation = {"source": str(other), "size": 30, "samples": 8, "every": 1, "patience": 2}
+    for name, checkpoints in (("plain", {}), ("average", {"average": 0.25})):
+        result = go(given, tmp_path / name, eval=evaluation, checkpoint=checkpoints)
+        rows = lines(tmp_path / name, "evals.jsonl")
+        assert [(row["split"], row["step"]) for row in rows] == [
+            ("eval", 0), ("test", 0), ("eval", 1), ("eval", 2)
+        ]  # fmt: skip
+        assert result.after == result.before == rows[1]["accuracy"] != rows[0]["accuracy"]
+        assert (result.gain, result.gain_low, result.gain_high) == (0, 0, 0)
+        assert (result.tested, result.selected) == (True, rows[0]["accuracy"])
+        assert read(result.checkpoint) == pytest.approx(np.zeros(10))
+
+
+def test_a_folder_from_before_there_were_tests_is_resumed_without(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its training prompts stay what they were."""
+    evaluation = {"size": 4, "samples": 8, "every": 1, "patience": 2, "test_size": 0}
+    result = go(given, tmp_path / "run", eval=evaluation)
+    config = tmp_path / "run/config.toml"
+    assert config.read_text().count("test_size = 0\n") == 1
+    config.write_text(config.read_text().replace("test_size = 0\n", ""))
+    assert run(resume=tmp_path / "run", observers=KillAt()) == result
+    assert not result.tested
 
 
 def test_every_sample_says_which_weights_sampled_it(given: dict[str, Any], tmp_path: Path) -> None:

@@ -85,10 +85,10 @@ def check_logprobs(rows: Sequence[dict[str, Any]], model: Path, column: str = "l
 
 
 def held_out(tmp_path: Path, **more: Any) -> dict[str, Any]:
-    """Ten additions that are not trained on, and settings that evaluate them."""
+    """Additions that are not trained on, and settings that evaluate them, without test prompts."""
     rows, path = tiny.problems(), tmp_path / "held-out.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[::3]))
-    return {"source": str(path), "size": 9, "samples": 4, "every": 1, **more}
+    return {"source": str(path), "size": 9, "samples": 4, "every": 1, "test_size": 0, **more}
 
 
 HELD_OUT = {row["prompt"] for row in tiny.problems()[::3]}
@@ -147,9 +147,11 @@ def test_a_run_that_only_gets_worse_ends_with_its_start(tiny_model, tmp_path):
     assert result.after == result.before == pytest.approx(rewards[0])
     assert (result.gain, result.gain_low, result.gain_high) == (0, 0, 0)
     assert listener.notes[-1] == (
-        "stopped: no better for 3 evaluations; the best is that of step 0, mean reward "
-        f"{rewards[0]:.3f}"
+        "stopped: no better for 3 evaluations; step 0 is chosen, the best of 4 evaluations on the "
+        f"same prompts, mean reward {rewards[0]:.3f}"
     )
+    assert (result.tested, result.selected, result.evaluations) == (False, result.after, 4)
+    assert any("eval.test_size" in note for note in listener.notes)
 
 
 SCRIPT = [0.2, 0.4, 0.3, 0.6, 0.6, 0.5, 0.1, 0.9, 0.9]
@@ -220,7 +222,7 @@ def test_where_evaluations_stand():
     assert [(s.step, s.stale) for s in found] == [
         (None, 0), (0, 0), (0, 1), (4, 0), (4, 1), (4, 2)
     ]  # fmt: skip
-    assert found[-1] == BestSoFar(4, 0.3, 2)
+    assert found[-1] == BestSoFar(4, 0.3, 2, number=4)
     assert best_of_evaluations([*rows, {"step": 8, "reward": 9.0, "split": "final"}]) == found[-1]
     assert best_of_evaluations([{"step": 0, "reward": None}]) == BestSoFar(stale=1)
 

@@ -74,6 +74,9 @@ def train(
                 "gain": result.gain,
                 "gain_low": result.gain_low,
                 "gain_high": result.gain_high,
+                "tested": result.tested,
+                "selected": result.selected,
+                "evaluations": result.evaluations,
                 "last_step": result.metrics[-1],
             }
         )

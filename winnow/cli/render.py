@@ -23,14 +23,25 @@ if TYPE_CHECKING:
 
 
 def gain_line(result: Result) -> str:
-    """Held-out accuracy before and after training, and what was gained; empty without any."""
+    """Accuracy before and after training, and what was gained; empty without any.
+
+    A checkpoint that was chosen has a second line: what it was chosen by, which is too high.
+    """
     if result.before is None or result.after is None:
         return ""
-    line = f"held-out accuracy: {result.before:.1%} before, {result.after:.1%} after"
-    if result.gain is None or result.gain_low is None or result.gain_high is None:
+    chosen = result.evaluations is not None
+    what = "test accuracy" if chosen and result.tested else "held-out accuracy"
+    line = f"{what}: {result.before:.1%} before, {result.after:.1%} after"
+    if result.gain is not None and result.gain_low is not None and result.gain_high is not None:
+        gain, low, high = (100 * x for x in (result.gain, result.gain_low, result.gain_high))
+        line = f"{line}: {gain:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    if not chosen:
         return line
-    gain, low, high = (100 * x for x in (result.gain, result.gain_low, result.gain_high))
-    return f"{line}: {gain:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    if result.tested:
+        line = f"{line}, on prompts that had no part in choosing the checkpoint"
+    rate = "" if result.selected is None else f", {result.selected:.1%} held-out accuracy"
+    best = f"the best of {result.evaluations} evaluations on the same prompts{rate}"
+    return f"{line}\nchosen: {best}, which overstates it"
 
 
 def algorithms_table(width: int) -> Table:

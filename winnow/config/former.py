@@ -1,4 +1,4 @@
-"""The table `[server]` of earlier versions, whose keys are now in `[engine]`."""
+"""Settings of earlier versions: the table `[server]`, whose keys are now in `[engine]`."""
 
 from __future__ import annotations
 
@@ -37,3 +37,14 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
         return rest
     engine = {_NOW.get(key, key): value for key, value in table.items()}
     return {**rest, "engine": {"sampler": "openai", **engine}}
+
+
+def without_test(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a folder; if it stops early and names no number of test prompts, it has none.
+
+    The default would take them from the prompts that it trains on.
+    """
+    table = values.get("eval")
+    if not isinstance(table, Mapping) or not table.get("patience"):
+        return dict(values)
+    return {**values, "eval": {"test_size": 0, **table}}

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.objective import Term
 from winnow.algorithms.spec import Own
-from winnow.config.former import renamed
+from winnow.config.former import renamed, without_test
 from winnow.config.messages import complaint
 from winnow.config.schema import SHORT, Config, from_dict
 from winnow.config.schema.algorithm import OWN, AlgorithmConfig
@@ -51,7 +51,7 @@ def load_folder(folder: Path) -> Config:
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    return from_dict(_read(str(folder / "config.toml")))
+    return from_dict(without_test(_read(str(folder / "config.toml"))))
 
 
 def recipes() -> list[str]:

@@ -171,6 +171,9 @@ def _rounds(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     if config.eval.patience and config.phases:
         problem = "a run in phases goes through all of them"
         yield UserError(patience, problem, "leave one of the two out")
+    if config.eval.test_size and not config.eval.patience:
+        problem = "without early stopping no checkpoint is chosen, so the last evaluation tests it"
+        yield UserError("eval.test_size", problem, "leave it out, or set eval.patience")
     if config.lora != LoraConfig() and not config.lora.rank:
         yield UserError("lora", "without a rank there are no adapters", "set lora.rank")
     if config.anchor != AnchorConfig() and config.anchor.source is None:

@@ -1,4 +1,4 @@
-"""Accuracy on held-out prompts, sampled. Its samples are kept like all others."""
+"""Accuracy on held-out or test prompts, sampled. Its samples are kept like all others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from winnow.config.recipe import dumps, values_of
 from winnow.config.schema import Config
 from winnow.engines.devices import environment
 from winnow.engines.factory import sampler_for
-from winnow.prompts.loading import PromptSet, clashes, load_held_out
+from winnow.prompts.loading import clashes, load_held_out
 from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.metrics import Evaluation, evaluation
 from winnow.reporting.metrics_file import MetricsFile
@@ -28,9 +28,10 @@ def evaluate(context: Context, *, step: int, split: Split = "eval") -> Evaluatio
     Samples on the disk are not made again; of their scores only errors are asked for again.
 
     Args:
-        split: `final` for a final model that is not the last step's.
+        split: `test` for the test prompts; `final` for a final model that is not the last step's.
     """
-    config, store, prompts = context.config, context.store, context.prompts.held_out
+    config, store = context.config, context.store
+    prompts = context.prompts.test if split == "test" else context.prompts.held_out
     watch = Stopwatch()
     with watch("evaluate"):
         sampled = store.read_samples(split, step, prompts, config.reward.bound)
@@ -40,7 +41,8 @@ def evaluate(context: Context, *, step: int, split: Split = "eval") -> Evaluatio
                 config.eval.samples,
                 sampling_params(config, config.eval.temperature),
                 seed=config.seed,
-                split="eval",  # the same randomness as at that step: only weights differ
+                # of a final model the same randomness as at its step: only weights differ
+                split="test" if split == "test" else "eval",
                 step=step,
             )
             sampled = sample(
@@ -65,15 +67,14 @@ def run_evaluation(
     RunStore.refuse(out)
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
-    held_out = load_held_out(config.prompts, config.eval, config.seed)
+    prompts = load_held_out(config.prompts, config.eval, config.seed)
     start = RunStart(out, "evaluate", values_of(config))
     with reward_for(config, reward) as verifier, observers.running(start):
-        sampler = sampler_for(config, held_out, observers)
-        for note in clashes(held_out):
+        sampler = sampler_for(config, prompts.held_out, observers)
+        for note in clashes(prompts.held_out):
             observers.note(note)
         store = RunStore.create(out, dumps(config), environment(sampler.device), checkpoints=False)
         observers.records = [MetricsFile(store.append)]
-        prompts = PromptSet((), tuple(held_out))
         result = evaluate(Context(config, prompts, sampler, verifier, store, observers), step=0)
         observers.done(RunEnd(out, "done"))
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import cycle, islice
@@ -21,10 +21,20 @@ from winnow.types import Prompt
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Training prompts and held-out prompts, with no family in both."""
+    """Training prompts, held-out prompts and test prompts, with no family in two of them.
+
+    Attributes:
+        test: Those that the chosen checkpoint is tested on, which have no part in choosing it.
+    """
 
     train: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
+    test: tuple[Prompt, ...] = ()
+
+    @property
+    def every(self) -> tuple[Prompt, ...]:
+        """All of them."""
+        return self.train + self.held_out + self.test
 
     def between(self, start: int, stop: int, seed: int) -> list[Prompt]:
         """The training prompts from one place to another: pass after pass, each in its own order.
@@ -43,32 +53,31 @@ def load_prompts(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> Pr
 
     Held-out prompts come from `eval.source` where it is set, and nothing of that source is trained
     on; else whole families are held out of the training source, chosen by a hash of the family, so
-    that the choice depends neither on the order of the file nor on its size.
+    that the choice depends neither on the order of the file nor on its size. Test prompts are the
+    next in the same order, as many as there are up to `eval.test_size`.
 
     Raises:
         UserError: an unreadable source, a missing column, an empty set, nothing left to train on.
     """
     prompts = read(config, seed)
-    if evaluation.source is not None:
-        others = _own_held_out(config, evaluation, seed)
-        held_out = others[: evaluation.size]
-    else:
-        others = held_out = _hold_out(prompts, evaluation.size)
-    excluded = {family(prompt) for prompt in others}
+    others = prompts if evaluation.source is None else _own_held_out(config, evaluation, seed)
+    held_out, test = _apart(others, evaluation)
+    unseen = [*held_out, *test] if evaluation.source is None else others
+    excluded = {family(prompt) for prompt in unseen}
     train = [prompt for prompt in prompts if family(prompt) not in excluded]
     if not train and evaluation.source is not None:
         problem = f"every prompt of {config.source!r} is in it too, so none is left to train on"
         raise UserError("eval.source", problem, "leave it out to hold some out instead")
     if not train:
-        raise UserError(
-            "eval.size",
-            f"it holds out {len(held_out)} of {len(prompts)} prompts and leaves none to train on",
-            "lower it",
+        field, what = (
+            ("eval.test_size", "eval.size and it hold") if test else ("eval.size", "it holds")
         )
+        number = f"{len(held_out) + len(test)} of {len(prompts)} prompts"
+        raise UserError(field, f"{what} out {number} and leaves none to train on", "lower it")
     train = train[: config.limit]
     if config.source == "arithmetic":
         train = evenly(train)
-    return PromptSet(tuple(train), tuple(held_out))
+    return PromptSet(tuple(train), tuple(held_out), tuple(test))
 
 
 def evenly(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -83,8 +92,13 @@ def evenly(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [prompt for kind in kinds.values() for prompt in islice(cycle(kind), most)]
 
 
-def load_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> list[Prompt]:
-    """The held-out prompts alone: those that training with the same settings never sees.
+def load_held_out(
+    config: PromptsConfig, evaluation: EvalConfig, seed: int, trained_on: Collection[str] = ()
+) -> PromptSet:
+    """The held-out and the test prompts alone: those that training with these settings never sees.
+
+    Args:
+        trained_on: Prompts, as texts, that are no test prompts, as a file has samples of them.
 
     Raises:
         UserError: as `load_prompts`, or `eval.size = 0`.
@@ -94,8 +108,11 @@ def load_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> l
             "eval.size", "it is 0, so there is nothing to evaluate", "set it to a number of prompts"
         )
     if evaluation.source is not None:
-        return _own_held_out(config, evaluation, seed)[: evaluation.size]
-    return _hold_out(read(config, seed), evaluation.size)
+        others = _own_held_out(config, evaluation, seed)
+    else:
+        others = read(config, seed)
+    held_out, test = _apart(others, evaluation, trained_on)
+    return PromptSet((), tuple(held_out), tuple(test))
 
 
 def read(config: PromptsConfig, seed: int, field: str = "prompts.source") -> list[Prompt]:
@@ -150,6 +167,20 @@ def _own_held_out(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> l
     """All prompts of `eval.source`, in an order that their text alone decides."""
     other = config.model_copy(update={"source": evaluation.source})
     return sorted(read(other, seed, "eval.source"), key=_place)
+
+
+def _apart(
+    prompts: Sequence[Prompt], evaluation: EvalConfig, trained_on: Collection[str] = ()
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Held-out prompts, and test prompts of other families; of `eval.source` or of all prompts."""
+    if evaluation.source is not None:
+        held_out = list(prompts[: evaluation.size])
+    else:
+        held_out = _hold_out(prompts, evaluation.size)
+    taken = {family(prompt) for prompt in held_out}
+    taken |= {family(prompt) for prompt in prompts if prompt.text in trained_on}
+    left = [prompt for prompt in prompts if family(prompt) not in taken]
+    return held_out, _hold_out(left, evaluation.test_size or 0)
 
 
 def _hold_out(prompts: Sequence[Prompt], size: int) -> list[Prompt]:

@@ -93,6 +93,10 @@ class RunEnd:
             end, as are the next five.
         before, after: Held-out accuracy of the start and of that model.
         gain, gain_low, gain_high: The difference over the same prompts, and its 95 % interval.
+        tested: False where the checkpoint was chosen by the accuracy on those very prompts, so that
+            it is too high.
+        selected, evaluations: With early stopping, the chosen checkpoint's accuracy on the prompts
+            that it was chosen by, and among how many evaluations it was the best.
         error: Why it failed or was stopped.
     """
 
@@ -104,4 +108,7 @@ class RunEnd:
     gain: float | None = None
     gain_low: float | None = None
     gain_high: float | None = None
+    tested: bool = True
+    selected: float | None = None
+    evaluations: int | None = None
     error: str = ""

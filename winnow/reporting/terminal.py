@@ -120,16 +120,17 @@ def step_line(m: Mapping[str, Any]) -> str:
 
 
 def evaluation_line(result: Evaluation) -> str:
-    """Held-out accuracy with its interval."""
+    """Held-out or test accuracy with its interval."""
+    kind = "test" if result.split == "test" else "held-out"
     if result.accuracy is None:
-        return f"held-out accuracy: none, the verifier failed on all {result.errors} samples"
+        return f"{kind} accuracy: none, the verifier failed on all {result.errors} samples"
     interval = "" if result.low is None else f" [{result.low:.1%}, {result.high:.1%}]"
     errors = f", {result.errors} verifier errors" if result.errors else ""
     shown = [f"{label} {rate:.1%}" for label, rate in result.by_difficulty.items()]
     detail = f"  ({', '.join(shown)})" if len(shown) > 1 else ""
     what = "of the final model" if result.split == "final" else f"at step {result.step}"
     return (
-        f"held-out accuracy {what}: {result.accuracy:.1%}{interval}, "
+        f"{kind} accuracy {what}: {result.accuracy:.1%}{interval}, "
         f"{result.samples} samples of {result.prompts} prompts{errors}, {result.seconds:.0f} "
         f"s{detail}"
     )

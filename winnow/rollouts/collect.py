@@ -265,7 +265,7 @@ def _plan(config: Config, held_out: bool) -> Plan:
 def _prompts(config: Config, held_out: bool) -> list[Prompt]:
     """Each prompt once; a `UserError` for two prompts of one id."""
     if held_out:
-        prompts: Sequence[Prompt] = load_held_out(config.prompts, config.eval, config.seed)
+        prompts: Sequence[Prompt] = load_held_out(config.prompts, config.eval, config.seed).held_out
     else:
         prompts = load_prompts(config.prompts, config.eval, config.seed).train
     once: dict[str, Prompt] = {}

@@ -2,7 +2,8 @@
 
     config.toml         resolved; enough to repeat the run
     environment.json    versions and device
-    rollouts/           train-000001.parquet, eval-000000.parquet: every sample ever made
+    rollouts/           train-000001.parquet, eval-000000.parquet, test-000000.parquet: every sample
+                        ever made
     metrics.jsonl       one object a step
     evals.jsonl         one object an evaluation
     checkpoints/        step-10/: loads with AutoModelForCausalLM.from_pretrained; an evaluation's
@@ -271,7 +272,13 @@ class RunStore:
         if not found:
             return None
         folder = found[-1][1]
-        return folder, json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        return folder, self.state_of(folder)
+
+    @staticmethod
+    def state_of(checkpoint: Path) -> dict[str, Any]:
+        """What was saved of a run in the folder of a checkpoint."""
+        state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        return state
 
     def keep_skipped(self, step: int, update: int, groups: Sequence[Group]) -> Path:
         """Write a batch whose loss or gradient was not finite, for inspection."""

@@ -19,6 +19,7 @@ from winnow.types import Group, Origin, Outcome, Prompt, Sample, Score, Split, T
 _UNSELECTED: Mapping[Split, str | None] = {
     "train": None,
     "eval": "held out",
+    "test": "held out",
     "final": "held out",
     "sample": None,
 }

@@ -31,6 +31,8 @@ def train(run: Run) -> None:
     if run.steps_done == 0 and held_out:
         held_out_accuracy(run, 0)
         if patience:
+            if context.prompts.test:
+                evaluate(context, step=0, split="test")
             checkpoint(run, 0)
         observers.check()
         watch.read(STAGES)
@@ -95,4 +97,7 @@ def checkpoint(run: Run, step: int) -> None:
 
 def _outcome(found: BestSoFar, patience: int) -> str:
     why = f"no better for {found.stale} evaluations" if found.stale >= patience else "the last step"
-    return f"stopped: {why}; the best is that of step {found.step}, mean reward {found.reward:.3f}"
+    return (
+        f"stopped: {why}; step {found.step} is chosen, the best of {found.number} evaluations "
+        f"on the same prompts, mean reward {found.reward:.3f}"
+    )

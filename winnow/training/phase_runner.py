@@ -23,6 +23,7 @@ from winnow.training.file_source import Complete, Recorded
 from winnow.training.retokenise import Retokeniser, same_vocabulary
 from winnow.training.sft_mix import Anchor
 from winnow.training.sources import EveryStep, Once, Source
+from winnow.types import Split
 
 
 class PhaseRunner:
@@ -194,21 +195,29 @@ class PhaseRunner:
         return EveryStep(phase, rollout, context)
 
     def finish(self) -> None:
-        """Make and evaluate the final model, if it is not a checkpoint's."""
+        """Make the final model, if it is not a checkpoint's, and evaluate what was not yet.
+
+        A checkpoint that was chosen, or what was made of it, is tested on prompts that had no part
+        in choosing it; the start has been tested on them as the run began.
+        """
         context, engine = self.context, self.engine
-        config, store, held_out = context.config, context.store, context.prompts.held_out
+        config, store, prompts = context.config, context.store, context.prompts
         final = store.folder / FINAL
-        if not (config.checkpoint.average or config.lora.merge):
-            return
-        evaluated = any(row.get("split") == "final" for row in store.lines("evals.jsonl"))
-        if final.exists() and (evaluated or not held_out):
-            return
+        make = bool(config.checkpoint.average or config.lora.merge)
         chosen, step = chosen_checkpoint(store, config.eval.patience)
+        split: Split = "test" if prompts.test else "final"
+        evaluated = any(
+            row.get("split") == split and row["step"] == step for row in store.lines("evals.jsonl")
+        )
+        missing = bool(prompts.test or (make and prompts.held_out)) and not evaluated
+        if not missing and (final.exists() or not make):
+            return
         engine.restore(chosen)
         if config.checkpoint.average:
             engine.average(START, config.checkpoint.average)
-        if not final.exists():
+        if make and not final.exists():
             whole_folder(final, lambda folder: engine.save(folder, merged=config.lora.merge))
-        if held_out:
-            context.sampler.load(engine.publish(self._version))
-            evaluate(context, step=step, split="final")
+        if missing:
+            version = int(store.state_of(chosen)["policy_version"])
+            context.sampler.load(engine.publish(version))
+            evaluate(context, step=step, split=split)

@@ -17,7 +17,7 @@ from winnow.reporting.observer import Observers
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.scoring import reward_for
 from winnow.storage.run_folder import FINAL, RunStore
-from winnow.training.early_stopping import best_of_evaluations, chosen_checkpoint
+from winnow.training.early_stopping import chosen_checkpoint, reported
 from winnow.training.loop import train as run_loop
 from winnow.training.setup import Plan, assemble, plan
 from winnow.training.summary import opening
@@ -33,10 +33,15 @@ class Result:
             best with early stopping, the final one where weights were averaged or merged.
         metrics: The rows of metrics.jsonl.
         before, after: Held-out accuracy of the start and of that model; ``None`` without any
-            held-out prompts.
+            held-out prompts. With early stopping on test prompts, which had no part in choosing the
+            checkpoint, if `tested`; else on those by which it is the best, so too high.
         gain, gain_low, gain_high: Accuracy after minus before over the same prompts, and its 95 %
             interval, paired (`winnow.evaluation.gain`); ``None`` without any, or without their
             samples.
+        tested: Whether `after` is free of choice: without early stopping, or on test prompts.
+        selected: With early stopping, accuracy of the chosen checkpoint on the prompts by which it
+            is the best, so too high; ``None`` without.
+        evaluations: Among how many it is the best; ``None`` without early stopping.
     """
 
     folder: Path
@@ -47,6 +52,9 @@ class Result:
     gain: float | None = None
     gain_low: float | None = None
     gain_high: float | None = None
+    tested: bool = True
+    selected: float | None = None
+    evaluations: int | None = None
 
 
 def run(
@@ -91,6 +99,9 @@ def run(
                 gain=result.gain,
                 gain_low=result.gain_low,
                 gain_high=result.gain_high,
+                tested=result.tested,
+                selected=result.selected,
+                evaluations=result.evaluations,
             )
         )
     return result
@@ -102,24 +113,28 @@ def result_of(folder: Path) -> Result:
     evals = store.lines("evals.jsonl")
     final = folder / FINAL
     patience = load_folder(folder).eval.patience
-    best = best_of_evaluations(evals).step if patience and not final.is_dir() else None
-    ends = [row for row in evals if best in (None, row["step"])]
-    found = gain_between(store, evals[0], ends[-1]) if evals and ends else None
+    chosen, step = chosen_checkpoint(store, patience)
+    told = reported(evals, patience, step)
+    found = gain_between(store, told.before, told.after) if told else None
+    selected = told.selected if told else None
     return Result(
         folder=folder,
-        checkpoint=final if final.is_dir() else chosen_checkpoint(store, patience)[0],
+        checkpoint=final if final.is_dir() else chosen,
         metrics=store.lines("metrics.jsonl"),
-        before=evals[0]["accuracy"] if evals else None,
-        after=ends[-1]["accuracy"] if ends else None,
+        before=told.before["accuracy"] if told else None,
+        after=told.after["accuracy"] if told else None,
         gain=found.value if found else None,
         gain_low=found.low if found else None,
         gain_high=found.high if found else None,
+        tested=told.tested if told else True,
+        selected=selected["accuracy"] if selected else None,
+        evaluations=told.number if told else None,
     )
 
 
 def _start(checked: Plan, out: Path, resumed: bool) -> RunStart:
     config, phases, prompts = checked.config, checked.phases, checked.prompts
-    summary = opening(config, phases, len(prompts.train), len(prompts.held_out))
+    summary = opening(config, phases, prompts)
     return RunStart(
         out,
         "train",

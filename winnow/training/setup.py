@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,11 @@ def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
     if any(phase.file is None for phase in phases):
         prompts = load_prompts(config.prompts, config.eval, config.seed)
     else:
-        prompts = PromptSet((), _held_out(config))
+        prompts = _held_out(config, phases)
     for phase in phases:
         with naming(phase.name):
             _check_apart(phase, prompts.held_out)
-    check_suited(config.reward.name, [*prompts.train, *prompts.held_out])
+    check_suited(config.reward.name, prompts.every)
     return Plan(config, phases, prompts, tuple(anchors))
 
 
@@ -96,10 +97,13 @@ def _check_reference(phase: Phase) -> None:
         check_model(what, "reference", [START, PHASE, "ema(0.99)"], kind=kind)
 
 
-def _held_out(config: Config) -> tuple[Prompt, ...]:
+def _held_out(config: Config, phases: Sequence[Phase]) -> PromptSet:
     if config.eval.size == 0:
-        return ()
-    return tuple(load_held_out(config.prompts, config.eval, config.seed))
+        return PromptSet((), ())
+    trained_on: set[str] = set()
+    if config.eval.test_size:
+        trained_on.update(*(phase.file.prompts() for phase in phases if phase.file is not None))
+    return load_held_out(config.prompts, config.eval, config.seed, trained_on)
 
 
 def _check_apart(phase: Phase, held_out: tuple[Prompt, ...]) -> None:
@@ -130,7 +134,7 @@ def assemble(
     engine = engine_for(config, checkpoint=found[0] if found else None, folder=out)
     longest = max(phase.config.sampling.max_tokens for phase in plan.phases)
     longest = max(longest, config.sampling.max_tokens)  # for the held-out prompts
-    check_prompts(engine, [*plan.prompts.train, *plan.prompts.held_out], longest)
+    check_prompts(engine, plan.prompts.every, longest)
     sampler = policy_sampler(
         config, engine, ratio=any("old" in phase.algorithm.needs for phase in plan.phases)
     )
@@ -149,6 +153,11 @@ def assemble(
     for phase in plan.phases:
         for caution in cautions(phase.config, phase.algorithm) if phase.samples_each_step else ():
             observers.note(caution)
+    if config.eval.patience and not plan.prompts.test:
+        observers.note(
+            "eval.patience: there are no test prompts (eval.test_size), so the result will be the "
+            "best of several evaluations on the same prompts, which overstates it"
+        )
     for note in engine.notes():
         observers.note(f"{config.model}: {note}")
     for note in clashes([*plan.prompts.train, *plan.prompts.held_out]):

@@ -9,17 +9,22 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.spec import show
 from winnow.config.schema import Config
+from winnow.prompts.loading import PromptSet
 
 if TYPE_CHECKING:
     from winnow.config.phases import Phase
 
 
-def opening(config: Config, phases: Sequence[Phase], train: int, held_out: int) -> str:
+def opening(config: Config, phases: Sequence[Phase], prompts: PromptSet) -> str:
     """The summary: the algorithms and the arithmetic of the batches."""
     files = [phase.file.summary for phase in phases if phase.file is not None]
-    prompts = files + [f"{train} training prompts"] * any(phase.file is None for phase in phases)
+    sampled = any(phase.file is None for phase in phases)
+    told = files + [f"{len(prompts.train)} training prompts"] * sampled
+    told.append(f"{len(prompts.held_out)} held out")
+    if prompts.test:
+        told.append(f"{len(prompts.test)} to test the best with")
     lora = f", LoRA of rank {config.lora.rank}" if config.lora.rank else ""
-    model = f"{config.model}, {config.dtype}{lora}; {', '.join(prompts)}, {held_out} held out"
+    model = f"{config.model}, {config.dtype}{lora}; {', '.join(told)}"
     lines = []
     for phase in phases:
         if len(phases) > 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from winnow.config.schema.base import Section
 
@@ -20,3 +22,16 @@ class EvalConfig(Section):
     patience: int = Field(
         0, ge=0, description="Stop after so many without a better reward, keep the best; 0: never."
     )
+    test_size: int | None = Field(
+        None,
+        ge=0,
+        description="With patience: more prompts, to test the best with. Default: eval.size.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tested_on_as_many(cls, values: Any) -> Any:
+        """A default that depends on others is written out: a run folder tells what held."""
+        if not isinstance(values, dict) or not values.get("patience"):
+            return values
+        return {"test_size": values.get("size", cls.model_fields["size"].default), **values}
