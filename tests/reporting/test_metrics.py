@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 import re
 from pathlib import Path
@@ -186,6 +187,47 @@ def test_accuracy_is_a_mean_over_prompts():
     assert evaluation(0, [group([None])], 1.0).accuracy is None
     alone = evaluation(0, [group([1, 0])], 1.0)
     assert (alone.accuracy, alone.low, alone.high) == (0.5, None, None)
+
+
+def test_entropy_among_the_right_samples_is_over_their_tokens():
+    groups = [group([1, 0, None], name="a"), group([1, 0], name="b"), group([0], name="c")]
+    entropies = iter([(1.0,), (9.0, 9.0), (9.0,), (2.0, 6.0), (9.0,), (9.0,)])
+    groups = [
+        g.with_(
+            samples=tuple(
+                dataclasses.replace(
+                    s, token_ids=(), logprobs=(), length=2, entropies=next(entropies)
+                )
+                for s in g.samples
+            )
+        )
+        for g in groups
+    ]
+    assert row(groups, [])["entropy_right"] == 3.0
+    assert row([groups[2]], [])["entropy_right"] is None
+
+
+def test_pass_at_k_is_that_of_every_choice_of_k_samples():
+    rewards = [[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0], [1, None, 0, 0, None, 0], [1, 1, 1, 1, 1, 1]]
+    rewards += [[None] * 6, [None, None, None, None, None, 1]]
+    result = evaluation(0, [group(own) for own in rewards], 1.0)
+    assert [(one.k, one.prompts) for one in result.pass_at_k] == [(1, 5), (2, 4), (4, 4), (6, 3)]
+    for one in result.pass_at_k:
+        expected = []
+        for own in rewards:
+            valid = [reward for reward in own if reward is not None]
+            if len(valid) >= one.k:
+                picked = [any(some) for some in itertools.combinations(valid, one.k)]
+                expected.append(sum(picked) / len(picked))
+        assert one.value == pytest.approx(np.mean(expected))
+        assert 0 <= one.low < one.value < one.high <= 1
+    first = result.pass_at_k[0]
+    assert (first.value, first.low, first.high) == (result.accuracy, result.low, result.high)
+    # all samples of a prompt at once are one 0/1 outcome: two of three prompts
+    last = result.pass_at_k[-1]
+    assert (last.low, last.high) == pytest.approx(wilson(np.array([1.0, 0.0, 1.0])))
+    assert evaluation(0, [group([1]), group([0])], 1.0).pass_at_k == []
+    assert evaluation(0, [group([None, None])], 1.0).pass_at_k == []
 
 
 @pytest.mark.parametrize("reward", [0, 1])

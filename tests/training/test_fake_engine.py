@@ -340,8 +340,10 @@ def test_a_folder_from_before_there_were_tests_is_resumed_without(
     config = tmp_path / "run/config.toml"
     assert config.read_text().count("test_size = 0\n") == 1
     config.write_text(config.read_text().replace("test_size = 0\n", ""))
+    rows = lines(tmp_path / "run", "evals.jsonl")
     assert run(resume=tmp_path / "run", observers=KillAt()) == result
     assert not result.tested
+    assert lines(tmp_path / "run", "evals.jsonl") == rows
 
 
 def test_every_sample_says_which_weights_sampled_it(given: dict[str, Any], tmp_path: Path) -> None:

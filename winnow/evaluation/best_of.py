@@ -14,7 +14,7 @@ from winnow.algorithms.selection import SURVIVED
 from winnow.config.schema import Config
 from winnow.config.schema.reward import RewardConfig
 from winnow.errors import UserError, choices
-from winnow.evaluation.curves import Curves, PromptSamples, curves, sizes
+from winnow.evaluation.curves import Curves, PromptSamples, curves
 from winnow.evaluation.plots import check_picture, plot_curves
 from winnow.evaluation.scores import RECORDED, scored_samples, scores
 from winnow.evaluation.voting import Answers, ballots, winner
@@ -26,6 +26,7 @@ from winnow.rollouts.scoring import check_reward, reward_for
 from winnow.rollouts.selected import Selected
 from winnow.storage.paths import Paths, paths_of
 from winnow.storage.sample_table import SampleTable
+from winnow.theory.best_of import sizes
 from winnow.theory.checks import Array
 from winnow.theory.intervals import rate_interval
 from winnow.theory.ties import levels

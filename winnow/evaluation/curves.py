@@ -76,12 +76,6 @@ class Curves:
     kl_bound: list[float]
 
 
-def sizes(largest: int) -> list[int]:
-    """1, 2, 4, ... and the largest."""
-    powers = [2**i for i in range(largest.bit_length()) if 2**i < largest]
-    return [*powers, largest]
-
-
 def curves(prompts: Sequence[PromptSamples], ns: Sequence[int], rng: np.random.Generator) -> Curves:
     """Curves over n.
 

@@ -15,7 +15,6 @@ from winnow.config.recipe import load_folder
 from winnow.config.schema import Config
 from winnow.engines.factory import engine_for
 from winnow.errors import UserError, choices
-from winnow.evaluation.curves import sizes
 from winnow.evaluation.overoptimisation_fit import Study, best_of_n_study, rewards_of, study_of
 from winnow.evaluation.plots import check_picture, plot_study
 from winnow.evaluation.scores import RECORDED, scored_samples, scores
@@ -24,6 +23,7 @@ from winnow.reporting.terminal import observing
 from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.storage.paths import Paths
 from winnow.storage.sample_table import SampleTable
+from winnow.theory.best_of import sizes
 from winnow.theory.checks import Array
 
 _TOKENS = ["prompt", "text", "prompt_ids", "token_ids", "logprobs"]

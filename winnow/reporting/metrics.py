@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from winnow.theory.best_of import pass_at_k, sizes
 from winnow.theory.checks import Array, logsumexp
 from winnow.theory.importance import effective_sample_size
 from winnow.theory.intervals import rate_interval
@@ -28,7 +29,7 @@ MEASURES = (
     "anchor_loss",
 )
 """Measures of terms in updates: means over their tokens, samples or groups."""
-OF_SAMPLING = ("kl_to_reference", "kl_beta", "prompts_refilled")
+OF_SAMPLING = ("kl_to_reference", "kl_beta", "prompts_refilled", "distinct_right")
 """Measures that are taken when samples are made."""
 _LOG_LARGEST = math.log(np.finfo(np.float64).max)
 
@@ -98,6 +99,15 @@ def _of_samples(groups: Sequence[Group], fresh: bool) -> Metrics:
         "errors": len(samples) - len(values),
         "survivors": sum(outcome.survived for group in groups for outcome in group.outcomes),
         "entropy": _mean([x for sample in samples for x in sample.entropies]),
+        "entropy_right": _mean(
+            [
+                x
+                for group in groups
+                for sample, right in zip(group.samples, group.right, strict=True)
+                if right
+                for x in sample.entropies
+            ]
+        ),
         "completion_tokens_mean": _mean([len(sample.token_ids) for sample in samples]),
         "cut_off_rate": _ratio(sum(s.finish_reason == "length" for s in samples), len(samples)),
         "tokens_sampled": sum(len(sample.token_ids) for sample in samples) if fresh else 0,
@@ -201,6 +211,23 @@ def success_by_difficulty(groups: Iterable[Group]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class PassAt:
+    """pass@k: the share of prompts of whose k samples one is right, with its 95 % interval.
+
+    Attributes:
+        value: Mean over prompts of `theory.pass_at_k`, which has no bias and uses all samples.
+        low, high: `theory.intervals.rate_interval`; ``None`` for fewer than two prompts.
+        prompts: Those with k samples that have a score; the others are left out.
+    """
+
+    k: int
+    value: float
+    low: float | None
+    high: float | None
+    prompts: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Accuracy on held-out prompts, with a 95 % interval.
 
@@ -210,6 +237,7 @@ class Evaluation:
         low, high: Interval over prompts: `theory.intervals.rate_interval`; ``None`` for fewer than
             two prompts with a score.
         errors: Samples without a score; they are in no rate.
+        pass_at_k: For k = 1, 2, 4, ... and all samples of a prompt, where it has several.
     """
 
     step: int
@@ -223,6 +251,7 @@ class Evaluation:
     by_difficulty: Mapping[str, float]
     seconds: float
     split: str = "eval"
+    pass_at_k: Sequence[PassAt] = ()
 
 
 def evaluation(
@@ -244,7 +273,25 @@ def evaluation(
         by_difficulty=success_by_difficulty(groups),
         seconds=seconds,
         split=split,
+        pass_at_k=passes(scored),
     )
+
+
+def passes(scored: Sequence[tuple[int, int]]) -> list[PassAt]:
+    """pass@k for k = 1, 2, 4, ... and the most samples that a prompt has; none if that is one.
+
+    Args:
+        scored: For each prompt the number of right samples and of valid ones, at least 1.
+    """
+    most = max((valid for _, valid in scored), default=0)
+    found = []
+    for k in sizes(most) if most > 1 else ():
+        enough = [pair for pair in scored if pair[1] >= k]
+        _, blocks = rates_of(enough)
+        right, valid = np.array(enough).T
+        interval = rate_interval(pass_at_k(valid, right, k), blocks / k)
+        found.append(PassAt(k, *interval, prompts=len(enough)))
+    return found
 
 
 def accuracy_of(

@@ -128,6 +128,9 @@ def evaluation_line(result: Evaluation) -> str:
     errors = f", {result.errors} verifier errors" if result.errors else ""
     shown = [f"{label} {rate:.1%}" for label, rate in result.by_difficulty.items()]
     detail = f"  ({', '.join(shown)})" if len(shown) > 1 else ""
+    if result.pass_at_k:
+        most = result.pass_at_k[-1]
+        errors = f", pass@{most.k} {most.value:.1%}{errors}"
     what = "of the final model" if result.split == "final" else f"at step {result.step}"
     return (
         f"{kind} accuracy {what}: {result.accuracy:.1%}{interval}, "

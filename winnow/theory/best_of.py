@@ -35,6 +35,12 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Array:
     return np.asarray(np.where(certain, 1.0, -np.expm1(log_miss)))
 
 
+def sizes(largest: int) -> list[int]:
+    """1, 2, 4, ... and the largest."""
+    powers = [2**i for i in range(largest.bit_length()) if 2**i < largest]
+    return [*powers, largest]
+
+
 def best_of_n_weights(scores: ArrayLike, n: ArrayLike) -> Array:
     """Probability of each of N samples to be the best of n of them picked at random.
 

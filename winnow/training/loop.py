@@ -9,6 +9,7 @@ from winnow.engines.base import START
 from winnow.evaluation.held_out import evaluate
 from winnow.reporting.events import CheckpointSaved, StepEnd
 from winnow.reporting.metrics import Evaluation, step_metrics
+from winnow.rollouts.diversity import with_diversity
 from winnow.rollouts.rollout import Rollout
 from winnow.training.context import Run
 from winnow.training.early_stopping import BestSoFar, best_of_evaluations
@@ -54,7 +55,7 @@ def train(run: Run) -> None:
             step=step,
             phase=run.number,
             policy_version=run.learner.version,
-            batch=batch,
+            batch=with_diversity(batch),
             updates=updates,
             empty_minibatches=empty,
             seconds=watch.read(STAGES),
