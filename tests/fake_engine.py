@@ -44,8 +44,9 @@ class Engine:
     def save(self, folder, *, merged=False):
         (folder / "logits.json").write_text(json.dumps([*self.now]))
 
-    def logprobs(self, groups, heat):
-        return [[logp(self.now, heat)[int(s.text)] for s in g.samples] for g in groups]
+    def logprobs(self, groups, heat, of=PRESENT):
+        logits = self.now if of == PRESENT else self.of(of)
+        return [[logp(logits, heat)[int(s.text)] for s in g.samples] for g in groups]
 
 
 class Sampler(QueuedSampler):

@@ -226,6 +226,12 @@ def test_pass_at_k_is_that_of_every_choice_of_k_samples():
     # all samples of a prompt at once are one 0/1 outcome: two of three prompts
     last = result.pass_at_k[-1]
     assert (last.low, last.high) == pytest.approx(wilson(np.array([1.0, 0.0, 1.0])))
+    # equal rates of 5/6 vary as little as 4/2 separate outcomes would, 40 of them not 1
+    (_, two, _) = evaluation(0, [group([1, 0, 1, 0])] * 40, 1.0).pass_at_k
+    z, n = 1.959963984540054, 40 * 42 / (40 / 2 + 2)
+    half = z / (1 + z**2 / n) * math.sqrt(5 / 36 / n + z**2 / (4 * n * n))
+    assert two.value == pytest.approx(5 / 6)
+    assert two.high - two.low == pytest.approx(2 * half)
     assert evaluation(0, [group([1]), group([0])], 1.0).pass_at_k == []
     assert evaluation(0, [group([None, None])], 1.0).pass_at_k == []
 

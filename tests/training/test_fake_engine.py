@@ -331,6 +331,58 @@ def test_where_the_start_is_best_its_test_is_the_result(
         assert read(result.checkpoint) == pytest.approx(np.zeros(10))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_evaluations_measure_kl_to_the_start(
+    given: dict[str, Any], tmp_path: Path, temperature: float
+) -> None:
+    """All samples of the first prompts, right or not, at the temperature of the evaluation."""
+    given["eval"] = {"size": 4, "samples": 64, "every": 1, "kl_prompts": 3}
+    given["eval"]["temperature"] = temperature
+    given["model"] = str(tmp_path / "leaning")
+    Path(given["model"]).mkdir()
+    (tmp_path / "leaning/logits.json").write_text(json.dumps([0.1 * i for i in range(10)]))
+    start = logp(read(given["model"]), temperature)
+    result = go(given, tmp_path / "run", steps=2, checkpoint={"every": 1, "keep": 9})
+    first, *others = lines(tmp_path / "run", "evals.jsonl")
+    assert first["kl"] == {"value": 0.0, "low": 0.0, "high": 0.0, "prompts": 3}
+    for row, metrics in zip(others, result.metrics, strict=True):
+        own = logp(read(tmp_path / f"run/checkpoints/step-{row['step']}"), temperature)
+        made = [r for r in samples(tmp_path / "run", "eval") if r["step"] == row["step"]]
+        ratios = [
+            [(own - start)[int(r["text"])] for r in made if r["group"] == n] for n in range(3)
+        ]
+        means = np.mean(ratios, axis=1)
+        assert len({r["right"] for r in made}) == 2
+        assert row["kl"]["value"] == pytest.approx(means.mean(), abs=1e-6)
+        half = 1.959963984540054 * means.std(ddof=1) / np.sqrt(3)
+        assert row["kl"]["high"] - row["kl"]["low"] == pytest.approx(2 * half, abs=1e-6)
+        exact = float(np.exp(own) @ (own - start))
+        assert exact > 0.01
+        deviation = np.sqrt(np.exp(own) @ (own - start) ** 2 - exact**2)
+        assert row["kl"]["value"] == pytest.approx(exact, abs=4 * deviation / np.sqrt(3 * 64))
+        told = [metrics[f"kl_to_start{end}"] for end in ("", "_low", "_high")]
+        assert told == [row["kl"][key] for key in ("value", "low", "high")]
+        assert metrics["seconds"]["kl"] >= 0
+
+
+def test_without_kl_to_the_start_it_says_why(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def notes_of(name: str, **more: Any) -> list[str]:
+        listener = KillAt()
+        config = from_dict({**given, "algorithm": "raft", "steps": 1, **more})
+        run(config, out=tmp_path / name, observers=listener)
+        assert [row["kl"] for row in lines(tmp_path / name, "evals.jsonl")] == [None, None]
+        return [note for note in listener.notes if "KL" in note]
+
+    (said,) = notes_of("truncated", sampling={"max_tokens": 4, "top_k": 3})
+    assert "top-k or top-p" in said
+    assert notes_of("none", eval={"size": 4, "kl_prompts": 0}) == []
+    monkeypatch.setattr(Sampler, "capabilities", Capabilities(False, True, True))
+    (said,) = notes_of("other")
+    assert "'local' does not give the log-probs" in said
+
+
 def test_a_folder_from_before_there_were_tests_is_resumed_without(
     given: dict[str, Any], tmp_path: Path
 ) -> None:

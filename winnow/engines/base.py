@@ -240,8 +240,14 @@ class Engine(Protocol):
         """Trains these weights. It takes over the snapshot PHASE, if there is one."""
         ...
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
-        """log pi of every whole completion at a temperature, nats, by group and sample."""
+    def logprobs(
+        self, groups: Sequence[Group], temperature: float, of: Weights = PRESENT
+    ) -> list[list[float]]:
+        """log pi of every whole completion at a temperature, nats, by group and sample.
+
+        Args:
+            of: Whose. The present weights are as they were afterwards, bit for bit.
+        """
         ...
 
     def load(self) -> None:

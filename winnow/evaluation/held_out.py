@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from winnow.config.recipe import dumps, values_of
 from winnow.config.schema import Config
+from winnow.engines.base import Engine
 from winnow.engines.devices import environment
 from winnow.engines.factory import sampler_for
+from winnow.evaluation.kl import kl_to_start, without_kl
 from winnow.prompts.loading import clashes, load_held_out
 from winnow.reporting.events import RunEnd, RunStart
-from winnow.reporting.metrics import Evaluation, evaluation
+from winnow.reporting.metrics import KL, Evaluation, evaluation
 from winnow.reporting.metrics_file import MetricsFile
 from winnow.reporting.observer import Observers
 from winnow.reporting.timing import Stopwatch
@@ -19,21 +22,24 @@ from winnow.rollouts.context import Context
 from winnow.rollouts.generate import requests, sample, sampling_params
 from winnow.rollouts.scoring import reward_for, score
 from winnow.storage.run_folder import RunStore
-from winnow.types import Split
+from winnow.types import Group, Split
 
 
-def evaluate(context: Context, *, step: int, split: Split = "eval") -> Evaluation:
+def evaluate(
+    context: Context, *, step: int, split: Split = "eval", engine: Engine | None = None
+) -> Evaluation:
     """Sample, score, store, measure and tell.
 
     Samples on the disk are not made again; of their scores only errors are asked for again.
 
     Args:
         split: `test` for the test prompts; `final` for a final model that is not the last step's.
+        engine: Of the policy, where its KL to the start is asked for.
     """
     config, store = context.config, context.store
     prompts = context.prompts.test if split == "test" else context.prompts.held_out
     watch = Stopwatch()
-    with watch("evaluate"):
+    with context.watch("evaluate"), watch("evaluate"):
         sampled = store.read_samples(split, step, prompts, config.reward.bound)
         if sampled is None:
             asked = requests(
@@ -55,9 +61,20 @@ def evaluate(context: Context, *, step: int, split: Split = "eval") -> Evaluatio
         groups = score(sampled, context.reward, config.reward.bound)
         if groups != sampled:
             store.write_samples(split, step, groups)
-    result = evaluation(step, groups, round(watch.seconds["evaluate"], 3), split)
+    kl = None if engine is None else _kl(context, engine, groups, step)
+    result = evaluation(step, groups, round(watch.seconds["evaluate"], 3), split, kl)
     context.observers.on_evaluation(result)
     return result
+
+
+def _kl(context: Context, engine: Engine, groups: Sequence[Group], step: int) -> KL | None:
+    """KL to the start over the first of the prompts, which stay the same."""
+    count = context.config.eval.kl_prompts
+    if not count or without_kl(context.config, context.sampler):
+        return None
+    with context.watch("kl"):
+        context.observers.progress("kl", 0, 1)
+        return kl_to_start(engine, groups[:count], step)
 
 
 def run_evaluation(

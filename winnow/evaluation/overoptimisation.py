@@ -15,6 +15,7 @@ from winnow.config.recipe import load_folder
 from winnow.config.schema import Config
 from winnow.engines.factory import engine_for
 from winnow.errors import UserError, choices
+from winnow.evaluation.kl import kl_by_prompt
 from winnow.evaluation.overoptimisation_fit import Study, best_of_n_study, rewards_of, study_of
 from winnow.evaluation.plots import check_picture, plot_study
 from winnow.evaluation.scores import RECORDED, scored_samples, scores
@@ -204,15 +205,5 @@ def _kl_to_start(
     found = []
     for number, table in enumerate(tables):
         observers.progress("read", number, len(tables))
-        groups = list(table)
-        heat = groups[0].origin.temperature if groups[0].origin else 1.0
-        start = engine.logprobs(groups, heat)
-        found.append(
-            np.array(
-                [
-                    np.mean([sum(s.logprobs) - x for s, x in zip(g.samples, own, strict=True)])
-                    for g, own in zip(groups, start, strict=True)
-                ]
-            )
-        )
+        found.append(kl_by_prompt(engine, list(table)))
     return found

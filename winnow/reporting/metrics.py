@@ -58,6 +58,7 @@ def step_metrics(
     made = [(positions, stats) for positions, stats in updates if stats.applied]
     applied = [stats for _, stats in made]
     effective, share = concentration(batch.groups, made)
+    kl = evaluation.kl if evaluation else None
     return {
         "step": step,
         "phase": phase,
@@ -79,6 +80,9 @@ def step_metrics(
         "eval_accuracy": evaluation.accuracy if evaluation else None,
         "eval_low": evaluation.low if evaluation else None,
         "eval_high": evaluation.high if evaluation else None,
+        "kl_to_start": kl.value if kl else None,
+        "kl_to_start_low": kl.low if kl else None,
+        "kl_to_start_high": kl.high if kl else None,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
 
@@ -211,6 +215,22 @@ def success_by_difficulty(groups: Iterable[Group]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class KL:
+    """KL to the starting weights, nats a completion, with its 95 % interval over prompts.
+
+    Attributes:
+        value: Mean over prompts of the mean over their samples of log pi - log pi_start (k1).
+        low, high: `theory.intervals.mean_interval`; ``None`` for one prompt.
+        prompts: So many, always the same.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    prompts: int
+
+
+@dataclass(frozen=True)
 class PassAt:
     """pass@k: the share of prompts of whose k samples one is right, with its 95 % interval.
 
@@ -237,6 +257,7 @@ class Evaluation:
         low, high: Interval over prompts: `theory.intervals.rate_interval`; ``None`` for fewer than
             two prompts with a score.
         errors: Samples without a score; they are in no rate.
+        kl: To the starting weights; ``None`` where it was not asked for or cannot be had.
         pass_at_k: For k = 1, 2, 4, ... and all samples of a prompt, where it has several.
     """
 
@@ -252,10 +273,15 @@ class Evaluation:
     seconds: float
     split: str = "eval"
     pass_at_k: Sequence[PassAt] = ()
+    kl: KL | None = None
 
 
 def evaluation(
-    step: int, groups: Sequence[Group], seconds: float, split: str = "eval"
+    step: int,
+    groups: Sequence[Group],
+    seconds: float,
+    split: str = "eval",
+    kl: KL | None = None,
 ) -> Evaluation:
     """Accuracy of scored groups."""
     scored = [(sum(g.right), sum(g.valid)) for g in groups if any(g.valid)]
@@ -274,6 +300,7 @@ def evaluation(
         seconds=seconds,
         split=split,
         pass_at_k=passes(scored),
+        kl=kl,
     )
 
 

@@ -131,6 +131,8 @@ def evaluation_line(result: Evaluation) -> str:
     if result.pass_at_k:
         most = result.pass_at_k[-1]
         errors = f", pass@{most.k} {most.value:.1%}{errors}"
+    if result.kl is not None and result.kl.value:
+        errors += f", KL to the start {_number(result.kl.value, '.2f')} nats"
     what = "of the final model" if result.split == "final" else f"at step {result.step}"
     return (
         f"{kind} accuracy {what}: {result.accuracy:.1%}{interval}, "

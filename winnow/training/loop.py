@@ -15,7 +15,7 @@ from winnow.training.context import Run
 from winnow.training.early_stopping import BestSoFar, best_of_evaluations
 from winnow.training.updates import update
 
-STAGES = (*Rollout.stages, "update", "evaluate", "checkpoint")
+STAGES = (*Rollout.stages, "update", "evaluate", "kl", "checkpoint")
 
 
 def train(run: Run) -> None:
@@ -74,8 +74,7 @@ def train(run: Run) -> None:
 
 def held_out_accuracy(run: Run, step: int) -> Evaluation:
     """Evaluate on the held-out prompts."""
-    with run.context.watch("evaluate"):
-        return evaluate(run.context, step=step)
+    return evaluate(run.context, step=step, engine=run.engine)
 
 
 def best_so_far(run: Run) -> BestSoFar:

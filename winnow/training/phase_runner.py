@@ -220,4 +220,4 @@ class PhaseRunner:
         if missing:
             version = int(store.state_of(chosen)["policy_version"])
             context.sampler.load(engine.publish(version))
-            evaluate(context, step=step, split=split)
+            evaluate(context, step=step, split=split, engine=None if prompts.test else engine)

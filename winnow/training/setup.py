@@ -26,6 +26,7 @@ from winnow.engines.factory import (
     policy_sampler,
 )
 from winnow.errors import UserError
+from winnow.evaluation.kl import without_kl
 from winnow.prompts.loading import PromptSet, clashes, load_held_out, load_prompts
 from winnow.reporting.observer import Observers
 from winnow.rewards.base import Reward
@@ -158,6 +159,9 @@ def assemble(
             "eval.patience: there are no test prompts (eval.test_size), so the result will be the "
             "best of several evaluations on the same prompts, which overstates it"
         )
+    skipped = without_kl(config, sampler)
+    if skipped is not None:
+        observers.note(skipped)
     for note in engine.notes():
         observers.note(f"{config.model}: {note}")
     for note in clashes([*plan.prompts.train, *plan.prompts.held_out]):

@@ -340,3 +340,41 @@ def test_a_model_that_cannot_be_read_is_named(tmp_path, what):
     with pytest.raises(UserError, match=r"^model: .*(model|bad\.gguf|xxx)") as caught:
         load_model(resolve(name), "float32", torch.device("cpu"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lora", [{}, {"lora": {"rank": 4}}])
+def test_logprobs_of_other_weights_leave_the_present_ones_alone(tiny_model, tmp_path, lora):
+    """They are what a plain model from the same folder says, read again or kept as a snapshot."""
+    made = local.engine(tiny_model, **lora)
+    words = tiny.tokenizer()
+    ids, ends = tuple(words.encode("1+2=")), [words.encode("3"), words.encode("44")]
+    group = Group(
+        Prompt("x", "1+2="), ids, tuple(Sample(tuple(e), (-1.0,) * len(e), "", "eos") for e in ends)
+    )
+    torch.manual_seed(0)
+    for weight in made.trained():
+        weight.data.add_(torch.randn_like(weight) * 0.05)
+    (tmp_path / "now").mkdir()
+    made.save(tmp_path / "now")
+    before = [w.clone() for w in made.weights("present")]
+
+    def plainly(folder):
+        plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        found = []
+        for end in ends:
+            logits = plain(torch.tensor([[*ids, *end]])).logits[0].detach() / 0.7
+            logp = logits.log_softmax(-1)[len(ids) - 1 : -1]
+            found.append(float(logp[range(len(end)), end].sum()))
+        return found
+
+    start, now = plainly(tiny_model), plainly(tmp_path / "now")
+    assert max(abs(a - b) for a, b in zip(start, now, strict=True)) > 0.01
+    for _ in range(2):
+        (found,) = made.logprobs([group], 0.7, "start")
+        assert found == pytest.approx(start, abs=1e-4)
+        assert all(map(torch.equal, before, made.weights("present")))
+        (found,) = made.logprobs([group], 0.7)
+        assert found == pytest.approx(now, abs=1e-4)
+        made.snapshot("start", of="start")
+    (found,) = made.logprobs([group], 0.7, tmp_path / "now")
+    assert found == pytest.approx(now, abs=1e-4)

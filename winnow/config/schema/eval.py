@@ -27,6 +27,9 @@ class EvalConfig(Section):
         ge=0,
         description="With patience: more prompts, to test the best with. Default: eval.size.",
     )
+    kl_prompts: int = Field(
+        32, ge=0, description="So many of the prompts for KL to the start, at each; 0: none."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from winnow.config.reference import ema_decay
 from winnow.config.schema import Config
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.schema.sampling import SamplingConfig
-from winnow.engines.base import PHASE, PRESENT, START, LearnerPlan, WeightsRef
+from winnow.engines.base import PHASE, PRESENT, START, LearnerPlan, Weights, WeightsRef
 from winnow.engines.devices import pick_device, room
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.kv_cache import token_bytes
@@ -99,9 +99,13 @@ class LocalEngine(LocalPolicy):
         frozen.module().requires_grad_(False)
         return Other(frozen.forward())
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
-        limit = self._config.microbatch_tokens
-        return sequence_logprobs(self.forward(), groups, temperature, limit)
+    @room(SMALLER)
+    def logprobs(
+        self, groups: Sequence[Group], temperature: float, of: Weights = PRESENT
+    ) -> list[list[float]]:
+        limit, forward = self._config.microbatch_tokens, self.forward()
+        with self.holding(of):
+            return sequence_logprobs(forward, groups, temperature, limit)
 
     def publish(self, version: int) -> WeightsRef:
         """In place: the sampler of this engine reads the module itself."""

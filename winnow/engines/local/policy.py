@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -112,8 +113,34 @@ class LocalPolicy:
     def restore(self, weights: Weights) -> None:
         self.put(self.weights(weights))
 
-    def weights(self, where: Weights) -> Sequence[torch.Tensor]:
-        """Those of a snapshot, a checkpoint's folder, now or at the start; not to be written to."""
+    @contextmanager
+    def holding(self, where: Weights) -> Iterator[None]:
+        """In the block, the module has these weights.
+
+        Its own wait in the host's memory, and what is read from a file is read there: no second
+        copy comes to a GPU, whose memory the training may fill.
+        """
+        adapters = self.adapters()
+        if where == PRESENT:
+            yield
+        elif where == START and adapters is not None:
+            with adapters.away():
+                yield
+        else:
+            other = self.weights(where, torch.device("cpu"))
+            own = [w.to("cpu", copy=True) for w in self.weights(PRESENT)]
+            try:
+                self.put(other)
+                yield
+            finally:
+                self.put(own)
+
+    def weights(self, where: Weights, device: torch.device | None = None) -> Sequence[torch.Tensor]:
+        """Those of a snapshot, a checkpoint's folder, now or at the start; not to be written to.
+
+        Args:
+            device: Where to read a whole model to; default: the module's.
+        """
         if where == PRESENT:
             return [p.detach() for p in self.trained()]
         if isinstance(where, str) and where in self._kept:
@@ -124,7 +151,7 @@ class LocalPolicy:
         if adapters is not None:
             return adapters.read(where if isinstance(where, Path) else None)
         source = ModelSource(str(where)) if isinstance(where, Path) else self.source
-        other = load_model(source, self.dtype, self._device, self.field)
+        other = load_model(source, self.dtype, device or self._device, self.field)
         return [p.detach() for p in other.parameters()]
 
     @torch.no_grad()
