@@ -32,7 +32,7 @@ class Engine:
         self.notes, self.load, self.close = lambda: ["fake"], lambda: None, lambda: None
         self.publish = lambda version: WeightsRef(version, PRESENT, hash=str(version))
 
-    def snapshot(self, name, of=PRESENT):
+    def snapshot(self, name, of=PRESENT, *, aside=False):
         self.kept[name] = (self.now if of == PRESENT else self.of(of)).copy()
 
     def restore(self, weights):

@@ -254,8 +254,12 @@ class Engine(Protocol):
         """Read the weights now; else they are read when they are first needed."""
         ...
 
-    def snapshot(self, name: str, of: Weights = PRESENT) -> None:
-        """Keep a copy of weights under a name."""
+    def snapshot(self, name: str, of: Weights = PRESENT, *, aside: bool = False) -> None:
+        """Keep a copy of weights under a name.
+
+        Args:
+            aside: For `logprobs` alone, now and then: where memory costs least.
+        """
         ...
 
     def restore(self, weights: Weights) -> None:

@@ -10,7 +10,7 @@ from winnow.config.schema import Config
 from winnow.engines.base import Engine
 from winnow.engines.devices import environment
 from winnow.engines.factory import sampler_for
-from winnow.evaluation.kl import kl_to_start, without_kl
+from winnow.evaluation.kl import kl_to_start, measures_kl
 from winnow.prompts.loading import clashes, load_held_out
 from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.metrics import KL, Evaluation, evaluation
@@ -69,9 +69,9 @@ def evaluate(
 
 def _kl(context: Context, engine: Engine, groups: Sequence[Group], step: int) -> KL | None:
     """KL to the start over the first of the prompts, which stay the same."""
-    count = context.config.eval.kl_prompts
-    if not count or without_kl(context.config, context.sampler):
+    if not measures_kl(context.config, context.sampler):
         return None
+    count = context.config.eval.kl_prompts
     with context.watch("kl"):
         context.observers.progress("kl", 0, 1)
         return kl_to_start(engine, groups[:count], step)

@@ -43,6 +43,12 @@ def kl_to_start(engine: Engine, groups: Sequence[Group], step: int) -> KL:
     return KL(value, low, high, len(groups))
 
 
+def measures_kl(config: Config, sampler: Sampler) -> bool:
+    """Whether evaluations have a KL to the start."""
+    asked = bool(config.eval.size and config.eval.kl_prompts)
+    return asked and without_kl(config, sampler) is None
+
+
 def without_kl(config: Config, sampler: Sampler) -> str | None:
     """Why evaluations have no KL to the start though `eval.kl_prompts` asks for it, in a line."""
     if not (config.eval.size and config.eval.kl_prompts):

@@ -12,6 +12,7 @@ from winnow.engines.base import PHASE, PRESENT, START, Engine, Learner, LearnerP
 from winnow.engines.factory import engine_beside
 from winnow.errors import UserError
 from winnow.evaluation.held_out import evaluate
+from winnow.evaluation.kl import measures_kl
 from winnow.rollouts.annotate import Annotator
 from winnow.rollouts.context import Context
 from winnow.rollouts.rollout import Rollout
@@ -61,8 +62,12 @@ class PhaseRunner:
             UserError: something cannot be loaded, or does not fit.
         """
         engine = self.engine
+        begin = PRESENT if self._found is None else START
+        adapters = self.context.config.lora.rank > 0
         if self._needs_start():
-            engine.snapshot(START, of=PRESENT if self._found is None else START)
+            engine.snapshot(START, of=begin)
+        elif measures_kl(self.context.config, self.context.sampler) and not adapters:
+            engine.snapshot(START, of=begin, aside=True)
         todo = self._todo()
         for phase in todo:  # later ones too, so that a mistake in them is known now
             with naming(phase.name):

@@ -21,6 +21,7 @@ from winnow.engines.learning.optimizer import learning_rate
 from winnow.engines.local import engine as engine_module
 from winnow.engines.local import sampler as sampler_module
 from winnow.engines.local.learner import LocalLearner
+from winnow.engines.local.policy import LocalPolicy
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.local.stopping import Stopper
 from winnow.engines.models.forward import Piece, PolicyForward
@@ -342,10 +343,16 @@ def test_a_model_that_cannot_be_read_is_named(tmp_path, what):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("copied", [False, True])
 @pytest.mark.parametrize("lora", [{}, {"lora": {"rank": 4}}])
-def test_logprobs_of_other_weights_leave_the_present_ones_alone(tiny_model, tmp_path, lora):
+def test_logprobs_of_other_weights_leave_the_present_ones_alone(
+    tiny_model, tmp_path, monkeypatch, lora, copied
+):
     """They are what a plain model from the same folder says, read again or kept as a snapshot."""
+    if copied:  # as where the module is on a GPU
+        monkeypatch.setattr(LocalPolicy, "_swapped", LocalPolicy._copied)
     made = local.engine(tiny_model, **lora)
+    made.snapshot("first", aside=True)
     words = tiny.tokenizer()
     ids, ends = tuple(words.encode("1+2=")), [words.encode("3"), words.encode("44")]
     group = Group(
@@ -375,6 +382,9 @@ def test_logprobs_of_other_weights_leave_the_present_ones_alone(tiny_model, tmp_
         assert all(map(torch.equal, before, made.weights("present")))
         (found,) = made.logprobs([group], 0.7)
         assert found == pytest.approx(now, abs=1e-4)
-        made.snapshot("start", of="start")
+        made.snapshot("start", of="start", aside=not lora)
     (found,) = made.logprobs([group], 0.7, tmp_path / "now")
     assert found == pytest.approx(now, abs=1e-4)
+    (found,) = made.logprobs([group], 0.7, "first")
+    assert found == pytest.approx(start, abs=1e-4)
+    assert all(map(torch.equal, before, made.weights("present")))

@@ -59,6 +59,8 @@ class LocalPolicy:
         self._forward: PolicyForward | None = None
         self._adapters: Adapters | None = None
         self._kept: dict[str, Sequence[torch.Tensor]] = {}
+        self._aside: dict[str, Sequence[torch.Tensor]] = {}
+        """In the host's memory."""
 
     @cached_property
     def context(self) -> int | None:
@@ -106,7 +108,11 @@ class LocalPolicy:
     def load(self) -> None:
         self.forward()
 
-    def snapshot(self, name: str, of: Weights = PRESENT) -> None:
+    def snapshot(self, name: str, of: Weights = PRESENT, *, aside: bool = False) -> None:
+        if aside:
+            host = torch.device("cpu")
+            self._aside[name] = [w.to(host, copy=of == PRESENT) for w in self.weights(of, host)]
+            return
         weights = self.weights(of)  # those of another name or a folder are never written to
         self._kept[name] = [w.clone() for w in weights] if of == PRESENT else weights
 
@@ -117,8 +123,8 @@ class LocalPolicy:
     def holding(self, where: Weights) -> Iterator[None]:
         """In the block, the module has these weights.
 
-        Its own wait in the host's memory, and what is read from a file is read there: no second
-        copy comes to a GPU, whose memory the training may fill.
+        No second copy comes to a GPU, whose memory the training may fill: its own wait in the
+        host's, and what is read from a file is read there.
         """
         adapters = self.adapters()
         if where == PRESENT:
@@ -127,13 +133,34 @@ class LocalPolicy:
             with adapters.away():
                 yield
         else:
-            other = self.weights(where, torch.device("cpu"))
-            own = [w.to("cpu", copy=True) for w in self.weights(PRESENT)]
-            try:
-                self.put(other)
+            aside = self._aside.get(where) if isinstance(where, str) else None
+            others = aside or self.weights(where, torch.device("cpu"))
+            pairs = zip(self.trained(), others, strict=True)
+            near = all(own.device == other.device for own, other in pairs)
+            with self._swapped(others) if near else self._copied(others):
                 yield
-            finally:
-                self.put(own)
+
+    @contextmanager
+    def _swapped(self, others: Sequence[torch.Tensor]) -> Iterator[None]:
+        trained = self.trained()
+        own = [parameter.data for parameter in trained]
+        try:
+            for parameter, weight in zip(trained, others, strict=True):
+                parameter.data = weight
+            yield
+        finally:
+            for parameter, data in zip(trained, own, strict=True):
+                parameter.data = data
+
+    @contextmanager
+    def _copied(self, others: Sequence[torch.Tensor]) -> Iterator[None]:
+        """Into the same places, which a GPU's captured graphs read."""
+        waiting = [w.to("cpu", copy=True) for w in self.weights(PRESENT)]
+        try:
+            self.put(others)
+            yield
+        finally:
+            self.put(waiting)
 
     def weights(self, where: Weights, device: torch.device | None = None) -> Sequence[torch.Tensor]:
         """Those of a snapshot, a checkpoint's folder, now or at the start; not to be written to.
@@ -192,3 +219,4 @@ class LocalPolicy:
         """Let go of module and snapshots."""
         self._module = self._forward = self._adapters = None
         self._kept.clear()
+        self._aside.clear()
