@@ -22,6 +22,7 @@ from tests.kills import KillAt, Killed, check_same, lines, samples
 from winnow.config.schema import from_dict
 from winnow.engines import factory
 from winnow.engines.base import Capabilities
+from winnow.rollouts.collect import run_sample
 from winnow.training.run import run
 
 ROWS = [{"prompt": f"{i}?", "answer": "7"} for i in range(12)]
@@ -452,3 +453,28 @@ def test_prompts_that_are_one_text_are_said(given, tmp_path, command) -> None:
     command(**settings, out=tmp_path / "out", callbacks=[heard], quiet=True)
     (said,) = [note for note in heard.found if "only 1 to the model" in note]
     assert said.startswith("2 prompts are only 1 to the model, with different answers: '")
+
+
+def test_what_a_file_has_samples_of_is_no_test(given: dict[str, Any], tmp_path: Path) -> None:
+    """It was sampled with other settings, so of prompts that would have been set aside."""
+    how = {key: given[key] for key in ("model", "prompts", "reward", "sampling")}
+    source = {"source": given["prompts"], "limit": 5}
+    pool = {**how, "prompts": source, "eval": {"size": 4}}
+    config = from_dict({**pool, "samples_per_prompt": 6})
+    run_sample(config, out=tmp_path / "pool", held_out=False, observers=KillAt())
+    asked = {
+        **{key: given[key] for key in ("model", "prompts", "reward", "minibatch_prompts")},
+        "sampling": given["sampling"],
+        "algorithm": {"name": "rft", "epochs": 3},
+        "prompts_per_step": 3,
+        "eval": {"size": 4, "samples": 8, "every": 1, "patience": 9},
+        "samples_file": str(tmp_path / "pool"),
+    }
+    result = go(asked, tmp_path / "run")
+    parts = [samples(tmp_path / "run", split) for split in ("eval", "test")]
+    held_out, tested = ({row["prompt"] for row in rows} for rows in parts)
+    files = (tmp_path / "pool").rglob("*.parquet")
+    seen = {row["prompt"] for file in files for row in pq.read_table(file).to_pylist()}
+    assert [len(held_out), len(seen), len(tested)] == [4, 5, 3]
+    assert len(held_out | seen | tested) == 12
+    assert result.tested
