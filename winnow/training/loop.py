@@ -97,6 +97,8 @@ def checkpoint(run: Run, step: int) -> None:
 
 def _outcome(found: BestSoFar, patience: int) -> str:
     why = f"no better for {found.stale} evaluations" if found.stale >= patience else "the last step"
+    if found.step is None:
+        return f"stopped: {why}; no evaluation has a score, so none is the best"
     return (
         f"stopped: {why}; step {found.step} is chosen, the best of {found.number} evaluations "
         f"on the same prompts, mean reward {found.reward:.3f}"
