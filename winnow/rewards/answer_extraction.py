@@ -1,14 +1,7 @@
-r"""Numbers in text, exactly: the last one, ``#### 18``, ``\boxed{18}``.
+r"""Where the answer of a completion stands: after thinking, ``#### 18``, ``\boxed{18}``, the end.
 
-A number here is what a person would write: ``1,234,567``, ``-3``, ``$18``, ``18 dollars``, ``50%``,
-``3.0``, ``3/4``, ``1 1/2``, ``\frac{3}{4}``, ``2e5``. Values are fractions, so that nothing is
-rounded: ``3.0 == 3`` and ``0.1 != 0.1000000001``. Currency, percent and units carry no meaning:
-``50%`` is 50.
-
-Digits that look like a number but are none (``1.2.3``, ``1,23``, ``10/12/2020``, ``2^10``, more
-than 1000 digits) are an *unreadable* number, of value ``None``. So an answer of ``1,23`` is never
-taken for some earlier number in the text. Digits within a word, an index or an exponent (``H2O``,
-``x_2``, ``m^2``) are skipped.
+What a reasoning model thinks (up to the last ``</think>``) is no part of the answer. Of a text of
+more than `MAX_ANSWER` characters, the end is read. Time is linear in the text.
 """
 
 from __future__ import annotations
@@ -16,133 +9,145 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-MAX_CHARACTERS = 1000
-"""A longer number is unreadable: Python's conversion of digits is quadratic, and limited."""
+from winnow.rewards import numbers
+from winnow.rewards.notation import plain
 
-# Quantifiers are possessive (++) so that no text, however odd, takes more than linear time.
-_NUMBER = re.compile(
-    r"""
-    (?: (?<![\w)\]}\u2212-]) (?P<sign>[-\u2212])        # binary minus is no sign: 5-3, x-3, (5)-3
-      | = [ ]*+ (?P<spaced>[-\u2212]) [ ]++ )?          # = - 3
-    (?: \\?[$€£¥₹] [ ]?+ (?P<inner>[-\u2212])?+ )?+     # -$5 and $-5
-    (?<! [^\W_] ) (?<! [^\W_]_ ) (?<! [0-9][.,/] )      # within a word, an index, a longer number
-    (?<! \^ ) (?<! \^\{ ) (?<! \^- ) (?<! \^\{- )       # an exponent
-    (?P<body>
-        [0-9]++[ ][0-9]++/[0-9]++ (?! [.,/]?[0-9] )     # 1 1/2
-      | (?: [0-9]++ | (?<!\.)\.[0-9]++ ) (?: [.,/][0-9]++ )*+ (?: [eE][+-]?+[0-9]++ (?!\w) )?
-    )
-    (?P<more> [ ]*+ \^ [ ]*+ [({0-9-] | \*\*[0-9] | _[0-9] )?   # 2^10 is not 2, 1_000 not 1
-    """,
-    re.VERBOSE,
-)
-_DECIMAL = re.compile(
-    r"(?: [1-9][0-9]{0,2}(?:,[0-9]{3})+ | [0-9]+ )? (?:\.[0-9]+)? (?:[eE][+-]?[0-9]{1,3})?",
-    re.VERBOSE,
-)
-_FRACTION = re.compile(r"(?:([0-9]+)[ ])?([0-9]+)/([0-9]+)")
-_TEX_FRACTION = re.compile(r"\\[dt]?frac\s*+\{\s*+([0-9]++)\s*+\}\s*+\{\s*+([0-9]++)\s*+\}")
-_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*+\{|\\.|[{}]", re.DOTALL)
-_MARKER = re.compile(r"####[ \t*_]*+")
+MAX_ANSWER = 50_000
+"""Characters after the thinking in which an answer is looked for: the last ones."""
+
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*+(\{)|\\.|[{}]", re.DOTALL)
+_ANY_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*+\{")
+_MARKER = re.compile(r"####(?!#)[ \t*_]*+(?:\n[ \t*_]*+)?+")
 _HEADING = re.compile(r"[.):]++[ \t]++\S")
-# What may follow a number that ends a text: closing punctuation, mark-up, a percent sign.
-_CLOSING = re.compile(r"[\s.!)\]}$*_\"'`’”%\\]*+")
+_BETWEEN_BOXES = re.compile(r"[\s$]*(?:,|;|,?\s*(?:\\text\{)?\s*(?:and|or)\s*\}?)[\s$]*")
+
+
+def after_thinking(completion: str) -> str:
+    """The completion after its last ``</think>``; empty if it never stops thinking."""
+    rest = completion.rpartition("</think>")[2]
+    return rest.partition("<think>")[0]
+
+
+def final_text(completion: str) -> str:
+    """The end of a completion, after its thinking: where its answer is looked for."""
+    return after_thinking(completion)[-MAX_ANSWER:]
 
 
 def last_number(text: str) -> Fraction | None:
     """The last number in the text; ``None`` if there is none, or if it is unreadable."""
-    match = _last(_plain(text))
-    return None if match is None else _value(match)
+    number = numbers.last(plain(final_text(text)))
+    return None if number is None else number.value
 
 
 def final_number(text: str) -> Fraction | None:
-    """The number that the text ends with; ``None`` if it ends otherwise.
+    r"""The number that the text ends with; ``None`` if it ends otherwise.
 
     White space, closing punctuation and mark-up (``. ! ) ] } $ * _ " ' %``) may follow it; a word
-    may not.
+    may not. A ``\boxed{...}`` at the end must hold one number.
     """
-    text = _plain(text)
-    match = _last(text)
-    if match is None or not _CLOSING.fullmatch(text, match.end()):
+    text = final_text(text)
+    if has_box(text):
+        boxed = _boxes(text)
+        if not boxed or not numbers.CLOSING.fullmatch(text, boxed[-1].stop):
+            return None
+        return _of_boxes(text, boxed)
+    text = plain(text)
+    number = numbers.last(text)
+    if number is None or not numbers.CLOSING.fullmatch(text, number.end):
         return None
-    return _value(match)
+    return number.value
 
 
 def marked_number(text: str) -> Fraction | None:
     r"""The number that a text answers, as in GSM8K: the first of these, even if unreadable.
 
-    - The number directly after the last ``####``, on its line. A ``####`` that heads a section
-      (``#### 2. Cost``) is skipped.
-    - The last number within the last complete ``\boxed{...}``.
+    - The number directly after the first ``####``, on its line or the next. A ``####`` that heads a
+      section (``#### 2. Cost``) is skipped.
+    - The one number within the last ``\boxed{...}``; a box that is not closed is no answer.
     - The last number of the text.
     """
-    text = _plain(text)
-    for marker in reversed(list(_MARKER.finditer(text))):
-        match = _NUMBER.match(text, marker.end())
-        if match and not _HEADING.match(text, match.end()):
-            return _value(match)
-    box = last_boxed(text)
-    return last_number(text if box is None else box)
+    text = final_text(text)
+    found = _after_marker(text) if "####" in text else None
+    if found is not None:
+        return found.value
+    if has_box(text):
+        return _of_boxes(text, _boxes(text))
+    number = numbers.last(plain(text))
+    return None if number is None else number.value
+
+
+def gold_number(answer: str) -> Fraction | None:
+    r"""The number that a prompt's answer is: after ``####``, in ``\boxed{...}``, or all of it.
+
+    ``None`` if it holds anything else: ``12:30``, ``3 or 4``, ``2\pi``.
+    """
+    found = _after_marker(answer) if "####" in answer else None
+    if found is not None:
+        return found.value
+    if has_box(answer):
+        return _of_boxes(answer, _boxes(answer))
+    return numbers.single(plain(answer))
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last complete ``\boxed{...}``; ``None`` if there is none.
+    r"""The content of the last ``\boxed{...}``; ``None`` if there is none, or it is not closed.
 
-    Braces are matched, so ``\boxed{\frac{1}{2}}`` gives ``\frac{1}{2}``.
+    Braces are matched, so ``\boxed{\frac{1}{2}}`` gives ``\frac{1}{2}``. Boxes that are joined by a
+    comma, ``and`` or ``or`` are one answer of several parts.
     """
+    boxes = _boxes(text)
+    return ", ".join(text[box] for box in _joined(text, boxes)) if boxes else None
+
+
+def has_box(text: str) -> bool:
+    r"""Whether a ``\boxed{`` is in it, closed or not."""
+    return "box" in text and _ANY_BOX.search(text) is not None
+
+
+def _after_marker(text: str) -> numbers.Number | None:
+    """The number directly after the first ``####`` that has one."""
+    text = plain(text)
+    for marker in _MARKER.finditer(text):
+        number = numbers.leading(text, marker.end())
+        if number and not _HEADING.match(text, number.end):
+            return number
+    return None
+
+
+def _of_boxes(text: str, boxes: list[slice]) -> Fraction | None:
+    joined = _joined(text, boxes)
+    return numbers.single(plain(text[joined[0]])) if len(joined) == 1 else None
+
+
+def _boxes(text: str) -> list[slice]:
+    """The contents of outermost boxes, in order; empty if the last box is not closed."""
     opened: list[int | None] = []  # where each open brace's content starts, for the boxed ones
-    found = None
+    found: list[slice] = []
+    unclosed = 0  # how many boxes are open
     for token in _BOX_OR_BRACE.finditer(text):
         symbol = token.group()
         if symbol == "{":
             opened.append(None)
-        elif symbol.endswith("{") and "box" in symbol:
+        elif token[1]:
             opened.append(token.end())
+            unclosed += 1
         elif symbol == "}" and opened:
             start = opened.pop()
             if start is not None:
-                found = slice(start, token.start())
-    return None if found is None else text[found]
+                unclosed -= 1
+                while found and found[-1].start > start:  # a box within this one
+                    found.pop()
+                found.append(slice(start, token.start()))
+    return [] if unclosed else found
 
 
-def _plain(text: str) -> str:
-    r"""The text with numbers in TeX written plainly: ``1{,}234``, ``1\,234``, ``\frac``."""
-    if "{,}" in text or "\\" in text:
-        text = text.replace("{,}", ",").replace("\\!", "").replace("\\,", "")
-        text = _TEX_FRACTION.sub(_slash, text)
-    return text
-
-
-def _slash(match: re.Match[str]) -> str:
-    # "1\frac{1}{2}" is one and a half: without the space it would become eleven halves
-    glued = match.string[: match.start()][-1:].isalnum()
-    return f"{' ' if glued else ''}{match.group(1)}/{match.group(2)}"
-
-
-def _last(text: str) -> re.Match[str] | None:
-    match = None
-    for match in _NUMBER.finditer(text):  # noqa: B007 (we want the last one)
-        pass
-    return match
-
-
-def _value(match: re.Match[str]) -> Fraction | None:
-    body = match["body"]
-    if match["more"] or len(body) > MAX_CHARACTERS:
-        return None
-    value = _fraction(body) if "/" in body else _decimal(body)
-    negative = match["sign"] or match["spaced"] or match["inner"]
-    return -value if value is not None and negative else value
-
-
-def _decimal(body: str) -> Fraction | None:
-    return Fraction(body.replace(",", "")) if _DECIMAL.fullmatch(body) else None
-
-
-def _fraction(body: str) -> Fraction | None:
-    match = _FRACTION.fullmatch(body)
-    if match is None:
-        return None
-    whole, above, below = (int(part or 0) for part in match.groups())
-    if below == 0 or (match[1] and above >= below):
-        return None
-    return whole + Fraction(above, below)
+def _joined(text: str, boxes: list[slice]) -> list[slice]:
+    """The last box, with those before it that are joined to it."""
+    first = len(boxes) - 1
+    while first > 0:
+        between = text[boxes[first - 1].stop + 1 : boxes[first].start]
+        between = between[: between.rfind("\\")]
+        if len(between) > 40 or not _BETWEEN_BOXES.fullmatch(between):
+            break
+        first -= 1
+    return boxes[max(first, 0) :]

@@ -1,4 +1,4 @@
-"""Mathematical equality, decided by math-verify.
+"""Mathematical equality: numbers exactly, lists by their parts, formulas by math-verify.
 
 Runs in a process of its own, and is imported only there: SymPy is slow to load, and can take for
 ever on a short formula.
@@ -9,15 +9,18 @@ from __future__ import annotations
 import functools
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
+import sympy  # type: ignore[import-untyped, unused-ignore]
 from math_verify import (  # type: ignore[import-untyped, unused-ignore]
-    ExprExtractionConfig,
     LatexExtractionConfig,
     parse,
     verify,
 )
 
+from winnow.rewards import formulas, notation
+from winnow.rewards.formulas import Parts
 from winnow.rewards.verifiers import needed_answer
 from winnow.types import Prompt
 
@@ -25,50 +28,193 @@ from winnow.types import Prompt
 # which a loop in SymPy's C code or a caught exception defeats. The worker's time limit holds.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
-_WHAT = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
-_DELIMITER = re.compile(r"\$|\\\(|\\\[|\\f?boxed")
+DIGITS = 60
+"""Decimal digits to which irrational numbers are computed."""
+EXACT = sympy.Rational(1, 10**40)
+"""Relative difference up to which two irrational numbers are equal."""
+ROUNDED = sympy.Rational(1, 10**6)
+"""The same where one of them is written as a decimal: 1.414214 is the root of 2."""
+
+_WHAT = (LatexExtractionConfig(boxed_match_priority=0),)
+_TEX = {
+    "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "±": r"\pm ", "π": r"\pi ", "∞": r"\infty ",
+    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "°": r"^\circ ", "²": "^2", "³": "^3",
+    "−": "-",
+}  # fmt: skip
+_ROOT = re.compile(r"√\s*(\(?)([0-9]+|[A-Za-z])(?(1)\))")
+_UPRIGHT = re.compile(r"\\(?:mathrm|operatorname|text|textrm)\s*\{\s*([ei])\s*\}")
+_IMAGINARY = re.compile(r"(?<=[0-9)}])i(?![A-Za-z])")
+_DIGIT_GROUP = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|\\ )+(?=\d{3}(?!\d))")
 
 
 def math(prompt: Prompt, completion: str) -> float:
-    r"""1 if the completion's last formula equals the answer, as mathematics: ``\frac12`` is 0.5.
+    r"""1 if the completion's answer equals the prompt's, as mathematics: ``\frac12`` is 0.5.
 
-    ``\boxed{...}`` goes before other formulas. A completion in which math-verify finds nothing to
-    read is wrong. Decimals are compared to six places (math-verify's rule), fractions exactly.
+    See :func:`winnow.rewards.formulas.answer_formula` for which answer counts. Rational numbers
+    are compared exactly, a decimal and an irrational number to a millionth of their size; lists
+    that are not in brackets, and sets, in any order; words and notations that are no mathematics
+    (``12:30``) as texts. A completion in which nothing can be read is wrong.
 
     Raises:
-        ValueError: The prompt has no answer, or it cannot be read as mathematics; or the comparison
-            itself fails.
+        ValueError: The prompt has no answer, or it cannot be read; or the comparison itself fails.
     """
-    gold = _gold(needed_answer(prompt))
-    said = _parse(completion, raise_on_error=False)
-    # its order is (gold, target), and it is not symmetric
-    return float(verify(gold, said, timeout_seconds=None, raise_on_error=True))
+    answer = needed_answer(prompt)
+    gold = formulas.gold_formula(answer)
+    if gold is None or not _readable(gold):
+        raise ValueError(f"the prompt's answer cannot be read as mathematics: {answer!r:.80}")
+    said = formulas.answer_formula(completion)
+    return float(said is not None and _equal(gold, said))
 
 
 @functools.lru_cache(maxsize=4096)
-def _gold(answer: str) -> list[Any]:
-    """The answer as formulas; cached, as a prompt has many samples."""
-    parsed = _parse(answer, raise_on_error=True)
-    if not parsed:
-        raise ValueError(f"the prompt's answer cannot be read as mathematics: {answer!r:.80}")
-    return parsed
+def _readable(gold: str) -> bool:
+    """Whether it can be compared; cached, as a prompt has many samples."""
+    plainly = (formulas.number_of, formulas.literal_of, formulas.word_of, formulas.letter_of)
+    if any(read(gold) for read in plainly):
+        return True
+    several = formulas.parts(gold)
+    if several is not None and all(_readable(item) for item in several.items):
+        return True
+    return bool(_parsed(gold))
 
 
-def _parse(text: str, *, raise_on_error: bool) -> list[Any]:
-    # Without delimiters math-verify reads "2\sqrt{3}" as 2, so a text that is one formula gets them
-    parsed: list[Any] = parse(
-        f"\\boxed{{{text.strip()}}}" if _is_formula(text) else text,
+def _equal(gold: str, said: str) -> bool:
+    """Whether two formulas are equal."""
+    if gold == said:
+        return True
+    number, other = formulas.number_of(gold), formulas.number_of(said)
+    if number and other:
+        if number[0] == other[0]:
+            return True
+        return number[1] != other[1] and number[0] / 100 ** number[1] == other[0] / 100 ** other[1]
+    letter = formulas.letter_of(gold)
+    if letter and letter == formulas.letter_of(said):
+        return True
+    literal, other_literal = formulas.literal_of(gold), formulas.literal_of(said)
+    if literal or other_literal:
+        return literal == other_literal
+    several, others = formulas.parts(gold), formulas.parts(said)
+    if several and others:
+        if several.bracket == others.bracket or "(" not in several.bracket + others.bracket:
+            return _same_parts(several, others)
+    elif others and not others.bracket:
+        return False  # 3, 4 is not 4
+    word, other_word = formulas.word_of(gold), formulas.word_of(said)
+    if not several and (word or other_word):
+        return word == other_word
+    return _same_formulas(gold, said)
+
+
+def _same_parts(several: Parts, others: Parts) -> bool:
+    if len(several.items) != len(others.items):
+        return False
+    names, other_names = several.names, others.names
+    if len(set(names)) > 1 and len(set(other_names)) > 1:
+        said = dict(zip(other_names, others.items, strict=True))
+        return set(names) == said.keys() and all(
+            _equal(item, said[name]) for name, item in zip(names, several.items, strict=True)
+        )
+    in_order = len(set(names)) > 1 or several.bracket in ("(", "[")
+    if in_order:
+        return all(map(_equal, several.items, others.items))
+    left = list(others.items)
+    for item in several.items:
+        match = next((place for place, other in enumerate(left) if _equal(item, other)), None)
+        if match is None:
+            return False
+        del left[match]
+    return True
+
+
+def _same_formulas(gold: str, said: str) -> bool:
+    """Whether math-verify, or their values, make two formulas equal."""
+    if "=" not in formulas.without_name(gold):
+        gold, said = formulas.without_name(gold), formulas.without_name(said)
+        if "=" in said:
+            return False  # an equation is no value
+    return any(_same(g, s) for g in _parsed(gold) for s in _parsed(said))
+
+
+def _same(gold: Any, said: Any) -> bool:
+    if _undefined(said) or _undefined(gold):
+        return False
+    if _is_value(gold) and _is_value(said):
+        return _same_values(gold, said)
+    exact_gold, exact_said = _rational(gold), _rational(said)
+    # its order is (gold, target), and it is not symmetric
+    if not verify([exact_gold], [exact_said], timeout_seconds=None, raise_on_error=True):
+        return False
+    return _agree_somewhere(exact_gold, exact_said)
+
+
+def _undefined(formula: Any) -> bool:
+    return isinstance(formula, sympy.Basic) and formula.has(sympy.nan, sympy.zoo)
+
+
+def _is_value(formula: Any) -> bool:
+    return isinstance(formula, sympy.Expr) and not formula.free_symbols
+
+
+def _rational(formula: Any) -> Any:
+    """The formula with decimals as the fractions that they are."""
+    if not isinstance(formula, sympy.Basic):
+        return formula
+    floats = {f: sympy.Rational(str(f)) for f in formula.atoms(sympy.Float)}
+    return formula.xreplace(floats) if floats else formula
+
+
+def _same_values(gold: Any, said: Any) -> bool:
+    """Whether two numbers are equal: rational ones exactly, others relative to their size."""
+    decimal = bool(gold.atoms(sympy.Float) or said.atoms(sympy.Float))
+    gold, said = _computed(gold), _computed(said)
+    if gold == said:
+        return True
+    if gold.is_Rational and said.is_Rational:
+        return False
+    if gold.is_infinite or said.is_infinite:
+        return False
+    apart = abs(sympy.N(gold - said, DIGITS))
+    size = max(abs(sympy.N(gold, DIGITS)), abs(sympy.N(said, DIGITS)))
+    if not (apart.is_Float or apart.is_Rational) or not size.is_comparable:
+        return bool(sympy.simplify(gold - said) == 0)
+    if size < EXACT:  # either is zero, or too small to say
+        return bool(sympy.simplify(gold - said) == 0)
+    return bool(apart <= (ROUNDED if decimal else EXACT) * size)
+
+
+def _computed(formula: Any) -> Any:
+    """Exact arithmetic done: sums and powers of fractions are fractions, ``50%`` one half."""
+    made = _rational(formula).doit()
+    return sympy.expand_complex(made) if made.has(sympy.I) else made
+
+
+def _agree_somewhere(gold: Any, said: Any) -> bool:
+    """Whether two formulas agree at some point: math-verify drops terms that are small in size."""
+    if not (isinstance(gold, sympy.Expr) and isinstance(said, sympy.Expr)):
+        return True
+    names = sorted({symbol.name for symbol in gold.free_symbols | said.free_symbols})
+    values = {name: sympy.Rational(7 + 4 * i, 5 + 3 * i) for i, name in enumerate(names)}
+    point = {s: values[s.name] for s in gold.free_symbols | said.free_symbols}
+    at = [_computed(f.subs(point)) for f in (gold, said)]
+    if any(value.free_symbols or _undefined(value) for value in at):
+        return True
+    return _same_values(*at)
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(formula: str) -> Sequence[Any]:
+    """The formula as math-verify reads it; empty if it cannot. Cached: a gold has many samples."""
+    formula = formula.translate(notation.CHARACTERS)
+    for character, command in _TEX.items():
+        formula = formula.replace(character, command)
+    formula = _ROOT.sub(r"\\sqrt{\2}", formula)
+    formula = _DIGIT_GROUP.sub("", _UPRIGHT.sub(r"\1", formula)).replace("+ -", "- ")
+    formula = _IMAGINARY.sub(" i", formula)
+    found: list[Any] = parse(
+        f"\\boxed{{{formula}}}",
         extraction_config=_WHAT,
         fallback_mode="no_fallback",
         parsing_timeout=None,
-        raise_on_error=raise_on_error,
+        raise_on_error=False,
     )
-    return parsed
-
-
-def _is_formula(text: str) -> bool:
-    """Whether it is one bare formula: one line, no delimiter, no word (``18 dollars`` has one)."""
-    line = text.strip()
-    if not line or "\n" in line or "**" in line or _DELIMITER.search(line):
-        return False
-    return not any(len(part) > 1 and part.isalpha() for part in line.split())
+    return [made for made in found if not _undefined(made)]

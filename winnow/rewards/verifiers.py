@@ -6,6 +6,7 @@ needs. That is the sample's error, never a zero.
 
 from __future__ import annotations
 
+import functools
 import re
 from fractions import Fraction
 
@@ -17,23 +18,24 @@ def number(prompt: Prompt, completion: str) -> float:
     """1 if the completion ends with the number that is the prompt's answer.
 
     The last number of the completion counts, and only white space, closing punctuation or mark-up
-    may follow it: for the answer 19, `` 19``, ``8 + 11 = 19.`` and ``**19.0**`` are right; ``19 or
-    20``, ``19 apples`` and ``nineteen`` are wrong. The comparison is exact.
+    may follow it: for the answer 19, `` 19``, ``8 + 11 = 19.`` and ``**19.0**`` are right; ``18 or
+    19``, ``19 apples`` and ``nineteen`` are wrong. The comparison is exact.
 
     Raises:
-        ValueError: The prompt has no answer, or no number is in it.
+        ValueError: The prompt has no answer, or it is not one number.
     """
-    gold = _number_in(prompt, answer_extraction.last_number(needed_answer(prompt)))
+    gold = _gold_number(prompt)
     return float(answer_extraction.final_number(completion) == gold)
 
 
 def exact(prompt: Prompt, completion: str, *, ignore_case: bool = False) -> float:
-    """1 if the completion is the answer, white space around either aside.
+    """1 if the completion, after its thinking, is the answer, white space around either aside.
 
     Raises:
         ValueError: The prompt has no answer.
     """
-    gold, said = needed_answer(prompt).strip(), completion.strip()
+    gold = needed_answer(prompt).strip()
+    said = answer_extraction.after_thinking(completion).strip()
     if ignore_case:
         gold, said = gold.casefold(), said.casefold()
     return float(said == gold)
@@ -68,9 +70,9 @@ def gsm8k(prompt: Prompt, completion: str) -> float:
     (:func:`winnow.rewards.answer_extraction.marked_number`). The comparison is exact.
 
     Raises:
-        ValueError: The prompt has no answer, or no number is in it.
+        ValueError: The prompt has no answer, or it is not one number.
     """
-    gold = _number_in(prompt, answer_extraction.marked_number(needed_answer(prompt)))
+    gold = _gold_number(prompt)
     return float(answer_extraction.marked_number(completion) == gold)
 
 
@@ -85,7 +87,16 @@ def needed_answer(prompt: Prompt) -> str:
     return prompt.answer
 
 
-def _number_in(prompt: Prompt, value: Fraction | None) -> Fraction:
+def _gold_number(prompt: Prompt) -> Fraction:
+    value = _number_of(needed_answer(prompt))
     if value is None:
-        raise ValueError(f"no number in the answer of prompt {prompt.id!r}: {prompt.answer!r:.80}")
+        raise ValueError(
+            f"the answer of prompt {prompt.id!r} is not one number: {prompt.answer!r:.80}"
+        )
     return value
+
+
+@functools.lru_cache(maxsize=4096)
+def _number_of(answer: str) -> Fraction | None:
+    """Cached, as a prompt has many samples."""
+    return answer_extraction.gold_number(answer)

@@ -1,0 +1,265 @@
+r"""Formulas in text: which one is the answer, and what it is made of, without computing anything.
+
+Time is linear in the text; an answer of more than `MAX_FORMULA` characters is none.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from winnow.rewards import numbers
+from winnow.rewards.answer_extraction import final_text, has_box, last_boxed
+from winnow.rewards.notation import plain
+
+MAX_FORMULA = 1000
+"""Characters that an answer may have."""
+
+_STATEMENT = re.compile(
+    r"(?:\b(?:answer|result|solution)(?:\s+is|\s*:|\s+=)|答案(?:是|为|為|：|:)|정답은|答えは)(?!\s+not\b)"
+    r"[\s:*_]*+",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？\n]|$")
+_DELIMITED = re.compile(
+    r"""\$\$(?P<a>[^$]++)\$\$ | \$(?!\s)(?P<b>[^$\n]++)(?<!\s)\$(?!\d)
+      | \\\((?P<c>(?:[^\\]|\\(?!\)|\())*+)\\\) | \\\[(?P<d>(?:[^\\]|\\(?!\]|\[))*+)\\\]""",
+    re.VERBOSE,
+)
+_JOINER = re.compile(r"\s*(?:,|;|,?\s*(?:and|or))\s*")
+_RUN_BEFORE = re.compile(r"[-+*/^()0-9.,=:_!√π×·÷ ]*$")
+_RUN_AFTER = re.compile(r"[-+*/^()0-9.,=:_!√π×·÷]*+")
+_WRAPPING = re.compile(r"^(?:[\s$*]|\\[(\[])+|(?:[\s$*]|\\[)\]]|(?<=[^.])[.。])+$")
+
+_JOINING_WORD = re.compile(
+    r"\s*,?\s*(?:\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![\\A-Za-z])(?:and|or)(?![A-Za-z]))"
+    r"(?:\\?\s)*"
+)
+_NAME = re.compile(r"\s*((?:[^0-9+*/^×÷<>=√±-]|(?<=[_{(A-Za-z])[0-9])+?)\s*=(?!=)\s*")
+_SUM = re.compile(r"[^A-Za-z=]*=\s*")
+_BRACKETS = {"(": ")", "[": "]", r"\{": r"\}"}
+_BRACKET = re.compile(r"\\[{}]|[()\[\]{}]")
+_WORD = re.compile(
+    r"(?!(?:pi|sqrt|frac|sin|cos|tan|cot|sec|csc|log|ln|exp|lim|max|min|gcd|lcm|mod|deg)(?![^\W\d_]))"
+    r"(?<![^\W\d_])[^\W\d_]{2,}",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"\(?([A-Z])\)?(?:[.):]?\s.*)?", re.DOTALL)
+# Notations that mathematics reads as something else: a time, a date, a base, "and so on"
+_LITERAL = re.compile(
+    r"\d\s*:\s*\d|\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d_\{?\w|[₀-₉]|…|\.\.\."
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A list, a set or a tuple.
+
+    Attributes:
+        items: Its formulas.
+        names: What each is said to be (``x`` in ``x = 1``); empty where nothing is said.
+        bracket: What encloses it; empty for a bare list.
+    """
+
+    items: tuple[str, ...]
+    names: tuple[str, ...]
+    bracket: str
+
+
+def answer_formula(completion: str) -> str | None:
+    r"""The formula, number or word that a completion answers; ``None`` if there is none.
+
+    The last ``\boxed{...}``; without one, a text that is one formula; what follows ``the answer
+    is``; or the last formula (``$...$``, ``\(...\)``) or number, whichever comes last.
+    """
+    text = final_text(completion)
+    if has_box(text):
+        return _bounded(last_boxed(text) or "")
+    text = text.strip()
+    if is_formula(text):
+        return _bounded(text)
+    stated = _stated(text)
+    if stated is not None:
+        return _bounded(stated)
+    found = _last(text)
+    if found is None and "\n" not in text and len(text) <= 100:
+        found = text
+    return None if found is None else _bounded(found)
+
+
+def gold_formula(answer: str) -> str | None:
+    r"""The formula that a prompt's answer is: after ``####``, in ``\boxed{...}``, or all of it."""
+    if has_box(answer):
+        return _bounded(last_boxed(answer) or "")
+    return _bounded(answer.rpartition("####")[2])
+
+
+def unwrapped(text: str) -> str:
+    """The text without delimiters, emphasis and a final period."""
+    return _WRAPPING.sub("", text.strip())
+
+
+def is_formula(text: str) -> bool:
+    """Whether it is one bare formula: one line, no delimiter, no word (``18 dollars`` has one)."""
+    line = text.strip()
+    if not line or len(line) > MAX_FORMULA or "\n" in line or "**" in line or _delimited(line):
+        return False
+    return not any(len(part) > 1 and part.isalpha() for part in line.split())
+
+
+def number_of(formula: str) -> tuple[Fraction, bool] | None:
+    """The exact number that a formula is, and whether it is a percentage; ``None`` for others."""
+    text = plain(formula)
+    value = numbers.single(text)
+    return None if value is None else (value, text.rstrip(" .$)}").endswith("%"))
+
+
+def literal_of(formula: str) -> str | None:
+    """A notation that mathematics would misread, as it is compared; ``None`` if it is none.
+
+    Such as ``12:30``, ``2024-11-26``, ``25_8``, ``1, 2, ...``.
+    """
+    text = plain(unwrapped(formula))
+    if not _LITERAL.search(text):
+        return None
+    return "".join(text.split()).translate({123: None, 125: None}).replace("...", "…").lower()
+
+
+def word_of(formula: str) -> str | None:
+    r"""Words that are no mathematics, as they are compared: ``\text{Yes}`` is ``yes``."""
+    text = plain(unwrapped(formula))
+    if re.search(r"[\\=+*/^<>$]", text):
+        return None
+    return " ".join(text.strip("()\"' .").lower().split()) if _WORD.search(text) else None
+
+
+def letter_of(formula: str) -> str | None:
+    """The choice that a formula is: C for ``C``, ``(C)``, ``C. 18``; ``None`` for others."""
+    match = _LETTER.fullmatch(plain(unwrapped(formula)).strip())
+    return None if match is None else match[1]
+
+
+def without_name(formula: str) -> str:
+    """What a formula says about a name (``x = 5``) or as a sum (``2 + 3 = 5``): its right side."""
+    match = _NAME.match(formula) or _SUM.match(formula)
+    if match is None or "=" in formula[match.end() :]:
+        return formula
+    return formula[match.end() :]
+
+
+def parts(formula: str) -> Parts | None:
+    """The parts of a list, set or tuple; ``None`` if it is none."""
+    text = re.sub(r"\\(?:left|right)(?![A-Za-z])|\\[,;!]|\\ ", "", unwrapped(formula))
+    text = _JOINING_WORD.sub(" , ", text).replace(";", ",").replace("、", ",")
+    text = text.replace(r"\lbrace", r"\{").replace(r"\rbrace", r"\}")
+    whole = _NAME.match(text)
+    if whole and _enclosed(text[whole.end() :].strip()):
+        text = text[whole.end() :]
+    text = text.strip()
+    bracket = _enclosed(text)
+    if bracket:
+        text = text[len(bracket) : -len(_BRACKETS[bracket])]
+    items = _split(text)
+    if len(items) < 2 and bracket != r"\{":
+        return None
+    named = [_NAME.match(item) for item in items]
+    names = tuple(match[1] if match else "" for match in named)
+    if names[0] and not any(names[1:]):  # n = 1, 2, 3
+        names = (names[0],) * len(names)
+    bare = tuple(i[m.end() :] if m else i for i, m in zip(items, named, strict=True))
+    return Parts(bare, names if all(names) else (), bracket)
+
+
+def _bounded(text: str) -> str | None:
+    text = unwrapped(text)
+    return text if 0 < len(text) <= MAX_FORMULA else None
+
+
+def _delimited(text: str) -> re.Match[str] | None:
+    found = None
+    for found in _DELIMITED.finditer(text):  # noqa: B007 (we want the last one)
+        pass
+    return found
+
+
+def _content(match: re.Match[str]) -> str:
+    return next(group for group in match.groups() if group is not None)
+
+
+def _stated(text: str) -> str | None:
+    """What follows the last "the answer is", to the end of its sentence."""
+    statement = None
+    for statement in _STATEMENT.finditer(text):  # noqa: B007 (we want the last one)
+        pass
+    if statement is None:
+        return None
+    sentence = text[statement.end() : statement.end() + 2 * MAX_FORMULA]
+    first = _DELIMITED.match(sentence)
+    if first:
+        return _group(sentence, first)
+    end = _SENTENCE_END.search(sentence)
+    said = unwrapped(sentence[: end.start()] if end else sentence)
+    if not said:
+        return None
+    if number_of(said) or is_formula(said) or letter_of(said):
+        return said
+    return said if len(said) <= 60 and not re.search(r"\d", said) else None
+
+
+def _group(text: str, first: re.Match[str]) -> str:
+    """A delimited formula, with those that are joined to it by a comma, "and" or "or"."""
+    found, place = [_content(first)], first.end()
+    while joiner := _JOINER.match(text, place):
+        following = _DELIMITED.match(text, joiner.end())
+        if following is None:
+            break
+        found.append(_content(following))
+        place = following.end()
+    return ", ".join(found)
+
+
+def _last(text: str) -> str | None:
+    """The last formula or number."""
+    formulas = list(_DELIMITED.finditer(text))
+    end = formulas[-1].end() if formulas else 0
+    rest = plain(text[end:])
+    number = numbers.last(rest)
+    if number is not None:
+        if number.value is not None:
+            return str(number.value)
+        before, after = _RUN_BEFORE.search(rest[: number.start]), _RUN_AFTER.match(rest, number.end)
+        return (before[0] if before else "") + rest[number.start : after.end() if after else None]
+    if not formulas:
+        return None
+    first = len(formulas) - 1
+    while first and _JOINER.fullmatch(text[formulas[first - 1].end() : formulas[first].start()]):
+        first -= 1
+    return _group(text, formulas[first])
+
+
+def _enclosed(text: str) -> str:
+    """The bracket that encloses the whole text; empty if none does."""
+    for opening, closing in _BRACKETS.items():
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening):
+            depth = 0
+            for token in _BRACKET.finditer(text):
+                depth += 1 if token.group()[-1] in "([{" else -1
+                if depth == 0 and token.end() < len(text):
+                    return ""
+            return opening if depth == 0 else ""
+    return ""
+
+
+def _split(text: str) -> list[str]:
+    """At the commas outside of brackets, but for those within numbers."""
+    items, depth, start = [], 0, 0
+    for token in re.finditer(r"\\[{}]|[()\[\]{},]", text):
+        symbol = token.group()
+        if symbol != ",":
+            depth += 1 if symbol[-1] in "([{" else -1
+        elif depth == 0:
+            items.append(text[start : token.start()].strip())
+            start = token.end()
+    items.append(text[start:].strip())
+    return items if all(items) else [text]
