@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from winnow.rewards import numbers
 from winnow.rewards.answer_extraction import final_text, has_box, last_boxed
-from winnow.rewards.notation import plain
+from winnow.rewards.notation import CASED, plain
 
 MAX_FORMULA = 1000
 """Characters that an answer may have."""
@@ -28,8 +28,8 @@ _DELIMITED = re.compile(
     re.VERBOSE,
 )
 _JOINER = re.compile(r"\s*(?:,|;|,?\s*(?:and|or))\s*")
-_RUN_BEFORE = re.compile(r"[-+*/^()0-9.,=:_!√π×·÷ ]*$")
-_RUN_AFTER = re.compile(r"[-+*/^()0-9.,=:_!√π×·÷]*+")
+_RUN_BEFORE = re.compile(r"[-+*/^()0-9.,=:_!√π×·÷±²³ ]*$")
+_RUN_AFTER = re.compile(r"[-+*/^()0-9.,=:_!√π×·÷±²³]*+")
 _WRAPPING = re.compile(r"^(?:[\s$*]|\\[(\[])+|(?:[\s$*]|\\[)\]]|(?<=[^.])[.。])+$")
 
 _JOINING_WORD = re.compile(
@@ -44,6 +44,10 @@ _WORD = re.compile(
     r"(?!(?:pi|sqrt|frac|sin|cos|tan|cot|sec|csc|log|ln|exp|lim|max|min|gcd|lcm|mod|deg)(?![^\W\d_]))"
     r"(?<![^\W\d_])[^\W\d_]{2,}",
     re.IGNORECASE,
+)
+# A word that stands alone, or any letter of a script without case: 答案是18 is no formula.
+_PROSE = re.compile(
+    rf"(?<![\\\w])(?!(?:pi|sqrt|sin|cos|tan|log|ln|exp)\b)[{CASED}]{{2,}}(?![\w(])|[^\W\d_{CASED}]"
 )
 _LETTER = re.compile(r"\(?([A-Z])\)?(?:[.):]?\s.*)?", re.DOTALL)
 # Notations that mathematics reads as something else: a time, a date, a base, "and so on"
@@ -105,7 +109,7 @@ def is_formula(text: str) -> bool:
     line = text.strip()
     if not line or len(line) > MAX_FORMULA or "\n" in line or "**" in line or _delimited(line):
         return False
-    return not any(len(part) > 1 and part.isalpha() for part in line.split())
+    return not _PROSE.search(line)
 
 
 def number_of(formula: str) -> tuple[Fraction, bool] | None:
@@ -172,7 +176,7 @@ def parts(formula: str) -> Parts | None:
 
 
 def _bounded(text: str) -> str | None:
-    text = unwrapped(text)
+    text = unwrapped(text) if len(text) <= 2 * MAX_FORMULA else ""
     return text if 0 < len(text) <= MAX_FORMULA else None
 
 
@@ -228,14 +232,21 @@ def _last(text: str) -> str | None:
     if number is not None:
         if number.value is not None:
             return str(number.value)
-        before, after = _RUN_BEFORE.search(rest[: number.start]), _RUN_AFTER.match(rest, number.end)
-        return (before[0] if before else "") + rest[number.start : after.end() if after else None]
+        return _run(rest, number)
     if not formulas:
         return None
     first = len(formulas) - 1
     while first and _JOINER.fullmatch(text[formulas[first - 1].end() : formulas[first].start()]):
         first -= 1
     return _group(text, formulas[first])
+
+
+def _run(text: str, number: numbers.Number) -> str | None:
+    """The arithmetic around an unreadable number; ``None`` if it is a word that makes it so."""
+    before = _RUN_BEFORE.search(text, max(0, number.start - MAX_FORMULA), number.start)
+    after = _RUN_AFTER.match(text, number.end)
+    run = text[before.start() if before else number.start : after.end() if after else number.end]
+    return None if numbers.single(run) is not None else run
 
 
 def _enclosed(text: str) -> str:

@@ -41,7 +41,7 @@ _TEX = {
     "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "°": r"^\circ ", "²": "^2", "³": "^3",
     "−": "-",
 }  # fmt: skip
-_ROOT = re.compile(r"√\s*(\(?)([0-9]+|[A-Za-z])(?(1)\))")
+_ROOT = re.compile(r"√\s*(\()?([0-9]+|[A-Za-z])(?(1)\))")
 _UPRIGHT = re.compile(r"\\(?:mathrm|operatorname|text|textrm)\s*\{\s*([ei])\s*\}")
 _IMAGINARY = re.compile(r"(?<=[0-9)}])i(?![A-Za-z])")
 _DIGIT_GROUP = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|\\ )+(?=\d{3}(?!\d))")
@@ -204,6 +204,9 @@ def _agree_somewhere(gold: Any, said: Any) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _parsed(formula: str) -> Sequence[Any]:
     """The formula as math-verify reads it; empty if it cannot. Cached: a gold has many samples."""
+    number = formulas.number_of(formula)
+    if number is not None:
+        return [sympy.Rational(*number[0].as_integer_ratio())]
     formula = formula.translate(notation.CHARACTERS)
     for character, command in _TEX.items():
         formula = formula.replace(character, command)

@@ -11,6 +11,9 @@ import re
 import unicodedata
 from fractions import Fraction
 
+CASED = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0370-\u03bf\u03c1-\u052f\u1e00-\u1fff"
+"""Letters that make one word with digits, for a pattern. Scripts without case have none: 答案是18."""
+
 _MINUS = "\u2212\u2013\u2012\u2010\u2011\ufe63\uff0d"  # minus, dashes as long as one, hyphens
 _SPACES = (
     "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
@@ -70,6 +73,7 @@ _COMMANDS = {
     **dict.fromkeys(("ldots", "dots", "cdots", "dotsc"), "…"),
     **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"),
     **dict.fromkeys(("degree", "circ"), "°"),
+    **dict.fromkeys(("to", "rightarrow", "Rightarrow", "implies", "iff", "therefore"), "→"),
     "lt": "<",
     "gt": ">",
     "approx": "≈",

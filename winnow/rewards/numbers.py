@@ -21,28 +21,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from winnow.rewards.notation import CASED
+
 MAX_CHARACTERS = 1000
 """A longer number is unreadable: Python's conversion of digits is quadratic, and limited."""
 
 _AROUND = 48
 """How many characters before and after a number decide what it is part of."""
 
-# Letters that make one word with digits. Scripts without case have none: 答案是18 ends with 18.
-_CASED = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0370-\u03bf\u03c1-\u052f\u1e00-\u1fff"
 _CURRENCY = "$€£¥₹₽₩₪฿"
 
 # Quantifiers are possessive (++) so that no text, however odd, takes more than linear time.
 _NUMBER = re.compile(
     rf"""
-    (?P<sign> [-+][ ]*+ | \b(?:[Mm]inus|[Nn]egative)[ ]++ )?+
+    (?P<sign> [-+][ ]*+ | (?<![{CASED}])(?:[Mm]inus|[Nn]egative)[ ]++ )?+
     (?: [{_CURRENCY}][ ]?+ (?P<inner> -[ ]?+ )?+ )?+
-    (?<! [{_CASED}] ) (?<! [{_CASED}]_ ) (?<! [0-9][.,/] ) (?<! [0-9] )
+    (?<! [{CASED}] ) (?<! [{CASED}]_ ) (?<! [0-9][.,/] ) (?<! [0-9] )
     (?P<body>
-        [1-9][0-9]{{0,2}} (?: [ ][0-9]{{3}}(?![0-9]) )++ (?: \.[0-9]++ )? (?! [.,/]?[0-9] )
+        [1-9][0-9]{{0,2}} (?: [ ][0-9]{{3}}(?![0-9]) )++ (?: \.[0-9]++ )?
       | [1-9][0-9]{{0,2}} (?: '[0-9]{{3}}(?![0-9]) )++ (?: \.[0-9]++ )?
       | [0-9]++ [ ]++ [0-9]++/[0-9]++ (?! [.,/]?[0-9] )
       | (?: [0-9]++ | (?<!\.)\.[0-9]++ ) (?: (?:[.,]|[ ]?+/[ ]?+)[0-9]++ )*+
-        (?: [eE][+-]?+[0-9]++ (?!\w) )?
+        (?: [eE][+-]?+[0-9]++ (?!_) )?
     )
     """,
     re.VERBOSE,
@@ -54,7 +54,7 @@ _DECIMAL = re.compile(
 )
 _FRACTION = re.compile(r"(?:([0-9]+)[ ]+)?([0-9]+)[ ]?/[ ]?([0-9]+)")
 # What may follow a number that ends a text: closing punctuation, mark-up, a percent sign.
-CLOSING = re.compile(r"[\s.!)\]}$*_\"'`’”%\\。！」』）】]*+")
+CLOSING = re.compile(r"(?:[\s.!)\]}$*_\"'`’”%\\。！」』）】]|</[a-z]{1,20}>)*+")
 
 # --- what stands before -------------------------------------------------------------------------
 _INDEX = re.compile(r"(?P<base>[^\s_*])[_^][({]?[-+]?$", re.DOTALL)
@@ -65,21 +65,22 @@ _FUNCTION = re.compile(
     r"(?:^|[^A-Za-z])(?:a?(?:sin|cos|tan)|arc(?:sin|cos|tan)|log|ln|lg|exp|sqrt|cot|sec|csc|gcd|lcm)"
     r"(?:_\{?\w{1,4}\}?)?[ ]?[({]?[ ]?$"
 )
-_PRODUCT = re.compile(rf"(?:[0-9)\]}}!%]|(?<![{_CASED}])[{_CASED}])[({{]$")  # 4(3), f(3)
+_PRODUCT = re.compile(rf"(?:[0-9)\]}}!%]|(?<![{CASED}])[{CASED}])[({{]$")  # 4(3), f(3)
 _OPERATOR = re.compile(
-    rf"""(?: [+×·÷/±∓^≠≤≥<] | (?<![>=-])> | [0-9)\]}}][ ]?\*+ | (?<![{_CASED}])[{_CASED}][ ]?\*
+    rf"""(?: [+×·÷/±∓^≠≤≥<] | (?<![>=-])> | [0-9)\]}}][ ]?\*+ | (?<![{CASED}])[{CASED}][ ]?\*
       | [0-9)][ ]*[xX] | \b(?:times|plus|minus|modulo|mod|divided\ by|multiplied\ by)
       | [<>!]= | \\(?!f?boxed|item)[A-Za-z]+ ) [ ]*$""",
     re.VERBOSE,
 )
-_HEADING_OR_QUOTE = re.compile(r"(?:^|\n)[ \t]*[>#|]+[ ]*$|\|[ ]*$")  # > 18 in Markdown, a table
+_NO_OPERATOR = re.compile(r"(?:^|\n)[ \t]*>+[ ]*$|<\|?/?[A-Za-z_]+\|?>[ ]*$")  # > 18, <answer>18
 _SKIPPED = re.compile(
     r"(?:\bnot|n't|\bthan|\binstead of|\bnever)(?:[ ]+(?:the|by|be|equal to|just))?[ ]+[*_$(\\]*$",
     re.IGNORECASE,
 )
 _CHOICE = re.compile(
-    rf"""[0-9%][ )}}\]*_$]*(?: (?:[{_CASED}]+[ ]){{0,2}}(?:and/)?\bor | (?:and|to|through|until|&)
-      | [,;、]?[ ]?(?:and|or) | ,?[ ]?(?:\.\.\.|…),? | 或|和|또는 )[ ]*[*_$({{\[\\]*$""",
+    rf"""[0-9%][ )}}\]*_$(]*(?: (?:[{CASED}]+[ ]){{0,2}}(?:and/)?\bor | (?:and|to|through|until|&)
+      | [,;、]?[ ]?(?:and|or) | ,?[ ]?(?:\.\.\.|…),? | 或|和|또는 )
+    [ ]*[*_$({{\[\\]*(?:[{CASED}]\w{{0,2}}[ ]?=[ ]?\$?)?$""",
     re.VERBOSE,
 )
 _LIST = re.compile(r"[0-9%)}\]][*_$]*[,;、][ ]*[*_$({\[\\]*$")
@@ -88,7 +89,8 @@ _NEIGHBOUR = re.compile(r"[0-9%][ ]+$")
 _NAMES = re.compile(r"[^\W\d_]+$")
 _ASIDE = re.compile(r"[^\W\d_]{2}\)$")
 _SIGN_AFTER = re.compile(
-    "is|are|was|were|be|equals?|gives?|gets?|to|of|total|makes?|at|becomes|answer|result|yields|ist"
+    "is|are|was|were|be|equals?|gives?|gets?|to|of|makes?|at|becomes|answer|result|yields|ist|"
+    "but|only|just|exactly|about|roughly|or|and|than"
 )
 
 # --- what stands after --------------------------------------------------------------------------
@@ -106,12 +108,12 @@ _SCALES = {
 _SCALE = re.compile(
     r"[ ]?(thousand|millions?|billions?|trillions?|hundred)\b|[ ]?([千百천백万萬만億亿억])(?![0-9])"
 )
-_WORD = re.compile(rf"[{_CASED}]+")
+_WORD = re.compile(rf"[{CASED}]+")
 _EXPRESSION_AFTER = re.compile(
-    rf"""[ ]*(?: \^ | [⁰¹²³⁴-⁹⁻₀-₉] | [×·÷±∓√π∞≠≤≥∈∪] | [<>](?![<>/]) | \+ | \*\*?[0-9(]
-      | (?<=[ ])\*\*?[ ] | \*[{_CASED}(\\](?!\w) | ![ ]*[-+*/×=] | :[0-9] | [ ]:[ ]?[0-9]
-      | -[ ]?[0-9(\\$] | -[ ]*(?![aIA]\b)[{_CASED}]\b(?!-) | /[ ]?[0-9(\\] | /[ ]?[xyznkabc]\b
-      | =[ ]?-?[0-9] | '[0-9] | _\{{?\w | \.[0-9] | ,[0-9] | e[-+]?[0-9]
+    rf"""[ ]*(?: \^ | [⁰¹²³⁴-⁹⁻₀-₉] | [×·÷±∓√π∞≠≤≥∈∪] | [<>](?![<>/|]|[a-z]+>) | \+ | (?<=[ ])[0-9] | (?:\.\.\.|…)[ ]?[0-9] | \*\*?[0-9(]
+      | (?<=[ ])\*\*?[ ] | \*[{CASED}(\\](?!\w) | ![ ]*[-+*/×=] | :[0-9] | [ ]:[ ]?[0-9]
+      | -[ ]?[0-9(\\$] | -[ ]*(?![aIA]\b)[{CASED}]\b(?!-) | [ ]?/[ ]?[0-9(\\] | /[ ]?[xyznkabc]\b
+      | =[ ]?-?[0-9] | '[0-9] | _\{{?[^\W_] | \.[0-9] | ,[0-9] | e[-+]?[0-9]
       | \((?![^\W\d_]{{2}}|\$) (?<![ ]\()
       | \\(?![\\)\]n]|begin|end|hspace|tag|label|f?boxed|in\b|textdollar) )""",
     re.VERBOSE,
@@ -119,7 +121,7 @@ _EXPRESSION_AFTER = re.compile(
 _VARIABLE_AFTER = re.compile(r"[ ](?:[xyznkMBπ]|bn|mn|mil|pi|i(?=\s*(?:$|[.,)}$=+-])))(?!\w)")
 _ELLIPSIS = re.compile(r"\.\.|…|\\overline")
 _CHOICE_AFTER = re.compile(
-    rf"""[ ]*[%)}}\]*_$]*[ ]*(?:(?:[{_CASED}]+[ ])?or[ ]|(?:and|to|&)[ ]|或|和)[ ]*[-$({{\\*]*[0-9]
+    rf"""[ ]*[%)}}\]*_$]*[ ]*(?:(?:[{CASED}]+[ ])?or[ ]|(?:and|to|&)[ ]|或|和)[ ]*[-$({{\\*]*[0-9]
       | [%)}}\]*_$]*[,;、][ ]?(?:and[ ]|or[ ])?[-$({{\\]*[0-9][0-9.,/]*[ ]*(?:$|[\n).\]}}])""",
     re.VERBOSE,
 )
@@ -127,8 +129,8 @@ _OPENING = re.compile(r"[\s*_\"'`({\[$]*+")
 _NAME = re.compile(r"(?:[^0-9+*/^×÷<>=√±-]|(?<=[_{(A-Za-z])[0-9])*+")  # x, x_1, f(2), Total cost
 _WORDS = re.compile(r"[\s*_\"'`({\[$]*+(?:\([A-Z]\))?(?:(?:[^\W\d_]{2,}|[aAI]\b)[\s:'’*(\[{$]*)*+")
 _RIGHT_OF_SINGLE = re.compile(
-    rf"""[ ]? (?: [{_CASED}°%'’.,\-/()$\s*_}}\]"!\\{_CURRENCY}。]
-      | (?<=\w)\^(?:[23]|\{{[23]\}}) | (?<=\w)[²³] | (?<=[{_CASED}])[0-9] | [^\W\d_{_CASED}] )*+""",
+    rf"""[ ]? (?: [{CASED}°%'’.,\-/()$\s*_}}\]"!\\{_CURRENCY}。]
+      | (?<=\w)\^(?:[23]|\{{[23]\}}) | (?<=\w)[²³] | (?<=[{CASED}])[0-9] | [^\W\d_{CASED}] )*+""",
     re.VERBOSE,
 )
 _JOINS = re.compile(r"\b(?:or|and|and/or|to|plus|minus|times|by)\b|或|和")
@@ -238,7 +240,7 @@ def _before(left: str, sign: str, match: re.Match[str]) -> str:
         return "unreadable"
     if _RATIO.search(left) or _CHOICE.search(left) or _NEIGHBOUR.search(left):
         return "unreadable"
-    if _OPERATOR.search(left) and not _HEADING_OR_QUOTE.search(left):
+    if _OPERATOR.search(left) and not _NO_OPERATOR.search(left):
         return "unreadable"
     if not sign:
         return ""
@@ -261,7 +263,7 @@ def _signed(left: str, tail: str, sign: str) -> str:
         aside = apart and not spaced and _ASIDE.search(tail)  # (7 of them) -5
         return "" if aside else "unreadable"
     word = _NAMES.search(tail)
-    if word is None or not re.match(f"[{_CASED}]", word.group()):
+    if word is None or not re.match(f"[{CASED}]", word.group()):
         return ""
     name = word.group().lower()
     if _SIGN_AFTER.fullmatch(name) and apart:
