@@ -21,6 +21,7 @@ from winnow.config.schema.eval import EvalConfig
 from winnow.config.schema.prompts import PromptsConfig
 from winnow.errors import UserError
 from winnow.prompts.arithmetic import arithmetic
+from winnow.prompts.columns import RowError
 from winnow.prompts.loading import (
     PromptSet,
     clashes,
@@ -29,7 +30,7 @@ from winnow.prompts.loading import (
     load_prompts,
     read,
 )
-from winnow.prompts.rows import RowError, fill, from_rows, read_hub, read_jsonl, read_parquet
+from winnow.prompts.rows import fill, from_rows, read_hub, read_jsonl, read_parquet
 from winnow.types import Prompt
 
 COMPUTE = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}

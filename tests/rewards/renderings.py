@@ -61,7 +61,9 @@ def decimal(value: Fraction, places: int = 0) -> str:
 
 def grouped(digits: str, separator: str) -> str:
     head = len(digits) % 3 or 3
-    return separator.join([digits[:head], *(digits[i : i + 3] for i in range(head, len(digits), 3))])
+    return separator.join(
+        [digits[:head], *(digits[i : i + 3] for i in range(head, len(digits), 3))]
+    )
 
 
 def indian(digits: str) -> str:
@@ -80,7 +82,9 @@ def magnitude(rng: Random, value: Fraction, *, tex: bool) -> str:
         zero = rng.choice(ZEROS)
         ways.append(text.translate({48 + d: chr(ord(zero) + d) for d in range(10)}))
         exponent = rng.randrange(1, 5)
-        ways.append(f"{decimal(value / 10**exponent)}{rng.choice('eE')}{rng.choice(['', '+'])}{exponent}")
+        ways.append(
+            f"{decimal(value / 10**exponent)}{rng.choice('eE')}{rng.choice(['', '+'])}{exponent}"
+        )
         ways.append(f"{decimal(value * 10**exponent)}e-{exponent}")
         if len(whole) > 3:
             separators = [",", " ", "\u00a0", "\u202f", "\u2009", "'"]
@@ -122,7 +126,9 @@ def written(rng: Random, value: Fraction, *, tex: bool, units: bool, apart: bool
     unit = ""
     if units and rng.random() < 0.5:
         choices = [" dollars", " apples", "%", "°", " km", "元", "개", " miles per hour", " m"]
-        choices += ["\\text{ cm}", "\\%", " \\text{ m}^2", "\\text{ dollars}", "^\\circ"] if tex else []
+        choices += (
+            ["\\text{ cm}", "\\%", " \\text{ m}^2", "\\text{ dollars}", "^\\circ"] if tex else []
+        )
         choices += ["cm", "kg"] if not body.endswith(tuple("½¼¾⅓⅔⅝")) else []
         unit = rng.choice(choices)
     return sign + body + unit
@@ -191,7 +197,11 @@ def said(rng: Random, value: Fraction, answer: Fraction, spoil: str = "{}") -> C
         rewards = ("gsm8k",)
     else:
         sentence = rng.choice(SENTENCES)
-        clear = sentence.endswith(("{}", "{}.", "{}。")) and sentence[:-3].rstrip()[-1:] in ("", ":", "=")
+        clear = sentence.endswith(("{}", "{}.", "{}。")) and sentence[:-3].rstrip()[-1:] in (
+            "",
+            ":",
+            "=",
+        )
         units = position == 2
         number = written(rng, value, tex=False, units=units, apart=clear and sentence != "{}")
         text = sentence.format(spoil.format(number))
@@ -244,9 +254,13 @@ def spoiled(rng: Random, value: Fraction) -> Case:
         text = rng.choice(SPOILED_TEX).replace("N", other).format(*[digits] * 2)
         return Case(digits, rng.choice(TEX_SENTENCES[:4]).format(text), ("number", "gsm8k", "math"))
     text = rng.choice(SPOILED).replace("N", other).format(*[digits] * 2)
-    sentence = rng.choice(("The answer is {}.", "Answer: {}", "So the total is {}", "#### {}", "{}"))
+    sentence = rng.choice(
+        ("The answer is {}.", "Answer: {}", "So the total is {}", "#### {}", "{}")
+    )
     rewards: tuple[str, ...] = ("number", "gsm8k")
-    return Case(digits, sentence.format(text), rewards + (("math",) if "####" not in sentence else ()))
+    return Case(
+        digits, sentence.format(text), rewards + (("math",) if "####" not in sentence else ())
+    )
 
 
 def a_formula(rng: Random, *, right: bool) -> Case:
@@ -255,17 +269,28 @@ def a_formula(rng: Random, *, right: bool) -> Case:
     d = c if right else c + rng.choice([-1, 1, 2, 10])
     e = a if right else a + rng.choice([1, 2, 10])
     made = rng.choice(FORMULAS)(rng, a, b, c, d, e)
-    wrapped = rng.choice(("\\boxed{{{}}}", "The answer is $\\boxed{{{}}}$.", "So \\(x\\) is $${}$$", "${}$"))
+    wrapped = rng.choice(
+        ("\\boxed{{{}}}", "The answer is $\\boxed{{{}}}$.", "So \\(x\\) is $${}$$", "${}$")
+    )
     return Case(made[0], wrapped.format(made[1]), ("math",))
 
 
 def _root(rng: Random, a: int, b: int, c: int, d: int, e: int) -> tuple[str, str]:
-    ways = (f"\\sqrt{{{e * e * b}}}", f"\\sqrt{{{b}}} \\cdot {e}", f"{e}√{b}", f"\\frac{{{e * b}}}{{\\sqrt{{{b}}}}}")
+    ways = (
+        f"\\sqrt{{{e * e * b}}}",
+        f"\\sqrt{{{b}}} \\cdot {e}",
+        f"{e}√{b}",
+        f"\\frac{{{e * b}}}{{\\sqrt{{{b}}}}}",
+    )
     return f"{a}\\sqrt{{{b}}}", rng.choice(ways)
 
 
 def _polynomial(rng: Random, a: int, b: int, c: int, d: int, e: int) -> tuple[str, str]:
-    ways = (f"x^2 + {a + d}x + {a * d}", f"(x + {d})(x + {a})", f"{a * d} + x^{{2}} + {a + d} \\cdot x")
+    ways = (
+        f"x^2 + {a + d}x + {a * d}",
+        f"(x + {d})(x + {a})",
+        f"{a * d} + x^{{2}} + {a + d} \\cdot x",
+    )
     return f"(x+{a})(x+{c})", rng.choice(ways)
 
 
@@ -275,13 +300,28 @@ def _pi(rng: Random, a: int, b: int, c: int, d: int, e: int) -> tuple[str, str]:
 
 
 def _tuple(rng: Random, a: int, b: int, c: int, d: int, e: int) -> tuple[str, str]:
-    said = (f"({e}, {d}, -{b})", f"\\left({e}.0, \\frac{{{2 * d}}}{{2}}, -{b}\\right)", f"( {e},{d} , − {b} )")
+    said = (
+        f"({e}, {d}, -{b})",
+        f"\\left({e}.0, \\frac{{{2 * d}}}{{2}}, -{b}\\right)",
+        f"( {e},{d} , − {b} )",
+    )
     return f"({a}, {c}, -{b})", rng.choice(said)
 
 
 def _list(rng: Random, a: int, b: int, c: int, d: int, e: int) -> tuple[str, str]:
-    words = (f"{a} and {c + 40}", f"{c + 40} \\text{{ or }} {a}", f"{a}, {c + 40}", f"x={a} \\text{{ or }} x={c + 40}")
-    said = (f"{e}, {d + 40}", f"{d + 40}, {e}", f"{e} \\text{{ and }} {d + 40}", f"x = {e}, x = {d + 40}", f"\\{{{e}, {d + 40}\\}}")
+    words = (
+        f"{a} and {c + 40}",
+        f"{c + 40} \\text{{ or }} {a}",
+        f"{a}, {c + 40}",
+        f"x={a} \\text{{ or }} x={c + 40}",
+    )
+    said = (
+        f"{e}, {d + 40}",
+        f"{d + 40}, {e}",
+        f"{e} \\text{{ and }} {d + 40}",
+        f"x = {e}, x = {d + 40}",
+        f"\\{{{e}, {d + 40}\\}}",
+    )
     return rng.choice(words), rng.choice(said)
 
 
@@ -291,7 +331,12 @@ def _complex(rng: Random, a: int, b: int, c: int, d: int, e: int) -> tuple[str, 
 
 
 def _science(rng: Random, a: int, b: int, c: int, d: int, e: int) -> tuple[str, str]:
-    ways = (f"{e} \\times 10^{{-{c}}}", f"{e}e-{c}", f"0.{'0' * (c + 1)}{e:02d}" if c > 0 else "", f"{e} \\cdot 10^{{-{c}}}")
+    ways = (
+        f"{e} \\times 10^{{-{c}}}",
+        f"{e}e-{c}",
+        f"0.{'0' * (c + 1)}{e:02d}" if c > 0 else "",
+        f"{e} \\cdot 10^{{-{c}}}",
+    )
     shifted = f"{e / 10:.1f} \\times 10^{{{1 - c}}}"
     return f"{a} \\times 10^{{-{c}}}", rng.choice((ways[0], ways[1], ways[3], shifted))
 
@@ -303,7 +348,13 @@ def _word(rng: Random, a: int, b: int, c: int, d: int, e: int) -> tuple[str, str
 
 
 def _clock(rng: Random, a: int, b: int, c: int, d: int, e: int) -> tuple[str, str]:
-    return rng.choice(((f"{a}:{b:02d}", f"{e}:{b:02d}"), (f"{a}_{b + 1}", f"{e}_{{{b + 1}}}"), (f"2024-11-{a:02d}", f"2024-11-{e:02d}")))
+    return rng.choice(
+        (
+            (f"{a}:{b:02d}", f"{e}:{b:02d}"),
+            (f"{a}_{b + 1}", f"{e}_{{{b + 1}}}"),
+            (f"2024-11-{a:02d}", f"2024-11-{e:02d}"),
+        )
+    )
 
 
 def _interval(rng: Random, a: int, b: int, c: int, d: int, e: int) -> tuple[str, str]:

@@ -6,14 +6,13 @@ that are killed when they hang; or texts as texts.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
 from winnow.algorithms.dedup import folded
-from winnow.rewards.answer_extraction import last_boxed, marked_number
+from winnow.rewards import answer_extraction, formulas
 from winnow.rewards.base import Reward
 from winnow.theory.ties import levels
 from winnow.types import Group, Prompt
@@ -21,13 +20,6 @@ from winnow.types import Group, Prompt
 Answers = Literal["number", "math", "text"]
 Labels = list[int | None]
 """For each sample of a group the number of its answer; ``None`` where it gives none: no vote."""
-
-_PLAIN_NUMBER = re.compile(
-    r"""\s*+ [-\u2212]? (?: \\?\$ )? (?: [\d.,]++ (?: [eE][-+]?\d++ )?
-      | (?: \d++[ ] )? \d++/\d++ | \d*+ \\[dt]?frac\{\d++\}\{\d++\} ) \s*+""",
-    re.VERBOSE,
-)
-"""One number and nothing else."""
 
 
 @dataclass
@@ -47,15 +39,18 @@ def ballots(groups: Sequence[Group], answers: Answers, equal: Reward | None = No
     r"""The labels of every sample: equal answers to a prompt have the same label.
 
     Args:
-        answers: `number`: the number after ``####``, in ``\boxed{}``, or last in the text. `math`:
-            the number or formula in the last ``\boxed{}``; without one, as `number`. `text`: the
-            whole text, case and white space aside.
+        answers: `number`: what the `gsm8k` reward reads: the number after ``####``, in
+            ``\boxed{}``, or last in the text; a box that holds no number votes for its text.
+            `math`: what the `math` reward reads. `text`: the whole text, case and white space
+            aside.
         equal: The `math` verifier; needed for `math`.
     """
     if answers == "text":
         return Ballots([_numbered([folded(s.text) for s in g.samples]) for g in groups])
     if answers == "number":
-        return Ballots([_numbered([marked_number(s.text) for s in g.samples]) for g in groups])
+        return Ballots(
+            [_numbered([answer_extraction.label(s.text) for s in g.samples]) for g in groups]
+        )
     assert equal is not None
     made = Ballots([])
     for group in groups:
@@ -93,12 +88,12 @@ def _formulas(texts: Sequence[str], equal: Reward, made: Ballots) -> Labels:
 
 
 def _answer(text: str) -> Fraction | str | None:
-    """A number, or the formula in the last box."""
-    box = last_boxed(text)
-    if box is None:
-        return marked_number(text)
-    number = marked_number(f"\\boxed{{{box}}}") if _PLAIN_NUMBER.fullmatch(box) else None
-    return (box.strip() or None) if number is None else number
+    """What the `math` reward reads: a number or a formula."""
+    formula = formulas.answer_formula(text, bare_words=False)
+    if formula is None:
+        return None
+    number, percentage = formulas.number_of(formula) or (None, False)
+    return formula if number is None or percentage else number
 
 
 def _same(

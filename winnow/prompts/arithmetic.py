@@ -9,7 +9,8 @@ import numpy as np
 
 from winnow.config.schema.prompts import PromptsConfig
 from winnow.errors import UserError
-from winnow.prompts.rows import RowError, conversation, fill
+from winnow.prompts.columns import RowError
+from winnow.prompts.rows import conversation, fill
 from winnow.types import Prompt
 
 _ENUMERABLE = 1_000_000

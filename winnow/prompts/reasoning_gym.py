@@ -7,7 +7,8 @@ from typing import Any
 
 from winnow.config.schema.prompts import PromptsConfig
 from winnow.errors import UserError, nearest
-from winnow.prompts.rows import RowError, conversation, fill
+from winnow.prompts.columns import RowError
+from winnow.prompts.rows import conversation, fill
 from winnow.types import Prompt
 
 

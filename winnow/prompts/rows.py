@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from winnow.config.schema.prompts import PromptsConfig
-from winnow.errors import UserError, nearest
+from winnow.errors import UserError
+from winnow.prompts.answers import answer_of, shortest_floats
+from winnow.prompts.columns import Row, RowError
+from winnow.prompts.columns import column as _column
 from winnow.storage.messages import Message, TurnError, spoken
 from winnow.storage.messages import conversation as messages_of
 from winnow.types import Prompt
-
-Row = Mapping[str, Any]
 
 _HOLE = re.compile(r"\{\{|\}\}|\{([A-Za-z_]\w*)\}")
 
@@ -87,7 +88,7 @@ def read_parquet(path: str, field: str = "prompts.source") -> list[Row]:
             twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
             if twice:
                 raise UserError(field, f"{path} has two columns {twice[0]!r}", "rename one")
-            rows: list[Row] = file.read().to_pylist()
+            rows: list[Row] = shortest_floats(file.read())
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         remedy = "name it .jsonl if it is JSON, an object a line" if _begins(path, b"{") else ""
         raise UserError(
@@ -153,14 +154,6 @@ def from_rows(
     return made
 
 
-class RowError(Exception):
-    """What is wrong with a row, and the setting that it is about; empty for the source."""
-
-    def __init__(self, field: str, what: str, remedy: str = "") -> None:
-        super().__init__(field, what, remedy)
-        self.field, self.what, self.remedy = field, what, remedy
-
-
 def fill(template: str, row: Row) -> str:
     r"""The template with each `{column}` filled in. `{{` and `}}` are braces; `{}` is itself.
 
@@ -221,7 +214,7 @@ def _prompt(number: int, row: Row, config: PromptsConfig, padded: bool) -> Promp
     return Prompt(
         id=str(number if name is None else name),
         text=text,
-        answer=_answer(row, config),
+        answer=answer_of(row, config),
         difficulty=difficulty,
         data=row,
         messages=messages,
@@ -281,20 +274,6 @@ def _messages(turns: Sequence[object], config: PromptsConfig, padded: bool) -> t
 
 def _system(text: str) -> Message:
     return {"role": "system", "content": text}
-
-
-def _answer(row: Row, config: PromptsConfig) -> str | None:
-    """The answer; a column that is set must be there, the default one need not."""
-    if config.answer_column != PromptsConfig.model_fields["answer_column"].default:
-        _column(row, config.answer_column, "prompts.answer_column")
-    answer = row.get(config.answer_column)
-    return None if answer is None else str(answer)
-
-
-def _column(row: Row, name: str, field: str) -> Any:
-    if name not in row:
-        raise RowError(field, f"has no column {name!r}", nearest(name, [str(key) for key in row]))
-    return row[name]
 
 
 def _check_file(path: str, field: str) -> None:

@@ -15,6 +15,9 @@ from winnow.rewards.notation import plain
 MAX_ANSWER = 50_000
 """Characters after the thinking in which an answer is looked for: the last ones."""
 
+MAX_LABEL = 1000
+"""Characters of a box that tell one vote from another."""
+
 _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*+(\{)|\\.|[{}]", re.DOTALL)
 _ANY_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*+\{")
 _MARKER = re.compile(r"####(?!#)[ \t*_]*+(?:\n[ \t*_]*+)?+")
@@ -58,6 +61,19 @@ def final_number(text: str) -> Fraction | None:
     return number.value
 
 
+def label(text: str) -> Fraction | str | None:
+    r"""What a text votes for: the number that it answers, or what else is in its last box.
+
+    ``None`` where it answers nothing, or unreadable digits outside of a box.
+    """
+    text = final_text(text)
+    value = marked_number(text)
+    if value is not None or ("####" in text and after_marker(text)):
+        return value
+    boxed = last_boxed(text) if has_box(text) else None
+    return None if boxed is None else "".join(boxed[:MAX_LABEL].split()) or None
+
+
 def marked_number(text: str) -> Fraction | None:
     r"""The number that a text answers, as in GSM8K: the first of these, even if unreadable.
 
@@ -67,7 +83,7 @@ def marked_number(text: str) -> Fraction | None:
     - The last number of the text.
     """
     text = final_text(text)
-    found = _after_marker(text) if "####" in text else None
+    found = after_marker(text) if "####" in text else None
     if found is not None:
         return found.value
     if has_box(text):
@@ -81,7 +97,7 @@ def gold_number(answer: str) -> Fraction | None:
 
     ``None`` if it holds anything else: ``12:30``, ``3 or 4``, ``2\pi``.
     """
-    found = _after_marker(answer) if "####" in answer else None
+    found = after_marker(answer) if "####" in answer else None
     if found is not None:
         return found.value
     if has_box(answer):
@@ -104,7 +120,7 @@ def has_box(text: str) -> bool:
     return "box" in text and _ANY_BOX.search(text) is not None
 
 
-def _after_marker(text: str) -> numbers.Number | None:
+def after_marker(text: str) -> numbers.Number | None:
     """The number directly after the first ``####`` that has one."""
     text = plain(text)
     for marker in _MARKER.finditer(text):

@@ -16,13 +16,13 @@ import functools
 import importlib.util
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from winnow.errors import UserError, nearest
-from winnow.rewards import verifiers
+from winnow.rewards import answer_extraction, formulas, verifiers
 from winnow.rewards.base import Reward
 from winnow.rewards.in_process import InProcessReward, Verifier
 from winnow.rewards.worker_pool import IsolatedReward, Source, StartError, pickled
@@ -223,10 +223,24 @@ def reward_name(reward: str | RewardFunction | None) -> str | None:
 
 
 _COMPARING = ("number", "exact", "gsm8k", "math")
+_READING: Mapping[str, str] = {
+    "number": "as one number",
+    "gsm8k": "as one number",
+    "math": "as mathematics",
+}
+_REMEDIES: Mapping[str, str] = {
+    "number": "use reward 'math' or 'exact', or correct or remove these rows",
+    "gsm8k": "write them as '#### 18', use reward 'math', or correct or remove these rows",
+    "math": "use reward 'exact', or correct or remove these rows",
+}
 
 
 def check_suited(reward: str, prompts: Sequence[Prompt]) -> None:
-    """Raise a `UserError` for prompts that a built-in verifier cannot score."""
+    """Raise a `UserError` for prompts that a built-in verifier cannot score.
+
+    Each answer must be right of itself: one that cannot be read would make an error of every
+    sample, and one that is misread would reward wrong ones.
+    """
     for prompt in prompts:
         if reward in _COMPARING and prompt.answer is None:
             problem = f"{reward!r} compares with an answer, but prompt {prompt.id!r} has none"
@@ -236,3 +250,43 @@ def check_suited(reward: str, prompts: Sequence[Prompt]) -> None:
             problem = f"'gym' scores gym tasks, but prompt {prompt.id!r} is not from one"
             remedy = "set prompts.source = 'gym:TASK' (and eval.source, if any), or another reward"
             raise UserError("reward", problem, remedy)
+    if reward in _READING:
+        _check_answers(reward, prompts)
+
+
+def _check_answers(reward: str, prompts: Sequence[Prompt]) -> None:
+    """Raise a `UserError` that counts the prompts whose answer is not right of itself."""
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.answer or "", prompt)
+    unread = {answer for answer in first if not _right_of_itself(reward, answer)}
+    if reward == "math" and unread:
+        unread = _unequal(unread)
+    if not unread:
+        return
+    wrong = [prompt for prompt in prompts if (prompt.answer or "") in unread]
+    shown = ", ".join(f"{p.answer!r:.60} (prompt {p.id!r})" for p in wrong[:3])
+    problem = (
+        f"{reward!r} cannot read the answers of {len(wrong)} of {len(prompts)} prompts "
+        f"{_READING[reward]}, such as {shown}"
+    )
+    raise UserError("reward", problem, _REMEDIES[reward])
+
+
+def _right_of_itself(reward: str, answer: str) -> bool:
+    """Whether text alone shows that an answer can be read."""
+    if reward == "math":
+        formula = formulas.gold_formula(answer)
+        return formula is not None and formulas.is_plain(formula)
+    return answer_extraction.gold_number(answer) is not None
+
+
+def _unequal(answers: Collection[str]) -> set[str]:
+    """The answers that math-verify cannot read, or that do not equal themselves by it."""
+    ordered = sorted(answers)
+    equal = make_reward("math")
+    try:
+        scores = equal.score([(Prompt("gold", "", a), f"\\boxed{{{a}}}") for a in ordered])
+    finally:
+        equal.close()
+    return {a for a, score in zip(ordered, scores, strict=True) if score.value != 1}

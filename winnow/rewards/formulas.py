@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from winnow.rewards import numbers
-from winnow.rewards.answer_extraction import final_text, has_box, last_boxed
+from winnow.rewards.answer_extraction import after_marker, final_text, has_box, last_boxed
 from winnow.rewards.notation import CASED, plain
 
 MAX_FORMULA = 1000
@@ -71,23 +71,30 @@ class Parts:
     bracket: str
 
 
-def answer_formula(completion: str) -> str | None:
+def answer_formula(completion: str, *, bare_words: bool = True) -> str | None:
     r"""The formula, number or word that a completion answers; ``None`` if there is none.
 
-    The last ``\boxed{...}``; without one, a text that is one formula; what follows ``the answer
-    is``; or the last formula (``$...$``, ``\(...\)``) or number, whichever comes last.
+    The last ``\boxed{...}``; without one, the number after the first ``####``; a text that is one
+    formula; what follows ``the answer is``; or the last formula (``$...$``, ``\(...\)``) or number,
+    whichever comes last.
+
+    Args:
+        bare_words: Whether a short text without any of these is an answer: ``Yes``.
     """
     text = final_text(completion)
     if has_box(text):
         return _bounded(last_boxed(text) or "")
     text = text.strip()
+    marked = after_marker(text) if "####" in text else None
+    if marked is not None:
+        return None if marked.value is None else str(marked.value)
     if is_formula(text):
         return _bounded(text)
     stated = _stated(text)
     if stated is not None:
         return _bounded(stated)
     found = _last(text)
-    if found is None and "\n" not in text and len(text) <= 100:
+    if found is None and bare_words and "\n" not in text and len(text) <= 100:
         found = text
     return None if found is None else _bounded(found)
 
@@ -142,6 +149,14 @@ def letter_of(formula: str) -> str | None:
     """The choice that a formula is: C for ``C``, ``(C)``, ``C. 18``; ``None`` for others."""
     match = _LETTER.fullmatch(plain(unwrapped(formula)).strip())
     return None if match is None else match[1]
+
+
+def is_plain(formula: str) -> bool:
+    """Whether it is a number, a text or a choice, or a list of those: nothing to compute."""
+    if any(read(formula) for read in (number_of, literal_of, word_of, letter_of)):
+        return True
+    several = parts(formula)
+    return several is not None and all(map(is_plain, several.items))
 
 
 def without_name(formula: str) -> str:

@@ -69,11 +69,10 @@ def math(prompt: Prompt, completion: str) -> float:
 @functools.lru_cache(maxsize=4096)
 def _readable(gold: str) -> bool:
     """Whether it can be compared; cached, as a prompt has many samples."""
-    plainly = (formulas.number_of, formulas.literal_of, formulas.word_of, formulas.letter_of)
-    if any(read(gold) for read in plainly):
+    if formulas.is_plain(gold):
         return True
     several = formulas.parts(gold)
-    if several is not None and all(_readable(item) for item in several.items):
+    if several is not None and all(map(_readable, several.items)):
         return True
     return bool(_parsed(gold))
 
@@ -87,7 +86,7 @@ def _equal(gold: str, said: str) -> bool:
         if number[0] == other[0]:
             return True
         return number[1] != other[1] and number[0] / 100 ** number[1] == other[0] / 100 ** other[1]
-    letter = formulas.letter_of(gold)
+    letter = formulas.letter_of(gold)  # of A to Z, a variable too
     if letter and letter == formulas.letter_of(said):
         return True
     literal, other_literal = formulas.literal_of(gold), formulas.literal_of(said)
