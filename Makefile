@@ -10,7 +10,7 @@ export PIP_CONSTRAINT       := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo install test test-learns test-elsewhere peers torture examples docs lint check \
+.PHONY: demo install test test-learns test-elsewhere peers torture verdicts examples docs lint check \
         package pins bench bench-sampling bench-selection floors check-gpu bench-gpu \
         clean
 
@@ -31,6 +31,9 @@ peers: $(VENV)/peers                 ## compare losses and gradients with TRL's
 
 torture: $(VENV)/tests               ## many kills of every kind of run
 	$(BIN)/python -m pytest -n 2 -m torture
+
+verdicts: $(VENV)/tests              ## twenty thousand renderings of answers
+	$(BIN)/python -m pytest -m verdicts
 
 examples: $(VENV)/tests              ## what is under examples/
 	$(BIN)/python -m pytest -m examples

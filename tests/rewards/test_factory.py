@@ -171,15 +171,16 @@ class TestMath:
             ("5", "", 0),
             ("5", "9" * 100_000, 0),
             ("5", "It is " + "9" * 5000, 0),  # where math-verify raises
-            # gold and target the other way round: a gold that is an equation wants an equation
+            # a gold that is an equation wants an equation, and an equation is no number
             ("2x + z = 1", r"\boxed{1}", 0),
-            ("1", r"\boxed{2x + z = 1}", 1),
+            ("1", r"\boxed{2x + z = 1}", 0),
+            ("1", r"\boxed{z = 1}", 1),
         ],
     )
     def test_equality(self, reward: Reward, answer: str, completion: str, value: float) -> None:
         assert reward.score([(prompt(answer), completion)]) == [Score(value)]
 
-    @pytest.mark.parametrize("answer", [None, "", "no idea", "???", r"\frac{1}{0}"])
+    @pytest.mark.parametrize("answer", [None, "", "???", r"\frac{1}{0}"])
     def test_an_answer_that_is_no_mathematics_is_an_error(
         self, reward: Reward, answer: str | None
     ) -> None:

@@ -151,10 +151,19 @@ def _boxes(text: str) -> list[slice]:
             start = opened.pop()
             if start is not None:
                 unclosed -= 1
+                inner = None
                 while found and found[-1].start > start:  # a box within this one
-                    found.pop()
-                found.append(slice(start, token.start()))
+                    inner = found.pop()
+                around = slice(start, token.start())
+                found.append(inner if inner and _only(text, inner, around) else around)
     return [] if unclosed else found
+
+
+def _only(text: str, inner: slice, around: slice) -> bool:
+    """Whether a box holds a box and nothing else."""
+    before = text[around.start : inner.start]
+    after = text[inner.stop + 1 : around.stop]
+    return len(before) < 20 and not after.strip() and before.count("{") == 1
 
 
 def _joined(text: str, boxes: list[slice]) -> list[slice]:

@@ -43,6 +43,7 @@ _TEX = {
 }  # fmt: skip
 _ROOT = re.compile(r"√\s*(\()?([0-9]+|[A-Za-z])(?(1)\))")
 _UPRIGHT = re.compile(r"\\(?:mathrm|operatorname|text|textrm)\s*\{\s*([ei])\s*\}")
+_DECIMAL = re.compile(r"\.[0-9]")
 _IMAGINARY = re.compile(r"(?<=[0-9)}])i(?![A-Za-z])")
 _DIGIT_GROUP = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|\\ )+(?=\d{3}(?!\d))")
 
@@ -131,14 +132,15 @@ def _same_formulas(gold: str, said: str) -> bool:
         gold, said = formulas.without_name(gold), formulas.without_name(said)
         if "=" in said:
             return False  # an equation is no value
-    return any(_same(g, s) for g in _parsed(gold) for s in _parsed(said))
+    decimal = bool(_DECIMAL.search(gold) or _DECIMAL.search(said))
+    return any(_same(g, s, decimal) for g in _parsed(gold) for s in _parsed(said))
 
 
-def _same(gold: Any, said: Any) -> bool:
+def _same(gold: Any, said: Any, decimal: bool) -> bool:
     if _undefined(said) or _undefined(gold):
         return False
     if _is_value(gold) and _is_value(said):
-        return _same_values(gold, said)
+        return _same_values(gold, said, decimal)
     exact_gold, exact_said = _rational(gold), _rational(said)
     # its order is (gold, target), and it is not symmetric
     if not verify([exact_gold], [exact_said], timeout_seconds=None, raise_on_error=True):
@@ -162,9 +164,12 @@ def _rational(formula: Any) -> Any:
     return formula.xreplace(floats) if floats else formula
 
 
-def _same_values(gold: Any, said: Any) -> bool:
-    """Whether two numbers are equal: rational ones exactly, others relative to their size."""
-    decimal = bool(gold.atoms(sympy.Float) or said.atoms(sympy.Float))
+def _same_values(gold: Any, said: Any, decimal: bool = False) -> bool:
+    """Whether two numbers are equal: rational ones exactly, others relative to their size.
+
+    Args:
+        decimal: Whether one of them may be a decimal that stands for the other.
+    """
     gold, said = _computed(gold), _computed(said)
     if gold == said:
         return True
@@ -178,7 +183,8 @@ def _same_values(gold: Any, said: Any) -> bool:
         return bool(sympy.simplify(gold - said) == 0)
     if size < EXACT:  # either is zero, or too small to say
         return bool(sympy.simplify(gold - said) == 0)
-    return bool(apart <= (ROUNDED if decimal else EXACT) * size)
+    rounded = decimal and gold.is_Rational != said.is_Rational
+    return bool(apart <= (ROUNDED if rounded else EXACT) * size)
 
 
 def _computed(formula: Any) -> Any:
