@@ -231,17 +231,19 @@ def others(rng: Random, value: Fraction) -> list[Fraction]:
 SPOILED = (  # {} is the right number, N another one
     "{} or N", "N or {}", "{}, N", "N, {}", "N and {}", "either N or {}", "between N and {}",
     "N to {}", "{} ± N", "N ± {}", "√{}", "√({})", "{}!/2", "{}^2", "{}²", "{}π", "{}x", "N×{}",
-    "N x {}", "{} - N", "N - {}", "N-{}", "N + {}", "{} + N", "{} + x", "x + {}", "x - {}", "N:{}", "{}:N",
-    "x_{{{}}}", "x^{{{}}}", "≠ {}", "> {}", "≤ {}", "more than {}", "at N:{}", "not {}", "{}k", "{} million",
-    "({}, N)", "{}.{}.N", "N^{}", "2024-11-{}", "log {}", "{}i", "{} x", "N {}", "{} N", "less than {}",
-    "N * {}", "N/N/{}", "{}_N", "N divided by {}", "N minus {}", "{}...{}", "{{{}, N}}",
+    "N x {}", "{} - N", "N - {}", "N-{}", "N + {}", "{} + N", "{} + x", "x + {}", "x - {}",
+    "N:{}", "{}:N", "x_{{{}}}", "x^{{{}}}", "≠ {}", "> {}", "≤ {}", "more than {}", "at N:{}",
+    "not {}", "{}k", "{} million", "({}, N)", "{}.{}.N", "N^{}", "2024-11-{}", "log {}", "{}i",
+    "{} x", "N {}", "{} N", "less than {}", "N * {}", "N/N/{}", "{}_N", "N divided by {}",
+    "N minus {}", "{}...{}", "{{{}, N}}",
 )  # fmt: skip
 SPOILED_TEX = (
-    "\\sqrt{{{}}}", "\\sqrt[3]{{{}}}", "{}\\pi", "{}\\sqrt{{2}}", "\\neq {}", "{}^{{N}}", "N^{{{}}}",
-    "N \\pm {}", "{} \\pm N", "\\frac{{x}}{{{}}}", "\\frac{{{}}}{{N}}", "\\log_2 {}", "N \\cdot {}", "{} \\times N",
-    "{}_{{N}}", "{}!", "{} \\text{{ or }} N", "N, {}", "x_{{{}}}", "\\binom{{N}}{{{}}}", "{}x + N", "\\geq {}",
-    "{}\\%\\text{{ or }}N\\%", "\\sin {}", "({}, N)", "\\{{{}, N\\}}", "x > {}", "N{}x", "{}, \\ldots",
-    "N \\equiv {} \\pmod{{9}}", "\\overline{{{}}}", "{}\\text{{ and }}N",
+    "\\sqrt{{{}}}", "\\sqrt[3]{{{}}}", "{}\\pi", "{}\\sqrt{{2}}", "\\neq {}", "{}^{{N}}",
+    "N^{{{}}}", "N \\pm {}", "{} \\pm N", "\\frac{{x}}{{{}}}", "\\frac{{{}}}{{N}}", "\\log_2 {}",
+    "N \\cdot {}", "{} \\times N", "{}_{{N}}", "{}!", "{} \\text{{ or }} N", "N, {}", "x_{{{}}}",
+    "\\binom{{N}}{{{}}}", "{}x + N", "\\geq {}", "{}\\%\\text{{ or }}N\\%", "\\sin {}", "({}, N)",
+    "\\{{{}, N\\}}", "x > {}", "N{}x", "{}, \\ldots", "N \\equiv {} \\pmod{{9}}",
+    "\\overline{{{}}}", "{}\\text{{ and }}N",
 )  # fmt: skip
 
 
@@ -254,9 +256,8 @@ def spoiled(rng: Random, value: Fraction) -> Case:
         text = rng.choice(SPOILED_TEX).replace("N", other).format(*[digits] * 2)
         return Case(digits, rng.choice(TEX_SENTENCES[:4]).format(text), ("number", "gsm8k", "math"))
     text = rng.choice(SPOILED).replace("N", other).format(*[digits] * 2)
-    sentence = rng.choice(
-        ("The answer is {}.", "Answer: {}", "So the total is {}", "#### {}", "{}")
-    )
+    sentences = ("The answer is {}.", "Answer: {}", "So the total is {}", "#### {}", "{}")
+    sentence = rng.choice(sentences[:4] if text[0] == ">" else sentences)  # "> 5" is a quotation
     rewards: tuple[str, ...] = ("number", "gsm8k")
     return Case(
         digits, sentence.format(text), rewards + (("math",) if "####" not in sentence else ())

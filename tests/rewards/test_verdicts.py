@@ -221,7 +221,9 @@ class TestCheckedWhenRead:
         assert "'math'" in caught.value.remedy
 
     @pytest.mark.parametrize("name", NUMBERS)
-    @pytest.mark.parametrize("answer", ["5", "-1,200", "$5", "5 dollars", "x = 5", "2 1/2", "答案是5"])
+    @pytest.mark.parametrize(
+        "answer", ["5", "-1,200", "$5", "5 dollars", "x = 5", "2 1/2", "答案是5"]
+    )
     def test_one_number_is_read(self, name: str, answer: str) -> None:
         check_suited(name, [Prompt("p", "", answer)])
 

@@ -38,9 +38,9 @@ _NUMBER = re.compile(
     (?: [{_CURRENCY}][ ]?+ (?P<inner> -[ ]?+ )?+ )?+
     (?<! [{CASED}] ) (?<! [{CASED}]_ ) (?<! [0-9][.,/] ) (?<! [0-9] )
     (?P<body>
-        [1-9][0-9]{{0,2}} (?: [ ][0-9]{{3}}(?![0-9]) )++ (?: \.[0-9]++ )?
+        [0-9]++ [ ]++ [0-9]++/[0-9]++ (?! [.,/]?[0-9] )
+      | [1-9][0-9]{{0,2}} (?: [ ][0-9]{{3}}(?![0-9]) )++ (?: \.[0-9]++ )?
       | [1-9][0-9]{{0,2}} (?: '[0-9]{{3}}(?![0-9]) )++ (?: \.[0-9]++ )?
-      | [0-9]++ [ ]++ [0-9]++/[0-9]++ (?! [.,/]?[0-9] )
       | (?: [0-9]++ | (?<!\.)\.[0-9]++ ) (?: (?:[.,]|[ ]?+/[ ]?+)[0-9]++ )*+
         (?: [eE][+-]?+[0-9]++ (?!_) )?
     )
@@ -89,8 +89,8 @@ _NEIGHBOUR = re.compile(r"[0-9%][ ]+$")
 _NAMES = re.compile(r"[^\W\d_]+$")
 _ASIDE = re.compile(r"[^\W\d_]{2}\)$")
 _SIGN_AFTER = re.compile(
-    "is|are|was|were|be|equals?|gives?|gets?|to|of|makes?|at|becomes|answer|result|yields|ist|"
-    "but|only|just|exactly|about|roughly|or|and|than"
+    "is|are|was|were|be|has|have|had|equals?|gives?|gets?|to|of|makes?|at|becomes|answer|result|"
+    "yields|ist|but|only|just|exactly|about|roughly|or|and|than"
 )
 
 # --- what stands after --------------------------------------------------------------------------
