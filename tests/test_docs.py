@@ -20,7 +20,8 @@ from winnow.config.schema import from_dict
 from winnow.engines import base
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer
-from winnow.rewards.factory import REWARDS
+from winnow.rewards.factory import REWARDS, make_reward
+from winnow.types import Prompt
 
 HERE = Path(__file__).parent.parent
 README = (HERE / "README.md").read_text()
@@ -109,3 +110,17 @@ def test_the_recipe_in_the_readme_is_a_recipe():
 
 def test_nothing_is_left_to_fill_in():
     assert "@@" not in README
+
+
+def test_the_verdicts_in_the_manual_are_those_of_the_rewards():
+    lines = (HERE / "docs" / "rewards.md").read_text().splitlines()
+    start = lines.index("| `number` | `gsm8k` | `math` | `exact` | answer | completion |") + 2
+    rows = [line[2:-2].split(" | ") for line in lines[start : lines.index("", start)]]
+    assert len(rows) > 20
+    for column, name in enumerate(("number", "gsm8k", "math", "exact")):
+        reward = make_reward(name, workers=1)
+        items = [(Prompt("p", "", row[4][1:-1]), row[5][1:-1]) for row in rows]
+        scores = reward.score(items)
+        reward.close()
+        said = ["error" if score.value is None else f"{score.value:.0f}" for score in scores]
+        assert said == [row[column] for row in rows], name

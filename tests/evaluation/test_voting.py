@@ -46,6 +46,9 @@ class TestNumbers:
             (["1,23", "3", "1.2.3"], [None, 0, None]),  # unreadable: no vote
             (["-3", "3", "- 3 is wrong, = -3"], [0, 1, 0]),
             (["0.1", "0.1000000001"], [0, 1]),  # exactly
+            (["结果是42", "42", "5"], [0, 0, 1]),
+            (boxed("2", r"\sqrt{2}", r"\sqrt {2}", "2"), [0, 1, 1, 0]),  # a box has a vote
+            ([*boxed(r"3 \text{ or } 4", "4"), "3 or 4", "#### 3, 4"], [0, 1, None, None]),
         ],
     )
     def test_equal_numbers_are_one_answer(self, texts, labels) -> None:
@@ -133,6 +136,13 @@ class TestFormulas:
             (boxed("3+4", "7", "4"), [0, 0, 1]),  # not the last number in the box
             (boxed("1, 2", "2", "1"), [0, 1, 2]),
             (boxed("2^{10}", "1,024", "1024", "10"), [0, 0, 0, 1]),
+            (boxed("2", r"\sqrt{2}", "2", "1.414214"), [0, 1, 0, 2]),
+            (boxed("50%", "0.5", "50"), [0, 0, 1]),  # of the two that it equals, the smaller
+            (
+                [*boxed("C"), "The answer is C.", "Well", r"So $x = \frac12$", "0.5"],
+                [0, 0, None, 1, 1],
+            ),
+            (["<think>\\boxed{7}</think> It is 5", "5", "<think> 5"], [0, 0, None]),
             ([*boxed("", "5"), "5", "no number", "#### 5"], [None, 0, 0, None, 0]),
             (boxed("333333/1000000", "1/3", "0.333333", r"1\frac{1}{3}"), [0, 1, 0, 2]),
         ],

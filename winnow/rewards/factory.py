@@ -69,7 +69,7 @@ _BUILTINS: Mapping[str, _Builtin] = {
         "the same number after ####, in \\boxed{}, or last in the completion", verifiers.gsm8k
     ),
     "math": _Builtin(
-        "the last formula equals the answer as mathematics, by math-verify",
+        "the last formula equals the answer: numbers exactly, formulas by math-verify",
         target="winnow.rewards.math_equivalence:math",
         library=("math_verify", "math-verify"),
     ),

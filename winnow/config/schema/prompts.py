@@ -20,7 +20,10 @@ class PromptsConfig(Section):
     )
     split: str = Field("train", description="Split of a hub data set.")
     prompt_column: str = Field("prompt", description="Column with the question (or messages).")
-    answer_column: str = Field("answer", description="Column with the answer that verifiers use.")
+    answer_column: str = Field(
+        "answer",
+        description="Column with the answer that verifiers use, or COLUMN.FIELD of a struct.",
+    )
     difficulty_column: str | None = Field(None, description="Column to break success down by.")
     template: str | None = Field(
         None, description="Prompt text with {column} filled in; {{ and }} are braces."
