@@ -22,7 +22,8 @@ _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*+(\{)|\\.|[{}]", re.DOTALL)
 _ANY_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*+\{")
 _MARKER = re.compile(r"####(?!#)[ \t*_]*+(?:\n[ \t*_]*+)?+")
 _HEADING = re.compile(r"[.):]++[ \t]++\S")
-_BETWEEN_BOXES = re.compile(r"[\s$]*(?:,|;|,?\s*(?:\\text\{)?\s*(?:and|or)\s*\}?)[\s$]*")
+_JOINER = re.compile(r"(?:[,;]|,?(?:and|or))(?:\w{1,6}=)?")
+_NO_JOINER = re.compile(r"\\q?quad|\\(?:text|textrm|mathrm)(?![A-Za-z])|\\[()\[\],; ]|[\s${}]")
 
 
 def after_thinking(completion: str) -> str:
@@ -172,7 +173,8 @@ def _joined(text: str, boxes: list[slice]) -> list[slice]:
     while first > 0:
         between = text[boxes[first - 1].stop + 1 : boxes[first].start]
         between = between[: between.rfind("\\")]
-        if len(between) > 40 or not _BETWEEN_BOXES.fullmatch(between):
+        joined = len(between) <= 60 and _JOINER.fullmatch(_NO_JOINER.sub("", between))
+        if between and not joined:
             break
         first -= 1
     return boxes[max(first, 0) :]

@@ -23,7 +23,7 @@ _STATEMENT = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？\n]|$")
 _DELIMITED = re.compile(
-    r"""\$\$(?P<a>[^$]++)\$\$ | \$(?!\s)(?P<b>[^$\n]++)(?<!\s)\$(?!\d)
+    r"""\$\$(?P<a>[^$]++)\$\$ | \$(?=(\s)?)(?P<b>[^$\n]++)(?(2)(?<=\s)|(?<!\s))\$(?!\d)
       | \\\((?P<c>(?:[^\\]|\\(?!\)|\())*+)\\\) | \\\[(?P<d>(?:[^\\]|\\(?!\]|\[))*+)\\\]""",
     re.VERBOSE,
 )
@@ -36,9 +36,8 @@ _JOINING_WORD = re.compile(
     r"\s*,?\s*(?:\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![\\A-Za-z])(?:and|or)(?![A-Za-z]))"
     r"(?:\\?\s)*"
 )
-_NAME = re.compile(r"\s*((?:[^0-9+*/^×÷<>=√±-]|(?<=[_{(A-Za-z])[0-9])+?)\s*=(?!=)\s*")
-_SUM = re.compile(r"[^A-Za-z=]*=\s*")
-_BRACKETS = {"(": ")", "[": "]", r"\{": r"\}"}
+_NAME = re.compile(r"\s*((?:[^0-9+*/^×÷<>=!√±-]|(?<=[_{(A-Za-z])[0-9])+?)\s*=(?!=)\s*")
+_BRACKETS = {"(": ")", "[": "]", r"\{": r"\}", "{": "}"}
 _BRACKET = re.compile(r"\\[{}]|[()\[\]{}]")
 _WORD = re.compile(
     r"(?!(?:pi|sqrt|frac|sin|cos|tan|cot|sec|csc|log|ln|exp|lim|max|min|gcd|lcm|mod|deg)(?![^\W\d_]))"
@@ -49,7 +48,7 @@ _WORD = re.compile(
 _PROSE = re.compile(
     rf"(?<![\\\w])(?!(?:pi|sqrt|sin|cos|tan|log|ln|exp)\b)[{CASED}]{{2,}}(?![\w(])|[^\W\d_{CASED}]"
 )
-_LETTER = re.compile(r"\(?([A-Z])\)?(?:[.):]?\s.*)?", re.DOTALL)
+_LETTER = re.compile(r"([A-Z])[.):]?|\(([A-Z])\)|(?:\(([A-Z])\)|([A-Z])[.):])\s.*", re.DOTALL)
 # Notations that mathematics reads as something else: a time, a date, a base, "and so on"
 _LITERAL = re.compile(
     r"\d\s*:\s*\d|\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d_\{?\w|[₀-₉]|…|\.\.\."
@@ -131,7 +130,7 @@ def literal_of(formula: str) -> str | None:
 
     Such as ``12:30``, ``2024-11-26``, ``25_8``, ``1, 2, ...``.
     """
-    text = plain(unwrapped(formula))
+    text = plain(without_name(unwrapped(formula)))
     if not _LITERAL.search(text):
         return None
     return "".join(text.split()).translate({123: None, 125: None}).replace("...", "…").lower()
@@ -148,7 +147,7 @@ def word_of(formula: str) -> str | None:
 def letter_of(formula: str) -> str | None:
     """The choice that a formula is: C for ``C``, ``(C)``, ``C. 18``; ``None`` for others."""
     match = _LETTER.fullmatch(plain(unwrapped(formula)).strip())
-    return None if match is None else match[1]
+    return None if match is None else match[match.lastindex or 0]
 
 
 def is_plain(formula: str) -> bool:
@@ -161,10 +160,15 @@ def is_plain(formula: str) -> bool:
 
 def without_name(formula: str) -> str:
     """What a formula says about a name (``x = 5``) or as a sum (``2 + 3 = 5``): its right side."""
-    match = _NAME.match(formula) or _SUM.match(formula)
-    if match is None or "=" in formula[match.end() :]:
-        return formula
-    return formula[match.end() :]
+    sides = _split(formula, "=")
+    if len(sides) > 1 and (_NAME.match(formula) or not re.search("[A-Za-z]", formula)):
+        return sides[-1]
+    return formula
+
+
+def is_equation(formula: str) -> bool:
+    r"""Whether it has two sides: not ``\sum_{k=1}``."""
+    return len(_split(formula, "=")) > 1
 
 
 def parts(formula: str) -> Parts | None:
@@ -191,6 +195,7 @@ def parts(formula: str) -> Parts | None:
 
 
 def _bounded(text: str) -> str | None:
+    text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
     text = unwrapped(text) if len(text) <= 2 * MAX_FORMULA else ""
     return text if 0 < len(text) <= MAX_FORMULA else None
 
@@ -203,7 +208,7 @@ def _delimited(text: str) -> re.Match[str] | None:
 
 
 def _content(match: re.Match[str]) -> str:
-    return next(group for group in match.groups() if group is not None)
+    return next(match[name] for name in "abcd" if match[name] is not None)
 
 
 def _stated(text: str) -> str | None:
@@ -277,12 +282,12 @@ def _enclosed(text: str) -> str:
     return ""
 
 
-def _split(text: str) -> list[str]:
-    """At the commas outside of brackets, but for those within numbers."""
+def _split(text: str, at: str = ",") -> list[str]:
+    """At the commas outside of brackets; the whole where a part is empty."""
     items, depth, start = [], 0, 0
-    for token in re.finditer(r"\\[{}]|[()\[\]{},]", text):
+    for token in re.finditer(rf"\\[{{}}]|[()\[\]{{}}{at}]", text):
         symbol = token.group()
-        if symbol != ",":
+        if symbol != at:
             depth += 1 if symbol[-1] in "([{" else -1
         elif depth == 0:
             items.append(text[start : token.start()].strip())

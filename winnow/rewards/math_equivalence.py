@@ -45,7 +45,7 @@ _ROOT = re.compile(r"√\s*(\()?([0-9]+|[A-Za-z])(?(1)\))")
 _UPRIGHT = re.compile(r"\\(?:mathrm|operatorname|text|textrm)\s*\{\s*([ei])\s*\}")
 _DECIMAL = re.compile(r"\.[0-9]")
 _IMAGINARY = re.compile(r"(?<=[0-9)}])i(?![A-Za-z])")
-_DIGIT_GROUP = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|\\ )+(?=\d{3}(?!\d))")
+_DIGIT_GROUP = re.compile(r"(?<=\d)(?:\\,|,?\\!\s?|\{,\}|\\ )+(?=\d{3}(?!\d))")
 
 
 def math(prompt: Prompt, completion: str) -> float:
@@ -82,6 +82,9 @@ def _equal(gold: str, said: str) -> bool:
     """Whether two formulas are equal."""
     if gold == said:
         return True
+    about = _about(said)
+    if len(about) > 1 and len(_about(gold)) == 1:
+        return any(_equal(gold, part.strip()) for part in about if part.strip())
     number, other = formulas.number_of(gold), formulas.number_of(said)
     if number and other:
         if number[0] == other[0]:
@@ -126,11 +129,16 @@ def _same_parts(several: Parts, others: Parts) -> bool:
     return True
 
 
+def _about(formula: str) -> list[str]:
+    r"""A formula, or what it gives exactly and approximately: ``\frac13 \approx 0.33``."""
+    return re.split(r"\\approx(?![A-Za-z])|≈", formula, maxsplit=1)
+
+
 def _same_formulas(gold: str, said: str) -> bool:
     """Whether math-verify, or their values, make two formulas equal."""
-    if "=" not in formulas.without_name(gold):
+    if not formulas.is_equation(formulas.without_name(gold)):
         gold, said = formulas.without_name(gold), formulas.without_name(said)
-        if "=" in said:
+        if formulas.is_equation(said):
             return False  # an equation is no value
     decimal = bool(_DECIMAL.search(gold) or _DECIMAL.search(said))
     return any(_same(g, s, decimal) for g in _parsed(gold) for s in _parsed(said))

@@ -91,6 +91,7 @@ _COMMANDS = {
     "_": "_",
 }
 _COMMAND = re.compile(r"\\(?:([A-Za-z]++)|([^A-Za-z]))|\{,\}|(?<=[0-9])~(?=[0-9])", re.DOTALL)
+_NO_SPACE = re.compile(r"\\!\s?(?=[0-9])")
 _WORDS = re.compile(
     r"\\(?:text|textbf|textit|textrm|texttt|mathrm|mathbf|mathsf|mathit|mbox|hbox|emph|operatorname)"
     r"\s*+\{([^{}\\]*+)\}"
@@ -108,6 +109,8 @@ def plain(text: str) -> str:
     """The text with numbers, signs and spaces written in one way; other TeX commands stay."""
     if not text.isascii():
         text = text.translate(CHARACTERS)
+    if "\\!" in text:
+        text = _NO_SPACE.sub("", text)
     if "\\" in text or "{,}" in text or "~" in text:
         text = _WORDS.sub(r"\1", text)
         text = _COMMAND.sub(_command, text)
