@@ -15,6 +15,7 @@ from scipy import stats
 from tests.theory import coverage
 from winnow.theory.intervals import (
     clustered_interval,
+    mean_interval,
     paired_difference,
     rate_interval,
     resampled_interval,
@@ -41,6 +42,16 @@ def test_resamples_of_few_prompts_are_expanded(prompts):
     expected = stats.t.ppf(0.975, prompts - 1)
     found = resampled_interval(normal, prompts)
     assert found == pytest.approx((-expected, expected), abs=2e-3)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 30, 1000])
+def test_a_mean_is_within_students_t(count) -> None:
+    values = np.random.default_rng(count).normal(size=count)
+    mean, low, high = mean_interval(values)
+    t = stats.t(count - 1).ppf(0.975)
+    assert mean == pytest.approx(values.mean())
+    assert high - mean == pytest.approx(t * values.std(ddof=1) / np.sqrt(count), rel=2e-3)
+    assert mean - low == pytest.approx(high - mean)
 
 
 class TestRate:

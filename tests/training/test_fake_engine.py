@@ -355,8 +355,8 @@ def test_evaluations_measure_kl_to_the_start(
         means = np.mean(ratios, axis=1)
         assert len({r["right"] for r in made}) == 2
         assert row["kl"]["value"] == pytest.approx(means.mean(), abs=1e-6)
-        half = 1.959963984540054 * means.std(ddof=1) / np.sqrt(3)
-        assert row["kl"]["high"] - row["kl"]["low"] == pytest.approx(2 * half, abs=1e-6)
+        half = 4.30265 * means.std(ddof=1) / np.sqrt(3)  # Student, 2 degrees of freedom
+        assert row["kl"]["high"] - row["kl"]["low"] == pytest.approx(2 * half, rel=1e-5)
         exact = float(np.exp(own) @ (own - start))
         assert exact > 0.01
         deviation = np.sqrt(np.exp(own) @ (own - start) ** 2 - exact**2)

@@ -158,10 +158,15 @@ def resampled_interval(values: np.ndarray[Any, Any], prompts: int) -> tuple[floa
 
 
 def _student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t: to .001 from 5 degrees of freedom on, too low below.
+    """The 97.5 % quantile of Student's t, to .005.
 
-    The Cornish-Fisher expansion in 1 / freedom (Abramowitz & Stegun 26.7.5).
+    Exact for 1 and 2 degrees of freedom, else the Cornish-Fisher expansion in 1 / freedom
+    (Abramowitz & Stegun 26.7.5).
     """
+    if freedom == 1:
+        return math.tan(0.475 * math.pi)
+    if freedom == 2:
+        return 0.95 / math.sqrt(2 * 0.975 * 0.025)
     z, v = _Z, freedom
     terms = (
         (z**3 + z) / 4,
