@@ -115,8 +115,15 @@ def load_held_out(
     return PromptSet((), tuple(held_out), tuple(test))
 
 
-def read(config: PromptsConfig, seed: int, field: str = "prompts.source") -> list[Prompt]:
-    """All prompts of a source."""
+def read(
+    config: PromptsConfig, seed: int, field: str = "prompts.source", *, completions: bool = False
+) -> list[Prompt]:
+    """All prompts of a source.
+
+    Args:
+        completions: Whether answers are completions: one that is a list of messages is in the
+            prompt's `data` alone.
+    """
     source = config.source
     check_template(config.template)
     if source == "arithmetic":
@@ -124,11 +131,13 @@ def read(config: PromptsConfig, seed: int, field: str = "prompts.source") -> lis
     elif source.startswith("gym:"):
         prompts = gym(config, seed, field)
     elif source.startswith("hub:"):
-        prompts = from_rows(read_hub(source, config.split, field), config, field, padded=True)
+        rows = read_hub(source, config.split, field)
+        prompts = from_rows(rows, config, field, padded=True, completions=completions)
     elif source.endswith(".jsonl"):
-        prompts = from_rows(read_jsonl(source, field), config, field)
+        prompts = from_rows(read_jsonl(source, field), config, field, completions=completions)
     elif source.endswith(".parquet"):
-        prompts = from_rows(read_parquet(source, field), config, field, padded=True)
+        rows = read_parquet(source, field)
+        prompts = from_rows(rows, config, field, padded=True, completions=completions)
     else:
         remedy = "use 'arithmetic', a .jsonl or .parquet file, 'hub:NAME' or 'gym:TASK'"
         raise UserError(field, f"unknown source {source!r}", remedy)

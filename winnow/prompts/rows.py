@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -134,11 +134,13 @@ def from_rows(
     field: str = "prompts.source",
     *,
     padded: bool = False,
+    completions: bool = False,
 ) -> list[Prompt]:
     """Prompts from rows.
 
     Args:
         padded: Whether nulls in a conversation stand for keys that other rows have.
+        completions: Whether answers are completions, which may be messages: such a prompt has none.
 
     Raises:
         UserError: a column that is not there, an empty prompt, a turn that is no message; with the
@@ -147,7 +149,8 @@ def from_rows(
     made = []
     for number, row in enumerate(rows):
         try:
-            made.append(_prompt(number, row, config, padded))
+            talk = completions and isinstance(row.get(config.answer_column), list)
+            made.append(_prompt(number, row, config, padded, None if talk else answer_of))
         except RowError as error:
             place = f"row {number + 1} of {config.source!r}"
             raise UserError(error.field or field, f"{place} {error.what}", error.remedy) from error
@@ -192,7 +195,13 @@ def conversation(text: str, config: PromptsConfig) -> tuple[Message, ...] | None
     return (turn,) if config.system is None else (_system(config.system), turn)
 
 
-def _prompt(number: int, row: Row, config: PromptsConfig, padded: bool) -> Prompt:
+def _prompt(
+    number: int,
+    row: Row,
+    config: PromptsConfig,
+    padded: bool,
+    answer: Callable[[Row, PromptsConfig], str | None] | None,
+) -> Prompt:
     value = None
     if config.template is None:
         value = _column(row, config.prompt_column, "prompts.prompt_column")
@@ -214,7 +223,7 @@ def _prompt(number: int, row: Row, config: PromptsConfig, padded: bool) -> Promp
     return Prompt(
         id=str(number if name is None else name),
         text=text,
-        answer=answer_of(row, config),
+        answer=answer and answer(row, config),
         difficulty=difficulty,
         data=row,
         messages=messages,

@@ -84,7 +84,7 @@ def open_anchor(config: AnchorConfig, prompts: PromptsConfig, seed: int) -> Anch
         system=prompts.system,
     )
     try:
-        rows = read(where, seed, "anchor.source")
+        rows = read(where, seed, "anchor.source", completions=True)
     except UserError as error:
         own = _NAMES.get(error.setting, error.setting)
         raise error.with_(setting=own) from error
