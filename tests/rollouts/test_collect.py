@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
@@ -27,8 +26,8 @@ from winnow.errors import UserError
 from winnow.reporting.observer import Observers
 from winnow.rollouts import collect as sampling_module
 from winnow.rollouts.collect import Plan, Sampled, collect
-from winnow.storage import atomic as disk_module
 from winnow.storage import sample_folder as journal_module
+from winnow.storage.lock import alone
 from winnow.storage.sample_folder import Journal
 from winnow.storage.sample_table import read_samples
 from winnow.types import Group, Origin, Prompt, Sample, Score
@@ -643,25 +642,6 @@ def test_a_line_that_somebody_else_wrote(line, says, tmp_path, small) -> None:
     assert complete(folder, plan) == complete(tmp_path / "whole", plan)
 
 
-def test_two_at_once(tmp_path) -> None:
-    folder = tmp_path / "d"
-    folder.mkdir()
-    with disk_module.alone(folder):
-        with pytest.raises(UserError, match=r"^resume: another winnow is writing to \S+/d; wait"):
-            disk_module.alone(folder).__enter__()
-        child = os.fork()  # the lock is everybody's
-        if not child:
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os._exit(3)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
-    with disk_module.alone(folder):
-        pass
-
-
 # verifiers that fail
 
 
@@ -803,7 +783,7 @@ def test_a_folder_that_is_there(tiny_model, here, monkeypatch, capsys) -> None:
         assert err.count("\n") == 1
     assert contents(here) == before
 
-    with disk_module.alone(Path("a")):
+    with alone(Path("a")):
         Path("a/journal.jsonl").write_text("\n")
         code, _, err = command(monkeypatch, capsys, "--resume", "a", "--json")
         assert (code, "another winnow is writing to a" in err) == (2, True)

@@ -6,6 +6,9 @@ Its policy is ten logits, so what a run does is compared with what the same numb
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -135,6 +138,26 @@ def test_kill_dash_nine_loses_nothing(tmp_path: Path) -> None:
         process = started(tmp_path, "winnow|train|--resume|broken")
     finished(process)
     check_same(tmp_path / "whole", broken)
+
+
+def test_a_run_is_resumed_by_one_process_at_a_time(tmp_path: Path) -> None:
+    recipe(tmp_path, "steps = 60", "checkpoint.every = 30")
+    first = started(tmp_path, "winnow|train|recipe.toml|--out|run")
+    while first.poll() is None and not list(tmp_path.glob("run/rollouts/train-*")):
+        time.sleep(0.001)
+    (tmp_path / "run/.lock").stat()  # since before its first file
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        assert first.poll() is None, "it ended before it could be stopped"
+        second = started(tmp_path, "winnow|train|--resume|run")
+        said, _ = second.communicate(timeout=120)
+        assert re.search(rf"another winnow is writing to \S*run \(process {first.pid} on ", said)
+        assert "'run'], 2)" in said  # exit code
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    finished(first)
+    assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl")] == [*range(1, 61)]
+    assert not (tmp_path / "run/.lock").exists()
 
 
 def test_another_model_samples_and_is_let_go_of(

@@ -21,6 +21,7 @@ from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.context import Context
 from winnow.rollouts.generate import requests, sample, sampling_params
 from winnow.rollouts.scoring import reward_for, score
+from winnow.storage.lock import FolderLock
 from winnow.storage.run_folder import RunStore
 from winnow.types import Group, Split
 
@@ -86,11 +87,16 @@ def run_evaluation(
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
     prompts = load_held_out(config.prompts, config.eval, config.seed)
     start = RunStart(out, "evaluate", values_of(config))
-    with reward_for(config, reward) as verifier, observers.running(start):
+    with (
+        FolderLock("out") as lock,
+        reward_for(config, reward) as verifier,
+        observers.running(start),
+    ):
         sampler = sampler_for(config, prompts.held_out, observers)
         for note in clashes(prompts.held_out):
             observers.note(note)
-        store = RunStore.create(out, dumps(config), environment(sampler.device), checkpoints=False)
+        told = environment(sampler.device)
+        store = RunStore.create(out, dumps(config), told, checkpoints=False, lock=lock)
         observers.records = [MetricsFile(store.append)]
         result = evaluate(Context(config, prompts, sampler, verifier, store, observers), step=0)
         observers.done(RunEnd(out, "done"))

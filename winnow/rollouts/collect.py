@@ -23,7 +23,7 @@ from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.generate import ask, derive_seed, sampling_params
 from winnow.rollouts.scoring import Patience, reward_for, score
-from winnow.storage.atomic import alone
+from winnow.storage.lock import FolderLock, alone
 from winnow.storage.sample_folder import Journal, Place
 from winnow.types import Group, Origin, Prompt
 
@@ -197,14 +197,14 @@ def run_sample(
 ) -> SampleResult:
     """Sample by a config into a new folder."""
     Journal.refuse(out)
+    with FolderLock() as lock:
 
-    def begin(plan: Plan, device: str) -> Journal:
-        marks = [HELD_OUT] if held_out else []
-        return Journal.create(
-            out, dumps(config), environment(device), marks=marks, group=plan.empty
-        )
+        def begin(plan: Plan, device: str) -> Journal:
+            marks, texts = [HELD_OUT] if held_out else [], dumps(config)
+            told = environment(device)
+            return Journal.create(out, texts, told, marks=marks, group=plan.empty, lock=lock)
 
-    return _sample(config, out, _plan(config, held_out), begin, observers, reward)
+        return _sample(config, out, _plan(config, held_out), begin, observers, reward)
 
 
 def resume_sample(
@@ -212,13 +212,14 @@ def resume_sample(
 ) -> SampleResult:
     """Resume a folder of `winnow sample`. No model is loaded for one that is complete."""
     Journal.check(folder)
-    config = load_folder(folder)
-    plan = _plan(config, held_out=(folder / HELD_OUT).exists())
-    if (done := complete(plan, Journal(folder, plan.empty))) is not None:
-        return SampleResult(folder, done)
-    return _sample(
-        config, folder, plan, lambda plan, _: Journal(folder, plan.empty), observers, reward
-    )
+    with alone(folder):
+        config = load_folder(folder)
+        plan = _plan(config, held_out=(folder / HELD_OUT).exists())
+        if (done := complete(plan, Journal(folder, plan.empty))) is not None:
+            return SampleResult(folder, done)
+        return _sample(
+            config, folder, plan, lambda plan, _: Journal(folder, plan.empty), observers, reward
+        )
 
 
 def _sample(
@@ -239,8 +240,7 @@ def _sample(
             observers.note(note)
         journal = begin(plan, sampler.device)
         try:
-            with alone(folder):
-                sampled = collect(plan, sampler, verifier, journal, observers)
+            sampled = collect(plan, sampler, verifier, journal, observers)
         except KeyboardInterrupt as stop:
             raise Stopped(f"stopped; resume: winnow sample --resume {folder}") from stop
         finally:

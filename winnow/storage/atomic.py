@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from winnow.errors import UserError, WinnowError
-from winnow.storage.format import ENVIRONMENT, FORMAT
 
 
 def whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -59,28 +55,6 @@ def whole_folder(path: Path, write: Callable[[Path], object]) -> None:
         sync(path.parent)
 
 
-def begin_folder(
-    folder: Path, inside: Sequence[str], environment: Mapping[str, Any], texts: Mapping[str, str]
-) -> None:
-    """Make a command's folder: folders in it, environment.json, and texts, in that order.
-
-    Raises:
-        UserError: it cannot be made, or exists.
-    """
-    try:
-        make_folder(folder.parent)
-        folder.mkdir()  # of two that begin at once, one fails
-        for name in inside:
-            (folder / name).mkdir()
-        sync(folder.parent)
-    except OSError as error:
-        raise UserError("out", f"cannot make {folder}: {error.strerror}") from error
-    told = {"format": FORMAT, **environment}
-    write_text(folder / ENVIRONMENT, json.dumps(told, indent=2) + "\n")
-    for name, text in texts.items():
-        write_text(folder / name, text)
-
-
 def make_folder(path: Path) -> None:
     """Make a folder and missing ones above it, and flush their names to the disk."""
     if not path.is_dir():
@@ -122,28 +96,6 @@ def disk(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; make room (or leave to write), then "
             "try again; what has a --resume continues where it stopped"
         ) from error
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Lock a folder during the block; the lock ends with the process, however that ends.
-
-    Raises:
-        UserError: another process has locked it.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                "resume", f"another winnow is writing to {folder}", "wait until it ends, or stop it"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(handle)
 
 
 def sync(path: Path) -> None:

@@ -35,7 +35,6 @@ import pyarrow.parquet as pq
 from winnow.errors import UserError
 from winnow.storage.atomic import (
     append_line,
-    begin_folder,
     disk,
     drop_folder,
     exists,
@@ -43,7 +42,9 @@ from winnow.storage.atomic import (
     whole_folder,
     write_text,
 )
+from winnow.storage.begin import begin_folder
 from winnow.storage.format import check_folder
+from winnow.storage.lock import FolderLock
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import PROMPT_KEY, SCHEMA, clean, group_of, write_groups
 from winnow.types import Group, Prompt, Split
@@ -81,15 +82,19 @@ class RunStore:
         environment: Mapping[str, Any],
         *,
         checkpoints: bool = True,
+        lock: FolderLock | None = None,
     ) -> RunStore:
         """A new folder, of a run or, without checkpoints, of an evaluation.
+
+        Args:
+            lock: Locks it from its first file on, until it is released.
 
         Raises:
             UserError: it exists already; nothing in it is touched.
         """
         cls.refuse(folder)
         inside = ["rollouts", "checkpoints"][: 1 + checkpoints]
-        begin_folder(folder, inside, environment, {"config.toml": config_toml})
+        begin_folder(folder, inside, environment, {"config.toml": config_toml}, lock)
         return cls(folder)
 
     @staticmethod

@@ -22,8 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from winnow.errors import UserError
-from winnow.storage.atomic import append_line, begin_folder, refuse, whole, write_text
+from winnow.storage.atomic import append_line, refuse, whole, write_text
+from winnow.storage.begin import begin_folder
 from winnow.storage.format import check_folder
+from winnow.storage.lock import FolderLock
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import (
     PROMPT_KEY,
@@ -71,18 +73,20 @@ class Journal:
         *,
         marks: Sequence[str] = (),
         group: Callable[[int], Group],
+        lock: FolderLock | None = None,
     ) -> Journal:
-        """Make a folder. Its config is written last: without one, it holds nothing.
+        """Make a folder.
 
         Args:
             marks: Names of empty files that mark it.
+            lock: Locks it from its first file on, until it is released.
 
         Raises:
             UserError: it exists already; nothing in it is touched.
         """
         cls.refuse(folder)
         texts = {**dict.fromkeys(marks, ""), JOURNAL: "\n", "config.toml": config_toml}
-        begin_folder(folder, ["samples"], environment, texts)
+        begin_folder(folder, ["samples"], environment, texts, lock)
         return cls(folder, group)
 
     @staticmethod

@@ -16,6 +16,7 @@ from winnow.reporting.metrics_file import MetricsFile
 from winnow.reporting.observer import Observers
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.scoring import reward_for
+from winnow.storage.lock import FolderLock
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.early_stopping import chosen_checkpoint, reported
 from winnow.training.loop import train as run_loop
@@ -66,45 +67,54 @@ def run(
     reward: str | RewardFunction | None = None,
     algorithm: Algorithm | None = None,
 ) -> Result:
-    """Run a config to its end, or resume a run folder."""
-    if resume is not None:
-        out = RunStore.open(resume).folder
-        config = load_folder(out)
-    assert config is not None
-    assert out is not None
-    if resume is None:
-        RunStore.refuse(out)
-    checked = plan(config, algorithm)
-    start = _start(checked, out, resumed=resume is not None)
-    with reward_for(config, reward) as verifier, observers.running(start):
-        try:
-            runner = assemble(checked, verifier, observers, out=out, resume=resume is not None)
-            observers.records = [MetricsFile(runner.context.store.append)]
-            observers.check()
-            for made in runner.runs():
-                run_loop(made)
-            runner.finish()
-        except KeyboardInterrupt as stop:
-            begun = (out / "config.toml").is_file()
-            hint = f"; resume: winnow train --resume {out}" if begun else " before it began"
-            raise Stopped(f"stopped{hint}") from stop
-        result = result_of(out)
-        observers.done(
-            RunEnd(
-                out,
-                "done",
-                checkpoint=result.checkpoint,
-                before=result.before,
-                after=result.after,
-                gain=result.gain,
-                gain_low=result.gain_low,
-                gain_high=result.gain_high,
-                tested=result.tested,
-                selected=result.selected,
-                evaluations=result.evaluations,
-            )
-        )
+    """Run a config to its end, or resume a run folder.
+
+    Raises:
+        UserError: what the caller can fix; another process writes to the folder.
+        WinnowError: the run had to stop.
+    """
+    with FolderLock() as lock:
+        if resume is not None:
+            out = RunStore.open(resume).folder
+            lock.take(out)
+            config = load_folder(out)
+        assert config is not None
+        assert out is not None
+        if resume is None:
+            RunStore.refuse(out)
+        checked = plan(config, algorithm)
+        start = _start(checked, out, resumed=resume is not None)
+        with reward_for(config, reward) as verifier, observers.running(start):
+            try:
+                runner = assemble(checked, verifier, observers, out=out, lock=lock)
+                observers.records = [MetricsFile(runner.context.store.append)]
+                observers.check()
+                for made in runner.runs():
+                    run_loop(made)
+                runner.finish()
+            except KeyboardInterrupt as stop:
+                begun = (out / "config.toml").is_file()
+                hint = f"; resume: winnow train --resume {out}" if begun else " before it began"
+                raise Stopped(f"stopped{hint}") from stop
+            result = result_of(out)
+            observers.done(_end(result))
     return result
+
+
+def _end(result: Result) -> RunEnd:
+    return RunEnd(
+        result.folder,
+        "done",
+        checkpoint=result.checkpoint,
+        before=result.before,
+        after=result.after,
+        gain=result.gain,
+        gain_low=result.gain_low,
+        gain_high=result.gain_high,
+        tested=result.tested,
+        selected=result.selected,
+        evaluations=result.evaluations,
+    )
 
 
 def result_of(folder: Path) -> Result:

@@ -32,6 +32,7 @@ from winnow.reporting.observer import Observers
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import check_suited
 from winnow.rollouts.context import Context
+from winnow.storage.lock import FolderLock
 from winnow.storage.run_folder import RunStore
 from winnow.training.file_source import open_file
 from winnow.training.phase_runner import PhaseRunner
@@ -120,15 +121,18 @@ def _check_apart(phase: Phase, held_out: tuple[Prompt, ...]) -> None:
 
 
 def assemble(
-    plan: Plan, reward: Reward, observers: Observers, *, out: Path, resume: bool = False
+    plan: Plan, reward: Reward, observers: Observers, *, out: Path, lock: FolderLock
 ) -> PhaseRunner:
     """Load the model and set up what all phases of a run share.
+
+    Args:
+        lock: Held for a run that is resumed; else taken when its folder is made.
 
     Raises:
         UserError: no such device, a prompt longer than the model's context, a model of another
             vocabulary, an `out` that exists.
     """
-    config = plan.config
+    config, resume = plan.config, lock.held
     store = RunStore.open(out) if resume else RunStore(out)
     found = store.latest_checkpoint() if resume else None
     observers.progress("load model", 0, 1)
@@ -150,7 +154,7 @@ def assemble(
     runner.prepare()
     # Last, when all checks have passed: what fails before leaves nothing on the disk.
     if not resume:
-        RunStore.create(out, tomli_w.dumps(plan.values), environment(engine.device))
+        RunStore.create(out, tomli_w.dumps(plan.values), environment(engine.device), lock=lock)
     for phase in plan.phases:
         for caution in cautions(phase.config, phase.algorithm) if phase.samples_each_step else ():
             observers.note(caution)
