@@ -179,10 +179,10 @@ def alike(one: Any, other: Any) -> bool:
 
 
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl or evals.jsonl, without what a clock says."""
+    """Rows of metrics.jsonl or evals.jsonl, without what a clock says and what follows from it."""
     text = (folder / name).read_text() if (folder / name).exists() else ""
     found = [json.loads(line) for line in text.splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "crc32")} for row in found]
 
 
 def samples(folder: Path, split: str = "train") -> list[dict[str, Any]]:

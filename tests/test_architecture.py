@@ -200,6 +200,7 @@ BROAD = {
     ("winnow.rewards.worker_pool", "_run"): "raised again, when the others were told to stop",
     ("winnow.reporting.observer", "running"): "raised again, when the observers were told",
     ("winnow.reporting.observer", "_tell"): "a terminal stops no run; what a callback raises waits",
+    ("winnow.storage.atomic", "whole_folder"): "raised again, when half a folder is gone",
     ("winnow.engines.server.sampler", "run"): "a group of what several requests raised",
 }
 """Who catches everything, and why."""

@@ -617,7 +617,7 @@ def test_a_damaged_file(tmp_path, small) -> None:
     ("line", "says"),
     [
         ("{no", "line 2 is not JSON; fix or remove it"),
-        ("[1]", "line 2 is damaged; fix or remove it"),
+        ("[1]", "line 2 is damaged (it is not a JSON object); fix or remove it"),
         ('{"prompt": 0, "first": 0}', "line 2 is damaged"),
         ('{"prompt": 0, "first": 0, "scores": [[1, "and an error"]]}', "line 2 is damaged"),
     ],

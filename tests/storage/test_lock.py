@@ -24,11 +24,8 @@ from pathlib import Path
 from winnow.storage.lock import FolderLock
 lock = FolderLock()
 lock.take(Path(sys.argv[1]))
-if "fork" in sys.argv and os.fork() == 0:
-    os.close(1)
-    time.sleep(60)
-    os._exit(0)
-print("held", flush=True)
+if "fork" not in sys.argv or os.fork() == 0:  # once the copy runs
+    print("held", flush=True)
 time.sleep(60)
 """
 

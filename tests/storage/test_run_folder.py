@@ -372,8 +372,9 @@ class TestCheckpoints:
 
         with pytest.raises(Killed):
             store.checkpoint(2, killed, {}, keep=1)
-        assert store.latest_checkpoint()[1] == {"step": 1}
         assert len(self.kept(store)) == 2
+        assert store.latest_checkpoint()[1] == {"step": 1}
+        assert self.kept(store) == ["step-1"]  # a full disk needs the room
         store.checkpoint(3, save, {}, keep=1)
         assert self.kept(store) == ["step-3"]  # what was left behind is gone
 

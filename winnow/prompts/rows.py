@@ -78,18 +78,17 @@ def read_parquet(path: str, field: str = "prompts.source") -> list[Row]:
     Raises:
         UserError: a file that cannot be read, is not Parquet, or has two columns of one name.
     """
-    import pyarrow
-    import pyarrow.parquet
+    from winnow.storage.parquet import UNREADABLE, opened
 
     _check_file(path, field)
     try:
-        with pyarrow.parquet.ParquetFile(Path(path).expanduser()) as file:
+        with opened(Path(path).expanduser()) as file:
             names = file.schema_arrow.names
             twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
             if twice:
                 raise UserError(field, f"{path} has two columns {twice[0]!r}", "rename one")
             rows: list[Row] = shortest_floats(file.read())
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except UNREADABLE as error:
         remedy = "name it .jsonl if it is JSON, an object a line" if _begins(path, b"{") else ""
         raise UserError(
             field, f"cannot read {path} as Parquet: {_reason(error)}", remedy

@@ -9,12 +9,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from winnow.errors import UserError, choices
 from winnow.rollouts.selected import Selected
 from winnow.storage.atomic import disk, refuse, whole
 from winnow.storage.format import METADATA
+from winnow.storage.parquet import opened, read_schema, read_table, writer
 from winnow.storage.sample_table import Part, SampleTable
 from winnow.storage.schema import SCHEMA, clean, prompt_of
 
@@ -42,7 +42,7 @@ def check_columns(table: SampleTable, path: Path) -> None:
         _unified(table)
         return
     for part in table.parts:
-        there = pq.read_schema(part.path).names
+        there = read_schema(part.path).names
         missing = [name for name in _NEEDED if name not in there]
         if missing:
             raise UserError(
@@ -80,14 +80,14 @@ def export(
 
 def _parquet(table: SampleTable, selected: Selected, path: Path, rejected: bool) -> None:
     schema = _unified(table)
-    with pq.ParquetWriter(path, schema) as writer:
+    with writer(path, schema) as file:
         for part in table.parts:
             for first, batch in _batches(part):
                 chosen = _with_outcomes(batch, selected, first, table.right_at)
                 if not rejected:
                     chosen = chosen.filter(chosen["survived"])
                 if chosen.num_rows:
-                    writer.write_table(_shaped(chosen, schema, part.path))
+                    file.write_table(_shaped(chosen, schema, part.path))
 
 
 def _unified(table: SampleTable) -> pa.Schema:
@@ -98,7 +98,7 @@ def _unified(table: SampleTable) -> pa.Schema:
     """
     fields: dict[str, pa.Field] = {}
     for part in table.parts:
-        for own in pq.read_schema(part.path):
+        for own in read_schema(part.path):
             seen = fields.get(own.name, own)
             if own.name in SCHEMA.names:
                 fields[own.name] = SCHEMA.field(own.name)
@@ -137,7 +137,7 @@ def _shaped(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
 def _batches(part: Part, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
     """The rows of a file in batches, each with the number of its first row among all files'."""
     first = part.first
-    with pq.ParquetFile(part.path) as file:
+    with opened(part.path) as file:
         for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
             yield first, pa.Table.from_batches([batch])
             first += batch.num_rows
@@ -177,7 +177,7 @@ def _jsonl(table: SampleTable, selected: Selected, path: Path, form: Form) -> No
     talk = any(map(_has_conversations, table.parts))
     with path.open("w", encoding="utf-8") as file:
         for part in table.parts:
-            there = pq.read_schema(part.path).names
+            there = read_schema(part.path).names
             columns = [name for name in (*_NEEDED, "messages") if name in there]
             for first, batch in _batches(part, columns):
                 survived = selected.survived[first : first + batch.num_rows]
@@ -192,9 +192,9 @@ def _jsonl(table: SampleTable, selected: Selected, path: Path, form: Form) -> No
 
 def _has_conversations(part: Part) -> bool:
     name = "messages"
-    if name not in pq.read_schema(part.path).names:
+    if name not in read_schema(part.path).names:
         return False
-    column = pq.read_table(part.path, columns=[name], read_dictionary=[name])[name]
+    column = read_table(part.path, [name], [name])[name]
     return bool(column.null_count < len(column))
 
 

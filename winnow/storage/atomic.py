@@ -44,8 +44,8 @@ def whole_folder(path: Path, write: Callable[[Path], object]) -> None:
             write(partial)
             for inner in [*partial.rglob("*"), partial]:
                 sync(inner)
-        except OSError:
-            shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+        except Exception:  # whatever a library makes of a full disk
+            shutil.rmtree(partial, ignore_errors=True)  # which needs the room
             raise
         try:
             partial.rename(path)

@@ -19,18 +19,14 @@ renamed.
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from winnow.errors import UserError
 from winnow.storage.atomic import (
@@ -43,13 +39,23 @@ from winnow.storage.atomic import (
     write_text,
 )
 from winnow.storage.begin import begin_folder
+from winnow.storage.checkpoints import (
+    STATE,
+    Damaged,
+    drop_set_aside,
+    found_in,
+    open_sealed,
+    seal,
+    set_aside,
+)
 from winnow.storage.format import check_folder
+from winnow.storage.lines import line_of, rows_of
 from winnow.storage.lock import FolderLock
+from winnow.storage.parquet import UNREADABLE
 from winnow.storage.sample_table import JOURNAL
-from winnow.storage.schema import PROMPT_KEY, SCHEMA, clean, group_of, write_groups
+from winnow.storage.schema import PROMPT_KEY, clean, group_of, read_written, write_groups
 from winnow.types import Group, Prompt, Split
 
-_STATE = "state.json"
 FINAL = "final"
 """Folder of a final model that is no checkpoint."""
 
@@ -130,8 +136,8 @@ class RunStore:
         if not path.is_file():
             return 0
         try:
-            last = pc.max(pq.read_table(path, columns=["group"])["group"]).as_py()
-        except (pa.ArrowException, OSError):
+            last = pc.max(read_written(path, ["group"])["group"]).as_py()
+        except UNREADABLE:
             return 0  # `read_samples` reports it
         return 0 if last is None else int(last) + 1
 
@@ -182,8 +188,8 @@ class RunStore:
     ) -> dict[int, list[dict[str, Any]]]:
         by_group: dict[int, list[dict[str, Any]]] = {}
         try:
-            table = pq.read_table(path, schema=SCHEMA, columns=columns)
-        except (pa.ArrowException, OSError) as error:
+            table = read_written(path, columns)
+        except UNREADABLE as error:
             raise UserError(
                 "resume", f"{path} is damaged", "remove it to have its samples made anew"
             ) from error
@@ -206,7 +212,7 @@ class RunStore:
             ValueError: a number that is not finite; nothing is written.
         """
         try:
-            line = json.dumps(dict(row), allow_nan=False) + "\n"
+            line = line_of(row, finite=True)
         except ValueError as error:
             odd = [key for key, value in row.items() if not _finite(value)]
             raise ValueError(f"{name}: not finite: {', '.join(odd)}") from error
@@ -216,27 +222,22 @@ class RunStore:
         """The rows of metrics.jsonl or evals.jsonl, without a last line that a kill cut short.
 
         Raises:
-            UserError: another line is not JSON.
+            UserError: another line is damaged.
         """
         path = self.folder / name
-        if not path.is_file():
-            return []
-        written = path.read_bytes()
         rows = []
-        for number, line in enumerate(written.split(b"\n")[:-1], start=1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(
-                    "", f"{path} line {number} is not JSON", "fix or remove it"
-                ) from error
+        for number, row in rows_of(path) if path.is_file() else ():
+            if type(row.get("step")) is not int:
+                problem = f"{path} line {number} is damaged (it has no step)"
+                raise UserError("", problem, "fix or remove it")
+            rows.append(row)
         return rows
 
     def rewind(self, step: int) -> None:
         """Remove metrics after a checkpoint's step (0: all). Samples stay, to be used again."""
         for name in ("metrics.jsonl", "evals.jsonl"):
             rows = [row for row in self.lines(name) if 0 < step >= row["step"]]
-            write_text(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+            write_text(self.folder / name, "".join(map(line_of, rows)))
 
     def checkpoint(
         self,
@@ -251,14 +252,14 @@ class RunStore:
 
         def write(partial: Path) -> None:
             save(partial)
-            write_text(partial / _STATE, json.dumps({"step": step, **state}, indent=2) + "\n")
+            write_text(partial / STATE, seal(partial, {"step": step, **state}))
 
         with disk(final):
-            for left in final.parent.glob(".step-*"):  # by a run that was killed
-                shutil.rmtree(left)
+            self._drop_partial()
             if exists(final):  # without a state, so no checkpoint
                 drop_folder(final)
             whole_folder(final, write)
+            drop_set_aside(final.parent, step)
             for number, old in list(self.checkpoints())[:-keep]:
                 if number not in protect:
                     drop_folder(old)
@@ -271,19 +272,56 @@ class RunStore:
             raise UserError("resume", f"{self.folder} has lost its checkpoint of step {step}")
         return found[step]
 
-    def latest_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint and its state."""
-        found = list(self.checkpoints())
-        if not found:
-            return None
-        folder = found[-1][1]
-        return folder, self.state_of(folder)
+    def _drop_partial(self) -> None:
+        """Remove what a run that was killed had not written whole."""
+        for left in (self.folder / "checkpoints").glob(".step-*"):
+            shutil.rmtree(left)
 
-    @staticmethod
-    def state_of(checkpoint: Path) -> dict[str, Any]:
-        """What was saved of a run in the folder of a checkpoint."""
-        state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-        return state
+    def latest_checkpoint(
+        self,
+        needed: Callable[[int], Collection[int]] = lambda _: (),
+        note: Callable[[str], None] = lambda _: None,
+    ) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that a run can resume from, and its state; ``None``: the start.
+
+        Later ones are damaged, or need one that is. They are set aside: the run makes them again.
+
+        Args:
+            needed: The steps of other checkpoints that a run needs to resume from one.
+            note: Is told what is damaged, and what is not known.
+        """
+        with disk(self.folder / "checkpoints"):
+            self._drop_partial()
+            for step, folder in reversed(list(found_in(self.folder / "checkpoints"))):
+                try:
+                    state, sealed = self._opened(step)
+                    for other in needed(step):
+                        self._opened(other)
+                except Damaged as damage:
+                    away = set_aside(folder)
+                    note(f"{damage}: {away.name} is not resumed from, but the one before it")
+                    continue
+                if not sealed:
+                    note(f"{folder.name} has no digests (an earlier version wrote it)")
+                return folder, state
+        return None
+
+    def _opened(self, step: int) -> tuple[dict[str, Any], bool]:
+        try:
+            return open_sealed(self.folder / "checkpoints" / f"step-{step}")
+        except Damaged as damage:
+            raise Damaged(f"checkpoint step-{step} is damaged ({damage})") from damage
+
+    def state_of(self, step: int) -> dict[str, Any]:
+        """What was saved of a run with the checkpoint of a step.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            return self._opened(step)[0]
+        except Damaged as damage:
+            raise UserError("resume", str(damage), "restore it from a copy") from damage
 
     def keep_skipped(self, step: int, update: int, groups: Sequence[Group]) -> Path:
         """Write a batch whose loss or gradient was not finite, for inspection."""
@@ -297,12 +335,8 @@ class RunStore:
 
     def checkpoints(self) -> Iterator[tuple[int, Path]]:
         """The step and the folder of each checkpoint, in order."""
-        found = []
-        for path in (self.folder / "checkpoints").glob("step-*"):
-            match = re.fullmatch(r"step-(\d+)", path.name)
-            if match and (path / _STATE).is_file():
-                found.append((int(match.group(1)), path))
-        yield from sorted(found)
+        there = found_in(self.folder / "checkpoints")
+        yield from ((step, path) for step, path in there if (path / STATE).is_file())
 
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> Counted:

@@ -18,19 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from winnow.errors import UserError
 from winnow.storage.atomic import append_line, refuse, whole, write_text
 from winnow.storage.begin import begin_folder
 from winnow.storage.format import check_folder
+from winnow.storage.lines import line_of, rows_of
 from winnow.storage.lock import FolderLock
+from winnow.storage.parquet import UNREADABLE
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import (
     PROMPT_KEY,
     clean,
     prompt_columns,
+    read_written,
     sample_columns,
     sample_of,
     write_groups,
@@ -171,7 +171,7 @@ class Journal:
             "prompt_ids": group.prompt_ids,
             "samples": [sample_columns(sample) for sample in group.samples],
         }
-        append_line(self.folder / JOURNAL, json.dumps(line) + "\n")
+        append_line(self.folder / JOURNAL, line_of(line))
         self._open[place] = group
         self._count(group)
 
@@ -182,7 +182,7 @@ class Journal:
             "first": place.first,
             "scores": [[score.value, clean(score.error)] for score in scores],
         }
-        append_line(self.folder / JOURNAL, json.dumps(line) + "\n")
+        append_line(self.folder / JOURNAL, line_of(line))
         self._open[place] = self._open[place].with_(scores=tuple(scores))
 
     def finish(self) -> None:
@@ -217,9 +217,9 @@ def _closed(path: Path, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
     """The numbers of the prompt and the sample in each row of a closed file."""
     columns = ["group", "sample", *PROMPT_KEY]
     try:
-        table = pq.read_table(path, columns=columns, read_dictionary=list(PROMPT_KEY))
+        table = read_written(path, columns, PROMPT_KEY)
         table = table.select(columns).unify_dictionaries()
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except UNREADABLE as error:
         raise UserError(
             "resume", f"{path} is damaged", "remove it to have its samples made anew"
         ) from error
@@ -251,14 +251,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     lines, _, cut = path.read_bytes().rpartition(b"\n")
     if cut:
         whole(path, lambda partial: partial.write_bytes(lines + b"\n"))
-    for number, line in enumerate(lines.split(b"\n"), start=1):
-        if line:
-            try:
-                yield number, json.loads(line)
-            except ValueError as error:
-                raise UserError(
-                    "", f"{path} line {number} is not JSON", "fix or remove it"
-                ) from error
+    yield from rows_of(path)
 
 
 def _hint(folder: Path) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from winnow.errors import UserError
 from winnow.storage.format import check_file
+from winnow.storage.parquet import UNREADABLE, opened, read_schema
 from winnow.storage.paths import Paths, paths_of
 from winnow.storage.schema import PROMPT_KEY, SCHEMA, group_of
 from winnow.storage.table_checks import check_columns, check_kind, check_nulls, check_texts
@@ -234,7 +234,7 @@ def read_samples(
 def _read(path: Path, asked: Sequence[str], needed: Sequence[str], why: str) -> pa.Table:
     """The columns of one file that are asked for, and those that tell its prompts apart."""
     check_kind(path)
-    schema = pq.read_schema(path)
+    schema = read_schema(path)
     there = schema.names
     check_file("samples", path, schema.metadata)
     check_columns(path, there, needed, why)
@@ -244,7 +244,7 @@ def _read(path: Path, asked: Sequence[str], needed: Sequence[str], why: str) -> 
     if "prompt_id" not in there and "prompt" not in names:
         names.append("prompt")
     repeated = [name for name in _REPEATED if name in names and name in texts]
-    with pq.ParquetFile(path, read_dictionary=repeated) as file:
+    with opened(path, repeated) as file:
         check_texts(path, file)
         table = _as_written(path, file.read(columns=names))
     check_nulls(path, table, needed)
@@ -297,7 +297,7 @@ def _in_folder(folder: Path) -> list[Path]:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         problem = f"{path} is half-written or not Parquet: {reason:.80}"
         raise UserError("samples", problem) from error

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from winnow.storage.atomic import whole
 from winnow.storage.format import METADATA
 from winnow.storage.messages import conversation
+from winnow.storage.parquet import opened, write_table
 from winnow.types import Group, Origin, Outcome, Prompt, Sample, Score, Split, TokenAnnotations
 
 _UNSELECTED: Mapping[Split, str | None] = {
@@ -92,7 +92,32 @@ def write_groups(
         for row in _rows(split, step, place, first, group)
     ]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    whole(path, lambda partial: pq.write_table(table, partial))
+    whole(path, lambda partial: write_table(table, partial))
+
+
+def read_written(
+    path: Path, columns: Sequence[str] | None = None, read_dictionary: Sequence[str] = ()
+) -> pa.Table:
+    """What `write_groups` wrote; nulls in columns that an earlier version did not write.
+
+    Pages have checksums; the names and types of columns, which have none, must be as written.
+
+    Raises:
+        parquet.UNREADABLE: the file is damaged.
+    """
+    asked = SCHEMA.names if columns is None else list(columns)
+    with opened(path) as file:
+        there = file.schema_arrow
+    for field in there:
+        if field.name not in SCHEMA.names or field.type != SCHEMA.field(field.name).type:
+            raise pa.ArrowInvalid(f"column {field.name}: {field.type}")
+    with opened(path, read_dictionary) as file:
+        table = file.read(columns=[name for name in asked if name in there.names])
+    for name in asked:
+        if name not in there.names:
+            nulls = pa.nulls(table.num_rows, SCHEMA.field(name).type)
+            table = table.append_column(SCHEMA.field(name), nulls)
+    return table
 
 
 def _rows(

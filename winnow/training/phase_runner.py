@@ -223,6 +223,6 @@ class PhaseRunner:
         if make and not final.exists():
             whole_folder(final, lambda folder: engine.save(folder, merged=config.lora.merge))
         if missing:
-            version = int(store.state_of(chosen)["policy_version"])
+            version = int(store.state_of(step)["policy_version"])
             context.sampler.load(engine.publish(version))
             evaluate(context, step=step, split=split, engine=None if prompts.test else engine)

@@ -20,6 +20,7 @@ from winnow.storage.lock import FolderLock
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.early_stopping import chosen_checkpoint, reported
 from winnow.training.loop import train as run_loop
+from winnow.training.resuming import ResumePoint, resume_point
 from winnow.training.setup import Plan, assemble, plan
 from winnow.training.summary import opening
 
@@ -83,10 +84,13 @@ def run(
         if resume is None:
             RunStore.refuse(out)
         checked = plan(config, algorithm)
-        start = _start(checked, out, resumed=resume is not None)
+        point = None
+        if resume is not None:
+            point = resume_point(RunStore(out), checked.phases, config.eval.patience)
+        start = _start(checked, out, point)
         with reward_for(config, reward) as verifier, observers.running(start):
             try:
-                runner = assemble(checked, verifier, observers, out=out, lock=lock)
+                runner = assemble(checked, verifier, observers, out=out, lock=lock, point=point)
                 observers.records = [MetricsFile(runner.context.store.append)]
                 observers.check()
                 for made in runner.runs():
@@ -142,7 +146,7 @@ def result_of(folder: Path) -> Result:
     )
 
 
-def _start(checked: Plan, out: Path, resumed: bool) -> RunStart:
+def _start(checked: Plan, out: Path, point: ResumePoint | None) -> RunStart:
     config, phases, prompts = checked.config, checked.phases, checked.prompts
     summary = opening(config, phases, prompts)
     return RunStart(
@@ -150,7 +154,7 @@ def _start(checked: Plan, out: Path, resumed: bool) -> RunStart:
         "train",
         checked.values,
         summary=f"{summary}\nrun folder: {out}\n",
-        first_step=1 + max((step for step, _ in RunStore(out).checkpoints()), default=0),
+        first_step=1 + (point.step if point else 0),
         last_step=phases[-1].last,
-        resumed=resumed,
+        resumed=point is not None,
     )

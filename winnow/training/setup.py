@@ -36,6 +36,7 @@ from winnow.storage.lock import FolderLock
 from winnow.storage.run_folder import RunStore
 from winnow.training.file_source import open_file
 from winnow.training.phase_runner import PhaseRunner
+from winnow.training.resuming import ResumePoint
 from winnow.training.sft_mix import Anchor, open_anchor
 from winnow.types import Prompt
 
@@ -121,20 +122,28 @@ def _check_apart(phase: Phase, held_out: tuple[Prompt, ...]) -> None:
 
 
 def assemble(
-    plan: Plan, reward: Reward, observers: Observers, *, out: Path, lock: FolderLock
+    plan: Plan,
+    reward: Reward,
+    observers: Observers,
+    *,
+    out: Path,
+    lock: FolderLock,
+    point: ResumePoint | None = None,
 ) -> PhaseRunner:
     """Load the model and set up what all phases of a run share.
 
     Args:
         lock: Held for a run that is resumed; else taken when its folder is made.
+        point: Where a run is resumed; ``None``: it is new.
 
     Raises:
         UserError: no such device, a prompt longer than the model's context, a model of another
             vocabulary, an `out` that exists.
     """
-    config, resume = plan.config, lock.held
-    store = RunStore.open(out) if resume else RunStore(out)
-    found = store.latest_checkpoint() if resume else None
+    config, store = plan.config, RunStore(out)
+    found = point.found if point else None
+    for note in point.notes if point else ():
+        observers.note(note)
     observers.progress("load model", 0, 1)
     engine = engine_for(config, checkpoint=found[0] if found else None, folder=out)
     longest = max(phase.config.sampling.max_tokens for phase in plan.phases)
@@ -153,7 +162,7 @@ def assemble(
     )
     runner.prepare()
     # Last, when all checks have passed: what fails before leaves nothing on the disk.
-    if not resume:
+    if point is None:
         RunStore.create(out, tomli_w.dumps(plan.values), environment(engine.device), lock=lock)
     for phase in plan.phases:
         for caution in cautions(phase.config, phase.algorithm) if phase.samples_each_step else ():

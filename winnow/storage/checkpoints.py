@@ -1,0 +1,152 @@
+"""A checkpoint's state.json: what the run resumes with, and a digest of every file beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from winnow.storage.atomic import drop_folder, exists, sync
+
+STATE = "state.json"
+_FILES, _OWN = "sha256", "sha256_of_this"
+_ASIDE = ".set-aside"
+"""Ends the name of a checkpoint that is not resumed from, and not looked at again."""
+
+
+class Damaged(Exception):
+    """A checkpoint cannot be used; says which file, and what is wrong with it."""
+
+
+def seal(folder: Path, state: Mapping[str, Any]) -> str:
+    """The text of state.json for the files of a folder, which are all there."""
+    files = {
+        str(path.relative_to(folder)): _digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    told = json.loads(json.dumps({**state, _FILES: files}))  # as it will be read
+    return json.dumps({**told, _OWN: _digest_of(told)}, indent=2) + "\n"
+
+
+def open_sealed(folder: Path) -> tuple[dict[str, Any], bool]:
+    """The state of a checkpoint whose files are as they were written.
+
+    Returns:
+        It, and whether there are digests: earlier versions wrote none. Then files are only looked
+        at for being whole.
+
+    Raises:
+        Damaged: a file is not as it was written.
+    """
+    told = _parsed(folder / STATE)
+    files, own = told.pop(_FILES, None), told.pop(_OWN, None)
+    if files is None and own is None:
+        _check_shape(folder, told)
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                _check_whole(path)
+        return told, False
+    if own != _digest_of({**told, _FILES: files}) or not isinstance(files, dict):
+        raise Damaged(f"{STATE}: not what was written, by its {_OWN}")
+    _check_shape(folder, told)
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise Damaged(f"{name} is missing")
+        if _digest(path) != digest:
+            raise Damaged(f"{name}: not what was written, by its SHA-256")
+    return told, True
+
+
+def found_in(parent: Path, end: str = "") -> Iterator[tuple[int, Path]]:
+    """Step and folder of everything that is called a checkpoint, in order.
+
+    Args:
+        end: Of the names, after the step.
+    """
+    pattern = re.compile(rf"step-(\d+){re.escape(end)}")
+    named = [(pattern.fullmatch(path.name), path) for path in parent.glob("step-*")]
+    yield from sorted((int(match.group(1)), path) for match, path in named if match)
+
+
+def set_aside(folder: Path) -> Path:
+    """Give a checkpoint a name that no run resumes from, in the place of one that has it."""
+    away = folder.with_name(folder.name + _ASIDE)
+    if exists(away):
+        drop_folder(away)
+    folder.rename(away)
+    sync(folder.parent)
+    return away
+
+
+def drop_set_aside(parent: Path, step: int) -> None:
+    """Remove what was set aside, up to a step whose checkpoint is there again."""
+    for number, folder in found_in(parent, _ASIDE):
+        if number <= step:
+            drop_folder(folder)
+
+
+def _check_shape(folder: Path, state: Mapping[str, Any]) -> None:
+    step, version = state.get("step"), state.get("policy_version", 0)
+    if type(step) is not int or folder.name != f"step-{step}":
+        raise Damaged(f"{STATE}: its step is {step!r:.40}")
+    if type(version) is not int or not isinstance(state.get("source", {}), dict):
+        raise Damaged(f"{STATE}: its policy_version or source has another type")
+
+
+def _check_whole(path: Path) -> None:
+    """Raise if a file is visibly cut short: what can be known without a digest."""
+    try:
+        if path.stat().st_size == 0:
+            raise Damaged(f"{path.name} is empty")
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+        elif path.suffix == ".pt":
+            with zipfile.ZipFile(path) as parts:
+                if (bad := parts.testzip()) is not None:
+                    raise Damaged(f"{path.name}: {bad} in it is not what was written")
+        elif path.suffix == ".safetensors":
+            _check_safetensors(path)
+    except (ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
+        raise Damaged(f"{path.name} is not whole") from error
+
+
+def _check_safetensors(path: Path) -> None:
+    """Eight bytes give the length of a JSON header, which tells where each tensor ends."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError("header")
+        header = json.loads(file.read(length))
+    ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
+    if path.stat().st_size != 8 + length + max(ends, default=0):
+        raise ValueError("tensors")
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise Damaged(f"{path.name} is missing") from error
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{path.name} is not JSON") from error
+    if not isinstance(told, dict):
+        raise Damaged(f"{path.name} is not a JSON object")
+    return told
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Damaged(f"{path.name} cannot be read: {error.strerror}") from error
+
+
+def _digest_of(told: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

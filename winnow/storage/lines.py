@@ -1,0 +1,58 @@
+"""Lines of JSON that are told from damaged ones: each ends with a checksum of the rest."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from winnow.errors import UserError
+
+CHECK = "crc32"
+"""The key of the checksum: of the line as it is without it, in eight hexadecimal digits."""
+
+
+def line_of(row: Mapping[str, Any], *, finite: bool = False) -> str:
+    """A row as a line.
+
+    Raises:
+        ValueError: a number that is not finite, where all must be.
+    """
+    text = json.dumps(dict(row), allow_nan=not finite)
+    comma = ", " if row else ""
+    return f'{text[:-1]}{comma}"{CHECK}": "{zlib.crc32(text.encode()):08x}"}}\n'
+
+
+def row_of(line: bytes) -> dict[str, Any]:
+    """The row of a line, without its checksum; lines of earlier versions have none.
+
+    Raises:
+        ValueError: says how it is damaged.
+    """
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError("is not JSON") from error
+    if not isinstance(row, dict):
+        raise ValueError("is damaged (it is not a JSON object)")
+    check = row.pop(CHECK, None)
+    rest = line.removesuffix(f'"{CHECK}": "{check}"}}'.encode()).removesuffix(b", ") + b"}"
+    if check is not None and check != f"{zlib.crc32(rest):08x}":
+        raise ValueError(f"is damaged (its {CHECK} differs)")
+    return row
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a file with the numbers of their lines, without a last one that was cut short.
+
+    Raises:
+        UserError: another line is damaged.
+    """
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        if line:
+            try:
+                yield number, row_of(line)
+            except ValueError as error:
+                raise UserError("", f"{path} line {number} {error}", "fix or remove it") from error

@@ -1,0 +1,65 @@
+"""Where a run is resumed: the newest checkpoint of which all is there that the rest of it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from winnow.config.phases import Phase
+from winnow.engines.base import PHASE
+from winnow.storage.run_folder import RunStore
+from winnow.training.early_stopping import best_of_evaluations
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run is resumed.
+
+    Attributes:
+        found: The checkpoint and its state; ``None``: the run's start.
+        notes: What a person should know of it.
+    """
+
+    found: tuple[Path, dict[str, Any]] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """The last step that is done."""
+        return int(self.found[1]["step"]) if self.found else 0
+
+
+def resume_point(store: RunStore, phases: Sequence[Phase], patience: int) -> ResumePoint:
+    """Find where a run is resumed; checkpoints that are of no use are set aside.
+
+    Raises:
+        UserError: a line of evals.jsonl is damaged.
+    """
+    notes: list[str] = []
+    found = store.latest_checkpoint(_needed(store, phases, patience), notes.append)
+    if found is None and notes:
+        notes.append("no checkpoint is left: the run begins anew, from the samples that it has")
+    return ResumePoint(found, tuple(notes))
+
+
+def _needed(
+    store: RunStore, phases: Sequence[Phase], patience: int
+) -> Callable[[int], Collection[int]]:
+    """What gives the steps of other checkpoints that are read when one is resumed from."""
+    evaluations = store.lines("evals.jsonl") if patience else []
+
+    def needed(step: int) -> set[int]:
+        best = best_of_evaluations([row for row in evaluations if row["step"] <= step]).step
+        begun = {
+            phase.before
+            for phase in phases
+            if phase.refers
+            and phase.config.reference == PHASE
+            and not phase.begins_at_start
+            and phase.before < step < phase.last
+        }
+        return (begun | ({best} if best is not None else set())) - {step}
+
+    return needed
