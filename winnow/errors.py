@@ -43,6 +43,12 @@ class UserError(WinnowError):
         return made
 
 
+class DiskError(WinnowError):
+    """The disk is full or cannot be written to. Exit code 74, EX_IOERR of sysexits.h."""
+
+    exit_code = 74
+
+
 class Stopped(WinnowError):
     """The user stopped the run (Ctrl-C). Exit code 130, as shells have it."""
 

@@ -149,7 +149,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
             pass
     for other in ({}, ELSEWHERE, GONE["in a container, on this kernel"]):
         leave(tmp_path, **other)
-        with pytest.raises(UserError, match=r"another winnow .*; if it has ended, remove "):
+        with pytest.raises(UserError, match=r"another winnow .*or if it has ended remove "):
             FolderLock().take(tmp_path)
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from winnow.errors import UserError, WinnowError
+from winnow.errors import DiskError, UserError, WinnowError
 from winnow.storage import atomic as disk_module
 from winnow.storage.run_folder import RunStore
 from winnow.types import Group, Origin, Outcome, Prompt, Sample, Score, TokenAnnotations
@@ -286,7 +286,7 @@ class TestWholeFiles:
             ) as e:
                 attempt()
             assert "\n" not in str(e.value)
-            assert e.value.exit_code == 1
+            assert e.value.exit_code == 74
         monkeypatch.undo()
         after = contents(store.folder)
         assert {k: v for k, v in after.items() if k in before} == before
@@ -429,6 +429,37 @@ class TestCheckpoints:
         with pytest.raises(WinnowError, match=r"^cannot write .*a: .*; it is whole in .*partial$"):
             disk_module.whole_folder(tmp_path / "a", save)
         assert contents(tmp_path / "a") == {"mine": b"old"}
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+            (Exception("No space left on device (os error 28)"), "No space left on device"),
+            (RuntimeError("I/O error: File too large (os error 27)"), "File too large"),
+            (RuntimeError("unexpected pos 64 vs 0"), "Disk quota exceeded"),
+            (RuntimeError("two shapes differ"), None),
+        ],
+    )
+    def test_whatever_a_library_makes_of_a_full_disk(self, store, error, reason) -> None:
+        """As safetensors, tokenizers and torch do; an error of another kind stays what it is."""
+
+        def full(folder: Path) -> None:
+            save(folder)
+            try:
+                raise OSError(errno.EDQUOT, "Disk quota exceeded")
+            except OSError as first:
+                error.__context__ = first if "pos" in str(error) else None
+            raise error
+
+        store.checkpoint(1, save, {}, keep=1)
+        kind = type(error) if reason is None else DiskError
+        with pytest.raises(kind) as caught:
+            store.checkpoint(2, full, {}, keep=1)
+        assert str(caught.value).startswith(
+            "two shapes" if reason is None else f"cannot write {store.folder}/checkpoints/step-2: "
+        )
+        assert reason is None or f"step-2: {reason}; make room" in str(caught.value)
+        assert self.kept(store) == ["step-1"]
 
     def test_an_old_one_is_away_for_good_before_anything_of_it_goes(
         self, tmp_path, monkeypatch

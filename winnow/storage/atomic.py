@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from winnow.errors import UserError, WinnowError
+from winnow.errors import DiskError, UserError
 
 
 def whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside the final name, flush to the disk, rename.
 
     Raises:
-        WinnowError: the disk is full or cannot be written to.
+        DiskError: the disk is full or cannot be written to.
     """
     partial = path.with_name(f".{path.name}.partial")
     with disk(path):
@@ -32,7 +33,7 @@ def whole_folder(path: Path, write: Callable[[Path], object]) -> None:
     """Write a folder that has its name only when all in it is on the disk. It replaces nothing.
 
     Raises:
-        WinnowError: the disk is full or cannot be written to, or something is there by the end.
+        DiskError: the disk is full or cannot be written to, or something is there by the end.
     """
     partial = path.with_name(f".{path.name}.partial")
     with disk(path):
@@ -44,14 +45,16 @@ def whole_folder(path: Path, write: Callable[[Path], object]) -> None:
             write(partial)
             for inner in [*partial.rglob("*"), partial]:
                 sync(inner)
-        except Exception:  # whatever a library makes of a full disk
-            shutil.rmtree(partial, ignore_errors=True)  # which needs the room
-            raise
+        except Exception as error:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+            if (reason := _of_the_disk(error)) is None:
+                raise
+            raise OSError(reason) from error
         try:
             partial.rename(path)
         except OSError as error:
             reason = f"{error.strerror}; it is whole in {partial}"
-            raise WinnowError(f"cannot write {path}: {reason}") from error
+            raise DiskError(f"cannot write {path}: {reason}") from error
         sync(path.parent)
 
 
@@ -86,13 +89,29 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+def _of_the_disk(error: BaseException) -> str | None:
+    """What the disk said, if an error comes from it, whatever library has raised what."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError):
+            return found.strerror or str(found)
+        for number in _FULL:  # torch, safetensors, tokenizers raise errors of their own
+            if os.strerror(number) in str(found):
+                return os.strerror(number)
+        found = found.__cause__ or found.__context__
+    return None
+
+
 @contextmanager
 def disk(path: Path) -> Iterator[None]:
-    """In the block, an `OSError` becomes a `WinnowError` that tells how to resume."""
+    """In the block, an `OSError` becomes a `DiskError` that tells how to resume."""
     try:
         yield
     except OSError as error:
-        raise WinnowError(
+        raise DiskError(
             f"cannot write {path}: {error.strerror or error}; make room (or leave to write), then "
             "try again; what has a --resume continues where it stopped"
         ) from error

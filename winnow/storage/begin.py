@@ -31,7 +31,7 @@ def begin_folder(
 
     Raises:
         UserError: it cannot be made, or exists, or another process is making it.
-        WinnowError: the disk is full or cannot be written to.
+        DiskError: the disk is full or cannot be written to.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     with FolderLock("out") as own:

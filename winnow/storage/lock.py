@@ -89,7 +89,7 @@ class FolderLock:
 
         Raises:
             UserError: another process writes to it, or may do so on another machine.
-            WinnowError: it cannot be written to.
+            DiskError: it cannot be written to.
         """
         path = folder / LOCK
         with disk(path):
@@ -123,7 +123,7 @@ class FolderLock:
                 raise self._refusal(folder, None, "try again")
         if not free:
             path = folder / LOCK
-            remedy = f"wait until it ends, or stop it; if it has ended, remove {path}"
+            remedy = f"wait until it ends, or if it has ended remove {path}"
             raise self._refusal(folder, other, remedy)
 
     def _refusal(self, folder: Path, other: Holder | None, remedy: str) -> UserError:

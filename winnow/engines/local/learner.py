@@ -23,7 +23,6 @@ from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, frozen
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.reference import Reference
-from winnow.engines.models.saving import writing
 from winnow.types import Group, StepStats, Sums
 
 _OPTIMIZER_FILE = "optimizer.pt"
@@ -158,7 +157,6 @@ class LocalLearner:
         self._adam = self._new_adam()
         self._begun = self._updates
 
-    @writing()
     def save(self, folder: Path) -> None:
         self._policy.save(folder)
         state: dict[str, Any] = {

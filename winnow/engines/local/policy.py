@@ -24,7 +24,6 @@ from winnow.engines.models.loading import (
     resolve,
 )
 from winnow.engines.models.lora import Adapters
-from winnow.engines.models.saving import writing
 from winnow.errors import WinnowError
 
 SMALLER = "use dtype = 'bfloat16', lora.rank or a smaller model"
@@ -203,7 +202,6 @@ class LocalPolicy:
             ]
         )
 
-    @writing()
     def save(self, folder: Path, *, merged: bool = False) -> None:
         """Write the model, adapters by themselves or merged into it, and the tokenizer."""
         adapters = self.adapters()

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from winnow.config.schema.lora import LoraConfig
-from winnow.engines.models.saving import writing
 from winnow.errors import UserError, nearest
 from winnow.storage.atomic import whole_folder
 
@@ -77,7 +76,7 @@ class Adapters:
     def save(self, folder: Path) -> None:
         """Write the adapters, as peft and `AutoModelForCausalLM.from_pretrained` read them."""
         if self._copy is not None and not self._copy.is_dir():
-            write = writing()(partial(self._save_plain, added=False))
+            write = partial(self._save_plain, added=False)
             whole_folder(self._copy, write)
         # Without this, peft asks a hub at every save whether the vocabulary has grown.
         self._peft.save_pretrained(folder, save_embedding_layers=False)

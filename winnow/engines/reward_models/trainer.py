@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from winnow.engines.models.loading import load_tokenizer, resolve
-from winnow.engines.models.saving import writing
 from winnow.engines.reward_models.model import (
     Encoder,
     Row,
@@ -138,7 +137,6 @@ def fit_reward_model(
     held_right = _right(model, held_rows, how.microbatch_tokens)
     share, low, high = clustered_interval(held_right, _numbers(held_rows))
 
-    @writing()
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
