@@ -50,6 +50,7 @@ def train(
     recipe: str | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    accept_changes: bool = False,
     callbacks: Sequence[Observer] = (),
     quiet: bool = False,
     **settings: Any,
@@ -66,6 +67,7 @@ def train(
         recipe: Start from a recipe instead of from the defaults.
         out: Run folder; default: the next free `runs/NAME-001`.
         resume: A run folder to resume; give only `reward` and `algorithm` with it, if objects.
+        accept_changes: Resume though settings or data have changed.
         callbacks: Observers of your own: docs/callbacks.md.
         quiet: Print nothing.
         settings: Any other key of the config; sections as dicts.
@@ -90,7 +92,14 @@ def train(
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out:
                 problem = "a run resumes with its own settings"
                 raise UserError("resume", problem, "give no others beside it")
-            return run(resume=Path(resume), observers=observers, reward=reward, algorithm=own)
+            return run(
+                resume=Path(resume),
+                observers=observers,
+                reward=reward,
+                algorithm=own,
+                accept_changes=accept_changes,
+            )
+        _only_resuming(accept_changes)
         folder = Path(out) if out is not None else next_folder(own.name if own else "run")
         with config_of(recipe, over, folder) as config:
             return run(config, out=folder, observers=observers, reward=reward, algorithm=own)
@@ -133,6 +142,7 @@ def sample(
     out: str | Path | None = None,
     resume: str | Path | None = None,
     held_out: bool = False,
+    accept_changes: bool = False,
     callbacks: Sequence[Observer] = (),
     quiet: bool = False,
     **settings: Any,
@@ -145,6 +155,7 @@ def sample(
         n: Samples a prompt: `samples_per_prompt`.
         resume: A folder to resume; give only `reward` with it, if a function.
         held_out: Sample for the held-out prompts instead.
+        accept_changes: Resume though settings or data have changed.
         settings: Any other key of the config. To sample from a server:
             `engine={"sampler": "openai", "url": ...}`.
 
@@ -162,12 +173,20 @@ def sample(
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out or held_out:
                 problem = "sampling resumes with its own settings"
                 raise UserError("resume", problem, "give no others beside it")
-            return resume_sample(Path(resume), observers=observers, reward=reward)
+            return resume_sample(
+                Path(resume), observers=observers, reward=reward, accept_changes=accept_changes
+            )
+        _only_resuming(accept_changes)
         folder = Path(out) if out is not None else next_folder("sample")
         with config_of(recipe, over, folder) as config:
             return run_sample(
                 config, out=folder, held_out=held_out, observers=observers, reward=reward
             )
+
+
+def _only_resuming(accept_changes: bool) -> None:
+    if accept_changes:
+        raise UserError("accept_changes", "it is for what is resumed", "give resume with it")
 
 
 Rows = Sequence[Mapping[str, Any]]

@@ -140,7 +140,7 @@ def plan_of(count: int = 3, n: int = 5, **changes: Any) -> Plan:
 
 
 def begin(folder: Path, plan: Plan) -> Journal:
-    return Journal.create(folder, "# config\n", {"python": "3"}, group=plan.empty)
+    return Journal.create(folder, {"config.toml": "# config\n"}, {"python": "3"}, group=plan.empty)
 
 
 def run(

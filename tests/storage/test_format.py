@@ -57,7 +57,7 @@ def test_a_later_folder_is_not_resumed(tmp_path, kind) -> None:
     if kind == "run":
         RunStore.create(folder, "", {"python": "3"})
     else:
-        Journal.create(folder, "", {"python": "3"}, group=group([1]))
+        Journal.create(folder, {"config.toml": ""}, {"python": "3"}, group=group([1]))
     environment = json.loads((folder / "environment.json").read_text())
     assert environment == {"format": FORMAT, "python": "3"}
     resume = RunStore.open if kind == "run" else Journal.check

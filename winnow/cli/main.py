@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from winnow.cli import analysis, samples
-from winnow.cli.options import Json, Out, Recipe, Set, print_json
+from winnow.cli.options import Accept, Json, Out, Recipe, Set, only_resuming, print_json
 from winnow.errors import UserError, WinnowError, notes
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Resume this run folder where it stopped.")
     ] = None,
+    accept_changes: Accept = False,
     as_json: Json = False,
 ) -> None:
     """Sample, score, keep the good samples, learn from them.
@@ -59,8 +60,9 @@ def train(
             if recipe is not None or sets or out is not None:
                 problem = "a run keeps its settings"
                 raise UserError("--resume", problem, "give no recipe, --set or --out")
-            result = run(resume=resume, observers=observers)
+            result = run(resume=resume, observers=observers, accept_changes=accept_changes)
         else:
+            only_resuming(accept_changes)
             config = load(recipe, sets or ())
             name = f"{Path(recipe or 'arithmetic').stem}-{config.algorithm.name}"
             result = run(config, out=out or next_folder(name), observers=observers)

@@ -23,6 +23,10 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-001, -002, ...")]
+Accept = Annotated[
+    bool,
+    typer.Option("--accept-changes", help="Resume though settings or data have changed."),
+]
 Samples = Annotated[
     list[str], typer.Argument(help="Parquet files, or folders: of winnow sample, of a run.")
 ]
@@ -37,6 +41,12 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 def print_json(value: Any) -> None:
     """A result for a program to read."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def only_resuming(accept_changes: bool) -> None:
+    """Raise a `UserError` if changes are accepted of what is new."""
+    if accept_changes:
+        raise UserError("--accept-changes", "it is for what is resumed", "give --resume with it")
 
 
 def form_of(form: str) -> Any:

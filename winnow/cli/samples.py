@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from winnow.cli.options import (
+    Accept,
     Form,
     Json,
     Pool,
@@ -19,6 +20,7 @@ from winnow.cli.options import (
     Seed,
     Set,
     form_of,
+    only_resuming,
     print_json,
 )
 from winnow.errors import UserError
@@ -41,6 +43,7 @@ def sample(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Sample for the held-out prompts instead.")
     ] = False,
+    accept_changes: Accept = False,
     as_json: Json = False,
 ) -> None:
     """Sample completions, score them, keep them all.
@@ -61,8 +64,9 @@ def sample(
             if recipe is not None or sets or out is not None or held_out:
                 problem = "a folder keeps its settings"
                 raise UserError("--resume", problem, "give no recipe, --set, --out or --held-out")
-            result = resume_sample(resume, observers=observers)
+            result = resume_sample(resume, observers=observers, accept_changes=accept_changes)
         else:
+            only_resuming(accept_changes)
             config = load(recipe, sets or ())
             folder = out or next_folder(f"{Path(recipe or 'arithmetic').stem}-sample")
             result = run_sample(config, out=folder, held_out=held_out, observers=observers)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from winnow.config.recipe import dumps, load_folder, values_of
 from winnow.config.schema import Config
@@ -22,6 +23,7 @@ from winnow.reporting.observer import Observers
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.generate import ask, derive_seed, sampling_params
+from winnow.rollouts.inputs import INPUTS, check_inputs, inputs_of, text_of
 from winnow.rollouts.scoring import Patience, reward_for, score
 from winnow.storage.lock import FolderLock, alone
 from winnow.storage.sample_folder import Journal, Place
@@ -200,26 +202,43 @@ def run_sample(
     with FolderLock() as lock:
 
         def begin(plan: Plan, device: str) -> Journal:
-            marks, texts = [HELD_OUT] if held_out else [], dumps(config)
-            told = environment(device)
-            return Journal.create(out, texts, told, marks=marks, group=plan.empty, lock=lock)
+            files = {"config.toml": dumps(config), INPUTS: text_of(_inputs(config, plan))}
+            files |= {HELD_OUT: ""} if held_out else {}
+            return Journal.create(out, files, environment(device), group=plan.empty, lock=lock)
 
         return _sample(config, out, _plan(config, held_out), begin, observers, reward)
 
 
 def resume_sample(
-    folder: Path, *, observers: Observers, reward: str | RewardFunction | None = None
+    folder: Path,
+    *,
+    observers: Observers,
+    reward: str | RewardFunction | None = None,
+    accept_changes: bool = False,
 ) -> SampleResult:
-    """Resume a folder of `winnow sample`. No model is loaded for one that is complete."""
+    """Resume a folder of `winnow sample`. No model is loaded for one that is complete.
+
+    Args:
+        accept_changes: Whether one is resumed whose settings or data have changed.
+    """
     Journal.check(folder)
     with alone(folder):
         config = load_folder(folder)
         plan = _plan(config, held_out=(folder / HELD_OUT).exists())
+        longer = {"samples_per_prompt"}
+        for note in check_inputs(
+            folder, _inputs(config, plan), accept=accept_changes, extends=longer
+        ):
+            observers.note(note)
         if (done := complete(plan, Journal(folder, plan.empty))) is not None:
             return SampleResult(folder, done)
         return _sample(
             config, folder, plan, lambda plan, _: Journal(folder, plan.empty), observers, reward
         )
+
+
+def _inputs(config: Config, plan: Plan) -> dict[str, Any]:
+    return inputs_of(values_of(config), {"prompts": plan.prompts})
 
 
 def _sample(

@@ -84,7 +84,7 @@ class RunStore:
     def create(
         cls,
         folder: Path,
-        config_toml: str,
+        texts: str | Mapping[str, str],
         environment: Mapping[str, Any],
         *,
         checkpoints: bool = True,
@@ -93,6 +93,7 @@ class RunStore:
         """A new folder, of a run or, without checkpoints, of an evaluation.
 
         Args:
+            texts: Its files, config.toml among them; or the text of that one.
             lock: Locks it from its first file on, until it is released.
 
         Raises:
@@ -100,7 +101,8 @@ class RunStore:
         """
         cls.refuse(folder)
         inside = ["rollouts", "checkpoints"][: 1 + checkpoints]
-        begin_folder(folder, inside, environment, {"config.toml": config_toml}, lock)
+        files = {"config.toml": texts} if isinstance(texts, str) else texts
+        begin_folder(folder, inside, environment, files, lock)
         return cls(folder)
 
     @staticmethod
@@ -232,6 +234,14 @@ class RunStore:
                 raise UserError("", problem, "fix or remove it")
             rows.append(row)
         return rows
+
+    def drop_final(self) -> None:
+        """Remove a final model and its evaluation; its samples stay."""
+        if exists(self.folder / FINAL):
+            rows = [row for row in self.lines("evals.jsonl") if row.get("split") != "final"]
+            write_text(self.folder / "evals.jsonl", "".join(map(line_of, rows)))
+            with disk(self.folder / FINAL):
+                drop_folder(self.folder / FINAL)
 
     def rewind(self, step: int) -> None:
         """Remove metrics after a checkpoint's step (0: all). Samples stay, to be used again."""

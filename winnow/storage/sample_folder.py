@@ -68,25 +68,23 @@ class Journal:
     def create(
         cls,
         folder: Path,
-        config_toml: str,
+        files: Mapping[str, str],
         environment: Mapping[str, Any],
         *,
-        marks: Sequence[str] = (),
         group: Callable[[int], Group],
         lock: FolderLock | None = None,
     ) -> Journal:
         """Make a folder.
 
         Args:
-            marks: Names of empty files that mark it.
+            files: What it holds from the start: config.toml, and what marks it.
             lock: Locks it from its first file on, until it is released.
 
         Raises:
             UserError: it exists already; nothing in it is touched.
         """
         cls.refuse(folder)
-        texts = {**dict.fromkeys(marks, ""), JOURNAL: "\n", "config.toml": config_toml}
-        begin_folder(folder, ["samples"], environment, texts, lock)
+        begin_folder(folder, ["samples"], environment, {**files, JOURNAL: "\n"}, lock)
         return cls(folder, group)
 
     @staticmethod

@@ -31,17 +31,27 @@ class ResumePoint:
         return int(self.found[1]["step"]) if self.found else 0
 
 
-def resume_point(store: RunStore, phases: Sequence[Phase], patience: int) -> ResumePoint:
+def resume_point(
+    store: RunStore, phases: Sequence[Phase], patience: int, notes: Sequence[str] = ()
+) -> ResumePoint:
     """Find where a run is resumed; checkpoints that are of no use are set aside.
+
+    Args:
+        notes: Further ones, before its own.
 
     Raises:
         UserError: a line of evals.jsonl is damaged.
     """
-    notes: list[str] = []
-    found = store.latest_checkpoint(_needed(store, phases, patience), notes.append)
-    if found is None and notes:
-        notes.append("no checkpoint is left: the run begins anew, from the samples that it has")
-    return ResumePoint(found, tuple(notes))
+    said: list[str] = []
+    found = store.latest_checkpoint(_needed(store, phases, patience), said.append)
+    if found is None and said:
+        said.append("no checkpoint is left: the run begins anew, from the samples that it has")
+    point = ResumePoint(found, (*notes, *said))
+    if point.step < phases[-1].last:
+        store.drop_final()  # of an earlier end; made again by the next
+        return point
+    over = f"all {point.step} steps are done, so nothing is trained"
+    return ResumePoint(found, (*point.notes, over))
 
 
 def _needed(

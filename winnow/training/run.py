@@ -15,6 +15,7 @@ from winnow.reporting.metrics import Metrics
 from winnow.reporting.metrics_file import MetricsFile
 from winnow.reporting.observer import Observers
 from winnow.rewards.factory import RewardFunction
+from winnow.rollouts.inputs import check_inputs
 from winnow.rollouts.scoring import reward_for
 from winnow.storage.lock import FolderLock
 from winnow.storage.run_folder import FINAL, RunStore
@@ -67,8 +68,12 @@ def run(
     observers: Observers,
     reward: str | RewardFunction | None = None,
     algorithm: Algorithm | None = None,
+    accept_changes: bool = False,
 ) -> Result:
     """Run a config to its end, or resume a run folder.
+
+    Args:
+        accept_changes: Whether a run is resumed whose settings or data have changed.
 
     Raises:
         UserError: what the caller can fix; another process writes to the folder.
@@ -86,7 +91,10 @@ def run(
         checked = plan(config, algorithm)
         point = None
         if resume is not None:
-            point = resume_point(RunStore(out), checked.phases, config.eval.patience)
+            notes = check_inputs(
+                out, checked.inputs, accept=accept_changes, extends=checked.extends
+            )
+            point = resume_point(RunStore(out), checked.phases, config.eval.patience, notes)
         start = _start(checked, out, point)
         with reward_for(config, reward) as verifier, observers.running(start):
             try:

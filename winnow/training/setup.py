@@ -32,6 +32,7 @@ from winnow.reporting.observer import Observers
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import check_suited
 from winnow.rollouts.context import Context
+from winnow.rollouts.inputs import INPUTS, inputs_of, text_of
 from winnow.storage.lock import FolderLock
 from winnow.storage.run_folder import RunStore
 from winnow.training.file_source import open_file
@@ -59,6 +60,27 @@ class Plan:
         """The config as plain values, every cell of its algorithms written out."""
         row = None if self.config.phases else self.phases[0].algorithm
         return values_of(resolved(self.config, self.phases), row)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What is recorded of settings and data, to know them again when the run is resumed."""
+        examples = [group.prompt for one in self.anchors if one for group in one.groups]
+        prompts = {
+            "training prompts": self.prompts.train,
+            "held-out prompts": self.prompts.held_out,
+            "anchor's examples": examples,
+        }
+        files = [part.path for one in self.phases if one.file for part in one.file.table.parts]
+        return inputs_of(self.values, prompts, files)
+
+    @property
+    def extends(self) -> set[str]:
+        """Settings that leave the steps before as they are where they are raised."""
+        last = self.phases[-1]
+        once = self.config.cycles == 1
+        if not (last.samples_each_step and last.config.optimizer.schedule == "constant" and once):
+            return set()
+        return {f"{last.name}.steps".lstrip(".")}
 
 
 def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
@@ -163,7 +185,8 @@ def assemble(
     runner.prepare()
     # Last, when all checks have passed: what fails before leaves nothing on the disk.
     if point is None:
-        RunStore.create(out, tomli_w.dumps(plan.values), environment(engine.device), lock=lock)
+        texts = {"config.toml": tomli_w.dumps(plan.values), INPUTS: text_of(plan.inputs)}
+        RunStore.create(out, texts, environment(engine.device), lock=lock)
     for phase in plan.phases:
         for caution in cautions(phase.config, phase.algorithm) if phase.samples_each_step else ():
             observers.note(caution)

@@ -1,0 +1,157 @@
+"""What has changed between two parts of a run is named, and refused unless it is accepted."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import winnow
+from tests.fake_engine import Engine
+from tests.kills import KillAt, check_same, lines
+from tests.training.test_fake_engine import ROWS, SETTINGS, files
+from winnow.config.schema import from_dict
+from winnow.engines import factory
+from winnow.errors import UserError
+from winnow.training.run import run
+
+
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setitem(factory.ENGINES, "local", factory.Kind(Engine, lambda *_: None))
+    return {**SETTINGS, **files(tmp_path), "steps": 4, "checkpoint": {"every": 2, "keep": 2}}
+
+
+def trained(settings: dict[str, Any], out: Path) -> Path:
+    return run(from_dict(settings), out=out, observers=KillAt()).folder
+
+
+def resumed(folder: Path, **how: Any) -> list[str]:
+    listener = KillAt()
+    run(resume=folder, observers=listener, **how)
+    return listener.notes
+
+
+def edit(folder: Path, pattern: str, new: str) -> None:
+    path = folder / "config.toml"
+    text, times = re.subn(pattern, new, path.read_text(), flags=re.MULTILINE)
+    assert times == 1
+    path.write_text(text)
+
+
+EDITS = {
+    "samples_per_prompt 8 -> 4": (r"^samples_per_prompt = 8$", "samples_per_prompt = 4"),
+    "sampling.temperature 1.0 -> 0.5": (r"^temperature = 1.0$", "temperature = 0.5"),
+    "optimizer.lr 2.0 -> 0.5": (r"^lr = 2.0$", "lr = 0.5"),
+    "seed 0 -> 1": (r"^seed = 0$", "seed = 1"),
+    "steps 4 -> 3": (r"^steps = 4$", "steps = 3"),
+    "prompts.limit unset -> 7": (r"^size = 10000$", "size = 10000\nlimit = 7"),
+    "sampling.max_tokens 4 -> 256": (r"^max_tokens = 4\n", ""),
+}
+BY_ANOTHER_CHECK = {
+    "seed 0 -> 1": "the prompts have changed since",
+    "prompts.limit unset -> 7": "the prompts have changed since",
+    "sampling.max_tokens 4 -> 256": "leaves no room",
+}
+"""What is refused all the same when the change is accepted."""
+
+
+@pytest.mark.parametrize("said", EDITS)
+def test_a_setting(given: dict[str, Any], tmp_path: Path, said: str) -> None:
+    folder = trained(given, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints/step-4")
+    edit(folder, *EDITS[said])
+    before = (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"^resume: .* \(--accept-changes\)$") as caught:
+        resumed(folder)
+    assert said in str(caught.value)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    if said in BY_ANOTHER_CHECK:
+        with pytest.raises(UserError, match=BY_ANOTHER_CHECK[said]):
+            resumed(folder, accept_changes=True)
+        return
+    (note, *_) = resumed(folder, accept_changes=True)
+    assert said in note
+    changes = json.loads((folder / "inputs.json").read_text())["changes"]
+    assert len(changes) == 1
+    assert said in changes[0]
+    assert not [n for n in resumed(folder) if n.startswith("changed")]  # they are known
+
+
+def test_data(given: dict[str, Any], tmp_path: Path) -> None:
+    folder = trained(given, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints/step-4")
+    source = tmp_path / "prompts.jsonl"
+    rows = [{**row, "answer": "8"} for row in ROWS]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError) as caught:
+        resumed(folder)
+    for part in ("training", "held-out"):
+        assert f"the answers of the {part} prompts" in str(caught.value)
+        assert f"the texts of the {part} prompts" not in str(caught.value)
+    moved = tmp_path / "moved.jsonl"
+    moved.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    edit(folder, re.escape(str(source)), str(moved))
+    (note, *_) = resumed(folder)  # the same in another place
+    assert note.startswith(f"changed since {folder} was begun: prompts.source ")
+
+
+@pytest.mark.parametrize("average", [0.0, 0.5])
+def test_more_steps(given: dict[str, Any], tmp_path: Path, average: float) -> None:
+    """A run that has ended, made longer, ends as one that was as long from the start."""
+    given["checkpoint"] = {"every": 2, "keep": 9, "average": average}
+    given["eval"] = {"size": 4, "samples": 8, "every": 1}
+    whole = trained({**given, "steps": 6}, tmp_path / "whole")
+    folder = trained(given, tmp_path / "run")
+    assert resumed(folder)[0] == "all 4 steps are done, so nothing is trained"
+    edit(folder, r"^steps = 4$", "steps = 6")
+    notes = resumed(folder)
+    assert notes[0] == f"changed since {folder} was begun: steps 4 -> 6"
+    assert lines(folder, "metrics.jsonl") == lines(whole, "metrics.jsonl")
+    if average:
+        assert [row["split"] for row in lines(folder, "evals.jsonl")].count("final") == 1
+        (folder / "rollouts/final-000004.parquet").unlink()
+    check_same(whole, folder)
+
+
+def test_more_steps_of_another_schedule(given: dict[str, Any], tmp_path: Path) -> None:
+    """The learning rates of the steps before would have been others."""
+    given["optimizer"] = {"lr": 2.0, "schedule": "cosine"}
+    folder = trained(given, tmp_path / "run")
+    edit(folder, r"^steps = 4$", "steps = 6")
+    with pytest.raises(UserError, match=r"\(steps 4 -> 6\)"):
+        resumed(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"settings": 1, "data": {}}'])
+def test_a_damaged_record(given: dict[str, Any], tmp_path: Path, text: str) -> None:
+    folder = trained(given, tmp_path / "run")
+    (folder / "inputs.json").write_text(text)
+    with pytest.raises(UserError, match=r"^resume: .*inputs\.json is damaged; remove it"):
+        resumed(folder)
+
+
+def test_a_run_of_an_earlier_version(given: dict[str, Any], tmp_path: Path) -> None:
+    folder = trained(given, tmp_path / "run")
+    (folder / "inputs.json").unlink()
+    assert "has no inputs.json (an earlier version wrote it)" in resumed(folder)[0]
+    assert not [note for note in resumed(folder) if "inputs.json" in note]
+
+
+def test_a_folder_of_samples(given: dict[str, Any], tmp_path: Path) -> None:
+    for key in ("algorithm", "steps", "eval", "checkpoint", "optimizer", "minibatch_prompts"):
+        del given[key]
+    own = {**given, "eval": {"size": 0}, "quiet": True}
+    folder = winnow.sample(**own, out=tmp_path / "pool").folder
+    edit(folder, r"^samples_per_prompt = 8$", "samples_per_prompt = 9")
+    assert winnow.sample(resume=folder, quiet=True).sampled.made == len(ROWS)
+    edit(folder, r"^temperature = 1.0$", "temperature = 0.5")
+    with pytest.raises(UserError, match=r"sampling\.temperature 1\.0 -> 0\.5\); restore them"):
+        winnow.sample(resume=folder, quiet=True)
+    assert winnow.sample(resume=folder, quiet=True, accept_changes=True).sampled.made == 0
+    with pytest.raises(UserError, match=r"^accept_changes: it is for what is resumed"):
+        winnow.sample(**own, out=tmp_path / "other", accept_changes=True)

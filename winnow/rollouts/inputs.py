@@ -1,0 +1,187 @@
+"""What a folder was begun with, its settings and data, and what has changed when it is resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from winnow.config.schema import Config
+from winnow.errors import UserError
+from winnow.storage.atomic import write_text
+from winnow.types import Prompt
+
+INPUTS = "inputs.json"
+"""A folder's file that tells it: every setting, and digests of the data."""
+
+_FREE = frozenset(
+    {
+        "device",
+        "threads",
+        "sampling.batch",
+        "sampling.cache_gib",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "reward.time_limit",
+        "reward.workers",
+        "engine.url",
+        "engine.concurrency",
+        "engine.requests_per_minute",
+        "engine.timeout",
+        "engine.retries",
+        "engine.key_env",
+        "prompts.source",
+        "eval.source",
+        "anchor.source",
+        "samples_file",
+    }
+)
+"""Settings that say where and how the work is done; of sources, what is in them counts."""
+
+
+def inputs_of(
+    settings: Mapping[str, Any],
+    prompts: Mapping[str, Sequence[Prompt]],
+    files: Iterable[Path] = (),
+) -> dict[str, Any]:
+    """What is recorded of settings and data, as JSON reads it back.
+
+    Args:
+        prompts: Sets of prompts by what they are called in messages.
+        files: Files of samples.
+    """
+    data = {
+        f"{part} of the {name}": digest
+        for name, some in prompts.items()
+        if some
+        for part, digest in _digests(some).items()
+    }
+    paths = sorted(set(files))
+    data |= {f"file of samples {number}": _digest(p) for number, p in enumerate(paths, start=1)}
+    made: dict[str, Any] = json.loads(json.dumps({"settings": _flat(settings), "data": data}))
+    return made
+
+
+def text_of(inputs: Mapping[str, Any]) -> str:
+    """The text of the file."""
+    return json.dumps(inputs, indent=2) + "\n"
+
+
+def check_inputs(
+    folder: Path,
+    present: Mapping[str, Any],
+    *,
+    accept: bool,
+    extends: Collection[str] = (),
+) -> list[str]:
+    """Compare what a folder was begun with and what it would be resumed with; record what is new.
+
+    Args:
+        accept: Whether changes are accepted that change what comes out.
+        extends: Settings that only make the work longer where they are raised.
+
+    Returns:
+        Notes on what has changed.
+
+    Raises:
+        UserError: something has changed that is not accepted; names all of it.
+    """
+    path = folder / INPUTS
+    if not path.is_file():
+        write_text(path, text_of(present))
+        return [
+            f"{folder} has no {INPUTS} (an earlier version wrote it): its settings and data "
+            "may have changed since it was begun"
+        ]
+    begun = _read(path)
+    changed = _changed(begun["settings"], present["settings"])
+    of_data = [f"the {name}" for name in sorted(_other(begun["data"], present["data"]))]
+    free = {
+        key
+        for key, (old, new) in changed.items()
+        if key in _FREE or (key in extends and _raised(old, new))
+    }
+    shown = {key: f"{key} {_show(old)} -> {_show(new)}" for key, (old, new) in changed.items()}
+    serious = [text for key, text in shown.items() if key not in free] + of_data
+    if serious and not accept:
+        raise UserError(
+            "resume",
+            f"{folder} was begun with other settings or data ({', '.join(serious)})",
+            "restore them, or resume with the changes (--accept-changes)",
+        )
+    said = [*shown.values(), *of_data]
+    if not said:
+        return []
+    record = {**present, "changes": [*begun.get("changes", ()), said]}
+    write_text(path, text_of(record))
+    return [f"changed since {folder} was begun: {', '.join(said)}"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        told = None
+    if isinstance(told, dict) and all(isinstance(told.get(k), dict) for k in ("settings", "data")):
+        return told
+    problem = f"{path} is damaged"
+    remedy = "remove it, if settings and data are those that the folder was begun with"
+    raise UserError("resume", problem, remedy)
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings whose values differ; what this version has added is at its default."""
+    default = json.loads(json.dumps(_flat(Config().model_dump(exclude_none=True))))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key, default.get(key)) != new.get(key)
+    }
+
+
+def _other(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
+    return {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+
+
+def _raised(old: object, new: object) -> bool:
+    return isinstance(old, int) and isinstance(new, int) and new > old
+
+
+def _show(value: object) -> str:
+    return "unset" if value is None else f"{json.dumps(value):.60}"
+
+
+def _flat(values: Any, above: str = "") -> dict[str, Any]:
+    """Nested tables, and lists of tables by number, as one: `phases.2.optimizer.lr`."""
+    if isinstance(values, Mapping):
+        parts = {str(key): value for key, value in values.items()}
+    elif isinstance(values, list) and values and all(isinstance(v, Mapping) for v in values):
+        parts = {str(number): value for number, value in enumerate(values, start=1)}
+    else:
+        return {above: values}
+    found: dict[str, Any] = {}
+    for key, value in parts.items():
+        found |= _flat(value, f"{above}.{key}" if above else key)
+    return found
+
+
+def _digests(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """Digests of prompts by what a change in them would be called."""
+    parts = {
+        "texts": [(p.text, p.messages) for p in prompts],
+        "answers": [p.answer for p in prompts],
+        "names and other columns": [(p.id, p.difficulty, dict(p.data)) for p in prompts],
+    }
+    return {
+        name: hashlib.sha256(
+            json.dumps(part, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
+        ).hexdigest()
+        for name, part in parts.items()
+    }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
