@@ -103,6 +103,7 @@ def test_a_run(tiny_model) -> None:
     shutil.rmtree("a/checkpoints/step-2")
     resumed = winnow.train(resume="a", quiet=True)
     assert resumed.metrics[0] == rows[0]
-    assert resumed.checkpoint == result_of(Path("a")).checkpoint == Path("a/checkpoints/step-2")
+    assert resumed.checkpoint == result_of(Path("a").absolute()).checkpoint
+    assert resumed.checkpoint == Path("a/checkpoints/step-2").absolute()
     points = run_overoptimisation("a", "exact").points
     assert [point.at for point in points] == [0, 1, 2]

@@ -35,6 +35,7 @@ from winnow.reporting.terminal import observing
 from winnow.rewards.factory import RewardFunction, reward_name
 from winnow.rollouts.collect import SampleResult, resume_sample, run_sample
 from winnow.storage.atomic import refuse
+from winnow.storage.paths import located
 from winnow.storage.run_folder import next_folder
 from winnow.training.run import Result, run
 
@@ -100,7 +101,7 @@ def train(
                 accept_changes=accept_changes,
             )
         _only_resuming(accept_changes)
-        folder = Path(out) if out is not None else next_folder(own.name if own else "run")
+        folder = located(out, "out") if out is not None else next_folder(own.name if own else "run")
         with config_of(recipe, over, folder) as config:
             return run(config, out=folder, observers=observers, reward=reward, algorithm=own)
 
@@ -127,7 +128,7 @@ def evaluate(
         merge_section(over, "eval", {"source": prompts})
         if not isinstance(prompts, str):
             merge_section(over, "eval", {"size": max(1, len(prompts))})
-    folder = Path(out) if out is not None else next_folder("eval")
+    folder = located(out, "out") if out is not None else next_folder("eval")
     with config_of(recipe, over, folder) as config, observing(quiet, callbacks) as observers:
         return run_evaluation(config, out=folder, observers=observers, reward=reward)
 
@@ -177,7 +178,7 @@ def sample(
                 Path(resume), observers=observers, reward=reward, accept_changes=accept_changes
             )
         _only_resuming(accept_changes)
-        folder = Path(out) if out is not None else next_folder("sample")
+        folder = located(out, "out") if out is not None else next_folder("sample")
         with config_of(recipe, over, folder) as config:
             return run_sample(
                 config, out=folder, held_out=held_out, observers=observers, reward=reward

@@ -258,12 +258,12 @@ LATE_MISTAKES = {
     ),
     "weights that are no numbers": Case(
         train(*TINY, "model=spoilt-weights"),
-        "model: 'spoilt-weights': 64 of 64 weights of model.norm.weight are not finite; take an",
+        "spoilt-weights': 64 of 64 weights of model.norm.weight are not finite; take an",
     ),
-    "no weights": Case(train(*FILE, "model=hollow"), "model: cannot load 'hollow': "),
+    "no weights": Case(train(*FILE, "model=hollow"), "hollow': Error no file named"),
     "other vocabulary": Case(
         train(*TINY, "algorithm=rft", "samples_from=other"),
-        "samples_from: 'other' has another vocab",
+        "other' has another vocabulary than",
     ),
 }
 """What only torch, the tokenizer or the weights can tell. These run in this process."""
@@ -430,8 +430,8 @@ class TestResults:
         code, out, err = in_process(monkeypatch, capsys, "train", *self.tiny(model), "--json")
         assert code == 0
         result = json.loads(out)
-        assert result["folder"] == "runs/arithmetic-raft++-001"
-        assert result["checkpoint"] == "runs/arithmetic-raft++-001/checkpoints/step-1"
+        assert result["folder"] == str(Path("runs/arithmetic-raft++-001").absolute())
+        assert result["checkpoint"] == f"{result['folder']}/checkpoints/step-1"
         assert result["last_step"]["step"] == 1
         assert {"before", "after", "gain", "gain_low", "gain_high"} <= result.keys()
         assert Path(result["checkpoint"], "model.safetensors").is_file()

@@ -744,7 +744,8 @@ def test_the_command(tiny_model, here, monkeypatch, capsys) -> None:
     code, out, err = command(monkeypatch, capsys, *sets(tiny_model), "--out", "b", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == {
-        "folder": "b", "asked": 80, "found": 0, "made": 80, "scored": 80, "tokens": tokens,
+        "folder": str(here / "b"),
+        "asked": 80, "found": 0, "made": 80, "scored": 80, "tokens": tokens,
         "right": round(right * 80), "errors": 0,
     }  # fmt: skip
     texts = [{place: row["token_ids"] for place, row in rows(Path(f)).items()} for f in "ab"]
@@ -884,7 +885,7 @@ def test_from_python(tiny_model, here) -> None:
         model=str(tiny_model), prompts=tiny.problems()[:3], reward=even, n=2, out="a", quiet=True,
         sampling={"max_tokens": 3, "stop": []},
     )  # fmt: skip
-    assert (made.folder, made.sampled.made) == (Path("a"), 6)
+    assert (made.folder, made.sampled.made) == (Path("a").absolute(), 6)
     found = rows(Path("a"))
     assert {row["prompt"] for row in found.values()} == {"0+0=", "0+1=", "0+2="}
     assert all(row["reward"] == even(Prompt("", ""), row["text"]) for row in found.values())

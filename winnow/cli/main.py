@@ -52,6 +52,7 @@ def train(
     from winnow.cli.render import gain_line
     from winnow.config.recipe import load
     from winnow.reporting.terminal import observing
+    from winnow.storage.paths import shown
     from winnow.storage.run_folder import next_folder
     from winnow.training.run import run
 
@@ -85,8 +86,8 @@ def train(
         return
     if line := gain_line(result):
         typer.echo(f"\n{line}")
-    typer.echo(f"model:   {result.checkpoint}")
-    typer.echo(f"samples: {result.folder / 'rollouts'}")
+    typer.echo(f"model:   {shown(result.checkpoint)}")
+    typer.echo(f"samples: {shown(result.folder / 'rollouts')}")
 
 
 @app.command(
@@ -103,6 +104,7 @@ def evaluate(
     from winnow.config.recipe import load
     from winnow.evaluation.held_out import run_evaluation
     from winnow.reporting.terminal import observing
+    from winnow.storage.paths import located, shown
     from winnow.storage.run_folder import next_folder
 
     config = load(recipe, sets or ())
@@ -110,9 +112,9 @@ def evaluate(
     with observing(as_json) as observers:
         result = run_evaluation(config, out=folder, observers=observers)
     if as_json:
-        print_json({"folder": str(folder), **asdict(result)})
+        print_json({"folder": str(located(folder, "out")), **asdict(result)})
     else:
-        typer.echo(f"samples: {folder / 'rollouts'}")
+        typer.echo(f"samples: {shown(located(folder, 'out') / 'rollouts')}")
 
 
 for _name, (_function, _example) in {**samples.COMMANDS, **analysis.COMMANDS}.items():

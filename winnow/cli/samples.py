@@ -57,6 +57,7 @@ def sample(
     from winnow.config.recipe import load
     from winnow.reporting.terminal import observing
     from winnow.rollouts.collect import resume_sample, run_sample
+    from winnow.storage.paths import shown
     from winnow.storage.run_folder import next_folder
 
     with observing(as_json) as observers:
@@ -75,7 +76,7 @@ def sample(
         print_json({"folder": str(result.folder), **asdict(done)})
         return
     typer.echo(_sampled(done))
-    typer.echo(f"samples: {result.folder}")
+    typer.echo(f"samples: {shown(result.folder)}")
 
 
 def _sampled(done: Sampled) -> str:

@@ -94,7 +94,7 @@ def best_of(
     Raises:
         UserError: something that the caller can fix, such as n above the number of samples.
     """
-    outputs = paths_of(out)
+    outputs = paths_of(out, "out")
     check(n, by=by, votes=votes, answers=answers, outputs=outputs, plot=plot)
     name = reward_name(by) or ""
     scorer = _scorer(by, votes)
@@ -114,7 +114,7 @@ def best_of(
         for path in outputs:
             export(table, _as_selected(table, made), path, form=form)
         if plot is not None:
-            plot_curves(made.curves, Path(plot), name, made.prompts)
+            plot_curves(made.curves, paths_of(plot, "plot")[0], name, made.prompts)
     return made
 
 
@@ -140,7 +140,7 @@ def check(
         if not path.absolute().parent.is_dir():
             raise UserError("out", f"no folder {path.parent}")
     if plot is not None:
-        check_picture(Path(plot))
+        check_picture(paths_of(plot, "plot")[0])
 
 
 def _choose(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from winnow.config.located import located_config
 from winnow.config.recipe import dumps, values_of
 from winnow.config.schema import Config
 from winnow.engines.base import Engine
@@ -22,6 +23,7 @@ from winnow.rollouts.context import Context
 from winnow.rollouts.generate import requests, sample, sampling_params
 from winnow.rollouts.scoring import reward_for, score
 from winnow.storage.lock import FolderLock
+from winnow.storage.paths import located
 from winnow.storage.run_folder import RunStore
 from winnow.types import Group, Split
 
@@ -82,6 +84,7 @@ def run_evaluation(
     config: Config, *, out: Path, observers: Observers, reward: str | RewardFunction | None = None
 ) -> Evaluation:
     """Evaluate a config's held-out prompts; the samples go to a run folder of their own."""
+    out, config = located(out, "out"), located_config(config)
     RunStore.refuse(out)
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same

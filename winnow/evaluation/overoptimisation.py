@@ -22,7 +22,7 @@ from winnow.evaluation.scores import RECORDED, scored_samples, scores
 from winnow.reporting.observer import Observers
 from winnow.reporting.terminal import observing
 from winnow.rewards.factory import RewardFunction, reward_name
-from winnow.storage.paths import Paths
+from winnow.storage.paths import Paths, paths_of
 from winnow.storage.sample_table import SampleTable
 from winnow.theory.best_of import sizes
 from winnow.theory.checks import Array
@@ -55,7 +55,8 @@ def overoptimisation(
         UserError: something that the caller can fix.
     """
     if plot is not None:
-        check_picture(Path(plot))
+        plot = paths_of(plot, "plot")[0]
+        check_picture(plot)
     with observing(quiet) as observers:
         table = scored_samples(samples, ["text"], [proxy, gold], None, pool, "the study")
         by_proxy, by_gold = (scores(table, scorer, observers) for scorer in (proxy, gold))
@@ -113,8 +114,9 @@ def run_overoptimisation(
         UserError: something that the caller can fix.
     """
     if plot is not None:
-        check_picture(Path(plot))
-    folder = Path(run)
+        plot = paths_of(plot, "plot")[0]
+        check_picture(plot)
+    folder = paths_of(run)[0]
     files = sorted((folder / "rollouts").glob("eval-*.parquet"))
     if len(files) < 3 or not (folder / "config.toml").is_file():
         problem = f"the study needs 3 evaluations with samples, and {folder} has {len(files)}"

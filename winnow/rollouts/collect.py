@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from winnow.config.located import located_config
 from winnow.config.recipe import dumps, load_folder, values_of
 from winnow.config.schema import Config
 from winnow.engines.base import Request, Sampler, SamplingParams
@@ -26,6 +27,7 @@ from winnow.rollouts.generate import ask, derive_seed, sampling_params
 from winnow.rollouts.inputs import INPUTS, check_inputs, inputs_of, text_of
 from winnow.rollouts.scoring import Patience, reward_for, score
 from winnow.storage.lock import FolderLock, alone
+from winnow.storage.paths import located, shown
 from winnow.storage.sample_folder import Journal, Place
 from winnow.types import Group, Origin, Prompt
 
@@ -198,6 +200,7 @@ def run_sample(
     reward: str | RewardFunction | None = None,
 ) -> SampleResult:
     """Sample by a config into a new folder."""
+    out, config = located(out, "out"), located_config(config)
     Journal.refuse(out)
     with FolderLock() as lock:
 
@@ -221,6 +224,7 @@ def resume_sample(
     Args:
         accept_changes: Whether one is resumed whose settings or data have changed.
     """
+    folder = located(folder, "resume")
     Journal.check(folder)
     with alone(folder):
         config = load_folder(folder)
@@ -251,7 +255,9 @@ def _sample(
 ) -> SampleResult:
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
-    what = f"{len(plan.prompts)} prompts x {plan.n} samples of {plan.origin.model} -> {folder}"
+    what = (
+        f"{len(plan.prompts)} prompts x {plan.n} samples of {plan.origin.model} -> {shown(folder)}"
+    )
     start = RunStart(folder, "sample", values_of(config), what, resumed=folder.exists())
     with reward_for(config, reward) as verifier, observers.running(start):
         sampler = sampler_for(config, plan.prompts, observers)
@@ -261,7 +267,7 @@ def _sample(
         try:
             sampled = collect(plan, sampler, verifier, journal, observers)
         except KeyboardInterrupt as stop:
-            raise Stopped(f"stopped; resume: winnow sample --resume {folder}") from stop
+            raise Stopped(f"stopped; resume: winnow sample --resume {shown(folder)}") from stop
         finally:
             for note in sampler.notes():
                 observers.note(note)

@@ -215,7 +215,7 @@ def select(
     Raises:
         UserError: something that the caller can fix; nothing is written then.
     """
-    outputs = paths_of(out)
+    outputs = paths_of(out, "out")
     _check_outputs(outputs, form, rejected)
     if rescore_with is None and reward_options:
         problem = "there is no reward to rescore with"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from winnow.errors import DiskError, UserError
+from winnow.storage.paths import shown
 
 
 def whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -150,7 +151,7 @@ def refuse(path: Path, hint: Callable[[], str] = str) -> None:
     except OSError as error:
         raise UserError("out", f"cannot make {path}: {error.strerror}") from error
     if there:
-        raise UserError("out", f"{path} exists already", f"choose another --out{hint()}")
+        raise UserError("out", f"{shown(path)} exists already", f"choose another --out{hint()}")
     if not writable:
         what = "cannot be written to" if above.is_dir() else "is not a folder"
-        raise UserError("out", f"cannot make {path}: {above} {what}", "choose another --out")
+        raise UserError("out", f"cannot make {shown(path)}: {above} {what}", "choose another --out")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from winnow.errors import UserError
 from winnow.storage.atomic import disk
+from winnow.storage.paths import shown
 
 LOCK = ".lock"
 """The file; it is there while a process writes to its folder, and after one was killed."""
@@ -131,7 +132,7 @@ class FolderLock:
         if other is not None:
             who = f" (process {other.pid} on {other.host} since {other.since}; "
             who += f"it last wrote at {_last_write(folder)})"
-        problem = f"another winnow is writing to {folder}{who}"
+        problem = f"another winnow is writing to {shown(folder)}{who}"
         return UserError(self._setting, problem, remedy)
 
     @property

@@ -52,6 +52,7 @@ from winnow.storage.format import check_folder
 from winnow.storage.lines import line_of, rows_of
 from winnow.storage.lock import FolderLock
 from winnow.storage.parquet import UNREADABLE
+from winnow.storage.paths import located, shown
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import PROMPT_KEY, clean, group_of, read_written, write_groups
 from winnow.types import Group, Prompt, Split
@@ -111,7 +112,7 @@ class RunStore:
 
         def hint() -> str:
             resumable = (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir()
-            return f", or resume it: winnow train --resume {folder}" if resumable else ""
+            return f", or resume it: winnow train --resume {shown(folder)}" if resumable else ""
 
         refuse(folder, hint)
 
@@ -119,12 +120,16 @@ class RunStore:
     def open(cls, folder: Path) -> RunStore:
         """The folder of a run, to resume; a `UserError` if it is none."""
         if not (folder / "config.toml").is_file():
-            raise UserError("resume", f"{folder} is not a run folder (it has no config.toml)")
+            raise UserError(
+                "resume", f"{shown(folder)} is not a run folder (it has no config.toml)"
+            )
         if (folder / JOURNAL).is_file():
-            problem = f"{folder} is a folder of winnow sample"
-            raise UserError("resume", problem, f"resume it: winnow sample --resume {folder}")
+            problem = f"{shown(folder)} is a folder of winnow sample"
+            raise UserError("resume", problem, f"resume it: winnow sample --resume {shown(folder)}")
         if not (folder / "checkpoints").is_dir():
-            raise UserError("resume", f"{folder} holds an evaluation, which cannot be resumed")
+            raise UserError(
+                "resume", f"{shown(folder)} holds an evaluation, which cannot be resumed"
+            )
         check_folder("resume", folder)
         return cls(folder)
 
@@ -364,7 +369,7 @@ def _finite(value: object) -> bool:
 
 def next_folder(name: str, parent: Path = Path("runs")) -> Path:
     """`runs/NAME-001`, or the first number that is free."""
-    number = 1
+    number, parent = 1, located(parent, "out")
     while (parent / f"{name}-{number:03d}").exists():
         number += 1
     return parent / f"{name}-{number:03d}"

@@ -25,6 +25,7 @@ from winnow.storage.format import check_folder
 from winnow.storage.lines import line_of, rows_of
 from winnow.storage.lock import FolderLock
 from winnow.storage.parquet import UNREADABLE
+from winnow.storage.paths import shown
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import (
     PROMPT_KEY,
@@ -96,7 +97,7 @@ class Journal:
     def check(folder: Path) -> None:
         """Raise a `UserError` if a folder cannot be resumed."""
         if not (folder / JOURNAL).is_file():
-            raise UserError("resume", f"{folder} is not a folder of winnow sample")
+            raise UserError("resume", f"{shown(folder)} is not a folder of winnow sample")
         if not (folder / "config.toml").is_file():
             problem = f"{folder} was stopped before anything was sampled (it has no config.toml)"
             raise UserError("resume", problem, "remove it and begin anew")
@@ -257,4 +258,4 @@ def _hint(folder: Path) -> str:
         return ""
     if not (folder / "config.toml").is_file():
         return ", or remove it: it was stopped before anything was sampled"
-    return f", or resume it: winnow sample --resume {folder}"
+    return f", or resume it: winnow sample --resume {shown(folder)}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from winnow.algorithms.algorithm import Algorithm
+from winnow.config.located import located_config
 from winnow.config.recipe import load_folder
 from winnow.config.schema import Config
 from winnow.errors import Stopped
@@ -18,6 +19,7 @@ from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.inputs import check_inputs
 from winnow.rollouts.scoring import reward_for
 from winnow.storage.lock import FolderLock
+from winnow.storage.paths import located, shown
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.early_stopping import chosen_checkpoint, reported
 from winnow.training.loop import train as run_loop
@@ -81,12 +83,13 @@ def run(
     """
     with FolderLock() as lock:
         if resume is not None:
-            out = RunStore.open(resume).folder
+            out = RunStore.open(located(resume, "resume")).folder
             lock.take(out)
             config = load_folder(out)
-        assert config is not None
-        assert out is not None
-        if resume is None:
+        else:
+            assert config is not None
+            assert out is not None
+            out, config = located(out, "out"), located_config(config)
             RunStore.refuse(out)
         checked = plan(config, algorithm)
         point = None
@@ -106,7 +109,9 @@ def run(
                 runner.finish()
             except KeyboardInterrupt as stop:
                 begun = (out / "config.toml").is_file()
-                hint = f"; resume: winnow train --resume {out}" if begun else " before it began"
+                hint = (
+                    f"; resume: winnow train --resume {shown(out)}" if begun else " before it began"
+                )
                 raise Stopped(f"stopped{hint}") from stop
             result = result_of(out)
             observers.done(_end(result))
@@ -161,7 +166,7 @@ def _start(checked: Plan, out: Path, point: ResumePoint | None) -> RunStart:
         out,
         "train",
         checked.values,
-        summary=f"{summary}\nrun folder: {out}\n",
+        summary=f"{summary}\nrun folder: {shown(out)}\n",
         first_step=1 + (point.step if point else 0),
         last_step=phases[-1].last,
         resumed=point is not None,

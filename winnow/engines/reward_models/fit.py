@@ -13,7 +13,7 @@ from winnow.engines.reward_models.preferences import FitSettings, Pair, pairs
 from winnow.errors import UserError
 from winnow.reporting.terminal import observing
 from winnow.storage.atomic import refuse
-from winnow.storage.paths import Paths, paths_of
+from winnow.storage.paths import Paths, located, paths_of
 from winnow.storage.sample_table import SampleTable, read_samples
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def fit_reward(
             raise UserError(name, f"must be at least 1 (got {value})")
     how = FitSettings(epochs, lr, batch_pairs, seed, dtype, layers)
     how.check()
-    out = Path(out)
+    out = located(out, "out")
     refuse(out)
     with observing(quiet) as observers:
         observers.progress("read", 0, 1)
