@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -158,6 +159,31 @@ def test_a_run_is_resumed_by_one_process_at_a_time(tmp_path: Path) -> None:
     finished(first)
     assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl")] == [*range(1, 61)]
     assert not (tmp_path / "run/.lock").exists()
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "a pipe", "closed"])
+def test_a_console_that_takes_nothing_stops_no_run(tmp_path: Path, where: str) -> None:
+    recipe(tmp_path, "steps = 2")
+    code = WITHOUT_TORCH.replace("assert not done.code, (sys.argv, done.code)", "raise")
+    words = [sys.executable, "-c", code, "winnow|train|recipe.toml|--out|run"]
+    plain = " ".join(map(shlex.quote, words))
+    command = {"/dev/full": "> /dev/full", "a pipe": "| true", "closed": ">&-"}[where]
+    done = subprocess.run(
+        ["/bin/bash", "-c", f"{plain} {command}; exit ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert [row["step"] for row in lines(tmp_path / "run", "metrics.jsonl")] == [1, 2]
+    assert "Traceback" not in done.stderr
+    said = done.stderr.splitlines()
+    if where == "/dev/full":
+        assert said[-1].startswith("winnow: cannot write to standard output: No space left on")
+        assert (len(said), done.returncode) == (2, 74)
+    else:
+        assert (len(said), done.returncode) == (int(where == "a pipe"), 0), said
 
 
 def test_another_model_samples_and_is_let_go_of(

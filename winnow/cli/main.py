@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +12,7 @@ import typer
 
 from winnow.cli import analysis, samples
 from winnow.cli.options import Accept, Json, Out, Recipe, Set, only_resuming, print_json
-from winnow.errors import UserError, WinnowError, notes
+from winnow.errors import DiskError, UserError, WinnowError, notes
 
 app = typer.Typer(
     name="winnow",
@@ -187,6 +189,8 @@ def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
     try:
         code = app(prog_name="winnow", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what it has not taken is known now, not at exit
     except WinnowError as error:
         sys.exit(_say("; ".join([str(error), *notes(error)]), error.exit_code))
     except _UsageError as error:
@@ -196,9 +200,25 @@ def main() -> None:
         sys.exit(_say(f"{message[:1].lower()}{message[1:]}; see {command} --help", 2))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(_say("stopped", 130))
+    except OSError as error:
+        if not _stdout_fails():
+            raise
+        reason = f"cannot write to standard output: {error.strerror}"
+        sys.exit(_say(f"{reason}; what is on the disk is whole", DiskError.exit_code))
     sys.exit(_say("stopped", 130) if code == 130 else code if isinstance(code, int) else 0)
 
 
 def _say(message: str, code: int) -> int:
-    typer.echo(f"winnow: {' '.join(message.split())}", err=True)
+    with suppress(OSError):  # the exit code tells it too
+        typer.echo(f"winnow: {' '.join(message.split())}", err=True)
     return code
+
+
+def _stdout_fails() -> bool:
+    """Whether standard output takes nothing; then it is let go of, so that the exit is quiet."""
+    try:
+        print(flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return True
+    return False
