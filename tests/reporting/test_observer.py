@@ -79,7 +79,8 @@ def test_the_metrics_file_has_the_rows(tmp_path) -> None:
     record = MetricsFile(RunStore(tmp_path).append)
     record.on_step(StepEnd(1, {"step": 1, "loss": 0.25}))
     record.on_evaluation(RESULT)
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.25}\n'
+    (row,) = RunStore(tmp_path).lines("metrics.jsonl")
+    assert row == {"step": 1, "loss": 0.25}
     row = json.loads((tmp_path / "evals.jsonl").read_text())
     assert (row["step"], row["by_difficulty"], row["split"]) == (2, {"easy": 0.5}, "eval")
 

@@ -14,6 +14,7 @@ import winnow
 from tests import kills, tiny
 from tests.kills import FIRST
 from winnow.reporting.observer import Observers
+from winnow.storage.run_folder import RunStore
 from winnow.training.run import run
 
 ROWS = tiny.problems()
@@ -82,7 +83,7 @@ def test_a_run_is_told_in_order(tiny_model, tmp_path) -> None:
     ]
     assert [e.metrics for e in tracker.heard if shape(e)[0] == "StepEnd"] == result.metrics
     told = [asdict(e) for e in tracker.heard if shape(e)[0] == "Evaluation"]
-    assert told == [json.loads(x) for x in (tmp_path / "run/evals.jsonl").read_text().splitlines()]
+    assert told == RunStore(tmp_path / "run").lines("evals.jsonl")
     assert (end.checkpoint, end.before, end.after) == (
         tmp_path / "run/checkpoints/step-3", result.before, result.after,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from winnow.reporting.events import (
     StepEnd,
 )
 from winnow.reporting.metrics import Evaluation
+from winnow.storage.paths import shown
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, of how many)."""
@@ -105,7 +106,7 @@ class Observers(Observer):
         if self.failed is not None:
             remedy, start, cause = "fix it or leave it out", self._start, self.failed.__cause__
             if start and start.command != "evaluate" and (start.folder / "config.toml").is_file():
-                how = f"winnow.{start.command}(resume={str(start.folder)!r})"
+                how = f"winnow.{start.command}(resume={shown(start.folder)!r})"
                 remedy += f", and resume: {how}"
             self.failed = self.failed.with_(remedy=remedy)
             raise self.failed from cause

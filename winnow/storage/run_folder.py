@@ -2,6 +2,7 @@
 
     config.toml         resolved; enough to repeat the run
     environment.json    versions and device
+    inputs.json         settings and digests of data, to know them again (rollouts/inputs.py)
     rollouts/           train-000001.parquet, eval-000000.parquet, test-000000.parquet: every sample
                         ever made
     metrics.jsonl       one object a step
@@ -12,6 +13,7 @@
     base/               what adapters were trained over, where no hub has it
     skipped/            batches whose loss or gradient was not finite
     superseded/         samples of a policy that new scores have changed
+    .lock               while a process writes to it (storage/lock.py)
 
 A file has its name only when it is complete: it is written beside it, flushed to the disk and
 renamed.

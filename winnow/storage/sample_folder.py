@@ -1,6 +1,6 @@
 """The folder that `winnow sample` fills: a journal line for each set of samples, then files.
 
-    config.toml, environment.json   as in a run folder
+    config.toml, environment.json, inputs.json, .lock   as in a run folder
     samples/part-00001.parquet      closed files
     journal.jsonl                   what is in no closed file yet: lines of samples and of scores
 
