@@ -73,10 +73,12 @@ def test_the_one_before_is_resumed_from(fake: dict[str, Any], tmp_path: Path, na
         broken = tmp_path / how
         shutil.copytree(whole, broken)
         damage(broken / "checkpoints/step-4" / name)
-        said = [note for note in resumed(broken) if "damaged" in note]
+        notes = resumed(broken)
+        said = [note for note in notes if "damaged" in note]
+        assert "resuming from step-2" in notes
         assert len(said) == 1, how
         assert said[0].startswith(f"checkpoint step-4 is damaged ({name}"), said
-        assert said[0].endswith("step-4.set-aside is not resumed from, but the one before it")
+        assert said[0].endswith("): step-4 is set aside as step-4.set-aside")
         check_same(whole, broken)
         assert sorted(p.name for p in (broken / "checkpoints").iterdir()) == ["step-2", "step-4"]
 
@@ -157,7 +159,7 @@ def test_one_that_is_needed_beside_the_newest(
     notes = resumed(broken)
     for note, step in zip(notes[:2], (last, first), strict=True):
         assert note.startswith(f"checkpoint step-{first} is damaged (logits.json"), notes
-        assert f"step-{step}.set-aside is not resumed from" in note
+        assert note.endswith(f": step-{step} is set aside as step-{step}.set-aside")
     check_same(whole, broken)
 
 

@@ -307,6 +307,7 @@ class RunStore:
             needed: The steps of other checkpoints that a run needs to resume from one.
             note: Is told what is damaged, and what is not known.
         """
+        damaged = False
         with disk(self.folder / "checkpoints"):
             self._drop_partial()
             for step, folder in reversed(list(found_in(self.folder / "checkpoints"))):
@@ -315,12 +316,16 @@ class RunStore:
                     for other in needed(step):
                         self._opened(other)
                 except Damaged as damage:
-                    away = set_aside(folder)
-                    note(f"{damage}: {away.name} is not resumed from, but the one before it")
+                    damaged = True
+                    note(f"{damage}: {folder.name} is set aside as {set_aside(folder).name}")
                     continue
                 if not sealed:
                     note(f"{folder.name} has no digests (an earlier version wrote it)")
+                if damaged:
+                    note(f"resuming from {folder.name}")
                 return folder, state
+        if damaged:
+            note("no checkpoint is left: the run begins anew, from the samples that it has")
         return None
 
     def _opened(self, step: int) -> tuple[dict[str, Any], bool]:

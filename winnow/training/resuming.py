@@ -44,8 +44,6 @@ def resume_point(
     """
     said: list[str] = []
     found = store.latest_checkpoint(_needed(store, phases, patience), said.append)
-    if found is None and said:
-        said.append("no checkpoint is left: the run begins anew, from the samples that it has")
     point = ResumePoint(found, (*notes, *said))
     if point.step < phases[-1].last:
         store.drop_final()  # of an earlier end; made again by the next
