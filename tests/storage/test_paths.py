@@ -78,10 +78,13 @@ def test_a_run_is_in_one_place(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_settings_that_name_what_is_there(home: Path) -> None:
-    Path("there").touch()
+    for name in ("there", "arithmetic", "number", "smollm2-135m", "start"):
+        Path(name).touch()
     for key, value, found in (
         ("model", "there", "there"),
         ("model", "owner/name", None),
+        ("model", "smollm2-135m", None),
+        ("reference", "start", None),
         ("samples_file", "there", "there"),
         ("prompts", {"source": "there"}, "there"),
         ("prompts", {"source": "arithmetic"}, None),
@@ -91,7 +94,7 @@ def test_settings_that_name_what_is_there(home: Path) -> None:
     ):
         config = located_config(from_dict({key: value}))
         made = json.dumps(config.model_dump(include={key}))
-        assert (str(Path("there").absolute()) in made) is (found is not None), key
+        assert (str(Path.cwd()) in made) is (found is not None), key
     phases = [{"algorithm": "rft", "samples_file": "there", "steps": 1}]
     config = located_config(from_dict({"phases": phases}))
     assert config.phases[0]["samples_file"] == str(Path("there").absolute())

@@ -23,6 +23,8 @@ _PATHS = (
 """Settings that may name a file or a folder; in a phase too."""
 _MODEL = "model:"
 """Before the folder of a reward model."""
+_WORDS = (Config().model, Config().prompts.source, "start", "phase")
+"""What these settings may say that names no file, whatever files there are."""
 
 
 def located_config(config: Config) -> Config:
@@ -50,6 +52,8 @@ def _located(values: Mapping[str, Any]) -> dict[str, Any]:
 def _path(value: str, setting: str) -> str:
     before = _MODEL if value.startswith(_MODEL) else ""
     name = value.removeprefix(before)
+    if value in _WORDS or (setting == "reward.name" and not before):
+        return value
     if name.startswith("~") or _exists(name):
         return before + str(located(name, setting))
     return value

@@ -125,14 +125,16 @@ class FolderLock:
         if not free:
             path = folder / LOCK
             remedy = f"wait until it ends, or if it has ended remove {path}"
-            raise self._refusal(folder, other, remedy)
+            raise self._refusal(folder, other, remedy, "may be")
 
-    def _refusal(self, folder: Path, other: Holder | None, remedy: str) -> UserError:
+    def _refusal(
+        self, folder: Path, other: Holder | None, remedy: str, verb: str = "is"
+    ) -> UserError:
         who = ""
         if other is not None:
             who = f" (process {other.pid} on {other.host} since {other.since}; "
             who += f"it last wrote at {_last_write(folder)})"
-        problem = f"another winnow is writing to {shown(folder)}{who}"
+        problem = f"another winnow {verb} writing to {shown(folder)}{who}"
         return UserError(self._setting, problem, remedy)
 
     @property
