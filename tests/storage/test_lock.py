@@ -128,7 +128,8 @@ def test_another_machine_is_refused_until_the_file_is_removed(tmp_path: Path) ->
     os.utime(tmp_path, (10**9, 10**9))
     day = time.strftime("%Y-%m-%d", time.localtime(10**9))
     for _ in range(2):
-        said = rf"winnow may be writing to .*process 77 on other since .*; it last wrote at {day} .* remove {tmp_path}/\.lock$"
+        said = r"winnow may be writing to .*process 77 on other since .*; "
+        said += rf"it last wrote at {day} .* remove {tmp_path}/\.lock$"
         with pytest.raises(UserError, match=said):
             FolderLock().take(tmp_path)
     (tmp_path / LOCK).unlink()
