@@ -180,7 +180,11 @@ CLOSE_TO_EACH_OTHER: list[Verdict] = [
     (MATH, r"\sqrt{2}", r"\boxed{1.414214}", RIGHT),  # to a millionth
     (MATH, r"\sqrt{2}", r"\boxed{1.4142}", WRONG),
     (MATH, r"1.5\pi", r"\boxed{1.5000001\pi}", WRONG),
-    (MATH, r"10^{-30}\pi", r"\boxed{2 \cdot 10^{-30}\pi}", WRONG),
+    (MATH, r"10^{-50}\pi", r"\boxed{2 \cdot 10^{-50}\pi}", WRONG),
+    (MATH, r"\frac{2^{1999}+1}{2^{1999}}", r"\boxed{1}", WRONG),
+    (MATH, r"10^{-9}\pi", r"\boxed{0.000000003}", WRONG),  # relative to its size
+    (MATH, r"x+\frac{1}{1999!}", r"\boxed{x+\frac{1}{2001!}}", WRONG),
+    (MATH, r"\frac{x}{10^{30}}", r"\boxed{10^{-30}x}", RIGHT),
     (MATH, "x + 0.00000000000000000001", r"\boxed{x}", WRONG),
     (MATH, "2*x-3*y+7=0", "2x + 3y + 8=0", WRONG),
     (MATH, "6", r"\boxed{6\sqrt(2)}", WRONG),
