@@ -44,6 +44,7 @@ class FakeServer(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.keys: list[str | None] = []
+        self.encodings: list[str | None] = []
         self.under_way = 0
         self.most_under_way = 0
         self.mistakes: list[BaseException | None] = []
@@ -101,6 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
             server.asked.append(body)
             server.paths.append(self.path)
             server.keys.append(self.headers.get("Authorization"))
+            server.encodings.append(self.headers.get("Accept-Encoding"))
             server.under_way += 1
             server.most_under_way = max(server.most_under_way, server.under_way)
             behaviour = server.script.pop(0) if server.script else server.default
@@ -113,8 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(reply)
 
     def _send(self, reply: Reply) -> None:
-        text = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
-        raw = text.encode()
+        raw = reply.body
+        if not isinstance(raw, bytes):
+            raw = (raw if isinstance(raw, str) else json.dumps(raw)).encode()
         self.send_response(reply.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(raw)))

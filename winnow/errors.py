@@ -60,6 +60,19 @@ def notes(error: BaseException) -> list[str]:
     return list(getattr(error, "__notes__", ()))
 
 
+def printable(text: str) -> str:
+    """A text for a terminal: its lines and tabs, all else that is unprintable escaped.
+
+    What a server, a verifier or a model wrote may hold sequences that move the cursor or change
+    colours and titles.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def choices(known: Sequence[str]) -> str:
     """A remedy: `use a, b or c`."""
     *most, last = known

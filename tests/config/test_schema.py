@@ -22,6 +22,7 @@ from winnow.algorithms.table import ALGORITHMS
 from winnow.config.recipe import dumps, load, load_folder, recipes
 from winnow.config.schema import Config, from_dict
 from winnow.config.schema.describe import describe
+from winnow.config.secrets import is_bare
 from winnow.config.validation import check
 from winnow.errors import UserError
 
@@ -88,7 +89,7 @@ SETTINGS = st.fixed_dictionaries(
             },
         ),
         "engine": st.fixed_dictionaries(
-            {"sampler": st.just("openai"), "url": FREE_TEXT},
+            {"sampler": st.just("openai"), "url": FREE_TEXT.filter(is_bare)},
             optional={"served_model": FREE_TEXT, "concurrency": st.integers(1, 99)},
         ),
         "optimizer": st.fixed_dictionaries(

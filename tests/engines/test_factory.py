@@ -37,6 +37,7 @@ def test_the_model_in_this_process(tiny_model) -> None:
 
 def test_a_server_and_how_to_ask_it(monkeypatch) -> None:
     pytest.importorskip("openai")
+    monkeypatch.setenv("MY_KEY", "a-key")
     how = {
         "api": "chat",
         "concurrency": 3,

@@ -12,7 +12,7 @@ import typer
 
 from winnow.cli import analysis, samples
 from winnow.cli.options import Accept, Json, Out, Recipe, Set, only_resuming, print_json
-from winnow.errors import DiskError, UserError, WinnowError, notes
+from winnow.errors import DiskError, UserError, WinnowError, notes, printable
 
 app = typer.Typer(
     name="winnow",
@@ -143,9 +143,8 @@ def algorithms(as_json: Json = False) -> None:
             ]
         )
         return
-    from rich.console import Console
-
     from winnow.cli.render import algorithms_notes, algorithms_table
+    from winnow.reporting.console import Console
 
     console = Console(highlight=False)
     console.print(algorithms_table(console.width), "")
@@ -210,7 +209,7 @@ def main() -> None:
 
 def _say(message: str, code: int) -> int:
     with suppress(OSError):  # the exit code tells it too
-        typer.echo(f"winnow: {' '.join(message.split())}", err=True)
+        typer.echo(f"winnow: {printable(' '.join(message.split()))}", err=True)
     return code
 
 

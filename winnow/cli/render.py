@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.table import ALGORITHMS
+from winnow.reporting.console import Console
 
 if TYPE_CHECKING:
     from winnow.engines.reward_models.trainer import FitResult

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ValidationError
 from winnow.config.former import FORMER, moved
 from winnow.errors import UserError, nearest
 
+_SECRET = ("engine", "engine.key_env", "engine.url")
+"""Settings whose values are not shown: they may hold a key or a password by mistake."""
+
 _WORDS = {
     "int_type": "must be an integer",
     "float_type": "must be a number",
@@ -36,14 +39,15 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
         return UserError(field, "no such setting", _meant(where, model))
     if kind == "model_type":
         inner = next(_keys(_section(model, where), field))
-        return UserError(field, f"must be a table of settings, such as {inner} (got {given!r:.60})")
+        shown = "" if field in _SECRET else f" (got {given!r:.60})"
+        return UserError(field, f"must be a table of settings, such as {inner}{shown}")
     if isinstance(given, dict) and kind != "value_error":
         name = next(iter(given), "")
         return UserError(field, f"it is a single value and has no setting {name!r} of its own")
     said = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     remedy = str(first.get("ctx", {}).get("remedy", ""))
-    # a setting that is not read may hold a key or a password
-    hidden = given is None or isinstance(given, dict) or kind == "not_read"
+    # "not_read": a setting that does nothing here, whichever it is
+    hidden = given is None or isinstance(given, dict) or kind == "not_read" or field in _SECRET
     shown = "" if hidden else f" (got {given!r:.60})"
     return UserError(field, f"{_WORDS.get(kind, said)}{shown}", remedy)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from winnow.errors import Stopped, UserError
+from winnow.errors import Stopped, UserError, printable
 from winnow.reporting.events import (
     CheckpointSaved,
     Note,
@@ -154,7 +154,7 @@ class Observers(Observer):
                     gone = isinstance(error, SystemExit | BrokenPipeError)
                     what = f"{_raised(own, error)}; it is left out"
                     what = "the terminal is gone; the run continues without it" if gone else what
-                    print(f"winnow: {what}", file=sys.stderr)
+                    print(printable(f"winnow: {what}"), file=sys.stderr)
         for callback in self._callbacks:
             try:
                 tell(callback)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from winnow.errors import UserError
+from winnow.reporting.console import Console
 from winnow.reporting.events import Note, RunStart, StageProgress, StepEnd
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer, Observers

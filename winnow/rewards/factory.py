@@ -16,6 +16,7 @@ import functools
 import importlib.util
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -24,8 +25,10 @@ from typing import Any, TypeGuard
 from winnow.errors import UserError, nearest
 from winnow.rewards import answer_extraction, formulas, verifiers
 from winnow.rewards.base import Reward
+from winnow.rewards.child import Limits
 from winnow.rewards.in_process import InProcessReward, Verifier
-from winnow.rewards.worker_pool import IsolatedReward, Source, StartError, pickled
+from winnow.rewards.source import Source, StartError, pickled
+from winnow.rewards.worker_pool import IsolatedReward
 from winnow.types import Prompt
 
 __all__ = ["REWARDS", "Reward", "Verifier", "make_reward"]
@@ -82,6 +85,9 @@ _BUILTINS: Mapping[str, _Builtin] = {
 
 _KINDS: Mapping[type, str] = {bool: "true or false", str: "a string"}
 
+MEMORY_GIB = 4.0
+"""The limit of a verifier's memory on Linux, where none is set."""
+
 REWARDS: Mapping[str, str] = MappingProxyType({n: b.summary for n, b in _BUILTINS.items()})
 """Each named reward and what is right by it, in a line. ``module:function`` is another."""
 
@@ -92,6 +98,8 @@ def make_reward(
     options: Mapping[str, object] = MappingProxyType({}),
     time_limit: float = 10.0,
     workers: int = 2,
+    import_seconds: float = 60.0,
+    memory_gib: float | None = None,
 ) -> Reward:
     """The reward of a name or a function; a ready-made reward as it is.
 
@@ -105,15 +113,15 @@ def make_reward(
         options: Of the named reward; a function takes none.
         time_limit: Seconds that a sample may take where the verifier has a process of its own.
         workers: How many such processes.
+        import_seconds: Seconds that such a process may take to import the verifier.
+        memory_gib: GiB of memory that each of them, with all that it has started, may use. Only
+            Linux keeps it; its default there is :data:`MEMORY_GIB`.
 
     Raises:
         UserError: The name or an option is unknown or wrong, a library is missing, or the function
             cannot be loaded or sent to a process.
     """
-    if isinstance(time_limit, bool) or not (time_limit > 0 and math.isfinite(time_limit)):
-        raise UserError(
-            "reward.time_limit", f"must be a number of seconds above 0 (got {time_limit})"
-        )
+    limits = _limits(time_limit, import_seconds, memory_gib)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise UserError("reward.workers", f"must be an integer of at least 1 (got {workers})")
     if isinstance(reward, str) and reward in _BUILTINS:
@@ -123,13 +131,13 @@ def make_reward(
             return InProcessReward(reward, functools.partial(builtin.verifier, **options))
         _check_library(reward, builtin)
         source = Source(target=builtin.target, options=options, user=False)
-        return _started(reward, source, time_limit, workers)
+        return _started(reward, source, limits, workers)
     if options:
         raise UserError(
             f"reward.options.{next(iter(options))}", f"{_name(reward)} takes no options"
         )
     if isinstance(reward, str):
-        return _started(reward, Source(target=_target(reward)), time_limit, workers)
+        return _started(reward, Source(target=_target(reward)), limits, workers)
     if _is_reward(reward):
         return reward
     if not callable(reward):
@@ -139,11 +147,27 @@ def make_reward(
         source = Source(function=pickled(reward))
     except StartError as error:
         raise UserError("reward", f"cannot use {name!r}: {error}") from error
-    return _started(name, source, time_limit, workers)
+    return _started(name, source, limits, workers)
 
 
-def _started(name: str, source: Source, time_limit: float, workers: int) -> Reward:
-    reward = IsolatedReward(name, source, time_limit=time_limit, workers=workers)
+def _limits(time_limit: float, import_seconds: float, memory_gib: float | None) -> Limits:
+    """The limits of a verifier's processes; a `UserError` for one that cannot be."""
+    for key, value, unit in (
+        ("time_limit", time_limit, "seconds"),
+        ("import_seconds", import_seconds, "seconds"),
+        ("memory_gib", MEMORY_GIB if memory_gib is None else memory_gib, "GiB"),
+    ):
+        if isinstance(value, bool) or not (value > 0 and math.isfinite(value)):
+            raise UserError(f"reward.{key}", f"must be a number of {unit} above 0 (got {value})")
+    if sys.platform != "linux":
+        if memory_gib is not None:
+            raise UserError("reward.memory_gib", "only Linux keeps it", "leave it out")
+        return Limits(time_limit, import_seconds)
+    return Limits(time_limit, import_seconds, memory_gib or MEMORY_GIB)
+
+
+def _started(name: str, source: Source, limits: Limits, workers: int) -> Reward:
+    reward = IsolatedReward(name, source, limits=limits, workers=workers)
     try:
         reward.start()
     except StartError as error:

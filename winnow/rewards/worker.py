@@ -1,35 +1,45 @@
-"""The process that runs a verifier, killed and replaced when it hangs. Started by `worker_pool`.
+"""The process that runs a verifier, killed and replaced when it hangs. Started by `supervisor`.
 
 It runs as a plain file, so it imports only the standard library until the first message gives it
 the parent's module path. Messages are a length (8 bytes, big-endian) and that many bytes:
 
-    parent -> child   once a pickled :class:`Start`; then pickled (prompt, completion) pairs
-    child -> parent   once JSON {"error": null or why it cannot start}; then a JSON
-                      {"value": number or null, "error": text or null} for each pair
+    parent -> child   a mark of 16 random bytes and a pickle: first a :class:`Start`, then pairs
+                      (prompt, completion)
+    child -> parent   the same mark, a letter and the rest: "r", ready; "v", the verifier's value, a
+                      double; "e", an error, UTF-8
 
-Replies are JSON so that nothing a verifier made is ever unpickled by the parent.
+The mark makes a reply one to this request and this worker's: what a verifier writes to file
+descriptors, or a thread or fork of it later, has none that fits. Nothing that a verifier made is
+unpickled by the parent.
 """
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import fcntl
 import functools
 import importlib
 import inspect
-import json
 import os
 import pickle
-import select
-import signal
 import struct
 import sys
-import threading
 from collections.abc import Callable
-from typing import Any, BinaryIO, NoReturn, TypedDict
+from io import FileIO, TextIOWrapper
+from typing import Any, NoReturn, TypedDict
+
+if __name__ == "__main__":  # a verifier that patches builtins does so for itself
+    globals()["__builtins__"] = dict(vars(builtins))
 
 LENGTH = struct.Struct(">Q")
+VALUE = struct.Struct(">d")
+MARK_SIZE = 16
+READY, SCORED, FAILED = b"r", b"v", b"e"
 _LONGEST_ERROR = 500
+_OUT_OF_THE_WAY = 100  # file descriptors from here on: no accident hits them
+
+_getpid, _exit, _loads = os.getpid, os._exit, pickle.loads  # as they are before a verifier comes
 
 
 class Start(TypedDict):
@@ -51,24 +61,26 @@ class Start(TypedDict):
 
 
 def main() -> NoReturn:
-    """Serve until the parent closes its end, then kill whatever the verifier has started."""
+    """Serve until the parent closes its end. The supervisor then kills what is left."""
     requests, replies = _private_pipes()
-    _die_with_parent(int(sys.argv[1]))
-    start: Start = pickle.loads(_read(requests) or _end())
+    mark, message = _read(requests)
+    start: Start = _loads(message or _exit(0))
     try:
         verifier = _load(start)
     except (Exception, SystemExit) as error:  # noqa: BLE001 (importing runs the user's code)
-        _write(replies, {"error": describe(error)})
-        _end()
-    _write(replies, {"error": None})
+        _write(replies, mark, FAILED, _encoded(describe(error)))
+        _exit(0)
+    _write(replies, mark, READY)
     source = _source_file(verifier) if start["user"] else None
-    pid = os.getpid()
-    while request := _read(requests):
-        reply = _scored(verifier, request, source)
-        if os.getpid() != pid:  # the verifier forked, and this is the copy
-            os._exit(0)
-        _write(replies, reply)
-    _end()
+    pid = _getpid()
+    while True:
+        mark, message = _read(requests)
+        if not message:
+            _exit(0)
+        reply = _scored(verifier, message, source)
+        if _getpid() != pid:  # the verifier forked, and this is the copy
+            _exit(0)
+        _write(replies, mark, *reply)
 
 
 def describe(error: BaseException, source: str | None = None) -> str:
@@ -88,7 +100,8 @@ def describe(error: BaseException, source: str | None = None) -> str:
         if source is not None and trace.tb_frame.f_code.co_filename == source:
             line = trace.tb_lineno
         trace = trace.tb_next
-    return text if line is None else f"{text} ({os.path.basename(str(source))}:{line})"
+    name = str(source).rpartition("/")[2]  # os.path would look at patched builtins
+    return text if line is None else f"{text} ({name}:{line})"
 
 
 def one_line(text: str) -> str:
@@ -101,16 +114,25 @@ def one_line(text: str) -> str:
 
 
 def _scored(
-    verifier: Callable[[Any, str], object], request: bytes, source: str | None
-) -> dict[str, object]:
+    verifier: Callable[[Any, str], object], message: bytes, source: str | None
+) -> tuple[bytes, bytes]:
+    """The letter and the rest of a reply. A number is one only if the verifier returned it."""
     from winnow.types import Score
 
     try:
-        prompt, completion = pickle.loads(request)
-        score = Score.of(verifier(prompt, completion))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 (it is the sample's error)
-        return {"value": None, "error": describe(error, source)}
-    return {"value": score.value, "error": score.error and one_line(score.error)}
+        prompt, completion = _loads(message)
+        value = verifier(prompt, completion)
+        number = getattr(value, "item", lambda: value)()  # a NumPy or torch scalar
+        if isinstance(number, (bool, int, float)):
+            return SCORED, VALUE.pack(float(number))
+        error = Score.of(value).error or "the verifier returned no number"
+    except (Exception, SystemExit) as failure:  # noqa: BLE001 (it is the sample's error)
+        return FAILED, _encoded(describe(failure, source))
+    return FAILED, _encoded(one_line(error))
+
+
+def _encoded(error: str) -> bytes:
+    return error.encode("utf-8", "backslashreplace")  # a file's name may hold lone surrogates
 
 
 def _load(start: Start) -> Callable[[Any, str], object]:
@@ -168,59 +190,43 @@ def _source_file(verifier: Callable[..., object]) -> str | None:
     return None
 
 
-def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
+def _private_pipes() -> tuple[FileIO, FileIO]:
     """The pipes to and from the parent, out of a verifier's reach.
 
-    What it prints goes to stderr, and it reads an empty stdin. Copies made by ``dup`` are not
-    inherited by programs that it starts.
+    What it prints goes to stderr, which the supervisor reads, and it reads an empty stdin. Programs
+    that it starts do not inherit the pipes.
     """
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    ours = [fcntl.fcntl(used, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for used in (0, 1)]
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # or a kill would lose what was printed
-    return requests, replies
+    return FileIO(ours[0], "r"), FileIO(ours[1], "w")
 
 
-def _die_with_parent(life: int) -> None:
-    """Have this process group killed when the parent is gone.
-
-    Nothing is ever written to ``life``; it ends when the parent does. An idle worker would notice
-    on its own, but one that hangs needs the kernel's help: a thread would never run while the
-    verifier holds the interpreter's lock, as a regular expression does. (PR_SET_PDEATHSIG is no
-    substitute: it fires when the parent's *thread* ends.) Systems other than Linux get the thread.
-    """
-    os.set_inheritable(life, False)
-    if hasattr(fcntl, "F_SETSIG"):
-        fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
-        if select.select([life], [], [], 0)[0]:  # it was gone before this was set up
-            _end()
-    else:
-        threading.Thread(target=lambda: os.read(life, 1) or _end(), daemon=True).start()
+def _read(pipe: FileIO) -> tuple[bytes, bytes]:
+    """The next message, its mark first; empty at the end."""
+    header = _exactly(pipe, LENGTH.size)
+    message = _exactly(pipe, *LENGTH.unpack(header)) if header else b""
+    return message[:MARK_SIZE], message[MARK_SIZE:]
 
 
-def _end() -> NoReturn:
-    """Kill this process and all that it has started; `worker_pool` made it a group of its own."""
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-    os._exit(1)
+def _exactly(pipe: FileIO, size: int) -> bytes:
+    """So many bytes; empty if the pipe ends before."""
+    data = bytearray()
+    while len(data) < size:
+        more = pipe.read(min(size - len(data), 2**20))
+        if not more:
+            return b""
+        data += more
+    return bytes(data)
 
 
-def _read(pipe: BinaryIO) -> bytes:
-    """The next message; empty at the end."""
-    header = pipe.read(LENGTH.size)
-    if len(header) < LENGTH.size:
-        return b""
-    return pipe.read(*LENGTH.unpack(header))
-
-
-def _write(pipe: BinaryIO, message: dict[str, Any]) -> None:
-    data = json.dumps(message).encode()
-    pipe.write(LENGTH.pack(len(data)) + data)
-    pipe.flush()
+def _write(pipe: FileIO, mark: bytes, letter: bytes, rest: bytes = b"") -> None:
+    message = mark + letter + rest
+    pipe.write(LENGTH.pack(len(message)) + message)  # whole: it is shorter than a pipe takes
 
 
 if __name__ == "__main__":

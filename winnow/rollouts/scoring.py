@@ -194,4 +194,6 @@ def _verifier(config: Config, reward: RewardFunction | None) -> Reward:
         options=config.reward.options,
         time_limit=config.reward.time_limit,
         workers=config.reward.workers,
+        import_seconds=config.reward.import_seconds,
+        memory_gib=config.reward.memory_gib,
     )

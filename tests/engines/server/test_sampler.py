@@ -703,13 +703,26 @@ def test_the_key_is_sent_and_never_shown(number, monkeypatch, caplog, capfd):
         assert "what is (key)?" in str(error)
 
 
-def test_no_key_where_one_is_wanted(monkeypatch):
-    monkeypatch.delenv("MY_KEY", raising=False)
+def test_no_key_where_one_is_wanted():
     with FakeServer(default=status(401)) as server:
-        _, error = until_the_error(sampler(server, key_env="MY_KEY"), request())
-        assert "set the environment variable MY_KEY, which is not" in str(error)
         _, error = until_the_error(sampler(server), request())
         assert "engine.key_env" in str(error)
+
+
+@pytest.mark.parametrize("value", [None, "", " \n"])
+def test_a_variable_that_is_not_set_is_refused_at_the_start(value, monkeypatch):
+    """Without its name: that may be a key, of letters alone."""
+    monkeypatch.delenv("ABCSECRETXYZ", raising=False)
+    if value is not None:
+        monkeypatch.setenv("ABCSECRETXYZ", value)
+    with FakeServer() as server:
+        sampling = sampler(server, key_env="ABCSECRETXYZ")
+        with pytest.raises(UserError) as caught:
+            sampling.check()
+        for error in (caught.value, until_the_error(sampling, request())[1]):
+            assert str(error).startswith("engine.key_env: the environment variable that it names")
+            assert "SECRET" not in everything_said(error)
+        assert server.paths == []
 
 
 def test_a_key_for_another_server_is_not_sent(monkeypatch):

@@ -9,7 +9,12 @@ class Section(BaseModel):
     """A table of settings: frozen, of exact types, unknown keys refused."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        hide_input_in_errors=True,  # it may be a key; `messages` shows those that cannot be
     )
 
 

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from winnow.config.schema.base import Section
+from winnow.config.secrets import NOT_A_NAME, NOT_BARE, is_bare, names_a_variable
 
 _OPENAI = (
     "url",
@@ -63,4 +64,15 @@ class EngineConfig(Section):
             problem = "is missing, and engine.sampler = 'openai' needs it"
             remedy = "set it, such as 'http://localhost:8000/v1'"
             raise PydanticCustomError("no_url", problem, {"remedy": remedy})
+        if value is not None and not is_bare(value):
+            problem, remedy = NOT_BARE
+            raise PydanticCustomError("secret", problem, {"remedy": remedy})
+        return value
+
+    @field_validator("key_env")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not names_a_variable(value):
+            problem, remedy = NOT_A_NAME
+            raise PydanticCustomError("secret", problem, {"remedy": remedy})
         return value

@@ -17,6 +17,14 @@ class RewardConfig(Section):
     options: dict[str, Any] = Field({}, description="Options of the built-in verifier.")
     time_limit: float = Field(10.0, gt=0, description="Seconds a verifier may take per sample.")
     workers: int = Field(2, ge=1, description="Verifier processes.")
+    import_seconds: float = Field(
+        60.0, gt=0, description="Seconds that importing the verifier may take, in each process."
+    )
+    memory_gib: float | None = Field(
+        None,
+        gt=0,
+        description="GiB a verifier process may use. Default: 4 on Linux, else no limit.",
+    )
     right_at: float | None = Field(
         None, description="From this reward on a sample is right. Default: as a file says, else 1."
     )

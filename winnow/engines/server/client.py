@@ -7,7 +7,6 @@ import json
 import math
 import os
 import random
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,8 +14,11 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from winnow.config.secrets import NOT_A_NAME, NOT_BARE, is_bare, names_a_variable
 from winnow.engines.base import Request
+from winnow.engines.server.bounded import PLAIN, answer_bytes, bounded_client, most_bytes
 from winnow.engines.server.protocol import Api, BadAnswer, Counts, dispensable, question, read
+from winnow.engines.server.quoting import quoted
 from winnow.errors import UserError
 from winnow.types import Sample
 
@@ -33,7 +35,6 @@ _CHECK_RETRIES = 2
 _NOBODY_BEHIND = (0, 502, 503, 504)  # no answer; a proxy without a server; one that still loads
 _ABOUT_THE_PROMPT = (400, 413, 422)  # such as a chat template that refuses it
 _NEW_SEEDS = 2**20  # beyond the offsets of the choices of one request
-_LONGEST_QUOTE = 300
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,10 @@ class Server:
     logprobs: bool = True
 
     def __post_init__(self) -> None:
-        if "@" in self.url or "?" in self.url:  # before any message that shows the address
-            remedy = "leave that out, and name the key's environment variable in engine.key_env"
-            raise UserError("engine.url", "it holds a password or a query ('@' or '?')", remedy)
-        if self.key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.key_env, re.ASCII):
-            raise UserError(  # without the value, which may be the key
-                "engine.key_env",
-                "must be the name of an environment variable, not the key itself",
-                "a name has letters, digits and '_'",
-            )
+        if not is_bare(self.url):  # before any message that shows the address
+            raise UserError("engine.url", *NOT_BARE)
+        if self.key_env is not None and not names_a_variable(self.key_env):
+            raise UserError("engine.key_env", *NOT_A_NAME)
         if not _is_address(self.url):
             problem = f"{self.url!r} is not an address"
             raise UserError("engine.url", problem, "try 'http://localhost:8000/v1'")
@@ -161,7 +157,7 @@ class Caller:
             try:
                 await self._answer(self._client.models.with_raw_response.list(), limit)
                 return
-            except Refused:  # such as 404: a server that lists no models is a server
+            except (Refused, BadAnswer):  # such as 404: one that lists no models is a server too
                 return
             except Passing as failure:
                 if failure.status not in _NOBODY_BEHIND:
@@ -210,7 +206,7 @@ class Caller:
                 without=without,
             )
             try:
-                answer = await self._post(body)
+                answer = await self._post(body, size * request.params.max_tokens)
                 break
             except Refused as error:
                 refusal = refusal or error
@@ -227,8 +223,8 @@ class Caller:
             counts.most_choices = min(given, counts.most_choices or given)
         return samples
 
-    async def _post(self, body: dict[str, Any]) -> object:
-        """The answer to a request, as JSON. The package validates neither."""
+    async def _post(self, body: dict[str, Any], tokens: int) -> object:
+        """The answer to a request for so many tokens, as JSON. The package validates neither."""
         await self._pacer.turn()
         call: Awaitable[Any]
         rest = {key: body[key] for key in body.keys() - {"model", "messages", "prompt"}}
@@ -240,16 +236,17 @@ class Caller:
             call = self._client.completions.with_raw_response.create(
                 model=body["model"], prompt=body["prompt"], extra_body=rest
             )
-        text = await self._answer(call, self._server.timeout)
+        text = await self._answer(call, self._server.timeout, tokens)
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
             raise BadAnswer("its answer is not JSON") from None
 
-    async def _answer(self, call: Awaitable[Any], limit: float) -> bytes:
+    async def _answer(self, call: Awaitable[Any], limit: float, tokens: int = 0) -> bytes:
         """The body of the server's answer. Errors have no cause: that would hold the request."""
         import openai
 
+        most_bytes.set(answer_bytes(tokens))
         try:
             async with asyncio.timeout(limit):
                 return cast(bytes, (await call).http_response.content)
@@ -259,14 +256,20 @@ class Caller:
         except openai.APIStatusError as error:
             raise self._failure(error) from None
         except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, BadAnswer):
+                raise BadAnswer(str(error.__cause__)) from None
             reason = str(error.__cause__ or "") or type(error.__cause__ or error).__name__
             raise Passing(self._quote(f"no connection: {reason}")) from None
 
     def _failure(self, error: APIStatusError) -> Exception:
-        """The exception for a status from 400 on."""
+        """The exception for a status that is no success."""
         status = error.status_code
         if status in (401, 403):
-            return self._error(f"refuses the key ({status})", _about_key(self._server, self._key))
+            return self._error(f"refuses the key ({status})", _about_key(self._server))
+        if 300 <= status < 400:
+            target = self._quote(error.response.headers.get("location", "")) or "nowhere"
+            remedy = "set engine.url to that address, if it is the server you mean"
+            return self._error(f"redirects to {target} ({status})", remedy)
         said = self._quote(f"{status} {_said(error.body)}")
         if status not in (408, 409, 429) and status < 500:
             return Refused(said, status)
@@ -287,11 +290,7 @@ class Caller:
         return UserError("engine.url", f"{self._server.url}: {problem}", remedy)
 
     def _quote(self, text: str) -> str:
-        """The server's words on one short line, without the key."""
-        if self._key:
-            text = text.replace(self._key, "(key)")
-        line = " ".join(text.split())
-        return line if len(line) <= _LONGEST_QUOTE else line[: _LONGEST_QUOTE - 1] + "…"
+        return quoted(text, self._key)
 
 
 def _client(server: Server, key: str | None) -> AsyncOpenAI:
@@ -302,26 +301,39 @@ def _client(server: Server, key: str | None) -> AsyncOpenAI:
         raise UserError("engine.sampler", problem, "pip install 'winnow-rl[server]'") from None
     # without a key, the package would send that in OPENAI_API_KEY, to whatever server it is
     client = AsyncOpenAI(
-        base_url=server.url, api_key=key or "EMPTY", timeout=server.timeout, max_retries=0
+        base_url=server.url,
+        api_key=key or "EMPTY",
+        timeout=server.timeout,
+        max_retries=0,
+        default_headers=PLAIN,
+        http_client=bounded_client(),
     )
     client.organization = client.project = None  # from the environment too, and only for OpenAI
     return client
 
 
 def _key(name: str | None) -> str | None:
-    """The key, or None; a `UserError` for characters that the package would show in its errors."""
-    key = os.environ.get(name, "").strip() if name else ""
+    """The key, or None where none is named.
+
+    Raises:
+        UserError: the variable is not set, or holds characters that the package would show in its
+            errors.
+    """
+    if name is None:
+        return None
+    key = os.environ.get(name, "").strip()
+    if not key:  # without the name, which may be a key that looks like one
+        problem = "the environment variable that it names is not set"
+        raise UserError("engine.key_env", problem, "set it, or leave engine.key_env out")
     if not (key.isascii() and key.isprintable() and " " not in key):
         problem = f"what {name} holds cannot be a key"
         raise UserError("engine.key_env", problem, "set it to the key alone")
-    return key or None
+    return key
 
 
-def _about_key(server: Server, key: str | None) -> str:
+def _about_key(server: Server) -> str:
     if server.key_env is None:
         return "name the environment variable that holds one in engine.key_env"
-    if key is None:
-        return f"set the environment variable {server.key_env}, which is not set"
     return f"set the environment variable {server.key_env} to a key that the server takes"
 
 
