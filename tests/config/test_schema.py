@@ -27,6 +27,7 @@ from winnow.config.validation import check
 from winnow.errors import UserError
 
 FREE_TEXT = st.text(max_size=20)
+NAME = FREE_TEXT.filter(str.strip)
 AT_SEVEN_TENTHS = {"sampling": {"temperature": 0.7}}
 NEEDED = {
     "at-most": "(3)",
@@ -42,10 +43,10 @@ WRITTEN_ADVANTAGES = [name + NEEDED.get(name, "") for name in ADVANTAGES]
 SETTINGS = st.fixed_dictionaries(
     {},
     optional={
-        "model": FREE_TEXT,
-        "samples_from": FREE_TEXT,
+        "model": NAME,
+        "samples_from": NAME,
         "dtype": st.sampled_from(["float32", "bfloat16"]),
-        "seed": st.integers(0, 2**70),
+        "seed": st.integers(0, 2**63 - 1),
         "steps": st.integers(1, 10**6),
         "algorithm": st.fixed_dictionaries(
             {"name": st.sampled_from(list(ALGORITHMS))},
@@ -62,10 +63,10 @@ SETTINGS = st.fixed_dictionaries(
         "prompts": st.fixed_dictionaries(
             {},
             optional={
-                "source": FREE_TEXT,
-                "template": FREE_TEXT,
+                "source": NAME,
+                "template": NAME,
                 "chat": st.just(True),
-                "limit": st.integers(1),
+                "limit": st.integers(1, 10**9),
                 "operations": st.lists(st.sampled_from("+-*"), min_size=1, max_size=3),
                 "digits": st.lists(st.integers(1, 12), min_size=1, max_size=3),
             },
@@ -73,30 +74,30 @@ SETTINGS = st.fixed_dictionaries(
         "reward": st.fixed_dictionaries(
             {},
             optional={
-                "name": FREE_TEXT,
+                "name": NAME,
                 "options": st.dictionaries(
                     FREE_TEXT, FREE_TEXT | st.booleans() | st.integers() | st.lists(st.integers())
                 ),
-                "right_at": st.floats(allow_nan=False, allow_infinity=False),
+                "right_at": st.floats(-1e9, 1e9).filter(lambda x: x or str(x) == "0.0"),
             },
         ),
         "sampling": st.fixed_dictionaries(
             {},
             optional={
                 "temperature": st.floats(0.01, 100),
-                "top_p": st.floats(0, 1, exclude_min=True),
+                "top_p": st.floats(1e-6, 1),
                 "stop": st.lists(st.text(min_size=1, max_size=5), max_size=3),
             },
         ),
         "engine": st.fixed_dictionaries(
-            {"sampler": st.just("openai"), "url": FREE_TEXT.filter(is_bare)},
-            optional={"served_model": FREE_TEXT, "concurrency": st.integers(1, 99)},
+            {"sampler": st.just("openai"), "url": NAME.filter(is_bare)},
+            optional={"served_model": NAME, "concurrency": st.integers(1, 99)},
         ),
         "optimizer": st.fixed_dictionaries(
-            {}, optional={"lr": st.floats(0, 1), "betas": st.just([0.5, 0.25])}
+            {}, optional={"lr": st.floats(1e-20, 10), "betas": st.just([0.5, 0.25])}
         ),
         "eval": st.fixed_dictionaries(
-            {}, optional={"source": FREE_TEXT, "temperature": st.floats(0.1, 2)}
+            {}, optional={"source": NAME, "temperature": st.floats(0.1, 2)}
         ),
     },
 )
@@ -128,6 +129,22 @@ def test_every_recipe_and_row_is_repeated_from_its_file(recipe, row, tmp_path) -
     assert again.algorithm.build() == ALGORITHMS[row]
     assert again.algorithm.model_dump() == {"name": row, **ALGORITHMS[row].cells()}
     assert dumps(again, again.algorithm.build()) == path.read_text(encoding="utf-8")
+
+
+def test_every_number_has_a_range_and_every_string_is_filled() -> None:
+    """Not those of a table that holds anything, nor a system message, which may be empty."""
+    numbers = [row for row in describe() if re.search("integer|number", row["type"])]
+    assert len(numbers) > 35
+    for row in numbers:
+        assert re.search(r"from [-\d.e,]+ to (below )?[\de.+,]+$", row["type"]), row
+    for row in describe():
+        if row["type"] == "string" and row["key"] != "prompts.system":
+            *tables, key = row["key"].split(".")
+            values: dict[str, object] = {key: ""}
+            for table in reversed(tables):
+                values = {table: values}
+            with pytest.raises(UserError, match=re.escape(row["key"]) + ": must not be empty"):
+                from_dict(values)
 
 
 def test_every_setting_is_described_once() -> None:
@@ -264,26 +281,26 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
         ("steps=abc", "steps: must be an integer (got 'abc')"),
         ("steps=1.5", "steps: must be an integer (got 1.5)"),
         ("steps=true", "steps: must be an integer (got True)"),
-        ("steps=0", "steps: must be greater than or equal to 1 (got 0)"),
-        ("seed=-1", "seed: must be greater than or equal to 0 (got -1)"),
+        ("steps=0", "steps: must be from 1 to 1,000,000,000 (got 0)"),
+        ("seed=-1", "seed: must be from 0 to 9,223,372,036,854,775,807 (got -1)"),
         ("model=7", "model: must be a string (got 7)"),
         ("dtype=float16", "dtype: must be 'float32' or 'bfloat16' (got 'float16')"),
         ("prompts.chat=maybe", "prompts.chat: must be true or false (got 'maybe')"),
         ("prompts.digits=[]", "prompts.digits: must not be empty (got [])"),
-        ("prompts.digits=13", "prompts.digits.0: must be less than or equal to 12 (got 13)"),
+        ("prompts.digits=13", "prompts.digits.0: must be from 1 to 12 (got 13)"),
         ("prompts.operations=/", "prompts.operations.0: must be '+', '-' or '*' (got '/')"),
         ("prompts=3", "prompts: must be a table of settings, such as prompts.source (got 3)"),
         ("eval=x", "eval: must be a table of settings, such as eval.source (got 'x')"),
         ("algorithm.select=[]", "algorithm.select: must not be empty (got [])"),
         ("algorithm.resample=twice", "algorithm.resample: must be 'every-step' or 'once'"),
-        ("sampling.temperature=0", "sampling.temperature: must be greater than 0"),
+        ("sampling.temperature=0", "sampling.temperature: must be from 0.001 to 1,000 (got 0)"),
         ("sampling.temperature=inf", "sampling.temperature: must be a finite number (got inf)"),
-        ("sampling.top_p=1.5", "sampling.top_p: must be less than or equal to 1"),
+        ("sampling.top_p=1.5", "sampling.top_p: must be from 1e-06 to 1 (got 1.5)"),
         ("sampling.stop=['']", "sampling.stop: an empty stop string would end every completion"),
         ("sampling.stop=3", "sampling.stop.0: must be a string (got 3)"),
         ("optimizer.lr=nan", "optimizer.lr: must be a finite number (got nan)"),
         ("optimizer.betas=[0.9]", "optimizer.betas.1: is missing"),
-        ("optimizer.betas=[0.9, 1.5]", "optimizer.betas.1: must be less than 1 (got 1.5)"),
+        ("optimizer.betas=[0.9, 1.5]", "optimizer.betas.1: must be from 0 to below 1 (got 1.5)"),
         ("optimizer.betas=0.9", "optimizer.betas: must be a list (got 0.9)"),
         ("engine.sampler=vllm", "engine.sampler: must be 'local' or 'openai' (got 'vllm')"),
         ("engine.learner=far", "engine.learner: must be 'local' (got 'far')"),
@@ -299,6 +316,48 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
         ),
         ("reward.right_at=nan", "reward.right_at: must be a finite number"),
         ("reward.options=3", "reward.options: must be a table (got 3)"),
+        ("threads=2147483648", "threads: must be from 0 to 1,000 (got 2147483648)"),
+        (
+            "seed=18446744073709551616",
+            "seed: must be from 0 to 9,223,372,036,854,775,807 (got 1844",
+        ),
+        ("steps=9223372036854775808", "steps: must be from 1 to 1,000,000,000 (got 92233720368547"),
+        ("steps=" + "9" * 5000, "steps: must be an integer (got '999"),
+        (
+            "steps=0x" + "f" * 5000,
+            "steps: must be from 1 to 1,000,000,000 (got an integer of thous",
+        ),
+        ("prompts_per_step=1000001", "prompts_per_step: must be from 1 to 1,000,000 (got 1000001)"),
+        ("cycles=1000000000000", "cycles: must be from 1 to 1,000 (got 1000000000000)"),
+        ("algorithm.epochs=1001", "algorithm.epochs: must be from 1 to 1,000 (got 1001)"),
+        ("lora.rank=1000000000", "lora.rank: must be from 0 to 4,096 (got 1000000000)"),
+        (
+            "sampling.cache_gib=1e308",
+            "sampling.cache_gib: must be from 0.001 to 100,000 (got 1e+308)",
+        ),
+        ("sampling.max_tokens=1e9", "sampling.max_tokens: must be an integer (got 1000000000.0)"),
+        (
+            "sampling.temperature=1e-9",
+            "sampling.temperature: must be from 0.001 to 1,000 (got 1e-09)",
+        ),
+        (
+            "sampling.temperature=1e30",
+            "sampling.temperature: must be from 0.001 to 1,000 (got 1e+30)",
+        ),
+        ("optimizer.eps=1e308", "optimizer.eps: must be from 1e-20 to 1 (got 1e+308)"),
+        ("optimizer.lr=1e300", "optimizer.lr: must be 0, or from 1e-20 to 10 (got 1e+300)"),
+        ("optimizer.lr=-0.0", "optimizer.lr: must be 0, or from 1e-20 to 10 (got -0.0)"),
+        ("optimizer.lr='1e-5'", "optimizer.lr: must be a number (got '1e-5')"),
+        ("optimizer.lr=true", "optimizer.lr: must be a number (got True)"),
+        ("optimizer.betas=[1, 0.9]", "optimizer.betas.0: must be from 0 to below 1 (got 1)"),
+        ("engine.timeout=1e308", "engine.timeout: must be from 0.001 to 86,400 (got 1e+308)"),
+        ("reward.time_limit=1e308", "reward.time_limit: must be from 0.001 to 86,400 (got 1e+308)"),
+        ("model=''", "model: must not be empty (got '')"),
+        ("prompts.source='  '", "prompts.source: must not be empty (got '  ')"),
+        ("lora.targets=['']", "lora.targets.0: must not be empty (got '')"),
+        ("phases=[" + "{}," * 1001 + "]", "phases: has too many entries"),
+        ("reward.options" + ".a" * 3000 + "=1", "--set: the key in 'reward.options.a.a"),
+        ("reward.options.a=" + "[" * 40 + "]" * 40, "0: it is nested more than 32 deep"),
         ("model=\udcff", "--set: 'model=\\udcff' is not in UTF-8; write it in UTF-8"),
     ],
 )
@@ -316,9 +375,24 @@ def test_options_that_no_file_can_hold_are_refused_at_once() -> None:
         from_dict({"reward": {"options": {"pattern": re.compile("x")}}})
 
 
+def test_what_no_file_can_hold_is_refused_at_once() -> None:
+    endless: dict[str, object] = {}
+    endless["a"] = endless
+    for values, said in (
+        ({"model": "\udcff"}, "model: must be text in UTF-8"),
+        ({"sampling": {"stop": ["\udcff"]}}, r"sampling\.stop\.0: must be text in UTF-8"),
+        ({"reward": {"options": endless}}, "it is nested more than 32 deep"),
+        ({"reward": {"options": {"\udcff": 1}}}, r"reward\.options: must be text in UTF-8"),
+    ):
+        with pytest.raises(UserError, match=said):
+            from_dict(values)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("r.toml", b"steps = " + b"9" * 5000, "r.toml is not valid TOML: Exceeds the limit"),
+        ("r.toml", b"steps = " + b"[" * 5000, "r.toml is nested too deep to be read"),
         ("r.toml", b"steps = ", "r.toml is not valid TOML: Invalid value (at"),
         ("r.toml", b"steps = 1\nsteps = 2", "is not valid TOML: Cannot overwrite a value"),
         ("r.toml", b"\xff\xfe\x00", "r.toml: it is not text in UTF-8"),
@@ -563,6 +637,19 @@ class TestCheck:
             ),
             ({"eval": {"patience": 2}}, "eval.patience: stopping early needs"),
             ({"eval": {"test_size": 2}}, "eval.test_size: without early stopping no checkpoint"),
+            (
+                {"prompts_per_step": 10**5, "samples_per_prompt": 101},
+                "prompts_per_step: with samples_per_prompt, a step would hold 10,100,000 samples",
+            ),
+            (
+                {"algorithm": "rft", "prompts_per_step": 10**4, "steps": 10**6},
+                "steps: all 80,000,000,000 samples would be held in memory",
+            ),
+            (
+                {"anchor": {"source": "a.jsonl", "ratio": 100.0}, "prompts_per_step": 10**5}
+                | {"minibatch_prompts": 10**5},
+                "anchor.ratio: an update would hold 10,000,000 examples",
+            ),
             (
                 {
                     "algorithm": {"name": "dpo", "resample": "every-step", "kl": "in-loss(0.1)"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -385,3 +386,45 @@ def test_a_reference_of_a_later_phase_is_checked_before_the_first(tiny_model, tm
 def test_an_algorithm_beside_phases_is_refused(tiny_model, tmp_path):
     with pytest.raises(winnow.UserError, match=r"^phases: each phase names its own algorithm"):
         phases_of(config(tiny_model, tmp_path, phases=[RAFT]), ALGORITHMS["raft"])
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("merge", [0, 1, 3, 1000])
+@pytest.mark.parametrize(("steps", "prompts", "batch"), [(1, 5, 2), (9, 16, 16), (40, 7, 3)])
+def test_the_updates_of_a_schedule_are_those_that_are_counted(
+    steps, prompts, batch, merge, restart
+):
+    """Round by round: round t holds the prompts of itself and of the `merge` before it."""
+    given = {
+        "algorithm": {"name": "raft++", "epochs": 2},
+        "steps": steps,
+        "prompts_per_step": prompts,
+        "minibatch_prompts": batch,
+        "rounds": {"merge": merge, "restart": restart},
+    }
+    (phase,) = phases_of(from_dict(given))
+    rounds = []
+    for number in range(steps):
+        held = [p for each in range(steps) if 0 <= number - each <= merge for p in range(prompts)]
+        rounds.append(2 * len(range(0, len(held), batch)))
+    assert phase.updates == (max(rounds) if restart else sum(rounds))
+
+
+def test_the_longest_schedule_is_counted_at_once():
+    """Nothing is built over its 10^9 steps, nor over its 1000 phases."""
+    given = {"steps": 10**9, "prompts_per_step": 3, "minibatch_prompts": 2}
+    given["phases"] = [{"algorithm": "ppo"}, {"algorithm": "raft"}]
+    tracemalloc.start()
+    try:
+        phases = phases_of(from_dict({**given, "cycles": 500}))
+        updates = phases[-1].updates
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 4e6
+    assert updates == 2 * 10**9  # two updates of three prompts
+    assert [phase.number for phase in phases] == list(range(1, 1001))
+    assert (phases[-1].before, phases[-1].last) == (999 * 10**9, 1000 * 10**9)
+    assert phases[-1].first_prompt == 3 * 999 * 10**9
+    with pytest.raises(winnow.UserError, match=r"^cycles: the phases come to 1,002 with it, and a"):
+        phases_of(from_dict({**given, "cycles": 501}))

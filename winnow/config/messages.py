@@ -18,6 +18,9 @@ _WORDS = {
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
     "string_type": "must be a string",
+    "string_unicode": "must be text in UTF-8",
+    "invalid_key": "a key must be a string",
+    "too_long": "has too many entries",
     "bool_type": "must be true or false",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
@@ -29,7 +32,7 @@ _WORDS = {
 
 def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
     """The first error of pydantic: the field, what is wrong with it, the value."""
-    first = error.errors()[0]
+    first = error.errors(include_url=False)[0]
     kind, given = first["type"], first["input"]
     where = [str(part) for part in first["loc"]]
     field = ".".join(where)
@@ -39,17 +42,25 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
         return UserError(field, "no such setting", _meant(where, model))
     if kind == "model_type":
         inner = next(_keys(_section(model, where), field))
-        shown = "" if field in _SECRET else f" (got {given!r:.60})"
-        return UserError(field, f"must be a table of settings, such as {inner}{shown}")
+        got = "" if field in _SECRET else f" (got {shown(given)})"
+        return UserError(field, f"must be a table of settings, such as {inner}{got}")
     if isinstance(given, dict) and kind != "value_error":
         name = next(iter(given), "")
-        return UserError(field, f"it is a single value and has no setting {name!r} of its own")
+        return UserError(field, f"it is a single value and has no setting {shown(name)} of its own")
     said = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     remedy = str(first.get("ctx", {}).get("remedy", ""))
-    # "not_read": a setting that does nothing here, whichever it is
+    # a setting that is not read may hold a key or a password
     hidden = given is None or isinstance(given, dict) or kind == "not_read" or field in _SECRET
-    shown = "" if hidden else f" (got {given!r:.60})"
-    return UserError(field, f"{_WORDS.get(kind, said)}{shown}", remedy)
+    got = "" if hidden else f" (got {shown(given)})"
+    return UserError(field, f"{_WORDS.get(kind, said)}{got}", remedy)
+
+
+def shown(value: object) -> str:
+    """The beginning of how Python writes a value."""
+    try:
+        return f"{value!r:.60}"
+    except ValueError:  # an integer of more digits than Python writes
+        return "an integer of thousands of digits"
 
 
 def _meant(where: list[str], model: type[BaseModel]) -> str:

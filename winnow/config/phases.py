@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from winnow.algorithms.algorithm import Algorithm
+from winnow.config.messages import shown
 from winnow.config.recipe import cells_of, merge
-from winnow.config.schema import Config, from_dict
+from winnow.config.schema import MOST_PHASES, Config, from_dict
 from winnow.config.validation import check, refuse, unused
 from winnow.errors import UserError, nearest
 from winnow.storage.sample_table import SampleTable
@@ -116,11 +117,17 @@ class Phase:
     @property
     def updates(self) -> int:
         """Updates of its learning-rate schedule, which is that of one round if each restarts."""
-        merge, prompts = self.config.rounds.merge, self.config.prompts_per_step
-        rounds = [1 + min(number, merge) for number in range(self.steps)]
-        batches = [-(-prompts * held // self.config.minibatch_prompts) for held in rounds]
+        config, merge = self.config, min(self.config.rounds.merge, self.steps - 1)
         passes = self.algorithm.epochs if self.samples_each_step else 1
-        return passes * (max(batches) if self.config.rounds.restart else sum(batches))
+
+        def batches(rounds: int) -> int:
+            return -(-config.prompts_per_step * rounds // config.minibatch_prompts)
+
+        # The first rounds have fewer earlier ones than are merged, all others as many.
+        most = batches(merge + 1)
+        if config.rounds.restart:
+            return passes * most
+        return passes * (sum(map(batches, range(1, merge + 1))) + most * (self.steps - merge))
 
     @property
     def prompts(self) -> int:
@@ -152,28 +159,39 @@ def phases_of(
     """
     if not config.phases:
         row = algorithm or config.algorithm.build()
-        return (_phase(1, "", config, row, 0, open_file),)
+        return (_phase(1, "", config, row, open_file),)
     if algorithm is not None:
         raise UserError("phases", "each phase names its own algorithm", "give no other beside them")
-    found: list[Phase] = []
-    for number, settings in enumerate(config.phases * config.cycles, start=1):
-        name = f"phases.{(number - 1) % len(config.phases) + 1}"
-        own, restarts = _over(config, settings, name)
-        before = found[-1].last if found else 0
-        with naming(name):
+    total = len(config.phases) * config.cycles
+    if total > MOST_PHASES:
+        problem = f"the phases come to {total:,} with it, and a run has at most {MOST_PHASES:,}"
+        raise UserError("cycles", problem, "lower it")
+    cycle: list[Phase] = []
+    for place, settings in enumerate(config.phases, start=1):
+        own, restarts = _over(config, settings, f"phases.{place}")
+        with naming(f"phases.{place}"):
             row = own.algorithm.build()
             for key in ("reference", "critic"):
                 if key in settings:
                     refuse(unused(own, [row]))
-            sampled = sum(phase.prompts for phase in found)
-            found.append(_phase(number, name, own, row, before, open_file, restarts, sampled))
-    rows = [phase.algorithm for phase in found]
+            cycle.append(_phase(place, f"phases.{place}", own, row, open_file, restarts))
+    rows = [phase.algorithm for phase in cycle]
     refuse(unused(config, rows))
     refuse(_overruled(config))
     if config.samples_from is not None and not any(row.resample == "once" for row in rows):
         problem = "only a phase that samples once can sample from another model, and none does"
         remedy = "set algorithm.resample = 'once' in one, or leave samples_from out"
         raise UserError("samples_from", problem, remedy)
+    return _in_turn(cycle * config.cycles)
+
+
+def _in_turn(phases: Sequence[Phase]) -> tuple[Phase, ...]:
+    """The phases with their numbers, and with what comes before each."""
+    found: list[Phase] = []
+    before = sampled = 0
+    for number, phase in enumerate(phases, start=1):
+        found.append(replace(phase, number=number, before=before, first_prompt=sampled))
+        before, sampled = before + phase.steps, sampled + phase.prompts
     return tuple(found)
 
 
@@ -216,17 +234,16 @@ def _phase(
     name: str,
     config: Config,
     algorithm: Algorithm,
-    before: int,
     open_file: OpenFile | None,
     restarts: bool = False,
-    first_prompt: int = 0,
 ) -> Phase:
+    """A phase that was checked, as if it were the first."""
     check(config, algorithm)
     file = None
     if config.samples_file is not None:
         assert open_file is not None, "a phase trains on a file, and nobody reads it"
         file = open_file(config, algorithm)
-    phase = Phase(number, name, config, algorithm, file, before, restarts, first_prompt)
+    phase = Phase(number, name, config, algorithm, file, 0, restarts)
     if "values" in algorithm.needs and config.critic.warmup >= phase.updates:
         problem = f"there are only {phase.updates} updates, so the policy would never be trained"
         raise UserError("critic.warmup", problem, "lower it")
@@ -238,7 +255,7 @@ def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Confi
     given = dict(settings)
     begin = given.pop(_FROM, "policy")
     if begin not in ("policy", "start"):
-        problem = f"unknown value {begin!r:.60}"
+        problem = f"unknown value {shown(begin)}"
         raise UserError(f"{name}.{_FROM}", problem, "use 'policy' or 'start'")
     for key in given:
         if key not in _OWN:

@@ -77,7 +77,9 @@ def _read(recipe: str) -> dict[str, Any]:
         text = (files("winnow.config") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
     try:
         return renamed(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise UserError("recipe", f"{recipe} is nested too deep to be read") from error
+    except ValueError as error:  # tomllib's own, and Python's on an integer of thousands of digits
         hint = ""
         if "overwrite" in str(error):
             hint = 'beside other keys of a table, write algorithm.name = "x", not algorithm = "x"'
@@ -92,10 +94,16 @@ def _set(values: dict[str, Any], item: str) -> None:
     if any("\ud800" <= character <= "\udfff" for character in item):
         raise UserError("--set", f"{item!r} is not in UTF-8", "write it in UTF-8")
     path = key.strip().split(".")
+    if len(path) > _LONGEST_KEY:
+        raise UserError("--set", f"the key in {item[:60]!r} has {len(path)} parts")
     if text:
         merge(values, _nested(path, _value(text)))
     else:
         _unset(values, path)
+
+
+_LONGEST_KEY = 32
+"""Parts of a key; each is a table within the one before."""
 
 
 def _check_order(item: str, before: Sequence[str]) -> None:
@@ -110,7 +118,7 @@ def _value(text: str) -> Any:
     """What TOML reads, or else the bare text: `--set algorithm=grpo`."""
     try:
         parsed = tomllib.loads(f"x = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # as in `_read`
         return text
     return parsed["x"] if parsed.keys() == {"x"} else text
 

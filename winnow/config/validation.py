@@ -15,6 +15,13 @@ from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.lora import LoraConfig
 from winnow.errors import UserError
 
+_MOST_SAMPLES = 10**7
+"""Of a step."""
+_MOST_ONCE = 10**8
+"""Of all steps together, where they are sampled before the first update."""
+_MOST_EXAMPLES = 10**6
+"""Of an update."""
+
 
 def check(config: Config, algorithm: Algorithm) -> None:
     """Raise the first complaint about a config, a `UserError`, before any model is loaded."""
@@ -184,6 +191,19 @@ def _rounds(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
 
 def _sizes(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     batch, step = config.minibatch_prompts, config.prompts_per_step
+    samples = step * config.samples_per_prompt
+    if config.samples_file is None and samples > _MOST_SAMPLES:
+        problem = f"with samples_per_prompt, a step would hold {samples:,} samples at a time"
+        yield UserError("prompts_per_step", problem, f"keep it to {_MOST_SAMPLES:,} or fewer")
+    made = samples * config.steps
+    if config.samples_file is None and algorithm.resample == "once" and made > _MOST_ONCE:
+        problem = f"all {made:,} samples would be held in memory, to be trained on"
+        remedy = f"keep them to {_MOST_ONCE:,}, or use winnow sample, then samples_file"
+        yield UserError("steps", problem, remedy)
+    examples = config.anchor.ratio * batch
+    if config.anchor.source is not None and examples > _MOST_EXAMPLES:
+        problem = f"an update would hold {examples:,.0f} examples at a time"
+        yield UserError("anchor.ratio", problem, f"keep it to {_MOST_EXAMPLES:,} or fewer")
     if batch > step:
         problem = f"an update cannot hold more prompts than a step samples, {batch} > {step}"
         remedy = f"set minibatch_prompts = {step} or less, or prompts_per_step = {batch}"

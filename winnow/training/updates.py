@@ -28,9 +28,10 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
         run.phase.config,
         run.context.observers,
     )
-    batches = list(minibatches(batch.positions, config, run.source.passes, step))
-    for number, positions in enumerate(batches):
-        observers.progress("update", number, len(batches))
+    passes = run.source.passes
+    total = passes * -(-len(batch.positions) // config.minibatch_prompts)
+    for number, positions in enumerate(minibatches(batch.positions, config, passes, step)):
+        observers.progress("update", number, total)
         groups = [batch.groups[i] for i in positions]
         if not any(learned_from(group, terms) for group in groups):
             empty += 1
@@ -45,7 +46,7 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
         run.unhealthy = 0 if stats.applied else run.unhealthy + 1
         if not stats.applied:
             _skipped(run, step, number, groups, stats)
-    if empty == len(batches):
+    if empty == total:
         observers.note(f"step {step}: nothing survived that could be learned from, no update")
     return updates, empty
 

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from winnow.config.messages import complaint
+from winnow.config.messages import complaint, shown
 from winnow.config.schema.algorithm import AlgorithmConfig
 from winnow.config.schema.anchor import AnchorConfig
 from winnow.config.schema.base import Section
+from winnow.config.schema.bounds import Count, Name, ParallelOrNone, Seed, Size, Times
 from winnow.config.schema.checkpoint import CheckpointConfig
 from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.engine import EngineConfig
@@ -26,46 +27,54 @@ from winnow.config.schema.prompts import PromptsConfig
 from winnow.config.schema.reward import RewardConfig
 from winnow.config.schema.rounds import RoundsConfig
 from winnow.config.schema.sampling import SamplingConfig
+from winnow.errors import UserError
 
 SHORT = {"algorithm": "name", "prompts": "source", "reward": "name"}
 """Tables that may be written as one string, and the key that the string then stands for."""
 
 
+MOST_PHASES = 1000
+"""Of a run, its cycles included."""
+_DEEPEST = 32
+"""How deep settings may be nested; what writes and merges them descends into each table."""
+
+
 class Config(Section):
     """Everything that a run is made of."""
 
-    model: str = Field("smollm2-135m", description="Hub id, folder, .gguf file, 'smollm2-135m'.")
-    samples_from: str | None = Field(
+    model: Name = Field("smollm2-135m", description="Hub id, folder, .gguf file, 'smollm2-135m'.")
+    samples_from: Name | None = Field(
         None, description="Model to sample from, with resample 'once'. Default: `model`."
     )
-    samples_file: str | None = Field(
+    samples_file: Name | None = Field(
         None, description="Train on this file or folder of scored samples instead of sampling."
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Data type of the weights."
     )
-    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1'.")
-    threads: int = Field(0, ge=0, description="CPU threads; 0: torch's choice.")
-    seed: int = Field(0, ge=0, description="Everything random follows from it.")
-    steps: int = Field(
+    device: Name = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1'.")
+    threads: ParallelOrNone = Field(0, description="CPU threads; 0: torch's choice.")
+    seed: Seed = Field(0, description="Everything random follows from it.")
+    steps: Count = Field(
         30,
-        ge=1,
         description="Steps; with resample 'once', per epoch; a file of samples is read whole.",
     )
-    prompts_per_step: int = Field(16, ge=1, description="Prompts sampled for each step.")
-    samples_per_prompt: int = Field(8, ge=1, description="Samples per prompt.")
-    minibatch_prompts: int = Field(16, ge=1, description="Prompts in one update.")
-    microbatch_tokens: int = Field(
-        1024, ge=1, description="Most tokens in a forward pass; bounds memory."
+    prompts_per_step: Size = Field(16, description="Prompts sampled for each step.")
+    samples_per_prompt: Size = Field(8, description="Samples per prompt.")
+    minibatch_prompts: Size = Field(16, description="Prompts in one update.")
+    microbatch_tokens: Count = Field(
+        1024, description="Most tokens in a forward pass; bounds memory."
     )
-    reference: str = Field(
+    reference: Name = Field(
         "start",
         description="For KL, DPO: 'start', 'phase' (as the phase began), 'ema(0.99)', a model.",
     )
     phases: list[dict[str, Any]] = Field(
-        [], description="Settings of each phase, as [[phases]]; see docs/phases.md."
+        [],
+        max_length=MOST_PHASES,
+        description="Settings of each phase, as [[phases]]; see docs/phases.md.",
     )
-    cycles: int = Field(1, ge=1, description="Times to go through the phases.")
+    cycles: Times = Field(1, description="Times to go through the phases.")
     algorithm: AlgorithmConfig = AlgorithmConfig()
     prompts: PromptsConfig = PromptsConfig()
     reward: RewardConfig = RewardConfig()
@@ -103,7 +112,25 @@ class Config(Section):
 
 def from_dict(values: Mapping[str, Any]) -> Config:
     """A config from nested settings; the first thing wrong becomes one line."""
+    _check_plain(values)
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:
         raise complaint(error, Config) from error
+
+
+def _check_plain(values: Mapping[str, Any]) -> None:
+    """Raise a `UserError` for what no file can hold: half characters, endless nesting."""
+    left: list[tuple[str, object, int]] = [("", values, 0)]
+    while left:
+        key, value, depth = left.pop()
+        if depth > _DEEPEST:
+            raise UserError(key, f"it is nested more than {_DEEPEST} deep")
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise UserError(key, f"must be text in UTF-8 (got {shown(value)})")
+        if isinstance(value, Mapping):
+            for name, inner in value.items():
+                path = f"{key}.{name}" if key else str(name)
+                left += [(path, inner, depth + 1), (key, name, depth)]
+        elif isinstance(value, list | tuple):
+            left += [(f"{key}.{place}", inner, depth + 1) for place, inner in enumerate(value)]

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema.base import Section, listed
+from winnow.config.schema.bounds import CoefficientOrNone, Name, Times, TimesOrNone
 from winnow.errors import UserError, nearest
 
 OWN = "own:"
@@ -19,23 +20,27 @@ OWN = "own:"
 class AlgorithmConfig(Section):
     """A row of the table, and cells over it. `algorithm = "x"` is short for `algorithm.name`."""
 
-    name: str = Field("raft++", description="A row of `winnow algorithms`.")
-    select: list[str] | None = Field(
+    name: Name = Field("raft++", description="A row of `winnow algorithms`.")
+    select: list[Name] | None = Field(
         None, min_length=1, description="Rules in order, e.g. ['correct']."
     )
-    advantage: str | None = Field(None, description="What a survivor counts for, e.g. 'centred'.")
+    advantage: Name | None = Field(None, description="What a survivor counts for, e.g. 'centred'.")
     reward_scale: Literal["0/1", "-1/+1"] | None = Field(None, description="Rewards r, or 2 r - 1.")
-    loss: str | None = Field(None, description="E.g. 'clipped(low=0.2, high=0.28)'.")
-    denominator: str | None = Field(None, description="E.g. 'sample-means'.")
+    loss: Name | None = Field(None, description="E.g. 'clipped(low=0.2, high=0.28)'.")
+    denominator: Name | None = Field(None, description="E.g. 'sample-means'.")
     resample: Literal["every-step", "once"] | None = Field(
         None, description="Sample every step, or once at the start."
     )
-    epochs: int | None = Field(None, ge=1, description="Passes over each set of samples.")
-    kl: str | None = Field(None, description="E.g. 'none', 'in-reward(0.05)', 'in-loss(0.04, k3)'.")
-    entropy: float | None = Field(None, ge=0, description="Coefficient of the entropy bonus.")
-    critic: str | None = Field(None, description="E.g. 'none', 'value(clip=0.2, coefficient=0.5)'.")
-    refill: int | None = Field(
-        None, ge=0, description="Times to sample more prompts for those without survivors."
+    epochs: Times | None = Field(None, description="Passes over each set of samples.")
+    kl: Name | None = Field(
+        None, description="E.g. 'none', 'in-reward(0.05)', 'in-loss(0.04, k3)'."
+    )
+    entropy: CoefficientOrNone | None = Field(None, description="Coefficient of the entropy bonus.")
+    critic: Name | None = Field(
+        None, description="E.g. 'none', 'value(clip=0.2, coefficient=0.5)'."
+    )
+    refill: TimesOrNone | None = Field(
+        None, description="Times to sample more prompts for those without survivors."
     )
 
     _one_rule = field_validator("select", mode="before")(listed)

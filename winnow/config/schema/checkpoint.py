@@ -5,13 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from winnow.config.schema.base import Section
+from winnow.config.schema.bounds import Count, Share
 
 
 class CheckpointConfig(Section):
     """When weights are saved. The last step always is."""
 
-    every: int = Field(10, ge=1, description="Steps between checkpoints.")
-    keep: int = Field(2, ge=1, description="Newest checkpoints kept.")
-    average: float = Field(
-        0.0, ge=0, lt=1, description="Share of the starting weights in the final model."
-    )
+    every: Count = Field(10, description="Steps between checkpoints.")
+    keep: Count = Field(2, description="Newest checkpoints kept.")
+    average: Share = Field(0.0, description="Share of the starting weights in the final model.")

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from winnow.config.schema.base import Section
+from winnow.config.schema.bounds import CountOrNone, Rate
 
 
 class CriticConfig(Section):
@@ -15,5 +16,5 @@ class CriticConfig(Section):
     trunk: Literal["shared", "own"] = Field(
         "shared", description="Use the policy's features, or a copy of the model."
     )
-    lr: float = Field(1e-4, ge=0, description="Learning rate of the head, and of its own trunk.")
-    warmup: int = Field(0, ge=0, description="Updates at the start that train only the critic.")
+    lr: Rate = Field(1e-4, description="Learning rate of the head, and of its own trunk.")
+    warmup: CountOrNone = Field(0, description="Updates at the start that train only the critic.")

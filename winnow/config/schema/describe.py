@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
 from winnow.config.schema import Config
+from winnow.config.schema.bounds import Range
 
 
 def describe() -> list[dict[str, Any]]:
@@ -26,7 +28,7 @@ def _describe(section: type[BaseModel], path: str) -> list[dict[str, Any]]:
         rows.append(
             {
                 "key": path + name,
-                "type": _kind(annotation),
+                "type": _kind(annotation) + _range(field.metadata),
                 "default": default,
                 "help": field.description or "",
             }
@@ -48,12 +50,18 @@ def _kind(annotation: Any) -> str:
     """A type in words."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _kind(inner[0])
+        return _kind(inner[0]) + _range(inner[1:])
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin in (list, tuple):
-        kind = _kind(inner[0])
-        return f"list of {kind}s" if kind in _KINDS.values() else f"list of {kind}"
+        kind, _, rest = _kind(inner[0]).partition(" from ")
+        many = f"{kind}s" if kind in _KINDS.values() else kind
+        return f"list of {many}{' from ' if rest else ''}{rest}"
     if origin in (Union, UnionType):
         return " or ".join(filter(None, map(_kind, inner)))
     return _KINDS[origin or annotation]
+
+
+def _range(metadata: Sequence[Any]) -> str:
+    """A number's range in words."""
+    return "".join(f"{',' * each.zero} {each}" for each in metadata if isinstance(each, Range))

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from winnow.config.schema.base import Section
+from winnow.config.schema.bounds import Name, Parallel, PerMinute, Seconds, Tries
 from winnow.config.secrets import NOT_A_NAME, NOT_BARE, is_bare, names_a_variable
 
 _OPENAI = (
@@ -32,18 +33,18 @@ class EngineConfig(Section):
         description="What samples: this process ('local'), an OpenAI-compatible server ('openai').",
     )
     learner: Literal["local"] = Field("local", description="What trains: this process ('local').")
-    url: str | None = Field(
+    url: Name | None = Field(
         None, validate_default=True, description="E.g. 'http://localhost:8000/v1'."
     )
-    served_model: str | None = Field(
+    served_model: Name | None = Field(
         None, description="The model's name on the server. Default: `model`."
     )
     api: Literal["completions", "chat"] = Field("completions", description="Endpoint.")
-    concurrency: int = Field(16, ge=1, description="Requests in flight.")
-    requests_per_minute: float = Field(0.0, ge=0, description="0: no limit.")
-    timeout: float = Field(120.0, gt=0, description="Seconds a request may take.")
-    retries: int = Field(6, ge=0, description="Retries of a request, with back-off.")
-    key_env: str | None = Field(
+    concurrency: Parallel = Field(16, description="Requests in flight.")
+    requests_per_minute: PerMinute = Field(0.0, description="0: no limit.")
+    timeout: Seconds = Field(120.0, description="Seconds a request may take.")
+    retries: Tries = Field(6, description="Retries of a request, with back-off.")
+    key_env: Name | None = Field(
         None, description="Environment variable with the API key, if one is needed."
     )
 

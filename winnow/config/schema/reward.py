@@ -8,24 +8,23 @@ import tomli_w
 from pydantic import Field, field_validator
 
 from winnow.config.schema.base import Section
+from winnow.config.schema.bounds import Gib, Name, Parallel, Score, Seconds
 
 
 class RewardConfig(Section):
     """How a completion is scored. `reward = "x"` is short for `reward.name = "x"`."""
 
-    name: str = Field("number", description="A built-in verifier, or 'module:function'.")
+    name: Name = Field("number", description="A built-in verifier, or 'module:function'.")
     options: dict[str, Any] = Field({}, description="Options of the built-in verifier.")
-    time_limit: float = Field(10.0, gt=0, description="Seconds a verifier may take per sample.")
-    workers: int = Field(2, ge=1, description="Verifier processes.")
-    import_seconds: float = Field(
-        60.0, gt=0, description="Seconds that importing the verifier may take, in each process."
+    time_limit: Seconds = Field(10.0, description="Seconds a verifier may take per sample.")
+    workers: Parallel = Field(2, description="Verifier processes.")
+    import_seconds: Seconds = Field(
+        60.0, description="Seconds that importing the verifier may take, in each process."
     )
-    memory_gib: float | None = Field(
-        None,
-        gt=0,
-        description="GiB a verifier process may use. Default: 4 on Linux, else no limit.",
+    memory_gib: Gib | None = Field(
+        None, description="GiB a verifier process may use. Default: 4 on Linux, else no limit."
     )
-    right_at: float | None = Field(
+    right_at: Score | None = Field(
         None, description="From this reward on a sample is right. Default: as a file says, else 1."
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from winnow.config.schema.base import Section
+from winnow.config.schema.bounds import TimesOrNone
 
 
 class RoundsConfig(Section):
@@ -13,8 +14,7 @@ class RoundsConfig(Section):
     restart: bool = Field(
         False, description="Train each round from the starting weights again (ReST-EM)."
     )
-    merge: int = Field(
+    merge: TimesOrNone = Field(
         0,
-        ge=0,
         description="Earlier rounds whose samples are trained on again.",
     )

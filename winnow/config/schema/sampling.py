@@ -5,20 +5,19 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from winnow.config.schema.base import Section, listed
+from winnow.config.schema.bounds import Gib, Mass, Size, SizeOrNone, Temperature, Tokens
 
 
 class SamplingConfig(Section):
     """How completions are sampled."""
 
-    temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
-    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Keep the nucleus of this mass; 1: all.")
-    max_tokens: int = Field(256, ge=1, description="Longest completion, in tokens.")
+    temperature: Temperature = Field(1.0, description="Sampling temperature.")
+    top_k: SizeOrNone = Field(0, description="Keep the k likeliest tokens; 0: all.")
+    top_p: Mass = Field(1.0, description="Keep the nucleus of this mass; 1: all.")
+    max_tokens: Tokens = Field(256, description="Longest completion, in tokens.")
     stop: list[str] = Field([], description="A completion ends before any of these.")
-    batch: int = Field(256, ge=1, description="Most completions in progress at a time.")
-    cache_gib: float = Field(
-        2.0, gt=0, description="GiB for their KV cache; where short, fewer at a time."
-    )
+    batch: Size = Field(256, description="Most completions in progress at a time.")
+    cache_gib: Gib = Field(2.0, description="GiB for their KV cache; where short, fewer at a time.")
 
     _one = field_validator("stop", mode="before")(listed)
 
