@@ -27,22 +27,22 @@ VOCABULARIES = {
 }
 CELLS = [(kind, cls) for kind, words in VOCABULARIES.items() for cls in words.values()]
 
-UNIT = st.floats(0, 1)
-BETA = st.floats(0, exclude_min=True, allow_infinity=False)
-BOUND = st.floats(0, exclude_min=True, allow_nan=False)  # infinity: none
+BETA = st.floats(1e-12, 1e12)
+BOUND = BETA | st.just(math.inf)  # infinity: none
+UNIT = st.just(0.0) | st.floats(1e-12, 1)
 ARGUMENTS = {
     ("best", "k"): st.integers(1, 10**9),
     ("standardised", "sigma"): st.sampled_from(["sample", "population"]),
     ("clipped", "low"): UNIT,
-    ("clipped", "high"): st.floats(0, allow_nan=False),  # infinity: no upper clip
+    ("clipped", "high"): st.just(0.0) | BOUND,  # infinity: no upper clip
     ("mixed", "by"): st.sampled_from(["right", "reward"]),
     ("length", "low"): st.integers(1, 50),
-    ("length", "high"): st.integers(50, 2**40),
+    ("length", "high"): st.integers(50, 10**12),
     ("at-most", "m"): st.integers(1, 10**9),
-    ("band", "low"): st.floats(0, 0.5),
+    ("band", "low"): st.just(0.0) | st.floats(1e-12, 0.5),
     ("band", "high"): st.floats(0.5, 1),
     ("gibbs", "beta"): BETA,
-    ("gibbs", "r_max"): st.just("sample") | st.floats(allow_nan=False, allow_infinity=False),
+    ("gibbs", "r_max"): st.sampled_from(["sample", 0.0]) | BETA | BETA.map(lambda x: -x),
     ("rso", "beta"): BETA,
     ("rso", "k"): st.integers(1, 10**9),
     ("softmax", "beta"): BETA,
@@ -52,19 +52,19 @@ ARGUMENTS = {
     ("gae", "whiten"): st.sampled_from(["batch", "none"]),
     ("capped", "cap"): BOUND,
     ("sequence-clipped", "low"): UNIT,
-    ("sequence-clipped", "high"): st.floats(0, allow_nan=False),
+    ("sequence-clipped", "high"): st.just(0.0) | BOUND,
     ("sequence-importance", "cap"): BOUND,
     ("dpo", "beta"): BETA,
     ("in-reward", "beta"): BETA,
     ("in-reward", "estimator"): st.sampled_from(["k1", "k2", "k3"]),
-    ("in-reward", "target"): st.floats(0, allow_nan=False, allow_infinity=False),
+    ("in-reward", "target"): st.just(0.0) | BETA,
     ("in-reward", "horizon"): BETA,
     ("in-loss", "beta"): BETA,
     ("in-loss", "estimator"): st.sampled_from(["k1", "k2", "k3"]),  # `full` has no sequences
     ("in-loss", "over"): st.sampled_from(["token", "sequence"]),
     ("value", "clip"): BOUND,
     ("value", "coefficient"): BETA,
-    ("constant", "length"): st.floats(0, 1e300, exclude_min=True) | st.integers(1, 10**6),
+    ("constant", "length"): BETA | st.integers(1, 10**6),
 }
 
 
@@ -210,6 +210,27 @@ def test_short_and_long_forms(kind: str, text: str, expected: str) -> None:
         ("critic", "value(1, inf)", "clip and coefficient must be above 0"),
         ("denominator", "constant", "'constant' has the wrong arguments; constant takes (length)"),
         ("denominator", "constant(0)", "the length must be above 0"),
+        ("denominator", "constant(inf)", "the length must be above 0 and finite"),
+        (
+            "denominator",
+            "constant(1e-320)",
+            "length is out of range; a number is 0, inf",
+        ),
+        (
+            "select",
+            "best(99999999999999)",
+            "k is out of range; a number is 0, inf or from",
+        ),
+        ("select", "best(0x" + "f" * 500 + ")", "k is out of range"),
+        ("select", "best(0x" + "f" * 5000 + ")", "has 5,008 characters; a cell has 1,000 at most"),
+        ("select", "best(" + "-" * 5000 + "1)", "has 5,007 characters; a cell has 1,000 at most"),
+        ("select", "best(k=1, k=2)", "cannot read the arguments in 'best(k=1, k=2)'"),
+        ("select", "band(-0.0, 1)", "low is out of range"),
+        ("select", "gibbs(1e-320, r_max=1)", "beta is out of range"),
+        ("select", "gibbs(1, r_max=True)", "r_max is out of range"),
+        ("select", f"gibbs(1, r_max={'9' * 400})", "r_max is out of range"),
+        ("loss", f"capped({'9' * 400})", "cap is out of range"),
+        ("kl", "in-loss(1e308)", "beta is out of range"),
         ("denominator", "constant(nan)", "length must be a number"),
         ("select", "no_such_module:rule", "select: cannot import 'no_such_module:rule': No module"),
         ("select", "os.path:jion", "cannot import 'os.path:jion'"),

@@ -6,6 +6,7 @@ computed from counts of the whole mini-batch, so that the size of a micro-batch 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -151,8 +152,8 @@ class Constant(Denominator):
     counts = "samples"
 
     def __post_init__(self) -> None:
-        if not self.length > 0:
-            raise ValueError("the length must be above 0")
+        if not 0 < self.length < math.inf:
+            raise ValueError("the length must be above 0 and finite")
 
     @property
     def formula(self) -> str:

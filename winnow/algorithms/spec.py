@@ -162,6 +162,9 @@ def parse(field: str, text: str, vocabulary: Vocabulary[C]) -> C:
     """
     if _FUNCTION.match(text.strip()):
         return vocabulary.adopt(field, _imported(field, text.strip()), text.strip())
+    if len(text) > _LONGEST:
+        problem = f"{text[:40]!r}... has {len(text):,} characters"
+        raise UserError(field, problem, f"a cell has {_LONGEST:,} at most")
     match = _CELL.match(text)
     name = match.group(1) if match else text
     if not match or name not in vocabulary:
@@ -180,6 +183,10 @@ def parse(field: str, text: str, vocabulary: Vocabulary[C]) -> C:
         if accepted is not None and type(value) not in accepted:
             problem = f"{text!r}: {key} must be {_KINDS[types[key]]}"
             raise UserError(field, problem, f"{name} takes {_takes(cls)}")
+        if not _usable(value):
+            problem = f"{text!r:.80}: {key} is out of range"
+            remedy = f"a number is 0, inf or from {_LEAST:g} to {_MOST:,} in size"
+            raise UserError(field, problem, remedy)
     try:
         return cls(*positional, **named)
     except TypeError as error:
@@ -198,6 +205,23 @@ def show(cell: object) -> str:
 
 
 _NUMBERS: Mapping[object, tuple[type, ...]] = {int: (int,), float: (int, float)}
+_LEAST, _MOST = 1e-12, 10**12
+"""The size of a number in a cell; beyond it float32 rounds what it is used for to 0 or infinity."""
+_LONGEST = 1000
+"""Characters of a cell; Python's parser fails on deep nesting only beyond it."""
+
+
+def _usable(value: object) -> bool:
+    """Whether a number is of a size that something can come of; nothing else is refused here."""
+    if isinstance(value, bool):
+        return False
+    if not isinstance(value, int | float):
+        return True
+    if value == 0:
+        return math.copysign(1, value) > 0
+    return _LEAST <= abs(value) <= _MOST or (isinstance(value, float) and math.isinf(value))
+
+
 _KINDS: Mapping[object, str] = {int: "an integer", float: "a number"}
 
 
@@ -224,8 +248,10 @@ def _arguments(field: str, text: str, inside: str) -> tuple[list[Any], dict[str,
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise ValueError("more than one pair of brackets")
         named = {str(k.arg): literal(k.value) for k in call.keywords}
+        if len(named) < len(call.keywords):
+            raise ValueError("an argument is given twice")
         return [literal(node) for node in call.args], named
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         problem = f"cannot read the arguments in {text!r}"
         raise UserError(field, problem, "write them like low=0.2, high=0.28") from error
 
