@@ -54,7 +54,7 @@ SETTINGS = st.fixed_dictionaries(
                 "select": st.lists(st.sampled_from(WRITTEN_RULES), min_size=1, max_size=3),
                 "advantage": st.sampled_from(WRITTEN_ADVANTAGES),
                 "reward_scale": st.sampled_from(["0/1", "-1/+1"]),
-                "loss": st.builds(Clipped, st.floats(0, 1), st.floats(0, 9)).map(str),
+                "loss": st.builds(Clipped, st.floats(1e-12, 1), st.floats(1e-12, 9)).map(str),
                 "denominator": st.floats(0.1, 1e6).map(lambda x: str(Constant(x))),
                 "resample": st.sampled_from(["every-step", "once"]),
                 "epochs": st.integers(1, 9),
