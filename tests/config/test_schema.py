@@ -628,9 +628,10 @@ class TestCheck:
             ({"algorithm": {"name": "rft", "refill": 1}}, "algorithm.refill: samples made once"),
             ({"algorithm": "raft", "reference": "phase"}, "reference: raft does not compare"),
             ({"algorithm": "raft", "critic": {"lr": 1.0}}, "critic: raft has no critic"),
-            ({"anchor": {"ratio": 0.5}}, "anchor: no examples are named"),
-            ({"lora": {"alpha": 8.0}}, "lora: without a rank there are no adapters"),
-            ({"cycles": 2}, "cycles: there are no phases"),
+            (
+                {"algorithm": {"name": "grpo", "reward_scale": "-1/+1"}},
+                r"algorithm.reward_scale: advantage standardised\(sample\) is the same with either",
+            ),
             (
                 {"algorithm": {"name": "rloo", "kl": "in-reward(0.1, horizon=9)"}},
                 "algorithm.kl: only an adaptive",

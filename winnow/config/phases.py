@@ -21,7 +21,8 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.config.messages import shown
 from winnow.config.recipe import cells_of, merge
 from winnow.config.schema import MOST_PHASES, Config, from_dict
-from winnow.config.validation import check, refuse, unused
+from winnow.config.unread import unused
+from winnow.config.validation import check, refuse
 from winnow.errors import UserError, nearest
 from winnow.storage.sample_table import SampleTable
 
@@ -171,9 +172,8 @@ def phases_of(
         own, restarts = _over(config, settings, f"phases.{place}")
         with naming(f"phases.{place}"):
             row = own.algorithm.build()
-            for key in ("reference", "critic"):
-                if key in settings:
-                    refuse(unused(own, [row]))
+            said = _said(settings)
+            refuse(error for error in unused(own, [row]) if error.setting in said)
             cycle.append(_phase(place, f"phases.{place}", own, row, open_file, restarts))
     rows = [phase.algorithm for phase in cycle]
     refuse(unused(config, rows))
@@ -183,6 +183,13 @@ def phases_of(
         remedy = "set algorithm.resample = 'once' in one, or leave samples_from out"
         raise UserError("samples_from", problem, remedy)
     return _in_turn(cycle * config.cycles)
+
+
+def _said(settings: Mapping[str, Any]) -> set[str]:
+    """The settings of a phase, cells of its algorithm by their own keys."""
+    cells = settings.get("algorithm")
+    inner = cells if isinstance(cells, Mapping) else {}
+    return {*settings, *(f"algorithm.{cell}" for cell in inner)}
 
 
 def _in_turn(phases: Sequence[Phase]) -> tuple[Phase, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from winnow.algorithms.advantages import Extremes, Standardised
 from winnow.algorithms.algorithm import Algorithm
@@ -10,9 +10,7 @@ from winnow.algorithms.kl import InReward
 from winnow.algorithms.losses import DPO, NLL, SequenceClipped, Value
 from winnow.algorithms.spec import show
 from winnow.config.schema import Config
-from winnow.config.schema.anchor import AnchorConfig
-from winnow.config.schema.critic import CriticConfig
-from winnow.config.schema.lora import LoraConfig
+from winnow.config.unread import unused
 from winnow.errors import UserError
 
 _MOST_SAMPLES = 10**7
@@ -159,17 +157,6 @@ def _references(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
         yield from unused(config, [algorithm])
 
 
-def unused(config: Config, algorithms: Sequence[Algorithm]) -> Iterator[UserError]:
-    """Settings that none of the algorithms reads."""
-    names = ", ".join(dict.fromkeys(row.name for row in algorithms))
-    if config.reference != "start" and not any("ref" in row.needs for row in algorithms):
-        remedy = "set algorithm.kl (such as 'in-loss(0.04)'), or leave it out"
-        yield UserError("reference", f"{names} does not compare with a reference", remedy)
-    if config.critic != CriticConfig() and not any("values" in row.needs for row in algorithms):
-        remedy = "leave it out, or use an algorithm with a critic (ppo)"
-        yield UserError("critic", f"{names} has no critic", remedy)
-
-
 def _rounds(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     patience = "eval.patience"
     if config.eval.patience and not (config.eval.every and config.eval.size):
@@ -181,12 +168,6 @@ def _rounds(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     if config.eval.test_size and not config.eval.patience:
         problem = "without early stopping no checkpoint is chosen, so the last evaluation tests it"
         yield UserError("eval.test_size", problem, "leave it out, or set eval.patience")
-    if config.lora != LoraConfig() and not config.lora.rank:
-        yield UserError("lora", "without a rank there are no adapters", "set lora.rank")
-    if config.anchor != AnchorConfig() and config.anchor.source is None:
-        yield UserError("anchor", "no examples are named", "set anchor.source")
-    if config.cycles > 1 and not config.phases:
-        yield UserError("cycles", "there are no phases to repeat", "set phases, or more steps")
 
 
 def _sizes(config: Config, algorithm: Algorithm) -> Iterator[UserError]:

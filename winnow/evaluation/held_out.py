@@ -8,6 +8,8 @@ from pathlib import Path
 from winnow.config.located import located_config
 from winnow.config.recipe import dumps, values_of
 from winnow.config.schema import Config
+from winnow.config.unread import unread
+from winnow.config.validation import refuse
 from winnow.engines.base import Engine
 from winnow.engines.devices import environment
 from winnow.engines.factory import sampler_for
@@ -88,6 +90,7 @@ def run_evaluation(
     RunStore.refuse(out)
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
+    refuse(unread(config))
     prompts = load_held_out(config.prompts, config.eval, config.seed)
     start = RunStart(out, "evaluate", values_of(config))
     with (

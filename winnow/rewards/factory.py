@@ -246,6 +246,11 @@ def reward_name(reward: str | RewardFunction | None) -> str | None:
     return f"{owner.__module__}:{owner.__qualname__}"
 
 
+def in_process(reward: str) -> bool:
+    """Whether it is a built-in verifier that needs no process of its own."""
+    return reward in _BUILTINS and _BUILTINS[reward].verifier is not None
+
+
 _COMPARING = ("number", "exact", "gsm8k", "math")
 _READING: Mapping[str, str] = {
     "number": "as one number",

@@ -14,6 +14,8 @@ from typing import Any
 from winnow.config.located import located_config
 from winnow.config.recipe import dumps, load_folder, values_of
 from winnow.config.schema import Config
+from winnow.config.unread import unread
+from winnow.config.validation import refuse
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.engines.devices import environment
 from winnow.engines.factory import sampler_for
@@ -202,6 +204,7 @@ def run_sample(
     """Sample by a config into a new folder."""
     out, config = located(out, "out"), located_config(config)
     Journal.refuse(out)
+    refuse(unread(config))
     with FolderLock() as lock:
 
         def begin(plan: Plan, device: str) -> Journal:

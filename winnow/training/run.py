@@ -91,7 +91,7 @@ def run(
             assert out is not None
             out, config = located(out, "out"), located_config(config)
             RunStore.refuse(out)
-        checked = plan(config, algorithm)
+        checked = plan(config, algorithm, resumed=resume is not None)
         point = None
         if resume is not None:
             notes = check_inputs(

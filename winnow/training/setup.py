@@ -15,7 +15,8 @@ from winnow.config.recipe import values_of
 from winnow.config.reference import names_model
 from winnow.config.schema import Config
 from winnow.config.schema.anchor import AnchorConfig
-from winnow.config.validation import cautions
+from winnow.config.unread import unread
+from winnow.config.validation import cautions, refuse
 from winnow.engines.base import PHASE, START, Engine
 from winnow.engines.devices import environment
 from winnow.engines.factory import (
@@ -83,13 +84,20 @@ class Plan:
         return {f"{last.name}.steps".lstrip(".")}
 
 
-def plan(config: Config, algorithm: Algorithm | None = None) -> Plan:
+def plan(config: Config, algorithm: Algorithm | None = None, *, resumed: bool = False) -> Plan:
     """Check a config and read its prompts.
+
+    Args:
+        resumed: The config is that of a run that was begun; an earlier version may have let
+            settings pass that nothing reads.
 
     Raises:
         UserError: whatever is wrong with it, the first thing found.
     """
     phases = phases_of(config, algorithm, open_file)
+    for phase in () if resumed else phases:
+        with naming(phase.name):
+            refuse(unread(phase.config, training=True))
     kind = config.engine.learner
     if config.samples_from is not None:
         check_model(config.samples_from, "samples_from", kind=kind)
