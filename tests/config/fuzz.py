@@ -1,0 +1,127 @@
+"""Settings at random: right and wrong, at the ends of their ranges, in tables and in phases."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from typing import Any
+
+from hypothesis import strategies as st
+
+from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES, PENALTIES, RULES
+from winnow.algorithms.table import ALGORITHMS
+from winnow.config.schema.describe import describe
+
+Values = dict[str, Any]
+ROWS = {row["key"]: row for row in describe()}
+WRONG: list[Any] = [
+    *(True, False, None, "", " ", "x", "true", "1", "nan", "-", ".", "~", "~nobody", "a\nb"),
+    *(0, -1, 0.0, -0.0, 0.5, 1e-320, 1e-9, 1e30, 1e308, math.inf, -math.inf, math.nan),
+    *(2**31 - 1, 2**31, 2**53, 2**63 - 1, 2**63, 2**64, 10**400, -(2**63) - 1, 1 << 20_000),
+    *([], {}, [[]], [{}], {"": 1}, {"a": 1}, {"name": "grpo"}, {"source": 1}, [True], [None]),
+    *(["a", "a"], [0.9, 0.9, 0.9], [1e308, math.nan], {"a": {"b": {"c": []}}}, "\0", "a\0b"),
+    *("x" * 5000, "é" * 300, "[" * 3000, "(" * 3000, datetime.date(2000, 1, 1), datetime.time(1)),
+    *(b"x", {1: 2}, "\udcff", {"\udcff": 1}, object(), "::", "a:b", "hub:", "gym:", "hub:::"),
+    *("x.jsonl", "x.parquet", "\0.jsonl", "~nobody/x.jsonl", "x" * 5000 + ".jsonl"),
+]
+"""For any setting."""
+NUMBERS = ["0", "1", "2", "0.5", "1e-320", "1e308", "inf", "-0.0", "-1", "9" * 30, "nan", "True"]
+WORDS = ["sample", "group", "set", "token", "sequence", "k1", "k3", "full", "batch", "reward", "x"]
+
+
+def cells(*vocabularies: Any) -> st.SearchStrategy[str]:
+    """The cells of a table, without arguments and with some, right and wrong."""
+    names = st.sampled_from([name for words in vocabularies for name in words])
+    argument = st.sampled_from(NUMBERS + WORDS)
+    arguments = st.lists(argument, max_size=3).map(", ".join)
+    return names | st.builds("{}({})".format, names, arguments)
+
+
+KNOWN: dict[str, st.SearchStrategy[Any]] = {
+    "model": st.just("smollm2-135m"),
+    "samples_from": st.just("smollm2-135m"),
+    "reference": st.sampled_from(["start", "phase", "ema(0.9)", "ema(1)", "ema(", "ema()"]),
+    "device": st.sampled_from(["cpu", "auto"]),
+    "prompts.source": st.sampled_from(["arithmetic", "gym:no", "no.jsonl", "no.parquet"]),
+    "prompts.size": st.integers(1, 40),
+    "prompts.template": st.sampled_from(["{question}", "{a} {b} {{", "{no}", "{", "x"]),
+    "reward.name": st.sampled_from(["number", "exact", "math", "regex", "gym", "a:b"]),
+    "reward.options": st.sampled_from([{}, {"pattern": "("}, {"ignore_case": True}]),
+    "anchor.source": st.sampled_from(["arithmetic", "no.jsonl"]),
+    "eval.source": st.sampled_from(["arithmetic", "no.jsonl"]),
+    "eval.size": st.integers(0, 9),
+    "engine.url": st.just("http://localhost:1/v1"),
+    "algorithm.name": st.sampled_from(list(ALGORITHMS)),
+    "algorithm.select": st.lists(cells(RULES), min_size=1, max_size=3),
+    "algorithm.advantage": cells(ADVANTAGES),
+    "algorithm.loss": cells(LOSSES),
+    "algorithm.denominator": cells(DENOMINATORS),
+    "algorithm.kl": cells(PENALTIES),
+    "algorithm.critic": cells(CRITICS),
+}
+
+
+def right(key: str) -> st.SearchStrategy[Any]:
+    """Values of the right type, at the ends of the range more often than not."""
+    kind, default = ROWS[key]["type"], ROWS[key]["default"]
+    if key in KNOWN:
+        return KNOWN[key]
+    if words := re.findall(r"'([^']+)'", kind):
+        one = st.sampled_from(words)
+        return st.lists(one, min_size=1, max_size=3) if kind.startswith("list") else one
+    if found := re.search(r"from (\S+) to (?:below )?(\S+)$", kind):
+        low, high = (float(end.replace(",", "")) for end in found.groups())
+        if "integer" in kind:
+            ends = [int(low), int(low) + 1, 7, int(high) - 1, int(high)]
+            one = st.sampled_from(ends) | st.integers(int(low), int(high))
+        else:
+            one = st.sampled_from([low, 0.5, 1.0, high]) | st.floats(low, high)
+        return st.lists(one, min_size=1, max_size=3) if kind.startswith("list") else one
+    if kind == "true or false":
+        return st.booleans()
+    if kind == "list of strings":
+        return st.lists(st.text(min_size=1, max_size=4), max_size=3)
+    return st.just(default or "name") | st.text(min_size=1, max_size=9)
+
+
+def settings(keys: list[str]) -> st.SearchStrategy[Values]:
+    """A few settings as nested tables, most of them right."""
+
+    def one(key: str) -> st.SearchStrategy[tuple[str, Any]]:
+        good = right(key)
+        return st.tuples(st.just(key), good | good | good | st.sampled_from(WRONG))
+
+    known = st.sampled_from(keys).flatmap(one)
+    strange = st.tuples(st.sampled_from(["stpes", "a.b", "eval", "phases"]), st.sampled_from(WRONG))
+    few = st.lists(known | known | known | known | known | strange, max_size=6)
+    return few.map(nested)
+
+
+def nested(pairs: list[tuple[str, Any]]) -> Values:
+    values: Values = {}
+    for key, value in pairs:
+        *tables, last = key.split(".")
+        inner: Any = values
+        for table in tables:
+            if not isinstance(inner.setdefault(table, {}), dict):
+                inner[table] = {}
+            inner = inner[table]
+        inner[last] = value
+    return values
+
+
+OF_PHASES = [
+    key
+    for key in ROWS
+    if key.split(".")[0]
+    in ("algorithm", "steps", "sampling", "optimizer", "critic", "rounds", "reference", "anchor")
+]
+PHASES = st.fixed_dictionaries(
+    {"phases": st.lists(settings(OF_PHASES), min_size=1, max_size=3)},
+    optional={"cycles": st.sampled_from([1, 2, 1000, 1001])},
+)
+ALL = [key for key in ROWS if key != "phases"]
+CONFIGS = st.builds(
+    lambda values, phases: {**values, **phases}, settings(ALL), st.just({}) | st.just({}) | PHASES
+)

@@ -1,0 +1,147 @@
+"""No settings bring a traceback or a quiet hour: they are a config, or a line that says why not."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given, settings
+
+from tests.config.fuzz import CONFIGS, ROWS, Values
+from winnow.cli import main
+from winnow.config.recipe import dumps, merge
+from winnow.config.schema import Config, from_dict
+from winnow.errors import UserError
+from winnow.training import run as running
+from winnow.training.setup import Plan, plan
+
+SMALL = {"prompts": {"size": 60}, "eval": {"size": 4}}
+MOST_BYTES = 32 * 2**20
+NAMED = {"", "recipe", "--set"} | {key.split(".")[0] for key in ROWS}
+
+
+@contextmanager
+def modest() -> Iterator[None]:
+    """In the block, little memory, and an end: a hang is a failure, not a quiet hour."""
+
+    def hung(*_: Any) -> None:
+        raise AssertionError("30 s of processor time are gone")
+
+    before = signal.signal(signal.SIGVTALRM, hung)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 30)
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
+    finally:
+        tracemalloc.stop()
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def checked(values: Values, model: Path) -> Plan | UserError:
+    """What becomes of settings before a model is loaded."""
+    over: Values = {"model": str(model)}
+    merge(over, {key: dict(table) for key, table in SMALL.items()})
+    try:
+        merge(over, values)
+        return plan(from_dict(over))
+    except UserError as error:
+        return error
+
+
+def test_settings_are_a_config_or_one_line(tiny_model) -> None:
+    seen = {True: 0, False: 0}
+
+    @settings(max_examples=250)
+    @given(CONFIGS)
+    def try_them(values: Values) -> None:
+        with modest():
+            found = checked(values, tiny_model)
+        seen[isinstance(found, Plan)] += 1
+        if isinstance(found, Plan):
+            assert from_toml(dumps(found.config)) == found.config
+            return
+        said = str(found)
+        assert len(said.splitlines()) == 1, said
+        assert len(said) < 1000, said
+        assert found.setting.split(".")[0] in NAMED | {str(key) for key in values}, said
+
+    checked({}, tiny_model)  # what is imported first is not the settings' memory
+    try_them()
+    assert min(seen.values()) > 20, seen  # it tries both
+
+
+def from_toml(text: str) -> Config:
+    import tomllib
+
+    return from_dict(tomllib.loads(text))
+
+
+class Reached(Exception):
+    """All checks without a model have passed."""
+
+
+def flat(values: Values, path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(value, dict) and value:
+            yield from flat(value, name)
+        else:
+            yield name, value
+
+
+def written(value: object) -> str | None:
+    """A value as `--set` has it, by TOML; ``None`` where no command line can."""
+    try:
+        text = tomli_w.dumps({"x": value}).removeprefix("x = ").strip()
+        text.encode()
+    except (TypeError, ValueError, AttributeError):
+        return None
+    return None if "\0" in text else text
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("part", range(4))
+def test_the_command_is_a_run_or_exit_code_2(part, tiny_model, tmp_path, monkeypatch, capsys):
+    """Up to where the model would be loaded: 4 x 250 commands, as `--set` or as a recipe."""
+    monkeypatch.chdir(tmp_path)
+
+    def reached(*_: Any, **__: Any) -> None:
+        raise Reached
+
+    monkeypatch.setattr(running, "assemble", reached)
+    codes: list[int] = []
+
+    @settings(max_examples=250)
+    @given(CONFIGS)
+    def try_them(values: Values) -> None:
+        words = ["--set", f"model={tiny_model}", "--set", "prompts.size=60", "--set", "eval.size=4"]
+        for key, value in flat(values):
+            text = written(value)
+            if text is not None and "\0" not in key and key.isprintable():
+                words += ["--set", f"{key}={text}"]
+        words += ["--out", str(tmp_path / "run")]
+        monkeypatch.setattr(sys, "argv", ["winnow", "train", *words])
+        with modest(), pytest.raises((SystemExit, Reached)) as end:
+            main.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err + said.out
+        codes.append(0)
+        if isinstance(end.value, SystemExit):
+            codes[-1] = 2
+            assert end.value.code == 2, said
+            assert said.err.startswith("winnow: ")
+            assert said.err.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+
+    try_them()
+    assert codes.count(0) > 10
+    assert codes.count(2) > 10
