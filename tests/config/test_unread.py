@@ -27,6 +27,8 @@ CASES = [
     ("prompts.size", 99, {"prompts": HUB}, {"prompts": GYM}),
     ("reward.time_limit", 1.0, {"reward": {"name": "gsm8k"}}, {"reward": {"name": "math"}}),
     ("reward.workers", 3, {}, {"reward": {"name": "module:function"}}),
+    ("reward.import_seconds", 3.0, {}, {"reward": {"name": "module:function"}}),
+    ("reward.memory_gib", 3.0, {"reward": {"name": "gsm8k"}}, {"reward": {"name": "math"}}),
     *[
         (f"lora.{key}", value, {}, {"lora": {"rank": 4}})
         for key, value in {"alpha": 8.0, "targets": ["q_proj"], "merge": True}.items()
@@ -42,6 +44,7 @@ CASES = [
     ("eval.samples", 2, {"eval": {"size": 0}}, {}),
     ("eval.temperature", 0.5, {"eval": {"size": 0}}, {}),
     ("eval.every", 5, {"eval": {"size": 0}}, {"eval": {"size": 1}}),
+    ("eval.kl_prompts", 5, {"eval": {"size": 0}}, {"eval": {"size": 1}}),
 ]
 
 
@@ -79,6 +82,7 @@ ELSEWHERE = {
     "rounds.restart": "validation: not of a file, nor with resample 'once'",
     "rounds.merge": "validation: likewise",
     "eval.patience": "validation: needs eval.every and eval.size",
+    "eval.test_size": "validation: needs eval.patience",
     "algorithm.refill": "validation: likewise",
     "algorithm.kl": "validation: not where the advantage reads no rewards",
     "algorithm.critic": "validation: needs an advantage by token",
