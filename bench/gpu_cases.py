@@ -17,8 +17,8 @@ from transformers import MistralConfig, MistralForCausalLM
 from tests import tiny
 from tests.kills import Killed
 from tests.local import weights
-from winnow.algorithms.advantages import assign_advantages
 from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.assignment import assign_advantages
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.losses import SequenceClipped
 from winnow.algorithms.registry import LOSSES

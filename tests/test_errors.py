@@ -169,3 +169,11 @@ def caught(handler: ast.ExceptHandler) -> set[str]:
 
 def is_name(node: ast.AST, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
+
+
+def test_paths_are_as_they_are_seen_from_here(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = UserError("out", f"{tmp_path}/a/b exists, {tmp_path}x does not", f"see {tmp_path}/c")
+    assert str(error) == f"out: a/b exists, {tmp_path}x does not; see c"
+    monkeypatch.chdir("/")
+    assert str(UserError("out", "/a/b exists")) == "out: /a/b exists"

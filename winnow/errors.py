@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 
 
@@ -32,7 +33,7 @@ class UserError(WinnowError):
 
     def __str__(self) -> str:
         setting = f"{self.setting}: " if self.setting else ""
-        return f"{setting}{self.problem}{f'; {self.remedy}' if self.remedy else ''}"
+        return from_here(f"{setting}{self.problem}{f'; {self.remedy}' if self.remedy else ''}")
 
     def with_(self, *, setting: str | None = None, remedy: str | None = None) -> UserError:
         """The same error with another setting or remedy, and the same notes."""
@@ -53,6 +54,15 @@ class Stopped(WinnowError):
     """The user stopped the run (Ctrl-C). Exit code 130, as shells have it."""
 
     exit_code = 130
+
+
+def from_here(text: str) -> str:
+    """A text for a person, with paths in the working folder as they are seen from it."""
+    try:
+        here = os.path.join(os.getcwd(), "")
+    except OSError:  # it is not there any more
+        return text
+    return text if here == os.sep else text.replace(here, "")
 
 
 def notes(error: BaseException) -> list[str]:

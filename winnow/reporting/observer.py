@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from winnow.errors import Stopped, UserError, printable
+from winnow.errors import Stopped, UserError, from_here, printable
 from winnow.reporting.events import (
     CheckpointSaved,
     Note,
@@ -117,7 +117,7 @@ class Observers(Observer):
 
     def note(self, text: str) -> None:
         """Something that a person should know."""
-        self.on_note(Note(text))
+        self.on_note(Note(from_here(text)))
 
     def on_start(self, start: RunStart) -> None:
         self._tell(lambda each: each.on_start(start))

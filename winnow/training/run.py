@@ -84,8 +84,8 @@ def run(
     with FolderLock() as lock:
         if resume is not None:
             out = RunStore.open(located(resume, "resume")).folder
-            lock.take(out)
             config = load_folder(out)
+            lock.take(out)
         else:
             assert config is not None
             assert out is not None
