@@ -62,6 +62,18 @@ KNOWN: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+def ends(key: str) -> list[float]:
+    """The least and the most that a number may be; of another setting, nothing."""
+    kind = ROWS[key]["type"]
+    found = re.search(r"from (\S+) to (below )?(\S+)$", kind)
+    if found is None:
+        return []
+    low, below, high = (part and part.replace(",", "") for part in found.groups())
+    if "integer" in kind:
+        return [int(low), int(high)]
+    return [float(low), float(high) * (1 - 1e-9) if below else float(high)]
+
+
 def right(key: str) -> st.SearchStrategy[Any]:
     """Values of the right type, at the ends of the range more often than not."""
     kind, default = ROWS[key]["type"], ROWS[key]["default"]
@@ -70,11 +82,10 @@ def right(key: str) -> st.SearchStrategy[Any]:
     if words := re.findall(r"'([^']+)'", kind):
         one = st.sampled_from(words)
         return st.lists(one, min_size=1, max_size=3) if kind.startswith("list") else one
-    if found := re.search(r"from (\S+) to (?:below )?(\S+)$", kind):
-        low, high = (float(end.replace(",", "")) for end in found.groups())
-        if "integer" in kind:
-            ends = [int(low), int(low) + 1, 7, int(high) - 1, int(high)]
-            one = st.sampled_from(ends) | st.integers(int(low), int(high))
+    if found := ends(key):
+        low, high = found
+        if isinstance(low, int) and isinstance(high, int):
+            one = st.sampled_from([low, low + 1, 7, high - 1, high]) | st.integers(low, high)
         else:
             one = st.sampled_from([low, 0.5, 1.0, high]) | st.floats(low, high)
         return st.lists(one, min_size=1, max_size=3) if kind.startswith("list") else one
@@ -89,13 +100,15 @@ def settings(keys: list[str]) -> st.SearchStrategy[Values]:
     """A few settings as nested tables, most of them right."""
 
     def one(key: str) -> st.SearchStrategy[tuple[str, Any]]:
-        good = right(key)
-        return st.tuples(st.just(key), good | good | good | st.sampled_from(WRONG))
+        wrong = st.integers(0, 9).map(lambda number: number == 9)
+        return st.tuples(
+            st.just(key), wrong.flatmap(lambda is_: st.sampled_from(WRONG) if is_ else right(key))
+        )
 
     known = st.sampled_from(keys).flatmap(one)
     strange = st.tuples(st.sampled_from(["stpes", "a.b", "eval", "phases"]), st.sampled_from(WRONG))
-    few = st.lists(known | known | known | known | known | strange, max_size=6)
-    return few.map(nested)
+    few = st.lists(known, max_size=5)
+    return st.one_of(*[few] * 9, st.tuples(known, strange).map(list)).map(nested)
 
 
 def nested(pairs: list[tuple[str, Any]]) -> Values:

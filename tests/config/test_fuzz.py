@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import tracemalloc
@@ -12,13 +13,14 @@ from typing import Any
 
 import pytest
 import tomli_w
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 
-from tests.config.fuzz import CONFIGS, ROWS, Values
+from tests.config.fuzz import CONFIGS, ROWS, Values, ends, nested
 from winnow.cli import main
 from winnow.config.recipe import dumps, merge
 from winnow.config.schema import Config, from_dict
 from winnow.errors import UserError
+from winnow.reporting.observer import Observers
 from winnow.training import run as running
 from winnow.training.setup import Plan, plan
 
@@ -120,6 +122,7 @@ def test_the_command_is_a_run_or_exit_code_2(part, tiny_model, tmp_path, monkeyp
     monkeypatch.setattr(running, "assemble", reached)
     codes: list[int] = []
 
+    @seed(part)
     @settings(max_examples=250)
     @given(CONFIGS)
     def try_them(values: Values) -> None:
@@ -145,3 +148,63 @@ def test_the_command_is_a_run_or_exit_code_2(part, tiny_model, tmp_path, monkeyp
     try_them()
     assert codes.count(0) > 10
     assert codes.count(2) > 10
+
+
+TINY: Values = {
+    "steps": 2,
+    "prompts_per_step": 3,
+    "minibatch_prompts": 3,
+    "samples_per_prompt": 3,
+    "device": "cpu",
+    "reward": "exact",
+    "sampling": {"max_tokens": 4},
+    "eval": {"size": 2},
+    "prompts": {"size": 30, "template": "{question}"},
+    "algorithm": {"name": "grpo"},
+}
+WITH: dict[str, Values] = {
+    "critic": {"algorithm": {"name": "ppo"}},
+    "lora": {"lora": {"rank": 2}},
+    "sampling.top": {"algorithm": {"name": "raft"}},
+    "anchor": {"anchor": {"source": "a.jsonl"}},
+    "eval.patience": {"eval": {"every": 1}},
+}
+"""What a setting needs, by how its key begins."""
+LONG = {
+    "threads",  # it stays with the process
+    *("steps", "prompts_per_step", "samples_per_prompt", "minibatch_prompts", "cycles"),
+    *("algorithm.epochs", "algorithm.refill", "eval.samples", "prompts.size", "reward.workers"),
+}
+"""The upper ends take long, as they say."""
+REFUSED = {("critic.warmup", 10**9), ("eval.size", 10**6), ("sampling.max_tokens", 10**7)}
+"""Beside the other settings here, or for this model."""
+ENDS = [
+    (key, end)
+    for key in ROWS
+    if key not in LONG and not key.startswith("engine.") and key != "reward.time_limit"
+    for end in ends(key)
+]
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(("key", "end"), ENDS, ids=[f"{key}={end}" for key, end in ENDS])
+def test_the_ends_of_a_range_train(key, end, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text('{"prompt": "1", "completion": "2"}')
+    over = load_values(TINY)
+    for begin, needed in WITH.items():
+        merge(over, load_values(needed) if key.startswith(begin) else {})
+    value = [end] * 2 if key == "optimizer.betas" else end
+    merge(over, nested([(key, value)]))
+    config = from_dict({**over, "model": str(tiny_model)})
+    if (key, end) in REFUSED:
+        with pytest.raises(UserError, match=rf"^({re.escape(key)}|prompts): "):
+            running.run(config, out=tmp_path / "run", observers=Observers())
+        return
+    result = running.run(config, out=tmp_path / "run", observers=Observers())
+    assert len(result.metrics) == 2
+
+
+def load_values(values: Values) -> Values:
+    """A copy that may be written to."""
+    return {key: dict(v) if isinstance(v, dict) else v for key, v in values.items()}
