@@ -65,6 +65,6 @@ class AlgorithmConfig(Section):
             return table.get(self.name, Algorithm(self.name)).with_cells(cells)
         if self.name not in table:
             remedy = f"{nearest(self.name, table)} (`winnow algorithms` prints them all)"
-            raise UserError("algorithm", f"unknown algorithm {self.name!r}", remedy)
+            raise UserError("algorithm", f"unknown algorithm {self.name!r:.60}", remedy)
         given = {key: value for key, value in cells.items() if value is not None}
         return table[self.name].with_cells(given)
