@@ -303,3 +303,17 @@ def test_from_python(tmp_path) -> None:
         winnow.select(path, [])
     with pytest.raises(UserError, match=r"^form: unknown form 'chat'; use messages or prompt-comp"):
         winnow.select(path, form="chat", out=tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seed", "-1"), ("--seed", str(2**63)), ("--right-at", "nan")]
+)
+def test_an_option_out_of_its_range_is_one_line(option, value, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["winnow", "select", "samples.parquet", option, value])
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert said.startswith("winnow: ")
+    assert said.count("\n") == 1
+    assert option in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,11 +32,22 @@ Samples = Annotated[
     list[str], typer.Argument(help="Parquet files, or folders: of winnow sample, of a run.")
 ]
 Form = Annotated[str, typer.Option(help="Format of a .jsonl file: messages or prompt-completion.")]
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise UserError("--right-at", f"must be a finite number (got {value})")
+    return value
+
+
 RightAt = Annotated[
-    float | None, typer.Option(help="From this reward on a sample is right. Default: as recorded.")
+    float | None,
+    typer.Option(
+        callback=_finite, help="From this reward on a sample is right. Default: as recorded."
+    ),
 ]
 Pool = Annotated[bool, typer.Option("--pool", help="Treat samples of several models as one set.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")]
 
 
 def print_json(value: Any) -> None:
