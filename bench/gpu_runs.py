@@ -62,7 +62,10 @@ def training(job: Job, row: Algorithm, **more: Any) -> Found:
 def untimed(result: Result) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without what a clock says."""
     lines = (result.folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "crc32")}
+        for line in lines
+    ]
 
 
 def saved(result: Result) -> Tensor:
