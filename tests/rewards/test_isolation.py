@@ -90,7 +90,7 @@ def test_a_daemon_of_a_verifier_goes_with_it(make: Make, tmp_path: Path, end: st
             os.kill(os.getpid(), signal.SIGKILL)
         return 2.0
 
-    reward = make(daemonizes, time_limit=2.0)
+    reward = make(daemonizes, time_limit=2.0 if end == "hang" else 20.0)
     if end == "close":
         assert scores(reward, end) == [Score(2.0)]
         daemon = int((tmp_path / "pid").read_text())
@@ -258,7 +258,7 @@ def test_the_end_of_what_it_printed_is_in_its_error(make: Make, end: str) -> Non
         time.sleep(60)
         return 0.0
 
-    error = error_of(make(dies, time_limit=2.0), end)
+    error = error_of(make(dies, time_limit=2.0 if end == "hang" else 20.0), end)
     assert error.startswith(
         {"hang": "no score within 2 s;", "exit": "the verifier's process ended"}[end]
     )
@@ -300,7 +300,7 @@ def test_what_is_written_to_file_descriptors_is_no_score(make: Make, how: str) -
     assert error_of(make(forges), how).startswith("what came back is not the worker's reply")
 
 
-def test_what_comes_between_two_samples_harms_neither(make: Make) -> None:
+def test_what_comes_between_two_samples_harms_neither(make: Make, tmp_path: Path) -> None:
     forged = FORGERIES["a mark"]
 
     def forges_later(prompt: Prompt, completion: str) -> float:
@@ -311,12 +311,14 @@ def test_what_comes_between_two_samples_harms_neither(make: Make) -> None:
                     os.write(pipe, forged)
                 except OSError:
                     continue
+            (tmp_path / "written").touch()
             os._exit(0)
         return 1.0 if completion else 0.0
 
     reward = make(forges_later)
     assert scores(reward, "late") == [Score(1.0)]
-    time.sleep(0.6)
+    while not (tmp_path / "written").exists():
+        time.sleep(0.01)
     assert scores(reward, "", "1") == [Score(0.0), Score(1.0)]
 
 
