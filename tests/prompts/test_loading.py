@@ -411,7 +411,7 @@ class TestFiles:
         with pytest.raises(UserError, match=r"^prompts\.source: .* holds no prompts$"):
             read(config(source=str(path)), 0)
 
-    @pytest.mark.parametrize("source", ["", "arithmetics", "rows.csv", "hub", "gym"])
+    @pytest.mark.parametrize("source", ["arithmetics", "rows.csv", "hub", "gym"])
     def test_no_kind_of_source(self, source) -> None:
         with pytest.raises(UserError, match=rf"^prompts\.source: unknown source '{source}'; use"):
             read(config(source=source), 0)
@@ -468,7 +468,7 @@ class TestTemplates:
         ("template", "hint"),
         [
             ("Solve it.", "write {column} where the text of a column goes"),
-            ("", "write {column} where"),
+            (" .", "write {column} where"),
             (r"\boxed{} {1}", "write {column} where"),
             ("Solve: {{q}}", "write {q}: doubled braces are braces"),
         ],
