@@ -15,7 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.theory import pass_at_k
-from winnow.theory.intervals import clustered_interval, paired_difference, rate_interval
+from winnow.theory.intervals import (
+    clustered_interval,
+    mean_interval,
+    paired_difference,
+    rate_interval,
+)
 
 Rates = NDArray[np.float64]
 
@@ -26,6 +31,8 @@ RATES = (0.01, 0.05, 0.2, 0.5)
 SAMPLES = (1, 2, 4, 8, 16)
 SHARES = (0.5, 0.6, 0.75, 0.9, 0.99)
 """Of pairs in the right order."""
+KINDS = ("normal", "exponential", "log-normal")
+FEW = (2, 8, 32, 256)
 CHANGES = ((0.01, 0.01), (0.01, 0.05), (0.05, 0.75), (0.2, 0.3), (0.5, 0.5), (0.01, 0.99))
 
 
@@ -83,6 +90,23 @@ def of_passes(sets: int, prompts: int, rate: float, n: int, spread: float) -> fl
     return held / sets
 
 
+def of_means(sets: int, prompts: int, kind: str) -> float:
+    """Coverage of `mean_interval`: values of prompts that are normal, or skewed to the right."""
+    rng = np.random.default_rng(5)
+    made = {
+        "normal": lambda: rng.normal(size=prompts),
+        "exponential": lambda: rng.exponential(size=prompts) - 1.0,
+        "log-normal": lambda: rng.lognormal(size=prompts) - np.exp(0.5),
+    }[kind]
+    held = 0
+    for _ in range(sets):
+        _, low, high = mean_interval(made())
+        assert low is not None
+        assert high is not None
+        held += low <= 0 <= high
+    return held / sets
+
+
 def of_differences(
     sets: int, prompts: int, change: tuple[float, float], samples: int, spread: float, alike: bool
 ) -> float:
@@ -135,6 +159,9 @@ def tables(sets: int) -> Iterator[str]:
     for prompts in PROMPTS:
         cells = [of_pairs(sets, prompts, share) for share in SHARES]
         yield _row([str(prompts), "pairs"], cells)
+    for kind in KINDS:
+        cells = [of_means(sets, prompts, kind) for prompts in FEW]
+        yield _row(["means", kind], cells)
 
 
 def _row(names: list[str], cells: list[float]) -> str:

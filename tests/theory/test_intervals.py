@@ -159,6 +159,10 @@ class TestDifference:
 
 def test_the_docs_have_what_it_covers() -> None:
     """As many rows as are made, none of 256 prompts below .91; one of each table is made again."""
+    means = dict(re.findall(r"^\| means \| ([a-z-]+) \|(.*)\|$", DOCS.read_text(), re.MULTILINE))
+    assert list(means) == list(coverage.KINDS)
+    told_of_normal = [float(cell) for cell in means["normal"].split("|")]
+    assert told_of_normal[1] == pytest.approx(coverage.of_means(600, 8, "normal"), abs=0.03)
     row = r"^\| (64|256) \| ((?:\d|pass|pairs)[^|]*) \|(.*)\|$"
     rows = re.findall(row, DOCS.read_text(), re.MULTILINE)
     told = {(int(m), name): [float(cell) for cell in cells.split("|")] for m, name, cells in rows}
