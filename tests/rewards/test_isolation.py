@@ -11,39 +11,25 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.rewards.isolated import Make, making, scores
 from winnow.errors import UserError
 from winnow.rewards import supervisor, worker
 from winnow.rewards.factory import Reward, make_reward
 from winnow.types import Prompt, Score
 
-PROMPT = Prompt("p1", "question", "19")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="kept on Linux only")
-
-Make = Callable[..., Reward]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """make_reward, closing what it made."""
-    made: list[Reward] = []
-
-    def build(reward: Any, **kwargs: Any) -> Reward:
-        made.append(make_reward(reward, **{"time_limit": 20.0, "workers": 1, **kwargs}))
-        return made[-1]
-
-    yield build
-    for reward in made:
-        reward.close()
-
-
-def scores(reward: Reward, *completions: str) -> list[Score]:
-    return reward.score([(PROMPT, completion) for completion in completions])
+    with making(20.0) as build:
+        yield build
 
 
 def error_of(reward: Reward, completion: str) -> str:

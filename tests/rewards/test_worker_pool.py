@@ -20,6 +20,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
+from tests.rewards.isolated import Make, making, scores
 from winnow.errors import WinnowError
 from winnow.rewards.child import Limits
 from winnow.rewards.factory import Reward, make_reward
@@ -27,29 +28,14 @@ from winnow.rewards.source import Source, StartError, pickled
 from winnow.rewards.worker_pool import IsolatedReward
 from winnow.types import Prompt, Score
 
-PROMPT = Prompt("p1", "question", "19")
 LIMIT = 0.8  # seconds: short, and yet enough for a busy machine to answer in
 SLOW = r"(a+)+b"  # with "aaaa...", as good as an endless loop that never lets go of the interpreter
-
-Make = Callable[..., Reward]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """make_reward, closing what it made."""
-    made: list[Reward] = []
-
-    def build(reward: Any, **kwargs: Any) -> Reward:
-        made.append(make_reward(reward, **{"time_limit": 5.0, "workers": 1, **kwargs}))
-        return made[-1]
-
-    yield build
-    for reward in made:
-        reward.close()
-
-
-def scores(reward: Reward, *completions: str) -> list[Score]:
-    return reward.score([(PROMPT, completion) for completion in completions])
+    with making(5.0) as build:
+        yield build
 
 
 def errors(reward: Reward, *completions: str) -> list[str | None]:
