@@ -47,6 +47,13 @@ def population(rate: float, spread: float) -> Rates:
     return np.sort(difficulties(rng, rate, spread, 100_000))
 
 
+def holds(interval: tuple[float | None, float | None], truth: float) -> bool:
+    low, high = interval
+    assert low is not None
+    assert high is not None
+    return low <= truth <= high
+
+
 def of_rates(sets: int, prompts: int, rate: float, samples: int, spread: float) -> float:
     """Coverage of `rate_interval`."""
     rng = np.random.default_rng(0)
@@ -54,9 +61,7 @@ def of_rates(sets: int, prompts: int, rate: float, samples: int, spread: float) 
     for _ in range(sets):
         right = rng.binomial(samples, difficulties(rng, rate, spread, prompts))
         _, low, high = rate_interval(right / samples, samples)
-        assert low is not None
-        assert high is not None
-        held += low <= rate <= high
+        held += holds((low, high), rate)
     return held / sets
 
 
@@ -69,9 +74,7 @@ def of_pairs(sets: int, prompts: int, share: float) -> float:
         clusters = np.repeat(np.arange(prompts), sizes)
         right = rng.random(len(clusters)) < difficulties(rng, share, 2.0, prompts)[clusters]
         _, low, high = clustered_interval(right.astype(float), clusters)
-        assert low is not None
-        assert high is not None
-        held += low <= share <= high
+        held += holds((low, high), share)
     return held / sets
 
 
@@ -84,9 +87,7 @@ def of_passes(sets: int, prompts: int, rate: float, n: int, spread: float) -> fl
         own = rng.choice(population(rate, spread), prompts)
         right = rng.binomial(16, own)
         _, low, high = rate_interval(pass_at_k(16, right, n), 16 / n)
-        assert low is not None
-        assert high is not None
-        held += low <= true <= high
+        held += holds((low, high), true)
     return held / sets
 
 
@@ -101,9 +102,7 @@ def of_means(sets: int, prompts: int, kind: str) -> float:
     held = 0
     for _ in range(sets):
         _, low, high = mean_interval(made())
-        assert low is not None
-        assert high is not None
-        held += low <= 0 <= high
+        held += holds((low, high), 0.0)
     return held / sets
 
 
@@ -123,9 +122,7 @@ def of_differences(
             for all_, own in zip(everything, places, strict=True)
         )
         _, low, high = paired_difference(before, after, (samples, samples))
-        assert low is not None
-        assert high is not None
-        held += low <= true <= high
+        held += holds((low, high), true)
     return held / sets
 
 
