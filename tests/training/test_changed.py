@@ -11,23 +11,16 @@ from typing import Any
 import pytest
 
 import winnow
-from tests.fake_engine import Engine
 from tests.kills import KillAt, check_same, lines
-from tests.training.test_fake_engine import ROWS, SETTINGS, files
-from winnow.config.schema import from_dict
-from winnow.engines import factory
+from tests.training.faked import settings, trained
+from tests.training.test_fake_engine import ROWS
 from winnow.errors import UserError
 from winnow.training.run import run
 
 
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setitem(factory.ENGINES, "local", factory.Kind(Engine, lambda *_: None))
-    return {**SETTINGS, **files(tmp_path), "steps": 4, "checkpoint": {"every": 2, "keep": 2}}
-
-
-def trained(settings: dict[str, Any], out: Path) -> Path:
-    return run(from_dict(settings), out=out, observers=KillAt()).folder
+    return settings(tmp_path, monkeypatch)
 
 
 def resumed(folder: Path, **how: Any) -> list[str]:

@@ -11,12 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.fake_engine import Engine
 from tests.kills import FIRST, KillAt, check_same, go
 from tests.kills import config as small_config
-from tests.training.test_fake_engine import SETTINGS, files
+from tests.training.faked import settings, trained
 from winnow.config.schema import from_dict
-from winnow.engines import factory
 from winnow.errors import Stopped
 from winnow.storage.checkpoints import Damaged, open_sealed
 from winnow.storage.run_folder import RunStore
@@ -26,12 +24,7 @@ from winnow.training.run import run
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Settings of a run with checkpoints of steps 2 and 4, its last."""
-    monkeypatch.setitem(factory.ENGINES, "local", factory.Kind(Engine, lambda *_: None))
-    return {**SETTINGS, **files(tmp_path), "steps": 4, "checkpoint": {"every": 2, "keep": 2}}
-
-
-def trained(settings: dict[str, Any], out: Path) -> Path:
-    return run(from_dict(settings), out=out, observers=KillAt()).folder
+    return settings(tmp_path, monkeypatch)
 
 
 def resumed(folder: Path, reward: Any = None) -> list[str]:
