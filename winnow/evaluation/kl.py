@@ -45,13 +45,16 @@ def kl_to_start(engine: Engine, groups: Sequence[Group], step: int) -> KL:
 
 def measures_kl(config: Config, sampler: Sampler) -> bool:
     """Whether evaluations have a KL to the start."""
-    asked = bool(config.eval.size and config.eval.kl_prompts)
-    return asked and without_kl(config, sampler) is None
+    return _asked(config) and without_kl(config, sampler) is None
+
+
+def _asked(config: Config) -> bool:
+    return bool(config.eval.size and config.eval.kl_prompts)
 
 
 def without_kl(config: Config, sampler: Sampler) -> str | None:
     """Why evaluations have no KL to the start though `eval.kl_prompts` asks for it, in a line."""
-    if not (config.eval.size and config.eval.kl_prompts):
+    if not _asked(config):
         return None
     if sampling_params(config, config.eval.temperature).truncated:
         return (
