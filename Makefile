@@ -29,8 +29,8 @@ test-elsewhere: $(VENV)/tests $(VENV)-newest/tests ## the tests, as other machin
 peers: $(VENV)/peers                 ## compare losses and gradients with TRL's
 	$(BIN)/python -m pytest -m peers
 
-torture: $(VENV)/tests               ## many kills of every kind of run, many settings
-	$(BIN)/python -m pytest -n 2 -m torture
+torture: $(VENV)/tests               ## kills, full disks, flipped bits, hostile verifiers and servers
+	$(BIN)/python -m pytest -n 2 -m torture $(ARGS)
 
 verdicts: $(VENV)/tests              ## twenty thousand renderings of answers
 	$(BIN)/python -m pytest -m verdicts

@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 from tests import tiny
+from tests.torture import table
 
 # A job in the background of a shell starts with this signal ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=1, help="runs of each test that trains")
     parser.addoption(
         "--luck", type=int, default=0, help="other samples everywhere: see tests/tiny.py"
+    )
+    parser.addoption(
+        "--write-table", action="store_true", help="the table of `make torture` into the docs"
     )
 
 
@@ -58,7 +62,14 @@ def reached(record_property: Callable[[str, object], None]) -> Reached:
     return note
 
 
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> table.Tally:
+    """Counts trials for the table of `make torture`."""
+    return table.Tally(record_property)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    show_trials(terminalreporter)
     found = defaultdict(list)
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
@@ -75,3 +86,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a warmed-up tiny model; not to be written to."""
     return tiny.save(tmp_path_factory.mktemp("tiny") / "model")
+
+
+def show_trials(terminal: pytest.TerminalReporter) -> None:
+    """The table of `make torture`, once all of the tests have counted their trials."""
+    reports = [r for outcome in ("passed", "failed") for r in terminal.getreports(outcome)]
+    counts = table.counted(pair for report in reports for pair in report.user_properties)
+    if counts:
+        terminal.section("what became of every trial")
+        for line in table.lines(counts):
+            terminal.write_line(line)
+    if terminal.config.getoption("--write-table"):
+        table.write(counts)

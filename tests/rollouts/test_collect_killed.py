@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import tiny
+from tests.torture.table import Outcome, Row
 
 PROMPTS, SAMPLES = 25, 18
 SET, PART = 3, 13
@@ -220,8 +221,12 @@ def samples(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
     return found
 
 
-def test_kills_lose_nothing_and_double_nothing(killed) -> None:
-    where, kills = killed
+def test_kills_lose_nothing_and_double_nothing(killed, tally) -> None:
+    with tally.trial(Row.KILLED_SAMPLE, Outcome.UNHARMED, len(killed[1])):
+        check_samples(*killed)
+
+
+def check_samples(where: Path, kills: list[dict[str, Any]]) -> None:
     assert len(kills) >= 20
     assert not any(kill["complete"] for kill in kills)
     whole = samples(where / "whole")
