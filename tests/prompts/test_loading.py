@@ -235,7 +235,7 @@ class TestHoldingOut:
             assert [p.text for p in found.train] == ["q 9"]
 
     def test_as_many_test_prompts_as_held_out_ones_with_patience(self) -> None:
-        assert (EvalConfig(size=7).test_size, EvalConfig(patience=2).test_size) == (None, 512)
+        assert EvalConfig(patience=2).sizes(9000) == (512, 512)
         assert EvalConfig(size=7, patience=2).test_size == 7
         assert EvalConfig(size=7, patience=2, test_size=0).test_size == 0
 
@@ -715,3 +715,23 @@ class TestHub:
             UserError, match=r"^prompts\.source: hub .* pip install 'winnow-rl\[hub"
         ):
             read(config(source="hub:a/b"), 0)
+
+
+@pytest.mark.parametrize(("families", "held_out"), [(4, 1), (10, 2), (40, 8), (2559, 511)])
+def test_a_fifth_of_a_small_source_is_held_out(tmp_path, families, held_out):
+    """Of what differs in more than its wording; more only where it is asked for."""
+    path = tmp_path / "small.jsonl"
+    rows = [{"prompt": f"{n}?{' ' * w}", "answer": "1"} for n in range(families) for w in range(2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = PromptsConfig(source=str(path))
+    found = load_prompts(source, EvalConfig(), 0)
+    assert (len(found.train), len(found.held_out)) == (2 * (families - held_out), held_out)
+    assert load_held_out(source, EvalConfig(), 0).held_out == found.held_out
+    half = load_prompts(source, EvalConfig(size=families // 2), 0)
+    assert len(half.held_out) == families // 2
+    assert half.held_out[:held_out] == found.held_out
+    stopping = load_prompts(source, EvalConfig(patience=2), 0)
+    assert (len(stopping.held_out), len(stopping.test)) == (held_out, held_out)
+    assert len(load_held_out(source, EvalConfig(source=str(path)), 0).held_out) == min(
+        512, 2 * families
+    )

@@ -144,7 +144,7 @@ ALWAYS = (
 TRAINING = (
     Reader(
         ("eval.samples", "eval.temperature", "eval.every", "eval.kl_prompts"),
-        lambda config: config.eval.size > 0,
+        lambda config: config.eval.size != 0,
         "with eval.size = 0 there are no evaluations",
         "set eval.size",
     ),

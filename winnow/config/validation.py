@@ -159,7 +159,7 @@ def _references(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
 
 def _rounds(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     patience = "eval.patience"
-    if config.eval.patience and not (config.eval.every and config.eval.size):
+    if config.eval.patience and not (config.eval.every and config.eval.size != 0):
         problem = "stopping early needs evaluations on the way"
         yield UserError(patience, problem, "set eval.every and eval.size")
     if config.eval.patience and config.phases:

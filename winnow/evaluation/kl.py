@@ -49,7 +49,7 @@ def measures_kl(config: Config, sampler: Sampler) -> bool:
 
 
 def _asked(config: Config) -> bool:
-    return bool(config.eval.size and config.eval.kl_prompts)
+    return config.eval.size != 0 and config.eval.kl_prompts > 0
 
 
 def without_kl(config: Config, sampler: Sampler) -> str | None:

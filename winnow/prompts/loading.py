@@ -182,14 +182,13 @@ def _apart(
     prompts: Sequence[Prompt], evaluation: EvalConfig, trained_on: Collection[str] = ()
 ) -> tuple[list[Prompt], list[Prompt]]:
     """Held-out prompts, and test prompts of other families; of `eval.source` or of all prompts."""
-    if evaluation.source is not None:
-        held_out = list(prompts[: evaluation.size])
-    else:
-        held_out = _hold_out(prompts, evaluation.size)
+    size, test_size = evaluation.sizes(len({family(prompt) for prompt in prompts}))
+    own = evaluation.source is not None
+    held_out = list(prompts[:size]) if own else _hold_out(prompts, size)
     taken = {family(prompt) for prompt in held_out}
     taken |= {family(prompt) for prompt in prompts if prompt.text in trained_on}
     left = [prompt for prompt in prompts if family(prompt) not in taken]
-    return held_out, _hold_out(left, evaluation.test_size or 0)
+    return held_out, _hold_out(left, test_size)
 
 
 def _hold_out(prompts: Sequence[Prompt], size: int) -> list[Prompt]:

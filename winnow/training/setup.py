@@ -134,7 +134,7 @@ def _held_out(config: Config, phases: Sequence[Phase]) -> PromptSet:
     if config.eval.size == 0:
         return PromptSet((), ())
     trained_on: set[str] = set()
-    if config.eval.test_size:
+    if config.eval.patience and config.eval.test_size != 0:
         trained_on.update(*(phase.file.prompts() for phase in phases if phase.file is not None))
     return load_held_out(config.prompts, config.eval, config.seed, trained_on)
 

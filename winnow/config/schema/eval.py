@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from winnow.config.schema.base import Section
 from winnow.config.schema.bounds import CountOrNone, Name, Size, SizeOrNone, Temperature
 
+DEFAULT_SIZE = 512
+
 
 class EvalConfig(Section):
     """Held-out prompts, never trained on."""
@@ -16,7 +18,10 @@ class EvalConfig(Section):
     source: Name | None = Field(
         None, description="Source of its own. Default: held out of `prompts`."
     )
-    size: SizeOrNone = Field(512, description="Held-out prompts; 0: no evaluation.")
+    size: SizeOrNone | None = Field(
+        None,
+        description="Held-out prompts; 0: none. Default: 512, or a fifth of those of `prompts`.",
+    )
     samples: Size = Field(1, description="Samples per prompt.")
     temperature: Temperature | None = Field(None, description="Default: sampling.temperature.")
     every: CountOrNone = Field(0, description="Steps between evaluations; 0: first and last only.")
@@ -35,6 +40,19 @@ class EvalConfig(Section):
     @classmethod
     def _tested_on_as_many(cls, values: Any) -> Any:
         """A default that depends on others is written out: a run folder tells what held."""
-        if not isinstance(values, dict) or not values.get("patience"):
+        if not isinstance(values, dict) or not (values.get("patience") and "size" in values):
             return values
-        return {"test_size": values.get("size", cls.model_fields["size"].default), **values}
+        return {"test_size": values["size"], **values}
+
+    def sizes(self, families: int) -> tuple[int, int]:
+        """How many prompts are held out, and how many more to test with.
+
+        Args:
+            families: Of how many, which differ in more than their wording.
+        """
+        most = DEFAULT_SIZE if self.size is None else self.size
+        if self.size is None and self.source is None:
+            most = min(most, max(1, families // 5))
+        if not self.patience:
+            return most, self.test_size or 0
+        return most, most if self.test_size is None else self.test_size
