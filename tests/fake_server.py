@@ -8,9 +8,11 @@ Each request gets the next behaviour of the script; once that is used up, `defau
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -19,12 +21,20 @@ from typing import Any
 
 @dataclass
 class Reply:
-    """What goes over the wire. With `cut`, the connection ends in the middle of the body."""
+    """What goes over the wire.
+
+    Attributes:
+        cut: Whether the connection ends in the middle of the body.
+        raw: In place of a head and a body, before the connection ends.
+        reset: Whether it ends with a reset.
+    """
 
     body: Any = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
+    raw: Iterable[bytes] | None = None
+    reset: bool = False
 
 
 Behaviour = Callable[["FakeServer", dict[str, Any]], Reply]
@@ -115,6 +125,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(reply)
 
     def _send(self, reply: Reply) -> None:
+        if reply.raw is not None:
+            self._send_raw(reply.raw, reset=reply.reset)
+            return
         raw = reply.body
         if not isinstance(raw, bytes):
             raw = (raw if isinstance(raw, str) else json.dumps(raw)).encode()
@@ -126,6 +139,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw[: len(raw) // 2] if reply.cut else raw)
         self.close_connection = self.close_connection or reply.cut
+
+    def _send_raw(self, pieces: Iterable[bytes], *, reset: bool) -> None:
+        self.close_connection = True
+        for piece in pieces:
+            self.wfile.write(piece)
+            self.wfile.flush()
+        if reset:  # closed with nothing to linger for
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
 
     def log_message(self, *args: Any) -> None:
         """Not to the terminal."""

@@ -205,7 +205,7 @@ MISTAKES = {
     ),
     "system": Case(train("prompts.system=Hi"), "prompts.system: needs prompts.chat = true"),
     # values
-    "no equals sign": Case(train("steps"), "--set: 'steps' is not key=value; write"),
+    "no equals sign": Case(train("steps"), "--set: what it was given is not key=value; write"),
     "text for a number": Case(train("steps=many"), "steps: must be an integer (got 'many')"),
     "below a value": Case(train("steps.x=1"), "steps: it is a single value and has no setting 'x'"),
     "empty list": Case(train("algorithm.select=[]"), "algorithm.select: must not be empty"),

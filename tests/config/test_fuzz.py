@@ -16,6 +16,7 @@ import tomli_w
 from hypothesis import given, seed, settings
 
 from tests.config.fuzz import CONFIGS, ROWS, WRONG, Values, ends, nested
+from tests.torture.table import Outcome, Row
 from winnow.cli import main
 from winnow.config.phases import phases_of
 from winnow.config.recipe import dumps, merge
@@ -139,7 +140,9 @@ def written(value: object) -> str | None:
 
 @pytest.mark.torture
 @pytest.mark.parametrize("part", range(4))
-def test_the_command_is_a_run_or_exit_code_2(part, tiny_model, tmp_path, monkeypatch, capsys):
+def test_the_command_is_a_run_or_exit_code_2(
+    part, tiny_model, tmp_path, monkeypatch, capsys, tally
+):
     """Up to where the model would be loaded: 4 x 250 commands, as `--set` or as a recipe."""
     monkeypatch.chdir(tmp_path)
 
@@ -173,6 +176,8 @@ def test_the_command_is_a_run_or_exit_code_2(part, tiny_model, tmp_path, monkeyp
         assert not (tmp_path / "run").exists()
 
     try_them()
+    tally.count(Row.WRONG_SETTINGS, Outcome.UNHARMED, codes.count(0))
+    tally.count(Row.WRONG_SETTINGS, Outcome.TOLD, codes.count(2))
     assert codes.count(0) > 10
     assert codes.count(2) > 10
 
@@ -195,6 +200,9 @@ WITH: dict[str, Values] = {
     "sampling.top": {"algorithm": {"name": "raft"}},
     "anchor": {"anchor": {"source": "a.jsonl"}},
     "eval.patience": {"eval": {"every": 1}},
+    "eval.test_size": {"eval": {"every": 1, "patience": 9}},
+    "reward.import_seconds": {"reward": "math"},
+    "reward.memory_gib": {"reward": "math"},
 }
 """What a setting needs, by how its key begins."""
 LONG = {
@@ -203,7 +211,11 @@ LONG = {
     *("algorithm.epochs", "algorithm.refill", "eval.samples", "prompts.size", "reward.workers"),
 }
 """The upper ends take long, as they say."""
-REFUSED = {("critic.warmup", 10**9), ("eval.size", 10**6), ("sampling.max_tokens", 10**7)}
+REFUSED = {
+    *(("critic.warmup", 10**9), ("eval.size", 10**6), ("eval.test_size", 10**6)),
+    *(("sampling.max_tokens", 10**7), ("reward.import_seconds", 0.001)),
+    ("reward.memory_gib", 0.001),
+}
 """Beside the other settings here, or for this model."""
 ENDS = [
     (key, end)
@@ -215,7 +227,7 @@ ENDS = [
 
 @pytest.mark.torture
 @pytest.mark.parametrize(("key", "end"), ENDS, ids=[f"{key}={end}" for key, end in ENDS])
-def test_the_ends_of_a_range_train(key, end, tiny_model, tmp_path, monkeypatch):
+def test_the_ends_of_a_range_train(key, end, tiny_model, tmp_path, monkeypatch, tally):
     monkeypatch.chdir(tmp_path)
     Path("a.jsonl").write_text('{"prompt": "1", "completion": "2"}')
     over = load_values(TINY)
@@ -225,11 +237,13 @@ def test_the_ends_of_a_range_train(key, end, tiny_model, tmp_path, monkeypatch):
     merge(over, nested([(key, value)]))
     config = from_dict({**over, "model": str(tiny_model)})
     if (key, end) in REFUSED:
-        with pytest.raises(UserError, match=rf"^({re.escape(key)}|prompts): "):
+        told = tally.trial(Row.EXTREMES, Outcome.TOLD)
+        with told, pytest.raises(UserError, match=rf"^({re.escape(key)}|prompts|reward): "):
             running.run(config, out=tmp_path / "run", observers=Observers())
         return
-    result = running.run(config, out=tmp_path / "run", observers=Observers())
-    assert len(result.metrics) == 2
+    with tally.trial(Row.EXTREMES, Outcome.UNHARMED):
+        result = running.run(config, out=tmp_path / "run", observers=Observers())
+        assert len(result.metrics) == 2
 
 
 def load_values(values: Values) -> Values:

@@ -265,8 +265,11 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ("steps", "--set: 'steps' is not key=value; write it like --set optimizer.lr=1e-5"),
-        ("=3", "--set: '=3' is not key=value"),
+        (
+            "steps",
+            "--set: what it was given is not key=value; write it like --set optimizer.lr=1e-5",
+        ),
+        ("=3", "--set: what it was given is not key=value"),
         ("stpes=3", "stpes: no such setting; did you mean 'steps'?"),
         ("stpes=", "stpes: no such setting; did you mean 'steps'?"),
         ("optimiser.lr=3", "optimiser: no such setting; did you mean 'optimizer'?"),

@@ -89,7 +89,7 @@ def _read(recipe: str) -> dict[str, Any]:
 def _set(values: dict[str, Any], item: str) -> None:
     key, equals, text = item.partition("=")
     if not equals or not key.strip():
-        problem = f"{item!r} is not key=value"
+        problem = "what it was given is not key=value"  # unseen: it may be a key to a server
         raise UserError("--set", problem, "write it like --set optimizer.lr=1e-5")
     if any("\ud800" <= character <= "\udfff" for character in item):
         raise UserError("--set", f"{item!r} is not in UTF-8", "write it in UTF-8")

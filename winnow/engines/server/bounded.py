@@ -42,6 +42,9 @@ async def _bind(response: Any) -> None:
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
         raise BadAnswer(f"its answer is compressed ({coding[:20]}), which was not asked for")
+    response.encoding = (
+        "utf-8"  # the protocol's; Python has codecs, such as zlib, that are no text's
+    )
     response.stream = _bounded(response.stream, most_bytes.get())
 
 

@@ -276,7 +276,7 @@ class Caller:
         self._counts.rate_limited += status == 429
         wait = _retry_after(error.response.headers.get("retry-after", ""))
         if wait is not None and wait > _LONGEST_WAIT:
-            return self._error(f"asks to come back in {wait:.0f} seconds: {said}")
+            return self._error(f"asks to come back in {wait:.9g} seconds: {said}")
         if wait is not None:
             self._pacer.hold(wait)
         return Passing(said, status, wait)
@@ -355,7 +355,7 @@ def _retry_after(header: str) -> float | None:
     except ValueError:
         try:
             date = parsedate_to_datetime(header)
-        except ValueError:
+        except (ValueError, OverflowError):  # the latter: a year or a zone of thirty digits
             return None
         date = date if date.tzinfo else date.replace(tzinfo=UTC)
         seconds = (date - datetime.now(UTC)).total_seconds()
