@@ -196,8 +196,19 @@ NO_MATHEMATICS: list[Verdict] = [
     (MATH, "14:00", r"\boxed{14:00}", RIGHT),
     (MATH, r"2 - \frac{1}{\mathrm{e}}", r"\boxed{2 - \frac{1}{e}}", RIGHT),
 ]
+TOO_LARGE_TO_COMPUTE: list[Verdict] = [
+    *((MATH, "7", rf"\boxed{{{said}}}", WRONG) for said in (
+        "9^{9^{9^9}}", "9**9**9**9", "10^{10^{84598}}", r"\sqrt{2}^{999999999999}",
+        "(-2)^{99999999}",
+        "99999999999999! - 9999999999999!", "73!!!!!!!", "((99)!)!", r"\Gamma(99999999999999)",
+    )),
+    (MATH, "256", r"\boxed{2^{2^3}}", RIGHT),
+    (MATH, r"\frac{1}{2^{1999}}", r"\boxed{2^{-1999}}", RIGHT),
+    (MATH, "720", r"\boxed{6!}", RIGHT),
+]  # fmt: skip
 
 TABLES = {
+    "too large to compute": TOO_LARGE_TO_COMPUTE,
     "digits behind letters": DIGITS_BEHIND_LETTERS,
     "digit groups": DIGIT_GROUPS,
     "signs": SIGNS,

@@ -5,6 +5,7 @@ Time is linear in the text; an answer of more than `MAX_FORMULA` characters is n
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -53,6 +54,12 @@ _LETTER = re.compile(r"([A-Z])[.):]?|\(([A-Z])\)|(?:\(([A-Z])\)|([A-Z])[.):])\s.
 _LITERAL = re.compile(
     r"\d\s*:\s*\d|\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d_\{?\w|[₀-₉]|…|\.\.\."
 )
+
+_POWERS = re.compile(r"(?:[0-9]+|[)}\]])(?:\s*(?:\^|\*\*)[\s{(+-]*[0-9]+)+")
+_FACTORIALS = re.compile(
+    r"[0-9]{6,}[\s)}]*!|!(?:\s*!){2,}|!\s*[)}\]]+\s*!|\\(?:Gamma|binom)\s*[({]+\s*[0-9]{6,}"
+)
+_LARGEST_EXPONENT = 10**6
 
 
 @dataclass(frozen=True)
@@ -192,6 +199,25 @@ def parts(formula: str) -> Parts | None:
         names = (names[0],) * len(names)
     bare = tuple(i[m.end() :] if m else i for i, m in zip(items, named, strict=True))
     return Parts(bare, names if all(names) else (), bracket)
+
+
+def is_too_large(formula: str) -> bool:
+    """Whether it has a power or a factorial that nothing can compute: ``9^{9^{9^9}}``.
+
+    An exponent may be a million, the number of a factorial have five digits.
+    """
+    if _FACTORIALS.search(formula):
+        return True
+    for chain in _POWERS.finditer(formula):
+        below, *levels = re.findall(r"[0-9]+|[)}\]](?=\s*[\^*])", chain.group())
+        exponent = 1
+        for level in reversed([int(digits) for digits in levels if digits.isdigit()]):
+            if level > 1 and exponent * math.log10(level) > math.log10(_LARGEST_EXPONENT):
+                return True
+            exponent = level**exponent
+        if exponent > _LARGEST_EXPONENT and below not in ("0", "1"):
+            return True
+    return False
 
 
 def _bounded(text: str) -> str | None:

@@ -221,6 +221,8 @@ def _parsed(formula: str) -> Sequence[Any]:
     if number is not None:
         return [sympy.Rational(*number[0].as_integer_ratio())]
     formula = formula.translate(notation.CHARACTERS)
+    if formulas.is_too_large(formula):
+        return []
     for character, command in _TEX.items():
         formula = formula.replace(character, command)
     formula = _ROOT.sub(r"\\sqrt{\2}", formula)

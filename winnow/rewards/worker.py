@@ -117,7 +117,7 @@ def _scored(
     verifier: Callable[[Any, str], object], message: bytes, source: str | None
 ) -> tuple[bytes, bytes]:
     """The letter and the rest of a reply. A number is one only if the verifier returned it."""
-    from winnow.types import Score
+    from winnow.types import Score  # it is there: `_load` imported it
 
     try:
         prompt, completion = _loads(message)
@@ -143,6 +143,7 @@ def _load(start: Start) -> Callable[[Any, str], object]:
             as ``(prompt, completion)``.
     """
     sys.path[:] = start["path"]
+    importlib.import_module("winnow.types")  # before a verifier changes the path or the limits
     if start["function"] is not None:
         verifier = pickle.loads(start["function"])
     else:
