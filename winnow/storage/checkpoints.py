@@ -1,8 +1,7 @@
-"""A checkpoint's state.json: what the run resumes with, and a digest of every file beside it."""
+"""Checkpoints by their names, and their state.json: what a run resumes with."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import zipfile
@@ -11,26 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from winnow.storage.atomic import drop_folder, exists, sync
+from winnow.storage.digests import STATE, Damaged, check_files, read_seal
 
-STATE = "state.json"
-_FILES, _OWN = "sha256", "sha256_of_this"
 _ASIDE = ".set-aside"
 """Ends the name of a checkpoint that is not resumed from, and not looked at again."""
-
-
-class Damaged(Exception):
-    """A checkpoint cannot be used; says which file, and what is wrong with it."""
-
-
-def seal(folder: Path, state: Mapping[str, Any]) -> str:
-    """The text of state.json for the files of a folder, which are all there."""
-    files = {
-        str(path.relative_to(folder)): _digest(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    told = json.loads(json.dumps({**state, _FILES: files}))  # as it will be read
-    return json.dumps({**told, _OWN: _digest_of(told)}, indent=2) + "\n"
 
 
 def open_sealed(folder: Path) -> tuple[dict[str, Any], bool]:
@@ -43,23 +26,14 @@ def open_sealed(folder: Path) -> tuple[dict[str, Any], bool]:
     Raises:
         Damaged: a file is not as it was written.
     """
-    told = _parsed(folder / STATE)
-    files, own = told.pop(_FILES, None), told.pop(_OWN, None)
-    if files is None and own is None:
-        _check_shape(folder, told)
+    told, files = read_seal(folder / STATE)
+    _check_shape(folder, told)
+    if files is None:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 _check_whole(path)
         return told, False
-    if own != _digest_of({**told, _FILES: files}) or not isinstance(files, dict):
-        raise Damaged(f"{STATE}: not what was written, by its {_OWN}")
-    _check_shape(folder, told)
-    for name, digest in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise Damaged(f"{name} is missing")
-        if _digest(path) != digest:
-            raise Damaged(f"{name}: not what was written, by its SHA-256")
+    check_files(folder, files)
     return told, True
 
 
@@ -126,27 +100,3 @@ def _check_safetensors(path: Path) -> None:
     ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
     if path.stat().st_size != 8 + length + max(ends, default=0):
         raise ValueError("tensors")
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise Damaged(f"{path.name} is missing") from error
-    except (OSError, ValueError) as error:
-        raise Damaged(f"{path.name} is not JSON") from error
-    if not isinstance(told, dict):
-        raise Damaged(f"{path.name} is not a JSON object")
-    return told
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise Damaged(f"{path.name} cannot be read: {error.strerror}") from error
-
-
-def _digest_of(told: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

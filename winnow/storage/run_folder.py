@@ -41,15 +41,8 @@ from winnow.storage.atomic import (
     write_text,
 )
 from winnow.storage.begin import begin_folder
-from winnow.storage.checkpoints import (
-    STATE,
-    Damaged,
-    drop_set_aside,
-    found_in,
-    open_sealed,
-    seal,
-    set_aside,
-)
+from winnow.storage.checkpoints import drop_set_aside, found_in, open_sealed, set_aside
+from winnow.storage.digests import STATE, Damaged, seal
 from winnow.storage.format import check_folder
 from winnow.storage.lines import line_of, rows_of
 from winnow.storage.lock import FolderLock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from winnow.evaluation.kl import measures_kl
 from winnow.rollouts.annotate import Annotator
 from winnow.rollouts.context import Context
 from winnow.rollouts.rollout import Rollout
-from winnow.storage.atomic import whole_folder
+from winnow.storage.digests import whole_model
+from winnow.storage.paths import shown
 from winnow.storage.run_folder import FINAL
 from winnow.training.context import Run
 from winnow.training.early_stopping import chosen_checkpoint
@@ -136,7 +138,8 @@ class PhaseRunner:
             )
         )
         if self._found is not None and resumed:
-            learner.load(self._found)
+            with _reading(self._found):
+                learner.load(self._found)
         return learner
 
     def _phase_weights(self, phase: Phase, resumed: bool) -> Weights:
@@ -221,8 +224,20 @@ class PhaseRunner:
         if config.checkpoint.average:
             engine.average(START, config.checkpoint.average)
         if make and not final.exists():
-            whole_folder(final, lambda folder: engine.save(folder, merged=config.lora.merge))
+            whole_model(final, lambda folder: engine.save(folder, merged=config.lora.merge))
         if missing:
             version = int(store.state_of(step)["policy_version"])
             context.sampler.load(engine.publish(version))
             evaluate(context, step=step, split=split, engine=None if prompts.test else engine)
+
+
+@contextmanager
+def _reading(checkpoint: Path) -> Iterator[None]:
+    """In the block, a file that is missing, of a checkpoint without digests, is a `UserError`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        problem = f"checkpoint {checkpoint.name} is damaged ({error})"
+        raise UserError(
+            "resume", problem, f"remove {shown(checkpoint)} to resume before it"
+        ) from error

@@ -9,7 +9,8 @@ from typing import Any
 
 from winnow.config.phases import Phase
 from winnow.engines.base import PHASE
-from winnow.storage.run_folder import RunStore
+from winnow.storage.digests import damage_of
+from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.early_stopping import best_of_evaluations
 
 
@@ -48,8 +49,11 @@ def resume_point(
     if point.step < phases[-1].last:
         store.drop_final()  # of an earlier end; made again by the next
         return point
+    if (damage := damage_of(store.folder / FINAL)) is not None:
+        store.drop_final()
+        said.append(f"{FINAL} is damaged ({damage}): it is made again")
     over = f"all {point.step} steps are done, so nothing is trained"
-    return ResumePoint(found, (*point.notes, over))
+    return ResumePoint(found, (*notes, *said, over))
 
 
 def _needed(

@@ -112,7 +112,8 @@ class LocalEngine(LocalPolicy):
         return WeightsRef(version, PRESENT)
 
     def notes(self) -> list[str]:
-        forward, found = self.forward(), self._encode.notes()
+        forward = self.forward()
+        found = [*self.said, *self._encode.notes()]
         if self._token_bytes is None:
             found.append(
                 "waiting samples start only when all before them have ended; its cache cannot be "

@@ -21,6 +21,7 @@ from winnow.engines.models.loading import (
     load_config,
     load_model,
     load_tokenizer,
+    reading,
     resolve,
 )
 from winnow.engines.models.lora import Adapters
@@ -57,6 +58,8 @@ class LocalPolicy:
         self._module: torch.nn.Module | None = None
         self._forward: PolicyForward | None = None
         self._adapters: Adapters | None = None
+        self.said: tuple[str, ...] = ()
+        """What a person should know of how it was read."""
         self._kept: dict[str, Sequence[torch.Tensor]] = {}
         self._aside: dict[str, Sequence[torch.Tensor]] = {}
         """In the host's memory."""
@@ -83,10 +86,13 @@ class LocalPolicy:
         name = str(path.absolute()) if path.is_dir() else self.source.name
         made = Adapters(module, self._config.lora, self._config.seed, name)
         if self._folder is not None and not self.source.ordinary:
-            made.keep_base(self._folder / "base")
+            note = made.keep_base(self._folder / "base")
+            self.said += () if note is None else (note,)
         if self._checkpoint is not None:
-            made.load(self._checkpoint)
-            check_finite(module, ModelSource(str(self._checkpoint)), self.field)
+            source = ModelSource(str(self._checkpoint))
+            with reading(source, self.field):
+                made.load(self._checkpoint)
+            check_finite(module, source, self.field)
         return made
 
     def adapters(self) -> Adapters | None:
@@ -174,9 +180,12 @@ class LocalPolicy:
         if where != START and not isinstance(where, Path):
             raise WinnowError(f"no snapshot is called {where!r}")
         adapters = self.adapters()
-        if adapters is not None:
-            return adapters.read(where if isinstance(where, Path) else None)
         source = ModelSource(str(where)) if isinstance(where, Path) else self.source
+        if adapters is not None:
+            if not isinstance(where, Path):
+                return adapters.read(None)
+            with reading(source, self.field):
+                return adapters.read(where)
         other = load_model(source, self.dtype, device or self._device, self.field)
         return [p.detach() for p in other.parameters()]
 

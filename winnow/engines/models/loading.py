@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow.errors import UserError, nearest
+from winnow.storage.digests import check_model
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,7 @@ _WHEEL, _GGUF, _HUB = (
 )
 ADAPTERS = "adapter_config.json"
 """What a folder of adapters has instead of a model's config."""
+_WEIGHTS = (".safetensors", ".pt")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -79,7 +81,7 @@ def load_tokenizer(source: ModelSource, field: str = "model") -> Any:
     """
     from transformers import AutoTokenizer
 
-    with reading(source, field):
+    with reading(source, field, weights=False):
         return AutoTokenizer.from_pretrained(source.name, gguf_file=source.gguf)
 
 
@@ -91,7 +93,7 @@ def load_config(source: ModelSource, field: str = "model") -> Any:
     """
     from transformers import AutoConfig
 
-    with reading(source, field):
+    with reading(source, field, weights=False):
         return AutoConfig.from_pretrained(_base_of(source) or source.name)
 
 
@@ -166,8 +168,15 @@ def _base_of(source: ModelSource) -> str | None:
 
 
 @contextmanager
-def reading(source: ModelSource, field: str) -> Iterator[None]:
-    """In the block, the library is quiet, and a model that it cannot load is a `UserError`."""
+def reading(source: ModelSource, field: str, *, weights: bool = True) -> Iterator[None]:
+    """In the block, the library is quiet, and a model that it cannot load is a `UserError`.
+
+    Args:
+        weights: Whether those are read: files that are not are not compared with their digests.
+
+    Raises:
+        UserError: also if a file is not what its digest says, where Winnow wrote the model.
+    """
     from safetensors import SafetensorError
     from transformers.utils import logging as their_logging
 
@@ -175,6 +184,9 @@ def reading(source: ModelSource, field: str) -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
+        for place in (source.name, _base_of(source)):
+            if place is not None and Path(place).is_dir():
+                check_model(Path(place), field, (".pt",) if weights else _WEIGHTS)
         with redirect_stderr(io.StringIO()) if source.gguf else nullcontext():
             yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

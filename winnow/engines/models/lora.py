@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from winnow.config.schema.lora import LoraConfig
 from winnow.errors import UserError, nearest
-from winnow.storage.atomic import whole_folder
+from winnow.storage.atomic import drop_folder
+from winnow.storage.digests import damage_of, whole_model
 
 
 class Adapters:
@@ -59,13 +60,21 @@ class Adapters:
         self._first = [p.detach().clone() for p in self._trained()]
         self._copy: Path | None = None
 
-    def keep_base(self, folder: Path) -> None:
+    def keep_base(self, folder: Path) -> str | None:
         """Let adapters name a copy of the base model, made with the first save, as their base.
 
         For models that `from_pretrained` does not find by their name alone.
+
+        Returns:
+            What a person should know: a copy that is there is damaged, and was made again.
         """
         self._copy = folder
         self._peft.peft_config["default"].base_model_name_or_path = str(folder.absolute())
+        if (damage := damage_of(folder)) is None:
+            return None
+        drop_folder(folder)
+        self._write_copy(folder)
+        return f"{folder} was damaged ({damage}) and is written again"
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -76,10 +85,12 @@ class Adapters:
     def save(self, folder: Path) -> None:
         """Write the adapters, as peft and `AutoModelForCausalLM.from_pretrained` read them."""
         if self._copy is not None and not self._copy.is_dir():
-            write = partial(self._save_plain, added=False)
-            whole_folder(self._copy, write)
+            self._write_copy(self._copy)
         # Without this, peft asks a hub at every save whether the vocabulary has grown.
         self._peft.save_pretrained(folder, save_embedding_layers=False)
+
+    def _write_copy(self, folder: Path) -> None:
+        whole_model(folder, partial(self._save_plain, added=False))
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:

@@ -29,7 +29,8 @@ from winnow.engines.reward_models.model import (
 )
 from winnow.engines.reward_models.preferences import FitSettings, Pair, bradley_terry
 from winnow.errors import UserError, WinnowError
-from winnow.storage.atomic import refuse, whole_folder
+from winnow.storage.atomic import refuse
+from winnow.storage.digests import whole_model
 from winnow.theory.intervals import clustered_interval
 
 Progress = Callable[[int, int, float], None]
@@ -141,7 +142,7 @@ def fit_reward_model(
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    whole_folder(out, write)
+    whole_model(out, write)
     return FitResult(
         folder=out,
         steps=steps,
