@@ -1,0 +1,239 @@
+"""One bit flipped anywhere in a run's folder, which is then resumed, extended or read.
+
+Unharmed is a run that ends, and a reader that finds, what it would have without the flip, bit for
+bit: the bit is not read, or what it damaged is made again from the checkpoint before, with a note.
+Told is one line that names the file, or the setting that has changed in it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kills import FIRST, KillAt, Killed, check_same, samples
+from tests.kills import config as small_config
+from tests.torture.table import Outcome, Row, Tally
+from tests.training.faked import settings as fake_settings
+from winnow.config.schema import Config, from_dict
+from winnow.errors import WinnowError
+from winnow.evaluation.held_out import run_evaluation
+from winnow.rollouts.select import select
+from winnow.storage.lock import LOCK
+from winnow.storage.run_folder import RunStore
+from winnow.training.run import result_of, run
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run, and how its folder was left.
+
+    Attributes:
+        config: Of it; `steps` of them as asked for.
+        killed: After which event (`KillAt`); 0: it is done.
+        reward: Of it.
+        reads: What reads it when it is done: a function of the folder, for each name.
+    """
+
+    config: Callable[[int], Config]
+    killed: int
+    reward: Any = None
+    reads: Mapping[str, Callable[[Path], object]] | None = None
+
+
+def flip(folder: Path, rng: random.Random) -> Path:
+    """Flip a bit: half the time in a file at random, else at any byte of them all."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK]
+    sizes = {path: size for path in files if (size := path.stat().st_size)}
+    shares = list(sizes.values()) if rng.random() < 0.5 else None
+    (path,) = rng.choices(list(sizes), shares)
+    at, bit = rng.randrange(sizes[path]), rng.randrange(8)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
+    return path
+
+
+def after(folder: Path, files: tuple[Path, ...], act: Callable[[], Outcome]) -> Outcome:
+    """What becomes of an act: `WRONG` is raised as an `AssertionError`."""
+    try:
+        return act()
+    except WinnowError as error:
+        said = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        assert "\n" not in said
+        names = {name for path in files for name in (path.name, path.parent.name)}
+        assert any(name in said for name in names - {""}), said
+        return Outcome.TOLD
+
+
+def resumed(folder: Path, whole: Path, reward: Any) -> Outcome:
+    listener = KillAt()
+    run(resume=folder, observers=listener, reward=reward)
+    if any(note.startswith("changed since") for note in listener.notes):
+        return Outcome.TOLD
+    check_same(whole, folder)
+    return Outcome.UNHARMED
+
+
+def found(folder: Path) -> object:
+    """What the readers of a folder of a run find in it."""
+    result, store = result_of(folder), RunStore(folder)
+    rows = [{**row, "seconds": None} for row in result.metrics]
+    numbers = (result.before, result.after, result.gain, result.gain_low, result.gain_high)
+    groups = [store.groups("train", int(row["step"])) for row in result.metrics]
+    return (rows, numbers, result.checkpoint.name, groups, store.lines("evals.jsonl"))
+
+
+def selected(folder: Path) -> object:
+    select([folder], ["correct"], out=[out := folder.parent / "kept.jsonl"], pool=True)
+    text = out.read_text()
+    out.unlink()
+    return text
+
+
+def evaluated(model: str, config: Config) -> Callable[[Path], object]:
+    def read(folder: Path) -> object:
+        out = folder.parent / "evaluation"
+        shutil.rmtree(out, ignore_errors=True)
+        given = config.model_copy(update={"model": str(folder / model)})
+        run_evaluation(given, out=out, observers=KillAt(), reward=FIRST)
+        return [{k: v for k, v in row.items() if k != "model"} for row in samples(out, "eval")]
+
+    return read
+
+
+def trials(kind: Kind, tmp_path: Path, number: int, seed: int, tally: Tally) -> Counter[str]:
+    """Flip a bit in a copy of a run as often as asked; how the trials ended."""
+    rng = random.Random(seed)
+    steps, place, kept = 6, tmp_path / "run", tmp_path / "kept"
+    listener = KillAt(kind.killed)
+    try:
+        run(kind.config(steps), out=place, observers=listener, reward=kind.reward)
+        assert not kind.killed
+    except Killed:
+        pass
+    shutil.copytree(place, kept)
+    whole, longer = tmp_path / "whole", tmp_path / "longer"
+    run(kind.config(steps), out=whole, observers=KillAt(), reward=kind.reward)
+    run(kind.config(steps + 2), out=longer, observers=KillAt(), reward=kind.reward)
+    reads = {} if kind.killed else kind.reads or {}
+    expected = {name: read(place) for name, read in reads.items()}
+    acts = ["resume"] if kind.killed else ["resume", "extend", *reads]
+    ended: Counter[str] = Counter()
+    wrong = []
+    for trial in range(number):
+        shutil.rmtree(place)  # adapters name their base by its path, so always the same one
+        shutil.copytree(kept, place)
+        act = acts[trial % len(acts)]
+        if act == "extend":
+            file = place / "config.toml"
+            file.write_text(re.sub(r"^steps = 6$", "steps = 8", file.read_text(), flags=re.M))
+        path = flip(place, rng)
+
+        def tried(act: str = act) -> Outcome:
+            if act == "resume":
+                return resumed(place, whole, kind.reward)
+            if act == "extend":
+                run(resume=place, observers=KillAt(), reward=kind.reward)
+                check_same(longer, place)
+            else:
+                assert reads[act](place) == expected[act]
+            return Outcome.UNHARMED
+
+        try:
+            outcome = after(place, (path, place / "x"), tried)
+        except Exception as error:  # noqa: BLE001 (the others are still to be tried)
+            outcome = Outcome.WRONG
+            wrong.append(
+                f"{act}, {path.relative_to(place)}: {type(error).__name__}: {error!s:.300}"
+            )
+        ended[f"{act} {outcome}"] += 1
+        tally.count(Row.FLIPPED_BITS, outcome)
+    assert not wrong, "\n".join(wrong)
+    return ended
+
+
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int) -> Kind:
+    given = {
+        **fake_settings(tmp_path, monkeypatch),
+        "eval": {"size": 4, "samples": 2, "every": 2},
+        "checkpoint": {"every": 2, "keep": 2, "average": 0.25},
+    }
+
+    def config(steps: int) -> Config:
+        return from_dict({**given, "steps": steps})
+
+    return Kind(config, killed, reads={"found": found, "select": selected})
+
+
+def real(tmp_path: Path, model: Path, killed: int, **more: Any) -> Kind:
+    settings = {
+        "algorithm": "grpo",
+        "eval": {"size": 4, "samples": 2, "every": 3},
+        "checkpoint": {"every": 2, "keep": 2, **more.pop("checkpoint", {})},
+        **more,
+    }
+
+    def config(steps: int) -> Config:
+        return small_config(model, tmp_path, **settings, steps=steps)
+
+    reads = {
+        "found": found,
+        "select": selected,
+        "eval final": evaluated("final", config(6)),
+        "eval checkpoint": evaluated("checkpoints/step-6", config(6)),
+    }
+    return Kind(config, killed, FIRST, reads)
+
+
+def adapters(model: Path, tmp_path: Path) -> Path:
+    """A model that is adapters: what is trained over it keeps a copy of it, `base/`."""
+    small = small_config(model, tmp_path, lora={"rank": 2}, steps=1)
+    return run(small, out=tmp_path / "first", observers=KillAt(), reward=FIRST).checkpoint
+
+
+LATE = 76
+"""An event between the second checkpoint and the end of each of these runs."""
+
+
+def test_some_bits(tiny_model: Path, tmp_path: Path, monkeypatch, tally: Tally) -> None:
+    for name, killed in (("killed", LATE), ("done", 0)):
+        (tmp_path / name).mkdir()
+        with monkeypatch.context() as patch:
+            kind = fake(tmp_path / name, patch, killed)
+            ended = trials(kind, tmp_path / name, 12, 1, tally)
+        assert any(each.endswith(Outcome.TOLD) for each in ended)
+        assert any(each.endswith(Outcome.UNHARMED) for each in ended)
+    (tmp_path / "real").mkdir()
+    kind = real(tmp_path / "real", tiny_model, LATE, checkpoint={"average": 0.25})
+    trials(kind, tmp_path / "real", 6, 1, tally)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("killed", [LATE, 0], ids=["killed", "done"])
+@pytest.mark.parametrize("seed", [2, 3])
+def test_bits_of_a_run_without_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally, killed: int, seed: int
+) -> None:
+    trials(fake(tmp_path, monkeypatch, killed), tmp_path, 40, seed, tally)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("killed", [LATE, 0], ids=["killed", "done"])
+@pytest.mark.parametrize("case", ["average", "base"])
+def test_bits_of_a_real_run(
+    tiny_model: Path, tmp_path: Path, tally: Tally, killed: int, case: str
+) -> None:
+    if case == "average":
+        kind = real(tmp_path, tiny_model, killed, checkpoint={"average": 0.25})
+    else:
+        lora = {"rank": 2, "merge": True}
+        kind = real(tmp_path, adapters(tiny_model, tmp_path), killed, lora=lora)
+    trials(kind, tmp_path, 35, 4, tally)
