@@ -63,7 +63,7 @@ def untimed(result: Result) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without what a clock says."""
     lines = (result.folder / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "crc32")}
+        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "time", "crc32")}
         for line in lines
     ]
 

@@ -178,11 +178,15 @@ def alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+OF_THE_CLOCK = ("seconds", "time", "crc32")
+"""Keys of rows that a clock says, and the digest of them."""
+
+
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl or evals.jsonl, without what a clock says and what follows from it."""
     text = (folder / name).read_text() if (folder / name).exists() else ""
     found = [json.loads(line) for line in text.splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("seconds", "crc32")} for row in found]
+    return [{k: v for k, v in row.items() if k not in OF_THE_CLOCK} for row in found]
 
 
 def samples(folder: Path, split: str = "train") -> list[dict[str, Any]]:

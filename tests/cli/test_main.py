@@ -20,6 +20,7 @@ import pytest
 from tests import tiny
 from winnow.algorithms.table import ALGORITHMS
 from winnow.cli import main
+from winnow.cli.render import settings_recipe
 from winnow.config.recipe import recipes
 from winnow.config.schema import Config, from_dict
 from winnow.config.schema.describe import describe
@@ -554,6 +555,26 @@ class TestResults:
         code, out, _ = in_process(monkeypatch, capsys, "settings", "--json")
         assert code == 0
         assert json.loads(out) == describe()
+
+    @pytest.mark.parametrize("width", [60, 80, 100, 200])
+    def test_settings_fit_a_terminal(self, width) -> None:
+        """The same recipe, the same help, no line longer than the terminal is wide."""
+        lines = list(settings_recipe(describe(), width))
+        assert max(map(len, lines)) <= width
+        assert from_dict(tomllib.loads("\n".join(lines))) == Config()
+        said = re.sub(r"[#\s]+", "", "".join(lines))
+        for setting in describe():
+            assert any(re.match(rf"(# )?{re.escape(setting['key'])} =", line) for line in lines)
+            assert re.sub(r"[#\s]+", "", f"{setting['help']} ({setting['type']})") in said
+        (whole, *_) = settings_recipe(describe(), None)
+        assert whole.startswith("model = ")
+
+    @pytest.mark.parametrize("width", [40, 60, 76])
+    def test_names_of_algorithms_are_whole_however_narrow(self, width, monkeypatch, capsys) -> None:
+        monkeypatch.setenv("COLUMNS", str(width))
+        _, out, _ = in_process(monkeypatch, capsys, "algorithms")
+        assert max(map(len, out.splitlines())) <= width
+        assert re.findall(r"^algorithm +(\S+)", out, re.MULTILINE) == list(ALGORITHMS)
 
     def test_doctor(self, monkeypatch, capsys) -> None:
         code, out, _ = in_process(monkeypatch, capsys, "doctor", "--json")

@@ -287,7 +287,6 @@ def test_the_terminal_prints_the_summary_as_it_is() -> None:
     terminal.on_start(RunStart(Path("a"), "train", summary="[a] long line: 4 prompts\nb: a\n"))
     terminal.on_start(RunStart(Path("a"), "evaluate"))
     terminal.on_note(Note("note"))
-    terminal.on_progress(StageProgress("update", 1, 2))
     assert shown.getvalue() == "[a] long line: 4 prompts\nb: a\n\nnote\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
@@ -84,6 +85,8 @@ def test_a_run_is_told_in_order(tiny_model, tmp_path) -> None:
     assert [e.metrics for e in tracker.heard if shape(e)[0] == "StepEnd"] == result.metrics
     told = [asdict(e) for e in tracker.heard if shape(e)[0] == "Evaluation"]
     assert told == RunStore(tmp_path / "run").lines("evals.jsonl")
+    when = [e["time"] for e in (*told, *result.metrics)]
+    assert all(re.fullmatch(r"\d{4}(-\d\d){2}T\d\d(:\d\d){2}\.\d{3}Z", each) for each in when)
     assert (end.checkpoint, end.before, end.after) == (
         tmp_path / "run/checkpoints/step-3", result.before, result.after,
     )  # fmt: skip

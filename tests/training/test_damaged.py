@@ -68,7 +68,10 @@ def test_the_one_before_is_resumed_from(fake: dict[str, Any], tmp_path: Path, na
         damage(broken / "checkpoints/step-4" / name)
         notes = resumed(broken)
         said = [note for note in notes if "damaged" in note]
-        assert "resuming from step-2" in notes
+        assert (  # 6 prompts x 8 samples a step
+            "resuming from step-2; 96 samples of steps 3 to 4 are reused; "
+            "samples of the evaluation after step 4 are reused"
+        ) in notes
         assert len(said) == 1, how
         assert said[0].startswith(f"checkpoint step-4 is damaged ({name}"), said
         assert said[0].endswith("): step-4 is set aside as step-4.set-aside")

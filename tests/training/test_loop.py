@@ -100,7 +100,7 @@ class KillAt(winnow.reporting.observer.Observers):
 
 def strip(metrics: list[dict]) -> list[dict]:
     """Without what a clock says."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in metrics]
+    return [{k: v for k, v in row.items() if k not in kills.OF_THE_CLOCK} for row in metrics]
 
 
 @pytest.mark.parametrize("algorithm", ["raft++", "rft"])

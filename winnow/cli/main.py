@@ -82,6 +82,8 @@ def train(
                 "tested": result.tested,
                 "selected": result.selected,
                 "evaluations": result.evaluations,
+                "reward_before": result.reward_before,
+                "reward_after": result.reward_after,
                 "last_step": result.metrics[-1],
             }
         )
@@ -160,13 +162,12 @@ def settings(as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
         return
-    import json
+    from winnow.cli.render import settings_recipe
+    from winnow.reporting.console import Console
 
-    for row in rows:  # a recipe: what has no value by default is commented out
-        unset = row["default"] is None
-        value = "" if unset else json.dumps(row["default"])  # as TOML writes it too
-        setting = f"{'# ' if unset else ''}{row['key']} = {value}"
-        typer.echo(f"{setting:42}  # {row['help']} ({row['type']})")
+    console = Console()
+    for line in settings_recipe(rows, console.width if console.is_terminal else None):
+        typer.echo(line)
 
 
 @app.command(epilog="Example: winnow doctor")

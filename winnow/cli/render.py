@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -25,23 +27,71 @@ if TYPE_CHECKING:
 def gain_line(result: Result) -> str:
     """Accuracy before and after training, and what was gained; empty without any.
 
-    A checkpoint that was chosen has a second line: what it was chosen by, which is too high.
+    Then the mean rewards. A checkpoint that was chosen has one more line: what it was chosen by,
+    which is too high.
     """
     if result.before is None or result.after is None:
         return ""
     chosen = result.evaluations is not None
-    what = "test accuracy" if chosen and result.tested else "held-out accuracy"
-    line = f"{what}: {result.before:.1%} before, {result.after:.1%} after"
+    what = "test" if chosen and result.tested else "held-out"
+    line = f"{what} accuracy: {result.before:.1%} before, {result.after:.1%} after"
     if result.gain is not None and result.gain_low is not None and result.gain_high is not None:
         gain, low, high = (100 * x for x in (result.gain, result.gain_low, result.gain_high))
         line = f"{line}: {gain:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    rewards = ""
+    if result.reward_before is not None and result.reward_after is not None:
+        before, after = result.reward_before, result.reward_after
+        rewards = f"\n{what} mean reward: {before:.3f} before, {after:.3f} after"
     if not chosen:
-        return line
+        return line + rewards
     if result.tested:
         line = f"{line}, on prompts that had no part in choosing the checkpoint"
     rate = "" if result.selected is None else f", {result.selected:.1%} held-out accuracy"
     best = f"the best of {result.evaluations} evaluations on the same prompts{rate}"
-    return f"{line}\nchosen: {best}, which overstates it"
+    return f"{line}{rewards}\nchosen: {best}, which overstates it"
+
+
+_HELP = 44
+"""Where the comments behind settings begin."""
+_NARROW = 32
+"""Where there is less room for them, they are below."""
+
+
+def settings_recipe(rows: Sequence[Mapping[str, Any]], width: int | None) -> Iterator[str]:
+    """The lines of a recipe with every setting; what has no default is commented out.
+
+    Args:
+        rows: What `describe` gives.
+        width: Of the terminal; ``None``: a line a setting, however long.
+    """
+    for row in rows:
+        unset = row["default"] is None
+        value = "" if unset else json.dumps(row["default"])  # as TOML writes it too
+        setting = f"{'# ' if unset else ''}{row['key']} = {value}"
+        told = f"{row['help']} ({row['type']})"
+        if width is None:
+            yield f"{setting:{_HELP - 2}}  # {told}"
+            continue
+        beside = width - _HELP >= _NARROW
+        indent = " " * (_HELP if beside else 4)
+        lines = _wrapped(told, f"{indent}# ", width)
+        if beside and len(setting) <= _HELP - 2:
+            lines[0] = setting.ljust(_HELP) + lines[0].lstrip()
+        else:
+            yield setting.rstrip()
+        yield from lines
+
+
+def _wrapped(text: str, begin: str, width: int) -> list[str]:
+    """Lines broken between words alone."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=begin,
+        subsequent_indent=begin,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def algorithms_table(width: int) -> Table:
@@ -63,11 +113,29 @@ def algorithms_table(width: int) -> Table:
             rows = [
                 [name, *(re.sub(before, after, cell) for cell in others)] for name, *others in rows
             ]
+    if sum(map(_width, zip(headings, *rows, strict=True))) + len(headings) - 1 > width:
+        return _stacked(headings)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="underline")
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for name, *others in rows:
         table.add_row(Text(name, style="bold"), *others)
+    return table
+
+
+def _stacked(headings: Sequence[str]) -> Table:
+    """A line a cell, where there is no room for a table."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in ALGORITHMS.values():
+        cells: Any = row.cells()
+        table.add_row(headings[0], Text(row.name, style="bold"))
+        when = row.resample + (f", {row.epochs} epochs" if row.epochs > 1 else "")
+        shown = {**cells, "resample": when, "rewards": row.reward_scale}
+        shown["select"] = ", ".join(cells["select"])
+        for heading in headings[1:]:
+            table.add_row(f"  {heading}", Text(str(shown[heading])))
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from winnow.config.located import located_config
@@ -19,7 +20,7 @@ from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.metrics import KL, Evaluation, evaluation
 from winnow.reporting.metrics_file import MetricsFile
 from winnow.reporting.observer import Observers
-from winnow.reporting.timing import Stopwatch
+from winnow.reporting.timing import Stopwatch, utc_now
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.context import Context
 from winnow.rollouts.generate import requests, sample, sampling_params
@@ -68,6 +69,7 @@ def evaluate(
             store.write_samples(split, step, groups)
     kl = None if engine is None else _kl(context, engine, groups, step)
     result = evaluation(step, groups, round(watch.seconds["evaluate"], 3), split, kl)
+    result = replace(result, time=utc_now())
     context.observers.on_evaluation(result)
     return result
 

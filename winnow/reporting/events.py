@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ class RunStart:
         first_step, last_step: The steps to be made, fewer with early stopping; 0 where nothing is
             trained.
         resumed: Whether it was begun before.
+        phases: For each phase, cycles included, its name in the recipe and its last step.
     """
 
     folder: Path
@@ -29,6 +30,7 @@ class RunStart:
     first_step: int = 0
     last_step: int = 0
     resumed: bool = False
+    phases: Sequence[tuple[str, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,13 @@ class StepEnd:
     Attributes:
         step: Its number, from 1.
         metrics: The row: docs/metrics.md.
+        offline: Whether its samples were made before training, once or by others, so that nothing
+            of them changes with the policy.
     """
 
     step: int
     metrics: Mapping[str, Any]
+    offline: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,9 @@ class RunEnd:
         folder: The run folder.
         status: `stopped` by Ctrl-C, `failed` by an error.
         checkpoint: The model that training ended with; ``None`` where nothing was trained to the
-            end, as are the next five.
+            end, as are the next seven.
         before, after: Held-out accuracy of the start and of that model.
+        reward_before, reward_after: Their mean rewards on the same prompts.
         gain, gain_low, gain_high: The difference over the same prompts, and its 95 % interval.
         tested: False where the checkpoint was chosen by the accuracy on those very prompts, so that
             it is too high.
@@ -112,3 +118,5 @@ class RunEnd:
     selected: float | None = None
     evaluations: int | None = None
     error: str = ""
+    reward_before: float | None = None
+    reward_after: float | None = None

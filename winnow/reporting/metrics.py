@@ -259,6 +259,7 @@ class Evaluation:
         errors: Samples without a score; they are in no rate.
         kl: To the starting weights; ``None`` where it was not asked for or cannot be had.
         pass_at_k: For k = 1, 2, 4, ... and all samples of a prompt, where it has several.
+        time: When it was done: UTC, ISO 8601.
     """
 
     step: int
@@ -274,6 +275,7 @@ class Evaluation:
     split: str = "eval"
     pass_at_k: Sequence[PassAt] = ()
     kl: KL | None = None
+    time: str = ""
 
 
 def evaluation(

@@ -1,90 +1,133 @@
-"""Shows a run at a terminal: one line a step, and a progress bar."""
+"""Shows a run at a terminal: a line a step, and a live line of what is done; or in a file, now and
+then a line of what is done.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.text import Text
 
 from winnow.errors import UserError
 from winnow.reporting.console import Console
-from winnow.reporting.events import Note, RunStart, StageProgress, StepEnd
+from winnow.reporting.events import Note, RunEnd, RunStart, StageProgress, StepEnd
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer, Observers
+from winnow.reporting.standing import Standing
+from winnow.reporting.step_table import StepTable, formatted
 
-_COLUMNS = (
-    ("step", 5),
-    ("reward", 7),
-    ("trained", 8),
-    ("wrong/mix/right", 16),
-    ("eff", 6),
-    ("top", 5),
-    ("entropy", 8),
-    ("tok sampled", 12),
-    ("tok trained", 12),
-    ("upd", 4),
-    ("clip", 6),
-    ("ess", 6),
-    ("kl", 6),
-    ("grad", 6),
-    ("sample", 7),
-    ("score", 6),
-    ("update", 7),
-)
+_QUIET = 30.0
+"""Seconds without a line after which there is one of what is done, where there is no live line."""
+_LOOK = 5.0
+"""Seconds between two looks at whether it is time."""
 
 
 class Terminal(Observer):
-    """Prints to a terminal; elsewhere the same lines without the bar."""
+    """Prints to a terminal with a live line below; elsewhere lines alone.
 
-    def __init__(self, console: Console | None = None) -> None:
+    Args:
+        clock: Seconds, from whatever moment.
+    """
+
+    def __init__(
+        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.console = console or Console(highlight=False, markup=False)
+        self.live = self.console.is_terminal and not self.console.is_dumb_terminal
+        self._clock = clock
+        self._standing = Standing(clock)
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            _Says(self._standing.stage),
+            BarColumn(bar_width=16),
+            _Says(self._standing.times),
             console=self.console,
             transient=True,
         )
-        self._task = self._bar.add_task("start", total=None)
-        self._stage = ""
-        self._lines = 0
+        self._task = self._bar.add_task("", total=None)
+        self._table = StepTable()
+        self._printed = clock()
+        self._named: set[str] = set()
+        self._over = threading.Event()
+        self._gone: BaseException | None = None
 
     def __enter__(self) -> Terminal:
-        if self.console.is_terminal:
+        if self.live:
             self._bar.start()
+        else:
+            threading.Thread(target=self._look, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
+        self._over.set()
+        if self.live:
             self._bar.stop()
 
+    def _look(self) -> None:
+        """Says what is done also where no event comes for long."""
+        while not self._over.wait(_LOOK):
+            try:
+                self.beat()
+            except (OSError, ValueError, SystemExit) as error:  # rich exits if a pipe breaks
+                self._gone = error  # the next event raises it, where it is heard
+                return
+
+    def beat(self) -> None:
+        """Print what is done, if nothing was printed for long."""
+        if not self.live and self._clock() - self._printed >= _QUIET:
+            self._print(self._standing.line())
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self._printed = self._clock()
+        self.console.print(text, style=style, soft_wrap=True)
+
+    def _reflowed(self, text: str) -> str:
+        """Lines broken at words, if this is a terminal; a path or a command is not broken."""
+        if not self.console.is_terminal:
+            return text
+        return "\n".join(
+            textwrap.fill(
+                line,
+                self.console.width,
+                subsequent_indent="  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            for line in text.split("\n")
+        )
+
     def on_start(self, start: RunStart) -> None:
+        self._standing.begin(start)
         if start.summary:
-            self.console.print(start.summary, soft_wrap=True)
+            self._print(self._reflowed(start.summary))
 
     def on_progress(self, progress: StageProgress) -> None:
-        stage = progress.stage
-        if stage != self._stage:
-            self._stage = stage
-            self._bar.reset(self._task)
-        self._bar.update(
-            self._task, description=stage, completed=progress.done, total=progress.total
-        )
+        if self._gone is not None:
+            raise self._gone
+        self._standing.at(progress)
+        total = progress.total if progress.total > 1 else None
+        self._bar.update(self._task, completed=progress.done, total=total)
+        if self._standing.begun and not self.live and progress.stage not in self._named:
+            self._named.add(progress.stage)
+            self._print(self._standing.line())
+        self.beat()
 
     def on_note(self, note: Note) -> None:
         self.console.print(note.text, style="yellow", soft_wrap=True)
 
     def on_step(self, step: StepEnd) -> None:
         metrics = step.metrics
-        if self._lines % 20 == 0:
-            self.console.print(
-                "".join(name.rjust(width) for name, width in _COLUMNS), style="bold", soft_wrap=True
-            )
-        self._lines += 1
-        self.console.print(step_line(metrics), soft_wrap=True)
+        self._standing.step(step)
+        row = {**metrics, "elapsed": self._standing.elapsed(), "left": self._standing.left() or "-"}
+        width = self.console.width if self.console.is_terminal else None
+        heading, line = self._table.lines(row, offline=step.offline, width=width)
+        if heading is not None:
+            self._print(heading, style="bold")
+        self._print(line)
         by_difficulty = metrics["success_by_difficulty"]
         if len(by_difficulty) > 1:
             shown = "  ".join(f"{label}: {rate:.0%}" for label, rate in by_difficulty.items())
@@ -94,33 +137,27 @@ class Terminal(Observer):
             self.on_note(Note(f"      verifier errors: {errors}"))
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        self.console.print(evaluation_line(evaluation), style="cyan", soft_wrap=True)
+        self._standing.evaluated(evaluation)
+        self._print(self._reflowed(evaluation_line(evaluation)), style="cyan")
+
+    def on_end(self, end: RunEnd) -> None:
+        if end.status == "done" and self._standing.made:
+            self._print(f"{self._standing.made} steps in {self._standing.elapsed()}")
 
 
-def step_line(m: Mapping[str, Any]) -> str:
-    """One step in one line, under the headings of `_COLUMNS`."""
-    cells = (
-        str(m["step"]),
-        _number(m["reward_mean"], ".3f"),
-        f"{m['samples_trained']}/{m['samples']}",
-        f"{m['prompts_all_wrong']}/{m['prompts_mixed']}/{m['prompts_all_right']}",
-        _number(m["effective_survivors"], ".1f"),
-        _number(m["largest_prompt_share"], ".0%"),
-        _number(m["entropy"], ".3f"),
-        str(m["tokens_sampled"]),
-        str(m["tokens_trained"]),
-        str(m["updates"]),
-        _number(m["clip_fraction"], ".1%"),
-        _number(m["ess"], ".0%"),
-        _number(m["kl_to_reference"], ".2f"),
-        _number(m["grad_norm"], ".2f"),
-        *(f"{m['seconds'][stage]:.1f}s" for stage in ("sample", "score", "update")),
-    )
-    return "".join(cell.rjust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
+class _Says(ProgressColumn):
+    """A text that is asked for anew whenever the live line is drawn."""
+
+    def __init__(self, says: Callable[[], str]) -> None:
+        super().__init__()
+        self._says = says
+
+    def render(self, task: Task) -> Text:
+        return Text(self._says())
 
 
 def evaluation_line(result: Evaluation) -> str:
-    """Held-out or test accuracy with its interval."""
+    """Held-out or test accuracy with its interval, and the mean reward."""
     kind = "test" if result.split == "test" else "held-out"
     if result.accuracy is None:
         return f"{kind} accuracy: none, the verifier failed on all {result.errors} samples"
@@ -132,18 +169,14 @@ def evaluation_line(result: Evaluation) -> str:
         most = result.pass_at_k[-1]
         errors = f", pass@{most.k} {most.value:.1%}{errors}"
     if result.kl is not None and result.kl.value:
-        errors += f", KL to the start {_number(result.kl.value, '.2f')} nats"
+        errors += f", KL to the start {formatted(result.kl.value, '.2f')} nats"
     what = "of the final model" if result.split == "final" else f"at step {result.step}"
     return (
         f"{kind} accuracy {what}: {result.accuracy:.1%}{interval}, "
+        f"mean reward {formatted(result.reward, '.3f')}, "
         f"{result.samples} samples of {result.prompts} prompts{errors}, {result.seconds:.0f} "
         f"s{detail}"
     )
-
-
-def _number(value: float | None, form: str) -> str:
-    text = "-" if value is None else format(value, form)
-    return text.replace("-", "") if text.startswith("-0.0") and float(text) == 0 else text
 
 
 @contextmanager

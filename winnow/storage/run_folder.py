@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,20 @@ class RunStore:
             by_group.setdefault(row["group"], []).append(row)
         return by_group
 
+    def kept(self, split: Split, after: int) -> dict[int, tuple[int, int]]:
+        """For each step after one: how many samples are on the disk, and how many have a reward.
+
+        Files that are damaged are left out; `read_samples` reports them.
+        """
+        found = {}
+        for path in sorted((self.folder / "rollouts").glob(f"{split}-*.parquet")):
+            step = int(path.stem.partition("-")[2])
+            if step > after:
+                with suppress(*UNREADABLE):
+                    rewards = read_written(path, ["reward"])["reward"]
+                    found[step] = (len(rewards), len(rewards) - rewards.null_count)
+        return found
+
     def set_aside(self, step: int) -> None:
         """Move samples made after a step's update to `superseded/`: its scores have changed."""
         for path in sorted((self.folder / "rollouts").glob("*.parquet")):
@@ -314,8 +329,6 @@ class RunStore:
                     continue
                 if not sealed:
                     note(f"{folder.name} has no digests (an earlier version wrote it)")
-                if damaged:
-                    note(f"resuming from {folder.name}")
                 return folder, state
         if damaged:
             note("no checkpoint is left: the run begins anew, from the samples that it has")

@@ -9,6 +9,7 @@ from winnow.engines.base import START
 from winnow.evaluation.held_out import evaluate
 from winnow.reporting.events import CheckpointSaved, StepEnd
 from winnow.reporting.metrics import Evaluation, step_metrics
+from winnow.reporting.timing import utc_now
 from winnow.rollouts.diversity import with_diversity
 from winnow.rollouts.rollout import Rollout
 from winnow.training.context import Run
@@ -61,7 +62,8 @@ def train(run: Run) -> None:
             seconds=watch.read(STAGES),
             evaluation=result,
         )
-        observers.on_step(StepEnd(step, metrics))
+        offline = not run.phase.samples_each_step
+        observers.on_step(StepEnd(step, {**metrics, "time": utc_now()}, offline))
         save = last or enough or found.step == step or step % config.checkpoint.every == 0
         if save or observers.failed:  # a callback has: the step is not to be lost
             checkpoint(run, step)

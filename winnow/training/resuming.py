@@ -48,12 +48,52 @@ def resume_point(
     point = ResumePoint(found, (*notes, *said))
     if point.step < phases[-1].last:
         store.drop_final()  # of an earlier end; made again by the next
-        return point
+        return ResumePoint(found, (*point.notes, _resuming(store, phases, point.step)))
     if (damage := damage_of(store.folder / FINAL)) is not None:
         store.drop_final()
         said.append(f"{FINAL} is damaged ({damage}): it is made again")
     over = f"all {point.step} steps are done, so nothing is trained"
     return ResumePoint(found, (*notes, *said, over))
+
+
+def _resuming(store: RunStore, phases: Sequence[Phase], step: int) -> str:
+    """From where the run is resumed, and what that was made after it is used again.
+
+    Samples whose score is missing or an error are scored again. That may change what a step trains
+    on, and then later samples are set aside; so none after them are counted.
+    """
+    said = f"resuming from {f'step-{step}' if step else 'the start'}"
+    steps, samples, scored, expected = [], 0, 0, 0
+    for number, (count, rewarded) in sorted(store.kept("train", step).items()):
+        phase = next((phase for phase in phases if number <= phase.last), phases[-1])
+        if phase.file is not None:
+            break
+        config = phase.config
+        steps.append(number)
+        samples, scored = samples + count, scored + rewarded
+        expected += config.prompts_per_step * config.samples_per_prompt
+        if rewarded < count:
+            break
+    if steps:
+        number_of = (
+            f"{samples} samples" if samples >= expected else f"{samples} of {expected} samples"
+        )
+        said += f"; {number_of} of {_numbers(steps)} are reused"
+        if scored < samples:
+            said += f", {scored} of them with their scores"
+    after = step if step else -1
+    if evaluations := sorted(store.kept("eval", after)):
+        said += f"; samples of the evaluation after {_numbers(evaluations)} are reused"
+    return said
+
+
+def _numbers(steps: Sequence[int]) -> str:
+    """`step 3`, `steps 3 to 5`."""
+    first, last = steps[0], steps[-1]
+    if first == last:
+        return f"step {first}"
+    together = len(steps) == last - first + 1
+    return f"steps {first} to {last}" if together else f"steps {', '.join(map(str, steps))}"
 
 
 def _needed(

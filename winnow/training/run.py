@@ -47,6 +47,7 @@ class Result:
         selected: With early stopping, accuracy of the chosen checkpoint on the prompts by which it
             is the best, so too high; ``None`` without.
         evaluations: Among how many it is the best; ``None`` without early stopping.
+        reward_before, reward_after: Held-out mean reward where `before` and `after` are from.
     """
 
     folder: Path
@@ -60,6 +61,8 @@ class Result:
     tested: bool = True
     selected: float | None = None
     evaluations: int | None = None
+    reward_before: float | None = None
+    reward_after: float | None = None
 
 
 def run(
@@ -131,6 +134,8 @@ def _end(result: Result) -> RunEnd:
         tested=result.tested,
         selected=result.selected,
         evaluations=result.evaluations,
+        reward_before=result.reward_before,
+        reward_after=result.reward_after,
     )
 
 
@@ -156,6 +161,8 @@ def result_of(folder: Path) -> Result:
         tested=told.tested if told else True,
         selected=selected["accuracy"] if selected else None,
         evaluations=told.number if told else None,
+        reward_before=told.before["reward"] if told else None,
+        reward_after=told.after["reward"] if told else None,
     )
 
 
@@ -170,4 +177,5 @@ def _start(checked: Plan, out: Path, point: ResumePoint | None) -> RunStart:
         first_step=1 + (point.step if point else 0),
         last_step=phases[-1].last,
         resumed=point is not None,
+        phases=[(phase.name, phase.last) for phase in phases],
     )

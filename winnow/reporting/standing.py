@@ -1,0 +1,111 @@
+"""Where a run stands: its step, what is done, how long it has taken and will take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from winnow.reporting.events import RunStart, StageProgress, StepEnd
+from winnow.reporting.forecast import Forecast, duration
+from winnow.reporting.metrics import Evaluation
+
+STAGES = {
+    "start": "starting",
+    "load model": "loading the model",
+    "load samples_from": "loading the model to sample from",
+    "sample": "sampling",
+    "score": "scoring",
+    "annotate": "asking reference and critic",
+    "update": "updating",
+    "evaluate": "evaluating",
+    "kl": "measuring KL to the start",
+    "checkpoint": "saving a checkpoint",
+    "read": "reading samples",
+    "select": "selecting",
+    "vote": "voting",
+    "fit": "fitting",
+}
+"""Stages as a person reads them; what is not here is named by itself."""
+_OF_STEPS = ("sample", "score", "annotate", "update")
+
+
+class Standing:
+    """Where a run stands, by what its observers are told.
+
+    Args:
+        clock: Seconds, from whatever moment.
+
+    Attributes:
+        begun: Whether a run has begun: other commands have stages alone.
+        made: Steps made since.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.begun, self.made = False, 0
+        self._from = self._stage_from = self._step_from = clock()
+        self._forecast = Forecast(())
+        self._last = self._ended = self._step = 0
+        self._stage, self._done, self._first, self._total = "start", 0, 0, 1
+
+    def begin(self, start: RunStart) -> None:
+        """A run begins."""
+        self.begun = True
+        self._last = start.last_step
+        self._ended = self._step = max(start.first_step - 1, 0)
+        evaluation = start.settings.get("eval", {})
+        every = evaluation.get("every", 0) if evaluation.get("size", 0) else 0
+        phases = start.phases or [("", start.last_step)]
+        self._forecast = Forecast(phases, every)
+
+    def at(self, progress: StageProgress) -> None:
+        """A stage has come further."""
+        if progress.stage != self._stage or progress.done < self._done:
+            self._stage, self._first, self._stage_from = (
+                progress.stage,
+                progress.done,
+                self._clock(),
+            )
+        self._done, self._total = progress.done, progress.total
+        if progress.stage in _OF_STEPS and self._step == self._ended < self._last:
+            self._step, self._step_from = self._ended + 1, self._clock()
+
+    def step(self, step: StepEnd) -> None:
+        """A step is over."""
+        self.made += 1
+        self._ended = self._step = step.step
+        self._step_from = self._clock()
+        self._forecast.step(step.step, step.metrics["seconds"])
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """An evaluation is over."""
+        self._forecast.evaluated(evaluation.seconds)
+
+    def elapsed(self) -> str:
+        """Wall time so far."""
+        return duration(self._clock() - self._from)
+
+    def left(self) -> str | None:
+        """What the run still takes: by its steps, or by its only stage; ``None``: not known yet."""
+        now = self._clock()
+        if self._last:
+            seconds = self._forecast.left(self._ended)
+            return None if seconds is None else duration(max(seconds - (now - self._step_from), 0))
+        done = self._done - self._first
+        if done <= 0 or self._done >= self._total:
+            return None
+        return duration((now - self._stage_from) / done * (self._total - self._done))
+
+    def stage(self) -> str:
+        """The step and what is done: `step 3/30: sampling 4/16`."""
+        step = f"step {self._step}/{self._last}: " if self._last else ""
+        what = STAGES.get(self._stage, self._stage)
+        return step + what + (f" {self._done}/{self._total}" if self._total > 1 else "")
+
+    def times(self) -> str:
+        """Wall time, and what is left of it: `1:23, 4:56 left`."""
+        left = self.left()
+        return self.elapsed() + ("" if left is None else f", about {left} left")
+
+    def line(self) -> str:
+        """All of it on a line."""
+        return f"{self.stage()} ({self.times()})"
