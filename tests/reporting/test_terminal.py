@@ -120,6 +120,10 @@ def test_one_slow_step_does_not_change_what_is_left() -> None:
     assert before == pytest.approx(93 * 2 + 24 * 3)
     forecast.step(8, {"sample": 3600.0, "evaluate": 3.0})
     assert forecast.left(8) == pytest.approx(before - 2 - 3)
+    odd = Forecast([("", 10)], every=4)
+    odd.step(1, {"sample": 2.0})
+    odd.evaluated(3.0)
+    assert odd.left(1) == pytest.approx(9 * 2 + 3 * 3)  # evaluations after 4, 8 and the last
 
 
 def test_durations() -> None:
