@@ -17,11 +17,13 @@ from winnow.algorithms.advantages import (
     Softmax,
     Standardised,
 )
-from winnow.algorithms.assignment import remark, rescale
+from winnow.algorithms.assignment import assign_advantages, remark, rescale
+from winnow.algorithms.kl import InReward
 from winnow.algorithms.registry import ADVANTAGES
 from winnow.algorithms.table import ALGORITHMS
 from winnow.errors import UserError
 from winnow.theory.ties import all_equal
+from winnow.types import Outcome, TokenAnnotations
 
 BASELINED = [Centred(), Standardised("sample"), Standardised("population"), LeaveOneOut()]
 finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3))
@@ -295,3 +297,37 @@ class TestSoftmax:
         )
         assert remark(groups, Standardised(), "0/1") is None
         assert remark([group([None])], Softmax(1.0), "0/1") is None
+
+
+OWN_GROUP = ("grpo", "dr-grpo", "gspo", "dapo", "rloo", "iterative-dpo", "dpo")
+"""Rows whose baseline is the group, as their papers have it."""
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+def test_survivors_of_equal_rewards_say_so_where_they_count_nothing(name, value):
+    """They still survive, so that denominators and refills count them as before."""
+    row = ALGORITHMS[name]
+    if row.advantage.over == "token":
+        return
+    equal = group([value, None, value, value])
+    survived = (True, False, True, True)
+    equal = equal.with_(outcomes=tuple(Outcome(kept, str(kept)) for kept in survived))
+    mixed = group([1.0, 0.0]).with_(outcomes=(Outcome(True, "a"), Outcome(True, "b")))
+    found, other = assign_advantages([equal, mixed], row.advantage, row.reward_scale)
+    own = name in OWN_GROUP
+    assert [o.survived for o in found.outcomes] == list(survived)
+    said = "all rewards equal" if own else "True"
+    assert [o.reason for o in found.outcomes] == [said, "False", said, said]
+    assert (found.advantages == (0, 0, 0, 0)) is own or value == 0.0
+    assert other.outcomes == mixed.outcomes
+
+
+def test_equal_rewards_less_unequal_kls_are_not_equal():
+    """The advantage is that of the KL, so nothing says that there is none."""
+    pair = group([1.0, 1.0])
+    annotations = (TokenAnnotations((-3.0,) * pair.samples[0].length), TokenAnnotations())
+    pair = pair.with_(outcomes=(Outcome(True, "a"), Outcome(True, "b")), annotations=annotations)
+    (found,) = assign_advantages([pair], Centred(), "0/1", InReward(0.5))
+    assert any(found.advantages)
+    assert [outcome.reason for outcome in found.outcomes] == ["a", "b"]

@@ -14,8 +14,10 @@ from winnow.algorithms.kl import InReward
 from winnow.errors import UserError
 from winnow.theory.checks import Array
 from winnow.theory.ties import all_equal
-from winnow.types import Group
+from winnow.types import Group, Outcome
 
+ALL_EQUAL = "all rewards equal"
+"""The reason of survivors that have no advantage over their group."""
 _NOISE = 1e-4
 """Differences below this are not blown up: a KL of 0 comes out as a rounding error."""
 
@@ -49,6 +51,9 @@ def assign_advantages(
     advantage over a `set` is given the rewards of all groups at once; one over `token`, those of
     each token of a sample, and the critic's values.
 
+    Survivors that have no advantage over their group, as its rewards are all equal, still count in
+    denominators; the reason of their outcome says so.
+
     Args:
         penalty: Taken from the rewards for leaving the reference; needs the reference log-probs of
             every sample whose reward matters (`referred`).
@@ -63,8 +68,10 @@ def assign_advantages(
         pairs = zip(groups, rewards, strict=True)
         advantages = [_of_group(advantage, group, values) for group, values in pairs]
     return [
-        group.with_(advantages=tuple(_of_survivors(group, own).tolist()))
-        for group, own in zip(groups, advantages, strict=True)
+        _explained(
+            group.with_(advantages=tuple(_of_survivors(group, own).tolist())), advantage, values
+        )
+        for group, own, values in zip(groups, advantages, rewards, strict=True)
     ]
 
 
@@ -83,6 +90,17 @@ def referred(group: Group, advantage: Advantage) -> tuple[int, ...]:
     if advantage.over == "set" or (advantage.over == "group" and group.survivors):
         return tuple(i for i, valid in enumerate(group.valid) if valid)
     return group.survivors
+
+
+def _explained(group: Group, advantage: Advantage, rewards: Array) -> Group:
+    """The group, its survivors' reason changed where they count 0 because all rewards are equal."""
+    if advantage.over != "group" or any(group.advantages) or not all_equal(rewards):
+        return group
+    return group.with_(
+        outcomes=tuple(
+            Outcome(True, ALL_EQUAL) if outcome.survived else outcome for outcome in group.outcomes
+        )
+    )
 
 
 def _values(group: Group) -> Array:

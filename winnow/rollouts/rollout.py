@@ -136,7 +136,8 @@ class Rollout:
             return
         if recorded and recorded[0].scores and self._algorithm.resample == "every-step":
             said = [
-                [(group.scores, group.outcomes) for group in some] for some in (recorded, groups)
+                [(group.scores, [outcome.survived for outcome in group.outcomes]) for group in some]
+                for some in (recorded, groups)
             ]
             if said[0] != said[1]:
                 # Later samples are of another policy than will come of these scores.
