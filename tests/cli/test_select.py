@@ -117,7 +117,7 @@ class TestRescoring:
 
     def test_nothing_but_errors_is_a_mistake(self, tmp_path) -> None:
         path = write(tmp_path, [group([1], texts=["4"])])
-        with pytest.raises(UserError, match=r"^reward: every score was an error, such as: no$"):
+        with pytest.raises(UserError, match=r"failed on (\d+) of \1 samples: no$"):
             select(path, ["everything"], rescore_with=Counting(), out=tmp_path / "a.jsonl")
         assert not (tmp_path / "a.jsonl").exists()
 

@@ -28,6 +28,7 @@ CASES = [
     ("reward.time_limit", 1.0, {"reward": {"name": "gsm8k"}}, {"reward": {"name": "math"}}),
     ("reward.workers", 3, {}, {"reward": {"name": "module:function"}}),
     ("reward.import_seconds", 3.0, {}, {"reward": {"name": "module:function"}}),
+    ("reward.probe", False, {"reward": {"name": "model:judge"}}, {}),
     ("reward.memory_gib", 3.0, {"reward": {"name": "gsm8k"}}, {"reward": {"name": "math"}}),
     *[
         (f"lora.{key}", value, {}, {"lora": {"rank": 4}})

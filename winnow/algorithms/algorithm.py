@@ -123,6 +123,11 @@ class Algorithm:
         return True in self.refers
 
     @property
+    def graded(self) -> bool:
+        """Whether it uses more of a reward than whether it is right."""
+        return self.advantage.of_rewards or not all(rule.right_alone for rule in self.select)
+
+    @property
     def needs_group(self) -> str | None:
         """The cell that means nothing with one sample a prompt, if there is one."""
         if self.advantage.over == "group":

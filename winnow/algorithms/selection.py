@@ -41,6 +41,8 @@ class Rule(Cell):
     """Whether it means nothing with one sample a prompt."""
     blind: ClassVar[bool] = False
     """Whether it looks at no text, length or score: its survivors have the same distribution."""
+    right_alone: ClassVar[bool] = False
+    """Whether of a reward it looks at no more than whether it is right."""
     pairs: ClassVar[bool] = False
     """Whether it leaves a pair of each group: a better and a worse sample."""
 
@@ -107,6 +109,7 @@ class Everything(ScoreRule):
     """Every sample survives."""
 
     cell = "everything"
+    right_alone = True
     blind = True
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
@@ -118,6 +121,7 @@ class AsRecorded(ScoreRule):
     """Samples survive if they did when their file was made."""
 
     cell = "as-recorded"
+    right_alone = True
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         if not group.outcomes:
@@ -130,6 +134,7 @@ class Correct(ScoreRule):
     """Right samples survive: score >= ``right_at``. RFT; RAFT as run in 2504.11343."""
 
     cell = "correct"
+    right_alone = True
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return [None if right else "wrong" for right in group.right]
@@ -163,6 +168,7 @@ class Distinct(Rule):
     """One survivor for each distinct reasoning path: RFT (2308.01825). The first is kept."""
 
     cell = "distinct"
+    right_alone = True
     reads = frozenset({"text"})
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
@@ -174,6 +180,7 @@ class DistinctText(Rule):
     """One survivor for each distinct text, case and white space aside. The first is kept."""
 
     cell = "distinct-text"
+    right_alone = True
     reads = frozenset({"text"})
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
@@ -225,6 +232,7 @@ class DropAllWrong(ScoreRule):
     """Groups without a right sample are dropped."""
 
     cell = "drop-all-wrong"
+    right_alone = True
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return _whole_group(group, "all-wrong", "all wrong")
@@ -235,6 +243,7 @@ class DropAllRight(ScoreRule):
     """Groups without a wrong sample are dropped."""
 
     cell = "drop-all-right"
+    right_alone = True
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         return _whole_group(group, "all-right", "all right")
@@ -257,6 +266,10 @@ class Mixed(ScoreRule):
         if self.by not in ("right", "reward"):
             raise ValueError("by must be right or reward")
 
+    @property
+    def right_alone(self) -> bool:  # type: ignore[override]
+        return self.by == "right"
+
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         if self.by == "reward":
             same = all_equal(group.values, group.right_at)
@@ -273,6 +286,7 @@ class Length(Rule):
     low: int = 1
     high: int = 2**31
     cell = "length"
+    right_alone = True
     reads = frozenset({"tokens"})
 
     def __post_init__(self) -> None:
@@ -294,6 +308,7 @@ class Finished(Rule):
     """
 
     cell = "finished"
+    right_alone = True
     reads = frozenset({"finish_reason"})
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
@@ -311,6 +326,7 @@ class Band(ScoreRule):
     low: float = 0.0
     high: float = 1.0
     cell = "band"
+    right_alone = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
@@ -329,6 +345,7 @@ class AtMost(ScoreRule):
 
     m: int
     cell = "at-most"
+    right_alone = True
     blind = True
 
     def __post_init__(self) -> None:

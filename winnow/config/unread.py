@@ -103,6 +103,12 @@ ALWAYS = (
         "use a verifier with processes of its own (math, regex, gym, module:function)",
     ),
     Reader(
+        ("reward.probe",),
+        lambda config: not config.reward.name.startswith("model:"),
+        "a reward model is not tried before the run",
+        "use a verifier",
+    ),
+    Reader(
         ("lora.alpha", "lora.targets", "lora.merge"),
         lambda config: config.lora.rank > 0,
         "without a rank there are no adapters",

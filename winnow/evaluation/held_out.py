@@ -14,6 +14,7 @@ from winnow.config.validation import refuse
 from winnow.engines.base import Engine
 from winnow.engines.devices import environment
 from winnow.engines.factory import sampler_for
+from winnow.errors import UserError
 from winnow.evaluation.kl import kl_to_start, measures_kl
 from winnow.prompts.loading import clashes, load_held_out
 from winnow.reporting.events import RunEnd, RunStart
@@ -24,15 +25,21 @@ from winnow.reporting.timing import Stopwatch, utc_now
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.context import Context
 from winnow.rollouts.generate import requests, sample, sampling_params
+from winnow.rollouts.reward_errors import failures_of
 from winnow.rollouts.scoring import reward_for, score
 from winnow.storage.lock import FolderLock
-from winnow.storage.paths import located
+from winnow.storage.paths import located, shown
 from winnow.storage.run_folder import RunStore
 from winnow.types import Group, Split
 
 
 def evaluate(
-    context: Context, *, step: int, split: Split = "eval", engine: Engine | None = None
+    context: Context,
+    *,
+    step: int,
+    split: Split = "eval",
+    engine: Engine | None = None,
+    alone: bool = False,
 ) -> Evaluation:
     """Sample, score, store, measure and tell.
 
@@ -41,6 +48,10 @@ def evaluate(
     Args:
         split: `test` for the test prompts; `final` for a final model that is not the last step's.
         engine: Of the policy, where its KL to the start is asked for.
+        alone: Whether it is all that the command does.
+
+    Raises:
+        UserError: it is, and every score was an error; the samples are kept.
     """
     config, store = context.config, context.store
     prompts = context.prompts.test if split == "test" else context.prompts.held_out
@@ -71,6 +82,11 @@ def evaluate(
     result = evaluation(step, groups, round(watch.seconds["evaluate"], 3), split, kl)
     result = replace(result, time=utc_now())
     context.observers.on_evaluation(result)
+    if failed := failures_of(groups):
+        if alone and result.errors == result.samples:
+            remedy = f"fix it and evaluate again; the samples are kept in {shown(store.folder)}"
+            raise UserError("reward", failed, remedy)
+        context.observers.note(f"evaluation: {failed}")
     return result
 
 
@@ -97,7 +113,7 @@ def run_evaluation(
     start = RunStart(out, "evaluate", values_of(config))
     with (
         FolderLock("out") as lock,
-        reward_for(config, reward) as verifier,
+        reward_for(config, reward, next(iter(prompts.held_out), None)) as verifier,
         observers.running(start),
     ):
         sampler = sampler_for(config, prompts.held_out, observers)
@@ -106,6 +122,7 @@ def run_evaluation(
         told = environment(sampler.device)
         store = RunStore.create(out, dumps(config), told, checkpoints=False, lock=lock)
         observers.records = [MetricsFile(store.append)]
-        result = evaluate(Context(config, prompts, sampler, verifier, store, observers), step=0)
+        context = Context(config, prompts, sampler, verifier, store, observers)
+        result = evaluate(context, step=0, alone=True)
         observers.done(RunEnd(out, "done"))
     return result

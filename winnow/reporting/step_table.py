@@ -148,6 +148,7 @@ _SAMPLED = (
     Column("reward", 7, _number("reward_mean", ".3f"), 0),
     _TRAINED,
     Column("wrong/mix/right", 16, _kinds, 2),
+    Column("cut", 5, _number("cut_off_rate", ".0%"), 3),
     _EFFECTIVE,
     _TOP,
     Column("entropy", 8, _number("entropy", ".3f"), 4),

@@ -132,9 +132,6 @@ class Terminal(Observer):
         if len(by_difficulty) > 1:
             shown = "  ".join(f"{label}: {rate:.0%}" for label, rate in by_difficulty.items())
             self.console.print(f"      {shown}", style="dim", soft_wrap=True)
-        if metrics["errors"]:
-            errors = f"{metrics['errors']} of {metrics['samples']} samples"
-            self.on_note(Note(f"      verifier errors: {errors}"))
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         self._standing.evaluated(evaluation)

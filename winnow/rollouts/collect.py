@@ -27,6 +27,7 @@ from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.generate import ask, derive_seed, sampling_params
 from winnow.rollouts.inputs import INPUTS, check_inputs, inputs_of, text_of
+from winnow.rollouts.reward_errors import errors_of, failures
 from winnow.rollouts.scoring import Patience, reward_for, score
 from winnow.storage.lock import FolderLock, alone
 from winnow.storage.paths import located, shown
@@ -88,7 +89,7 @@ def collect(
 
     Raises:
         UserError: the prompts have changed since the folder was begun, or the verifier mostly
-            fails, or a callback raised. What was sampled is kept.
+            fails, or on all samples, or a callback raised. What was sampled is kept.
     """
     there = journal.restore(plan.prompts)
     found = sum(map(len, there.values()))
@@ -110,6 +111,11 @@ def collect(
                 scorer(place, group)
                 observers.progress("sample", found + made, asked)
                 observers.check()
+    if failed := failures(scorer.failed, scorer.scored):
+        if scorer.errors == asked:  # the journal stays open, so that all are scored again
+            remedy = f"fix the verifier and resume: winnow sample --resume {journal.folder}"
+            raise UserError("reward", failed, remedy)
+        observers.note(failed)
     journal.finish()
     return Sampled(asked, found, made, scorer.scored, scorer.right, scorer.errors, tokens)
 
@@ -163,7 +169,8 @@ class _Scorer:
     """Scores sets of samples; stops the run where the verifier mostly fails."""
 
     def __init__(self, reward: Reward, right_at: float, journal: Journal) -> None:
-        self.scored = self.right = self.errors = 0
+        self.scored = self.right = 0
+        self.failed: list[str] = []
         self._reward, self._right_at, self._journal = reward, right_at, journal
         self._patience = Patience(f"winnow sample --resume {journal.folder}", _PATIENCE)
 
@@ -172,8 +179,12 @@ class _Scorer:
         self._journal.score(place, scored.scores)
         self.scored += len(scored.scores)
         self.right += sum(scored.right)
-        self.errors += sum(one.error is not None for one in scored.scores)
+        self.failed += errors_of(scored.scores)
         self._patience(scored.scores)
+
+    @property
+    def errors(self) -> int:
+        return len(self.failed)
 
 
 @dataclass(frozen=True)
@@ -262,7 +273,8 @@ def _sample(
         f"{len(plan.prompts)} prompts x {plan.n} samples of {plan.origin.model} -> {shown(folder)}"
     )
     start = RunStart(folder, "sample", values_of(config), what, resumed=folder.exists())
-    with reward_for(config, reward) as verifier, observers.running(start):
+    first = None if start.resumed else next(iter(plan.prompts), None)
+    with reward_for(config, reward, first) as verifier, observers.running(start):
         sampler = sampler_for(config, plan.prompts, observers)
         for note in clashes(plan.prompts):
             observers.note(note)

@@ -20,6 +20,7 @@ class Context:
     Attributes:
         config: Of the whole run; held-out prompts are evaluated with it.
         sampler: Of the policy.
+        said: Kinds of notes that were made and are not to be repeated.
     """
 
     config: Config
@@ -29,3 +30,10 @@ class Context:
     store: RunStore
     observers: Observers
     watch: Stopwatch = field(default_factory=Stopwatch)
+    said: set[str] = field(default_factory=set)
+
+    def once(self, kind: str, text: str | None) -> None:
+        """Note a text, if there is one, unless one of its kind was noted."""
+        if text is not None and kind not in self.said:
+            self.said.add(kind)
+            self.observers.note(text)

@@ -26,6 +26,7 @@ _FREE = frozenset(
         "checkpoint.keep",
         "reward.time_limit",
         "reward.workers",
+        "reward.probe",
         "engine.url",
         "engine.concurrency",
         "engine.requests_per_minute",

@@ -17,6 +17,8 @@ from winnow.engines.base import Sampler
 from winnow.rollouts.annotate import Annotator, kl_to_reference
 from winnow.rollouts.context import Context
 from winnow.rollouts.generate import random_stream, requests, sample, sampling_params
+from winnow.rollouts.remarks import cut_off, graded
+from winnow.rollouts.reward_errors import failures_of
 from winnow.rollouts.scoring import Patience, score
 from winnow.types import Batch, Group, Outcome, Prompt
 
@@ -30,7 +32,8 @@ class Rollout:
         self._phase, self._config, self._algorithm = phase, phase.config, phase.algorithm
         self._prompts, self._reward, self._annotator = context.prompts, context.reward, annotator
         self._store, self._watch = context.store, context.watch
-        self._progress = context.observers.progress
+        self._progress, self._note = context.observers.progress, context.observers.note
+        self._once = context.once
         self._patience = Patience(f"winnow train --resume {context.store.folder}")
         penalty = phase.algorithm.kl
         self._penalty = penalty if isinstance(penalty, InReward) else None
@@ -70,6 +73,11 @@ class Rollout:
         with self._watch("store"):
             self._keep(step, recorded, groups)
         self._patience((score for group in groups for score in group.scores), step)
+        if failed := failures_of(groups):
+            self._note(f"step {step}: {failed}")
+        self._once("graded", graded(groups, self._algorithm))
+        if (cut := cut_off(groups, self._config)) is not None:
+            self._once("cut off", f"step {step}: {cut}")
         trained = full[:count] if refill else None
         return Batch(groups, True, trained, measures=self._measures(groups))
 

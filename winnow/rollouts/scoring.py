@@ -16,6 +16,7 @@ from winnow.errors import UserError
 from winnow.reporting.observer import Progress
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction, make_reward, reward_name
+from winnow.rollouts.reward_errors import errors_of, failures, probe
 from winnow.storage.sample_table import SampleTable
 from winnow.types import Group, Prompt, Score
 
@@ -79,9 +80,7 @@ def _rescored(table: SampleTable, reward: Reward, right_at: float, progress: Pro
     if items:
         score_batch()
     if len(errors) == table.rows:
-        raise UserError(
-            "reward", f"every score was an error, such as: {next(iter(errors.values()))}"
-        )
+        raise UserError("reward", str(failures(list(errors.values()), table.rows)))
     return Scores(rewards, errors, right_at)
 
 
@@ -110,7 +109,7 @@ def score(groups: Sequence[Group], reward: Reward, right_at: float) -> list[Grou
 
 
 class Patience:
-    """Stops a run whose verifier mostly fails, three times running.
+    """Stops a run whose verifier mostly fails, three times running; or on all scores of a step.
 
     Args:
         resume: The command that resumes the run.
@@ -126,8 +125,14 @@ class Patience:
         """Look at further scores, those of a step where there are steps.
 
         Raises:
-            UserError: more than half of them were errors for the third time running.
+            UserError: more than half of them were errors for the third time running; or all scores
+                of a step were.
         """
+        scores = list(scores)
+        broken = errors_of(scores)
+        if step is not None and broken and len(broken) == len(scores):
+            problem = f"step {step}: {failures(broken, len(scores))}"
+            raise UserError("reward", problem, f"fix the verifier and resume: {self._resume}")
         self._scores += scores
         if len(self._scores) < self._enough:
             return
@@ -145,12 +150,25 @@ _LEARNED = "model:"
 
 
 @contextmanager
-def reward_for(config: Config, reward: str | RewardFunction | None = None) -> Iterator[Reward]:
-    """The verifier of a config, or a function instead of it; closed on leaving."""
+def reward_for(
+    config: Config,
+    reward: str | RewardFunction | None = None,
+    first: Prompt | None = None,
+) -> Iterator[Reward]:
+    """The verifier of a config, or a function instead of it; closed on leaving.
+
+    Args:
+        first: A prompt to try it on (`reward_errors.probe`), unless `reward.probe` says not to.
+
+    Raises:
+        UserError: it cannot be loaded, or fails on that prompt.
+    """
     function = None if isinstance(reward, str) else reward
     learned = function is None and config.reward.name.startswith(_LEARNED)
     made = _learned(config) if learned else _verifier(config, function)
     try:
+        if first is not None and config.reward.probe:
+            probe(made, first)
         yield made
     finally:
         made.close()

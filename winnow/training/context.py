@@ -20,6 +20,7 @@ class Run:
         anchor: Supervised examples for every update.
         steps_done: Steps of the whole run that are done.
         unhealthy: Latest updates in a row whose loss or gradient was not finite.
+        empty_steps: Steps of this phase, since it was begun or resumed, without an update.
         protect: Steps whose checkpoints must be kept.
         number: Of the phase, in a run that has several.
     """
@@ -32,6 +33,7 @@ class Run:
     anchor: Anchor | None = None
     steps_done: int = 0
     unhealthy: int = 0
+    empty_steps: int = 0
     protect: Sequence[int] = ()
     number: int | None = None
 

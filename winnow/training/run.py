@@ -102,7 +102,9 @@ def run(
             )
             point = resume_point(RunStore(out), checked.phases, config.eval.patience, notes)
         start = _start(checked, out, point)
-        with reward_for(config, reward) as verifier, observers.running(start):
+        prompts = checked.prompts
+        first = next(iter(prompts.train or prompts.held_out), None) if resume is None else None
+        with reward_for(config, reward, first) as verifier, observers.running(start):
             try:
                 runner = assemble(checked, verifier, observers, out=out, lock=lock, point=point)
                 observers.records = [MetricsFile(runner.context.store.append)]

@@ -8,6 +8,7 @@ from winnow.algorithms.objective import learned_from, totals
 from winnow.config.schema import Config
 from winnow.errors import WinnowError
 from winnow.rollouts.generate import random_stream
+from winnow.rollouts.remarks import no_update
 from winnow.training.context import Run
 from winnow.types import Batch, Group, StepStats
 
@@ -47,8 +48,19 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
         if not stats.applied:
             _skipped(run, step, number, groups, stats)
     if empty == total:
-        observers.note(f"step {step}: nothing survived that could be learned from, no update")
+        _no_update(run, step, batch)
     return updates, empty
+
+
+def _no_update(run: Run, step: int, batch: Batch) -> None:
+    """Say why there is none and what to try; of later steps only how many, as the count doubles."""
+    run.empty_steps += 1
+    count, context = run.empty_steps, run.context
+    if count == 1:
+        text = no_update(batch.groups, run.phase.config, run.phase.algorithm)
+        context.observers.note(f"step {step}: {text}")
+    elif count & (count - 1) == 0:
+        context.observers.note(f"step {step}: no update again, {count} steps without one so far")
 
 
 def minibatches(

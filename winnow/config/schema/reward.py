@@ -24,6 +24,9 @@ class RewardConfig(Section):
     memory_gib: Gib | None = Field(
         None, description="GiB a verifier process may use. Default: 4 on Linux, else no limit."
     )
+    probe: bool = Field(
+        True, description="Score one prompt before a model is loaded, and end if that fails."
+    )
     right_at: Score | None = Field(
         None, description="From this reward on a sample is right. Default: as a file says, else 1."
     )

@@ -1,0 +1,91 @@
+"""Notes on samples and updates: when they are made, and that they are made once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import winnow
+from tests import tiny
+from tests.build import group, with_advantages
+from winnow.algorithms.table import ALGORITHMS
+from winnow.config.schema import Config, from_dict
+from winnow.rollouts.remarks import cut_off, graded, no_update
+
+RIGHT_ALONE = ("rft", "raft", "raft++")
+"""Rows whose papers train on right samples, each counting 1."""
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_graded_rewards_that_a_row_throws_away(name) -> None:
+    said = graded([group([0.0, 0.5, 1.0])], ALGORITHMS[name])
+    assert (said is not None) == (name in RIGHT_ALONE)
+    if said is not None:
+        named = said.partition("for graded rewards use ")[2].split(", ")
+        once = name == "rft"
+        assert set(named) == ({"gibbs", "snis", "dpo"} if once else set(named) & ALGORITHMS.keys())
+        assert not set(named) & set(RIGHT_ALONE)
+        assert f"{name} uses only whether a reward is >= 1" in said
+    assert graded([group([0.0, 1.0, None, 2.0, -0.5])], ALGORITHMS[name]) is None
+
+
+@pytest.mark.parametrize(("cut", "told"), [(0, False), (1, False), (2, True), (4, True)])
+def test_more_than_a_quarter_cut_off(cut, told) -> None:
+    made = group([0.0] * 4)
+    ended = ("length",) * cut + ("eos",) * (4 - cut)
+    samples = [replace(s, finish_reason=e) for s, e in zip(made.samples, ended, strict=True)]
+    said = cut_off([made.with_(samples=tuple(samples))], Config())
+    assert (said is not None) is told
+    if told:
+        assert f"{cut} of 4 samples were cut off at sampling.max_tokens = " in str(said)
+
+
+def test_why_there_is_no_update() -> None:
+    row = ALGORITHMS["raft++"]
+    said = no_update(with_advantages([group([0.0] * 8)] * 2, row), Config(), row)
+    assert said.startswith("no update: all 16 samples have reward 0; try easier prompts, ")
+    grpo = ALGORITHMS["grpo"]
+    said = no_update(with_advantages([group([1.0] * 4)], grpo), Config(), grpo)
+    assert said.startswith("no update: all 4 samples have reward 1; try harder prompts, ")
+    dapo = ALGORITHMS["dapo"]
+    two = with_advantages([group([1.0, 1.0]), group([0.0, None])], dapo)
+    said = no_update(two, from_dict({"algorithm": "dapo"}), dapo)
+    assert "of 4 samples none counts (2 all right, 1 all wrong, 1 verifier error: broken)" in said
+    assert "refill" not in said
+
+
+class Notes(winnow.Observer):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def on_note(self, note: winnow.Note) -> None:
+        self.texts.append(note.text)
+
+
+def half(prompt: winnow.Prompt, completion: str) -> float:
+    return 0.5
+
+
+def test_each_is_told_once_and_empty_steps_are_counted(tiny_model, tmp_path) -> None:
+    notes = Notes()
+    winnow.train(
+        model=str(tiny_model),
+        prompts=tiny.problems(),
+        reward=half,
+        out=tmp_path / "run",
+        steps=5,
+        prompts_per_step=4,
+        minibatch_prompts=4,
+        samples_per_prompt=2,
+        sampling={"max_tokens": 1},
+        eval={"size": 0},
+        callbacks=[notes],
+        quiet=True,
+    )
+    told = [text for text in notes.texts if "no update" in text]
+    assert len(told) == 3
+    assert told[0].startswith("step 1: no update: all 8 samples have reward 0.5; try easier")
+    assert told[1:] == [f"step {n}: no update again, {n} steps without one so far" for n in (2, 4)]
+    assert sum("rewards between 0 and 1 seen; raft++" in text for text in notes.texts) == 1
+    assert sum("cut off at sampling.max_tokens = 1;" in text for text in notes.texts) == 1

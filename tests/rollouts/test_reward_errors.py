@@ -1,0 +1,126 @@
+"""A reward that fails is named with its commonest error, before a model is loaded if it can be."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import winnow
+from tests import tiny
+from winnow.errors import UserError
+from winnow.rewards.factory import make_reward
+from winnow.rollouts.reward_errors import failures, probe
+from winnow.types import Prompt, Score
+
+HAS = ", ".join(Prompt.__dataclass_fields__)
+TYPO = "def score(prompt, completion):\n    return completion == prompt.answr\n"
+NOT_THERE = (
+    "AttributeError: 'Prompt' object has no attribute 'answr' ({}.py:2); a prompt has " + HAS
+)
+HOW = {"sampling": {"max_tokens": 3, "stop": []}, "quiet": True, "out": "runs/a"}
+
+
+def test_the_commonest_error_is_told_with_its_count() -> None:
+    """By type and line: the values that messages name differ."""
+    said = ["ValueError: 'a' (r.py:3)", "KeyError: 'x' (r.py:2)", "ValueError: 'b' (r.py:3)"]
+    one = "the reward failed on 3 of 8 samples, on 2 of them by: ValueError: 'a' (r.py:3)"
+    assert failures(said, 8) == one
+    assert failures(said[1:2], 1) == (
+        f"the reward failed on 1 of 1 samples: KeyError: 'x' (r.py:2); a prompt has {HAS}"
+    )
+    assert failures([], 8) is None
+    assert {"text", "answer", "difficulty", "data"} <= {f.name for f in dataclasses.fields(Prompt)}
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
+def test_a_typo_ends_every_command_before_there_is_a_model(command, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = f"typo_{command}"
+    (tmp_path / f"{module}.py").write_text(TYPO)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")  # there, and cannot be loaded
+    with pytest.raises(UserError) as caught:
+        getattr(winnow, command)(
+            model="model",
+            prompts=tiny.problems(),
+            reward=f"{module}:score",
+            eval={"size": 5},
+            **HOW,
+        )
+    assert NOT_THERE.format(module) in str(caught.value)
+    assert str(caught.value).startswith("reward: the reward failed on 3 of 3 plain completions of")
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "runs" / "a").exists()
+
+
+@pytest.mark.parametrize("takes", ["7", "", "The answer is 7."])
+def test_a_verifier_that_takes_any_plain_completion_passes(takes) -> None:
+    def score(prompt: Prompt, completion: str) -> float:
+        if completion != takes:
+            raise ValueError
+        return 0.0
+
+    reward = make_reward(score)
+    probe(reward, Prompt("x", "3 + 4 =", "7"))
+    reward.close()
+    reward = make_reward(fails)
+    with pytest.raises(UserError, match=r"ValueError.*; fix it; or, .* reward\.probe = false$"):
+        probe(reward, Prompt("x", "3 + 4 =", "7"))
+    reward.close()
+
+
+def test_what_may_be_dear_is_not_asked() -> None:
+    class Judge:
+        name = "judge"
+
+        def score(self, items: object) -> list[Score]:
+            raise AssertionError
+
+        def close(self) -> None: ...
+
+    probe(Judge(), Prompt("x", ""))
+
+
+def fails(prompt: Prompt, completion: str) -> float:
+    raise ValueError(f"no {completion}")
+
+
+SMALL = {"steps": 3, "prompts_per_step": 4, "minibatch_prompts": 4, "samples_per_prompt": 4}
+
+
+def run(command: str, model: object, **how: object) -> object:
+    given = {**HOW, "model": str(model), "prompts": tiny.problems(), **how}
+    if command != "evaluate":
+        given |= SMALL if command == "train" else {"n": 4}
+        given["eval"] = {"size": 0}
+    return getattr(winnow, command)(**given)
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
+def test_scores_that_are_all_errors_end_the_command_and_lose_nothing(
+    command, tiny_model, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("winnow.rollouts.collect._PATIENCE", 10**6)
+    monkeypatch.setattr("winnow.rollouts.scoring.probe", lambda *_: None)  # as reward.probe = false
+    with pytest.raises(UserError) as caught:
+        run(command, tiny_model, reward=fails)
+    text = str(caught.value)
+    count = {"train": 16, "sample": 4 * len(tiny.problems())}.get(command)
+    assert f"the reward failed on {count or ''}" in text
+    assert "ValueError: no" in text
+    assert "(test_reward_errors.py:" in text
+    assert (tmp_path / "runs" / "a" / "config.toml").is_file()
+    if command == "train":
+        assert "step 1: " in text
+        done = winnow.train(resume="runs/a", reward=right, quiet=True)
+        assert len(done.metrics) == 3
+        assert not any(row["errors"] for row in done.metrics)
+    if command == "sample":
+        done = winnow.sample(resume="runs/a", reward=right, quiet=True)
+        assert (done.sampled.made, done.sampled.scored, done.sampled.errors) == (0, count, 0)
+
+
+def right(prompt: Prompt, completion: str) -> float:
+    return float(completion == prompt.answer)

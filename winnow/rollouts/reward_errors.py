@@ -1,0 +1,76 @@
+"""What is said of a reward that fails, and the one prompt that is scored before anything else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+
+from winnow.errors import UserError
+from winnow.rewards.base import Reward
+from winnow.rewards.in_process import InProcessReward
+from winnow.rewards.worker_pool import IsolatedReward
+from winnow.types import Group, Prompt, Score
+
+_OF_PROMPT = ("AttributeError", "KeyError", "TypeError")
+"""What is raised where a prompt has not what a verifier asks of it."""
+
+
+def failures(errors: Sequence[str], total: int, what: str = "samples") -> str | None:
+    """The commonest of some scores' errors on one line; ``None`` without an error.
+
+    Errors of one type and one line of code are one, whatever values their messages name.
+
+    Args:
+        total: Number of scores.
+        what: What was scored.
+    """
+    if not errors:
+        return None
+    ((kind, count),) = Counter(map(_kind, errors)).most_common(1)
+    error = next(each for each in errors if _kind(each) == kind)
+    often = "" if count == len(errors) else f", on {count} of them by"
+    has = f"; a prompt has {', '.join(f.name for f in fields(Prompt))}"
+    has = has if error.startswith(_OF_PROMPT) else ""
+    return f"the reward failed on {len(errors)} of {total} {what}{often}: {error}{has}"
+
+
+def failures_of(groups: Iterable[Group]) -> str | None:
+    """`failures` of the scores of groups."""
+    scores = [score for group in groups for score in group.scores]
+    return failures(errors_of(scores), len(scores))
+
+
+def errors_of(scores: Iterable[Score]) -> list[str]:
+    """The errors among scores."""
+    return [score.error for score in scores if score.error is not None]
+
+
+def _kind(error: str) -> tuple[str, str]:
+    """Type and place of an error."""
+    return error.partition(":")[0], error.rpartition(" (")[2] if error.endswith(")") else ""
+
+
+def probe(reward: Reward, prompt: Prompt) -> None:
+    """Score plain completions of one prompt until one has a number: an error costs no model.
+
+    They are the prompt's answer, nothing, and a sentence. A verifier that makes an error of all of
+    them is broken, whatever a model would write. Reward models and ready-made rewards are not
+    asked: their scores may be dear.
+
+    Raises:
+        UserError: every score was an error.
+    """
+    if not isinstance(reward, InProcessReward | IsolatedReward):
+        return
+    answer = prompt.answer or ""
+    texts = list(dict.fromkeys((answer, "", f"The answer is {answer or 'this'}.")))
+    errors: list[str] = []
+    for text in texts:
+        (score,) = reward.score([(prompt, text)])
+        if score.error is None:
+            return
+        errors.append(score.error)
+    what = f"plain completions of prompt {prompt.id!r:.60}"
+    remedy = "fix it; or, if only a model's completions can be scored, set reward.probe = false"
+    raise UserError("reward", str(failures(errors, len(texts), what)), remedy)
