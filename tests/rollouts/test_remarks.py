@@ -9,9 +9,10 @@ import pytest
 import winnow
 from tests import tiny
 from tests.build import group, with_advantages
+from winnow.algorithms.graded import graded
 from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema import Config, from_dict
-from winnow.rollouts.remarks import cut_off, graded, no_update
+from winnow.rollouts.remarks import cut_off, no_update
 
 RIGHT_ALONE = ("rft", "raft", "raft++")
 """Rows whose papers train on right samples, each counting 1."""

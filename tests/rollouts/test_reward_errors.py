@@ -65,7 +65,7 @@ def test_a_verifier_that_takes_any_plain_completion_passes(takes) -> None:
     probe(reward, Prompt("x", "3 + 4 =", "7"))
     reward.close()
     reward = make_reward(fails)
-    with pytest.raises(UserError, match=r"ValueError.*; fix it; or, .* reward\.probe = false$"):
+    with pytest.raises(UserError, match=r"ValueError.*; fix it or, .* reward\.probe = false$"):
         probe(reward, Prompt("x", "3 + 4 =", "7"))
     reward.close()
 

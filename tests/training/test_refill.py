@@ -14,6 +14,7 @@ from tests.kills import Dealt
 from tests.training.test_loop import Killed, rows, same, strip, train, weights
 from winnow.config.schema import from_dict
 from winnow.engines.local.learner import LocalLearner
+from winnow.errors import UserError
 from winnow.prompts.loading import PromptSet
 from winnow.rollouts import rollout
 from winnow.training.run import run
@@ -303,17 +304,13 @@ def test_the_cursor_is_kept_with_the_checkpoint(whole):
 def test_a_broken_outcome_mended_may_fill_the_batch_otherwise(tiny_model, tmp_path):
     """Resumed with another verifier, what was surplus or in vain is scored, not sampled, anew."""
 
-    class Dies(winnow.reporting.observer.Observers):
-        def on_step(self, step):
-            super().on_step(step)
-            raise Killed
-
     source = tmp_path / "prompts.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in tiny.problems()))
     config = from_dict(
         {
             **SETTINGS, "model": str(tiny_model), "prompts": str(source), "steps": 1,
             "sampling": {"max_tokens": 4}, "eval": {"size": 0},
+            "reward": {"name": "exact", "probe": False},
         }
     )  # fmt: skip
 
@@ -325,8 +322,13 @@ def test_a_broken_outcome_mended_may_fill_the_batch_otherwise(tiny_model, tmp_pa
         return float(by_turns.calls % 2)
 
     by_turns.calls = 0
-    with pytest.raises(Killed):
-        run(config, out=tmp_path / "run", reward=away, observers=Dies())
+    with pytest.raises(UserError, match="step 1: the reward failed on"):
+        run(
+            config,
+            out=tmp_path / "run",
+            reward=away,
+            observers=winnow.reporting.observer.Observers(),
+        )
     before = rows(tmp_path / "run")
     assert len(before) == 3 * (1 + REFILL) * COUNT  # errors survive nothing
     result = run(

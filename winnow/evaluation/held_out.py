@@ -84,7 +84,7 @@ def evaluate(
     context.observers.on_evaluation(result)
     if failed := failures_of(groups):
         if alone and result.errors == result.samples:
-            remedy = f"fix it and evaluate again; the samples are kept in {shown(store.folder)}"
+            remedy = f"fix it and evaluate again (the samples are kept in {shown(store.folder)})"
             raise UserError("reward", failed, remedy)
         context.observers.note(f"evaluation: {failed}")
     return result

@@ -6,27 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from winnow.algorithms.algorithm import Algorithm
-from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema import Config
 from winnow.types import Group
 
 CUT_OFF = 0.25
 """Above this share of samples, those that were cut off are spoken of."""
-
-
-def graded(groups: Sequence[Group], algorithm: Algorithm) -> str | None:
-    """That rewards between 0 and 1 are there, and the algorithm reads only which are right."""
-    if algorithm.graded or not groups:
-        return None
-    if not any(0 < value < 1 for group in groups for value in group.values):
-        return None
-    others = [
-        row.name for row in ALGORITHMS.values() if row.graded and row.resample == algorithm.resample
-    ]
-    return (
-        f"rewards between 0 and 1 seen; {algorithm.name} uses only whether a reward is "
-        f">= {groups[0].right_at:g}; for graded rewards use {', '.join(others)}"
-    )
 
 
 def cut_off(groups: Sequence[Group], config: Config) -> str | None:

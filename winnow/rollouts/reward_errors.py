@@ -72,5 +72,5 @@ def probe(reward: Reward, prompt: Prompt) -> None:
             return
         errors.append(score.error)
     what = f"plain completions of prompt {prompt.id!r:.60}"
-    remedy = "fix it; or, if only a model's completions can be scored, set reward.probe = false"
+    remedy = "fix it or, if only a model's completions can be scored, set reward.probe = false"
     raise UserError("reward", str(failures(errors, len(texts), what)), remedy)

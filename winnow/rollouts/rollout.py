@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from winnow.algorithms.assignment import assign_advantages
+from winnow.algorithms.graded import graded
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.selection import select
 from winnow.config.phases import Phase
@@ -17,7 +18,7 @@ from winnow.engines.base import Sampler
 from winnow.rollouts.annotate import Annotator, kl_to_reference
 from winnow.rollouts.context import Context
 from winnow.rollouts.generate import random_stream, requests, sample, sampling_params
-from winnow.rollouts.remarks import cut_off, graded
+from winnow.rollouts.remarks import cut_off
 from winnow.rollouts.reward_errors import failures_of
 from winnow.rollouts.scoring import Patience, score
 from winnow.types import Batch, Group, Outcome, Prompt
