@@ -99,4 +99,4 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"known: {', '.join(names[:_SHOWN]) or 'none'}{more}"
+    return f"available: {', '.join(names[:_SHOWN]) or 'none'}{more}"

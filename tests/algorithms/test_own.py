@@ -230,7 +230,10 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("given", "said"),
         [
-            ({"advantage": NLL()}, "algorithm.advantage: unknown name 'nll'; known: one, reward"),
+            (
+                {"advantage": NLL()},
+                "algorithm.advantage: unknown advantage 'nll'; available: one, reward",
+            ),
             ({"advantage": "one"}, "algorithm.advantage: 'one' is of type str, not a f"),
             (
                 {"select": (Correct,)},
@@ -251,7 +254,7 @@ class TestRefused:
     def test_in_a_term(self) -> None:
         with pytest.raises(UserError, match=r"^algorithm\.loss: '.*:says_more' has 'needs_old',"):
             Term(says_more, SampleMeans())
-        with pytest.raises(UserError, match=r"^algorithm\.denominator: unknown name 'nll'"):
+        with pytest.raises(UserError, match=r"^algorithm\.denominator: unknown denominator 'nll'"):
             Term(NLL(), NLL())
         with pytest.raises(TypeError, match="denominator"):
             Term(NLL())
@@ -259,7 +262,7 @@ class TestRefused:
     def test_in_a_recipe(self) -> None:
         for key, name, said in (
             ("loss", "says_more", "'{}' has 'needs_old', which is not read"),
-            ("advantage", "Short", "unknown name '{}'; known: one, reward"),
+            ("advantage", "Short", "unknown name '{}'; available: one, reward"),
             ("denominator", "WRITTEN", "'{}' is of type dict, not a"),
         ):
             config = from_dict({"algorithm": {"name": "raft", key: f"{__name__}:{name}"}})
@@ -269,7 +272,7 @@ class TestRefused:
             assert str(caught.value).startswith(f"algorithm.{key}: {said}")
 
     def test_over_a_file(self, tmp_path) -> None:
-        with pytest.raises(UserError, match=r"^rule: unknown name 'survivor-sums'"):
+        with pytest.raises(UserError, match=r"^rule: unknown selection rule 'survivor-sums'"):
             select(tmp_path, [SurvivorSums()])
         with pytest.raises(UserError, match=r"^rule: '3' is of type int, not a"):
             select(tmp_path, [3])

@@ -145,11 +145,15 @@ def test_short_and_long_forms(kind: str, text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        ("select", "corect", "select: unknown name 'corect'; did you mean 'correct'?"),
-        ("select", "", "select: unknown name ''; known: everything, as-recorded, correct"),
-        ("select", "Correct", "unknown name 'Correct'; did you mean 'correct'?"),
-        ("select", "best(", "unknown name 'best('"),
-        ("select", "gibs(1)", "unknown name 'gibs'; did you mean 'gibbs'?"),
+        ("select", "corect", "select: unknown selection rule 'corect'; did you mean 'correct'?"),
+        (
+            "select",
+            "",
+            "select: unknown selection rule ''; available: everything, as-recorded, correct",
+        ),
+        ("select", "Correct", "unknown selection rule 'Correct'; did you mean 'correct'?"),
+        ("select", "best(", "unknown selection rule 'best('"),
+        ("select", "gibs(1)", "unknown selection rule 'gibs'; did you mean 'gibbs'?"),
         ("select", "gibbs", "'gibbs' has the wrong arguments; gibbs takes (beta, r_max=sample)"),
         ("select", "gibbs(0)", "'gibbs(0)': beta must be above 0 and finite"),
         ("select", "gibbs(inf)", "beta must be above 0 and finite"),

@@ -98,7 +98,7 @@ MISTAKES = {
         train("algorithm=grop"), "algorithm: unknown algorithm 'grop'; did you mean 'grpo'?"
     ),
     "algorithm, eval": Case("eval --set algorithm=grop", "algorithm: unknown algorithm 'grop'"),
-    "cell": Case(train("algorithm.loss=clippd"), "algorithm.loss: unknown name 'clippd'; did you"),
+    "cell": Case(train("algorithm.loss=clippd"), "algorithm.loss: unknown loss 'clippd'; did you"),
     "model": Case("train --set model=nowhere", "model: 'nowhere' is not a folder, a .gguf file or"),
     "model file": Case("train --set model=no.gguf", "model: no file no.gguf"),
     "model folder": Case("train --set model=folder", "model: folder folder has no config.json"),

@@ -176,7 +176,10 @@ def run(monkeypatch, capsys, *args: str) -> tuple[int, str, str]:
 
 
 MISTAKES = {
-    "rule": (["--rule", "corect"], "rule: unknown name 'corect'; did you mean 'correct'?"),
+    "rule": (
+        ["--rule", "corect"],
+        "rule: unknown selection rule 'corect'; did you mean 'correct'?",
+    ),
     "beta": (
         ["--rule", "gibbs(0)"],
         "rule: wrong value in 'gibbs(0)': beta must be above 0 and finite",

@@ -421,7 +421,7 @@ def test_a_recipe_that_cannot_be_read(name, text, message, tmp_path) -> None:
 def test_a_recipe_that_is_not_there() -> None:
     with pytest.raises(UserError, match="recipe: unknown recipe 'arithmetics'; did you mean 'arit"):
         load("arithmetics")
-    with pytest.raises(UserError, match="recipe: unknown recipe ''; known: arithmetic, gsm8k"):
+    with pytest.raises(UserError, match="recipe: unknown recipe ''; available: arithmetic, gsm8k"):
         load("")
 
 
@@ -724,7 +724,7 @@ def test_an_unknown_row_or_cell() -> None:
         UserError, match=r"^algorithm: unknown algorithm 'grop'; did you mean 'grpo'\?"
     ):
         from_dict({"algorithm": "grop"}).algorithm.build()
-    with pytest.raises(UserError, match=r"^algorithm\.loss: unknown name 'clippd'; did you mean"):
+    with pytest.raises(UserError, match=r"^algorithm\.loss: unknown loss 'clippd'; did you mean"):
         from_dict({"algorithm": {"loss": "clippd(0.2)"}}).algorithm.build()
 
 

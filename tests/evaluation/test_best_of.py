@@ -281,7 +281,9 @@ class TestWinners:
 MISTAKES = {
     "n": Case("best-of d.parquet --n 15", "n: no prompt has 15 samples with a score, only up"),
     "no n": Case("best-of d.parquet --n 0", "n: must be at least 1 (got 0)"),
-    "answers": Case("best-of d.parquet --answers maths", "answers: unknown value 'maths'; use nu"),
+    "answers": Case(
+        "best-of d.parquet --answers maths", "answers: unknown kind of answers 'maths'; use nu"
+    ),
     "votes": Case("best-of d.parquet --votes exact", "votes: it is read only with by = 'weighted'"),
     "by": Case("best-of d.parquet --by nummber", "reward: unknown reward 'nummber'; did you mean"),
     "model": Case("best-of d.parquet --by model:none", "'none' is not a folder, a .gguf file"),

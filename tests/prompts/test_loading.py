@@ -632,7 +632,7 @@ class TestGym:
         ("source", "message"),
         [
             ("gym:leg_countin", "unknown gym task 'leg_countin'; did you mean 'leg_counting'?"),
-            ("gym:", "unknown gym task ''; known: "),
+            ("gym:", "unknown gym task ''; available: "),
             ("gym:composite", "cannot make the gym task 'composite': Must specify at least one"),
         ],
     )

@@ -270,7 +270,7 @@ def test_a_ready_made_reward_is_returned_as_it_is() -> None:
     ("reward", "kwargs", "message"),
     [
         ("gms8k", {}, "reward: unknown reward 'gms8k'; did you mean 'gsm8k'? (or mod"),
-        ("frobnicate", {}, "'frobnicate'; known: number, exact, regex, gsm8k, math, gym (or"),
+        ("frobnicate", {}, "'frobnicate'; available: number, exact, regex, gsm8k, math, gym (or"),
         (":score", {}, "module:function"),
         ("module:", {}, "module:function"),
         ("my_rewards.py:score", {}, "'my_rewards:score'"),

@@ -347,7 +347,7 @@ RAFT = {"algorithm": "raft", "steps": 1}
         ({"model": "x"}, "phases.2.model: a phase has no such setting; "),
         ({"steps": 0}, "phases.2.steps: "),
         ({"optimizer": {"lr": "fast"}}, "phases.2.optimizer.lr: "),
-        ({"start_from": "middle"}, "phases.2.start_from: unknown value 'middle'; use"),
+        ({"start_from": "middle"}, "phases.2.start_from: unknown start 'middle'; use"),
         ({"minibatch_prompts": 99}, "phases.2.minibatch_prompts: an update cannot"),
         (
             {"algorithm": "ppo", "reference": "ema(2)"},

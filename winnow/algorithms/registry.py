@@ -62,6 +62,7 @@ from winnow.algorithms.selection import (
 from winnow.algorithms.spec import Cell, Vocabulary
 
 RULES = Vocabulary(
+    "selection rule",
     [
         Everything,
         AsRecorded,
@@ -83,13 +84,17 @@ RULES = Vocabulary(
     Rule,
 )
 ADVANTAGES = Vocabulary(
-    [One, Reward, Centred, Standardised, LeaveOneOut, Softmax, Extremes, GAE], Advantage
+    "advantage",
+    [One, Reward, Centred, Standardised, LeaveOneOut, Softmax, Extremes, GAE],
+    Advantage,
 )
 LOSSES = Vocabulary(
+    "loss",
     [NLL, TemperedNLL, Clipped, Importance, Capped, SequenceClipped, SequenceImportance, DPO],
     Loss,
 )
 DENOMINATORS = Vocabulary(
+    "denominator",
     [
         SampleMeans,
         SurvivorMeans,
@@ -102,8 +107,8 @@ DENOMINATORS = Vocabulary(
     ],
     Denominator,
 )
-PENALTIES: Vocabulary[Cell] = Vocabulary([NoKL, InReward, InLoss])
-CRITICS: Vocabulary[Cell] = Vocabulary([NoCritic, Value])
+PENALTIES: Vocabulary[Cell] = Vocabulary("KL", [NoKL, InReward, InLoss])
+CRITICS: Vocabulary[Cell] = Vocabulary("critic", [NoCritic, Value])
 
 VOCABULARIES: Mapping[str, Vocabulary[Any]] = {
     "advantage": ADVANTAGES,

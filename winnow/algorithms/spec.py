@@ -92,11 +92,15 @@ Held = TypeVar("Held")
 
 
 class Vocabulary(dict[str, type[C]], Generic[C]):
-    """The cells of one kind by name; with a base, a user's functions and subclasses too."""
+    """The cells of one kind by name; with a base, a user's functions and subclasses too.
 
-    def __init__(self, cells: Iterable[type[C]], base: type[C] | None = None) -> None:
+    Attributes:
+        kind: What a cell is called in a message.
+    """
+
+    def __init__(self, kind: str, cells: Iterable[type[C]], base: type[C] | None = None) -> None:
         super().__init__((cls.cell, cls) for cls in cells)
-        self._base = base
+        self.kind, self._base = kind, base
 
     def adopt(self, field: str, given: C | Function, text: str = "") -> C:
         """The cell that is given; a function is wrapped as one.
@@ -113,7 +117,7 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
             raise UserError(field, f"{text!r} is {what}, not a function", remedy)
         if not isinstance(cell, self._base or tuple(self.values())):
             if self._base is None or isinstance(cell, Cell):
-                raise UserError(field, f"unknown name {text!r}", nearest(text, self))
+                raise UserError(field, f"unknown {self.kind} {text!r}", nearest(text, self))
             for name in dir(self._base):
                 if not name.startswith("_") and hasattr(cell, name):  # it would be ignored
                     base = f"{self._base.__module__}.{self._base.__name__}"
@@ -168,7 +172,8 @@ def parse(field: str, text: str, vocabulary: Vocabulary[C]) -> C:
     match = _CELL.match(text)
     name = match.group(1) if match else text
     if not match or name not in vocabulary:
-        raise UserError(field, f"unknown name {name!r}", nearest(name, vocabulary))
+        problem = f"unknown {vocabulary.kind} {name!r}"
+        raise UserError(field, problem, nearest(name, vocabulary))
     cls = vocabulary[name]
     positional, named = _arguments(field, text, match.group(3) or "")
     types = get_type_hints(cls)
@@ -222,7 +227,7 @@ def _usable(value: object) -> bool:
     return _LEAST <= abs(value) <= _MOST or (isinstance(value, float) and math.isinf(value))
 
 
-_KINDS: Mapping[object, str] = {int: "an integer", float: "a number"}
+_KINDS: Mapping[object, str] = {int: "an int", float: "a float"}
 
 
 def _plain(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from winnow.cli import analysis, samples
-from winnow.cli.options import Accept, Json, Out, Recipe, Set, only_resuming, print_json
+from winnow.cli.options import Accept, Json, Out, Recipe, Set, as_setting, only_resuming, print_json
 from winnow.errors import DiskError, UserError, WinnowError, notes, printable
 
 app = typer.Typer(
@@ -197,7 +197,8 @@ def main() -> None:
         context: Any = getattr(error, "ctx", None)
         command = context.command_path if context else "winnow"
         message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
-        sys.exit(_say(f"{message[:1].lower()}{message[1:]}; see {command} --help", 2))
+        meant = as_setting(str(getattr(error, "option_name", "")), message)
+        sys.exit(_say(f"{message[:1].lower()}{message[1:]}; {meant}see {command} --help", 2))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(_say("stopped", 130))
     except OSError as error:

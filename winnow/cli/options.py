@@ -65,3 +65,22 @@ def form_of(form: str) -> Any:
     if form not in ("messages", "prompt-completion"):
         raise UserError("--form", f"unknown form {form!r}", "use messages or prompt-completion")
     return form
+
+
+def as_setting(option: str, message: str) -> str:
+    """What an option that does not exist is as a setting, here or of another trainer, if it is one.
+
+    Args:
+        message: Of the usage error about it; what is near to an option that exists is a typo.
+    """
+    if not message.lower().startswith("no such option") or not option.startswith("--"):
+        return ""
+    from winnow.config.foreign import hint
+    from winnow.config.schema.describe import describe
+
+    name = option[2:].replace("-", "_")
+    keys = [row["key"] for row in describe()]
+    if name in keys:
+        return f"a setting is given as --set {name}=VALUE; "
+    found = hint([name])
+    return f"{found}; settings are given as --set KEY=VALUE; " if found else ""

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from winnow.config.foreign import hint
 from winnow.config.former import FORMER, moved
 from winnow.errors import UserError, nearest
 
@@ -14,14 +15,14 @@ _SECRET = ("engine", "engine.key_env", "engine.url")
 """Settings whose values are not shown: they may hold a key or a password by mistake."""
 
 _WORDS = {
-    "int_type": "must be an integer",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "string_type": "must be a string",
+    "int_type": "must be an int",
+    "float_type": "must be a float",
+    "finite_number": "must be a finite float",
+    "string_type": "must be a str",
     "string_unicode": "must be text in UTF-8",
-    "invalid_key": "a key must be a string",
+    "invalid_key": "a key must be a str",
     "too_long": "has too many entries",
-    "bool_type": "must be true or false",
+    "bool_type": "must be a bool, true or false",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
     "dict_type": "must be a table",
@@ -39,7 +40,7 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
     if kind == "extra_forbidden" and where == [FORMER]:
         return moved(given)
     if kind == "extra_forbidden":
-        return UserError(field, "no such setting", _meant(where, model))
+        return _unknown(where, given, model)
     if kind == "model_type":
         inner = next(_keys(_section(model, where), field))
         got = "" if field in _SECRET else f" (got {shown(given)})"
@@ -47,6 +48,11 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
     if isinstance(given, dict) and kind != "value_error":
         name = next(iter(given), "")
         return UserError(field, f"it is a single value and has no setting {shown(name)} of its own")
+    if kind == "literal_error" and isinstance(given, str):
+        what = where[-1] if not where[-1].isdecimal() else where[-2].removesuffix("s")
+        what = what.replace("_", " ")
+        expected = first["ctx"]["expected"]
+        return UserError(field, f"unknown {what} {shown(given)}", f"use {expected}")
     said = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     remedy = str(first.get("ctx", {}).get("remedy", ""))
     # a setting that is not read may hold a key or a password
@@ -61,6 +67,22 @@ def shown(value: object) -> str:
         return f"{value!r:.60}"
     except ValueError:  # an integer of more digits than Python writes
         return "an integer of thousands of digits"
+
+
+def _unknown(where: list[str], given: object, model: type[BaseModel]) -> UserError:
+    """An unknown key, or the first in an unknown table that another trainer has."""
+    for path in _leaves(where, given):
+        if remedy := hint(path):
+            return UserError("", f"unknown setting {shown('.'.join(path))}", remedy)
+    return UserError("", f"unknown setting {shown('.'.join(where))}", _meant(where, model))
+
+
+def _leaves(path: list[str], value: object) -> Iterator[list[str]]:
+    if not isinstance(value, dict) or not value:
+        yield path
+        return
+    for key, inner in value.items():
+        yield from _leaves([*path, str(key)], inner)
 
 
 def _meant(where: list[str], model: type[BaseModel]) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from winnow.algorithms.algorithm import Algorithm
+from winnow.config.foreign import hint
 from winnow.config.messages import shown
 from winnow.config.recipe import cells_of, merge
 from winnow.config.schema import MOST_PHASES, Config, from_dict
@@ -262,12 +263,14 @@ def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Confi
     given = dict(settings)
     begin = given.pop(_FROM, "policy")
     if begin not in ("policy", "start"):
-        problem = f"unknown value {shown(begin)}"
+        problem = f"unknown start {shown(begin)}"
         raise UserError(f"{name}.{_FROM}", problem, "use 'policy' or 'start'")
     for key in given:
         if key not in _OWN:
-            remedy = nearest(key, (*_OWN, _FROM))
-            raise UserError(f"{name}.{key}", "a phase has no such setting", remedy)
+            if key in Config.model_fields:
+                raise UserError(f"{name}.{key}", "a phase cannot set it", "set it above the phases")
+            remedy = hint([key]) or nearest(key, (*_OWN, _FROM))
+            raise UserError(name, f"unknown setting {shown(key)}", remedy)
     for key in given["sampling"] if isinstance(given.get("sampling"), Mapping) else ():
         if key in ("batch", "cache_gib"):
             problem = "it must be the same in all phases"
@@ -280,4 +283,5 @@ def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Confi
     try:
         return from_dict(values), begin == "start"
     except UserError as error:
-        raise error.with_(setting=f"{name}.{error.setting}") from error
+        setting = f"{name}.{error.setting}" if error.setting else name
+        raise error.with_(setting=setting) from error

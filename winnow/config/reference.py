@@ -27,7 +27,7 @@ def ema_decay(reference: str) -> float | None:
     """
     if not reference.lstrip().startswith("ema("):
         return None
-    return parse("reference", reference, Vocabulary([EMA])).decay
+    return parse("reference", reference, Vocabulary("reference", [EMA])).decay
 
 
 def names_model(reference: str) -> bool:

@@ -131,7 +131,9 @@ def check(
     if n is not None and n < 1:
         raise UserError("n", f"must be at least 1 (got {n})")
     if answers not in get_args(Answers):
-        raise UserError("answers", f"unknown value {answers!r}", choices(get_args(Answers)))
+        raise UserError(
+            "answers", f"unknown kind of answers {answers!r}", choices(get_args(Answers))
+        )
     if votes != RECORDED and by != "weighted":
         problem = "it is read only with by = 'weighted'"
         raise UserError("votes", problem, "set by, or leave it out")

@@ -83,7 +83,7 @@ _BUILTINS: Mapping[str, _Builtin] = {
     ),
 }
 
-_KINDS: Mapping[type, str] = {bool: "true or false", str: "a string"}
+_KINDS: Mapping[type, str] = {bool: "a bool, true or false", str: "a str"}
 
 MEMORY_GIB = 4.0
 """The limit of a verifier's memory on Linux, where none is set."""
@@ -123,7 +123,7 @@ def make_reward(
     """
     limits = _limits(time_limit, import_seconds, memory_gib)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise UserError("reward.workers", f"must be an integer of at least 1 (got {workers})")
+        raise UserError("reward.workers", f"must be an int of at least 1 (got {workers})")
     if isinstance(reward, str) and reward in _BUILTINS:
         builtin = _BUILTINS[reward]
         _check_options(reward, builtin, options)
@@ -181,7 +181,7 @@ def _check_options(name: str, builtin: _Builtin, options: Mapping[str, object]) 
         kind = builtin.options.get(key)
         if kind is None:
             raise UserError(
-                f"reward.options.{key}", f"{name} has no such option", nearest(key, builtin.options)
+                "reward.options", f"unknown option {key!r} of {name}", nearest(key, builtin.options)
             )
         if not isinstance(value, kind):
             raise UserError(f"reward.options.{key}", f"must be {_KINDS[kind]} (got {value!r:.80})")

@@ -512,7 +512,7 @@ def test_what_passes_is_tried_again(failure, counted):
     assert len(server.asked) == 3
     assert sampling.counts.retries == 2
     assert getattr(sampling.counts, counted) == 2
-    assert sampling.notes()[0].startswith("2 requests had to be sent again")
+    assert sampling.notes()[0].startswith("2 requests retried")
     first, second = clock.slept  # 0.5 and 1.0 seconds, less up to half
     assert 0.25 <= first <= 0.5 <= second <= 1.0
 

@@ -37,10 +37,10 @@ def _describe(section: type[BaseModel], path: str) -> list[dict[str, Any]]:
 
 
 _KINDS = {
-    str: "string",
-    int: "integer",
-    float: "number",
-    bool: "true or false",
+    str: "str",
+    int: "int",
+    float: "float",
+    bool: "bool",
     dict: "table",
     NoneType: "",
 }
@@ -54,9 +54,7 @@ def _kind(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin in (list, tuple):
-        kind, _, rest = _kind(inner[0]).partition(" from ")
-        many = f"{kind}s" if kind in _KINDS.values() else kind
-        return f"list of {many}{' from ' if rest else ''}{rest}"
+        return f"list of {_kind(inner[0])}"
     if origin in (Union, UnionType):
         return " or ".join(filter(None, map(_kind, inner)))
     return _KINDS[origin or annotation]

@@ -71,7 +71,8 @@ class Server:
             raise UserError("engine.key_env", *NOT_A_NAME)
         if not _is_address(self.url):
             problem = f"{self.url!r} is not an address"
-            raise UserError("engine.url", problem, "try 'http://localhost:8000/v1'")
+            remedy = "fix engine.url, for example 'http://localhost:8000/v1'"
+            raise UserError("engine.url", problem, remedy)
         if self.api not in ("completions", "chat"):
             raise UserError(
                 "engine.api", f"unknown endpoint {self.api!r}", "use 'completions' or 'chat'"

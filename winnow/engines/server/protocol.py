@@ -71,15 +71,17 @@ class Counts:
         causes = [
             f"{number} {what}"
             for number, what in (
-                (self.rate_limited, "told to come later"),
+                (self.rate_limited, "with HTTP 429"),
                 (self.timeouts, "without an answer in time"),
                 (self.bad_answers, "whose answer could not be read"),
             )
             if number
         ]
         why = f" ({', '.join(causes)})" if causes else ""
+        if causes and self.retries == self.rate_limited:
+            why = " (HTTP 429)"
         told = (
-            (self.retries, f"{many(self.retries, 'request')} had to be sent again{why}"),
+            (self.retries, f"{many(self.retries, 'request')} retried{why}"),
             (
                 self.short_answers,
                 f"the server gave fewer answers than asked for; it is asked for "
