@@ -78,7 +78,7 @@ def test_a_section_may_be_given_whole(model, tmp_path) -> None:
         ({"prompts": ["2 + 2"]}, "prompts: each row must be a dict"),
         ({"prompts": [{"prompt": object()}]}, "prompts: a row cannot be written as JSON"),
         ({"prompts": iter(ROWS)}, "prompts: must be a table of settings"),
-        ({"stpes": 3}, "stpes: no such setting"),
+        ({"stpes": 3}, "unknown setting 'stpes'"),
         ({"sampling": {"max_tokens": 999}}, "prompts: prompt '.*' has .* the model's context"),
         ({"eval": 3}, "eval: must be a table"),
     ],

@@ -157,13 +157,13 @@ def test_short_and_long_forms(kind: str, text: str, expected: str) -> None:
         ("select", "gibbs", "'gibbs' has the wrong arguments; gibbs takes (beta, r_max=sample)"),
         ("select", "gibbs(0)", "'gibbs(0)': beta must be above 0 and finite"),
         ("select", "gibbs(inf)", "beta must be above 0 and finite"),
-        ("select", "gibbs(hot)", "beta must be a number"),
+        ("select", "gibbs(hot)", "beta must be a float"),
         ("select", "gibbs(1, max)", "r_max must be a number that no reward exceeds, or sample"),
         ("select", "gibbs(1, inf)", "r_max must be a number that no reward exceeds, or sample"),
         ("select", "gibbs(1, [2])", "gibbs takes (beta, r_max=sample)"),
         ("select", "rso(-1)", "beta must be above 0 and finite"),
         ("select", "rso(1, 0)", "k must be at least 1"),
-        ("select", "rso(1, 2.5)", "k must be an integer"),
+        ("select", "rso(1, 2.5)", "k must be an int"),
         ("select", "at-most", "'at-most' has the wrong arguments; at-most takes (m)"),
         ("select", "at-most(0)", "m must be at least 1"),
         ("select", "length(5, 4)", "1 <= low <= high"),
@@ -173,10 +173,10 @@ def test_short_and_long_forms(kind: str, text: str, expected: str) -> None:
         ("advantage", "softmax(0)", "beta must be above 0 and finite"),
         ("advantage", "softmax(1, prompt)", "over must be group or set"),
         ("loss", "capped(0)", "cap must be above 0"),
-        ("loss", "capped(nan)", "cap must be a number"),
-        ("select", "best(k)", "'best(k)': k must be an integer; best takes (k=1)"),
-        ("select", "best(2.5)", "k must be an integer"),
-        ("select", "best(True)", "k must be an integer"),
+        ("loss", "capped(nan)", "cap must be a float"),
+        ("select", "best(k)", "'best(k)': k must be an int; best takes (k=1)"),
+        ("select", "best(2.5)", "k must be an int"),
+        ("select", "best(True)", "k must be an int"),
         ("select", "best(0)", "'best(0)': k must be at least 1"),
         ("select", "best(1, 2)", "too many arguments in 'best(1, 2)'; best takes (k=1)"),
         ("select", "best(1, k=2)", "best takes (k=1)"),
@@ -190,7 +190,7 @@ def test_short_and_long_forms(kind: str, text: str, expected: str) -> None:
         ("select", "best(1 +)", "cannot read the arguments"),
         ("select", "best(f(1))", "cannot read the arguments"),
         ("select", "best(\0)", "cannot read the arguments"),
-        ("loss", "clipped(low='a')", "low must be a number"),
+        ("loss", "clipped(low='a')", "low must be a float"),
         ("loss", "clipped(low=2)", "0 <= low <= 1 and high >= 0"),
         ("advantage", "standardised(median)", "sigma must be 'sample' or 'population'"),
         ("loss", "sequence-clipped(2)", "0 <= low <= 1 and high >= 0"),
@@ -235,7 +235,7 @@ def test_short_and_long_forms(kind: str, text: str, expected: str) -> None:
         ("select", f"gibbs(1, r_max={'9' * 400})", "r_max is out of range"),
         ("loss", f"capped({'9' * 400})", "cap is out of range"),
         ("kl", "in-loss(1e308)", "beta is out of range"),
-        ("denominator", "constant(nan)", "length must be a number"),
+        ("denominator", "constant(nan)", "length must be a float"),
         ("select", "no_such_module:rule", "select: cannot import 'no_such_module:rule': No module"),
         ("select", "os.path:jion", "cannot import 'os.path:jion'"),
         ("select", "os:sep", "'os:sep' is of type str, not a function"),
@@ -304,8 +304,8 @@ def test_a_module_of_the_current_folder_is_found(tmp_path, monkeypatch) -> None:
 
 def test_nearest() -> None:
     assert nearest("grop", ["raft", "grpo"]) == "did you mean 'grpo'?"
-    assert nearest("xyz", ["raft", "grpo"]) == "known: raft, grpo"
-    assert nearest("xyz", []) == "known: none"
+    assert nearest("xyz", ["raft", "grpo"]) == "available: raft, grpo"
+    assert nearest("xyz", []) == "available: none"
     long = nearest("xyz", [f"task{i}" for i in range(100)])
     assert long.endswith("task19 and 80 more")
     assert len(long) < 250

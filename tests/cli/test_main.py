@@ -93,7 +93,7 @@ TINY = ("model={model}", *FILE, "minibatch_prompts=1", "prompts_per_step=1")
 
 MISTAKES = {
     # unknown: key, algorithm, cell, model, file, column, reward, recipe, command
-    "key": Case(train("stpes=3"), "stpes: no such setting; did you mean 'steps'?"),
+    "key": Case(train("stpes=3"), "unknown setting 'stpes'; did you mean 'steps'?"),
     "algorithm": Case(
         train("algorithm=grop"), "algorithm: unknown algorithm 'grop'; did you mean 'grpo'?"
     ),
@@ -143,7 +143,7 @@ MISTAKES = {
         train("reward=no_such:f"), "reward: cannot load 'no_such:f': ModuleNotFound"
     ),
     "reward option": Case(
-        train("reward.options.x=1"), "reward.options.x: number has no such option"
+        train("reward.options.x=1"), "reward.options: unknown option 'x' of number"
     ),
     "reward without answers": Case(
         train("prompts.source=unanswered.jsonl", "eval.size=0"), "set prompts.answer_column to the"
@@ -154,9 +154,16 @@ MISTAKES = {
     ),
     "recipe file": Case("train no.toml", "recipe: cannot read no.toml: No such file or directory"),
     "recipe, bad TOML": Case("train bad.toml", "recipe: bad.toml is not valid TOML: "),
-    "recipe, wrong key": Case("train wrong.toml", "sampling.top_q: no such setting; did you mean"),
+    "recipe, wrong key": Case("train wrong.toml", "unknown setting 'sampling.top_q'; did"),
     "command": Case("trian", "no such command 'trian'"),
     "option": Case("train --stes 3", "no such option: --stes"),
+    "option, a setting": Case("train --steps 3", "a setting is given as --set steps=VALUE"),
+    "option of another trainer": Case(
+        "train --learning_rate=1e-5", "no such option: --learning_rate; here it is optimizer.lr;"
+    ),
+    "setting without --set": Case(
+        "train steps=3", "unknown recipe 'steps=3'; give a setting as --"
+    ),
     "option without its value": Case("train --out", "'--out' requires an argument"),
     "too many arguments": Case("train a b", "unexpected extra argument"),
     # data
@@ -207,10 +214,10 @@ MISTAKES = {
     "system": Case(train("prompts.system=Hi"), "prompts.system: needs prompts.chat = true"),
     # values
     "no equals sign": Case(train("steps"), "--set: what it was given is not key=value; write"),
-    "text for a number": Case(train("steps=many"), "steps: must be an integer (got 'many')"),
+    "text for a number": Case(train("steps=many"), "steps: must be an int (got 'many')"),
     "below a value": Case(train("steps.x=1"), "steps: it is a single value and has no setting 'x'"),
     "empty list": Case(train("algorithm.select=[]"), "algorithm.select: must not be empty"),
-    "not finite": Case(train("optimizer.lr=nan"), "optimizer.lr: must be a finite number"),
+    "not finite": Case(train("optimizer.lr=nan"), "optimizer.lr: must be a finite float"),
     "not in UTF-8": Case(train("model=\udcff"), r"--set: 'model=\udcff' is not in UTF-8"),
     # the run folder
     "out is a run": Case("train --out old", "out: old exists already; choose another --out, or r"),
@@ -227,7 +234,7 @@ MISTAKES = {
         "train --resume old --set steps=3", "--resume: a run keeps its settings"
     ),
     "resume with --out": Case("train --resume old --out new", "--resume: a run keeps its settings"),
-    "resume, file spoilt": Case("train --resume spoilt", "steps: must be an integer"),
+    "resume, file spoilt": Case("train --resume spoilt", "steps: must be an int"),
     "too long a prompt": Case(
         train(*TINY, "prompts.source=long.jsonl", "sampling.max_tokens=8"),
         "prompts: prompt 'the-long-one' has 125 tokens and leaves no room for sampling.max_",

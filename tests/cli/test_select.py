@@ -192,7 +192,7 @@ MISTAKES = {
     "no reward for them": (["--reward-options", '{"a": 1}'], "reward_options: there is no reward"),
     "unknown option": (
         ["--rescore", "exact", "--reward-options", '{"x": 1}'],
-        "reward.options.x: exact has no such option",
+        "reward.options: unknown option 'x' of exact",
     ),
     "option that is nothing": (
         ["--rescore", "exact", "--reward-options", '{"x": null}'],

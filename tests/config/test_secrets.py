@@ -61,7 +61,7 @@ WRONG: dict[str, Callable[[str], dict[str, Any]]] = {
 def test_a_key_in_the_wrong_place_is_not_shown(where: str) -> None:
     with pytest.raises(UserError) as caught:
         from_dict({"engine": WRONG[where](KEYS[0])})
-    assert caught.value.setting.startswith("engine.")
+    assert "engine." in str(caught.value)
     assert KEYS[0] not in "".join(traceback.format_exception(caught.value))
 
 

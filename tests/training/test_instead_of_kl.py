@@ -623,7 +623,7 @@ def test_killed_before_the_final_model_was_written_it_is_written_then(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(phase_runner, "whole_folder", killed)
+        patch.setattr(phase_runner, "whole_model", killed)
         with pytest.raises(Killed):
             go(settings, tmp_path / "broken")
     assert not (tmp_path / "broken/final").exists()

@@ -162,7 +162,7 @@ def parse(field: str, text: str, vocabulary: Vocabulary[C]) -> C:
         text: For example ``clipped(low=0.2, high=0.28)`` or ``module:attribute``.
 
     Raises:
-        UserError: unknown name, unknown or missing argument, a value that the cell refuses.
+        UserError: unknown cell, unknown or missing argument, a value that the cell refuses.
     """
     if _FUNCTION.match(text.strip()):
         return vocabulary.adopt(field, _imported(field, text.strip()), text.strip())

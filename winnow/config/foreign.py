@@ -150,7 +150,7 @@ FOREIGN: Mapping[str, Foreign] = {
         "seq_len",
         "a prompt is never cut, and sampling.max_tokens bounds the completion",
     ),
-    **_same("sampling.temperature", "temperature actor_rollout_ref.rollout.temperature"),
+    **_same("sampling.temperature", "actor_rollout_ref.rollout.temperature"),
     **_same("sampling.top_p", "top_p actor_rollout_ref.rollout.top_p"),
     **_same("sampling.top_k", "top_k actor_rollout_ref.rollout.top_k", note="0 keeps all"),
     **_same(

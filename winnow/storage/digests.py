@@ -95,8 +95,8 @@ def check_model(folder: Path, field: str, but: Collection[str]) -> None:
         but: Ends of names of files that are not going to be read.
     """
     for name, remedy in (
-        (DIGESTS, f"if the change is your own, remove its {DIGESTS}"),
-        (STATE, f"if the change is your own, use a copy without its {STATE}"),
+        (DIGESTS, f"or, if the change is your own, remove its {DIGESTS}"),
+        (STATE, f"or, if the change is your own, use a copy without its {STATE}"),
     ):
         try:
             files = _digests_in(folder / name)
@@ -104,7 +104,7 @@ def check_model(folder: Path, field: str, but: Collection[str]) -> None:
             check_files(folder, read)
         except Damaged as damage:
             problem = f"{str(folder)!r} is damaged ({damage})"
-            raise UserError(field, problem, f"restore it from a copy; {remedy}") from damage
+            raise UserError(field, problem, f"restore it from a copy, {remedy}") from damage
 
 
 def _digests_in(path: Path) -> Mapping[str, str]:
