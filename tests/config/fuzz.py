@@ -69,7 +69,7 @@ def ends(key: str) -> list[float]:
     if found is None:
         return []
     low, below, high = (part and part.replace(",", "") for part in found.groups())
-    if "integer" in kind:
+    if re.search(r"\bint\b", kind):
         return [int(low), int(high)]
     return [float(low), float(high) * (1 - 1e-9) if below else float(high)]
 
@@ -89,9 +89,9 @@ def right(key: str) -> st.SearchStrategy[Any]:
         else:
             one = st.sampled_from([low, 0.5, 1.0, high]) | st.floats(low, high)
         return st.lists(one, min_size=1, max_size=3) if kind.startswith("list") else one
-    if kind == "true or false":
+    if kind == "bool":
         return st.booleans()
-    if kind == "list of strings":
+    if kind == "list of str":
         return st.lists(st.text(min_size=1, max_size=4), max_size=3)
     return st.just(default or "name") | st.text(min_size=1, max_size=9)
 

@@ -645,7 +645,7 @@ class TestGym:
 
     def test_a_column_that_gym_tasks_do_not_have(self) -> None:
         with pytest.raises(
-            UserError, match=r"^prompts\.template: gym task .* no column 'q'; known"
+            UserError, match=r"^prompts\.template: gym task .* no column 'q'; available"
         ):
             read(config(source="gym:leg_counting", template="{q}"), 0)
 

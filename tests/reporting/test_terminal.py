@@ -66,7 +66,7 @@ def test_a_wider_terminal_shows_more_and_nothing_is_cut(offline: bool, width: in
 def test_what_80_columns_show() -> None:
     (heading, _) = shown(row(ess=1.0, clip_fraction=0.0, kl_to_reference=0.0), width=80)
     assert heading.split() == [
-        *("step", "reward", "trained", "wrong/mix/right", "eff", "top", "entropy"),
+        *("step", "reward", "trained", "wrong/mix/right", "cut", "eff", "entropy"),
         *("clip", "kl", "grad", "secs"),
     ]  # fmt: skip
 

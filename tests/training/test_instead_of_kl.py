@@ -725,7 +725,7 @@ def test_a_reference_of_another_vocabulary_is_refused(tiny_model, tmp_path):
     ("reference", "said"),
     [
         ("ema(1.0)", r"reference: wrong value in 'ema\(1.0\)': the decay must be from 0"),
-        ("ema(fast)", r"reference: 'ema\(fast\)': decay must be a number"),
+        ("ema(fast)", r"reference: 'ema\(fast\)': decay must be a float"),
         (
             "strat",
             r"reference: 'strat' is not a folder, .*; did you mean 'start'",

@@ -198,14 +198,18 @@ def test_a_kill_while_scoring_loses_no_sample(tiny_model, tmp_path):
     assert not (resumed.folder / "superseded").exists()
 
 
+def mostly_broken(prompt: winnow.Prompt, completion: str) -> float:
+    """An error for three completions of four; the others are wrong."""
+    if ord(completion[:1] or "0") % 4:
+        raise RuntimeError("no such table")
+    return 0.0
+
+
 def test_new_scores_leave_a_round_sampled_once_as_it_is(tiny_model, tmp_path):
     """Its samples are the start's: no update lies between them."""
 
-    def broken(prompt, completion):
-        raise RuntimeError("away")
-
     with pytest.raises(winnow.UserError, match="steps 1 to 3"):
-        train(tiny_model, tmp_path / "run", reward=broken, algorithm="rft", steps=4)
+        train(tiny_model, tmp_path / "run", reward=mostly_broken, algorithm="rft", steps=4)
     sampled = [row["token_ids"] for row in rows(tmp_path / "run")]
     result = winnow.train(
         resume=tmp_path / "run", reward=lambda p, c: float(c == p.answer), quiet=True
@@ -255,11 +259,8 @@ def test_a_broken_outcome_is_stored_and_never_trained_on(tiny_model, tmp_path):
 
 
 def test_a_verifier_that_mostly_fails_stops_the_run_at_the_third_step(tiny_model, tmp_path):
-    def broken(prompt: winnow.Prompt, completion: str) -> float:
-        raise RuntimeError("no such table")
-
     with pytest.raises(winnow.UserError, match=r"reward: .*steps 1 to 3.*no such table.*--resume"):
-        train(tiny_model, tmp_path / "run", reward=broken, steps=9)
+        train(tiny_model, tmp_path / "run", reward=mostly_broken, steps=9)
     assert len(rows(tmp_path / "run")) == 3 * 36
     # fixed, it goes on: what had no score is scored
     before = [row["token_ids"] for row in rows(tmp_path / "run")]

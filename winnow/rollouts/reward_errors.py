@@ -56,7 +56,7 @@ def probe(reward: Reward, prompt: Prompt) -> None:
 
     They are the prompt's answer, nothing, and a sentence. A verifier that makes an error of all of
     them is broken, whatever a model would write. Reward models and ready-made rewards are not
-    asked: their scores may be dear.
+    asked: their scores may cost money.
 
     Raises:
         UserError: every score was an error.
