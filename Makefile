@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
         package pins bench bench-sampling bench-selection floors check-gpu bench-gpu \
         clean
 
-demo: $(VENV)/installed              ## train SmolLM2-135M on two-digit addition
+demo: $(VENV)/installed              ## train SmolLM2-135M-Instruct on two-digit addition
 	$(BIN)/winnow train $(ARGS)
 
 test: $(VENV)/tests                  ## the tests, two at a time: each takes one thread

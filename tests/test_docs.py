@@ -95,8 +95,8 @@ def test_every_reward_is_in_the_manual():
 
 
 def test_the_house_is_as_drawn():
-    """Every room is in the README's tree, and every file that it names exists."""
-    tree = README.split("winnow/\n")[1].split("```")[0]
+    """Every room is in the tree, and every file that it names exists."""
+    tree = (HERE / "CONTRIBUTING.md").read_text().split("winnow/\n")[1].split("```")[0]
     files = {path.name for path in (HERE / "winnow").rglob("*.py")}
     assert set(re.findall(r"\b\w+\.py", tree)) <= files
     rooms = {p.parent.name + "/" for p in (HERE / "winnow").rglob("__init__.py")}
@@ -106,6 +106,18 @@ def test_the_house_is_as_drawn():
 def test_the_recipe_in_the_readme_is_a_recipe():
     (text,) = re.findall(r"```toml\n(# recipe\.toml.*?)```", README, re.DOTALL)
     assert from_dict(tomllib.loads(text)).algorithm.build().name == "grpo"
+
+
+def test_every_page_is_in_the_index():
+    index = (HERE / "docs" / "index.md").read_text()
+    linked = set(re.findall(r"\]\((\w[\w-]*\.md)\)", index))
+    assert linked == {path.name for path in (HERE / "docs").glob("*.md")} - {"index.md"}
+
+
+def test_every_link_leads_somewhere():
+    for page in (*HERE.glob("*.md"), *HERE.glob("docs/*.md"), *HERE.glob("examples/**/*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), (page.name, link)
 
 
 def test_nothing_is_left_to_fill_in():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from winnow.reporting.console import Console
-from winnow.reporting.events import RunEnd, RunStart, StageProgress, StepEnd
+from winnow.reporting.events import Note, RunEnd, RunStart, StageProgress, StepEnd
 from winnow.reporting.forecast import Forecast, duration
 from winnow.reporting.metrics import Evaluation, step_metrics
 from winnow.reporting.step_table import StepTable
@@ -208,3 +208,16 @@ def test_evaluations_show_the_mean_reward_and_are_broken_at_words() -> None:
     observer.on_evaluation(result)
     assert "mean reward 0.625" in " ".join(file.getvalue().split())
     assert max(map(len, file.getvalue().splitlines())) <= 40
+
+
+def test_a_pipe_is_as_wide_as_COLUMNS_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def widest() -> int:
+        observer, file = terminal(Clock())
+        observer.on_step(StepEnd(1, row()))
+        observer.on_note(Note("a note of many words " * 8))
+        return max(map(len, file.getvalue().splitlines()))
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert widest() > 140
+    monkeypatch.setenv("COLUMNS", "80")
+    assert widest() <= 80

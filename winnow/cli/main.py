@@ -49,7 +49,7 @@ def train(
 ) -> None:
     """Sample, score, keep the good samples, learn from them.
 
-    Without a recipe: SmolLM2-135M on two-digit addition.
+    Without a recipe: SmolLM2-135M-Instruct on two-digit addition.
     """
     from winnow.cli.render import gain_line
     from winnow.config.recipe import load

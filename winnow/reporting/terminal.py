@@ -4,6 +4,7 @@ then a line of what is done.
 
 from __future__ import annotations
 
+import os
 import textwrap
 import threading
 import time
@@ -85,14 +86,19 @@ class Terminal(Observer):
         self._printed = self._clock()
         self.console.print(text, style=style, soft_wrap=True)
 
+    def _width(self) -> int | None:
+        """Columns to fit; ``None``: any, as in a pipe or a file for which COLUMNS says nothing."""
+        said = self.console.is_terminal or "COLUMNS" in os.environ
+        return self.console.width if said else None
+
     def _reflowed(self, text: str) -> str:
-        """Lines broken at words, if this is a terminal; a path or a command is not broken."""
-        if not self.console.is_terminal:
+        """Lines broken at words to fit; a path or a command is not broken."""
+        if (width := self._width()) is None:
             return text
         return "\n".join(
             textwrap.fill(
                 line,
-                self.console.width,
+                width,
                 subsequent_indent="  ",
                 break_long_words=False,
                 break_on_hyphens=False,
@@ -117,14 +123,13 @@ class Terminal(Observer):
         self.beat()
 
     def on_note(self, note: Note) -> None:
-        self.console.print(note.text, style="yellow", soft_wrap=True)
+        self._print(self._reflowed(note.text), style="yellow")
 
     def on_step(self, step: StepEnd) -> None:
         metrics = step.metrics
         self._standing.step(step)
         row = {**metrics, "elapsed": self._standing.elapsed(), "left": self._standing.left() or "-"}
-        width = self.console.width if self.console.is_terminal else None
-        heading, line = self._table.lines(row, offline=step.offline, width=width)
+        heading, line = self._table.lines(row, offline=step.offline, width=self._width())
         if heading is not None:
             self._print(heading, style="bold")
         self._print(line)
