@@ -230,7 +230,7 @@ class TestCommand:
         lines = [" ".join(line.split()) for line in out.splitlines()]
         assert (code, err) == (0, "")
         assert lines == [
-            "rule samples lost left prompts lost why",
+            "rule samples removed remaining prompts removed why",
             "(no score) 15 3 12 0 verifier error: broken",
             "correct 12 5 7 0 wrong",
             "distinct 7 3 4 0 same path",
@@ -255,15 +255,15 @@ class TestCommand:
                 {
                     "rule": "(no score)",
                     "seen": 15,
-                    "lost": 3,
-                    "prompts_lost": 0,
+                    "removed": 3,
+                    "prompts_removed": 0,
                     "reasons": {"verifier error: broken": 3},
                 },
                 {
                     "rule": "correct",
                     "seen": 12,
-                    "lost": 5,
-                    "prompts_lost": 0,
+                    "removed": 5,
+                    "prompts_removed": 0,
                     "reasons": {"wrong": 5},
                 },
             ],

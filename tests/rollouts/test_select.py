@@ -316,10 +316,12 @@ class TestAgreement:
         assert len(tallies) == rules + errors
         assert tallies[0].seen == selected.samples
         for one, following in pairwise(tallies):
-            assert one.seen - one.lost == following.seen
-        assert tallies[-1].seen - tallies[-1].lost == selected.survivors == selected.survived.sum()
-        assert sum(t.prompts_lost for t in tallies) == selected.prompts - selected.prompts_left
-        assert all(sum(t.reasons.values()) == t.lost for t in tallies)
+            assert one.seen - one.removed == following.seen
+        assert (
+            tallies[-1].seen - tallies[-1].removed == selected.survivors == selected.survived.sum()
+        )
+        assert sum(t.prompts_removed for t in tallies) == selected.prompts - selected.prompts_left
+        assert all(sum(t.reasons.values()) == t.removed for t in tallies)
 
     @settings(max_examples=60)
     @given(files(), st.lists(st.sampled_from(CERTAIN), min_size=1, max_size=4))
@@ -339,8 +341,8 @@ class TestAgreement:
         for k, tally in enumerate(tallies):
             assert tally.rule == str(rules_of(names)[k])
             (samples, prompts), (samples_left, prompts_left) = alive[k], alive[k + 1]
-            assert (tally.seen, tally.lost) == (samples, samples - samples_left)
-            assert tally.prompts_lost == prompts - prompts_left
+            assert (tally.seen, tally.removed) == (samples, samples - samples_left)
+            assert tally.prompts_removed == prompts - prompts_left
 
     def test_reasons_are_counted_without_the_sample_they_name(self, tmp_path) -> None:
         made = [group([1, 1, 1, None], texts=["a", "a", "a", "b"]), group([1] * 2, name="y")]

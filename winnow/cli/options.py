@@ -47,7 +47,9 @@ RightAt = Annotated[
     ),
 ]
 Pool = Annotated[bool, typer.Option("--pool", help="Treat samples of several models as one set.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="Random seed, for ties and subsampling.")
+]
 
 
 def print_json(value: Any) -> None:

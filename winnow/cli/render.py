@@ -178,9 +178,9 @@ _NEEDS = (
 
 
 def selection_report(selected: Selected) -> None:
-    """What selection kept and lost, rule by rule, and why."""
+    """What selection kept and removed, rule by rule, and why."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
-    for heading in ("rule", "samples", "lost", "left", "prompts lost"):
+    for heading in ("rule", "samples", "removed", "remaining", "prompts removed"):
         side: Any = "left" if heading == "rule" else "right"
         table.add_column(heading, justify=side, overflow="fold")
     table.add_column("why", overflow="fold")
@@ -190,7 +190,7 @@ def selection_report(selected: Selected) -> None:
             f"{count} x {reason}" if len(often) > 1 else reason for reason, count in often
         )
         more = len(tally.reasons) - 3
-        counts = (tally.seen, tally.lost, tally.seen - tally.lost, tally.prompts_lost)
+        counts = (tally.seen, tally.removed, tally.seen - tally.removed, tally.prompts_removed)
         tail = f" and {more} more reasons" if more > 0 else ""
         table.add_row(Text(tally.rule), *map(str, counts), Text(why + tail))
     console = Console(highlight=False, markup=False)

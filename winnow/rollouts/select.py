@@ -105,7 +105,7 @@ def select_table(
         survived=survived,
         reasons=reasons,
         words=list(words),
-        tallies=tallies if tallies[0].lost else tallies[1:],
+        tallies=tallies if tallies[0].removed else tallies[1:],
         notes=_notes(table, rules, tallies),
         scores=scores,
     )
@@ -137,9 +137,9 @@ def _count(tallies: Sequence[Tally], rejections: Sequence[Rejection]) -> None:
             if rejection is not None and rejection[0] == place - 1
         ]
         tally.seen += alive
-        tally.lost += len(lost)
+        tally.removed += len(lost)
         tally.reasons.update(_NAMED.sub("", reason) for reason in lost)
-        tally.prompts_lost += bool(lost) and len(lost) == alive
+        tally.prompts_removed += bool(lost) and len(lost) == alive
         alive -= len(lost)
 
 
@@ -166,7 +166,7 @@ def _claim(table: SampleTable, rules: Sequence[Rule], place: int, tallies: Seque
     assert isinstance(rule, Gibbs)
     before = [show(other) for other in rules[:place] if not other.blind]
     after = [show(other) for other in rules[place + 1 :] if not other.blind]
-    gaps, errors = table.gaps(), tallies[0].lost
+    gaps, errors = table.gaps(), tallies[0].removed
     against = [
         *(["r_max is only the largest reward seen for each prompt"] * (rule.r_max == "sample")),
         *([f"samples of {gaps} prompts are missing from the file"] * (gaps > 0)),
@@ -174,7 +174,7 @@ def _claim(table: SampleTable, rules: Sequence[Rule], place: int, tallies: Seque
         *([f"{', '.join(before)} selected before it"] * bool(before)),
         *([f"{', '.join(after)} selected among what it accepted"] * bool(after)),
     ]
-    accepted = tally.seen - tally.lost
+    accepted = tally.seen - tally.removed
     rate = accepted / tally.seen if tally.seen else 0.0
     what = (
         f"NOT exact samples from pi*: {'; '.join(against)}"

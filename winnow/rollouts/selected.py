@@ -17,15 +17,15 @@ class Tally:
 
     Attributes:
         seen: Samples alive before it.
-        lost: Samples that it rejected.
-        prompts_lost: Prompts whose last sample it rejected.
+        removed: Samples that it rejected.
+        prompts_removed: Prompts whose last sample it rejected.
         reasons: How often it gave each reason, without the sample that this named.
     """
 
     rule: str
     seen: int = 0
-    lost: int = 0
-    prompts_lost: int = 0
+    removed: int = 0
+    prompts_removed: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
 
