@@ -83,6 +83,11 @@ def printable(text: str) -> str:
     )
 
 
+def number_of(count: int, what: str) -> str:
+    """`1 error`, `2 errors`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def choices(known: Sequence[str]) -> str:
     """A remedy: `use a, b or c`."""
     *most, last = known

@@ -194,7 +194,7 @@ def main(model: str, where: str, least: str) -> None:
     print(json.dumps(kills))
 
 
-@pytest.fixture(scope="module", params=[20, pytest.param(300, marks=pytest.mark.torture)])
+@pytest.fixture(scope="module", params=[20, pytest.param(100, marks=pytest.mark.torture)])
 def killed(tiny_model, tmp_path_factory, request) -> tuple[Path, list[dict[str, Any]]]:
     """A folder of folders, and what was on the disk after each kill."""
     where = tmp_path_factory.mktemp("killed")

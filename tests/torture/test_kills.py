@@ -24,7 +24,7 @@ from winnow.config.recipe import dumps
 
 pytestmark = pytest.mark.torture
 
-KILLS = 10
+KILLS = 5
 ONCE = {"samples_per_prompt": 16, "checkpoint": {"every": 5}}
 KINDS: dict[str, dict[str, Any]] = {
     **{name: {"algorithm": name} for name in winnow.ALGORITHMS},

@@ -23,7 +23,7 @@ from winnow.cli.options import (
     only_resuming,
     print_json,
 )
-from winnow.errors import UserError
+from winnow.errors import UserError, number_of
 
 if TYPE_CHECKING:
     from winnow.rollouts.collect import Sampled
@@ -85,7 +85,7 @@ def _sampled(done: Sampled) -> str:
     valid = done.scored - done.errors
     of = "these" if done.scored == done.made else f"the {valid} scored now"
     right = f"; {done.right / valid:.1%} of {of} right" if valid else ""
-    errors = f"; {done.errors} verifier errors" if done.errors else ""
+    errors = f"; {number_of(done.errors, 'verifier error')}" if done.errors else ""
     there = f" ({done.found} there before)" if done.found else ""
     return f"{done.made} samples, {done.tokens} tokens{there}{right}{errors}"
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
-from winnow.errors import UserError
+from winnow.errors import UserError, number_of
 from winnow.reporting.console import Console
 from winnow.reporting.events import Note, RunEnd, RunStart, StageProgress, StepEnd
 from winnow.reporting.metrics import Evaluation
@@ -164,7 +164,7 @@ def evaluation_line(result: Evaluation) -> str:
     if result.accuracy is None:
         return f"{kind} accuracy: none, the verifier failed on all {result.errors} samples"
     interval = "" if result.low is None else f" [{result.low:.1%}, {result.high:.1%}]"
-    errors = f", {result.errors} verifier errors" if result.errors else ""
+    errors = f", {number_of(result.errors, 'verifier error')}" if result.errors else ""
     shown = [f"{label} {rate:.1%}" for label, rate in result.by_difficulty.items()]
     detail = f"  ({', '.join(shown)})" if len(shown) > 1 else ""
     if result.pass_at_k:
