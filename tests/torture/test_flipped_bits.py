@@ -7,6 +7,7 @@ Told is one line that names the file, or the setting that has changed in it.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -18,14 +19,16 @@ from typing import Any
 
 import pytest
 
-from tests.kills import FIRST, KillAt, Killed, check_same, samples
+from tests.kills import FIRST, OF_THE_CLOCK, KillAt, Killed, check_same, lines, samples
 from tests.kills import config as small_config
 from tests.torture.table import Outcome, Row, Tally
 from tests.training.faked import settings as fake_settings
+from winnow.config.recipe import load_folder
 from winnow.config.schema import Config, from_dict
 from winnow.errors import WinnowError
 from winnow.evaluation.held_out import run_evaluation
 from winnow.rollouts.select import select
+from winnow.storage.digests import DIGESTS, STATE, check_model
 from winnow.storage.lock import LOCK
 from winnow.storage.run_folder import RunStore
 from winnow.training.run import result_of, run
@@ -61,43 +64,157 @@ def flip(folder: Path, rng: random.Random) -> Path:
     return path
 
 
-def after(folder: Path, files: tuple[Path, ...], act: Callable[[], Outcome]) -> Outcome:
-    """What becomes of an act: `WRONG` is raised as an `AssertionError`."""
-    try:
-        return act()
-    except WinnowError as error:
-        said = "; ".join([str(error), *getattr(error, "__notes__", ())])
-        assert "\n" not in said
-        names = {name for path in files for name in (path.name, path.parent.name)}
-        assert any(name in said for name in names - {""}), said
-        return Outcome.TOLD
+@dataclass
+class Flip:
+    """A flipped bit.
+
+    Attributes:
+        run, kept: The folder that it is in, and one that is as it was.
+        file: Its file, within either.
+        changed: Settings that config.toml has changed since the run was begun: before and after, as
+            JSON; ``None`` where the file has become no config.
+    """
+
+    run: Path
+    kept: Path
+    file: Path
+    changed: dict[str, tuple[str, str]] | None
+
+    @classmethod
+    def anywhere(cls, run: Path, kept: Path, rng: random.Random) -> Flip:
+        file = flip(run, rng).relative_to(run)
+        before = settings_of(kept)
+        try:
+            after = settings_of(run)
+        except WinnowError:
+            return cls(run, kept, file, None)
+        pairs = {key: (before.get(key, "unset"), after.get(key, "unset")) for key in before | after}
+        return cls(run, kept, file, {k: pair for k, pair in pairs.items() if pair[0] != pair[1]})
+
+    def named(self, said: str) -> bool:
+        """Whether a message names the file, or the checkpoint that it is in."""
+        top, *parts = self.file.parts
+        name = parts[0] if top == "checkpoints" else self.file.name
+        return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", said) is not None
+
+    def told(self, said: str) -> bool:
+        """Whether a message tells what the flip has changed; what it tells has those values."""
+        changed = {
+            key: f"{key} {old:.60} -> {new:.60}" for key, (old, new) in (self.changed or {}).items()
+        }
+        found = [text for text in changed.values() if text in said]
+        assert said.count(" -> ") == len(found), (said, changed)
+        return any(text != LONGER for text in found)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing has written the file since."""
+        one, other = self.run / self.file, self.kept / self.file
+        if not one.is_file() or one.stat().st_size != other.stat().st_size:
+            return False
+        pairs = zip(one.read_bytes(), other.read_bytes(), strict=True)
+        return sum(a != b for a, b in pairs) == 1
+
+    def reread(self) -> None:
+        """Read the file, if nothing has written it since, by what reads such files.
+
+        Raises:
+            WinnowError: it is damaged.
+            AssertionError: it is read as something else than what was written.
+        """
+        if not self.untouched:
+            return
+        now, before, top = RunStore(self.run), RunStore(self.kept), self.file.parts[0]
+        if top == "rollouts":
+            split, step = self.file.stem.split("-")
+            assert now.groups(split, int(step)) == before.groups(split, int(step))
+        elif top == "checkpoints":
+            step = self.file.parts[1].removeprefix("step-")
+            assert now.state_of(int(step)) == before.state_of(int(step))
+            assert self.file.name == STATE, "no digest"  # white space in it
+        elif top in ("final", "base"):
+            check_model(self.run / top, "model", ())
+            assert self.file.name == DIGESTS, "no digest"
+        elif top in ("metrics.jsonl", "evals.jsonl"):
+            assert now.lines(top) == before.lines(top)
+        else:
+            assert top in ("config.toml", "inputs.json", "environment.json")
+
+    def undo(self) -> None:
+        """What has not read the file left it as it is: then the others can be compared."""
+        if self.untouched:
+            shutil.copyfile(self.kept / self.file, self.run / self.file)
 
 
-def as_before(path: Path, kept: Path) -> None:
-    """Undo a flip in a file that nothing has written since: what did not read it left it so."""
-    if path.is_file() and kept.is_file():
-        one, other = path.read_bytes(), kept.read_bytes()
-        if len(one) == len(other) and sum(a != b for a, b in zip(one, other, strict=True)) == 1:
-            path.write_bytes(other)
+LONGER = "steps 6 -> 8"
+"""What a run that is extended says of itself."""
 
 
-def resumed(folder: Path, whole: Path, reward: Any, undo: Callable[[], None]) -> Outcome:
-    listener = KillAt()
+def settings_of(folder: Path) -> dict[str, str]:
+    """The settings in config.toml by their full names, each as JSON."""
+    found: dict[str, str] = {}
+
+    def add(values: Mapping[str, Any], above: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                add(value, f"{above}{key}.")
+            else:
+                found[above + key] = json.dumps(value)
+
+    add(load_folder(folder).model_dump(exclude_none=True), "")
+    return found
+
+
+def check_told(error: WinnowError, flipped: Flip) -> None:
+    """An error is one line that names what was flipped, or truly tells what it has changed."""
+    said = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    assert "\n" not in said
+    changed = flipped.file.name == "config.toml" and "was begun with other settings" in said
+    assert flipped.told(said) if changed else flipped.named(said), said
+
+
+def resumed(flipped: Flip, whole: Path, reward: Any) -> Outcome:
+    """Resume a run, which is to end as the whole one does.
+
+    Raises:
+        WinnowError: it does not, or does, and the flipped file cannot be read then.
+    """
+    listener, folder = KillAt(), flipped.run
     run(resume=folder, observers=listener, reward=reward)
-    if any(note.startswith("changed since") for note in listener.notes):
+    if flipped.told("".join(n for n in listener.notes if n.startswith("changed since"))):
+        assert steps(folder) == steps(whole)  # what is accepted changes nothing before the end
         return Outcome.TOLD
-    undo()
+    flipped.reread()
+    if not (whole / END).exists():
+        (folder / END).unlink(missing_ok=True)  # of its first end
+    assert found(folder) == found(whole)
+    flipped.undo()
     check_same(whole, folder)
     return Outcome.UNHARMED
+
+
+END = "rollouts/final-000006.parquet"
+
+
+def steps(folder: Path) -> list[object]:
+    """Numbers and samples of the first six steps."""
+    return [
+        (row, RunStore(folder).groups("train", row["step"]))
+        for row in lines(folder, "metrics.jsonl")
+        if row["step"] <= 6
+    ]
 
 
 def found(folder: Path) -> object:
     """What the readers of a folder of a run find in it."""
     result, store = result_of(folder), RunStore(folder)
-    rows = [{**row, "seconds": None} for row in result.metrics]
     numbers = (result.before, result.after, result.gain, result.gain_low, result.gain_high)
     groups = [store.groups("train", int(row["step"])) for row in result.metrics]
-    return (rows, numbers, result.checkpoint.name, groups, store.lines("evals.jsonl"))
+    rows = [
+        [{k: v for k, v in row.items() if k not in OF_THE_CLOCK} for row in some]
+        for some in (result.metrics, store.lines("evals.jsonl"))
+    ]
+    return (rows, numbers, result.checkpoint.name, groups)
 
 
 def selected(folder: Path) -> object:
@@ -144,32 +261,23 @@ def trials(kind: Kind, tmp_path: Path, number: int, seed: int, tally: Tally) -> 
         if act == "extend":
             file = place / "config.toml"
             file.write_text(re.sub(r"^steps = 6$", "steps = 8", file.read_text(), flags=re.M))
-        path = flip(place, rng)
-
-        def tried(act: str = act, path: Path = path) -> Outcome:
-            def undo() -> None:
-                as_before(path, kept / path.relative_to(place))
-
-            if act == "resume":
-                return resumed(place, whole, kind.reward, undo)
-            if act == "extend":
-                run(resume=place, observers=KillAt(), reward=kind.reward)
-                (place / "rollouts/final-000006.parquet").unlink(
-                    missing_ok=True
-                )  # of its first end
-                undo()
-                check_same(longer, place)
-            else:
-                assert reads[act](place) == expected[act]
-            return Outcome.UNHARMED
-
+        flipped = Flip.anywhere(place, kept, rng)
         try:
-            outcome = after(place, (path, place / "x"), tried)
+            if act in reads:
+                assert reads[act](place) == expected[act]
+                outcome = Outcome.UNHARMED
+            else:
+                outcome = resumed(flipped, longer if act == "extend" else whole, kind.reward)
+        except WinnowError as error:
+            outcome = Outcome.TOLD
+            try:
+                check_told(error, flipped)
+            except AssertionError as loose:
+                outcome = Outcome.WRONG
+                wrong.append(f"{act}, {flipped.file}: {error}: {loose!s:.300}")
         except Exception as error:  # noqa: BLE001 (the others are still to be tried)
             outcome = Outcome.WRONG
-            wrong.append(
-                f"{act}, {path.relative_to(place)}: {type(error).__name__}: {error!s:.300}"
-            )
+            wrong.append(f"{act}, {flipped.file}: {type(error).__name__}: {error!s:.300}")
         ended[f"{act} {outcome}"] += 1
         tally.count(Row.FLIPPED_BITS, outcome)
     assert not wrong, "\n".join(wrong)

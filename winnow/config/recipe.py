@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +21,10 @@ from winnow.config.former import renamed, without_test
 from winnow.config.messages import complaint
 from winnow.config.schema import SHORT, Config, from_dict
 from winnow.config.schema.algorithm import OWN, AlgorithmConfig
-from winnow.errors import UserError, nearest
+from winnow.errors import UserError, from_here, nearest
+
+CONFIG = "config.toml"
+"""The recipe in a run folder or a folder of samples: all of its settings."""
 
 
 def load(
@@ -49,9 +53,22 @@ def load_folder(folder: Path) -> Config:
     """The config in a run folder or a folder of samples, of this version or an earlier one.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is none, or it cannot be read; whatever is wrong, it names the file.
     """
-    return from_dict(without_test(_read(str(folder / "config.toml"))))
+    with naming_folder(folder):
+        return from_dict(without_test(_read(str(folder / CONFIG))))
+
+
+@contextmanager
+def naming_folder(folder: Path) -> Iterator[None]:
+    """In the block, a `UserError` about a setting gets a note of the folder's file it is in."""
+    try:
+        yield
+    except UserError as error:
+        path = str(folder / CONFIG)
+        if path not in error.problem:
+            error.add_note(f"it is a setting in {from_here(path)}")
+        raise
 
 
 def recipes() -> list[str]:

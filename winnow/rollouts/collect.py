@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from winnow.config.located import located_config
-from winnow.config.recipe import dumps, load_folder, values_of
+from winnow.config.recipe import dumps, load_folder, naming_folder, values_of
 from winnow.config.schema import Config
 from winnow.config.unread import unread
 from winnow.config.validation import refuse
@@ -242,7 +242,8 @@ def resume_sample(
     Journal.check(folder)
     with alone(folder):
         config = load_folder(folder)
-        plan = _plan(config, held_out=(folder / HELD_OUT).exists())
+        with naming_folder(folder):
+            plan = _plan(config, held_out=(folder / HELD_OUT).exists())
         longer = {"samples_per_prompt"}
         for note in check_inputs(
             folder, _inputs(config, plan), accept=accept_changes, extends=longer

@@ -11,6 +11,7 @@ from typing import Any
 from winnow.config.schema import Config
 from winnow.errors import UserError
 from winnow.storage.atomic import write_text
+from winnow.storage.digests import Damaged, read_signed, signed
 from winnow.types import Prompt
 
 INPUTS = "inputs.json"
@@ -66,8 +67,8 @@ def inputs_of(
 
 
 def text_of(inputs: Mapping[str, Any]) -> str:
-    """The text of the file."""
-    return json.dumps(inputs, indent=2) + "\n"
+    """The text of the file, with a digest of itself."""
+    return signed(inputs)
 
 
 def check_inputs(
@@ -122,10 +123,10 @@ def check_inputs(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        told = None
-    if isinstance(told, dict) and all(isinstance(told.get(k), dict) for k in ("settings", "data")):
+        told = read_signed(path)
+    except Damaged:
+        told = {}
+    if all(isinstance(told.get(k), dict) for k in ("settings", "data")):
         return told
     problem = f"{path} is damaged"
     remedy = "remove it, if settings and data are those that the folder was begun with"

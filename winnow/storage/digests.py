@@ -33,8 +33,26 @@ def seal(folder: Path, told: Mapping[str, Any]) -> str:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    whole = json.loads(json.dumps({**told, _FILES: files}))  # as it will be read
+    return signed({**told, _FILES: files})
+
+
+def signed(told: Mapping[str, Any]) -> str:
+    """An object as the text of a JSON file with a digest of all in it."""
+    whole = json.loads(json.dumps(told))  # as it will be read
     return json.dumps({**whole, _OWN: _of_values(whole)}, indent=2) + "\n"
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """What `signed` made; a file without a digest, of an earlier version, is read as well.
+
+    Raises:
+        Damaged: it is not as it was written.
+    """
+    told = _parsed(path)
+    own = told.pop(_OWN, None)
+    if own is not None and own != _of_values(told):
+        raise Damaged(f"{path.name}: not what was written, by its {_OWN}")
+    return told
 
 
 def read_seal(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:

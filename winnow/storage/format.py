@@ -22,7 +22,7 @@ def check_folder(setting: str, folder: Path) -> None:
         told: Any = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    _check(setting, folder, told.get("format") if isinstance(told, dict) else None)
+    _check(setting, folder / ENVIRONMENT, told.get("format") if isinstance(told, dict) else None)
 
 
 def check_file(setting: str, path: Path, metadata: Mapping[bytes, bytes] | None) -> None:

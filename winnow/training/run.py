@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from winnow.algorithms.algorithm import Algorithm
 from winnow.config.located import located_config
-from winnow.config.recipe import load_folder
+from winnow.config.recipe import load_folder, naming_folder
 from winnow.config.schema import Config
 from winnow.errors import Stopped
 from winnow.evaluation.gain import gain_between
@@ -94,7 +95,8 @@ def run(
             assert out is not None
             out, config = located(out, "out"), located_config(config)
             RunStore.refuse(out)
-        checked = plan(config, algorithm, resumed=resume is not None)
+        with naming_folder(out) if resume is not None else nullcontext():
+            checked = plan(config, algorithm, resumed=resume is not None)
         point = None
         if resume is not None:
             notes = check_inputs(
