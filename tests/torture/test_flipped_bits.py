@@ -332,7 +332,7 @@ def test_some_bits(tiny_model: Path, tmp_path: Path, monkeypatch, tally: Tally) 
         (tmp_path / name).mkdir()
         with monkeypatch.context() as patch:
             kind = fake(tmp_path / name, patch, killed)
-            ended = trials(kind, tmp_path / name, 12, 1, tally)
+            ended = trials(kind, tmp_path / name, 8, 1, tally)
         assert any(each.endswith(Outcome.TOLD) for each in ended)
         assert any(each.endswith(Outcome.UNHARMED) for each in ended)
     (tmp_path / "real").mkdir()
