@@ -63,7 +63,9 @@ def test_a_later_folder_is_not_resumed(tmp_path, kind) -> None:
     resume = RunStore.open if kind == "run" else Journal.check
     resume(folder)
     (folder / "environment.json").write_text(json.dumps({**environment, "format": 2}))
-    with pytest.raises(UserError, match=r"^resume: .*environment\.json has format 2.*; use the Winnow that"):
+    with pytest.raises(
+        UserError, match=r"^resume: .*environment\.json has format 2.*; use the Winnow that"
+    ):
         resume(folder)
 
 

@@ -28,7 +28,7 @@ from winnow.config.schema import Config, from_dict
 from winnow.errors import WinnowError
 from winnow.evaluation.held_out import run_evaluation
 from winnow.rollouts.select import select
-from winnow.storage.digests import DIGESTS, STATE, check_model
+from winnow.storage.digests import DIGESTS, STATE
 from winnow.storage.lock import LOCK
 from winnow.storage.run_folder import RunStore
 from winnow.training.run import result_of, run
@@ -133,8 +133,7 @@ class Flip:
             assert now.state_of(int(step)) == before.state_of(int(step))
             assert self.file.name == STATE, "no digest"  # white space in it
         elif top in ("final", "base"):
-            check_model(self.run / top, "model", ())
-            assert self.file.name == DIGESTS, "no digest"
+            assert self.file.name == DIGESTS, "damaged, and not made again"  # white space in it
         elif top in ("metrics.jsonl", "evals.jsonl"):
             assert now.lines(top) == before.lines(top)
         else:

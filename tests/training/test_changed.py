@@ -14,7 +14,7 @@ import winnow
 from tests.kills import KillAt, check_same, lines
 from tests.training.faked import settings, trained
 from tests.training.test_fake_engine import ROWS
-from winnow.errors import UserError
+from winnow.errors import UserError, notes
 from winnow.training.run import run
 
 
@@ -126,6 +126,41 @@ def test_a_damaged_record(given: dict[str, Any], tmp_path: Path, text: str) -> N
     (folder / "inputs.json").write_text(text)
     with pytest.raises(UserError, match=r"^resume: .*inputs\.json is damaged; remove it"):
         resumed(folder)
+
+
+def test_a_record_with_another_value(given: dict[str, Any], tmp_path: Path) -> None:
+    """It is the record that is damaged, and not the settings that have changed."""
+    folder = trained(given, tmp_path / "run")
+    path = folder / "inputs.json"
+    text = path.read_text()
+    path.write_text(text.replace('"optimizer.lr": 2.0', '"optimizer.lr": 3.0'))
+    with pytest.raises(UserError, match=r"^resume: .*inputs\.json is damaged; remove it"):
+        resumed(folder)
+    told = json.loads(text)
+    del told["sha256_of_this"]
+    path.write_text(json.dumps(told))  # of an earlier version
+    assert resumed(folder)[0] == "all 4 steps are done, so nothing is trained"
+
+
+MISTAKES = {
+    "unknown setting 'sazplin": (r"^\[sampling\]$", "[sazpling]"),
+    "seed: must be": (r"^seed = 0$", 'seed = "x"'),
+    "is not valid TOML": (r"^seed = 0$", "seed 0"),
+    "prompts.source: ": (r"prompts\.jsonl", "nowhere.jsonl"),
+}
+
+
+@pytest.mark.parametrize("said", MISTAKES)
+def test_what_is_wrong_with_the_settings_names_their_file(
+    given: dict[str, Any], tmp_path: Path, said: str
+) -> None:
+    folder = trained(given, tmp_path / "run")
+    edit(folder, *MISTAKES[said])
+    with pytest.raises(UserError) as caught:
+        resumed(folder)
+    line = "; ".join([str(caught.value), *notes(caught.value)])
+    assert said in line
+    assert line.count(str(folder / "config.toml")) == 1, line
 
 
 def test_a_run_of_an_earlier_version(given: dict[str, Any], tmp_path: Path) -> None:

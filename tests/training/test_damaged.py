@@ -15,7 +15,7 @@ from tests.kills import FIRST, KillAt, check_same, go
 from tests.kills import config as small_config
 from tests.training.faked import settings, trained
 from winnow.config.schema import from_dict
-from winnow.errors import Stopped
+from winnow.errors import Stopped, UserError
 from winnow.storage.checkpoints import Damaged, open_sealed
 from winnow.storage.run_folder import RunStore
 from winnow.training.run import run
@@ -206,3 +206,75 @@ def test_weights_and_optimizer(tiny_model: Path, tmp_path: Path) -> None:
         damage(broken / "checkpoints/step-3" / name)
         assert resumed(broken, FIRST)[0].startswith(f"checkpoint step-3 is damaged ({name}")
         check_same(whole, broken)
+
+
+def test_a_final_model_is_made_again(fake: dict[str, Any], tmp_path: Path) -> None:
+    fake["checkpoint"]["average"] = 0.25
+    whole, broken = trained(fake, tmp_path / "whole"), tmp_path / "broken"
+    for name in ("logits.json", "winnow-sha256.json"):
+        for how in ("a bit", "missing", "empty"):
+            if (name, how) == ("winnow-sha256.json", "missing"):
+                continue  # as earlier versions left it
+            shutil.rmtree(broken, ignore_errors=True)
+            shutil.copytree(whole, broken)
+            HOW[how](broken / "final" / name)
+            notes = resumed(broken)
+            assert notes[0].startswith(f"final is damaged ({name}"), notes
+            assert notes[0].endswith("): it is made again")
+            check_same(whole, broken)
+            assert not [note for note in resumed(broken) if "damaged" in note]
+
+
+def test_a_final_model_and_a_base_that_are_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    """A model of one's own names what is damaged in it; a run makes its own copy again."""
+    small = small_config(tiny_model, tmp_path, lora={"rank": 2}, steps=1)
+    first = go(small, tmp_path / "first", FIRST).checkpoint
+    lora = {"rank": 2, "merge": True}
+    place, kept = tmp_path / "run", tmp_path / "kept"
+    settings = small_config(first, tmp_path, lora=lora, checkpoint={"every": 1, "keep": 2})
+    final = go(settings, place, FIRST).checkpoint
+    shutil.copytree(place, kept)
+    flip(place / "base/model.safetensors")
+    notes = resumed(place, FIRST)
+    assert any(
+        f"{place / 'base'} was damaged (model.safetensors: not what was written, by its SHA-256) "
+        "and is written again" in note
+        for note in notes
+    ), notes
+    check_same(kept, place)
+    flip(final / "model.safetensors")
+    with pytest.raises(UserError, match=r"^model: .*final' is damaged \(model\.safetensors: "):
+        go(small_config(final, tmp_path), tmp_path / "second", FIRST)
+    assert not (tmp_path / "second").exists()
+    (final / "winnow-sha256.json").unlink()
+    shutil.copyfile(kept / "final/model.safetensors", final / "model.safetensors")
+    go(small_config(final, tmp_path, steps=1), tmp_path / "second", FIRST)
+
+
+def lengthened(folder: Path, old: int, new: int) -> None:
+    file = folder / "config.toml"
+    text = file.read_text()
+    assert f"\nsteps = {old}\n" in text
+    file.write_text(text.replace(f"\nsteps = {old}\n", f"\nsteps = {new}\n"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "optimizer.pt", "version"])
+def test_a_missing_file_of_a_checkpoint_of_an_earlier_version(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str
+) -> None:
+    """Nothing tells that it was there, until it is read."""
+    if name == "version":  # of the fake engine
+        folder, reward = trained(request.getfixturevalue("fake"), tmp_path / "run"), None
+        lengthened(folder, 4, 6)
+    else:
+        model, reward = request.getfixturevalue("tiny_model"), FIRST
+        folder = go(small_config(model, tmp_path, steps=1), tmp_path / "run", reward).folder
+        lengthened(folder, 1, 2)
+    without_digests(folder)
+    (checkpoint,) = sorted((folder / "checkpoints").iterdir())[-1:]
+    (checkpoint / name).unlink()
+    with pytest.raises(UserError) as told:
+        resumed(folder, reward)
+    assert checkpoint.name in str(told.value)
+    assert name in str(told.value)
+    assert "\n" not in str(told.value)
