@@ -143,6 +143,8 @@ def date(**ago: float) -> str:
     return format_datetime(datetime.now(UTC) - timedelta(**ago), usegmt=True)
 
 
+UNTRUE = "log-probs of 6 samples cannot be true"
+ABSENT = "no log-probs for 6 samples: .* no ratio or KL"
 NOT_JSON, NO_CHOICES, NO_TEXT = "is not JSON", "holds no choices", "holds no text"
 LOST = "no connection: "
 HANGS = {"no answer", "a head alone", "a slow drip", "an endless head", "100 for ever"}
@@ -161,18 +163,31 @@ HARMLESS: dict[str, Behaviour] = {
     "usage lying": spoken(usage={"completion_tokens": 10**300}),
     "usage negative": spoken(usage={"completion_tokens": -1}),
     "usage that is a list": spoken(usage=[1]),
+    "the model's own name": spoken(model="m"),
+    "the model's revision": spoken(model="m@main"),
+    **{f"model {v!r}": spoken(model=v) for v in (None, "", 3, ["x"])},
     "unknown fields": spoken(id=[], object=3, created="x", junk={"a": [None]}),
     "fields of a wrong type that are not read": choices(tool_calls=3, refusal=4),
 }
 """The run is that of a good server."""
 NOTED: dict[str, tuple[Behaviour, str]] = {
-    "log-probs NaN": (logprobs_are(float("nan"), -1), "log-probs of 6 samples were none"),
-    "log-probs inf": (logprobs_are(float("inf")), "log-probs of 6 samples were none"),
-    "log-probs -inf": (logprobs_are(float("-inf")), "log-probs of 6 samples were none"),
-    "log-probs positive": (logprobs_are(-1, 0.5), "log-probs of 6 samples were none"),
-    "log-probs giant": (logprobs_are(-(10**400)), "log-probs of 6 samples were none"),
-    "log-probs that are texts": (logprobs_are("-1"), "log-probs of 6 samples were none"),
-    "more log-probs than tokens": (logprobs_are(*[-1] * 99), "log-probs of 6 samples were none"),
+    "log-probs NaN": (logprobs_are(float("nan"), -1), UNTRUE),
+    "log-probs inf": (logprobs_are(float("inf")), UNTRUE),
+    "log-probs -inf": (logprobs_are(float("-inf")), UNTRUE),
+    "log-probs positive": (logprobs_are(-1, 0.5), UNTRUE),
+    "log-probs giant": (logprobs_are(-(10**400)), UNTRUE),
+    "log-probs that are texts": (logprobs_are("-1"), UNTRUE),
+    "more log-probs than tokens": (logprobs_are(*[-1] * 99), UNTRUE),
+    **{
+        f"log-probs that are {v!r}": (choices(logprobs=v), UNTRUE)
+        for v in (3, "x", [-0.5], {"token_logprobs": 3, "content": "x"})
+    },
+    "log-probs null": (choices(logprobs=None), ABSENT),
+    "log-probs an empty table": (choices(logprobs={}), ABSENT),
+    "log-probs of no token": (logprobs_are(), ABSENT),
+    "another model": (spoken(model="x"), "answers as 'x', and was asked for 'm' "),
+    "a dated model": (spoken(model="m-2024-08-06"), "answers as 'm-2024-08-06', and"),
+    "a model with the key": (spoken(model=f"{KEY}{ANSI}"), "answers as '.key.'?.*, and"),
     "more choices than n": (more, "more answers than asked for"),
 }
 """The texts are those of a good server, and a note tells the rest."""

@@ -321,6 +321,25 @@ def test_an_answer_without_a_text(said):
         read(said, SamplingParams(), asked=1, counts=Counts())
 
 
+@pytest.mark.parametrize(
+    ("text", "asked", "missing"), [("a b", True, 1), ("a b", False, 0), ("", True, 0)]
+)
+def test_logprobs_are_missed_where_they_were_asked_for_and_there_are_tokens(text, asked, missing):
+    counts = Counts()
+    held = {"choices": [{"text": text, "logprobs": None}]}
+    read(held, SamplingParams(), asked=1, counts=counts, logprobs=asked)
+    assert (counts.no_logprobs, counts.bad_logprobs) == (missing, 0)
+
+
+def test_the_first_other_name_is_told():
+    names = [says(answer({}, ["x"], model=name)) for name in ("m", "m@main", "m@dev", "y")]
+    with FakeServer(names) as server:
+        sampling = sampler(server, concurrency=1, logprobs=False)
+        sampled(sampling, *[request(name) for name in "abcd"])
+    (note,) = sampling.notes()
+    assert note.startswith("the server answers as 'm@dev', and was asked for 'm' ")
+
+
 def test_an_empty_text_is_an_answer():
     for said in (
         {"text": ""},
@@ -478,7 +497,7 @@ def test_what_is_not_there():
 
 def test_a_server_that_takes_the_likeliest_token():
     with FakeServer(default=says(answer({}, ["same", "same"]))) as server:
-        sampling = sampler(server)
+        sampling = sampler(server, logprobs=False)
         sampled(sampling, request("a", n=2), request("b", n=2))
         assert ["likeliest" in note for note in sampling.notes()] == [True]
         server.default = says(answer({}, ["one", "other"]))

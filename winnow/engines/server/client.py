@@ -218,11 +218,23 @@ class Caller:
         counts.refused |= without
         if "n" in without:
             size = counts.most_choices = 1
-        given, samples = read(answer, request.params, asked=size, counts=counts)
+        given, samples = read(
+            answer, request.params, asked=size, counts=counts, logprobs="logprobs" in body
+        )
+        self._compare(answer)
         if given < size:
             counts.short_answers += 1
             counts.most_choices = min(given, counts.most_choices or given)
         return samples
+
+    def _compare(self, answer: object) -> None:
+        """Note the name that a server answers with, if it is not the one that was asked for.
+
+        `transformers serve` adds the revision of a model, by default @main, which is the same one.
+        """
+        name, asked = answer.get("model") if isinstance(answer, dict) else None, self._server.model
+        if isinstance(name, str) and name.strip() and name not in (asked, f"{asked}@main"):
+            self._counts.other_name = self._counts.other_name or (self._quote(name), asked)
 
     async def _post(self, body: dict[str, Any], tokens: int) -> object:
         """The answer to a request for so many tokens, as JSON. The package validates neither."""

@@ -46,10 +46,12 @@ class Counts:
         bad_choices: Choices without a text, in answers where others had one; asked for again.
         bad_usage: Samples whose length is a guess.
         bad_logprobs: Samples whose log-probs could not be true and were dropped.
+        no_logprobs: Samples without log-probs, though they were asked for.
         most_choices: Choices that the server gives a request, if fewer than asked.
         groups: Groups of two samples or more, at a temperature that is not 0.
         same: Of these, those whose samples all have one text.
         refused: Parameters that the server refuses.
+        other_name: A model that the server answered as, though another was asked for, and that one.
     """
 
     retries: int = 0
@@ -61,10 +63,12 @@ class Counts:
     bad_choices: int = 0
     bad_usage: int = 0
     bad_logprobs: int = 0
+    no_logprobs: int = 0
     most_choices: int | None = None
     groups: int = 0
     same: int = 0
     refused: set[str] = field(default_factory=set)
+    other_name: tuple[str, str] | None = None
 
     def notes(self) -> list[str]:
         """The counts as sentences; none where all was well."""
@@ -99,14 +103,29 @@ class Counts:
             ),
             (
                 self.bad_logprobs,
-                f"the log-probs of {many(self.bad_logprobs, 'sample')} were none and were dropped",
+                f"the log-probs of {many(self.bad_logprobs, 'sample')} cannot be true and were "
+                "dropped",
+            ),
+            (
+                self.no_logprobs,
+                f"the server gave no log-probs for {many(self.no_logprobs, 'sample')}: their "
+                "column `logprobs` is empty, and no ratio or KL can be computed from them",
+            ),
+            (
+                self.other_name is not None,
+                "the server answers as {!r}, and was asked for {!r} (engine.served_model): is it "
+                "the model you mean?".format(*self.other_name or ("", "")),
             ),
             (
                 self.same and self.same == self.groups,
                 "all samples of a prompt are the same, for every prompt: the server may be taking "
                 "the likeliest token, whatever the temperature",
             ),
-            ("logprobs" in self.refused, "the server refuses `logprobs`: its samples have none"),
+            (
+                "logprobs" in self.refused,
+                "the server refuses `logprobs`: its samples have none, and no ratio or KL can be "
+                "computed from them",
+            ),
             ("n" in self.refused, "the server refuses `n`: it is asked for one answer at a time"),
             ("seed" in self.refused, "the server refuses `seed`: other samples come every time"),
         )
@@ -171,13 +190,16 @@ def dispensable(body: dict[str, Any], refusal: str) -> str | None:
 
 
 def read(
-    answer: object, params: SamplingParams, *, asked: int, counts: Counts
+    answer: object, params: SamplingParams, *, asked: int, counts: Counts, logprobs: bool = False
 ) -> tuple[int, list[Sample]]:
     """How many choices an answer has, and the samples among the first ``asked`` of them.
 
     The length of a sample is that of its log-probs; else its even share of the server's token count
     for all choices; else the token limit, where it ended there; else a guess from its text at four
     characters a token.
+
+    Args:
+        logprobs: Whether log-probs were asked for.
 
     Raises:
         BadAnswer: no choice has a text.
@@ -189,7 +211,7 @@ def read(
     counts.long_answers += given > asked
     shares = _shares(answer.get("usage"), given, params.max_tokens)
     read = [
-        _sample(choice, params, share, counts)
+        _sample(choice, params, share, counts, logprobs)
         for choice, share in zip(choices[:asked], shares, strict=False)
     ]
     samples = [sample for sample in read if sample is not None]
@@ -209,7 +231,7 @@ def _shares(usage: object, given: int, most: int) -> list[int | None]:
 
 
 def _sample(
-    choice: object, params: SamplingParams, share: int | None, counts: Counts
+    choice: object, params: SamplingParams, share: int | None, counts: Counts, asked: bool
 ) -> Sample | None:
     if not isinstance(choice, dict) or (text := _text(choice)) is None:
         return None
@@ -217,6 +239,7 @@ def _sample(
     logprobs: tuple[float, ...] = ()
     if all(map(_is_logprob, listed)) and len(listed) <= params.max_tokens:
         logprobs = tuple(min(0.0, float(value)) for value in listed)
+        counts.no_logprobs += asked and not listed and text != ""
     else:
         counts.bad_logprobs += 1
     known = len(logprobs) or share
@@ -251,14 +274,20 @@ def _text(choice: dict[str, Any]) -> str | None:
 def _listed_logprobs(choice: dict[str, Any]) -> list[Any]:
     """One entry a token, in the shape of either protocol: some servers answer in the other's."""
     held = choice.get("logprobs")
-    if not isinstance(held, dict):
+    if held is None:
         return []
+    if not isinstance(held, dict):
+        return _WRONG_TYPE
     values, content = held.get("token_logprobs"), held.get("content")
     if isinstance(values, list):
         return values
     if isinstance(content, list):
         return [token.get("logprob") if isinstance(token, dict) else None for token in content]
-    return []
+    return [] if values is None and content is None else _WRONG_TYPE
+
+
+_WRONG_TYPE = [None]
+"""What is listed where something is, but no list: no log-prob."""
 
 
 def _is_logprob(value: object) -> bool:
