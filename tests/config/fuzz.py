@@ -5,6 +5,10 @@ from __future__ import annotations
 import datetime
 import math
 import re
+import signal
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hypothesis import strategies as st
@@ -52,6 +56,8 @@ KNOWN: dict[str, st.SearchStrategy[Any]] = {
     "eval.source": st.sampled_from(["arithmetic", "no.jsonl"]),
     "eval.size": st.integers(0, 9),
     "engine.url": st.just("http://localhost:1/v1"),
+    "engine.key_env": st.sampled_from(["MY_KEY", "sk-proj-abcDEF123456"]),
+    "optimizer.betas": st.lists(st.sampled_from([0.0, 0.5, 0.9, 0.999]), min_size=2, max_size=3),
     "algorithm.name": st.sampled_from(list(ALGORITHMS)),
     "algorithm.select": st.lists(cells(RULES), min_size=1, max_size=3),
     "algorithm.advantage": cells(ADVANTAGES),
@@ -108,7 +114,10 @@ def settings(keys: list[str]) -> st.SearchStrategy[Values]:
     known = st.sampled_from(keys).flatmap(one)
     strange = st.tuples(st.sampled_from(["stpes", "a.b", "eval", "phases"]), st.sampled_from(WRONG))
     few = st.lists(known, max_size=5)
-    return st.one_of(*[few] * 9, st.tuples(known, strange).map(list)).map(nested)
+    with_strange = st.tuples(known, strange).map(list)
+    # `one_of` takes nine times the same strategy for one
+    tenth = st.integers(0, 9).flatmap(lambda number: with_strange if number == 9 else few)
+    return tenth.map(nested)
 
 
 def nested(pairs: list[tuple[str, Any]]) -> Values:
@@ -138,3 +147,23 @@ ALL = [key for key in ROWS if key != "phases"]
 CONFIGS = st.builds(
     lambda values, phases: {**values, **phases}, settings(ALL), st.just({}) | st.just({}) | PHASES
 )
+MOST_BYTES = 32 * 2**20
+
+
+@contextmanager
+def modest() -> Iterator[None]:
+    """In the block, little memory, and an end: a hang is a failure, not a quiet hour."""
+
+    def hung(*_: Any) -> None:
+        raise AssertionError("30 s of processor time are gone")
+
+    before = signal.signal(signal.SIGVTALRM, hung)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 30)
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
+    finally:
+        tracemalloc.stop()
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
