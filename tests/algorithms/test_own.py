@@ -262,7 +262,7 @@ class TestRefused:
     def test_in_a_recipe(self) -> None:
         for key, name, said in (
             ("loss", "says_more", "'{}' has 'needs_old', which is not read"),
-            ("advantage", "Short", "unknown advantage '{}'; available: one, reward"),
+            ("advantage", "Short", "'{}' is a cell of another kind, not an advantage; sub"),
             ("denominator", "WRITTEN", "'{}' is of type dict, not a"),
         ):
             config = from_dict({"algorithm": {"name": "raft", key: f"{__name__}:{name}"}})

@@ -360,6 +360,17 @@ def test_a_rule_of_ones_own_that_miscounts_is_told():
         kept(group([1, 1]), Only([True]))
 
 
+@pytest.mark.parametrize("returned", [None, True, "wrong", [True, False], [0, 1], {1: None}])
+def test_a_rule_of_ones_own_that_returns_no_reasons_is_told(returned):
+    with pytest.raises(UserError, match=r"not reasons; return a list: for each sample a str or No"):
+        kept(group([1, 1]), RULES.adopt("select", lambda group, alive, rng: returned))
+
+
+def test_reasons_may_come_as_an_array():
+    rule = RULES.adopt("select", lambda group, alive, rng: np.array([None, "odd"], dtype=object))
+    assert kept(group([1, 1]), rule) == [True, False]
+
+
 def test_which_columns_rules_read():
     assert columns_read([Correct(), AtMost(2), Gibbs(1.0)]) == frozenset()
     assert columns_read([Correct(), Distinct()]) == columns_read([RSO(1.0)]) == {"text"}

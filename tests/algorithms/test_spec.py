@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import sys
 from dataclasses import fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from winnow.algorithms.advantages import Advantage
+from winnow.algorithms.denominators import Denominator
 from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES, PENALTIES, RULES
+from winnow.algorithms.selection import Rule
 from winnow.algorithms.spec import Cell, parse, show
 from winnow.algorithms.table import ALGORITHMS
 from winnow.errors import UserError, nearest
@@ -241,6 +245,14 @@ def test_short_and_long_forms(kind: str, text: str, expected: str) -> None:
         ("select", "os:sep", "'os:sep' is of type str, not a function"),
         ("select", "functools:partial", "cannot import 'functools:partial'"),
         ("select", ".a:b", "cannot import '.a:b'"),
+        ("select", "sys:exit", "'sys:exit' does not take what a selection rule is given; define "),
+        ("select", "math:sqrt", "it as f(group, alive, rng)"),
+        ("select", f"{__name__}:Judge.none", "does not take what a selection rule is given"),
+        ("advantage", "math:pow", "does not take what an advantage is given; define it as f(rew"),
+        ("loss", f"{__name__}:keeps_some", "what a loss is given; define it as f(logp, old, adv"),
+        ("denominator", "math:sqrt", "a denominator is given; define it as f(length, siblings, t"),
+        ("select", f"{__name__}:Tenth", "Tenth' is a cell of another kind, not a selection rule; "),
+        ("select", "collections:Counter", "is of type Counter, not a function"),
         ("select", "m:f.<locals>.g", "from inside a function; define it"),
         ("select", "m:<lambda>", "from inside a function; define it"),
     ],
@@ -271,11 +283,24 @@ def keeps_all(group, alive, rng):
     return [None] * len(alive)
 
 
+def keeps_some(group, alive, rng, share):
+    """It takes one argument more than a rule is given."""
+
+
+class Tenth(Advantage):
+    def __call__(self, rewards):
+        return rewards / 10
+
+
 class Judge:
     """A rule as an object."""
 
     def __call__(self, group, alive, rng):
         return [None] * len(alive)
+
+    @staticmethod
+    def none(*, group=None):
+        return []
 
     @staticmethod
     def strict(group, alive, rng):
@@ -297,9 +322,32 @@ def test_a_module_of_the_current_folder_is_found(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
     assert callable(parse("select", "rules_of_mine:rule", RULES))
-    assert parse("select", "math:sqrt", RULES).function is math.sqrt
+    assert parse("advantage", "math:sqrt", ADVANTAGES).function is math.sqrt
     with pytest.raises(UserError, match="cannot import 'rules_broken:rule': invalid syntax"):
         parse("select", "rules_broken:rule", RULES)
+
+
+@pytest.mark.parametrize(
+    ("words", "base"),
+    [(RULES, Rule), (ADVANTAGES, Advantage), (DENOMINATORS, Denominator)],
+)
+def test_a_function_is_given_what_the_base_is(words: Any, base: type[Cell]) -> None:
+    given = list(inspect.signature(base.__call__).parameters)[1:]
+    wrong = [given[:-1], [*given, "more"]]
+    for names in (given, *wrong):
+        made = eval(f"lambda {', '.join(names)}: None")
+        if names is given:
+            assert words.adopt("x", made).function is made
+            assert words.adopt("x", eval(f"lambda {given[0]}, *rest: None"))
+        else:
+            with pytest.raises(UserError, match=f"f.{', '.join(given)}."):
+                words.adopt("x", made)
+
+
+def test_what_does_not_tell_its_arguments_is_taken() -> None:
+    with pytest.raises(ValueError, match="signature"):
+        inspect.signature(max)
+    assert parse("select", "builtins:max", RULES).function is max
 
 
 def test_nearest() -> None:

@@ -162,7 +162,7 @@ MISTAKES = {
         "train --learning_rate=1e-5", "no such option: --learning_rate; here it is optimizer.lr;"
     ),
     "setting without --set": Case(
-        "train steps=3", "unknown recipe 'steps=3'; give a setting as --"
+        "train steps=3", "recipe: steps=... is a setting; give it as --set steps=..."
     ),
     "option without its value": Case("train --out", "'--out' requires an argument"),
     "too many arguments": Case("train a b", "unexpected extra argument"),
@@ -218,7 +218,7 @@ MISTAKES = {
     "below a value": Case(train("steps.x=1"), "steps: it is a single value and has no setting 'x'"),
     "empty list": Case(train("algorithm.select=[]"), "algorithm.select: must not be empty"),
     "not finite": Case(train("optimizer.lr=nan"), "optimizer.lr: must be a finite float"),
-    "not in UTF-8": Case(train("model=\udcff"), r"--set: 'model=\udcff' is not in UTF-8"),
+    "not in UTF-8": Case(train("model=\udcff"), "--set: what it was given is not in UTF-8"),
     # the run folder
     "out is a run": Case("train --out old", "out: old exists already; choose another --out, or r"),
     "out is a run, eval": Case("eval --out old", "out: old exists already"),
@@ -231,7 +231,9 @@ MISTAKES = {
     "resume another folder": Case("train --resume folder", "resume: folder is not a run folder"),
     "resume an evaluation": Case("train --resume tried", "resume: tried holds an evaluation"),
     "resume with --set": Case(
-        "train --resume old --set steps=3", "--resume: a run keeps its settings"
+        "train --resume old --set steps=3",
+        "--resume: a run keeps its settings; give no recipe, --set or --out; to make the run "
+        "longer, raise steps in old/config.toml",
     ),
     "resume with --out": Case("train --resume old --out new", "--resume: a run keeps its settings"),
     "resume, file spoilt": Case("train --resume spoilt", "steps: must be an int"),

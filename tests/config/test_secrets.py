@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,35 @@ def test_a_key_is_written_nowhere(command: str, key: str, tmp_path: Path) -> Non
     assert key not in result.output + "".join(traceback.format_exception(result.exception))
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in written if key.encode() in path.read_bytes()]
+
+
+GIVEN = {
+    "not in UTF-8": [["--set", f"engine.key_env={KEYS[0]}\udcff"]],
+    "too many parts": [["--set", f"{KEYS[0]}{'.a' * 40}=1"]],
+    "no =": [["--set", KEYS[0]], ["--set", "engine.key_env", KEYS[0]]],
+    "undone by another": [["--set", f"reward.options.key={KEYS[0]}", "--set", "reward=exact"]],
+    "undoes another": [["--set", "reward.options.a=1", "--set", f"reward={KEYS[0]}"]],
+    "without --set": [
+        [f"engine.key_env={KEYS[0]}"],
+        [f"engine.url=http://me:{KEYS[0]}@host/v1"],
+        ["arithmetic", f"engine.key_env={KEYS[0]}"],
+        ["arithmetic", KEYS[0]],
+    ],
+}
+
+
+@pytest.mark.parametrize("words", [w for some in GIVEN.values() for w in some], ids=str)
+def test_no_message_about_the_words_of_a_command_shows_a_key(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["winnow", "sample", *words, "--out", "out"])
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("winnow: ")
+    assert said.count("\n") == 1
+    assert KEYS[0][:6] not in said
 
 
 def test_from_python_too(tmp_path: Path) -> None:

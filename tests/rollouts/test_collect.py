@@ -772,7 +772,11 @@ def test_a_folder_that_is_there(tiny_model, here, monkeypatch, capsys) -> None:
     for refused, says in [
         ((*options, "--out", "a"), "out: a exists already; choose another --out, or resume it"),
         (("--out", "p.jsonl"), "out: p.jsonl exists already; choose another --out"),
-        (("--resume", "a", "--set", "seed=1"), "--resume: a folder keeps its settings"),
+        (
+            ("--resume", "a", "--set", "seed=1"),
+            "--resume: a folder keeps its settings; give no recipe, --set, --out or --held-out; "
+            "for more samples, raise samples_per_prompt in a/config.toml",
+        ),
         (("--resume", "a", "--out", "b"), "--resume: a folder keeps its settings"),
         (("--resume", "a", "--held-out"), "--resume: a folder keeps its settings"),
         (("arithmetic", "--resume", "a"), "--resume: a folder keeps its settings"),

@@ -282,7 +282,7 @@ class TestWholeFiles:
         )
         for attempt in attempts:
             with pytest.raises(
-                WinnowError, match=r"^cannot write .*: No space left .*--resume"
+                WinnowError, match=r"^cannot write .*: No space left .*; make room, or give perm"
             ) as e:
                 attempt()
             assert "\n" not in str(e.value)
@@ -458,7 +458,7 @@ class TestCheckpoints:
         assert str(caught.value).startswith(
             "two shapes" if reason is None else f"cannot write {store.folder}/checkpoints/step-2: "
         )
-        assert reason is None or f"step-2: {reason}; make room" in str(caught.value)
+        assert reason is None or f"step-2: {reason}; make room, or give per" in str(caught.value)
         assert self.kept(store) == ["step-1"]
 
     def test_an_old_one_is_away_for_good_before_anything_of_it_goes(

@@ -23,7 +23,7 @@ from tests.torture.table import Outcome, Row, Tally
 from tests.training.faked import settings as fake_settings
 from winnow.config.recipe import dumps
 from winnow.config.schema import Config, from_dict
-from winnow.errors import DiskError
+from winnow.errors import DiskError, notes
 from winnow.training.run import run
 
 SETTINGS: dict[str, Any] = {
@@ -108,6 +108,8 @@ def check_limits(
                 assert told.value.exit_code == 74
                 assert not halves(tmp_path)
                 begun = broken.exists()
+                again = f"then run winnow train --resume {broken}"
+                assert notes(told.value) == ([again] if begun else [])
                 begin: dict[str, Any] = (
                     {"resume": broken} if begun else {"config": given, "out": broken}
                 )

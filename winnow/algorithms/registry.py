@@ -82,16 +82,19 @@ RULES = Vocabulary(
         RSO,
     ],
     Rule,
+    given=("group", "alive", "rng"),
 )
 ADVANTAGES = Vocabulary(
     "advantage",
     [One, Reward, Centred, Standardised, LeaveOneOut, Softmax, Extremes, GAE],
     Advantage,
+    given=("rewards",),
 )
 LOSSES = Vocabulary(
     "loss",
     [NLL, TemperedNLL, Clipped, Importance, Capped, SequenceClipped, SequenceImportance, DPO],
     Loss,
+    given=("logp", "old", "advantage"),
 )
 DENOMINATORS = Vocabulary(
     "denominator",
@@ -106,6 +109,7 @@ DENOMINATORS = Vocabulary(
         Constant,
     ],
     Denominator,
+    given=("length", "siblings", "totals"),
 )
 PENALTIES: Vocabulary[Cell] = Vocabulary("KL", [NoKL, InReward, InLoss])
 CRITICS: Vocabulary[Cell] = Vocabulary("critic", [NoCritic, Value])

@@ -67,7 +67,8 @@ def first_rejections(group: Group, rules: Sequence[Rule], rng: Generator) -> lis
     A sample without a score never survives, whatever the rules.
 
     Raises:
-        UserError: a user's rule that returns too few or too many reasons; what a rule raises.
+        UserError: a user's rule that returns too few or too many reasons, or no reasons; what a
+            rule raises.
     """
     rejections: list[Rejection] = [
         None if score.error is None else (-1, f"verifier error: {score.error}")
@@ -75,6 +76,9 @@ def first_rejections(group: Group, rules: Sequence[Rule], rng: Generator) -> lis
     ]
     for number, rule in enumerate(rules):
         reasons = rule(group, [rejection is None for rejection in rejections], rng)
+        if not _are_reasons(reasons):
+            problem = f"it returned {reasons!r:.60}, not reasons"
+            raise UserError(show(rule), problem, "return a list: for each sample a str or None")
         if len(reasons) != len(rejections):
             problem = f"{len(reasons)} outcomes for {len(rejections)} samples"
             raise UserError(show(rule), problem, "return one for each sample")
@@ -82,6 +86,13 @@ def first_rejections(group: Group, rules: Sequence[Rule], rng: Generator) -> lis
             if rejections[place] is None and reason is not None:
                 rejections[place] = (number, reason)
     return rejections
+
+
+def _are_reasons(given: object) -> bool:
+    """Whether a user's rule returned a list, tuple or array of texts and None."""
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
+        return False
+    return all(reason is None or isinstance(reason, str) for reason in given)
 
 
 def select(group: Group, rules: Sequence[Rule], rng: Generator) -> Group:

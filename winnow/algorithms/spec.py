@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
+from inspect import signature
 from typing import Any, ClassVar, Generic, TypeVar, cast, get_type_hints
 
 from winnow.errors import UserError, choices, nearest
@@ -96,11 +97,20 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
 
     Attributes:
         kind: What a cell is called in a message.
+
+    Args:
+        given: What a user's function is called with.
     """
 
-    def __init__(self, kind: str, cells: Iterable[type[C]], base: type[C] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        cells: Iterable[type[C]],
+        base: type[C] | None = None,
+        given: Sequence[str] = (),
+    ) -> None:
         super().__init__((cls.cell, cls) for cls in cells)
-        self.kind, self._base = kind, base
+        self.kind, self._base, self._given = kind, base, given
 
     def adopt(self, field: str, given: C | Function, text: str = "") -> C:
         """The cell that is given; a function is wrapped as one.
@@ -116,14 +126,18 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
             remedy = "call it" if isinstance(cell, type) else "name a function"
             raise UserError(field, f"{text!r} is {what}, not a function", remedy)
         if not isinstance(cell, self._base or tuple(self.values())):
-            if self._base is None or isinstance(cell, Cell):
+            if self._base is None or (isinstance(cell, Cell) and "cell" in vars(type(cell))):
                 raise UserError(field, f"unknown {self.kind} {text!r}", nearest(text, self))
+            if isinstance(cell, Cell):
+                problem = f"{text!r} is a cell of another kind, not {_a(self.kind)}"
+                raise UserError(field, problem, f"subclass {_named(self._base)}")
             for name in dir(self._base):
                 if not name.startswith("_") and hasattr(cell, name):  # it would be ignored
-                    base = f"{self._base.__module__}.{self._base.__name__}"
-                    raise UserError(
-                        field, f"{text!r} has {name!r}, which is not read", f"subclass {base}"
-                    )
+                    remedy = f"subclass {_named(self._base)}"
+                    raise UserError(field, f"{text!r} has {name!r}, which is not read", remedy)
+            if not _takes_them(cell, self._given):
+                problem = f"{text!r} does not take what {_a(self.kind)} is given"
+                raise UserError(field, problem, f"define it as f({', '.join(self._given)})")
             cell = _own(self._base, cell)
         for name, known in cell.declares.items():
             said = getattr(cell, name)
@@ -132,6 +146,25 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
                     problem = f"{text!r} declares {name} = {word!r}"
                     raise UserError(field, problem, choices(known))
         return cast(C, cell)
+
+
+def _takes_them(function: Function, given: Sequence[str]) -> bool:
+    """Whether a function can be called with so many arguments, as far as it tells."""
+    try:
+        signature(function).bind(*given)
+    except TypeError:
+        return False
+    except ValueError:  # one in C that does not tell
+        return True
+    return True
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def _named(base: type) -> str:
+    return f"{base.__module__}.{base.__name__}"
 
 
 class Takes(Generic[Given, Held]):

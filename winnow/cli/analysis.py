@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from winnow.cli.options import Form, Json, Pool, RightAt, Samples, Seed, Set, form_of, print_json
+from winnow.cli.options import (
+    Form,
+    Json,
+    Pool,
+    RightAt,
+    Samples,
+    Seed,
+    Set,
+    form_of,
+    print_json,
+    say,
+)
 from winnow.errors import UserError
 
 _Plot = Annotated[Path | None, typer.Option(help="Plot to write: .svg, .png or .pdf.")]
@@ -103,7 +114,7 @@ def best_of(
         return
     best_of_report(made)
     for path in written:
-        typer.echo(f"written:  {path}")
+        say(f"written:  {path}")
 
 
 def _sample_first(recipe: str | None, sets: list[str], folder: Path | None, quiet: bool) -> str:
@@ -186,7 +197,7 @@ def overoptimisation(
         return
     study_report(study)
     if plot:
-        typer.echo(f"written:  {plot}")
+        say(f"written:  {plot}")
 
 
 def fit_reward(

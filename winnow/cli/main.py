@@ -11,8 +11,19 @@ from typing import Annotated, Any
 import typer
 
 from winnow.cli import analysis, samples
-from winnow.cli.options import Accept, Json, Out, Recipe, Set, as_setting, only_resuming, print_json
-from winnow.errors import DiskError, UserError, WinnowError, notes, printable
+from winnow.cli.options import (
+    Accept,
+    Json,
+    Out,
+    Recipe,
+    Set,
+    as_setting,
+    only_resuming,
+    print_json,
+    say,
+    unseen,
+)
+from winnow.errors import DiskError, UserError, WinnowError, notes
 
 app = typer.Typer(
     name="winnow",
@@ -30,7 +41,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 def winnow(context: typer.Context) -> None:
     """Post-train language models by keeping their good samples."""
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        say(context.get_help())
 
 
 @app.command(
@@ -61,8 +72,11 @@ def train(
     with observing(as_json) as observers:
         if resume is not None:
             if recipe is not None or sets or out is not None:
-                problem = "a run keeps its settings"
-                raise UserError("--resume", problem, "give no recipe, --set or --out")
+                remedy = (
+                    "give no recipe, --set or --out; to make the run longer, raise steps in "
+                    f"{shown(resume)}/config.toml"
+                )
+                raise UserError("--resume", "a run keeps its settings", remedy)
             result = run(resume=resume, observers=observers, accept_changes=accept_changes)
         else:
             only_resuming(accept_changes)
@@ -89,9 +103,9 @@ def train(
         )
         return
     if line := gain_line(result):
-        typer.echo(f"\n{line}")
-    typer.echo(f"model:   {shown(result.checkpoint)}")
-    typer.echo(f"samples: {shown(result.folder / 'rollouts')}")
+        say(f"\n{line}")
+    say(f"model:   {shown(result.checkpoint)}")
+    say(f"samples: {shown(result.folder / 'rollouts')}")
 
 
 @app.command(
@@ -118,7 +132,7 @@ def evaluate(
     if as_json:
         print_json({"folder": str(located(folder, "out")), **asdict(result)})
     else:
-        typer.echo(f"samples: {shown(located(folder, 'out') / 'rollouts')}")
+        say(f"samples: {shown(located(folder, 'out') / 'rollouts')}")
 
 
 for _name, (_function, _example) in {**samples.COMMANDS, **analysis.COMMANDS}.items():
@@ -167,7 +181,7 @@ def settings(as_json: Json = False) -> None:
 
     console = Console()
     for line in settings_recipe(rows, console.width if console.is_terminal else None):
-        typer.echo(line)
+        say(line)
 
 
 @app.command(epilog="Example: winnow doctor")
@@ -180,7 +194,7 @@ def doctor(as_json: Json = False) -> None:
         print_json([vars(finding) for finding in findings])
     else:
         for finding in findings:
-            typer.echo(f"{'ok  ' if finding.ok else 'no  '} {finding.what}: {finding.detail}")
+            say(f"{'ok  ' if finding.ok else 'no  '} {finding.what}: {finding.detail}")
     if any(finding.needed and not finding.ok for finding in findings):
         raise typer.Exit(2)
 
@@ -192,11 +206,14 @@ def main() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()  # what it has not taken is known now, not at exit
     except WinnowError as error:
-        sys.exit(_say("; ".join([str(error), *notes(error)]), error.exit_code))
+        rest = notes(error)
+        if isinstance(error, DiskError) and not rest:
+            rest = ["then run the command again"]
+        sys.exit(_say("; ".join([str(error), *rest]), error.exit_code))
     except _UsageError as error:
         context: Any = getattr(error, "ctx", None)
         command = context.command_path if context else "winnow"
-        message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+        message = unseen(str(getattr(error, "format_message", error.__str__)()).rstrip("."))
         meant = as_setting(str(getattr(error, "option_name", "")), message)
         sys.exit(_say(f"{message[:1].lower()}{message[1:]}; {meant}see {command} --help", 2))
     except (KeyboardInterrupt, typer.Abort):
@@ -211,7 +228,7 @@ def main() -> None:
 
 def _say(message: str, code: int) -> int:
     with suppress(OSError):  # the exit code tells it too
-        typer.echo(f"winnow: {printable(' '.join(message.split()))}", err=True)
+        say(f"winnow: {' '.join(message.split())}", err=True)
     return code
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from winnow.errors import UserError
+from winnow.errors import UserError, printable
 
 Recipe = Annotated[
     str | None, typer.Argument(help="A TOML file or a built-in recipe: arithmetic, gsm8k, llama2.")
@@ -52,9 +52,20 @@ Seed = Annotated[
 ]
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text for a person; what is unprintable, as in the name of a file, is escaped."""
+    typer.echo(printable(text), err=err)
+
+
 def print_json(value: Any) -> None:
-    """A result for a program to read."""
-    typer.echo(json.dumps(value, indent=2))
+    """A result for a program to read; JSON escapes all that is unprintable but DEL."""
+    typer.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
+
+
+def unseen(message: str) -> str:
+    """A usage error without the arguments that are too many: one may be a key to a server."""
+    kind, _, _ = message.partition(" (")
+    return kind if kind.startswith("Got unexpected extra argument") else message
 
 
 def only_resuming(accept_changes: bool) -> None:

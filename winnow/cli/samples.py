@@ -22,6 +22,7 @@ from winnow.cli.options import (
     form_of,
     only_resuming,
     print_json,
+    say,
 )
 from winnow.errors import UserError, number_of
 
@@ -63,8 +64,11 @@ def sample(
     with observing(as_json) as observers:
         if resume is not None:
             if recipe is not None or sets or out is not None or held_out:
-                problem = "a folder keeps its settings"
-                raise UserError("--resume", problem, "give no recipe, --set, --out or --held-out")
+                remedy = (
+                    "give no recipe, --set, --out or --held-out; for more samples, raise "
+                    f"samples_per_prompt in {shown(resume)}/config.toml"
+                )
+                raise UserError("--resume", "a folder keeps its settings", remedy)
             result = resume_sample(resume, observers=observers, accept_changes=accept_changes)
         else:
             only_resuming(accept_changes)
@@ -75,8 +79,8 @@ def sample(
     if as_json:
         print_json({"folder": str(result.folder), **asdict(done)})
         return
-    typer.echo(_sampled(done))
-    typer.echo(f"samples: {shown(result.folder)}")
+    say(_sampled(done))
+    say(f"samples: {shown(result.folder)}")
 
 
 def _sampled(done: Sampled) -> str:
@@ -150,7 +154,7 @@ def select(
         return
     selection_report(selected)
     for path in out or ():
-        typer.echo(f"written:  {path}")
+        say(f"written:  {path}")
 
 
 def _json_table(option: str, text: str) -> dict[str, Any]:

@@ -41,10 +41,14 @@ def load(
     Raises:
         UserError: no such recipe, no such key, a value of the wrong type.
     """
+    given = [_split(item) for item in sets]  # first: a key after a space would be the recipe
     values = _read("arithmetic" if recipe is None else recipe)
-    for number, item in enumerate(sets):
-        _set(values, item)
-        _check_order(item, sets[:number])
+    for number, (path, text) in enumerate(given):
+        if text:
+            merge(values, _nested(path, _value(text)))
+        else:
+            _unset(values, path)
+        _check_order(sets[number], sets[:number])
     merge(values, dict(over or {}))
     return from_dict(values)
 
@@ -81,6 +85,9 @@ def recipes() -> list[str]:
 
 def _read(recipe: str) -> dict[str, Any]:
     path = Path(recipe)
+    key, given, _ = recipe.partition("=")
+    if given and path.suffix != ".toml" and os.sep not in key:  # its value may be a key to a server
+        raise UserError("recipe", f"{key}=... is a setting", f"give it as --set {key}=...")
     if path.suffix == ".toml" or os.sep in recipe:
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -90,9 +97,7 @@ def _read(recipe: str) -> dict[str, Any]:
     else:
         known = recipes()
         if recipe not in known:
-            given = "=" in recipe
-            remedy = f"give a setting as --set {recipe}" if given else nearest(recipe, known)
-            raise UserError("recipe", f"unknown recipe {recipe!r}", remedy)
+            raise UserError("recipe", f"unknown recipe {recipe!r}", nearest(recipe, known))
         text = (files("winnow.config") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
     try:
         return renamed(tomllib.loads(text))
@@ -105,20 +110,22 @@ def _read(recipe: str) -> dict[str, Any]:
         raise UserError("recipe", f"{recipe} is not valid TOML: {error}", hint) from error
 
 
-def _set(values: dict[str, Any], item: str) -> None:
+def _split(item: str) -> tuple[list[str], str]:
+    """The parts of the key and the value of a `--set`.
+
+    Raises:
+        UserError: it is none. What it is is not repeated: it may hold a key to a server.
+    """
     key, equals, text = item.partition("=")
     if not equals or not key.strip():
-        problem = "what it was given is not key=value"  # unseen: it may be a key to a server
+        problem = "what it was given is not key=value"
         raise UserError("--set", problem, "write it like --set optimizer.lr=1e-5")
     if any("\ud800" <= character <= "\udfff" for character in item):
-        raise UserError("--set", f"{item!r} is not in UTF-8", "write it in UTF-8")
+        raise UserError("--set", "what it was given is not in UTF-8", "write it in UTF-8")
     path = key.strip().split(".")
     if len(path) > _LONGEST_KEY:
-        raise UserError("--set", f"the key in {item[:60]!r} has {len(path)} parts")
-    if text:
-        merge(values, _nested(path, _value(text)))
-    else:
-        _unset(values, path)
+        raise UserError("--set", f"a key has {len(path)} parts", f"{_LONGEST_KEY} are the most")
+    return path, text
 
 
 _LONGEST_KEY = 32
@@ -130,7 +137,9 @@ def _check_order(item: str, before: Sequence[str]) -> None:
     section, _, value = item.partition("=")
     lost = [other for other in before if other.strip().startswith(f"{section.strip()}.")]
     if section.strip() in SHORT and value and lost:
-        raise UserError("--set", f"{item} would undo --set {lost[-1]}", "give it before that one")
+        other = lost[-1].partition("=")[0].strip()
+        problem = f"{section.strip()}=... would undo --set {other}=..."
+        raise UserError("--set", problem, "give it before that one")
 
 
 def _value(text: str) -> Any:

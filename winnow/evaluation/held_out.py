@@ -27,6 +27,7 @@ from winnow.rollouts.context import Context
 from winnow.rollouts.generate import requests, sample, sampling_params
 from winnow.rollouts.reward_errors import failures_of
 from winnow.rollouts.scoring import reward_for, score
+from winnow.storage.atomic import and_then
 from winnow.storage.lock import FolderLock
 from winnow.storage.paths import located, shown
 from winnow.storage.run_folder import RunStore
@@ -115,6 +116,7 @@ def run_evaluation(
         FolderLock("out") as lock,
         reward_for(config, reward, next(iter(prompts.held_out), None)) as verifier,
         observers.running(start),
+        and_then(out, "run it again with another --out"),
     ):
         sampler = sampler_for(config, prompts.held_out, observers)
         for note in clashes(prompts.held_out):

@@ -29,6 +29,7 @@ from winnow.rollouts.generate import ask, derive_seed, sampling_params
 from winnow.rollouts.inputs import INPUTS, check_inputs, inputs_of, text_of
 from winnow.rollouts.reward_errors import errors_of, failures
 from winnow.rollouts.scoring import Patience, reward_for, score
+from winnow.storage.atomic import and_then
 from winnow.storage.lock import FolderLock, alone
 from winnow.storage.paths import located, shown
 from winnow.storage.sample_folder import Journal, Place
@@ -275,7 +276,12 @@ def _sample(
     )
     start = RunStart(folder, "sample", values_of(config), what, resumed=folder.exists())
     first = None if start.resumed else next(iter(plan.prompts), None)
-    with reward_for(config, reward, first) as verifier, observers.running(start):
+    again = f"winnow sample --resume {shown(folder)}"
+    with (
+        reward_for(config, reward, first) as verifier,
+        observers.running(start),
+        and_then(folder, f"run {again}"),
+    ):
         sampler = sampler_for(config, plan.prompts, observers)
         for note in clashes(plan.prompts):
             observers.note(note)
@@ -283,7 +289,7 @@ def _sample(
         try:
             sampled = collect(plan, sampler, verifier, journal, observers)
         except KeyboardInterrupt as stop:
-            raise Stopped(f"stopped; resume: winnow sample --resume {shown(folder)}") from stop
+            raise Stopped(f"stopped; resume: {again}") from stop
         finally:
             for note in sampler.notes():
                 observers.note(note)

@@ -108,14 +108,24 @@ def _of_the_disk(error: BaseException) -> str | None:
 
 @contextmanager
 def disk(path: Path) -> Iterator[None]:
-    """In the block, an `OSError` becomes a `DiskError` that tells how to resume."""
+    """In the block, an `OSError` becomes a `DiskError`."""
     try:
         yield
     except OSError as error:
-        raise DiskError(
-            f"cannot write {path}: {error.strerror or error}; make room (or leave to write), then "
-            "try again; what has a --resume continues where it stopped"
-        ) from error
+        reason = error.strerror or error
+        remedy = "make room, or give permission to write"
+        raise DiskError(f"cannot write {path}: {reason}; {remedy}") from error
+
+
+@contextmanager
+def and_then(folder: Path, what: str) -> Iterator[None]:
+    """In the block, a `DiskError` has a note: what to do next, if a command's folder is there."""
+    try:
+        yield
+    except DiskError as error:
+        if folder.is_dir():
+            error.add_note(f"then {what}")
+        raise
 
 
 def sync(path: Path) -> None:

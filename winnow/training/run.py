@@ -19,6 +19,7 @@ from winnow.reporting.observer import Observers
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.inputs import check_inputs
 from winnow.rollouts.scoring import reward_for
+from winnow.storage.atomic import and_then
 from winnow.storage.lock import FolderLock
 from winnow.storage.paths import located, shown
 from winnow.storage.run_folder import FINAL, RunStore
@@ -106,7 +107,12 @@ def run(
         start = _start(checked, out, point)
         prompts = checked.prompts
         first = next(iter(prompts.train or prompts.held_out), None) if resume is None else None
-        with reward_for(config, reward, first) as verifier, observers.running(start):
+        again = f"winnow train --resume {shown(out)}"
+        with (
+            reward_for(config, reward, first) as verifier,
+            observers.running(start),
+            and_then(out, f"run {again}"),
+        ):
             try:
                 runner = assemble(checked, verifier, observers, out=out, lock=lock, point=point)
                 observers.records = [MetricsFile(runner.context.store.append)]
@@ -116,9 +122,7 @@ def run(
                 runner.finish()
             except KeyboardInterrupt as stop:
                 begun = (out / "config.toml").is_file()
-                hint = (
-                    f"; resume: winnow train --resume {shown(out)}" if begun else " before it began"
-                )
+                hint = f"; resume: {again}" if begun else " before it began"
                 raise Stopped(f"stopped{hint}") from stop
             result = result_of(out)
             observers.done(_end(result))
