@@ -25,7 +25,7 @@ LAYERS = (
     ("algorithms", "rewards", "storage", "reporting"),
     ("theory",),
     ("types",),
-    ("errors",),
+    ("errors", "user_code"),
 )
 """From the top down: a room imports from those below it, for types too."""
 SIDEWAYS = {("reporting", "storage")}

@@ -273,7 +273,7 @@ def test_a_ready_made_reward_is_returned_as_it_is() -> None:
         ("frobnicate", {}, "'frobnicate'; available: number, exact, regex, gsm8k, math, gym (or"),
         (":score", {}, "module:function"),
         ("module:", {}, "module:function"),
-        ("my_rewards.py:score", {}, "'my_rewards:score'"),
+        ("my_rewards.py:score", {}, "reward: no file my_rewards.py"),
         ("no_such_module:score", {}, "No module named 'no_such_module'"),
         ("os.path:jion", {}, "'os.path' has no 'jion': did you mean 'join'?"),
         ("os.path:sep", {}, "os.path:sep is not callable: it is a str"),

@@ -19,10 +19,11 @@ from functools import cache
 from inspect import signature
 from typing import Any, ClassVar, Generic, TypeVar, cast, get_type_hints
 
+from winnow import user_code
 from winnow.errors import UserError, choices, nearest
 
 _CELL = re.compile(r"^\s*([a-z][a-z0-9+-]*)\s*(\((.*)\))?\s*$", re.DOTALL)
-_FUNCTION = re.compile(r"^[\w.]+:[\w.<>]+$")
+_FUNCTION = re.compile(r"^(?:[\w.]+|.+\.py):[\w.<>]+$", re.DOTALL)
 
 
 class Cell:
@@ -192,7 +193,8 @@ def parse(field: str, text: str, vocabulary: Vocabulary[C]) -> C:
 
     Args:
         field: The setting that holds it, for the message.
-        text: For example ``clipped(low=0.2, high=0.28)`` or ``module:attribute``.
+        text: For example ``clipped(low=0.2, high=0.28)``, ``module:attribute`` or
+            ``folder/file.py:attribute``.
 
     Raises:
         UserError: unknown cell, unknown or missing argument, a value that the cell refuses.
@@ -239,7 +241,7 @@ def show(cell: object) -> str:
     if isinstance(cell, Cell):
         return str(cell)
     owner: Any = cell if hasattr(cell, "__qualname__") else type(cell)
-    return f"{owner.__module__}:{owner.__qualname__}"
+    return user_code.named(owner.__module__, owner.__qualname__)
 
 
 _NUMBERS: Mapping[object, tuple[type, ...]] = {int: (int,), float: (int, float)}
@@ -297,7 +299,7 @@ def _arguments(field: str, text: str, inside: str) -> tuple[list[Any], dict[str,
 def _imported(field: str, path: str) -> Any:
     from importlib import import_module
 
-    module, _, attribute = path.partition(":")
+    module, _, attribute = path.rpartition(":")
     if "<" in attribute:
         problem = f"cannot import {path!r} from inside a function"
         raise UserError(field, problem, "define it at the top of a module")
@@ -305,7 +307,8 @@ def _imported(field: str, path: str) -> Any:
     if "" not in sys.path and here not in sys.path:  # as for rewards: last, so as to hide nothing
         sys.path.append(here)
     try:
-        found: Any = import_module(module)
+        by_file = user_code.names_file(path)
+        found: Any = user_code.import_file(module) if by_file else import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
         return found() if isinstance(found, type) else found

@@ -18,6 +18,7 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.objective import Term
 from winnow.algorithms.spec import Own
 from winnow.config.former import renamed, without_test
+from winnow.config.located import beside_recipe, found_nowhere
 from winnow.config.messages import complaint
 from winnow.config.schema import SHORT, Config, from_dict
 from winnow.config.schema.algorithm import OWN, AlgorithmConfig
@@ -32,6 +33,9 @@ def load(
 ) -> Config:
     """A config from a recipe, with settings over it.
 
+    What the recipe names by a relative path is looked for in the recipe's folder, then in the
+    working folder; what `sets` and `over` name, in the working folder alone.
+
     Args:
         recipe: A TOML file, or the name of a recipe that ships with Winnow; ``None``: `arithmetic`.
         sets: ``key.path=value`` strings; the value is TOML where it parses, else a string. With
@@ -43,6 +47,10 @@ def load(
     """
     given = [_split(item) for item in sets]  # first: a key after a space would be the recipe
     values = _read("arithmetic" if recipe is None else recipe)
+    folder = Path(recipe).parent if recipe is not None and _is_path(recipe) else None
+    if folder is not None:
+        values = beside_recipe(values, folder)
+        missing = found_nowhere(values)
     for number, (path, text) in enumerate(given):
         if text:
             merge(values, _nested(path, _value(text)))
@@ -50,7 +58,11 @@ def load(
             _unset(values, path)
         _check_order(sets[number], sets[:number])
     merge(values, dict(over or {}))
-    return from_dict(values)
+    config = from_dict(values)
+    if folder is None or not missing:
+        return config
+    still = missing & found_nowhere(values)
+    return config.looked_beside({setting: os.path.abspath(folder) for setting, _ in still})
 
 
 def load_folder(folder: Path) -> Config:
@@ -83,12 +95,17 @@ def recipes() -> list[str]:
     )
 
 
+def _is_path(recipe: str) -> bool:
+    """Whether it is a file, and no name of a recipe that ships with Winnow."""
+    return Path(recipe).suffix == ".toml" or os.sep in recipe
+
+
 def _read(recipe: str) -> dict[str, Any]:
     path = Path(recipe)
     key, given, _ = recipe.partition("=")
     if given and path.suffix != ".toml" and os.sep not in key:  # its value may be a key to a server
         raise UserError("recipe", f"{key}=... is a setting", f"give it as --set {key}=...")
-    if path.suffix == ".toml" or os.sep in recipe:
+    if _is_path(recipe):
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from winnow.config.located import located_config
+from winnow.config.located import located_config, naming_places
 from winnow.config.recipe import dumps, values_of
 from winnow.config.schema import Config
 from winnow.config.unread import unread
@@ -107,6 +107,13 @@ def run_evaluation(
     """Evaluate a config's held-out prompts; the samples go to a run folder of their own."""
     out, config = located(out, "out"), located_config(config)
     RunStore.refuse(out)
+    with naming_places(config):
+        return _run_evaluation(config, out, observers, reward)
+
+
+def _run_evaluation(
+    config: Config, out: Path, observers: Observers, reward: str | RewardFunction | None
+) -> Evaluation:
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
     refuse(unread(config))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
+from winnow import user_code
 from winnow.errors import UserError, nearest
 from winnow.rewards import answer_extraction, formulas, verifiers
 from winnow.rewards.base import Reward
@@ -89,7 +91,7 @@ MEMORY_GIB = 4.0
 """The limit of a verifier's memory on Linux, where none is set."""
 
 REWARDS: Mapping[str, str] = MappingProxyType({n: b.summary for n, b in _BUILTINS.items()})
-"""Each named reward and what is right by it, in a line. ``module:function`` is another."""
+"""Each named reward and what is right by it, in a line; a user's function is another."""
 
 
 def make_reward(
@@ -107,9 +109,9 @@ def make_reward(
     started here, so that a verifier that cannot be loaded is known at once.
 
     Args:
-        reward: A name of :data:`REWARDS`; ``module:function``, also from the current folder; a
-            function of a :class:`~winnow.types.Prompt` and a completion; or a
-            :class:`~winnow.rewards.base.Reward`, which is returned as it is.
+        reward: A name of :data:`REWARDS`; ``module:function``, also from the current folder, or
+            ``folder/file.py:function``; a function of a :class:`~winnow.types.Prompt` and a
+            completion; or a :class:`~winnow.rewards.base.Reward`, which is returned as it is.
         options: Of the named reward; a function takes none.
         time_limit: Seconds that a sample may take where the verifier has a process of its own.
         workers: How many such processes.
@@ -209,20 +211,25 @@ def _check_library(name: str, builtin: _Builtin) -> None:
 
 
 def _target(reward: str) -> str:
-    """The reward, if it is a ``module:function``; else a `UserError`."""
-    module, colon, function = reward.partition(":")
+    """A ``module:function`` as it is, a file's with its whole path; else a `UserError`."""
+    module, colon, function = reward.rpartition(":")
     if not colon:
         problem = f"unknown reward {reward!r}"
-        raise UserError("reward", problem, f"{nearest(reward, REWARDS)} (or module:function)")
+        raise UserError(
+            "reward", problem, f"{nearest(reward, REWARDS)} (or module:function, file.py:function)"
+        )
     if not module or not function:
         raise UserError(
-            "reward", f"{reward!r} lacks the module or the function", "write it as module:function"
+            "reward",
+            f"{reward!r} lacks the module or the function",
+            "write it as module:function or file.py:function",
         )
-    if module.endswith(".py"):
-        raise UserError(
-            "reward", f"{reward!r} names a file", f"name its module: '{module[:-3]}:{function}'"
-        )
-    return reward
+    if not user_code.names_file(reward):
+        return reward
+    found = user_code.absolute(reward)
+    if not os.path.isfile(found.rpartition(":")[0]):
+        raise UserError("reward", f"no file {module}")
+    return found
 
 
 def _is_reward(reward: object) -> TypeGuard[Reward]:

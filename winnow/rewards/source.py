@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
+from winnow import user_code
 from winnow.errors import WinnowError
 from winnow.rewards import worker
 
@@ -28,11 +29,13 @@ class Source:
     """What a worker runs, in the parent's current folder of when this was made.
 
     Attributes:
-        target: ``module:function``, resolved in the worker; or ``function`` is given.
+        target: ``module:function`` or ``/folder/file.py:function``, resolved in the worker; or
+            ``function`` is given.
         function: A callable, pickled with cloudpickle.
         options: Keyword arguments that go with every call.
         user: Whether it is the user's code. A user's module is also looked for in the current
-            folder, and an error in the user's code names its line.
+            folder, what a file imports in the file's, and an error in the user's code names its
+            line.
     """
 
     target: str | None = None
@@ -45,7 +48,8 @@ class Source:
     def start_message(self) -> bytes:
         """The first message to a worker."""
         path = list(self.path)
-        if self.user and self.target and not {"", self.folder} & set(path):
+        named = self.user and self.target and not user_code.names_file(self.target)
+        if named and not {"", self.folder} & set(path):
             path.insert(0, self.folder)  # as ``python -m`` has it; a console script does not
         start: worker.Start = {
             "path": path,

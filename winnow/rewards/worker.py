@@ -47,7 +47,7 @@ class Start(TypedDict):
 
     Attributes:
         path: The parent's ``sys.path``.
-        target: ``module:function``.
+        target: ``module:function``, or ``/folder/file.py:function``.
         function: A callable, pickled with cloudpickle.
         options: Keyword arguments that go with every call.
         user: Whether it is the user's code, whose line an error should name.
@@ -168,9 +168,15 @@ def _check_call(verifier: Callable[..., object]) -> None:
 
 
 def _resolve(target: str) -> object:
-    """The object that ``module:name`` or ``module:Class.name`` names."""
-    module, _, path = target.partition(":")
-    found: object = importlib.import_module(module)
+    """The object that ``module:name``, ``module:Class.name`` or ``file.py:name`` names."""
+    from winnow import user_code  # it is there, as `_load` has the parent's path
+
+    module, _, path = target.rpartition(":")
+    found: object
+    if user_code.names_file(target):
+        found = user_code.import_file(module, first=True)
+    else:
+        found = importlib.import_module(module)
     for name in path.split("."):
         if not hasattr(found, name):
             near = difflib.get_close_matches(name, dir(found), n=1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from winnow.config.located import located_config
+from winnow.config.located import located_config, naming_places
 from winnow.config.recipe import dumps, load_folder, naming_folder, values_of
 from winnow.config.schema import Config
 from winnow.config.unread import unread
@@ -217,7 +217,7 @@ def run_sample(
     out, config = located(out, "out"), located_config(config)
     Journal.refuse(out)
     refuse(unread(config))
-    with FolderLock() as lock:
+    with naming_places(config), FolderLock() as lock:
 
         def begin(plan: Plan, device: str) -> Journal:
             files = {"config.toml": dumps(config), INPUTS: text_of(_inputs(config, plan))}

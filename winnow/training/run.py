@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from winnow.algorithms.algorithm import Algorithm
-from winnow.config.located import located_config
+from winnow.config.located import located_config, naming_places
 from winnow.config.recipe import load_folder, naming_folder
 from winnow.config.schema import Config
 from winnow.errors import Stopped
@@ -86,7 +86,7 @@ def run(
         UserError: what the caller can fix; another process writes to the folder.
         WinnowError: the run had to stop.
     """
-    with FolderLock() as lock:
+    with naming_places(config), FolderLock() as lock:
         if resume is not None:
             out = RunStore.open(located(resume, "resume")).folder
             config = load_folder(out)

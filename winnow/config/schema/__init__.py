@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from winnow.config.messages import complaint, shown
 from winnow.config.schema.algorithm import AlgorithmConfig
@@ -87,6 +87,19 @@ class Config(Section):
     anchor: AnchorConfig = AnchorConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    _beside: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def beside(self) -> Mapping[str, str]:
+        """The recipe's folder, by each setting of the recipe that names nothing found there."""
+        return self._beside
+
+    def looked_beside(self, beside: Mapping[str, str]) -> Config:
+        """The same config, made from a recipe; see `beside`."""
+        made = self.model_copy()
+        made._beside = dict(beside)
+        return made
 
     @property
     def sampling_model(self) -> str:

@@ -14,7 +14,9 @@ from winnow.config.schema.bounds import Gib, Name, Parallel, Score, Seconds
 class RewardConfig(Section):
     """How a completion is scored. `reward = "x"` is short for `reward.name = "x"`."""
 
-    name: Name = Field("number", description="A built-in verifier, or 'module:function'.")
+    name: Name = Field(
+        "number", description="A built-in verifier, 'module:function' or 'FILE.py:function'."
+    )
     options: dict[str, Any] = Field({}, description="Options of the built-in verifier.")
     time_limit: Seconds = Field(10.0, description="Seconds a verifier may take per sample.")
     workers: Parallel = Field(2, description="Verifier processes.")
