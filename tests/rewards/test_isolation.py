@@ -138,6 +138,50 @@ def test_descendants_are_found_with_and_without_the_kernels_list(monkeypatch: An
     assert len(found[0]) == 2
 
 
+@linux
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_a_worker_goes_though_its_supervisor_was_stopped_or_killed(
+    make: Make, tmp_path: Path, how: str
+) -> None:
+    number = {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}[how]
+
+    def harms(prompt: Prompt, completion: str) -> float:
+        if completion == "1":
+            return 1.0
+        (tmp_path / "pid").write_text(str(os.getpid()))
+        os.kill(os.getppid(), number)
+        time.sleep(60)
+        return 0.0
+
+    told = {"stop": "no score within 2 s", "kill": "was killed by SIGKILL"}
+    assert told[how] in error_of(make(harms, time_limit=2.0), how)
+    pid = (tmp_path / "pid").read_text()
+    # what was killed has no memory left, and so no environment; it may be unburied
+    environment = Path(f"/proc/{pid}/environ")
+    try:
+        assert not environment.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+
+
+@linux
+def test_a_verifiers_module_harms_only_itself_as_it_is_imported(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "harmful_at_import.py").write_text(
+        "import os, resource, sys\n"
+        "os.environ.clear()\n"
+        "sys.path.clear()\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))\n"
+        "def score(prompt, completion):\n"
+        "    return float(completion) if completion else 'none'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    good, bad = scores(make("harmful_at_import:score"), "1", "")
+    assert good == Score(1.0)
+    assert str(bad.error).startswith("the verifier returned")
+
+
 # ---- memory
 
 

@@ -160,6 +160,9 @@ class Child:
                 if not report:
                     with contextlib.suppress(OSError):  # it is gone
                         control.shutdown(socket.SHUT_WR)
+                    if process is not None:  # a verifier may have stopped it
+                        with contextlib.suppress(ProcessLookupError, PermissionError):
+                            os.kill(process.pid, signal.SIGCONT)
                     report = _received(control, _KILL_LIMIT)
         if process is None:
             return _Ending(None)
@@ -169,6 +172,8 @@ class Child:
         code = process.wait()
         assert process.stdin is not None
         assert process.stdout is not None
+        if not report:  # the kernel kills the worker too: its pipe ends when it is gone
+            _wait_for_end(process.stdout.fileno(), _GRACE)
         process.stdin.close()
         process.stdout.close()
         return _Ending(**json.loads(report)) if report else _Ending(code)
@@ -302,6 +307,14 @@ def _received(control: socket.socket, seconds: float) -> bytes:
             return data
         data += more
     return b""
+
+
+def _wait_for_end(pipe: int, seconds: float) -> None:
+    """Read and drop all that comes until nobody can write any more, for so many seconds."""
+    deadline = time.monotonic() + seconds
+    while _is_ready(pipe, select.POLLIN, max(0.0, deadline - time.monotonic())):
+        if not os.read(pipe, _LONGEST_REPLY):
+            return
 
 
 def _is_ready(pipe: int, event: int, seconds: float) -> bool:
