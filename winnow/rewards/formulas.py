@@ -56,8 +56,8 @@ _LITERAL = re.compile(
 )
 
 _POWERS = re.compile(r"(?:[0-9]+|[)}\]])(?:\s*(?:\^|\*\*)[\s{(+-]*[0-9]+)+")
-_FACTORIALS = re.compile(
-    r"[0-9]{6,}[\s)}]*!|!(?:\s*!){2,}|!\s*[)}\]]+\s*!|\\(?:Gamma|binom)\s*[({]+\s*[0-9]{6,}"
+_LARGE = re.compile(
+    r"[0-9]\s*[eE]\s*[+-]?[0-9]{6,}|[0-9]{6,}[\s)}]*!|!(?:\s*!){2,}|!\s*[)}\]]+\s*!|\\(?:Gamma|binom)\s*[({]+\s*[0-9]{6,}"
 )
 _LARGEST_EXPONENT = 10**6
 
@@ -206,7 +206,7 @@ def is_too_large(formula: str) -> bool:
 
     An exponent may be a million, the number of a factorial have five digits.
     """
-    if _FACTORIALS.search(formula):
+    if _LARGE.search(formula):
         return True
     for chain in _POWERS.finditer(formula):
         below, *levels = re.findall(r"[0-9]+|[)}\]](?=\s*[\^*])", chain.group())

@@ -20,6 +20,7 @@ from math_verify import (  # type: ignore[import-untyped, unused-ignore]
 )
 
 from winnow.rewards import formulas, notation
+from winnow.rewards.formula_cost import ALLOWED, cost
 from winnow.rewards.formulas import Parts
 from winnow.rewards.verifiers import needed_answer
 from winnow.types import Prompt
@@ -35,6 +36,9 @@ EXACT = sympy.Rational(1, 10**40)
 ROUNDED = sympy.Rational(1, 10**6)
 """The same where one of them is written as a decimal: 1.414214 is the root of 2."""
 
+MOST_LEVELS_OF_PARTS = 2
+"""Functions and roots in each other of which real and imaginary parts are found as formulas."""
+
 _WHAT = (LatexExtractionConfig(boxed_match_priority=0),)
 _TEX = {
     "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "±": r"\pm ", "π": r"\pi ", "∞": r"\infty ",
@@ -42,6 +46,7 @@ _TEX = {
     "−": "-",
 }  # fmt: skip
 _ROOT = re.compile(r"√\s*(\()?([0-9]+|[A-Za-z])(?(1)\))")
+_STARS = re.compile(r"\s*\*\*\s*([+-]?[0-9A-Za-z.]+|\([^()]*\))")
 _UPRIGHT = re.compile(r"\\(?:mathrm|operatorname|text|textrm)\s*\{\s*([ei])\s*\}")
 _DECIMAL = re.compile(r"\.[0-9]")
 _IMAGINARY = re.compile(r"(?<=[0-9)}])i(?![A-Za-z])")
@@ -147,6 +152,8 @@ def _same_formulas(gold: str, said: str) -> bool:
 def _same(gold: Any, said: Any, decimal: bool) -> bool:
     if _undefined(said) or _undefined(gold):
         return False
+    if cost(said).is_above(ALLOWED.or_more(cost(gold))):  # the gold is no model's: it may be hard
+        return bool(gold == said)
     if _is_value(gold) and _is_value(said):
         return _same_values(gold, said, decimal)
     exact_gold, exact_said = _rational(gold), _rational(said)
@@ -179,6 +186,8 @@ def _same_values(gold: Any, said: Any, decimal: bool = False) -> bool:
         decimal: Whether one of them may be a decimal that stands for the other.
     """
     gold, said = _computed(gold), _computed(said)
+    if _undefined(gold) or _undefined(said):
+        return False
     if gold == said:
         return True
     if gold.is_Rational and said.is_Rational:
@@ -198,7 +207,8 @@ def _same_values(gold: Any, said: Any, decimal: bool = False) -> bool:
 def _computed(formula: Any) -> Any:
     """Exact arithmetic done: sums and powers of fractions are fractions, ``50%`` one half."""
     made = _rational(formula).doit()
-    return sympy.expand_complex(made) if made.has(sympy.I) else made
+    easy = made.has(sympy.I) and cost(made).levels <= MOST_LEVELS_OF_PARTS
+    return sympy.expand_complex(made) if easy else made
 
 
 def _agree_somewhere(gold: Any, said: Any) -> bool:
@@ -223,6 +233,7 @@ def _parsed(formula: str) -> Sequence[Any]:
     formula = formula.translate(notation.CHARACTERS)
     if formulas.is_too_large(formula):
         return []
+    formula = _STARS.sub(lambda power: f"^{{{power[1]}}}", formula)
     for character, command in _TEX.items():
         formula = formula.replace(character, command)
     formula = _ROOT.sub(r"\\sqrt{\2}", formula)
