@@ -232,8 +232,8 @@ MISTAKES = {
     "resume an evaluation": Case("train --resume tried", "resume: tried holds an evaluation"),
     "resume with --set": Case(
         "train --resume old --set steps=3",
-        "--resume: a run keeps its settings; give no recipe, --set or --out; to make the run "
-        "longer, raise steps in old/config.toml",
+        "--resume: a run keeps its settings; give no recipe, --set or --out, and to make the run "
+        "longer raise steps in old/config.toml",
     ),
     "resume with --out": Case("train --resume old --out new", "--resume: a run keeps its settings"),
     "resume, file spoilt": Case("train --resume spoilt", "steps: must be an int"),

@@ -774,8 +774,8 @@ def test_a_folder_that_is_there(tiny_model, here, monkeypatch, capsys) -> None:
         (("--out", "p.jsonl"), "out: p.jsonl exists already; choose another --out"),
         (
             ("--resume", "a", "--set", "seed=1"),
-            "--resume: a folder keeps its settings; give no recipe, --set, --out or --held-out; "
-            "for more samples, raise samples_per_prompt in a/config.toml",
+            "--resume: a folder keeps its settings; give no recipe, --set, --out or --held-out, "
+            "and for more samples raise samples_per_prompt in a/config.toml",
         ),
         (("--resume", "a", "--out", "b"), "--resume: a folder keeps its settings"),
         (("--resume", "a", "--held-out"), "--resume: a folder keeps its settings"),

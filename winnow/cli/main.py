@@ -73,7 +73,7 @@ def train(
         if resume is not None:
             if recipe is not None or sets or out is not None:
                 remedy = (
-                    "give no recipe, --set or --out; to make the run longer, raise steps in "
+                    "give no recipe, --set or --out, and to make the run longer raise steps in "
                     f"{shown(resume)}/config.toml"
                 )
                 raise UserError("--resume", "a run keeps its settings", remedy)

@@ -65,7 +65,7 @@ def sample(
         if resume is not None:
             if recipe is not None or sets or out is not None or held_out:
                 remedy = (
-                    "give no recipe, --set, --out or --held-out; for more samples, raise "
+                    "give no recipe, --set, --out or --held-out, and for more samples raise "
                     f"samples_per_prompt in {shown(resume)}/config.toml"
                 )
                 raise UserError("--resume", "a folder keeps its settings", remedy)
