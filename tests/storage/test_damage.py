@@ -72,6 +72,32 @@ def test_a_bit_of_a_page_in_every_reader(tmp_path: Path) -> None:
         read_samples([path], ["text"], why="this test")
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_bit_of_a_page_that_is_read_to_be_written(tmp_path: Path, kind: str) -> None:
+    """It is the samples that are damaged, not the disk that is written to."""
+    store = RunStore.create(tmp_path / "run", "", {})
+    store.write_samples("train", 1, groups())
+    path, out = store.folder / "rollouts/train-000001.parquet", tmp_path / f"x.{kind}"
+    data, row_group = path.read_bytes(), pq.ParquetFile(path).metadata.row_group(0)
+    said = {}
+    for number in range(row_group.num_columns):
+        place = row_group.column(number)
+        begin = place.dictionary_page_offset or place.data_page_offset
+        path.write_bytes(flipped(data, begin + place.total_compressed_size - 1, 0))
+        try:
+            select([store.folder], ["everything"], out=[out])
+            out.unlink()
+        except UserError as error:
+            said[place.path_in_schema.split(".")[0]] = str(error)
+        assert not out.exists()
+    read = {"text", "prompt", "messages"} | (
+        {"prompt_ids", "logprobs"} if kind == "parquet" else set()
+    )
+    assert read <= set(said)
+    begins = f"samples: {path} is half-written or not Parquet: "
+    assert [text for text in said.values() if not text.startswith(begins)] == []
+
+
 def test_samples_of_earlier_versions_have_no_checksums(tmp_path: Path) -> None:
     store = RunStore.create(tmp_path / "run", "", {})
     store.write_samples("train", 1, groups())

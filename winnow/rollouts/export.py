@@ -15,7 +15,7 @@ from winnow.rollouts.selected import Selected
 from winnow.storage.atomic import disk, refuse, whole
 from winnow.storage.format import METADATA
 from winnow.storage.parquet import opened, read_schema, read_table, writer
-from winnow.storage.sample_table import Part, SampleTable
+from winnow.storage.sample_table import Part, SampleTable, readable
 from winnow.storage.schema import SCHEMA, clean, prompt_of
 
 Form = Literal["messages", "prompt-completion"]
@@ -137,7 +137,7 @@ def _shaped(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
 def _batches(part: Part, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
     """The rows of a file in batches, each with the number of its first row among all files'."""
     first = part.first
-    with opened(part.path) as file:
+    with readable(part.path), opened(part.path) as file:  # else damage is the output's disk's
         for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
             yield first, pa.Table.from_batches([batch])
             first += batch.num_rows
@@ -192,9 +192,10 @@ def _jsonl(table: SampleTable, selected: Selected, path: Path, form: Form) -> No
 
 def _has_conversations(part: Part) -> bool:
     name = "messages"
-    if name not in read_schema(part.path).names:
-        return False
-    column = read_table(part.path, [name], [name])[name]
+    with readable(part.path):
+        if name not in read_schema(part.path).names:
+            return False
+        column = read_table(part.path, [name], [name])[name]
     return bool(column.null_count < len(column))
 
 

@@ -218,7 +218,7 @@ def read_samples(
     tables: list[pa.Table] = []
     asked = dict.fromkeys([*_IDENTITY, *_SCORES, *needed, *optional])
     for path in _files(paths):
-        with _readable(path):
+        with readable(path):
             table = _read(path, list(asked), needed, why)
         parts.append(Part(path, sum(part.rows for part in parts), table.num_rows))
         tables.append(table)
@@ -294,7 +294,8 @@ def _in_folder(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """In the block, which reads a Parquet file, damage of it is a `UserError` that names it."""
     try:
         yield
     except UNREADABLE as error:
