@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import winnow
@@ -124,3 +126,53 @@ def test_scores_that_are_all_errors_end_the_command_and_lose_nothing(
 
 def right(prompt: Prompt, completion: str) -> float:
     return float(completion == prompt.answer)
+
+
+def sometimes(prompt: Prompt, completion: str) -> float:
+    if prompt.id.endswith(("0", "5")):
+        raise ValueError(f"no {completion}")
+    return 1.0
+
+
+def test_some_errors_are_told_alike_by_every_command(tiny_model, tmp_path, monkeypatch) -> None:
+    """Two prompts of ten, four samples each: 8 of 40, whoever scores them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("winnow.rollouts.scoring.probe", lambda *_: None)  # any prompt may be first
+    rows = [{**row, "id": str(number)} for number, row in enumerate(tiny.problems()[:10])]
+    told = "the reward failed on 8 of 40 samples: ValueError: no "
+    notes = Notes()
+    how = {**HOW, "model": str(tiny_model), "callbacks": [notes]}
+    none = {"eval": {"size": 0}, "n": 4, "prompts": rows}
+    winnow.sample(**{**how, **none, "out": "a"}, reward=sometimes)
+    assert next(text for text in notes.texts if "failed" in text).startswith(told)
+    winnow.evaluate(**{**how, "out": "b"}, prompts=rows, reward=sometimes, eval={"samples": 4})
+    assert sum(text.startswith(f"evaluation: {told}") for text in notes.texts) == 1
+    winnow.sample(**{**how, **none, "out": "c"}, reward=right)
+    selected = winnow.select("c", ["everything"], rescore_with=sometimes)
+    assert selected.notes[0].startswith(told)
+    assert not any("failed" in note for note in winnow.select("c", ["everything"]).notes)
+
+
+def test_samples_cut_off_are_told_at_the_end(tiny_model, tmp_path, monkeypatch) -> None:
+    """As many as the files say; nothing where they are a quarter or fewer."""
+    monkeypatch.chdir(tmp_path)
+    notes = Notes()
+    how = {**HOW, "model": str(tiny_model), "callbacks": [notes], "reward": right}
+    given = {"prompts": tiny.problems(), "sampling": {"max_tokens": 1, "stop": []}}
+    winnow.sample(**{**how, **given, "out": "a", "n": 2, "eval": {"size": 0}})
+    winnow.evaluate(**{**how, **given, "out": "b"})
+    told = [text for text in notes.texts if "cut off" in text]
+    parts = [*Path("a").rglob("*.parquet")], [*Path("b").rglob("*.parquet")]
+    for said, files in zip(told, parts, strict=True):
+        ends = [end for file in files for end in pq.read_table(file)["finish_reason"].to_pylist()]
+        assert ends.count("length") > 0.25 * len(ends)
+        count = f"{ends.count('length')} of {len(ends)} samples were cut off at sampling."
+        assert said.startswith(f"{count}max_tokens = 1; raise it")
+
+
+class Notes(winnow.Observer):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def on_note(self, note: winnow.Note) -> None:
+        self.texts.append(note.text)

@@ -25,6 +25,7 @@ from winnow.reporting.timing import Stopwatch, utc_now
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.context import Context
 from winnow.rollouts.generate import requests, sample, sampling_params
+from winnow.rollouts.remarks import cut_off
 from winnow.rollouts.reward_errors import failures_of
 from winnow.rollouts.scoring import reward_for, score
 from winnow.storage.atomic import and_then
@@ -88,6 +89,8 @@ def evaluate(
             remedy = f"fix it and evaluate again (the samples are kept in {shown(store.folder)})"
             raise UserError("reward", failed, remedy)
         context.observers.note(f"evaluation: {failed}")
+    if alone and (cut := cut_off(groups, config)) is not None:
+        context.observers.note(cut)
     return result
 
 

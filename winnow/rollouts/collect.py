@@ -27,6 +27,7 @@ from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.generate import ask, derive_seed, sampling_params
 from winnow.rollouts.inputs import INPUTS, check_inputs, inputs_of, text_of
+from winnow.rollouts.remarks import count_cut_off, many_cut_off
 from winnow.rollouts.reward_errors import errors_of, failures
 from winnow.rollouts.scoring import Patience, reward_for, score
 from winnow.storage.atomic import and_then
@@ -98,7 +99,7 @@ def collect(
     scorer = _Scorer(reward, plan.right_at, journal)
     for place, group in journal.unscored():
         scorer(place, group)
-    made = tokens = 0
+    made = tokens = cut = 0
     observers.progress("sample", found, asked)
     for window in _windows(_missing(plan, there, SET_SIZE[sampler.capabilities.seeds])):
         requests = [_request(plan, place, count) for place, count in window]
@@ -109,6 +110,7 @@ def collect(
                 journal.add(place, group)
                 made += len(group.samples)
                 tokens += sum(sample.length for sample in group.samples)
+                cut += count_cut_off(group)
                 scorer(place, group)
                 observers.progress("sample", found + made, asked)
                 observers.check()
@@ -117,6 +119,8 @@ def collect(
             remedy = f"fix the verifier and resume: winnow sample --resume {journal.folder}"
             raise UserError("reward", failed, remedy)
         observers.note(failed)
+    if (said := many_cut_off(cut, made, plan.params.max_tokens)) is not None:
+        observers.note(said)
     journal.finish()
     return Sampled(asked, found, made, scorer.scored, scorer.right, scorer.errors, tokens)
 

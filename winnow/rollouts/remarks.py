@@ -15,13 +15,22 @@ CUT_OFF = 0.25
 
 def cut_off(groups: Sequence[Group], config: Config) -> str | None:
     """That more than a quarter of the samples were cut off, and what to try."""
-    reasons = [sample.finish_reason for group in groups for sample in group.samples]
-    count = reasons.count("length")
-    if not reasons or count <= CUT_OFF * len(reasons):
+    count, total = sum(map(count_cut_off, groups)), sum(len(group.samples) for group in groups)
+    return many_cut_off(count, total, config.sampling.max_tokens)
+
+
+def count_cut_off(group: Group) -> int:
+    """How many samples of a group were cut off."""
+    return sum(sample.finish_reason == "length" for sample in group.samples)
+
+
+def many_cut_off(count: int, total: int, max_tokens: int) -> str | None:
+    """`cut_off` of samples that were counted."""
+    if count <= CUT_OFF * total:
         return None
     return (
-        f"{count} of {len(reasons)} samples were cut off at sampling.max_tokens = "
-        f"{config.sampling.max_tokens}; raise it, or set sampling.stop to what ends an answer"
+        f"{count} of {total} samples were cut off at sampling.max_tokens = {max_tokens}; "
+        "raise it, or set sampling.stop to what ends an answer"
     )
 
 

@@ -28,6 +28,7 @@ from winnow.reporting.observer import Progress
 from winnow.reporting.terminal import observing
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.export import Form, check_columns, check_output, export
+from winnow.rollouts.reward_errors import failures
 from winnow.rollouts.scoring import Scores, rescore
 from winnow.rollouts.selected import Selected, Tally
 from winnow.storage.paths import Paths, paths_of
@@ -97,6 +98,7 @@ def select_table(
         left += None in found
         if number % 1000 == 0:
             progress("select", number, len(table))
+    failed = failures(list(scores.errors.values()), table.rows) if scores is not None else None
     return Selected(
         samples=table.rows,
         prompts=len(table),
@@ -106,7 +108,7 @@ def select_table(
         reasons=reasons,
         words=list(words),
         tallies=tallies if tallies[0].removed else tallies[1:],
-        notes=_notes(table, rules, tallies),
+        notes=[*([failed] if failed else []), *_notes(table, rules, tallies)],
         scores=scores,
     )
 
