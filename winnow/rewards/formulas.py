@@ -157,6 +157,15 @@ def letter_of(formula: str) -> str | None:
     return None if match is None else match[match.lastindex or 0]
 
 
+def depth(formula: str) -> int:
+    """How deep its brackets stand in each other."""
+    now = deepest = 0
+    for token in _BRACKET.finditer(formula):
+        now = now + 1 if token.group()[-1] in "([{" else max(0, now - 1)
+        deepest = max(deepest, now)
+    return deepest
+
+
 def is_plain(formula: str) -> bool:
     """Whether it is a number, a text or a choice, or a list of those: nothing to compute."""
     if any(read(formula) for read in (number_of, literal_of, word_of, letter_of)):
@@ -222,7 +231,7 @@ def is_too_large(formula: str) -> bool:
 
 def _bounded(text: str) -> str | None:
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
-    text = unwrapped(text) if len(text) <= 2 * MAX_FORMULA else ""
+    text = " ".join(unwrapped(text).split()) if len(text) <= 2 * MAX_FORMULA else ""
     return text if 0 < len(text) <= MAX_FORMULA else None
 
 

@@ -20,7 +20,7 @@ from math_verify import (  # type: ignore[import-untyped, unused-ignore]
 )
 
 from winnow.rewards import formulas, notation
-from winnow.rewards.formula_cost import ALLOWED, cost
+from winnow.rewards.formula_cost import cost, is_too_hard
 from winnow.rewards.formulas import Parts
 from winnow.rewards.verifiers import needed_answer
 from winnow.types import Prompt
@@ -36,6 +36,12 @@ EXACT = sympy.Rational(1, 10**40)
 ROUNDED = sympy.Rational(1, 10**6)
 """The same where one of them is written as a decimal: 1.414214 is the root of 2."""
 
+MOST_CHARACTERS = 400
+"""Characters of a formula that is computed, where the gold answer has no more."""
+MOST_BRACKETS = 15
+"""The same for brackets in each other."""
+MOST_WAYS = 3
+"""Values that an answer may give by means of "approximately": more are guesses."""
 MOST_LEVELS_OF_PARTS = 2
 """Functions and roots in each other of which real and imaginary parts are found as formulas."""
 
@@ -89,7 +95,8 @@ def _equal(gold: str, said: str) -> bool:
         return True
     about = _about(said)
     if len(about) > 1 and len(_about(gold)) == 1:
-        return any(_equal(gold, part.strip()) for part in about if part.strip())
+        given = [part.strip() for part in about if part.strip()]
+        return len(given) <= MOST_WAYS and any(_equal(gold, part) for part in given)
     number, other = formulas.number_of(gold), formulas.number_of(said)
     if number and other:
         if number[0] == other[0]:
@@ -136,7 +143,7 @@ def _same_parts(several: Parts, others: Parts) -> bool:
 
 def _about(formula: str) -> list[str]:
     r"""A formula, or what it gives exactly and approximately: ``\frac13 \approx 0.33``."""
-    return re.split(r"\\approx(?![A-Za-z])|≈", formula, maxsplit=1)
+    return re.split(r"\\approx(?![A-Za-z])|≈", formula)
 
 
 def _same_formulas(gold: str, said: str) -> bool:
@@ -145,6 +152,10 @@ def _same_formulas(gold: str, said: str) -> bool:
         gold, said = formulas.without_name(gold), formulas.without_name(said)
         if formulas.is_equation(said):
             return False  # an equation is no value
+    if len(said) > max(MOST_CHARACTERS, len(gold)):
+        return False
+    if formulas.depth(said) > max(MOST_BRACKETS, formulas.depth(gold)):
+        return False
     decimal = bool(_DECIMAL.search(gold) or _DECIMAL.search(said))
     return any(_same(g, s, decimal) for g in _parsed(gold) for s in _parsed(said))
 
@@ -152,15 +163,15 @@ def _same_formulas(gold: str, said: str) -> bool:
 def _same(gold: Any, said: Any, decimal: bool) -> bool:
     if _undefined(said) or _undefined(gold):
         return False
-    if cost(said).is_above(ALLOWED.or_more(cost(gold))):  # the gold is no model's: it may be hard
+    if is_too_hard(said, gold):
         return bool(gold == said)
     if _is_value(gold) and _is_value(said):
         return _same_values(gold, said, decimal)
     exact_gold, exact_said = _rational(gold), _rational(said)
-    # its order is (gold, target), and it is not symmetric
-    if not verify([exact_gold], [exact_said], timeout_seconds=None, raise_on_error=True):
+    if not _agree_somewhere(exact_gold, exact_said):
         return False
-    return _agree_somewhere(exact_gold, exact_said)
+    # its order is (gold, target), and it is not symmetric
+    return bool(verify([exact_gold], [exact_said], timeout_seconds=None, raise_on_error=True))
 
 
 def _undefined(formula: Any) -> bool:
@@ -212,7 +223,10 @@ def _computed(formula: Any) -> Any:
 
 
 def _agree_somewhere(gold: Any, said: Any) -> bool:
-    """Whether two formulas agree at some point: math-verify drops terms that are small in size."""
+    """Whether two formulas agree at some point.
+
+    Math-verify drops terms that are small in size, and can take for ever to tell others apart.
+    """
     if not (isinstance(gold, sympy.Expr) and isinstance(said, sympy.Expr)):
         return True
     names = sorted({symbol.name for symbol in gold.free_symbols | said.free_symbols})
