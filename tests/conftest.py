@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import signal
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +16,7 @@ import pytest
 
 from tests import tiny
 from tests.torture import table
+from winnow import user_code
 
 # A job in the background of a shell starts with this signal ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,6 +50,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "run_seed" in metafunc.fixturenames:
         metafunc.parametrize("run_seed", range(metafunc.config.getoption("--seeds")))
+
+
+@pytest.fixture(autouse=True)
+def _own_modules() -> Iterator[None]:
+    """What a test imports from files of its own is no other test's."""
+    before = set(user_code._FOLDERS)
+    yield
+    user_code._FOLDERS.clear()
+    user_code._FOLDERS.update(before)
 
 
 @pytest.fixture

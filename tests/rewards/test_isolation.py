@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +159,8 @@ def test_a_worker_goes_though_its_supervisor_was_stopped_or_killed(
     pid = (tmp_path / "pid").read_text()
     # what was killed has no memory left, and so no environment; it may be unburied
     environment = Path(f"/proc/{pid}/environ")
-    try:
+    with suppress(FileNotFoundError, ProcessLookupError):
         assert not environment.read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        pass
 
 
 @linux
