@@ -36,9 +36,9 @@ EXACT = sympy.Rational(1, 10**40)
 ROUNDED = sympy.Rational(1, 10**6)
 """The same where one of them is written as a decimal: 1.414214 is the root of 2."""
 
-MOST_CHARACTERS = 400
+MOST_CHARACTERS = 250
 """Characters of a formula that is computed, where the gold answer has no more."""
-MOST_BRACKETS = 15
+MOST_BRACKETS = 8
 """The same for brackets in each other."""
 MOST_WAYS = 3
 """Values that an answer may give by means of "approximately": more are guesses."""
@@ -53,6 +53,7 @@ _TEX = {
 }  # fmt: skip
 _ROOT = re.compile(r"√\s*(\()?([0-9]+|[A-Za-z])(?(1)\))")
 _STARS = re.compile(r"\s*\*\*\s*([+-]?[0-9A-Za-z.]+|\([^()]*\))")
+_SEVERAL = re.compile(r"[0-9.]+(?:\s+[0-9.]+)+")  # math-verify reads 3 4 as a mixed number, 7
 _UPRIGHT = re.compile(r"\\(?:mathrm|operatorname|text|textrm)\s*\{\s*([ei])\s*\}")
 _DECIMAL = re.compile(r"\.[0-9]")
 _IMAGINARY = re.compile(r"(?<=[0-9)}])i(?![A-Za-z])")
@@ -245,7 +246,7 @@ def _parsed(formula: str) -> Sequence[Any]:
     if number is not None:
         return [sympy.Rational(*number[0].as_integer_ratio())]
     formula = formula.translate(notation.CHARACTERS)
-    if formulas.is_too_large(formula):
+    if formulas.is_too_large(formula) or _SEVERAL.fullmatch(formula):
         return []
     formula = _STARS.sub(lambda power: f"^{{{power[1]}}}", formula)
     for character, command in _TEX.items():
