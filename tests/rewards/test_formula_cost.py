@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import sympy
+import sympy  # type: ignore[import-untyped, unused-ignore]
 
 from winnow.rewards.formula_cost import cost
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
 import os
 import pickle
@@ -12,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def test_a_worker_goes_though_its_supervisor_was_stopped_or_killed(
     pid = (tmp_path / "pid").read_text()
     # what was killed has no memory left, and so no environment; it may be unburied
     environment = Path(f"/proc/{pid}/environ")
-    with suppress(FileNotFoundError, ProcessLookupError):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         assert not environment.read_bytes()
 
 

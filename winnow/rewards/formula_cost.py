@@ -97,7 +97,7 @@ def _digits(formula: Any, parts: list[tuple[Cost, float, float]]) -> float:
         return max(_log10(formula.p), _log10(formula.q))
     if isinstance(formula, sympy.Float):
         _, _, exponent, bits = formula._mpf_
-        return abs(exponent + bits) * math.log10(2)
+        return float(abs(exponent + bits) * math.log10(2))
     if isinstance(formula, (sympy.Mul, sympy.MatMul)):
         return sum(digits)
     if isinstance(formula, sympy.Add):  # over a common denominator
@@ -117,7 +117,7 @@ def _log10(number: int) -> float:
 def _value(formula: Any, digits: float) -> float:
     """An upper bound of the size of a number of so many digits; a variable counts as nothing."""
     if isinstance(formula, sympy.Rational):
-        return abs(formula.p) / formula.q if digits < 300 else math.inf
+        return float(abs(formula.p) / formula.q) if digits < 300 else math.inf
     if formula.free_symbols:
         return 1.0
     return 10**digits if digits < 300 else math.inf
