@@ -150,12 +150,20 @@ def test_a_worker_goes_though_its_supervisor_was_stopped_or_killed(
         if completion == "1":
             return 1.0
         (tmp_path / "pid").write_text(str(os.getpid()))
+        if how == "stop":  # what a killed supervisor would leave behind
+            daemon = os.fork()
+            if daemon == 0:
+                os.setsid()
+                time.sleep(60)
+            (tmp_path / "daemon").write_text(str(daemon))
         os.kill(os.getppid(), number)
         time.sleep(60)
         return 0.0
 
     told = {"stop": "no score within 2 s", "kill": "was killed by SIGKILL"}
     assert told[how] in error_of(make(harms, time_limit=2.0), how)
+    if how == "stop":
+        assert not alive(int((tmp_path / "daemon").read_text()))
     pid = (tmp_path / "pid").read_text()
     # what was killed has no memory left, and so no environment; it may be unburied
     environment = Path(f"/proc/{pid}/environ")
