@@ -53,8 +53,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_modules() -> Iterator[None]:
-    """What a test imports from files of its own is no other test's."""
+def _own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test imports from files of its own is no other's, nor is a width in the environment."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     before = set(user_code._FOLDERS)
     yield
     user_code._FOLDERS.clear()

@@ -12,6 +12,7 @@ import winnow
 from tests import tiny
 from winnow.errors import UserError
 from winnow.rewards.factory import make_reward
+from winnow.rewards.in_process import InProcessReward
 from winnow.rollouts.reward_errors import failures, probe
 from winnow.types import Prompt, Score
 
@@ -176,3 +177,18 @@ class Notes(winnow.Observer):
 
     def on_note(self, note: winnow.Note) -> None:
         self.texts.append(note.text)
+
+
+def test_a_verifier_that_forgot_to_return_is_told_before_anything(tmp_path: Path) -> None:
+    """Its score of the answer is a number; one that only fails on an empty text passes."""
+    prompt = Prompt("p", "1 + 1 =", "2")
+
+    def forgets(_: Prompt, completion: str) -> float | None:
+        return 1.0 if completion == "2" else None
+
+    def first_letter(_: Prompt, completion: str) -> float:
+        return float(completion[0] == "2")
+
+    with pytest.raises(UserError, match=r"failed on 1 of 2 plain completions .* returned None"):
+        probe(InProcessReward("forgets", forgets), prompt)
+    probe(InProcessReward("first_letter", first_letter), prompt)

@@ -98,9 +98,10 @@ def test_a_run_is_told_in_order(tiny_model, tmp_path) -> None:
 
     again = Tracker()
     run(resume=tmp_path / "run", observers=Observers((), [again]), reward=FIRST)
+    over = "all 3 steps are done, so nothing is trained; for more, raise steps in"
     assert [shape(event) for event in again.heard] == [
         ("RunStart", "train"),
-        ("Note", "all 3 steps are done, so nothing is trained"),
+        ("Note", f"{over} {tmp_path / 'run/config.toml'}"),
         ("RunEnd", "done"),
     ]
     assert (again.heard[0].first_step, again.heard[0].resumed) == (4, True)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from winnow import __version__
 from winnow.cli import analysis, samples
 from winnow.cli.options import (
     Accept,
@@ -38,8 +39,14 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 @app.callback(invoke_without_command=True, epilog="Example: winnow train")
-def winnow(context: typer.Context) -> None:
+def winnow(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     """Post-train language models by keeping their good samples."""
+    if version:
+        say(__version__)
+        raise typer.Exit
     if context.invoked_subcommand is None:
         say(context.get_help())
 

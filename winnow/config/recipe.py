@@ -114,7 +114,9 @@ def _read(recipe: str) -> dict[str, Any]:
     else:
         known = recipes()
         if recipe not in known:
-            raise UserError("recipe", f"unknown recipe {recipe!r}", nearest(recipe, known))
+            file = f"{recipe}.toml"
+            remedy = f"did you mean {file}?" if Path(file).is_file() else nearest(recipe, known)
+            raise UserError("recipe", f"unknown recipe {recipe!r}", remedy)
         text = (files("winnow.config") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
     try:
         return renamed(tomllib.loads(text))

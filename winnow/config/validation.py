@@ -10,6 +10,7 @@ from winnow.algorithms.kl import InReward
 from winnow.algorithms.losses import DPO, NLL, SequenceClipped, Value
 from winnow.algorithms.spec import show
 from winnow.config.schema import Config
+from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.unread import unused
 from winnow.errors import UserError
 
@@ -36,6 +37,11 @@ def cautions(config: Config, algorithm: Algorithm) -> Iterator[str]:
         yield (
             f"{algorithm.name}: nll is at temperature 1 and samples are at {heat:g}, so each round "
             f"makes the policy {way}, whatever the rewards; set algorithm.loss = 'nll-tempered'"
+        )
+    if config.lora.rank and config.optimizer.lr == OptimizerConfig().lr:
+        yield (
+            f"adapters learn little at optimizer.lr = {config.optimizer.lr:g}, the default for all "
+            "weights; 1e-4 to 1e-3 is usual"
         )
 
 

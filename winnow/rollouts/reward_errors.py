@@ -12,6 +12,7 @@ from winnow.rewards.in_process import InProcessReward
 from winnow.rewards.worker_pool import IsolatedReward
 from winnow.types import Group, Prompt, Score
 
+_NO_RETURN = "the verifier returned None"
 _OF_PROMPT = ("AttributeError", "KeyError", "TypeError")
 """What is raised where a prompt has not what a verifier asks of it."""
 
@@ -55,22 +56,31 @@ def probe(reward: Reward, prompt: Prompt) -> None:
     """Score plain completions of one prompt until one has a number: an error costs no model.
 
     They are the prompt's answer, nothing, and a sentence. A verifier that makes an error of all of
-    them is broken, whatever a model would write. Reward models and ready-made rewards are not
-    asked: their scores may cost money.
+    them is broken, whatever a model would write, and so is one that returns None, as a function
+    does that forgot to return. Reward models and ready-made rewards are not asked: their scores may
+    cost money.
 
     Raises:
-        UserError: every score was an error.
+        UserError: every score was an error, or the verifier returned None.
     """
     if not isinstance(reward, InProcessReward | IsolatedReward):
         return
     answer = prompt.answer or ""
     texts = list(dict.fromkeys((answer, "", f"The answer is {answer or 'this'}.")))
     errors: list[str] = []
+    tried = 0
     for text in texts:
+        tried += 1
         (score,) = reward.score([(prompt, text)])
-        if score.error is None:
+        if score.error is not None:
+            errors.append(score.error)
+            if _NO_RETURN in score.error:
+                break
+        elif text != answer:
             return
-        errors.append(score.error)
+    else:
+        if len(errors) < len(texts):
+            return
     what = f"plain completions of prompt {prompt.id!r:.60}"
     remedy = "fix it or, if only a model's completions can be scored, set reward.probe = false"
-    raise UserError("reward", str(failures(errors, len(texts), what)), remedy)
+    raise UserError("reward", str(failures(errors, tried, what)), remedy)

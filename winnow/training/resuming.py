@@ -10,6 +10,7 @@ from typing import Any
 from winnow.config.phases import Phase
 from winnow.engines.base import PHASE
 from winnow.storage.digests import damage_of
+from winnow.storage.paths import shown
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.early_stopping import best_of_evaluations
 
@@ -52,7 +53,10 @@ def resume_point(
     if (damage := damage_of(store.folder / FINAL)) is not None:
         store.drop_final()
         said.append(f"{FINAL} is damaged ({damage}): it is made again")
-    over = f"all {point.step} steps are done, so nothing is trained"
+    over = (
+        f"all {point.step} steps are done, so nothing is trained; for more, raise steps in "
+        f"{shown(store.folder / 'config.toml')}"
+    )
     return ResumePoint(found, (*notes, *said, over))
 
 

@@ -35,10 +35,11 @@ def opening(config: Config, phases: Sequence[Phase], prompts: PromptSet) -> str:
 
 def _row(algorithm: Algorithm) -> str:
     rules = ", ".join(show(rule) for rule in algorithm.select)
+    scale = "r" if algorithm.reward_scale == "0/1" else "2 r - 1"
     penalty = f" - {show(algorithm.kl)}" if isinstance(algorithm.kl, InReward) else ""
     return (
-        f"{algorithm.name}: select {rules}; advantage {show(algorithm.advantage)} of rewards "
-        f"{algorithm.reward_scale}{penalty}; loss {algorithm.formula}"
+        f"{algorithm.name}: select {rules}; advantage {show(algorithm.advantage)} of {scale}"
+        f"{penalty}; loss {algorithm.formula}"
     )
 
 
