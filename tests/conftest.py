@@ -54,7 +54,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def _own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test imports from files of its own is no other's, nor is a width in the environment."""
+    """What a test imports from files of its own is no other's; no terminal has a width."""
     monkeypatch.delenv("COLUMNS", raising=False)
     before = set(user_code._FOLDERS)
     yield
