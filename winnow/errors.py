@@ -83,9 +83,9 @@ def printable(text: str) -> str:
     )
 
 
-def number_of(count: int, what: str) -> str:
-    """`1 error`, `2 errors`."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def number_of(count: int, what: str, several: str | None = None) -> str:
+    """`1 error`, `2 errors`; `several` where the plural has more than an s."""
+    return f"{count} {what if count == 1 else several or what + 's'}"
 
 
 def choices(known: Sequence[str]) -> str:

@@ -477,7 +477,7 @@ class TestResults:
         code, out, err = in_process(monkeypatch, capsys, *args)
         assert (code, err) == (0, "")
         assert f"run folder: {out_folder}" in out
-        assert "1 steps: 2 prompts x 8 samples = 16 samples; up to 2 updates of 1 prompts" in out
+        assert "1 step: 2 prompts x 8 samples = 16 samples; up to 2 updates of 1 prompt" in out
         assert f"model:   {out_folder}/checkpoints/step-1" in out
         assert "[-min(s A, clip(s, 0.8, 1.28) A)]" in out
         assert "held-out accuracy: " in out

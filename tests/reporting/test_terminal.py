@@ -165,7 +165,7 @@ def test_a_file_hears_of_each_stage_once_and_then_every_half_minute() -> None:
     # two steps of 120 + 1 + 3 s, less the second since the next has begun
     assert file.getvalue().splitlines()[8] == "step 2/3: sampling 3/16 (2:35, about 4:07 left)"
     observer.on_end(RunEnd(Path("a"), "done"))
-    assert file.getvalue().splitlines()[9:] == ["1 steps in 2:35"]
+    assert file.getvalue().splitlines()[9:] == ["1 step in 2:35"]
     assert "\x1b" not in file.getvalue()
 
 

@@ -144,7 +144,7 @@ class Terminal(Observer):
 
     def on_end(self, end: RunEnd) -> None:
         if end.status == "done" and self._standing.made:
-            self._print(f"{self._standing.made} steps in {self._standing.elapsed()}")
+            self._print(f"{number_of(self._standing.made, 'step')} in {self._standing.elapsed()}")
 
 
 class _Says(ProgressColumn):

@@ -294,6 +294,10 @@ def _sample(
             sampled = collect(plan, sampler, verifier, journal, observers)
         except KeyboardInterrupt as stop:
             raise Stopped(f"stopped; resume: {again}") from stop
+        except UserError as error:
+            if error.setting.startswith("engine."):  # a server that is down comes back
+                error.add_note(f"resume: {again}")
+            raise
         finally:
             for note in sampler.notes():
                 observers.note(note)

@@ -9,6 +9,7 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.spec import show
 from winnow.config.schema import Config
+from winnow.errors import number_of
 from winnow.prompts.loading import PromptSet
 
 if TYPE_CHECKING:
@@ -47,19 +48,22 @@ def _arithmetic(phase: Phase) -> str:
     config, algorithm, file = phase.config, phase.algorithm, phase.file
     updates = config.minibatches
     merged = 1 + config.rounds.merge
+    passes = number_of(algorithm.epochs, "pass", "passes")
+    of = f"of {number_of(config.minibatch_prompts, 'prompt')}"
     if file is not None:
         steps = file.steps(config.prompts_per_step)
         return (
-            f"{algorithm.epochs} passes of {steps} steps over the file: {config.prompts_per_step} "
-            f"prompts a step; up to {updates} updates of {config.minibatch_prompts} prompts"
+            f"{passes} of {number_of(steps, 'step')} over the file: "
+            f"{number_of(config.prompts_per_step, 'prompt')} a step; up to "
+            f"{number_of(updates, 'update')} {of}"
         )
     samples = config.prompts_per_step * config.samples_per_prompt
-    when = f"sampled once for {config.steps} steps, then {algorithm.epochs} passes"
+    when = f"sampled once for {number_of(config.steps, 'step')}, then {passes}"
     if algorithm.resample == "every-step":
-        when = f"{config.steps} steps"
+        when = number_of(config.steps, "step")
         batches = -(-config.prompts_per_step * merged // config.minibatch_prompts)
         updates = batches * algorithm.epochs
     return (
         f"{when}: {config.prompts_per_step} prompts x {config.samples_per_prompt} samples = "
-        f"{samples} samples; up to {updates} updates of {config.minibatch_prompts} prompts"
+        f"{samples} samples; up to {number_of(updates, 'update')} {of}"
     )

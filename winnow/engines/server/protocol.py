@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from winnow.engines.base import Request, SamplingParams
+from winnow.errors import number_of
 from winnow.storage.messages import for_server
 from winnow.types import FinishReason, Sample
 
@@ -85,7 +86,7 @@ class Counts:
         if causes and self.retries == self.rate_limited:
             why = " (HTTP 429)"
         told = (
-            (self.retries, f"{many(self.retries, 'request')} retried{why}"),
+            (self.retries, f"{number_of(self.retries, 'request')} retried{why}"),
             (
                 self.short_answers,
                 f"the server gave fewer answers than asked for; it is asked for "
@@ -94,21 +95,22 @@ class Counts:
             (self.long_answers, "the server gave more answers than asked for; they were dropped"),
             (
                 self.bad_choices,
-                f"{many(self.bad_choices, 'answer')} had no text and had to be asked for again",
+                f"{number_of(self.bad_choices, 'answer')} had no text and had to be asked for "
+                "again",
             ),
             (
                 self.bad_usage,
-                f"the length of {many(self.bad_usage, 'sample')} is a guess: the server's count of "
-                "tokens was missing or cannot be true",
+                f"the length of {number_of(self.bad_usage, 'sample')} is a guess: the server's "
+                "count of tokens was missing or cannot be true",
             ),
             (
                 self.bad_logprobs,
-                f"the log-probs of {many(self.bad_logprobs, 'sample')} cannot be true and were "
-                "dropped",
+                f"the log-probs of {number_of(self.bad_logprobs, 'sample')} cannot be true and "
+                "were dropped",
             ),
             (
                 self.no_logprobs,
-                f"the server gave no log-probs for {many(self.no_logprobs, 'sample')}: their "
+                f"the server gave no log-probs for {number_of(self.no_logprobs, 'sample')}: their "
                 "column `logprobs` is empty, and no ratio or KL can be computed from them",
             ),
             (
@@ -130,11 +132,6 @@ class Counts:
             ("seed" in self.refused, "the server refuses `seed`: other samples come every time"),
         )
         return [sentence for applies, sentence in told if applies]
-
-
-def many(number: int, what: str) -> str:
-    """A number with its noun."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def question(

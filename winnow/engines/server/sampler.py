@@ -17,8 +17,8 @@ from queue import SimpleQueue
 from winnow.engines.base import Capabilities, Request, WeightsRef
 from winnow.engines.queueing import QueuedSampler, Results
 from winnow.engines.server.client import Caller, Pacer, Server, Sleep
-from winnow.engines.server.protocol import Counts, many
-from winnow.errors import UserError, WinnowError
+from winnow.engines.server.protocol import Counts
+from winnow.errors import UserError, WinnowError, number_of
 from winnow.types import Group, Sample
 
 _GRACE = 5.0  # seconds that open connections may take to be closed
@@ -106,7 +106,7 @@ class ServerSampler(QueuedSampler):
                 done.result()
             except UserError as error:
                 if sampled:
-                    error.add_note(f"what was sampled is kept: {many(sampled, 'sample')}")
+                    error.add_note(f"what was sampled is kept: {number_of(sampled, 'sample')}")
                 raise
 
     def _caller(self) -> Caller:
