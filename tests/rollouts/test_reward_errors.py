@@ -125,14 +125,16 @@ def test_scores_that_are_all_errors_end_the_command_and_lose_nothing(
         assert (done.sampled.made, done.sampled.scored, done.sampled.errors) == (0, count, 0)
 
 
-def right(prompt: Prompt, completion: str) -> float:
-    return float(completion == prompt.answer)
+right = InProcessReward("right", lambda prompt, text: float(text == prompt.answer))
 
 
 def sometimes(prompt: Prompt, completion: str) -> float:
     if prompt.id.endswith(("0", "5")):
         raise ValueError(f"no {completion}")
     return 1.0
+
+
+in_process = InProcessReward("sometimes", sometimes)
 
 
 def test_some_errors_are_told_alike_by_every_command(tiny_model, tmp_path, monkeypatch) -> None:
@@ -146,10 +148,10 @@ def test_some_errors_are_told_alike_by_every_command(tiny_model, tmp_path, monke
     none = {"eval": {"size": 0}, "n": 4, "prompts": rows}
     winnow.sample(**{**how, **none, "out": "a"}, reward=sometimes)
     assert next(text for text in notes.texts if "failed" in text).startswith(told)
-    winnow.evaluate(**{**how, "out": "b"}, prompts=rows, reward=sometimes, eval={"samples": 4})
+    winnow.evaluate(**{**how, "out": "b"}, prompts=rows, reward=in_process, eval={"samples": 4})
     assert sum(text.startswith(f"evaluation: {told}") for text in notes.texts) == 1
     winnow.sample(**{**how, **none, "out": "c"}, reward=right)
-    selected = winnow.select("c", ["everything"], rescore_with=sometimes)
+    selected = winnow.select("c", ["everything"], rescore_with=in_process)
     assert selected.notes[0].startswith(told)
     assert not any("failed" in note for note in winnow.select("c", ["everything"]).notes)
 
