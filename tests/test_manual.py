@@ -66,7 +66,7 @@ def folder(tmp_path_factory) -> Path:
 def run(folder, monkeypatch):
     monkeypatch.chdir(folder)
     paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
-    environment = {**os.environ, "PATH": os.pathsep.join(paths), "COLUMNS": "140"}
+    environment = {**os.environ, "PATH": os.pathsep.join(paths), "COLUMNS": "80"}
     del environment["OMP_NUM_THREADS"]  # as a reader's
 
     def run(*command: str) -> str:
