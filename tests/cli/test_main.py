@@ -627,7 +627,7 @@ class TestHelp:
             assert (done.returncode, done.stderr) == (0, ""), args
             assert re.search(r"Example:\s+winnow", done.stdout), args
             assert max(map(len, done.stdout.splitlines())) <= 100
-        listed = re.findall(r"^  ([\w-]+)  +[A-Z]", helps["--help"].stdout, re.MULTILINE)
+        listed = re.findall(r"^  (\w[\w-]*)  +[A-Z]", helps["--help"].stdout, re.MULTILINE)
         assert listed == list(COMMANDS)
 
     def test_every_recipe_is_named(self, helps) -> None:
