@@ -53,7 +53,7 @@ class Standing:
         self._last = start.last_step
         self._ended = self._step = max(start.first_step - 1, 0)
         evaluation = start.settings.get("eval", {})
-        every = evaluation.get("every", 0) if evaluation.get("size", 0) else 0
+        every = evaluation.get("every", 0) if evaluation.get("size") != 0 else 0
         phases = start.phases or [("", start.last_step)]
         self._forecast = Forecast(phases, every)
 

@@ -62,6 +62,8 @@ def _plain_character(character: str) -> str:
 CHARACTERS = _Plain()
 """A table for `str.translate`: each character in one way of writing."""
 
+_SIGNED = re.compile(f"(?<=[-+\uff0b{_MINUS}])[\u00bc-\u00be\u2150-\u215e]")  # -⅓: no space
+
 _COMMANDS = {
     **dict.fromkeys((",", ";", ":", " ", ">", "quad", "qquad", "space", "thinspace"), " "),
     **dict.fromkeys(("!", "left", "right", "displaystyle", "limits", "big", "Big", "bigl"), ""),
@@ -108,6 +110,7 @@ _FRACTION = re.compile(
 def plain(text: str) -> str:
     """The text with numbers, signs and spaces written in one way; other TeX commands stay."""
     if not text.isascii():
+        text = _SIGNED.sub(lambda fraction: CHARACTERS[ord(fraction[0])].lstrip(), text)
         text = text.translate(CHARACTERS)
     if "\\!" in text:
         text = _NO_SPACE.sub("", text)
