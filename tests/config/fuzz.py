@@ -6,13 +6,12 @@ import datetime
 import math
 import re
 import signal
-import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
 
+from tests.torture import watch
 from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES, PENALTIES, RULES
 from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema.describe import describe
@@ -148,22 +147,5 @@ CONFIGS = st.builds(
     lambda values, phases: {**values, **phases}, settings(ALL), st.just({}) | st.just({}) | PHASES
 )
 MOST_BYTES = 32 * 2**20
-
-
-@contextmanager
-def modest() -> Iterator[None]:
-    """In the block, little memory, and an end: a hang is a failure, not a quiet hour."""
-
-    def hung(*_: Any) -> None:
-        raise AssertionError("30 s of processor time are gone")
-
-    before = signal.signal(signal.SIGVTALRM, hung)
-    signal.setitimer(signal.ITIMER_VIRTUAL, 30)
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
-    finally:
-        tracemalloc.stop()
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+modest = partial(watch.modest, MOST_BYTES, 30, signal.ITIMER_VIRTUAL)
+"""What settings alone may take, processor time and not the clock's."""

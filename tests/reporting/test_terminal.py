@@ -13,6 +13,7 @@ from winnow.reporting.console import Console
 from winnow.reporting.events import Note, RunEnd, RunStart, StageProgress, StepEnd
 from winnow.reporting.forecast import Forecast, duration
 from winnow.reporting.metrics import Evaluation, step_metrics
+from winnow.reporting.standing import Standing
 from winnow.reporting.step_table import StepTable
 from winnow.reporting.terminal import Terminal
 from winnow.types import Batch
@@ -221,3 +222,18 @@ def test_a_pipe_is_as_wide_as_COLUMNS_says(monkeypatch: pytest.MonkeyPatch) -> N
     assert widest() > 140
     monkeypatch.setenv("COLUMNS", "80")
     assert widest() <= 80
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "seconds"),
+    [({"every": 1}, 3 * 10 + 3 * 7), ({"every": 1, "size": 0}, 3 * 10 + 7), ({}, 3 * 10 + 7)],
+)
+def test_what_is_left_counts_evaluations_of_the_default_size(
+    evaluation: dict[str, int], seconds: int
+) -> None:
+    """3 steps of 10 s are left, and an evaluation of 7 s after each, or after the last alone."""
+    standing = Standing(Clock())
+    standing.begin(RunStart(Path("a"), "train", {"eval": evaluation}, first_step=1, last_step=4))
+    standing.evaluated(Evaluation(0, 0.5, 0.5, 0.4, 0.6, 8, 8, 0, {}, 7.0))
+    standing.step(StepEnd(1, row(seconds={"update": 10.0})))
+    assert standing.left() == duration(seconds)

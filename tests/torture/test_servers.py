@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import sys
-import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 from tests.fake_server import FakeServer, prompt_of
 from tests.torture.servers import FATAL, HANGS, HARMLESS, KEY, NOTED, PASSING, steady
 from tests.torture.table import Outcome, Row, Tally
+from tests.torture.watch import modest
 from winnow.cli import main
 from winnow.engines.server.sampler import ServerSampler
 
@@ -27,25 +25,6 @@ MOST_BYTES = 64 * 2**20
 SAME = ("prompt_id", "text", "reward")
 Samples = list[dict[str, Any]]
 Command = Callable[..., tuple[int, str]]
-
-
-@contextmanager
-def bounded() -> Iterator[None]:
-    """In the block, little memory, and an end: a hang is a failure."""
-
-    def hung(*_: Any) -> None:
-        raise AssertionError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, hung)
-    signal.setitimer(signal.ITIMER_REAL, 90)
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
-    finally:
-        tracemalloc.stop()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -61,7 +40,7 @@ def command(tmp_path: Path, monkeypatch: Any, capsys: Any) -> Command:
 
     def run(*words: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["winnow", "sample", *words])
-        with bounded(), pytest.raises(SystemExit) as end:
+        with modest(MOST_BYTES, 90), pytest.raises(SystemExit) as end:
             main.main()
         said = capsys.readouterr()
         shown = said.out + said.err

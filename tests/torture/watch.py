@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,3 +31,28 @@ def ends(what: Callable[[], T], seconds: float = 300.0) -> T:
         raise error
     result: T = value
     return result
+
+
+@contextmanager
+def modest(most_bytes: int, seconds: float, timer: int = signal.ITIMER_REAL) -> Iterator[None]:
+    """In the block, little memory, and an end: a hang is a failure, not a quiet hour.
+
+    Args:
+        most_bytes: That Python may hold at a time.
+        seconds: Of the timer: `ITIMER_REAL`, the clock's, or `ITIMER_VIRTUAL`, the processor's.
+    """
+
+    def hung(*_: Any) -> None:
+        raise AssertionError(f"it hangs: {seconds:g} s are gone")
+
+    number = {signal.ITIMER_REAL: signal.SIGALRM, signal.ITIMER_VIRTUAL: signal.SIGVTALRM}[timer]
+    before = signal.signal(number, hung)
+    signal.setitimer(timer, seconds)
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most_bytes
+    finally:
+        tracemalloc.stop()
+        signal.setitimer(timer, 0)
+        signal.signal(number, before)

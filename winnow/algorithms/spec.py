@@ -156,7 +156,7 @@ def _takes_them(function: Function, given: Sequence[str]) -> bool:
     except TypeError:
         return False
     except ValueError:  # one in C that does not tell
-        return True
+        pass
     return True
 
 
