@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import winnow
 from tests.build import group
 from winnow.cli import main
 from winnow.errors import UserError
+from winnow.evaluation.best_of import best_of
 from winnow.rollouts.select import select
 from winnow.storage.schema import write_groups
 from winnow.types import Group, Origin, Prompt, Score
@@ -148,7 +151,11 @@ class TestPolicies:
             match=r"^samples: samples of 2 policies \(m at temperature 1; n at temp.*\); give",
         ):
             select(two, ["correct"])
-        assert select(two, ["correct"], pool=True).survivors == 4
+        pooled = select(two, ["correct"], pool=True)
+        assert pooled.survivors == 4
+        assert pooled.notes == [
+            "samples of 2 policies (m at temperature 1; n at temperature 1) are taken as one set"
+        ]
 
     @pytest.mark.parametrize("pool", [False, True])
     @pytest.mark.parametrize("rule", RANDOM)
@@ -161,6 +168,61 @@ class TestPolicies:
         groups = [*some(1), group([1], name="y").with_(origin=origin)]
         with pytest.raises(UserError, match=r"^samples: samples of 2 policies"):
             select(write(tmp_path, groups), ["correct"])
+
+
+class TestOneRun:
+    """The policies of a run, after each of its updates, are one set unless a rule needs one."""
+
+    @pytest.fixture
+    def run_folder(self, tmp_path) -> Path:
+        (tmp_path / "run/rollouts").mkdir(parents=True)
+        (tmp_path / "run/config.toml").touch()
+        for step in range(1, 13):
+            made = [
+                group.with_(
+                    step=step,
+                    samples=tuple(replace(s, policy_version=step - 1) for s in group.samples),
+                )
+                for group in some(2)
+            ]
+            path = tmp_path / f"run/rollouts/train-{step:06d}.parquet"
+            write_groups(path, "train", step, made)
+        return tmp_path / "run"
+
+    def test_it_is_one_set_and_a_note_says_so(self, run_folder, monkeypatch) -> None:
+        monkeypatch.chdir(run_folder.parent)
+        selected = select(run_folder, ["correct"])
+        assert (selected.samples, selected.prompts) == (120, 2)
+        assert selected.survivors == 12 * (2 + 3)
+        assert selected.notes == [
+            "samples of 12 policies (m at temperature 1; m after 1 update at temperature 1; "
+            "m after 2 updates at temperature 1 and others) of run are taken as one set"
+        ]
+        files = sorted((run_folder / "rollouts").glob("*.parquet"))
+        assert select(files, ["correct"]).notes == selected.notes
+        assert select(files[:1], ["correct"]).notes == []
+
+    def test_two_runs_are_not(self, run_folder, tmp_path) -> None:
+        shutil.copytree(run_folder, tmp_path / "other")
+        both = [run_folder, tmp_path / "other"]
+        with pytest.raises(UserError, match=r"^samples: samples of 12 policies .*--pool to take"):
+            select(both, ["correct"])
+        (note,) = select(both, ["correct"], pool=True).notes
+        assert note.endswith("and others) are taken as one set")
+
+    def test_parquet_files_of_some_folder_are_not(self, run_folder) -> None:
+        (run_folder / "config.toml").unlink()
+        with pytest.raises(UserError, match="--pool to take them as one set"):
+            select(run_folder, ["correct"])
+
+    @pytest.mark.parametrize("rule", RANDOM)
+    def test_nor_where_exactness_needs_one(self, run_folder, rule) -> None:
+        with pytest.raises(UserError, match=r"of 12 policies .* and others\), and .* is for one;"):
+            select(run_folder, [rule])
+
+    def test_nor_where_a_curve_does(self, run_folder) -> None:
+        with pytest.raises(UserError, match=r"12 policies .* do not say what n samples of one buy"):
+            best_of(run_folder, 2)
 
 
 # The command

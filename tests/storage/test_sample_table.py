@@ -263,10 +263,10 @@ def test_policies_in_words(tmp_path) -> None:
     write_groups(tmp_path / "a.parquet", "train", 1, [made[0]])
     write_groups(tmp_path / "b.parquet", "train", 1, [made[1]] * 2, [(0, 0), (0, 2)])
     assert read_samples([tmp_path], [], why="the test").policies() == [
-        "m after 3 updates at temperature 0.7, truncated",
         "m at temperature 0.7, truncated",
-        "n after 3 updates at temperature 1",
+        "m after 3 updates at temperature 0.7, truncated",
         "n at temperature 1",
+        "n after 3 updates at temperature 1",
     ]
 
 

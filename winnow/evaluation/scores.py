@@ -13,6 +13,7 @@ from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.scoring import rescore
 from winnow.rollouts.select import OF_PROMPT
 from winnow.storage.paths import Paths, paths_of
+from winnow.storage.policies import many
 from winnow.storage.sample_table import SampleTable, read_samples
 
 RECORDED = "verifier"
@@ -43,10 +44,7 @@ def scored_samples(
     table.need_scores(samples)
     policies = table.policies()
     if len(policies) > 1 and not pool:
-        named = "; ".join(policies[:3]) + (" and others" if len(policies) > 3 else "")
-        problem = (
-            f"samples of {len(policies)} policies ({named}) do not say what n samples of one buy"
-        )
+        problem = f"samples of {many(policies)} do not say what n samples of one buy"
         raise UserError("samples", problem, "give --pool to take them as one set")
     return table
 

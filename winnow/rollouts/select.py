@@ -31,7 +31,8 @@ from winnow.rollouts.export import Form, check_columns, check_output, export
 from winnow.rollouts.reward_errors import failures
 from winnow.rollouts.scoring import Scores, rescore
 from winnow.rollouts.selected import Selected, Tally
-from winnow.storage.paths import Paths, paths_of
+from winnow.storage.paths import Paths, paths_of, shown
+from winnow.storage.policies import many
 from winnow.storage.sample_table import SampleTable, read_samples
 from winnow.types import Group
 
@@ -75,11 +76,11 @@ def select_table(
 
     Args:
         scores: New scores, instead of the file's.
-        pool: Whether samples of several policies are taken as one set.
+        pool: Whether samples of several policies are taken as one set; those of one run are.
 
     Raises:
-        UserError: samples without a score; several policies, not pooled, or under a rule for one;
-            what a rule raises.
+        UserError: samples without a score; several policies, not pooled and not of one run, or
+            under a rule for one; what a rule raises.
     """
     _check(table, rules, scores, pool)
     survived = np.zeros(table.rows, dtype=bool)
@@ -108,7 +109,11 @@ def select_table(
         reasons=reasons,
         words=list(words),
         tallies=tallies if tallies[0].removed else tallies[1:],
-        notes=[*([failed] if failed else []), *_notes(table, rules, tallies)],
+        notes=[
+            *([failed] if failed else []),
+            *_pooled(table),
+            *_notes(table, rules, tallies),
+        ],
         scores=scores,
     )
 
@@ -119,14 +124,19 @@ def _check(table: SampleTable, rules: Sequence[Rule], scores: Scores | None, poo
     policies = table.policies()
     if len(policies) < 2:
         return
-    listed = f"samples of {len(policies)} policies ({'; '.join(policies)})"
+    listed = f"samples of {many(policies)}"
     for rule in rules:
         if rule.one_policy:
             raise UserError(
                 "samples", f"{listed}, and {show(rule)} is for one", "give those of one"
             )
-    if not pool:
+    if not pool and table.run is None:
         raise UserError("samples", listed, "give those of one, or --pool to take them as one set")
+
+
+def kind_of_reason(reason: str) -> str:
+    """A reason without the other sample that it names."""
+    return _NAMED.sub("", reason)
 
 
 def _count(tallies: Sequence[Tally], rejections: Sequence[Rejection]) -> None:
@@ -140,9 +150,17 @@ def _count(tallies: Sequence[Tally], rejections: Sequence[Rejection]) -> None:
         ]
         tally.seen += alive
         tally.removed += len(lost)
-        tally.reasons.update(_NAMED.sub("", reason) for reason in lost)
+        tally.reasons.update(map(kind_of_reason, lost))
         tally.prompts_removed += bool(lost) and len(lost) == alive
         alive -= len(lost)
+
+
+def _pooled(table: SampleTable) -> list[str]:
+    policies = table.policies()
+    if len(policies) < 2:
+        return []
+    of = f" of {shown(table.run)}" if table.run is not None else ""
+    return [f"samples of {many(policies)}{of} are taken as one set"]
 
 
 def _notes(table: SampleTable, rules: Sequence[Rule], tallies: Sequence[Tally]) -> list[str]:
@@ -212,7 +230,7 @@ def select(
         rescore_with: A reward to score all samples with first.
         reward_options: Of `rescore_with`.
         right_at: Least reward that is right. Default: as the file says, else 1; 1 for new scores.
-        pool: Take samples of several policies as one set.
+        pool: Take samples of several policies as one set, as those of one run folder are.
 
     Raises:
         UserError: something that the caller can fix; nothing is written then.

@@ -18,6 +18,7 @@ from winnow.errors import UserError
 from winnow.storage.format import check_file
 from winnow.storage.parquet import UNREADABLE, opened, read_schema
 from winnow.storage.paths import Paths, paths_of
+from winnow.storage.policies import described
 from winnow.storage.schema import PROMPT_KEY, SCHEMA, group_of
 from winnow.storage.table_checks import check_columns, check_kind, check_nulls, check_texts
 from winnow.theory.ties import all_equal
@@ -120,13 +121,21 @@ class SampleTable:
             yield self.group(number)
 
     def policies(self) -> list[str]:
-        """Descriptions of the policies that sampled; empty where no model is named."""
+        """Descriptions of the policies that sampled, in the order of their updates; empty where no
+        model is named.
+        """
         names = [c for c in ("model", "policy_version", "temperature", "truncated") if c in self]
         if "model" not in names:
             return []
         distinct = self._table.select(names).group_by(names).aggregate([]).to_pylist()
-        named = any(row["model"] is not None for row in distinct)
-        return sorted(set(map(_policy, distinct))) if named else []
+        return described(distinct)
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder, or folder of `winnow sample`, that all of its files are in."""
+        (folder, *others) = {part.path.resolve().parent for part in self.parts}
+        inside = folder.name in ("rollouts", "samples") and not others
+        return folder.parent if inside and (folder.parent / "config.toml").is_file() else None
 
     def unscored(self) -> int:
         """Rows with neither a reward nor an error."""
@@ -219,7 +228,7 @@ def read_samples(
     asked = dict.fromkeys([*_IDENTITY, *_SCORES, *needed, *optional])
     for path in _files(paths):
         with readable(path):
-            table = _read(path, list(asked), needed, why)
+            table = read_part(path, list(asked), needed, why)
         parts.append(Part(path, sum(part.rows for part in parts), table.num_rows))
         tables.append(table)
     try:
@@ -231,8 +240,15 @@ def read_samples(
     return SampleTable.gathered(parts, whole, right_at, asked)
 
 
-def _read(path: Path, asked: Sequence[str], needed: Sequence[str], why: str) -> pa.Table:
-    """The columns of one file that are asked for, and those that tell its prompts apart."""
+def read_part(
+    path: Path, asked: Sequence[str], needed: Sequence[str] = (), why: str = ""
+) -> pa.Table:
+    """The columns of one file that are asked for, and those that tell its prompts apart.
+
+    Raises:
+        UserError: see `read_samples`.
+        parquet.UNREADABLE: it is damaged.
+    """
     check_kind(path)
     schema = read_schema(path)
     there = schema.names
@@ -371,13 +387,3 @@ def _gathered(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], np.arange(len(first) + 1))
     return order.astype(np.int64), starts.astype(np.int64)
-
-
-def _policy(row: dict[str, Any]) -> str:
-    version = f" after {row['policy_version']} updates" if row.get("policy_version") else ""
-    heat = row.get("temperature")
-    return (
-        f"{row['model'] or '(no model named)'}{version}"
-        + ("" if heat is None else f" at temperature {heat:g}")
-        + (", truncated" if row.get("truncated") else "")
-    )
