@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from winnow import __version__
-from winnow.cli import analysis, samples
+from winnow.cli import analysis, samples, show
 from winnow.cli.options import (
     Accept,
     Json,
@@ -142,7 +142,8 @@ def evaluate(
         say(f"samples: {shown(located(folder, 'out') / 'rollouts')}")
 
 
-for _name, (_function, _example) in {**samples.COMMANDS, **analysis.COMMANDS}.items():
+_COMMANDS = {**samples.COMMANDS, **show.COMMANDS, **analysis.COMMANDS}
+for _name, (_function, _example) in _COMMANDS.items():
     app.command(name=_name, epilog=_example)(_function)
 
 

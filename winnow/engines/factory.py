@@ -81,6 +81,18 @@ def engine_for(
     return ENGINES[config.engine.learner].make(config, field, checkpoint, folder)
 
 
+def decoder(model: str) -> Callable[[Sequence[int]], str]:
+    """What turns tokens of a model into text, special tokens included.
+
+    Raises:
+        UserError: no such model, or its tokenizer is not on this machine.
+    """
+    from winnow.engines.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(resolve(model), local=True)
+    return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
 def policy_sampler(config: Config, engine: Engine, *, ratio: bool) -> Sampler:
     """The sampler of a policy that is trained.
 

@@ -73,8 +73,11 @@ def resolve(name: str, field: str = "model", others: Sequence[str] = ()) -> Mode
     raise UserError(field, problem, nearest(name, [BUILT_IN, *others]))
 
 
-def load_tokenizer(source: ModelSource, field: str = "model") -> Any:
+def load_tokenizer(source: ModelSource, field: str = "model", *, local: bool = False) -> Any:
     """The tokenizer of a model.
+
+    Args:
+        local: Whether no hub is asked for it.
 
     Raises:
         UserError: it cannot be loaded.
@@ -82,7 +85,9 @@ def load_tokenizer(source: ModelSource, field: str = "model") -> Any:
     from transformers import AutoTokenizer
 
     with reading(source, field, weights=False):
-        return AutoTokenizer.from_pretrained(source.name, gguf_file=source.gguf)
+        return AutoTokenizer.from_pretrained(
+            source.name, gguf_file=source.gguf, local_files_only=local
+        )
 
 
 def load_config(source: ModelSource, field: str = "model") -> Any:
