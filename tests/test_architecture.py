@@ -190,6 +190,7 @@ def test_functions_take_eight_things_at_most(module: str) -> None:
 
 
 BROAD = {
+    ("winnow.algorithms.own", "own_code"): "raised again, a user's by the name of its function",
     ("winnow.rewards.in_process", "_score"): "a verifier may raise anything: its sample's error",
     ("winnow.rewards.worker", "_scored"): "likewise, in a process of its own",
     ("winnow.rewards.worker", "main"): "importing a verifier runs the user's code",

@@ -28,6 +28,7 @@ _HOME = {
     "Score": "types",
     "Outcome": "types",
     "Group": "types",
+    "SampleView": "algorithms.predicates",
     "Config": "config.schema",
     "Observer": "reporting.observer",
     "RunStart": "reporting.events",
@@ -46,6 +47,7 @@ __all__ = [*_HOME, "__version__"]
 if TYPE_CHECKING:
     from winnow.algorithms.algorithm import Algorithm as Algorithm
     from winnow.algorithms.objective import Term as Term
+    from winnow.algorithms.predicates import SampleView as SampleView
     from winnow.algorithms.table import ALGORITHMS as ALGORITHMS
     from winnow.api import evaluate as evaluate
     from winnow.api import sample as sample

@@ -38,10 +38,14 @@ class UserError(WinnowError):
     def with_(self, *, setting: str | None = None, remedy: str | None = None) -> UserError:
         """The same error with another setting or remedy, and the same notes."""
         setting = self.setting if setting is None else setting
-        made = UserError(setting, self.problem, self.remedy if remedy is None else remedy)
+        made = type(self)(setting, self.problem, self.remedy if remedy is None else remedy)
         for note in notes(self):
             made.add_note(note)
         return made
+
+
+class OwnCodeError(UserError):
+    """A user's function raised, or returned what cannot be used. What is on the disk stays."""
 
 
 class DiskError(WinnowError):

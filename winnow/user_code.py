@@ -10,6 +10,8 @@ import importlib.util
 import os
 import re
 import sys
+import sysconfig
+import traceback
 import zlib
 from contextlib import suppress
 from types import ModuleType
@@ -95,6 +97,21 @@ def import_file(path: str, *, first: bool = False) -> ModuleType:
         if spec is not None and _is_of(spec.origin, file):
             return importlib.import_module(name)
     return _beside_others(f"{name}_{zlib.crc32(file.encode('utf-8', 'surrogateescape')):08x}", file)
+
+
+def raised(error: BaseException) -> str:
+    """What a user's code raised, and the innermost line of its own, on one line."""
+    told = " ".join("".join(traceback.format_exception_only(error)).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    if not own:  # the code is itself a library's
+        own = [frame for frame in frames if not frame.filename.startswith(_PACKAGE)]
+    where = f" ({os.path.basename(own[-1].filename)}:{own[-1].lineno})" if own else ""
+    return f"raised {told:.500}{where}"
+
+
+_PACKAGE = (f"{os.path.dirname(os.path.abspath(__file__))}/", "<frozen ")
+_LIBRARIES = (*_PACKAGE, *(f"{sysconfig.get_path(n)}/" for n in ("stdlib", "purelib", "platlib")))
 
 
 def _beside_others(name: str, file: str) -> ModuleType:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tests.build import group
-from winnow.cli.render import gain_line
 from winnow.evaluation.gain import Gain, gain, gain_between
 from winnow.storage.run_folder import Counted, RunStore
 from winnow.theory.intervals import paired_difference
 from winnow.training.run import Result
+from winnow.training.summary import gain_line
 from winnow.types import Score
 
 

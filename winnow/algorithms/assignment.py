@@ -11,6 +11,7 @@ import numpy as np
 
 from winnow.algorithms.advantages import Advantage, RewardScale
 from winnow.algorithms.kl import InReward
+from winnow.algorithms.own import checked_numbers, own_code
 from winnow.errors import UserError
 from winnow.theory.checks import Array
 from winnow.theory.ties import all_equal
@@ -145,7 +146,9 @@ def _token_advantages(
                 rewards = -_by_token(group, number, penalty)
                 rewards[-1] += reward
                 values = np.array(group.annotation(number).values, dtype=np.float64)
-                own = call(rewards, values if values.size else None)
+                with own_code(advantage, "advantage"):
+                    own = call(rewards, values if values.size else None)
+                own = checked_numbers(advantage, "advantage", own, rewards.shape)
                 found[place, number] = own, own + (values if values.size else 0.0)
     whitened = {key: own for key, (own, _) in found.items()}
     if found and advantage.whiten == "batch":
@@ -186,7 +189,11 @@ def _of_group(advantage: Advantage, group: Group, rewards: Array) -> Array:
 
 
 def _called(advantage: Advantage, rewards: Array) -> Array:
-    return advantage(rewards) if rewards.size else rewards
+    if not rewards.size:
+        return rewards
+    with own_code(advantage, "advantage"):
+        given = advantage(rewards)
+    return checked_numbers(advantage, "advantage", given, rewards.shape)
 
 
 def _of_survivors(group: Group, valid_advantages: Array) -> Array:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from winnow.algorithms.denominators import Denominator, Totals
 from winnow.algorithms.losses import Loss, Span
+from winnow.algorithms.own import checked_numbers, own_code
 from winnow.algorithms.registry import DENOMINATORS, LOSSES
 from winnow.algorithms.spec import Function, Takes
 from winnow.types import Group
@@ -50,9 +51,11 @@ class Term:
     def factor(self, length: int, siblings: int, totals: Totals) -> float:
         """What a token's, a sample's or a group's loss is multiplied by."""
         if self.span == "group":
-            return self.coefficient * self.denominator(1, 1, totals)
+            siblings = 1
         length = length if self.span == "token" else 1
-        return self.coefficient * self.denominator(length, siblings, totals)
+        with own_code(self.denominator, "denominator"):
+            found = self.denominator(length, siblings, totals)
+        return self.coefficient * float(checked_numbers(self.denominator, "denominator", found, ()))
 
 
 def learned_from(group: Group, terms: Sequence[Term]) -> tuple[int, ...]:

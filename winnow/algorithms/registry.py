@@ -41,6 +41,7 @@ from winnow.algorithms.losses import (
     TemperedNLL,
     Value,
 )
+from winnow.algorithms.predicates import Predicate
 from winnow.algorithms.rejection import RSO, Gibbs
 from winnow.algorithms.selection import (
     AsRecorded,
@@ -83,6 +84,7 @@ RULES = Vocabulary(
     ],
     Rule,
     given=("group", "alive", "rng"),
+    other={("sample",): Predicate},
 )
 ADVANTAGES = Vocabulary(
     "advantage",

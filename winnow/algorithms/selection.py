@@ -15,8 +15,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from winnow.algorithms.dedup import first_of_each, folded, reasoning_path
+from winnow.algorithms.own import own_code
 from winnow.algorithms.spec import Cell, show
-from winnow.errors import UserError
+from winnow.errors import OwnCodeError
 from winnow.theory.checks import Array
 from winnow.theory.ties import all_equal, levels
 from winnow.types import Group, Outcome
@@ -33,10 +34,12 @@ Reasons = list[str | None]
 class Rule(Cell):
     """A selection rule of the table; a user's function becomes one with these defaults."""
 
-    declares: ClassVar[Mapping[str, Sequence[str]]] = {"reads": ("text", "tokens", "finish_reason")}
+    declares: ClassVar[Mapping[str, Sequence[str]]] = {
+        "reads": ("text", "tokens", "finish_reason", "prompt")
+    }
     reads: ClassVar[frozenset[str]] = frozenset({"text", "tokens"})
-    """Which of `text`, `tokens` (their number) and `finish_reason` it looks at: a file is read for
-    no more, and must have them."""
+    """Which of `text`, `tokens` (their number), `finish_reason` and `prompt` (more than its id) it
+    looks at: a file is read for no more, and must have them."""
     group_rule: ClassVar[bool] = False
     """Whether it means nothing with one sample a prompt."""
     blind: ClassVar[bool] = False
@@ -67,21 +70,22 @@ def first_rejections(group: Group, rules: Sequence[Rule], rng: Generator) -> lis
     A sample without a score never survives, whatever the rules.
 
     Raises:
-        UserError: a user's rule that returns too few or too many reasons, or no reasons; what a
-            rule raises.
+        OwnCodeError: a user's rule that raises, or returns too few or too many reasons, or no
+            reasons.
     """
     rejections: list[Rejection] = [
         None if score.error is None else (-1, f"verifier error: {score.error}")
         for score in group.scores
     ]
     for number, rule in enumerate(rules):
-        reasons = rule(group, [rejection is None for rejection in rejections], rng)
+        with own_code(rule, "rule"):
+            reasons = rule(group, [rejection is None for rejection in rejections], rng)
         if not _are_reasons(reasons):
             problem = f"it returned {reasons!r:.60}, not reasons"
-            raise UserError(show(rule), problem, "return a list: for each sample a str or None")
+            raise OwnCodeError(show(rule), problem, "return a list: for each sample a str or None")
         if len(reasons) != len(rejections):
             problem = f"{len(reasons)} outcomes for {len(rejections)} samples"
-            raise UserError(show(rule), problem, "return one for each sample")
+            raise OwnCodeError(show(rule), problem, "return one for each sample")
         for place, reason in enumerate(reasons):
             if rejections[place] is None and reason is not None:
                 rejections[place] = (number, reason)
@@ -111,7 +115,7 @@ def with_rejections(group: Group, rejections: Sequence[Rejection]) -> Group:
 
 
 def columns_read(rules: Sequence[Rule]) -> frozenset[str]:
-    """Which of `text`, `tokens` (their number) and `finish_reason` the rules look at."""
+    """Which of `text`, `tokens` (their number), `finish_reason` and `prompt` the rules look at."""
     return frozenset().union(*(rule.reads for rule in rules))
 
 

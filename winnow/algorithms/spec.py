@@ -101,6 +101,7 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
 
     Args:
         given: What a user's function is called with.
+        other: What a function of other arguments becomes, by their names.
     """
 
     def __init__(
@@ -109,9 +110,10 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
         cells: Iterable[type[C]],
         base: type[C] | None = None,
         given: Sequence[str] = (),
+        other: Mapping[tuple[str, ...], Callable[[Function], C]] | None = None,
     ) -> None:
         super().__init__((cls.cell, cls) for cls in cells)
-        self.kind, self._base, self._given = kind, base, given
+        self.kind, self._base, self._given, self._other = kind, base, given, other or {}
 
     def adopt(self, field: str, given: C | Function, text: str = "") -> C:
         """The cell that is given; a function is wrapped as one.
@@ -136,10 +138,7 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
                 if not name.startswith("_") and hasattr(cell, name):  # it would be ignored
                     remedy = f"subclass {_named(self._base)}"
                     raise UserError(field, f"{text!r} has {name!r}, which is not read", remedy)
-            if not _takes_them(cell, self._given):
-                problem = f"{text!r} does not take what {_a(self.kind)} is given"
-                raise UserError(field, problem, f"define it as f({', '.join(self._given)})")
-            cell = _own(self._base, cell)
+            cell = self._wrapped(field, cell, text)
         for name, known in cell.declares.items():
             said = getattr(cell, name)
             for word in (said,) if isinstance(said, str) else said:
@@ -147,6 +146,26 @@ class Vocabulary(dict[str, type[C]], Generic[C]):
                     problem = f"{text!r} declares {name} = {word!r}"
                     raise UserError(field, problem, choices(known))
         return cast(C, cell)
+
+    def _wrapped(self, field: str, function: Function, text: str) -> Any:
+        """A user's function as a cell."""
+        if (make := self._other.get(_asked(function))) is not None:
+            return make(function)
+        if not _takes_them(function, self._given):
+            problem = f"{text!r} does not take what {_a(self.kind)} is given"
+            forms = " or ".join(f"f({', '.join(form)})" for form in (self._given, *self._other))
+            raise UserError(field, problem, f"define it as {forms}")
+        return _own(self._base, function)
+
+
+def _asked(function: Function) -> tuple[str, ...]:
+    """The names of the arguments that a function must be given, as far as it tells."""
+    try:
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    asked = (p for p in parameters if p.default is p.empty)
+    return tuple(p.name for p in asked if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
 
 
 def _takes_them(function: Function, given: Sequence[str]) -> bool:

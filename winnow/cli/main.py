@@ -69,12 +69,12 @@ def train(
 
     Without a recipe: SmolLM2-135M-Instruct on two-digit addition.
     """
-    from winnow.cli.render import gain_line
     from winnow.config.recipe import load
     from winnow.reporting.terminal import observing
     from winnow.storage.paths import shown
     from winnow.storage.run_folder import next_folder
     from winnow.training.run import run
+    from winnow.training.summary import gain_line
 
     with observing(as_json) as observers:
         if resume is not None:

@@ -21,34 +21,6 @@ if TYPE_CHECKING:
     from winnow.evaluation.overoptimisation_fit import Measured, Study
     from winnow.rollouts.selected import Selected
     from winnow.theory.drops import Drop
-    from winnow.training.run import Result
-
-
-def gain_line(result: Result) -> str:
-    """Accuracy before and after training, and what was gained; empty without any.
-
-    Then the mean rewards. A checkpoint that was chosen has one more line: what it was chosen by,
-    which is too high.
-    """
-    if result.before is None or result.after is None:
-        return ""
-    chosen = result.evaluations is not None
-    what = "test" if chosen and result.tested else "held-out"
-    line = f"{what} accuracy: {result.before:.1%} before, {result.after:.1%} after"
-    if result.gain is not None and result.gain_low is not None and result.gain_high is not None:
-        gain, low, high = (100 * x for x in (result.gain, result.gain_low, result.gain_high))
-        line = f"{line}: {gain:+.1f} points [{low:+.1f}, {high:+.1f}]"
-    rewards = ""
-    if result.reward_before is not None and result.reward_after is not None:
-        before, after = result.reward_before, result.reward_after
-        rewards = f"\n{what} mean reward: {before:.3f} before, {after:.3f} after"
-    if not chosen:
-        return line + rewards
-    if result.tested:
-        line = f"{line}, on prompts that had no part in choosing the checkpoint"
-    rate = "" if result.selected is None else f", {result.selected:.1%} held-out accuracy"
-    best = f"the best of {result.evaluations} evaluations on the same prompts{rate}"
-    return f"{line}{rewards}\nchosen: {best}, which overstates it"
 
 
 _HELP = 44
@@ -195,12 +167,7 @@ def selection_report(selected: Selected) -> None:
         table.add_row(Text(tally.rule), *map(str, counts), Text(why + tail))
     console = Console(highlight=False, markup=False)
     console.print(table)
-    share = selected.survivors / selected.samples
-    console.print(
-        f"{selected.survivors} of {selected.samples} samples survive ({share:.1%}), of "
-        f"{selected.prompts_left} of {selected.prompts} prompts",
-        soft_wrap=True,
-    )
+    console.print(str(selected), soft_wrap=True)
     for note in selected.notes:
         console.print(note, style="yellow", soft_wrap=True)
 

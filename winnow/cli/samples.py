@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -24,10 +24,7 @@ from winnow.cli.options import (
     print_json,
     say,
 )
-from winnow.errors import UserError, number_of
-
-if TYPE_CHECKING:
-    from winnow.rollouts.collect import Sampled
+from winnow.errors import UserError
 
 _Folder = Annotated[
     Path | None, typer.Option(help="Folder for the samples. Default: runs/NAME-001.")
@@ -75,23 +72,10 @@ def sample(
             config = load(recipe, sets or ())
             folder = out or next_folder(f"{Path(recipe or 'arithmetic').stem}-sample")
             result = run_sample(config, out=folder, held_out=held_out, observers=observers)
-    done = result.sampled
     if as_json:
-        print_json({"folder": str(result.folder), **asdict(done)})
+        print_json({"folder": str(result.folder), **asdict(result.sampled)})
         return
-    say(_sampled(done))
-    say(f"samples: {shown(result.folder)}")
-
-
-def _sampled(done: Sampled) -> str:
-    if not (done.made or done.scored):
-        return f"nothing to sample: all {done.found} samples are there"
-    valid = done.scored - done.errors
-    of = "these" if done.scored == done.made else f"the {valid} scored now"
-    right = f"; {done.right / valid:.1%} of {of} right" if valid else ""
-    errors = f"; {number_of(done.errors, 'verifier error')}" if done.errors else ""
-    there = f" ({done.found} there before)" if done.found else ""
-    return f"{done.made} samples, {done.tokens} tokens{there}{right}{errors}"
+    say(str(result))
 
 
 def select(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from winnow.reporting.evaluation_line import evaluation_line
 from winnow.theory.best_of import pass_at_k, sizes
 from winnow.theory.checks import Array, logsumexp
 from winnow.theory.importance import effective_sample_size
@@ -247,7 +248,7 @@ class PassAt:
     prompts: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Accuracy on held-out prompts, with a 95 % interval.
 
@@ -276,6 +277,9 @@ class Evaluation:
     pass_at_k: Sequence[PassAt] = ()
     kl: KL | None = None
     time: str = ""
+
+    def __repr__(self) -> str:
+        return evaluation_line(self)
 
 
 def evaluation(

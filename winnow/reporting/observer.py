@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Literal
 
 from winnow.errors import Stopped, UserError, from_here, printable
@@ -21,6 +18,7 @@ from winnow.reporting.events import (
 )
 from winnow.reporting.metrics import Evaluation
 from winnow.storage.paths import shown
+from winnow.user_code import raised
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, of how many)."""
@@ -152,7 +150,7 @@ class Observers(Observer):
                 self._own = [each for each in self._own if each is not own]
                 with suppress(OSError, ValueError):  # stderr may be gone as well
                     gone = isinstance(error, SystemExit | BrokenPipeError)
-                    what = f"{_raised(own, error)}; it is left out"
+                    what = f"{type(own).__name__} {raised(error)}; it is left out"
                     what = "the terminal is gone; the run continues without it" if gone else what
                     print(printable(f"winnow: {what}"), file=sys.stderr)
         for callback in self._callbacks:
@@ -160,7 +158,8 @@ class Observers(Observer):
                 tell(callback)
             except Exception as error:  # noqa: BLE001 (the user's code; `check` raises it)
                 self._callbacks = [each for each in self._callbacks if each is not callback]
-                self._fail(UserError("callbacks", _raised(callback, error)), error)
+                problem = f"{type(callback).__name__} {raised(error)}"
+                self._fail(UserError("callbacks", problem), error)
 
     def _fail(self, failure: UserError, error: Exception) -> None:
         if self.failed is None:
@@ -168,18 +167,3 @@ class Observers(Observer):
             failure.__cause__ = error
         else:
             self.failed.add_note(str(failure))
-
-
-def _raised(observer: Observer, error: BaseException) -> str:
-    """What an observer raised, and the innermost line of its own code, on one line."""
-    told = " ".join("".join(traceback.format_exception_only(error)).split())
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
-    if not own:  # the observer is itself a library's
-        own = [frame for frame in frames if not frame.filename.startswith(_PACKAGE)]
-    where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
-    return f"{type(observer).__name__} raised {told:.500}{where}"
-
-
-_PACKAGE = (f"{Path(__file__).parents[1]}/", "<frozen ")
-_LIBRARIES = (*_PACKAGE, *(f"{sysconfig.get_path(n)}/" for n in ("stdlib", "purelib", "platlib")))

@@ -16,11 +16,12 @@ from rich.text import Text
 
 from winnow.errors import UserError, number_of
 from winnow.reporting.console import Console
+from winnow.reporting.evaluation_line import evaluation_line
 from winnow.reporting.events import Note, RunEnd, RunStart, StageProgress, StepEnd
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer, Observers
 from winnow.reporting.standing import Standing
-from winnow.reporting.step_table import StepTable, formatted
+from winnow.reporting.step_table import StepTable
 
 _QUIET = 30.0
 """Seconds without a line after which there is one of what is done, where there is no live line."""
@@ -156,29 +157,6 @@ class _Says(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(self._says())
-
-
-def evaluation_line(result: Evaluation) -> str:
-    """Held-out or test accuracy with its interval, and the mean reward."""
-    kind = "test" if result.split == "test" else "held-out"
-    if result.accuracy is None:
-        return f"{kind} accuracy: none, the verifier failed on all {result.errors} samples"
-    interval = "" if result.low is None else f" [{result.low:.1%}, {result.high:.1%}]"
-    errors = f", {number_of(result.errors, 'verifier error')}" if result.errors else ""
-    shown = [f"{label} {rate:.1%}" for label, rate in result.by_difficulty.items()]
-    detail = f"  ({', '.join(shown)})" if len(shown) > 1 else ""
-    if result.pass_at_k:
-        most = result.pass_at_k[-1]
-        errors = f", pass@{most.k} {most.value:.1%}{errors}"
-    if result.kl is not None and result.kl.value:
-        errors += f", KL to the start {formatted(result.kl.value, '.2f')} nats"
-    what = "of the final model" if result.split == "final" else f"at step {result.step}"
-    return (
-        f"{kind} accuracy {what}: {result.accuracy:.1%}{interval}, "
-        f"mean reward {formatted(result.reward, '.3f')}, "
-        f"{result.samples} samples of {result.prompts} prompts{errors}, {result.seconds:.0f} "
-        f"s{detail}"
-    )
 
 
 @contextmanager

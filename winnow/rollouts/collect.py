@@ -19,7 +19,7 @@ from winnow.config.validation import refuse
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.engines.devices import environment
 from winnow.engines.factory import sampler_for
-from winnow.errors import Stopped, UserError
+from winnow.errors import Stopped, UserError, number_of
 from winnow.prompts.loading import clashes, load_held_out, load_prompts
 from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.observer import Observers
@@ -66,6 +66,16 @@ class Sampled:
     right: int
     errors: int
     tokens: int
+
+    def __str__(self) -> str:
+        if not (self.made or self.scored):
+            return f"nothing to sample: all {self.found} samples are there"
+        valid = self.scored - self.errors
+        of = "these" if self.scored == self.made else f"the {valid} scored now"
+        right = f"; {self.right / valid:.1%} of {of} right" if valid else ""
+        errors = f"; {number_of(self.errors, 'verifier error')}" if self.errors else ""
+        there = f" ({self.found} there before)" if self.found else ""
+        return f"{self.made} samples, {self.tokens} tokens{there}{right}{errors}"
 
 
 @dataclass(frozen=True)
@@ -192,7 +202,7 @@ class _Scorer:
         return len(self.failed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SampleResult:
     """A folder of samples.
 
@@ -203,6 +213,9 @@ class SampleResult:
 
     folder: Path
     sampled: Sampled
+
+    def __repr__(self) -> str:
+        return f"{self.sampled}\nsamples: {shown(self.folder)}"
 
 
 HELD_OUT = "held-out"

@@ -56,7 +56,9 @@ def select_groups(
     Raises:
         UserError: what a rule raises.
     """
-    for number, group in enumerate(table.only(columns_read(rules))):
+    read = columns_read(rules)
+    prompts = OF_PROMPT if "prompt" in read else ()
+    for number, group in enumerate(table.only({*read, *prompts})):
         if scores is not None:
             own = scores.of(table.rows_of(number))
             group = group.with_(scores=own, right_at=scores.right_at)
@@ -207,7 +209,7 @@ def _claim(table: SampleTable, rules: Sequence[Rule], place: int, tallies: Seque
 
 def select(
     samples: Paths,
-    rules: Sequence[str | Rule | Function] = ("correct",),
+    rules: str | Rule | Function | Sequence[str | Rule | Function] = ("correct",),
     *,
     out: Paths = (),
     form: Form = "messages",
@@ -223,7 +225,8 @@ def select(
 
     Args:
         samples: Parquet files or folders: of `winnow sample`, of a run.
-        rules: Cells of `select`, as in a recipe; each sees what the ones before it left.
+        rules: Cells of `select`, as in a recipe, or functions: of (group, alive, rng), or of one
+            `sample` (a `SampleView`); each sees what the ones before it left.
         out: Files to write: .parquet (all columns), .jsonl (as other trainers read it).
         form: Of a .jsonl file.
         rejected: Whether Parquet files are to hold the rejected samples too, with their reasons.
@@ -240,7 +243,7 @@ def select(
     if rescore_with is None and reward_options:
         problem = "there is no reward to rescore with"
         raise UserError("reward_options", problem, "name one with --rescore")
-    rules = [rules] if isinstance(rules, str) else rules
+    rules = [rules] if isinstance(rules, str) or callable(rules) else rules
     chosen = [
         parse("rule", r, RULES) if isinstance(r, str) else RULES.adopt("rule", r) for r in rules
     ]
@@ -259,7 +262,7 @@ def select(
             paths_of(samples),
             sorted(read),
             why="select",
-            optional=OF_PROMPT if rescore_with is not None else (),
+            optional=OF_PROMPT if "prompt" in read else (),
             right_at=right_at,
         )
         for path in outputs:

@@ -29,7 +29,7 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Selected:
     """The outcomes on a file of samples.
 
@@ -52,3 +52,10 @@ class Selected:
     tallies: list[Tally]
     notes: list[str]
     scores: Scores | None
+
+    def __repr__(self) -> str:
+        share = self.survivors / self.samples
+        return (
+            f"{self.survivors} of {self.samples} samples survive ({share:.1%}), of "
+            f"{self.prompts_left} of {self.prompts} prompts"
+        )

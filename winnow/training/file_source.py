@@ -58,7 +58,7 @@ def _opened(path: str, config: Config, algorithm: Algorithm) -> File:
         [path],
         [*_FOR_TRAINING, "reward", *(columns_read(algorithm.select) & _NOT_GUESSED)],
         why="training",
-        optional=_TOKENS,
+        optional=(*_TOKENS, "data") if "prompt" in columns_read(algorithm.select) else _TOKENS,
         right_at=config.reward.right_at,
     )
     table.need_scores(path)

@@ -10,7 +10,7 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.config.located import located_config, naming_places
 from winnow.config.recipe import load_folder, naming_folder
 from winnow.config.schema import Config
-from winnow.errors import Stopped
+from winnow.errors import OwnCodeError, Stopped
 from winnow.evaluation.gain import gain_between
 from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.metrics import Metrics
@@ -27,10 +27,10 @@ from winnow.training.early_stopping import chosen_checkpoint, reported
 from winnow.training.loop import train as run_loop
 from winnow.training.resuming import ResumePoint, resume_point
 from winnow.training.setup import Plan, assemble, plan
-from winnow.training.summary import opening
+from winnow.training.summary import opening, told
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A finished run.
 
@@ -65,6 +65,9 @@ class Result:
     evaluations: int | None = None
     reward_before: float | None = None
     reward_after: float | None = None
+
+    def __repr__(self) -> str:
+        return told(self)
 
 
 def run(
@@ -120,6 +123,10 @@ def run(
                 for made in runner.runs():
                     run_loop(made)
                 runner.finish()
+            except OwnCodeError as error:
+                if (out / "config.toml").is_file():
+                    error.add_note(f"what was sampled is kept; resume: {_again(out, algorithm)}")
+                raise
             except KeyboardInterrupt as stop:
                 begun = (out / "config.toml").is_file()
                 hint = f"; resume: {again}" if begun else " before it began"
@@ -127,6 +134,13 @@ def run(
             result = result_of(out)
             observers.done(_end(result))
     return result
+
+
+def _again(folder: Path, algorithm: Algorithm | None) -> str:
+    """How to resume a run whose algorithm's code is fixed."""
+    if algorithm is None:
+        return f"winnow train --resume {shown(folder)}"
+    return f"winnow.train(resume={shown(folder)!r}, algorithm=...)"
 
 
 def _end(result: Result) -> RunEnd:
@@ -154,23 +168,23 @@ def result_of(folder: Path) -> Result:
     final = folder / FINAL
     patience = load_folder(folder).eval.patience
     chosen, step = chosen_checkpoint(store, patience)
-    told = reported(evals, patience, step)
-    found = gain_between(store, told.before, told.after) if told else None
-    selected = told.selected if told else None
+    ends = reported(evals, patience, step)
+    found = gain_between(store, ends.before, ends.after) if ends else None
+    selected = ends.selected if ends else None
     return Result(
         folder=folder,
         checkpoint=final if final.is_dir() else chosen,
         metrics=store.lines("metrics.jsonl"),
-        before=told.before["accuracy"] if told else None,
-        after=told.after["accuracy"] if told else None,
+        before=ends.before["accuracy"] if ends else None,
+        after=ends.after["accuracy"] if ends else None,
         gain=found.value if found else None,
         gain_low=found.low if found else None,
         gain_high=found.high if found else None,
-        tested=told.tested if told else True,
+        tested=ends.tested if ends else True,
         selected=selected["accuracy"] if selected else None,
-        evaluations=told.number if told else None,
-        reward_before=told.before["reward"] if told else None,
-        reward_after=told.after["reward"] if told else None,
+        evaluations=ends.number if ends else None,
+        reward_before=ends.before["reward"] if ends else None,
+        reward_after=ends.after["reward"] if ends else None,
     )
 
 

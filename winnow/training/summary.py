@@ -1,4 +1,4 @@
-"""The summary of a run that is printed before it begins."""
+"""What is printed of a run before it begins, and of its result."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from winnow.algorithms.spec import show
 from winnow.config.schema import Config
 from winnow.errors import number_of
 from winnow.prompts.loading import PromptSet
+from winnow.reporting.forecast import duration
+from winnow.storage.paths import shown
 
 if TYPE_CHECKING:
     from winnow.config.phases import Phase
+    from winnow.training.run import Result
 
 
 def opening(config: Config, phases: Sequence[Phase], prompts: PromptSet) -> str:
@@ -67,3 +70,44 @@ def _arithmetic(phase: Phase) -> str:
         f"{when}: {config.prompts_per_step} prompts x {config.samples_per_prompt} samples = "
         f"{samples} samples; up to {number_of(updates, 'update')} {of}"
     )
+
+
+def gain_line(result: Result) -> str:
+    """Accuracy before and after training, and what was gained; empty without any.
+
+    Then the mean rewards. A checkpoint that was chosen has one more line: what it was chosen by,
+    which is too high.
+    """
+    if result.before is None or result.after is None:
+        return ""
+    chosen = result.evaluations is not None
+    what = "test" if chosen and result.tested else "held-out"
+    line = f"{what} accuracy: {result.before:.1%} before, {result.after:.1%} after"
+    if result.gain is not None and result.gain_low is not None and result.gain_high is not None:
+        gain, low, high = (100 * x for x in (result.gain, result.gain_low, result.gain_high))
+        line = f"{line}: {gain:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    rewards = ""
+    if result.reward_before is not None and result.reward_after is not None:
+        before, after = result.reward_before, result.reward_after
+        rewards = f"\n{what} mean reward: {before:.3f} before, {after:.3f} after"
+    if not chosen:
+        return line + rewards
+    if result.tested:
+        line = f"{line}, on prompts that had no part in choosing the checkpoint"
+    rate = "" if result.selected is None else f", {result.selected:.1%} held-out accuracy"
+    best = f"the best of {result.evaluations} evaluations on the same prompts{rate}"
+    return f"{line}{rewards}\nchosen: {best}, which overstates it"
+
+
+def told(result: Result) -> str:
+    """A result in five lines at most: what was gained, the model, the samples and the time."""
+    rows = result.metrics
+    samples, kept = (sum(row.get(name) or 0 for row in rows) for name in ("samples", "survivors"))
+    seconds = sum(sum((row.get("seconds") or {}).values()) for row in rows)
+    counts = f"{samples} in {number_of(len(rows), 'step')}, {kept} survived, {duration(seconds)}"
+    lines = [
+        gain_line(result) or "no held-out accuracy",
+        f"model:   {shown(result.checkpoint)}",
+        f"samples: {shown(result.folder / 'rollouts')} ({counts})",
+    ]
+    return "\n".join(lines)

@@ -14,10 +14,13 @@ from torch import Tensor
 
 from winnow.algorithms.denominators import Totals
 from winnow.algorithms.objective import Term, factors, learned_from
+from winnow.algorithms.own import own_code
+from winnow.algorithms.spec import show
 from winnow.engines.learning.microbatches import Part, cut
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, divergences, entropies
 from winnow.engines.models.forward import Contexts, Piece, PolicyForward
+from winnow.errors import OwnCodeError, number_of
 from winnow.types import Group, Sums
 
 
@@ -177,13 +180,17 @@ def _loss(
     losses = []
     for number, term in enumerate(terms):
         given = [seen(name, term) for name in term.reads]
-        values = term.loss(*given)
+        with own_code(term.loss, "loss"):
+            values = term.loss(*given)
         scale = [scales[part.place][number][i] for part, i in seen.members]
         if term.span == "group":
             scale = [max(scales[p.place][number][i] for i in p.samples) for p in seen.parts]
         factor = seen.per_token(scale) if term.span == "token" else seen.per_sample(scale)
+        _check(term, values, factor)
         losses.append((values * factor.to(values)).sum())
-        _measure(term.loss.measure(*given), factor != 0, done)
+        with own_code(term.loss, "loss"):
+            measured = term.loss.measure(*given)
+        _measure(measured, factor != 0, done)
         if term.loss.needs_old and "advantage" in term.reads:
             _measure_ratio(seen, term, done)
     done.samples += len(seen.members)
@@ -193,6 +200,15 @@ def _loss(
     for loss in losses[1:]:
         total = total + loss.to(total)
     return total
+
+
+def _check(term: Term, values: object, factor: Tensor) -> None:
+    """Raise an `OwnCodeError` if a loss gave anything but a number for each of its span."""
+    shape = tuple(values.shape) if isinstance(values, Tensor) else None
+    if shape != tuple(factor.shape):
+        said = f"{values!r:.60}" if shape is None else f"a tensor of shape {shape}"
+        problem = f"the loss returned {said} for {number_of(len(factor), term.span)}"
+        raise OwnCodeError(show(term.loss), problem, f"return one number for each {term.span}")
 
 
 def _measure(values: Mapping[str, Tensor], covered: Tensor, done: Sums) -> None:
@@ -220,6 +236,7 @@ def _measure_ratio(seen: _Seen, term: Term, done: Sums) -> None:
     done.ratio_sum += float(ratio.sum())
     done.ratio_max = max(done.ratio_max, float((ratio - 1).abs().max())) if len(ratio) else 0.0
     done.kl_sum += float((ratio - 1 - log_ratio).sum())
-    clipped = term.loss.clips(*given.values())
+    with own_code(term.loss, "loss"):
+        clipped = term.loss.clips(*given.values())
     if clipped is not None:
         done.clipped += int(clipped[here].sum())
