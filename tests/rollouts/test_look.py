@@ -124,6 +124,22 @@ def test_a_group_counts_all_of_its_samples(run) -> None:
         assert group.errors == sum(r["error"] is not None for r in same)
 
 
+def test_an_id_goes_before_a_text(tmp_path) -> None:
+    """Ids are often the numbers of rows, and numbers are in many texts."""
+    sample = Sample((1,), (-1.0,), "x", "eos")
+    for number, (name, text) in enumerate({"2": "one", "3": "2 + 2", "4": "12"}.items()):
+        path = tmp_path / f"{number}.parquet"
+        write_groups(path, "sample", 0, [Group(Prompt(name, text), (1,), (sample,))])
+
+    def found(prompt: str) -> list[str]:
+        look = Look(tmp_path, Filters(prompt=prompt))
+        return [row["prompt_id"] for _, rows in look.rows(look.groups) for row in rows]
+
+    assert found("2") == ["2"]
+    assert found("2 ") == ["3"]
+    assert found("1") == ["4"]
+
+
 def graded(folder: Path) -> Path:
     rewards = {"a": (0.2, 0.9, 0.4), "b": (0.1, 0.3, 0.3), "c": (0.95, 0.5, None), "d": (None,)}
     groups = [
