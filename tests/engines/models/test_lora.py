@@ -26,6 +26,8 @@ from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.loading import ModelSource
 from winnow.engines.models.reference import Within
+from winnow.reporting.observer import Observers
+from winnow.training.run import run
 from winnow.types import Group, Outcome, Prompt, Sample, Score
 
 LORA: dict[str, Any] = {"lora": {"rank": 4}, "optimizer": {"lr": 1e-2}}
@@ -126,7 +128,7 @@ def test_the_merged_model_is_an_ordinary_one_and_what_the_run_ends_with(trained)
     torch.testing.assert_close(logits(merged), logits(plain(checkpoint)), atol=1e-4, rtol=0)
 
 
-def test_a_checkpoint_is_a_model_wherever_one_is_named(trained, tiny_model, tmp_path):
+def test_a_checkpoint_is_a_model_wherever_one_is_named(trained, tiny_model, tmp_path, monkeypatch):
     """It can be evaluated, and trained on as an ordinary model, all its weights."""
     checkpoint = trained.folder / "checkpoints/step-30"
     told = [
@@ -157,10 +159,11 @@ def test_a_checkpoint_is_a_model_wherever_one_is_named(trained, tiny_model, tmp_
     assert over.metrics[0]["kl_to_reference"] == pytest.approx(0, abs=1e-5)
     # adapters over adapters: the model that they stand over is written beside them
     said = json.loads((over.checkpoint / "adapter_config.json").read_text())
-    assert said["base_model_name_or_path"] == str(tmp_path / "named/base")
+    assert said["base_model_name_or_path"] == "../../base"
     base = plain(tmp_path / "named/base")
     torch.testing.assert_close(logits(base), logits(plain(trained.checkpoint)), atol=1e-4, rtol=0)
-    assert (logits(plain(over.checkpoint)) - logits(base)).abs().max() > 0.01
+    monkeypatch.chdir(over.checkpoint)
+    assert (logits(plain(Path("."))) - logits(base)).abs().max() > 0.01
 
 
 def test_merging_leaves_the_module_bitwise_as_it_was(tiny_model, tmp_path):
@@ -328,7 +331,7 @@ def test_prefixes_are_shared_with_adapters_attached(tiny_model):
     torch.testing.assert_close(*found, atol=1e-4, rtol=0)
 
 
-def test_what_no_name_finds_is_written_beside_the_adapters(tiny_model, tmp_path):
+def test_what_no_name_finds_is_written_beside_the_adapters(tiny_model, tmp_path, monkeypatch):
     """As for a GGUF file: the base as an ordinary model, once, whole, unchanged by training."""
     made = engine(tiny_model)
     made.forward()
@@ -342,10 +345,9 @@ def test_what_no_name_finds_is_written_beside_the_adapters(tiny_model, tmp_path)
     assert base.keys() == start.keys()
     assert all(torch.equal(base[name], start[name]) for name in base)
     said = json.loads((tmp_path / "checkpoint/adapter_config.json").read_text())
-    assert said["base_model_name_or_path"] == str(tmp_path / "base")
-    torch.testing.assert_close(
-        logits(plain(tmp_path / "checkpoint")), logits(made.module()), atol=1e-4, rtol=0
-    )
+    assert said["base_model_name_or_path"] == "../base"
+    monkeypatch.chdir(tmp_path / "checkpoint")
+    torch.testing.assert_close(logits(plain(Path("."))), logits(made.module()), atol=1e-4, rtol=0)
     trainer.save(tmp_path / "again")
     assert (tmp_path / "base/model.safetensors").stat().st_mtime_ns == written
 
@@ -354,10 +356,54 @@ def test_a_run_over_a_gguf_file_keeps_its_base(tiny_model, tmp_path, monkeypatch
     """The source alone decides; here it names an ordinary folder, read as such."""
     monkeypatch.setattr(ModelSource, "ordinary", False)
     result = go(config(tiny_model, tmp_path, **LORA), tmp_path / "run")
-    said = json.loads((result.checkpoint / "adapter_config.json").read_text())
-    assert said["base_model_name_or_path"] == str(tmp_path / "run/base")
     assert torch.equal(logits(plain(tmp_path / "run/base")), logits(plain(tiny_model)))
-    plain(result.checkpoint)
+    monkeypatch.chdir(result.checkpoint)
+    plain(Path("."))
+
+
+@theirs
+def test_a_run_that_is_moved_loads_and_resumes(tiny_model, tmp_path, monkeypatch):
+    """With its base: by Winnow from anywhere, by peft from the checkpoint's folder."""
+    monkeypatch.setattr(ModelSource, "ordinary", False)  # as for a GGUF file
+    settings = config(tiny_model, tmp_path, algorithm="raft", steps=2, **LORA)
+    whole = go(settings, tmp_path / "here" / "run")
+    expected = logits(LocalEngine(from_dict({"model": str(whole.checkpoint)})).module())
+    assert not torch.equal(expected, logits(plain(tiny_model)))
+    (tmp_path / "there").mkdir()
+    moved = (tmp_path / "here" / "run").rename(tmp_path / "there" / "moved")
+    checkpoint = moved / "checkpoints" / "step-2"
+    for path in checkpoint.rglob("*"):  # nor in the README.md that peft writes
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+    assert torch.equal(logits(local.engine(checkpoint).module()), expected)
+    monkeypatch.chdir(checkpoint)
+    own = peft.AutoPeftModelForCausalLM.from_pretrained(".").eval()
+    torch.testing.assert_close(logits(own), expected, atol=1e-4, rtol=0)
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(logits(local.engine(checkpoint.relative_to(tmp_path)).module()), expected)
+    text = (moved / "config.toml").read_text()
+    (moved / "config.toml").write_text(text.replace("\nsteps = 2", "\nsteps = 3"))
+    longer = run(resume=moved, observers=Observers())
+    again = go(config(tiny_model, tmp_path, algorithm="raft", steps=3, **LORA), tmp_path / "three")
+    saved, unmoved = (load_file(one.checkpoint / FILE) for one in (longer, again))
+    assert all(torch.equal(saved[name], unmoved[name]) for name in unmoved)
+
+
+def test_a_base_of_an_earlier_version_is_found_where_the_run_is(tiny_model, tmp_path, monkeypatch):
+    """It wrote the whole path of `base/`; a base that is nowhere is named."""
+    monkeypatch.setattr(ModelSource, "ordinary", False)
+    result = go(config(tiny_model, tmp_path, **LORA), tmp_path / "run")
+    monkeypatch.undo()
+    expected = logits(local.engine(result.checkpoint).module())
+    (result.checkpoint / "state.json").unlink()  # an earlier version's had other digests
+    file = result.checkpoint / "adapter_config.json"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps({**said, "base_model_name_or_path": str(tmp_path / "run/base")}))
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    checkpoint = moved / "checkpoints" / result.checkpoint.name
+    assert torch.equal(logits(local.engine(checkpoint).module()), expected)
+    (moved / "base").rename(tmp_path / "gone")
+    with pytest.raises(winnow.UserError, match=r"were trained over .*run/base, which is not there"):
+        local.engine(checkpoint)
 
 
 def test_a_relative_name_of_the_base_is_written_out(tiny_model, tmp_path, monkeypatch):

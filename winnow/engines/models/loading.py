@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ _WHEEL, _GGUF, _HUB = (
 )
 ADAPTERS = "adapter_config.json"
 """What a folder of adapters has instead of a model's config."""
+_BASE = "base"
+"""The folder of a run with what its adapters were trained over."""
 _WEIGHTS = (".safetensors", ".pt")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
@@ -66,7 +69,9 @@ def resolve(name: str, field: str = "model", others: Sequence[str] = ()) -> Mode
     if is_folder:
         if not any((path / file).is_file() for file in ("config.json", ADAPTERS)):
             raise UserError(field, f"folder {name} has no config.json, so it holds no model")
-        return ModelSource(str(path))
+        source = ModelSource(str(path))
+        _check_base(source, field)
+        return source
     if _HUB_ID.match(name) and not name.startswith("."):
         return ModelSource(name)
     problem = f"{name!r} is not a folder, a .gguf file or a hub id (owner/name)"
@@ -169,7 +174,35 @@ def _base_of(source: ModelSource) -> str | None:
     path = Path(source.name)
     if (path / "config.json").is_file() or not (path / ADAPTERS).is_file():
         return None
-    return str(json.loads((path / ADAPTERS).read_text())["base_model_name_or_path"])
+    return _found(str(json.loads((path / ADAPTERS).read_text())["base_model_name_or_path"]), path)
+
+
+def _found(name: str, folder: Path) -> str:
+    """The base of adapters: a path in their config is one from their folder.
+
+    Adapters of other programs may mean one from the working folder.
+
+    Earlier versions wrote the whole path of a run's `base/`; where that is not there, as the run
+    has been moved, the base is the one beside its checkpoints.
+    """
+    if name.startswith("."):
+        ours = os.path.normpath(folder.absolute() / name)
+        return ours if Path(ours).is_dir() or not Path(name).is_dir() else name
+    if Path(name).is_absolute() and not Path(name).is_dir() and Path(name).name == _BASE:
+        for run in folder.absolute().parents[:2]:
+            if (run / _BASE / "config.json").is_file():
+                return str(run / _BASE)
+    return name
+
+
+def _check_base(source: ModelSource, field: str) -> None:
+    """Raise a `UserError` for adapters whose base is a folder that is not there."""
+    base = None
+    with suppress(ValueError, KeyError, TypeError, OSError):  # `reading` says what is damaged
+        base = _base_of(source)
+    if base is not None and Path(base).is_absolute() and not Path(base).is_dir():
+        problem = f"the adapters in {source.name} were trained over {base}, which is not there"
+        raise UserError(field, problem, "put it back there, or a link to it")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -63,13 +64,13 @@ class Adapters:
     def keep_base(self, folder: Path) -> str | None:
         """Let adapters name a copy of the base model, made with the first save, as their base.
 
-        For models that `from_pretrained` does not find by their name alone.
+        For models that `from_pretrained` does not find by their name alone. Adapters name it by the
+        way from their own folder to it, so that both can be moved together.
 
         Returns:
             What a person should know: a copy that is there is damaged, and was made again.
         """
-        self._copy = folder
-        self._peft.peft_config["default"].base_model_name_or_path = str(folder.absolute())
+        self._copy = folder.absolute()
         if (damage := damage_of(folder)) is None:
             return None
         drop_folder(folder)
@@ -84,8 +85,11 @@ class Adapters:
 
     def save(self, folder: Path) -> None:
         """Write the adapters, as peft and `AutoModelForCausalLM.from_pretrained` read them."""
-        if self._copy is not None and not self._copy.is_dir():
-            self._write_copy(self._copy)
+        if self._copy is not None:
+            if not self._copy.is_dir():
+                self._write_copy(self._copy)
+            way = Path(os.path.relpath(self._copy, folder.absolute())).as_posix()
+            self._peft.peft_config["default"].base_model_name_or_path = way
         # Without this, peft asks a hub at every save whether the vocabulary has grown.
         self._peft.save_pretrained(folder, save_embedding_layers=False)
 
