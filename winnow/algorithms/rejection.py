@@ -10,9 +10,10 @@ import numpy as np
 from numpy.random import Generator
 
 from winnow.algorithms.dedup import first_of_each
-from winnow.algorithms.selection import Reasons, Rule, ScoreRule
+from winnow.algorithms.selection import Index, Reasons, Rule, ScoreRule
 from winnow.errors import UserError
-from winnow.theory.rejection import accept, rso
+from winnow.theory.checks import Array
+from winnow.theory.rejection import accept, acceptance, rso
 from winnow.types import Group
 
 
@@ -44,20 +45,41 @@ class Gibbs(ScoreRule):
         Raises:
             UserError: a reward above `r_max`.
         """
-        rewards = np.array([0.0 if s.value is None else s.value for s in group.scores])
         living = np.flatnonzero(alive)
         reasons: Reasons = [None] * len(alive)
-        if not living.size:
-            return reasons
-        largest = float(rewards[living].max())
+        if living.size:
+            accepted = accept(_rewards(group)[living], self.beta, self._bound(group, living), rng)
+            for place, taken in zip(living.tolist(), accepted.tolist(), strict=True):
+                reasons[place] = None if taken else "rejected at random"
+        return reasons
+
+    def chances(self, group: Group, alive: Sequence[bool]) -> Array:
+        """With what probability each sample still alive is accepted; 0 for the others.
+
+        Returns:
+            Shape (samples,).
+
+        Raises:
+            UserError: a reward above `r_max`.
+        """
+        living, found = np.flatnonzero(alive), np.zeros(len(alive))
+        if living.size:
+            bound = self._bound(group, living)
+            found[living] = acceptance(_rewards(group)[living], self.beta, bound)
+        return found
+
+    def _bound(self, group: Group, living: Index) -> float:
+        largest = float(_rewards(group)[living].max())
         bound = largest if isinstance(self.r_max, str) else float(self.r_max)
         if largest > bound:
             problem = f"reward {largest:g} of prompt {group.prompt.id!r} is above r_max = {bound:g}"
             raise UserError(str(self), problem, "set r_max to the largest reward that there can be")
-        accepted = accept(rewards[living], self.beta, bound, rng)
-        for place, taken in zip(living.tolist(), accepted.tolist(), strict=True):
-            reasons[place] = None if taken else "rejected at random"
-        return reasons
+        return bound
+
+
+def _rewards(group: Group) -> Array:
+    """The reward of each sample, 0 for an error, shape (samples,)."""
+    return np.array([0.0 if s.value is None else s.value for s in group.scores])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from winnow import __version__
-from winnow.cli import analysis, samples, show
+from winnow.cli import analysis, coefficients, samples, show
 from winnow.cli.options import (
     Accept,
     Json,
@@ -142,9 +142,9 @@ def evaluate(
         say(f"samples: {shown(located(folder, 'out') / 'rollouts')}")
 
 
-_COMMANDS = {**samples.COMMANDS, **show.COMMANDS, **analysis.COMMANDS}
-for _name, (_function, _example) in _COMMANDS.items():
-    app.command(name=_name, epilog=_example)(_function)
+for _module in (samples, show, analysis, coefficients):
+    for _name, (_function, _example) in _module.COMMANDS.items():
+        app.command(name=_name, epilog=_example)(_function)
 
 
 @app.command(epilog="Example: winnow algorithms --json")

@@ -206,6 +206,28 @@ def limit_of(log_p: ArrayLike, log_q: ArrayLike, log_m: float) -> Array:
     return np.asarray(np.exp(log_normalised(log_q + np.minimum(ratio - log_m, 0.0))))
 
 
+def acceptance(rewards: ArrayLike, beta: float, r_max: ArrayLike) -> NDArray[np.float64]:
+    """With what probability `accept` accepts each of some samples: exp((r - r_max) / beta).
+
+    Args:
+        rewards: Shape (...), finite.
+        beta: Above 0, in the rewards' unit.
+        r_max: The bound on the rewards, a shape that broadcasts to that of `rewards`.
+
+    Returns:
+        Shape (...), 0 to 1.
+
+    Raises:
+        ValueError: A reward is above r_max, or not finite; beta is not above 0.
+    """
+    beta = positive("beta", beta)
+    rewards, bound = together(rewards=finite("rewards", rewards), r_max=finite("r_max", r_max))
+    if (rewards > bound).any():
+        raise ValueError("r_max must not be below a reward")
+    with np.errstate(over="ignore"):  # exp(-inf) is 0
+        return np.asarray(np.exp((rewards - bound) / beta))
+
+
 def accept(
     rewards: ArrayLike, beta: float, r_max: ArrayLike, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
@@ -216,9 +238,7 @@ def accept(
     r = r_max is always accepted.
 
     Args:
-        rewards: Shape (...), finite.
-        beta: Above 0, in the rewards' unit.
-        r_max: The bound on the rewards, a shape that broadcasts to that of `rewards`.
+        rewards, beta, r_max: As for `acceptance`.
 
     Returns:
         Shape (...), True for the accepted.
@@ -226,13 +246,8 @@ def accept(
     Raises:
         ValueError: A reward is above r_max, or not finite; beta is not above 0.
     """
-    beta = positive("beta", beta)
-    rewards, bound = together(rewards=finite("rewards", rewards), r_max=finite("r_max", r_max))
-    if (rewards > bound).any():
-        raise ValueError("r_max must not be below a reward")
-    with np.errstate(over="ignore"):  # exp(-inf) is 0
-        chance = np.exp((rewards - bound) / beta)
-    return np.asarray(rng.random(rewards.shape) < chance)
+    chance = acceptance(rewards, beta, r_max)
+    return np.asarray(rng.random(chance.shape) < chance)
 
 
 def rso(rewards: ArrayLike, beta: float, k: int, rng: np.random.Generator) -> NDArray[np.int64]:
