@@ -63,6 +63,7 @@ def test_a_run_is_told_in_order(tiny_model, tmp_path) -> None:
     result = run(config, out=tmp_path / "run", observers=observers, reward=FIRST)
     assert [shape(event) for event in tracker.heard] == [
         ("RunStart", "train"),
+        ("Note", tracker.heard[1].text),
         ("Evaluation", 0),
         ("StepEnd", 1),
         ("Evaluation", 2),
@@ -73,6 +74,7 @@ def test_a_run_is_told_in_order(tiny_model, tmp_path) -> None:
         ("CheckpointSaved", 3),
         ("RunEnd", "done"),
     ]
+    assert tracker.heard[1].text.startswith("disk: up to ")
     start, end = tracker.heard[0], tracker.heard[-1]
     assert (start.first_step, start.last_step, start.resumed) == (1, 3, False)
     assert json.loads(json.dumps(start.settings)) == tomllib.loads(

@@ -235,7 +235,9 @@ def test_a_sampler_that_cannot_serve_a_policy_is_refused(
 def test_what_an_engine_notes_is_told(given: dict[str, Any], tmp_path: Path) -> None:
     listener = KillAt()
     run(from_dict(given), out=tmp_path / "run", observers=listener)
-    assert listener.notes == [f"{given['model']}: fake"]
+    fake, disk = listener.notes
+    assert fake == f"{given['model']}: fake"
+    assert disk.startswith("disk: up to ")
 
 
 def test_a_step_is_the_formula(given: dict[str, Any], tmp_path: Path) -> None:

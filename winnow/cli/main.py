@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from winnow import __version__
-from winnow.cli import analysis, coefficients, samples, show
+from winnow.cli import analysis, coefficients, samples, show, upkeep
 from winnow.cli.options import (
     Accept,
     Json,
@@ -73,6 +73,7 @@ def train(
     from winnow.reporting.terminal import observing
     from winnow.storage.paths import shown
     from winnow.storage.run_folder import next_folder
+    from winnow.storage.sizes import told
     from winnow.training.run import run
     from winnow.training.summary import gain_line
 
@@ -113,6 +114,7 @@ def train(
         say(f"\n{line}")
     say(f"model:   {shown(result.checkpoint)}")
     say(f"samples: {shown(result.folder / 'rollouts')}")
+    say(f"disk:    {told(result.folder)}")
 
 
 @app.command(
@@ -142,7 +144,7 @@ def evaluate(
         say(f"samples: {shown(located(folder, 'out') / 'rollouts')}")
 
 
-for _module in (samples, show, analysis, coefficients):
+for _module in (samples, show, analysis, coefficients, upkeep):
     for _name, (_function, _example) in _module.COMMANDS.items():
         app.command(name=_name, epilog=_example)(_function)
 

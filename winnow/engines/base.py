@@ -19,6 +19,7 @@ from winnow.algorithms.objective import Term
 from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.sampling import SamplingConfig
+from winnow.storage.sizes import ModelSize
 from winnow.types import Group, Prompt, StepStats
 
 PRESENT, START, PHASE = "present", "start", "phase"
@@ -276,6 +277,10 @@ class Engine(Protocol):
 
     def publish(self, version: int) -> WeightsRef:
         """The present weights, for a sampler."""
+        ...
+
+    def size(self) -> ModelSize:
+        """How large its model is, which is read for it; what a run will take on the disk."""
         ...
 
     def notes(self) -> list[str]:

@@ -25,6 +25,7 @@ _FREE = frozenset(
         "sampling.cache_gib",
         "checkpoint.every",
         "checkpoint.keep",
+        "checkpoint.keep_optimizer",
         "reward.time_limit",
         "reward.workers",
         "reward.probe",

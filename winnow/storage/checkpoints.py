@@ -9,9 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from winnow.storage.atomic import drop_folder, exists, sync
-from winnow.storage.digests import STATE, Damaged, check_files, read_seal
+from winnow.storage.atomic import disk, drop_folder, exists, sync, write_text
+from winnow.storage.digests import STATE, Damaged, check_files, read_seal, resealed
 
+OPTIMIZER = "optimizer.pt"
+"""What of a checkpoint no more than resuming needs."""
+DROPPED = "optimizer_dropped"
+"""In the state of a checkpoint that has lost it on purpose."""
 _ASIDE = ".set-aside"
 """Ends the name of a checkpoint that is not resumed from, and not looked at again."""
 
@@ -63,6 +67,28 @@ def drop_set_aside(parent: Path, step: int) -> None:
     for number, folder in found_in(parent, _ASIDE):
         if number <= step:
             drop_folder(folder)
+
+
+def drop_optimizer(folder: Path) -> None:
+    """Remove the optimizer's state from a checkpoint: the model stays, no run resumes from it.
+
+    The digests are written without it first, so that a kill leaves a whole checkpoint: at worst
+    with a file that nobody reads.
+
+    Raises:
+        Damaged: what is kept of its files is damaged.
+    """
+    told, files = read_seal(folder / STATE)
+    if not told.get(DROPPED):
+        told |= {DROPPED: True}
+        if files is not None:
+            left = {name: digest for name, digest in files.items() if name != OPTIMIZER}
+            write_text(folder / STATE, resealed(told, left))
+        else:  # of an earlier version, which wrote none
+            write_text(folder / STATE, json.dumps(told, indent=2) + "\n")
+    with disk(folder):
+        (folder / OPTIMIZER).unlink(missing_ok=True)
+        sync(folder)
 
 
 def _check_shape(folder: Path, state: Mapping[str, Any]) -> None:

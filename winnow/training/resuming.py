@@ -9,7 +9,9 @@ from typing import Any
 
 from winnow.config.phases import Phase
 from winnow.engines.base import PHASE
-from winnow.storage.digests import damage_of
+from winnow.errors import UserError
+from winnow.storage.checkpoints import DROPPED, drop_optimizer
+from winnow.storage.digests import Damaged, damage_of
 from winnow.storage.paths import shown
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.early_stopping import best_of_evaluations
@@ -45,9 +47,10 @@ def resume_point(
         UserError: a line of evals.jsonl is damaged.
     """
     said: list[str] = []
-    found = store.latest_checkpoint(_needed(store, phases, patience), said.append)
+    found = store.latest_checkpoint(needed_steps(store, phases, patience), said.append)
     point = ResumePoint(found, (*notes, *said))
     if point.step < phases[-1].last:
+        _check_resumable(store, found)
         store.drop_final()  # of an earlier end; made again by the next
         return ResumePoint(found, (*point.notes, _resuming(store, phases, point.step)))
     if (damage := damage_of(store.folder / FINAL)) is not None:
@@ -58,6 +61,18 @@ def resume_point(
         f"{shown(store.folder / 'config.toml')}"
     )
     return ResumePoint(found, (*notes, *said, over))
+
+
+def _check_resumable(store: RunStore, found: tuple[Path, dict[str, Any]] | None) -> None:
+    """Raise a `UserError` if the optimizer's state of a checkpoint was dropped."""
+    if found is not None and found[1].get(DROPPED):
+        folder = found[0]
+        problem = (
+            f"{shown(store.folder)} was done with {folder.name}, and the optimizer's state was "
+            "dropped then (checkpoint.keep_optimizer, winnow clean), so it cannot be made longer"
+        )
+        remedy = f"begin a new run with its model: --set model={shown(folder)}"
+        raise UserError("resume", problem, remedy)
 
 
 def _resuming(store: RunStore, phases: Sequence[Phase], step: int) -> str:
@@ -100,7 +115,7 @@ def _numbers(steps: Sequence[int]) -> str:
     return f"steps {first} to {last}" if together else f"steps {', '.join(map(str, steps))}"
 
 
-def _needed(
+def needed_steps(
     store: RunStore, phases: Sequence[Phase], patience: int
 ) -> Callable[[int], Collection[int]]:
     """What gives the steps of other checkpoints that are read when one is resumed from."""
@@ -119,3 +134,17 @@ def _needed(
         return (begun | ({best} if best is not None else set())) - {step}
 
     return needed
+
+
+def drop_optimizers(store: RunStore) -> None:
+    """Remove the optimizer's state from every checkpoint of a run that is done.
+
+    Raises:
+        UserError: a checkpoint is damaged.
+    """
+    for _, folder in store.checkpoints():
+        try:
+            drop_optimizer(folder)
+        except Damaged as damage:
+            problem = f"checkpoint {folder.name} is damaged ({damage})"
+            raise UserError("checkpoint.keep_optimizer", problem, "remove it") from damage

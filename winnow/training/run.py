@@ -25,7 +25,7 @@ from winnow.storage.paths import located, shown
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.early_stopping import chosen_checkpoint, reported
 from winnow.training.loop import train as run_loop
-from winnow.training.resuming import ResumePoint, resume_point
+from winnow.training.resuming import ResumePoint, drop_optimizers, resume_point
 from winnow.training.setup import Plan, assemble, plan
 from winnow.training.summary import opening, told
 
@@ -123,6 +123,8 @@ def run(
                 for made in runner.runs():
                     run_loop(made)
                 runner.finish()
+                if not config.checkpoint.keep_optimizer:
+                    drop_optimizers(runner.context.store)
             except OwnCodeError as error:
                 if (out / "config.toml").is_file():
                     error.add_note(f"what was sampled is kept; resume: {_again(out, algorithm)}")

@@ -36,6 +36,7 @@ from winnow.rollouts.context import Context
 from winnow.rollouts.inputs import INPUTS, inputs_of, text_of
 from winnow.storage.lock import FolderLock
 from winnow.storage.run_folder import RunStore
+from winnow.training.disk import disk_estimate
 from winnow.training.file_source import open_file
 from winnow.training.phase_runner import PhaseRunner
 from winnow.training.resuming import ResumePoint
@@ -208,6 +209,8 @@ def assemble(
         observers.note(skipped)
     for note in engine.notes():
         observers.note(f"{config.model}: {note}")
+    if point is None:
+        observers.note(f"disk: {disk_estimate(plan.phases, plan.prompts, engine.size())}")
     for note in clashes([*plan.prompts.train, *plan.prompts.held_out]):
         observers.note(note)
     return runner

@@ -13,4 +13,8 @@ class CheckpointConfig(Section):
 
     every: Count = Field(10, description="Steps between checkpoints.")
     keep: Count = Field(2, description="Newest checkpoints kept.")
+    keep_optimizer: bool = Field(
+        True,
+        description="Keep the optimizer's state when the run is done: with it steps can be raised.",
+    )
     average: Share = Field(0.0, description="Share of the starting weights in the final model.")

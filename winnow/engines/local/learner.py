@@ -23,9 +23,9 @@ from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, frozen
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.reference import Reference
+from winnow.storage.checkpoints import OPTIMIZER
 from winnow.types import Group, StepStats, Sums
 
-_OPTIMIZER_FILE = "optimizer.pt"
 _SMALLER = "lower microbatch_tokens, or use dtype = 'bfloat16' or lora.rank"
 
 
@@ -168,7 +168,7 @@ class LocalLearner:
             state["masters"] = [*self._masters, *self._critic_masters]
         if self.reference is not None and self.reference.state():
             state["reference"] = self.reference.state()
-        with (folder / _OPTIMIZER_FILE).open("wb") as file:
+        with (folder / OPTIMIZER).open("wb") as file:
             torch.save(state, file)
         if self._critic is not None:
             self._critic.save(folder)
@@ -176,7 +176,7 @@ class LocalLearner:
     def load(self, folder: Path) -> None:
         if self._critic is not None:
             self._critic.load(folder)
-        state = torch.load(folder / _OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
         self._adam.load_state_dict(state["adam"])
         self.version, self._updates = int(state["version"]), int(state["updates"])
         self._refresh_masters()

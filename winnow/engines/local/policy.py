@@ -26,6 +26,7 @@ from winnow.engines.models.loading import (
 )
 from winnow.engines.models.lora import Adapters
 from winnow.errors import WinnowError
+from winnow.storage.sizes import ModelSize
 
 SMALLER = "use dtype = 'bfloat16', lora.rank or a smaller model"
 """What to do where a model does not fit a GPU."""
@@ -221,6 +222,16 @@ class LocalPolicy:
         else:
             adapters.save(folder)
         self.tokenizer.save_pretrained(folder)
+
+    def size(self) -> ModelSize:
+        """How large its model is, without what adapters add."""
+        trained = sum(parameter.numel() for parameter in self.trained())
+        every = sum(parameter.numel() for parameter in self.module().parameters())
+        words = self.tokenizer.backend_tokenizer.to_str(True) if self.tokenizer.is_fast else ""
+        if self.adapters() is None:
+            return ModelSize(every, trained, tokenizer=len(words.encode()))
+        copies = self._folder is not None and not self.source.ordinary
+        return ModelSize(every - trained, trained, True, copies, len(words.encode()))
 
     def close(self) -> None:
         """Let go of module and snapshots."""
