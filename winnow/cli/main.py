@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from winnow import __version__
-from winnow.cli import analysis, coefficients, samples, show, upkeep
+from winnow.cli import analysis, audit, coefficients, samples, show, upkeep
 from winnow.cli.options import (
     Accept,
     Json,
@@ -144,7 +144,7 @@ def evaluate(
         say(f"samples: {shown(located(folder, 'out') / 'rollouts')}")
 
 
-for _module in (samples, show, analysis, coefficients, upkeep):
+for _module in (samples, show, analysis, coefficients, audit, upkeep):
     for _name, (_function, _example) in _module.COMMANDS.items():
         app.command(name=_name, epilog=_example)(_function)
 
