@@ -12,14 +12,14 @@ from winnow.cli.options import Json, print_json, say
 
 
 def clean(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN")],
     checkpoints: Annotated[
-        bool, typer.Option("--checkpoints", help="Old checkpoints, and not the optimizer's states.")
+        bool, typer.Option("--checkpoints", help="Old checkpoints and leftovers alone.")
     ] = False,
     optimizer: Annotated[
         bool,
         typer.Option(
-            "--optimizer", help="The optimizer's states of a run that is done, and no checkpoint."
+            "--optimizer", help="Optimizer's states of runs that are done, and leftovers, alone."
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete it; else it is only listed.")] = False,
