@@ -8,6 +8,7 @@ import winnow
 from winnow.algorithms.registry import RULES, VOCABULARIES
 from winnow.algorithms.spec import parse
 from winnow.config.foreign import FOREIGN, hint
+from winnow.config.phases import phases_of
 from winnow.config.recipe import load
 from winnow.config.schema import Config
 from winnow.config.schema.describe import describe
@@ -51,6 +52,11 @@ SAID = {
     "minibatch_prompts; it counts prompts, not samples",
     "report_to": "unknown setting 'report_to'; there is none here; a run writes metrics.jsonl",
     "stepz": "unknown setting 'stepz'; did you mean 'steps'?",
+    "lora.r": "unknown setting 'lora.r'; here it is lora.rank",
+    "sampling.max_token": "unknown setting 'sampling.max_token'; did you mean 'sampling.max_tok",
+    "checkpoint_every": "unknown setting 'checkpoint_every'; did you mean 'checkpoint.every'?",
+    "optimiser.lr": "unknown setting 'optimiser.lr'; did you mean 'optimizer.lr'?",
+    "sampling.foo": "unknown setting 'sampling.foo'; available: sampling.temperature, sampling.t",
 }
 
 
@@ -76,12 +82,58 @@ def test_a_setting_of_another_trainer_is_named(name: str, tmp_path) -> None:
 
 def test_a_phase_says_it_too(tmp_path) -> None:
     config = load(over={"phases": [{"algorithm": "raft"}, {"learning_rate": 1}]})
-    from winnow.config.phases import phases_of
-
     with pytest.raises(
         UserError, match=r"^phases\.2: unknown setting 'learning_rate'; here it is o"
     ):
         phases_of(config)
+
+
+def test_all_unknown_names_are_told_together(tmp_path) -> None:
+    """Whatever tables they are in; what is wrong with a value can wait."""
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        'steps = "x"\nlearning_rate = 1\n[sampling]\nmax_token = 3\n[grpo]\nbeta = 1\n'
+    )
+    with pytest.raises(UserError) as caught:
+        load(str(recipe))
+    assert str(caught.value) == (
+        "3 unknown settings; 'sampling.max_token': did you mean 'sampling.max_tokens'?; "
+        "'learning_rate': here it is optimizer.lr; 'grpo.beta': here it is "
+        "algorithm.kl = 'in-loss(0.04)'; for DPO, algorithm.loss = 'dpo(0.1)'"
+    )
+    with pytest.raises(UserError, match=r"^7 unknown settings; 'a': .*; 'e': .*; and 2 more$"):
+        load(over=dict.fromkeys("abcdefg", 1))
+
+
+def test_those_of_all_phases_too() -> None:
+    phases = [{"learning_rate": 1, "sampling": {"max_token": 3}}, {"optimizer": {"lrr": 1}}]
+    with pytest.raises(UserError) as caught:
+        phases_of(load(over={"phases": phases}))
+    assert str(caught.value) == (
+        "3 unknown settings; 'phases.1.learning_rate': here it is optimizer.lr; "
+        "'phases.1.sampling.max_token': did you mean 'sampling.max_tokens'?; "
+        "'phases.2.optimizer.lrr': did you mean 'optimizer.lr'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "example"),
+    [
+        ("kl", "'in-loss(0.25)' or 'in-reward(0.25)'"),
+        ("critic", "'value(clip=0.2, coefficient=0.5)'"),
+        ("loss", "'clipped(low=0.2, high=0.28)'"),
+        ("advantage", "'centred'"),
+        ("denominator", "'sample-means'"),
+    ],
+)
+def test_a_number_for_a_cell_is_answered_with_its_form(cell: str, example: str) -> None:
+    """And the form is one that the cell takes."""
+    with pytest.raises(UserError) as caught:
+        load(sets=[f"algorithm.{cell}=0.25"])
+    problem = f"algorithm.{cell}: must be a str (got 0.25); write it like {example}"
+    assert str(caught.value) == problem
+    for text in example.split(" or "):
+        parse(cell, text.strip("'"), VOCABULARIES[cell])
 
 
 def test_as_a_flag() -> None:

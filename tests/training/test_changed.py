@@ -147,7 +147,7 @@ def test_a_record_with_another_value(given: dict[str, Any], tmp_path: Path) -> N
 
 
 MISTAKES = {
-    "unknown setting 'sazplin": (r"^\[sampling\]$", "[sazpling]"),
+    "'sazpling.max_tokens': did you mean 'sampling.max_tokens'?": (r"^\[sampling\]$", "[sazpling]"),
     "seed: must be": (r"^seed = 0$", 'seed = "x"'),
     "is not valid TOML": (r"^seed = 0$", "seed 0"),
     "prompts.source: ": (r"prompts\.jsonl", "nowhere.jsonl"),

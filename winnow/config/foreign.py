@@ -35,9 +35,10 @@ class Foreign:
 def hint(path: Sequence[str]) -> str:
     """The remedy for a setting of another trainer, given in parts; empty for any other.
 
-    Its last part is looked up too: `training.learning_rate` is a `learning_rate`.
+    Its last part is looked up too: `training.learning_rate` is a `learning_rate`; and `lora.r` as
+    `lora_r`.
     """
-    names = (".".join(path), path[-1]) if path else ()
+    names = (".".join(path), "_".join(path), path[-1]) if path else ()
     found = (FOREIGN.get(name.strip("-").replace("-", "_")) for name in names)
     return next((each.hint for each in found if each is not None), "")
 

@@ -1,4 +1,4 @@
-"""Settings of earlier versions: the table `[server]`, whose keys are now in `[engine]`."""
+"""Settings of earlier versions: the table `[server]`, whose keys are in `[engine]`; defaults."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from winnow.errors import UserError
 
 FORMER = "server"
+FORMER_BATCH = ("minibatch_prompts", 16)
+"""A default that folders of earlier versions have written out, above phases too."""
 _SAME = ("url", "api", "concurrency", "requests_per_minute", "timeout", "retries", "key_env")
 _NOW = {**{key: key for key in _SAME}, "model": "served_model"}
 """The names that its keys have now."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -32,17 +34,24 @@ _WORDS = {
 
 
 def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
-    """The first error of pydantic: the field, what is wrong with it, the value."""
-    first = error.errors(include_url=False)[0]
+    """All unknown names, else the first error: the field, what is wrong with it, the value."""
+    errors = error.errors(include_url=False)
+    extra = {
+        tuple(map(str, one["loc"])): one["input"]
+        for one in errors
+        if one["type"] == "extra_forbidden"
+    }
+    if (FORMER,) in extra:
+        return moved(extra[FORMER,])
+    if extra:
+        paths = [path for where, given in extra.items() for path in leaves(list(where), given)]
+        return unknown({".".join(path): path for path in paths}, list(keys_of(model)))
+    first = errors[0]
     kind, given = first["type"], first["input"]
     where = [str(part) for part in first["loc"]]
     field = ".".join(where)
-    if kind == "extra_forbidden" and where == [FORMER]:
-        return moved(given)
-    if kind == "extra_forbidden":
-        return _unknown(where, given, model)
     if kind == "model_type":
-        inner = next(_keys(_section(model, where), field))
+        inner = next(keys_of(_section(model, where), field))
         got = "" if field in _SECRET else f" (got {shown(given)})"
         return UserError(field, f"must be a table of settings, such as {inner}{got}")
     if isinstance(given, dict) and kind != "value_error":
@@ -54,7 +63,7 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
         expected = first["ctx"]["expected"]
         return UserError(field, f"unknown {what} {shown(given)}", f"use {expected}")
     said = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    remedy = str(first.get("ctx", {}).get("remedy", ""))
+    remedy = str(first.get("ctx", {}).get("remedy", "")) or _example(model, where, given)
     # a setting that is not read may hold a key or a password
     hidden = given is None or isinstance(given, dict) or kind == "not_read" or field in _SECRET
     got = "" if hidden else f" (got {shown(given)})"
@@ -69,28 +78,91 @@ def shown(value: object) -> str:
         return "an integer of thousands of digits"
 
 
-def _unknown(where: list[str], given: object, model: type[BaseModel]) -> UserError:
-    """An unknown key, or the first in an unknown table that another trainer has."""
-    for path in _leaves(where, given):
-        if remedy := hint(path):
-            return UserError("", f"unknown setting {shown('.'.join(path))}", remedy)
-    return UserError("", f"unknown setting {shown('.'.join(where))}", _meant(where, model))
+_TOLD = 5
+"""Most unknown names that one message has an answer for."""
+_NEAR = 0.75
+"""How alike a key is that is meant in whatever table."""
 
 
-def _leaves(path: list[str], value: object) -> Iterator[list[str]]:
-    if not isinstance(value, dict) or not value:
+def unknown(found: Mapping[str, Sequence[str]], known: Collection[str]) -> UserError:
+    """One error for all unknown keys, each with what it is here or the nearest key.
+
+    Args:
+        found: Their parts, by how a message names them.
+        known: The keys that there are.
+    """
+    told = {shown(name): _meant(path, known) for name, path in list(found.items())[:_TOLD]}
+    if len(found) == 1:
+        ((name, remedy),) = told.items()
+        return UserError("", f"unknown setting {name}", remedy)
+    more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+    brief = {
+        name: "see winnow settings" if remedy.startswith("available") else remedy
+        for name, remedy in told.items()
+    }
+    each = "; ".join(f"{name}: {remedy}" for name, remedy in brief.items())
+    return UserError("", f"{len(found)} unknown settings", each + more)
+
+
+def leaves(path: list[str], value: object) -> Iterator[list[str]]:
+    """The parts of every key in nested settings, behind those of the table that they are in."""
+    if not isinstance(value, Mapping) or not value:
         yield path
         return
     for key, inner in value.items():
-        yield from _leaves([*path, str(key)], inner)
+        yield from leaves([*path, str(key)], inner)
 
 
-def _meant(where: list[str], model: type[BaseModel]) -> str:
-    """A key of the same name in another table, else the nearest in the same one."""
-    elsewhere = [key for key in _keys(model) if key.endswith(f".{where[-1]}")]
+def unknown_in(values: Mapping[str, Any], known: Collection[str]) -> list[list[str]]:
+    """The parts of every key in nested settings that is not known."""
+    tables = {key.partition(".")[0] for key in known if "." in key}
+    return [
+        path
+        for path in leaves([], values)
+        if path
+        and ".".join(path) not in tables
+        and not any(".".join(path[: i + 1]) in known for i in range(len(path)))
+    ]
+
+
+def _meant(path: Sequence[str], known: Collection[str]) -> str:
+    """What another trainer's key is here; else a key of that name elsewhere, or the nearest."""
+    if remedy := hint(path):
+        return remedy
+    plain = {key.replace(".", "_"): key for key in known}
+    joined = "_".join(path)
+    tables = {key.partition(".")[0] for key in known if "." in key}
+    if joined in plain:  # checkpoint_every
+        return f"did you mean {plain[joined]!r}?"
+    if len(path) > 1 and path[0] not in tables:
+        for near in difflib.get_close_matches(joined, plain, n=1, cutoff=_NEAR):
+            return f"did you mean {plain[near]!r}?"
+    elsewhere = [key for key in known if key.endswith(f".{path[-1]}")]
     if elsewhere:
         return f"did you mean {' or '.join(map(repr, elsewhere))}?"
-    return nearest(where[-1], _section(model, where[:-1]).model_fields)
+    if len(path) > 1 and path[0] in tables:
+        own = {key.partition(".")[2]: key for key in known if key.startswith(f"{path[0]}.")}
+        for near in difflib.get_close_matches(".".join(path[1:]), own, n=1):
+            return f"did you mean {own[near]!r}?"
+        return nearest("", own.values())
+    if len(path) == 1:
+        for near in difflib.get_close_matches(joined, plain, n=1, cutoff=_NEAR):
+            return f"did you mean {plain[near]!r}?"
+    return nearest(path[0], dict.fromkeys(key.partition(".")[0] for key in known))
+
+
+def _example(model: type[BaseModel], where: Sequence[str], given: object) -> str:
+    """How a cell of an algorithm is written, where a number was given for it."""
+    if len(where) != 2 or where[0] != "algorithm" or isinstance(given, bool):
+        return ""
+    if not isinstance(given, int | float):
+        return ""
+    if where[1] == "kl":
+        return f"write it like 'in-loss({given})' or 'in-reward({given})'"
+    field = _section(model, [where[0]]).model_fields[where[1]]
+    examples = re.findall(r"'[^']+\)'|'[^']+'", field.description or "")
+    with_numbers = [text for text in examples if "(" in text]
+    return f"write it like {[*with_numbers, *examples][0]}" if examples else ""
 
 
 def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
@@ -99,7 +171,7 @@ def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     return model
 
 
-def _keys(model: type[BaseModel], path: str = "") -> Iterator[str]:
+def keys_of(model: type[BaseModel], path: str = "") -> Iterator[str]:
     """Every key of a model and of its tables."""
     for name, field in model.model_fields.items():
         key = f"{path}.{name}" if path else name
@@ -107,7 +179,7 @@ def _keys(model: type[BaseModel], path: str = "") -> Iterator[str]:
         if table is None:
             yield key
         else:
-            yield from _keys(table, key)
+            yield from keys_of(table, key)
 
 
 def _table(annotation: Any) -> type[BaseModel] | None:

@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from winnow.algorithms.algorithm import Algorithm
-from winnow.config.foreign import hint
-from winnow.config.messages import shown
+from winnow.config.former import FORMER_BATCH
+from winnow.config.messages import keys_of, shown, unknown, unknown_in
 from winnow.config.recipe import cells_of, merge
 from winnow.config.schema import MOST_PHASES, Config, from_dict
 from winnow.config.unread import unused
 from winnow.config.validation import check, refuse
-from winnow.errors import UserError, nearest
+from winnow.errors import UserError
 from winnow.storage.sample_table import SampleTable
 
 _OWN = (
@@ -123,7 +123,7 @@ class Phase:
         passes = self.algorithm.epochs if self.samples_each_step else 1
 
         def batches(rounds: int) -> int:
-            return -(-config.prompts_per_step * rounds // config.minibatch_prompts)
+            return -(-config.prompts_per_step * rounds // config.prompts_per_update)
 
         # The first rounds have fewer earlier ones than are merged, all others as many.
         most = batches(merge + 1)
@@ -168,6 +168,7 @@ def phases_of(
     if total > MOST_PHASES:
         problem = f"the phases come to {total:,} with it, and a run has at most {MOST_PHASES:,}"
         raise UserError("cycles", problem, "lower it")
+    _check_names(config.phases)
     cycle: list[Phase] = []
     for place, settings in enumerate(config.phases, start=1):
         own, restarts = _over(config, settings, f"phases.{place}")
@@ -184,6 +185,25 @@ def phases_of(
         remedy = "set algorithm.resample = 'once' in one, or leave samples_from out"
         raise UserError("samples_from", problem, remedy)
     return _in_turn(cycle * config.cycles)
+
+
+def _check_names(phases: Sequence[Mapping[str, Any]]) -> None:
+    """Raise a `UserError` for all the settings of phases that are none."""
+    own = [key for key in keys_of(Config) if key.partition(".")[0] in _OWN]
+    known = {*own, _FROM, *(key for key in Config.model_fields if key not in _OWN)}
+    found = {
+        (f"phases.{place}", ".".join(path)): path
+        for place, settings in enumerate(phases, start=1)
+        for path in unknown_in(settings, known)
+    }
+    if not found:
+        return
+    if len({phase for phase, _ in found}) == 1:
+        ((phase, _), *_) = found
+        raise unknown({key: path for (_, key), path in found.items()}, [*own, _FROM]).with_(
+            setting=phase
+        )
+    raise unknown({f"{phase}.{key}": path for (phase, key), path in found.items()}, [*own, _FROM])
 
 
 def _said(settings: Mapping[str, Any]) -> set[str]:
@@ -206,7 +226,8 @@ def _in_turn(phases: Sequence[Phase]) -> tuple[Phase, ...]:
 def _overruled(config: Config) -> Iterator[UserError]:
     """Settings above the phases that each of them sets for itself."""
     for key in ("algorithm", "steps", "samples_file", *_COUNTS, "reference"):
-        asked = getattr(config, key) != Config.model_fields[key].default
+        value = getattr(config, key)
+        asked = value != Config.model_fields[key].default and (key, value) != FORMER_BATCH
         if asked and all(_replaces(key, settings.get(key)) for settings in config.phases):
             yield UserError(key, "every phase has its own, so this does nothing", "set it there")
 
@@ -218,12 +239,19 @@ def _replaces(key: str, value: object) -> bool:
 
 
 def resolved(config: Config, phases: Sequence[Phase]) -> Config:
-    """The config with every cell of the phases' algorithms written out."""
+    """The config with every cell of the phases' algorithms, and their mini-batches, written out."""
     written = [
-        {**settings, "algorithm": cells_of(phase.algorithm)}
+        {**settings, "algorithm": cells_of(phase.algorithm), **_batch(phase.config)}
         for settings, phase in zip(config.phases, phases, strict=False)
     ]
-    return config.model_copy(update={"phases": written})
+    alone = {} if config.phases else _batch(config)
+    return config.model_copy(update={"phases": written, **alone})
+
+
+def _batch(config: Config) -> dict[str, Any]:
+    """A mini-batch by default, which another `prompts_per_step` above the phases would change."""
+    default = config.minibatch_prompts is None
+    return {"minibatch_prompts": config.prompts_per_update} if default else {}
 
 
 @contextmanager
@@ -267,10 +295,7 @@ def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Confi
         raise UserError(f"{name}.{_FROM}", problem, "use 'policy' or 'start'")
     for key in given:
         if key not in _OWN:
-            if key in Config.model_fields:
-                raise UserError(f"{name}.{key}", "a phase cannot set it", "set it above the phases")
-            remedy = hint([key]) or nearest(key, (*_OWN, _FROM))
-            raise UserError(name, f"unknown setting {shown(key)}", remedy)
+            raise UserError(f"{name}.{key}", "a phase cannot set it", "set it above the phases")
     for key in given["sampling"] if isinstance(given.get("sampling"), Mapping) else ():
         if key in ("batch", "cache_gib"):
             problem = "it must be the same in all phases"

@@ -22,7 +22,7 @@ from winnow.config.located import beside_recipe, found_nowhere
 from winnow.config.messages import complaint
 from winnow.config.schema import SHORT, Config, from_dict
 from winnow.config.schema.algorithm import OWN, AlgorithmConfig
-from winnow.errors import UserError, from_here, nearest
+from winnow.errors import UserError, from_here, nearest, number_of
 
 CONFIG = "config.toml"
 """The recipe in a run folder or a folder of samples: all of its settings."""
@@ -39,7 +39,8 @@ def load(
     Args:
         recipe: A TOML file, or the name of a recipe that ships with Winnow; ``None``: `arithmetic`.
         sets: ``key.path=value`` strings; the value is TOML where it parses, else a string. With
-            nothing after the ``=`` the setting goes back to its default.
+            nothing after the ``=`` the setting goes back to its default. ``phases.1.steps=3`` is
+            of the first phase.
         over: Nested settings laid over all of it.
 
     Raises:
@@ -52,10 +53,11 @@ def load(
         values = beside_recipe(values, folder)
         missing = found_nowhere(values)
     for number, (path, text) in enumerate(given):
+        table, rest = _place(values, path)
         if text:
-            merge(values, _nested(path, _value(text)))
+            merge(table, _nested(rest, _value(text)))
         else:
-            _unset(values, path)
+            _unset(table, rest)
         _check_order(sets[number], sets[:number])
     merge(values, dict(over or {}))
     config = from_dict(values)
@@ -154,8 +156,9 @@ _LONGEST_KEY = 32
 def _check_order(item: str, before: Sequence[str]) -> None:
     """Raise a `UserError` if naming a row would undo cells that were set before it."""
     section, _, value = item.partition("=")
+    name = section.strip().split(".", 2)[-1] if section.startswith("phases.") else section.strip()
     lost = [other for other in before if other.strip().startswith(f"{section.strip()}.")]
-    if section.strip() in SHORT and value and lost:
+    if name in SHORT and value and lost:
         other = lost[-1].partition("=")[0].strip()
         problem = f"{section.strip()}=... would undo --set {other}=..."
         raise UserError("--set", problem, "give it before that one")
@@ -168,6 +171,33 @@ def _value(text: str) -> Any:
     except (ValueError, RecursionError):  # as in `_read`
         return text
     return parsed["x"] if parsed.keys() == {"x"} else text
+
+
+def _place(values: dict[str, Any], path: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The table that a key is in, the recipe or one of its phases, and the key in that.
+
+    Raises:
+        UserError: there is no such phase.
+    """
+    if path[0] != "phases" or len(path) == 1:
+        return values, path
+    phases, key = values.get("phases"), ".".join(path)
+    if not isinstance(phases, list) or not phases:
+        problem = "the recipe has no phases"
+        raise UserError(key, problem, f"set {'.'.join(path[2:]) or 'the setting'} without a phase")
+    number = int(path[1]) if path[1].isdecimal() and len(path[1]) <= _DIGITS else 0
+    if not 1 <= number <= len(phases):
+        last = f" to phases.{len(phases)}" if len(phases) > 1 else ""
+        problem = f"the recipe has {number_of(len(phases), 'phase')}, counted from 1"
+        raise UserError(key, problem, f"use phases.1{last}")
+    phase = phases[number - 1]
+    if len(path) == 2 or not isinstance(phase, dict):
+        raise UserError(key, "it is a table of settings", f"set one of them: {key}.steps=10")
+    return phase, path[2:]
+
+
+_DIGITS = 6
+"""Of a phase's number."""
 
 
 def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
@@ -184,7 +214,7 @@ def _unset(values: dict[str, Any], path: Sequence[str]) -> None:
         UserError: there is no such setting.
     """
     try:
-        Config.model_validate(_nested(path, ""))
+        Config.model_validate(_nested(path, "") if path != ["start_from"] else {})
     except ValidationError as error:
         kind, given = error.errors()[0]["type"], error.errors()[0]["input"]
         if kind == "extra_forbidden" or (isinstance(given, dict) and kind != "value_error"):

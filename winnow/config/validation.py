@@ -177,7 +177,7 @@ def _rounds(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
 
 
 def _sizes(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
-    batch, step = config.minibatch_prompts, config.prompts_per_step
+    batch, step = config.prompts_per_update, config.prompts_per_step
     samples = step * config.samples_per_prompt
     if config.samples_file is None and samples > _MOST_SAMPLES:
         problem = f"with samples_per_prompt, a step would hold {samples:,} samples at a time"

@@ -52,7 +52,7 @@ def _arithmetic(phase: Phase) -> str:
     updates = config.minibatches
     merged = 1 + config.rounds.merge
     passes = number_of(algorithm.epochs, "pass", "passes")
-    of = f"of {number_of(config.minibatch_prompts, 'prompt')}"
+    of = f"of {number_of(config.prompts_per_update, 'prompt')}"
     if file is not None:
         steps = file.steps(config.prompts_per_step)
         return (
@@ -64,7 +64,7 @@ def _arithmetic(phase: Phase) -> str:
     when = f"sampled once for {number_of(config.steps, 'step')}, then {passes}"
     if algorithm.resample == "every-step":
         when = number_of(config.steps, "step")
-        batches = -(-config.prompts_per_step * merged // config.minibatch_prompts)
+        batches = -(-config.prompts_per_step * merged // config.prompts_per_update)
         updates = batches * algorithm.epochs
     return (
         f"{when}: {config.prompts_per_step} prompts x {config.samples_per_prompt} samples = "

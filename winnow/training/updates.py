@@ -30,7 +30,7 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
         run.context.observers,
     )
     passes = run.source.passes
-    total = passes * -(-len(batch.positions) // config.minibatch_prompts)
+    total = passes * -(-len(batch.positions) // config.prompts_per_update)
     for number, positions in enumerate(minibatches(batch.positions, config, passes, step)):
         observers.progress("update", number, total)
         groups = [batch.groups[i] for i in positions]
@@ -39,7 +39,7 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
             continue
         auxiliary = None
         if run.anchor is not None:
-            most, version = config.minibatch_prompts, run.learner.version
+            most, version = config.prompts_per_update, run.learner.version
             auxiliary = run.anchor.auxiliary_batch(len(groups), most, config.seed, version)
         heat = config.sampling.temperature
         stats = run.learner.step(groups, terms, totals(groups), heat, auxiliary)
@@ -70,8 +70,8 @@ def minibatches(
     for epoch in range(passes):
         turn = random_stream(config.seed, "minibatches", step, epoch).permutation(len(places))
         order = [places[i] for i in turn.tolist()]
-        for start in range(0, len(order), config.minibatch_prompts):
-            yield order[start : start + config.minibatch_prompts]
+        for start in range(0, len(order), config.prompts_per_update):
+            yield order[start : start + config.prompts_per_update]
 
 
 def _skipped(run: Run, step: int, number: int, batch: Sequence[Group], stats: StepStats) -> None:

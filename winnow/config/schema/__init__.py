@@ -61,7 +61,9 @@ class Config(Section):
     )
     prompts_per_step: Size = Field(16, description="Prompts sampled for each step.")
     samples_per_prompt: Size = Field(8, description="Samples per prompt.")
-    minibatch_prompts: Size = Field(16, description="Prompts in one update.")
+    minibatch_prompts: Size | None = Field(
+        None, description="Prompts in one update. Default: prompts_per_step."
+    )
     microbatch_tokens: Count = Field(
         1024, description="Most tokens in a forward pass; bounds memory."
     )
@@ -107,9 +109,14 @@ class Config(Section):
         return self.engine.served_model or self.model
 
     @property
+    def prompts_per_update(self) -> int:
+        """`minibatch_prompts`, or its default."""
+        return self.minibatch_prompts or self.prompts_per_step
+
+    @property
     def minibatches(self) -> int:
         """Mini-batches in one pass over the samples of a step."""
-        return -(-self.prompts_per_step // self.minibatch_prompts)
+        return -(-self.prompts_per_step // self.prompts_per_update)
 
     @model_validator(mode="before")
     @classmethod
