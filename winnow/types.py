@@ -52,7 +52,7 @@ class Sample:
         token_ids: Every token that was sampled, the end-of-sequence token included. Empty where
             only the text is known: from a server, or a file that is read for its texts alone.
         logprobs: log pi(token | prefix) of each token, under the full softmax at the sampling
-            temperature, in nats. Empty where they are not known.
+            temperature (at 1 where that is 0), in nats. Empty where they are not known.
         text: The completion, without special tokens and without the stop string.
         finish_reason: Why it ended. Masks follow from this and from lengths, never from token ids.
         policy_version: Number of updates the policy had seen when it sampled this.
@@ -127,7 +127,7 @@ class Origin:
 
     Attributes:
         model: Name of the model, as in the settings.
-        temperature: Of the softmax.
+        temperature: Of the softmax; 0 where the likeliest token was taken.
         truncated: Whether by top-k or top-p.
     """
 

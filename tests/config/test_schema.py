@@ -302,7 +302,7 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
             "algorithm.resample=twice",
             "algorithm.resample: unknown resample 'twice'; use 'every-step' or 'once'",
         ),
-        ("sampling.temperature=0", "sampling.temperature: must be from 0.001 to 1,000 (got 0)"),
+        ("sampling.temperature=-1", "sampling.temperature: must be 0, or from 0.001 to 1,000"),
         ("sampling.temperature=inf", "sampling.temperature: must be a finite float (got inf)"),
         ("sampling.top_p=1.5", "sampling.top_p: must be from 1e-06 to 1 (got 1.5)"),
         ("sampling.stop=['']", "sampling.stop: an empty stop string would end every completion"),
@@ -347,11 +347,11 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
         ("sampling.max_tokens=1e9", "sampling.max_tokens: must be an int (got 1000000000.0)"),
         (
             "sampling.temperature=1e-9",
-            "sampling.temperature: must be from 0.001 to 1,000 (got 1e-09)",
+            "sampling.temperature: must be 0, or from 0.001 to 1,000 (got 1e-09)",
         ),
         (
             "sampling.temperature=1e30",
-            "sampling.temperature: must be from 0.001 to 1,000 (got 1e+30)",
+            "sampling.temperature: must be 0, or from 0.001 to 1,000 (got 1e+30)",
         ),
         ("optimizer.eps=1e308", "optimizer.eps: must be from 1e-20 to 1 (got 1e+308)"),
         ("optimizer.lr=1e300", "optimizer.lr: must be 0, or from 1e-20 to 10 (got 1e+300)"),

@@ -15,6 +15,7 @@ from winnow.errors import UserError
 FILE = {"source": "a.jsonl"}
 HUB = {"source": "hub:a/b"}
 GYM = {"source": "gym:chain_sum"}
+GREEDY = {"sampling": {"temperature": 0.0}}
 CASES = [
     # key, a value, a config in which nothing reads it, one in which something does
     ("prompts.split", "test", {"prompts": FILE}, {"prompts": HUB}),
@@ -44,6 +45,13 @@ CASES = [
     ("cycles", 2, {}, {"phases": [{"algorithm": "raft"}]}),
     ("eval.samples", 2, {"eval": {"size": 0}}, {}),
     ("eval.temperature", 0.5, {"eval": {"size": 0}}, {}),
+    ("eval.top_k", 5, {"eval": {"size": 0}}, {}),
+    ("eval.top_p", 0.5, {"eval": {"size": 0}}, {}),
+    ("eval.top_k", 5, {"eval": {"temperature": 0.0}}, {"eval": {"temperature": 0.5}}),
+    ("eval.top_p", 0.5, GREEDY, {**GREEDY, "eval": {"temperature": 0.5}}),
+    ("eval.max_tokens", 5, {"eval": {"size": 0}}, GREEDY),
+    ("sampling.top_k", 5, GREEDY, {**GREEDY, "eval": {"temperature": 0.5}}),
+    ("sampling.top_p", 0.5, {**GREEDY, "eval": {"temperature": 0.0}}, {}),
     ("eval.every", 5, {"eval": {"size": 0}}, {"eval": {"size": 1}}),
     ("eval.kl_prompts", 5, {"eval": {"size": 0}}, {"eval": {"size": 1}}),
 ]
@@ -108,6 +116,7 @@ READ = {
     *("reward.right_at", "lora.rank", "anchor.source", "eval.source", "eval.size"),
     *(f"algorithm.{cell}" for cell in ("name", "select", "advantage", "loss", "denominator")),
     *(f"algorithm.{cell}" for cell in ("resample", "epochs", "entropy")),
+    *(f"sampling.{key}" for key in ("temperature", "max_tokens", "stop", "batch", "cache_gib")),
 }
 """By one command at least, whatever else is set."""
 
@@ -117,7 +126,7 @@ def test_every_setting_has_a_reader() -> None:
     always = {
         row["key"]
         for row in describe()
-        if row["key"].startswith(("sampling.", "optimizer.")) or row["key"] in READ
+        if row["key"].startswith("optimizer.") or row["key"] in READ
     }
     table = {key for reader in (*ALWAYS, *TRAINING) for key in reader.keys}
     assert not always & table

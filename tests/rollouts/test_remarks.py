@@ -36,7 +36,7 @@ def test_more_than_a_quarter_cut_off(cut, told) -> None:
     made = group([0.0] * 4)
     ended = ("length",) * cut + ("eos",) * (4 - cut)
     samples = [replace(s, finish_reason=e) for s, e in zip(made.samples, ended, strict=True)]
-    said = cut_off([made.with_(samples=tuple(samples))], Config())
+    said = cut_off([made.with_(samples=tuple(samples))], "sampling.max_tokens", 256)
     assert (said is not None) is told
     if told:
         assert f"{cut} of 4 samples were cut off at sampling.max_tokens = " in str(said)

@@ -71,6 +71,11 @@ def _of_anchor(config: Config, test: Callable[[str], bool]) -> bool:
     return config.anchor.source is None or test(config.anchor.source)
 
 
+def _eval_temperature(config: Config) -> float:
+    own = config.eval.temperature
+    return config.sampling.temperature if own is None else own
+
+
 ALWAYS = (
     Reader(
         ("prompts.split",),
@@ -140,6 +145,18 @@ ALWAYS = (
         "set anchor.source to a file or 'hub:NAME'",
     ),
     Reader(
+        ("sampling.top_k", "sampling.top_p"),
+        lambda config: config.sampling.temperature > 0 or bool(config.eval.temperature),
+        "at temperature 0 the likeliest token is taken",
+        "set sampling.temperature above 0",
+    ),
+    Reader(
+        ("eval.top_k", "eval.top_p"),
+        lambda config: _eval_temperature(config) > 0,
+        "at temperature 0 the likeliest token is taken",
+        "set eval.temperature above 0",
+    ),
+    Reader(
         ("cycles",),
         lambda config: bool(config.phases),
         "there are no phases to repeat",
@@ -149,7 +166,15 @@ ALWAYS = (
 """Of every command."""
 TRAINING = (
     Reader(
-        ("eval.samples", "eval.temperature", "eval.every", "eval.kl_prompts"),
+        (
+            "eval.samples",
+            "eval.temperature",
+            "eval.top_k",
+            "eval.top_p",
+            "eval.max_tokens",
+            "eval.every",
+            "eval.kl_prompts",
+        ),
         lambda config: config.eval.size != 0,
         "with eval.size = 0 there are no evaluations",
         "set eval.size",

@@ -32,7 +32,12 @@ def cautions(config: Config, algorithm: Algorithm) -> Iterator[str]:
     """What is allowed, and does something that a person may not expect."""
     heat = config.sampling.temperature
     likelihood = any(type(term.loss) is NLL for term in algorithm.terms)
-    if likelihood and heat != 1:
+    if likelihood and heat == 0:
+        yield (
+            f"{algorithm.name}: samples are at temperature 0, so each round makes the policy "
+            "sharper, whatever the rewards"
+        )
+    elif likelihood and heat != 1:
         way = "sharper" if heat < 1 else "flatter"
         yield (
             f"{algorithm.name}: nll is at temperature 1 and samples are at {heat:g}, so each round "
@@ -138,11 +143,32 @@ def _sampling(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
             "sample more, or set algorithm.advantage = 'reward' and algorithm.select = 'everything'"
         )
         yield UserError("samples_per_prompt", problem, remedy)
+    yield from _greedy(config, algorithm)
     if config.sampling.truncated and "old" in algorithm.needs:
         key = "sampling.top_k" if config.sampling.top_k else "sampling.top_p"
         problem = f"{algorithm.name} divides by the probability of each sample, which this changes"
         remedy = "set top_k = 0 and top_p = 1, or use an algorithm without a ratio (raft, rft)"
         yield UserError(key, problem, remedy)
+
+
+def _greedy(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
+    """What has no meaning at temperature 0, where a policy has one completion of a prompt."""
+    if config.sampling.temperature != 0:
+        return
+    key = "sampling.temperature"
+    above = "set it above 0"
+    tempered = [show(term.loss) for term in algorithm.terms if term.tempered]
+    tempered += [show(algorithm.kl)] if algorithm.refers_tempered else []
+    tempered += ["the entropy bonus"] if algorithm.entropy else []
+    if tempered:
+        problem = f"{tempered[0]} needs log-probs at the temperature of sampling, and it is 0"
+        yield UserError(key, problem, f"{above}, or use an algorithm without a ratio (rft, raft)")
+    if algorithm.needs_one_policy:
+        problem = f"{algorithm.needs_one_policy} needs samples of the whole distribution"
+        yield UserError(key, f"{problem}, and at 0 there is only the likeliest", above)
+    if config.samples_file is None and config.samples_per_prompt > 1:
+        problem = f"at 0 the {config.samples_per_prompt} samples of a prompt are the same"
+        yield UserError(key, problem, f"{above}, or set samples_per_prompt = 1")
 
 
 def _references(config: Config, algorithm: Algorithm) -> Iterator[UserError]:

@@ -33,13 +33,22 @@ PerToken = list[list[tuple[float, ...]]]
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. ``temperature`` divides the logits; ``stop`` strings end a completion."""
+    """How to sample. ``stop`` strings end a completion.
+
+    Attributes:
+        temperature: Divides the logits; 0 takes the likeliest token, of equals the first.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
+
+    @property
+    def greedy(self) -> bool:
+        """Whether all samples of a prompt are the same; their log-probs are those at 1."""
+        return self.temperature == 0
 
     @property
     def truncated(self) -> bool:

@@ -18,6 +18,8 @@ from winnow.reporting.observer import Observers
 from winnow.rewards.factory import check_suited
 from winnow.types import Prompt
 
+_MAX_TOKENS = "sampling.max_tokens"
+
 
 def _local_engine(
     config: Config, field: str, checkpoint: Path | None, folder: Path | None
@@ -112,8 +114,24 @@ def policy_sampler(config: Config, engine: Engine, *, ratio: bool) -> Sampler:
     return sampler
 
 
-def sampler_for(config: Config, prompts: Sequence[Prompt], observers: Observers) -> Sampler:
+def longest_of_evaluation(config: Config) -> tuple[str, int]:
+    """The setting that bounds completions of held-out prompts, and its value in tokens."""
+    if config.eval.max_tokens is None:
+        return _MAX_TOKENS, config.sampling.max_tokens
+    return "eval.max_tokens", config.eval.max_tokens
+
+
+def sampler_for(
+    config: Config,
+    prompts: Sequence[Prompt],
+    observers: Observers,
+    setting: str = _MAX_TOKENS,
+    max_tokens: int | None = None,
+) -> Sampler:
     """The sampler where nothing is trained, ready.
+
+    Args:
+        setting, max_tokens: What bounds a completion. Default: `sampling.max_tokens`.
 
     Raises:
         UserError: what `engine_for` raises; a prompt longer than the model's context; no answer
@@ -124,7 +142,7 @@ def sampler_for(config: Config, prompts: Sequence[Prompt], observers: Observers)
     def engine() -> Engine:
         observers.progress("load model", 0, 1)
         made = engine_for(config)
-        check_prompts(made, prompts, config.sampling.max_tokens)
+        check_prompts(made, prompts, max_tokens or config.sampling.max_tokens, setting)
         made.load()
         for note in made.notes():
             observers.note(f"{config.model}: {note}")
@@ -148,7 +166,9 @@ def built_in() -> tuple[str, bool]:
     return BUILT_IN, resolve(BUILT_IN).gguf is not None
 
 
-def check_prompts(engine: Engine, prompts: Sequence[Prompt], max_tokens: int) -> None:
+def check_prompts(
+    engine: Engine, prompts: Sequence[Prompt], max_tokens: int, setting: str = _MAX_TOKENS
+) -> None:
     """Raise a `UserError` where the longest prompt leaves no room for a completion."""
     if not prompts:
         return
@@ -157,9 +177,9 @@ def check_prompts(engine: Engine, prompts: Sequence[Prompt], max_tokens: int) ->
     if context is not None and length + max_tokens > context:
         raise UserError(
             "prompts",
-            f"prompt {name!r} has {length} tokens and leaves no room for sampling.max_tokens = "
+            f"prompt {name!r} has {length} tokens and leaves no room for {setting} = "
             f"{max_tokens} in the model's context of {context}",
-            "shorten or drop the prompt, or lower sampling.max_tokens",
+            f"shorten or drop the prompt, or lower {setting}",
         )
 
 

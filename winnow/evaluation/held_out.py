@@ -13,7 +13,7 @@ from winnow.config.unread import unread
 from winnow.config.validation import refuse
 from winnow.engines.base import Engine
 from winnow.engines.devices import environment
-from winnow.engines.factory import sampler_for
+from winnow.engines.factory import longest_of_evaluation, sampler_for
 from winnow.errors import UserError
 from winnow.evaluation.kl import kl_to_start, measures_kl
 from winnow.prompts.loading import clashes, load_held_out
@@ -24,8 +24,8 @@ from winnow.reporting.observer import Observers
 from winnow.reporting.timing import Stopwatch, utc_now
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.context import Context
-from winnow.rollouts.generate import requests, sample, sampling_params
-from winnow.rollouts.remarks import cut_off
+from winnow.rollouts.generate import evaluation_params, requests, sample
+from winnow.rollouts.remarks import alike, cut_off
 from winnow.rollouts.reward_errors import failures_of
 from winnow.rollouts.scoring import reward_for, score
 from winnow.storage.atomic import and_then
@@ -64,7 +64,7 @@ def evaluate(
             asked = requests(
                 prompts,
                 config.eval.samples,
-                sampling_params(config, config.eval.temperature),
+                evaluation_params(config),
                 seed=config.seed,
                 # of a final model the same randomness as at its step: only weights differ
                 split="test" if split == "test" else "eval",
@@ -89,7 +89,7 @@ def evaluate(
             remedy = f"fix it and evaluate again (the samples are kept in {shown(store.folder)})"
             raise UserError("reward", failed, remedy)
         context.observers.note(f"evaluation: {failed}")
-    if alone and (cut := cut_off(groups, config)) is not None:
+    if alone and (cut := cut_off(groups, *longest_of_evaluation(config))) is not None:
         context.observers.note(cut)
     return result
 
@@ -128,7 +128,10 @@ def _run_evaluation(
         observers.running(start),
         and_then(out, "run it again with another --out"),
     ):
-        sampler = sampler_for(config, prompts.held_out, observers)
+        longest = longest_of_evaluation(config)
+        sampler = sampler_for(config, prompts.held_out, observers, *longest)
+        if (said := alike(config.eval.samples, evaluation_params(config), "eval")) is not None:
+            observers.note(said)
         for note in clashes(prompts.held_out):
             observers.note(note)
         told = environment(sampler.device)

@@ -9,7 +9,7 @@ import numpy as np
 from winnow.config.schema import Config
 from winnow.engines.base import PRESENT, START, Engine, Sampler, Weights
 from winnow.reporting.metrics import KL
-from winnow.rollouts.generate import sampling_params
+from winnow.rollouts.generate import evaluation_params
 from winnow.theory.checks import Array
 from winnow.theory.intervals import mean_interval
 from winnow.types import Group
@@ -56,7 +56,13 @@ def without_kl(config: Config, sampler: Sampler) -> str | None:
     """Why evaluations have no KL to the start though `eval.kl_prompts` asks for it, in a line."""
     if not _asked(config):
         return None
-    if sampling_params(config, config.eval.temperature).truncated:
+    params = evaluation_params(config)
+    if params.greedy:
+        return (
+            "eval.kl_prompts: no KL to the start, since it is a mean over what the policy samples, "
+            "and at temperature 0 there is only the likeliest completion"
+        )
+    if params.truncated:
         return (
             "eval.kl_prompts: no KL to the start, since top-k or top-p sample from another "
             "distribution than the log-probs are of"

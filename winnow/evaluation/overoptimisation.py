@@ -183,6 +183,9 @@ def _check_evaluations(folder: Path, files: Sequence[Path], tables: Sequence[Sam
             raise UserError("run", f"{file} holds other prompts than {files[0]}")
         if table.empty_lists("logprobs"):
             raise UserError("run", f"{file} has no log-probs of its samples, and KL needs them")
+        if 0.0 in table.values("temperature"):
+            problem = f"{file} was sampled at temperature 0, where there is no KL to the start"
+            raise UserError("run", problem, "train with eval.temperature above 0")
         if table.count("truncated", True):
             problem = f"{file} was sampled with top-k or top-p, which change the log-probs"
             raise UserError("run", problem, "train with sampling.top_k = 0 and sampling.top_p = 1")

@@ -27,7 +27,7 @@ from winnow.rewards.base import Reward
 from winnow.rewards.factory import RewardFunction
 from winnow.rollouts.generate import ask, derive_seed, sampling_params
 from winnow.rollouts.inputs import INPUTS, check_inputs, inputs_of, text_of
-from winnow.rollouts.remarks import count_cut_off, many_cut_off
+from winnow.rollouts.remarks import alike, count_cut_off, many_cut_off
 from winnow.rollouts.reward_errors import errors_of, failures
 from winnow.rollouts.scoring import Patience, reward_for, score
 from winnow.storage.atomic import and_then
@@ -302,6 +302,8 @@ def _sample(
         sampler = sampler_for(config, plan.prompts, observers)
         for note in clashes(plan.prompts):
             observers.note(note)
+        if (said := alike(plan.n, plan.params, "samples_per_prompt")) is not None:
+            observers.note(said)
         journal = begin(plan, sampler.device)
         try:
             sampled = collect(plan, sampler, verifier, journal, observers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 
@@ -70,13 +71,20 @@ def sample(
     return [groups[place] for place in range(len(requests))]
 
 
-def sampling_params(config: Config, temperature: float | None = None) -> SamplingParams:
+def sampling_params(config: Config) -> SamplingParams:
     """The `[sampling]` settings as engines take them."""
     sampling = config.sampling
     return SamplingParams(
-        temperature=temperature or sampling.temperature,
+        temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
         stop=tuple(sampling.stop),
     )
+
+
+def evaluation_params(config: Config) -> SamplingParams:
+    """`sampling_params`, with what `[eval]` has of its own."""
+    own = config.eval.model_dump(include={"temperature", "top_k", "top_p", "max_tokens"})
+    said = {key: value for key, value in own.items() if value is not None}
+    return replace(sampling_params(config), **said)

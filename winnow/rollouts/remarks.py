@@ -7,16 +7,18 @@ from collections.abc import Sequence
 
 from winnow.algorithms.algorithm import Algorithm
 from winnow.config.schema import Config
+from winnow.engines.base import SamplingParams
 from winnow.types import Group
 
+MAX_TOKENS = "sampling.max_tokens"
 CUT_OFF = 0.25
 """Above this share of samples, those that were cut off are spoken of."""
 
 
-def cut_off(groups: Sequence[Group], config: Config) -> str | None:
-    """That more than a quarter of the samples were cut off, and what to try."""
+def cut_off(groups: Sequence[Group], setting: str, max_tokens: int) -> str | None:
+    """That more than a quarter of the samples were cut off at a setting, and what to try."""
     count, total = sum(map(count_cut_off, groups)), sum(len(group.samples) for group in groups)
-    return many_cut_off(count, total, config.sampling.max_tokens)
+    return many_cut_off(count, total, max_tokens, setting)
 
 
 def count_cut_off(group: Group) -> int:
@@ -24,14 +26,25 @@ def count_cut_off(group: Group) -> int:
     return sum(sample.finish_reason == "length" for sample in group.samples)
 
 
-def many_cut_off(count: int, total: int, max_tokens: int) -> str | None:
+def many_cut_off(count: int, total: int, max_tokens: int, setting: str = MAX_TOKENS) -> str | None:
     """`cut_off` of samples that were counted."""
     if count <= CUT_OFF * total:
         return None
     return (
-        f"{count} of {total} samples were cut off at sampling.max_tokens = {max_tokens}; "
+        f"{count} of {total} samples were cut off at {setting} = {max_tokens}; "
         "raise it, or set sampling.stop to what ends an answer"
     )
+
+
+def alike(n: int, params: SamplingParams, where: str) -> str | None:
+    """That several samples of a prompt are asked for, and will be the same.
+
+    Args:
+        where: The table or setting that asks.
+    """
+    if n < 2 or not params.greedy:
+        return None
+    return f"{where}: at temperature 0 the {n} samples of a prompt are the same; one is enough"
 
 
 def no_update(groups: Sequence[Group], config: Config, algorithm: Algorithm) -> str:

@@ -18,7 +18,7 @@ from winnow.engines.base import Sampler
 from winnow.rollouts.annotate import Annotator, kl_to_reference
 from winnow.rollouts.context import Context
 from winnow.rollouts.generate import random_stream, requests, sample, sampling_params
-from winnow.rollouts.remarks import cut_off
+from winnow.rollouts.remarks import MAX_TOKENS, cut_off
 from winnow.rollouts.reward_errors import failures_of
 from winnow.rollouts.scoring import Patience, score
 from winnow.types import Batch, Group, Outcome, Prompt
@@ -77,7 +77,8 @@ class Rollout:
         if failed := failures_of(groups):
             self._note(f"step {step}: {failed}")
         self._once("graded", graded(groups, self._algorithm))
-        if (cut := cut_off(groups, self._config)) is not None:
+        longest = self._config.sampling.max_tokens
+        if (cut := cut_off(groups, MAX_TOKENS, longest)) is not None:
             self._once("cut off", f"step {step}: {cut}")
         trained = full[:count] if refill else None
         return Batch(groups, True, trained, measures=self._measures(groups))

@@ -123,6 +123,7 @@ def select_table(
 def _check(table: SampleTable, rules: Sequence[Rule], scores: Scores | None, pool: bool) -> None:
     if scores is None:
         table.need_scores()
+    refuse_greedy(table, next((show(rule) for rule in rules if rule.one_policy), None))
     policies = table.policies()
     if len(policies) < 2:
         return
@@ -139,6 +140,17 @@ def _check(table: SampleTable, rules: Sequence[Rule], scores: Scores | None, poo
 def kind_of_reason(reason: str) -> str:
     """A reason without the other sample that it names."""
     return _NAMED.sub("", reason)
+
+
+def refuse_greedy(table: SampleTable, what: str | None) -> None:
+    """Raise a `UserError` where a cell needs samples of a distribution and some were greedy.
+
+    Args:
+        what: The cell, if there is one.
+    """
+    if what is not None and 0.0 in table.values("temperature"):
+        problem = f"there are samples at temperature 0, and {what} needs them of the whole"
+        raise UserError("samples", f"{problem} distribution", "sample at a temperature above 0")
 
 
 def _count(tallies: Sequence[Tally], rejections: Sequence[Rejection]) -> None:

@@ -16,7 +16,7 @@ from winnow.config.schema import Config
 from winnow.errors import UserError
 from winnow.rollouts.annotate import Annotator
 from winnow.rollouts.context import Context
-from winnow.rollouts.select import select_groups
+from winnow.rollouts.select import refuse_greedy, select_groups
 from winnow.storage.sample_table import SampleTable, read_samples
 from winnow.training.sources import Passes
 from winnow.types import Batch, Group, Outcome
@@ -69,6 +69,7 @@ def _opened(path: str, config: Config, algorithm: Algorithm) -> File:
             f"{path} has {len(policies)} policies ({'; '.join(policies)}), and {one} is for one"
         )
         raise UserError("samples_file", problem, "give the samples of one")
+    refuse_greedy(table, one)
     if "old" in algorithm.needs:
         _check_ratio(path, table, config.sampling.temperature)
     notes = []

@@ -24,6 +24,7 @@ from winnow.engines.factory import (
     check_prompts,
     engine_beside,
     engine_for,
+    longest_of_evaluation,
     policy_sampler,
 )
 from winnow.errors import UserError
@@ -33,7 +34,9 @@ from winnow.reporting.observer import Observers
 from winnow.rewards.base import Reward
 from winnow.rewards.factory import check_suited
 from winnow.rollouts.context import Context
+from winnow.rollouts.generate import evaluation_params
 from winnow.rollouts.inputs import INPUTS, inputs_of, text_of
+from winnow.rollouts.remarks import alike
 from winnow.storage.lock import FolderLock
 from winnow.storage.run_folder import RunStore
 from winnow.training.disk import disk_estimate
@@ -178,8 +181,9 @@ def assemble(
     observers.progress("load model", 0, 1)
     engine = engine_for(config, checkpoint=found[0] if found else None, folder=out)
     longest = max(phase.config.sampling.max_tokens for phase in plan.phases)
-    longest = max(longest, config.sampling.max_tokens)  # for the held-out prompts
-    check_prompts(engine, plan.prompts.every, longest)
+    check_prompts(engine, plan.prompts.train, longest)
+    setting, longest = longest_of_evaluation(config)
+    check_prompts(engine, plan.prompts.held_out + plan.prompts.test, longest, setting)
     sampler = policy_sampler(
         config, engine, ratio=any("old" in phase.algorithm.needs for phase in plan.phases)
     )
@@ -204,6 +208,10 @@ def assemble(
             "eval.patience: there are no test prompts (eval.test_size), so the result will be the "
             "best of several evaluations on the same prompts, which overstates it"
         )
+    if plan.prompts.held_out:
+        same = alike(config.eval.samples, evaluation_params(config), "eval.samples")
+        if same is not None:
+            observers.note(same)
     skipped = without_kl(config, sampler)
     if skipped is not None:
         observers.note(skipped)

@@ -70,6 +70,22 @@ def test_recorded_logprobs_are_the_learners(net, temperature, batch):
     assert reasons == {"eos", "stop", "length"}
 
 
+@pytest.mark.parametrize("batch", [3, 64])
+def test_at_temperature_0_it_is_greedy_decoding(net, batch) -> None:
+    """Token by token that of transformers; all samples of a prompt are one."""
+    params = SamplingParams(temperature=0.0, max_tokens=20)
+    groups = sample(net, requests([*PROMPTS, "b=", "x, y"], 3, params), batch)
+    words = tiny.tokenizer()
+    for group in groups:
+        ids = torch.tensor([words.encode(group.prompt.text)])
+        theirs = net.generate(ids, do_sample=False, max_new_tokens=20, pad_token_id=0)
+        expected = tuple(theirs[0, ids.shape[1] :].tolist())
+        assert [s.token_ids for s in group.samples] == [expected] * 3
+        with torch.no_grad():
+            logp = net(input_ids=theirs).logits[0, ids.shape[1] - 1 : -1].log_softmax(-1)
+        np.testing.assert_allclose(group.samples[0].logprobs, logp.amax(-1), atol=1e-4)
+
+
 def test_samples_depend_on_the_seed_alone(net):
     params = SamplingParams(max_tokens=12, stop=("7",))
     together = sample(net, requests(PROMPTS, 5, params))

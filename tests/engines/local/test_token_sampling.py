@@ -73,3 +73,19 @@ def test_extreme_logits_do_not_overflow():
 def test_logits_that_are_no_numbers_are_an_error():
     with pytest.raises(WinnowError, match="not finite"):
         choose(torch.tensor([[0.0, torch.nan]]), uniforms(1), 1.0)
+
+
+def test_temperature_0_takes_the_likeliest_of_equals_the_first() -> None:
+    """Whatever the random numbers; with the log-prob and the entropy of the full softmax at 1."""
+    logits = torch.randn(5, 300, generator=torch.Generator().manual_seed(3)) * 3
+    logits[4, [7, 200]] = 50.0
+    for seed in range(3):
+        for top_k, top_p in ((0, 1.0), (2, 1.0), (0, 0.5)):
+            choice = choose(logits, uniforms(5, seed), 0.0, top_k, top_p)
+            assert choice.tokens.tolist() == np.argmax(logits.numpy(), -1).tolist()
+            assert choice.tokens[4] == 7
+            full = logits.double().log_softmax(-1)
+            np.testing.assert_allclose(choice.logprobs.double(), full.amax(-1), atol=2e-6)
+            np.testing.assert_allclose(
+                choice.entropies.double(), -(full.exp() * full).sum(-1), atol=2e-5
+            )

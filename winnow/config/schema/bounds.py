@@ -79,7 +79,8 @@ Share = Annotated[float, Range(0, 1, below=True)]
 WeightDecay = Annotated[float, Range(0, 100)]
 Mass = Annotated[float, Range(1e-6, 1)]
 """Of probability."""
-Temperature = Annotated[float, Range(0.001, 1000.0)]
+Temperature = Annotated[float, Range(0.001, 1000.0, zero=True)]
+"""0 takes the likeliest token."""
 Epsilon = Annotated[float, Range(1e-20, 1)]
 """Added to a denominator."""
 Coefficient = Annotated[float, Range(1e-9, 1e9)]

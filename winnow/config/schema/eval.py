@@ -7,7 +7,15 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from winnow.config.schema.base import Section
-from winnow.config.schema.bounds import CountOrNone, Name, Size, SizeOrNone, Temperature
+from winnow.config.schema.bounds import (
+    CountOrNone,
+    Mass,
+    Name,
+    Size,
+    SizeOrNone,
+    Temperature,
+    Tokens,
+)
 
 DEFAULT_SIZE = 512
 
@@ -23,7 +31,12 @@ class EvalConfig(Section):
         description="Held-out prompts; 0: none. Default: 512, or a fifth of those of `prompts`.",
     )
     samples: Size = Field(1, description="Samples per prompt.")
-    temperature: Temperature | None = Field(None, description="Default: sampling.temperature.")
+    temperature: Temperature | None = Field(
+        None, description="0: greedy. Default: sampling.temperature."
+    )
+    top_k: SizeOrNone | None = Field(None, description="Default: sampling.top_k.")
+    top_p: Mass | None = Field(None, description="Default: sampling.top_p.")
+    max_tokens: Tokens | None = Field(None, description="Default: sampling.max_tokens.")
     every: CountOrNone = Field(0, description="Steps between evaluations; 0: first and last only.")
     patience: CountOrNone = Field(
         0, description="Stop after so many without a better reward, keep the best; 0: never."

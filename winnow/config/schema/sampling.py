@@ -11,7 +11,9 @@ from winnow.config.schema.bounds import Gib, Mass, Size, SizeOrNone, Temperature
 class SamplingConfig(Section):
     """How completions are sampled."""
 
-    temperature: Temperature = Field(1.0, description="Sampling temperature.")
+    temperature: Temperature = Field(
+        1.0, description="Sampling temperature; 0: always the likeliest token (greedy)."
+    )
     top_k: SizeOrNone = Field(0, description="Keep the k likeliest tokens; 0: all.")
     top_p: Mass = Field(1.0, description="Keep the nucleus of this mass; 1: all.")
     max_tokens: Tokens = Field(256, description="Longest completion, in tokens.")

@@ -33,6 +33,9 @@ def choose(
 ) -> Choice:
     """Sample from softmax(logits / temperature), by inverting its distribution function.
 
+    At temperature 0 the likeliest token is taken, of equals the first; log-probs and entropies are
+    then those at 1.
+
     Args:
         logits: Shape (rows, vocabulary).
         uniforms: Shape (samples,), float64 in [0, 1): one number decides one sample's token.
@@ -67,7 +70,7 @@ def _choose(
     logits: Tensor, uniforms: Tensor, temperature: float, top_k: int, top_p: float, rows: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     scaled = logits.float() if logits.dtype != torch.float32 else logits.clone()
-    if temperature != 1:
+    if temperature not in (0, 1):
         scaled.div_(temperature)
     scaled.sub_(scaled.amax(-1, keepdim=True))
     weights = scaled.exp()
@@ -82,6 +85,9 @@ def _choose(
     # H = log Z - E[z]; a logit of -inf has weight 0 and must not make 0 x inf
     finite = scaled.clamp(min=torch.finfo(torch.float32).min)
     mean = finite.mul_(weights).sum(-1) / total
+    if temperature == 0:
+        tokens = logits.argmax(-1)[rows]
+        return tokens, scaled[rows, tokens] - log_total[rows], (log_total - mean)[rows]
     if top_k or top_p < 1:
         weights = _truncate(weights, top_k, top_p)
     tokens = _invert(weights, uniforms, rows)
