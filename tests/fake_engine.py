@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from winnow.algorithms.objective import factors, learned_from
-from winnow.engines.base import PRESENT, START, Capabilities, WeightsRef
+from winnow.engines.base import PRESENT, START, Capabilities, ModelSize, WeightsRef
 from winnow.engines.queueing import QueuedSampler
 from winnow.rollouts.generate import random_stream
-from winnow.storage.sizes import ModelSize
 from winnow.types import Group, Sample, StepStats
 
 
@@ -31,7 +30,8 @@ class Engine:
         self.sampler, self.learner = lambda _: Sampler(self), lambda plan: Learner(self, plan)
         self.of = lambda weights: self.kept[weights] if weights in self.kept else read(weights)
         self.notes, self.load, self.close = lambda: ["fake"], lambda: None, lambda: None
-        self.size = lambda: ModelSize(10, 10)
+        self.decode = lambda ids: "".join(map(chr, ids))
+        self.size = lambda: ModelSize(10, 10, 8, 1, 1, 64, 0, True)
         self.publish = lambda version: WeightsRef(version, PRESENT, hash=str(version))
 
     def snapshot(self, name, of=PRESENT, *, aside=False):

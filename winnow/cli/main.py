@@ -63,6 +63,14 @@ def train(
         Path | None, typer.Option(help="Resume this run folder where it stopped.")
     ] = None,
     accept_changes: Accept = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Write nothing: print settings, a prompt as the model sees it, steps, samples, "
+            "disk and memory.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Sample, score, keep the good samples, learn from them.
@@ -77,6 +85,11 @@ def train(
     from winnow.training.run import run
     from winnow.training.summary import gain_line
 
+    if dry_run:
+        if resume is not None or accept_changes:
+            raise UserError("--dry-run", "it is for a run that is new", "leave out --resume")
+        _dry_run(recipe, sets or [], out, as_json)
+        return
     with observing(as_json) as observers:
         if resume is not None:
             if recipe is not None or sets or out is not None:
@@ -89,8 +102,8 @@ def train(
         else:
             only_resuming(accept_changes)
             config = load(recipe, sets or ())
-            name = f"{Path(recipe or 'arithmetic').stem}-{config.algorithm.name}"
-            result = run(config, out=out or next_folder(name), observers=observers)
+            where = out or next_folder(_run_name(recipe, config.algorithm.name))
+            result = run(config, out=where, observers=observers)
     if as_json:
         print_json(
             {
@@ -115,6 +128,27 @@ def train(
     say(f"model:   {shown(result.checkpoint)}")
     say(f"samples: {shown(result.folder / 'rollouts')}")
     say(f"disk:    {told(result.folder)}")
+
+
+def _run_name(recipe: str | None, algorithm: str) -> str:
+    return f"{Path(recipe or 'arithmetic').stem}-{algorithm}"
+
+
+def _dry_run(recipe: str | None, sets: list[str], out: Path | None, as_json: bool) -> None:
+    from winnow.cli.preview import as_json_table, preview_lines
+    from winnow.config.recipe import load
+    from winnow.reporting.console import Console
+    from winnow.storage.run_folder import next_folder
+    from winnow.training.preview import preview
+
+    config = load(recipe, sets)
+    folder = out or next_folder(_run_name(recipe, config.algorithm.name))
+    made = preview(config, out=folder, recipe=recipe, sets=sets)
+    if as_json:
+        print_json(as_json_table(made))
+        return
+    for line in preview_lines(made, Console().width):
+        say(line)
 
 
 @app.command(

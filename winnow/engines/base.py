@@ -19,7 +19,6 @@ from winnow.algorithms.objective import Term
 from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.sampling import SamplingConfig
-from winnow.storage.sizes import ModelSize
 from winnow.types import Group, Prompt, StepStats
 
 PRESENT, START, PHASE = "present", "start", "phase"
@@ -216,6 +215,31 @@ class LearnerPlan:
     version: int = 0
 
 
+@dataclass(frozen=True)
+class ModelSize:
+    """How large a model is.
+
+    Attributes:
+        parameters: Of the whole model, tied ones once.
+        trained: Those that are trained: all, or those of the adapters, which are float32.
+        item: Bytes of a weight.
+        hidden: Width of its features.
+        token_bytes: Keys and values of a token in all layers.
+        context: Most tokens that it takes; ``None`` if it does not say.
+        tokenizer: Bytes of its file.
+        found_by_name: Whether `from_pretrained` finds it by its name; else adapters need a copy.
+    """
+
+    parameters: int
+    trained: int
+    item: int
+    hidden: int
+    token_bytes: int
+    context: int | None
+    tokenizer: int
+    found_by_name: bool
+
+
 class Engine(Protocol):
     """One policy, wherever its weights are.
 
@@ -236,6 +260,14 @@ class Engine(Protocol):
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt as the model will see it, chat template applied."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, special ones written out."""
+        ...
+
+    def size(self) -> ModelSize:
+        """How large the model is; weights that are not there are not read for it."""
         ...
 
     def encode_completion(self, text: str, *, ended: bool) -> tuple[int, ...]:
@@ -286,10 +318,6 @@ class Engine(Protocol):
 
     def publish(self, version: int) -> WeightsRef:
         """The present weights, for a sampler."""
-        ...
-
-    def size(self) -> ModelSize:
-        """How large its model is, which is read for it; what a run will take on the disk."""
         ...
 
     def notes(self) -> list[str]:

@@ -63,7 +63,7 @@ def inputs_of(
     }
     paths = sorted(set(files))
     data |= {f"file of samples {number}": _digest(p) for number, p in enumerate(paths, start=1)}
-    made: dict[str, Any] = json.loads(json.dumps({"settings": _flat(settings), "data": data}))
+    made: dict[str, Any] = json.loads(json.dumps({"settings": flat(settings), "data": data}))
     return made
 
 
@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Settings whose values differ; what this version has added is at its default."""
-    default = json.loads(json.dumps(_flat(Config().model_dump(exclude_none=True))))
+    default = json.loads(json.dumps(flat(Config().model_dump(exclude_none=True))))
     return {
         key: (old.get(key), new.get(key))
         for key in dict.fromkeys([*old, *new])
@@ -156,7 +156,7 @@ def _show(value: object) -> str:
     return "unset" if value is None else f"{json.dumps(value):.60}"
 
 
-def _flat(values: Any, above: str = "") -> dict[str, Any]:
+def flat(values: Any, above: str = "") -> dict[str, Any]:
     """Nested tables, and lists of tables by number, as one: `phases.2.optimizer.lr`."""
     if isinstance(values, Mapping):
         parts = {str(key): value for key, value in values.items()}
@@ -166,7 +166,7 @@ def _flat(values: Any, above: str = "") -> dict[str, Any]:
         return {above: values}
     found: dict[str, Any] = {}
     for key, value in parts.items():
-        found |= _flat(value, f"{above}.{key}" if above else key)
+        found |= flat(value, f"{above}.{key}" if above else key)
     return found
 
 

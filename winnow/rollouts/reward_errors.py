@@ -52,6 +52,17 @@ def _kind(error: str) -> tuple[str, str]:
     return error.partition(":")[0], error.rpartition(" (")[2] if error.endswith(")") else ""
 
 
+def is_probed(reward: Reward) -> bool:
+    """Whether it is tried before a run."""
+    return isinstance(reward, InProcessReward | IsolatedReward)
+
+
+def plain_completions(prompt: Prompt) -> list[str]:
+    """What a verifier is tried on: the answer, nothing, and a sentence."""
+    answer = prompt.answer or ""
+    return list(dict.fromkeys((answer, "", f"The answer is {answer or 'this'}.")))
+
+
 def probe(reward: Reward, prompt: Prompt) -> None:
     """Score plain completions of one prompt until one has a number: an error costs no model.
 
@@ -63,10 +74,9 @@ def probe(reward: Reward, prompt: Prompt) -> None:
     Raises:
         UserError: every score was an error, or the verifier returned None.
     """
-    if not isinstance(reward, InProcessReward | IsolatedReward):
+    if not is_probed(reward):
         return
-    answer = prompt.answer or ""
-    texts = list(dict.fromkeys((answer, "", f"The answer is {answer or 'this'}.")))
+    answer, texts = prompt.answer or "", plain_completions(prompt)
     errors: list[str] = []
     tried = 0
     for text in texts:

@@ -9,6 +9,7 @@ from typing import Any
 
 from winnow.config.phases import File, Phase, naming
 from winnow.config.reference import ema_decay, names_model
+from winnow.config.schema import Config
 from winnow.engines.base import PHASE, PRESENT, START, Engine, Learner, LearnerPlan, Weights
 from winnow.engines.factory import engine_beside
 from winnow.errors import UserError
@@ -66,7 +67,7 @@ class PhaseRunner:
         engine = self.engine
         begin = PRESENT if self._found is None else START
         adapters = self.context.config.lora.rank > 0
-        if self._needs_start():
+        if needs_start(self.context.config, self.phases):
             engine.snapshot(START, of=begin)
         elif measures_kl(self.context.config, self.context.sampler) and not adapters:
             engine.snapshot(START, of=begin, aside=True)
@@ -104,20 +105,6 @@ class PhaseRunner:
     def _resumed(self, phase: Phase) -> bool:
         """Whether a phase was begun before."""
         return self._found is not None and self._state["step"] > phase.before
-
-    def _needs_start(self) -> bool:
-        """Whether the starting weights are needed again, soon or often.
-
-        Adapters have them beside them.
-        """
-        adapters = self.context.config.lora.rank > 0
-        return any(
-            phase.restarts
-            or phase.config.rounds.restart
-            or (phase.refers and phase.config.reference == START and not adapters)
-            or (phase.refers and phase.config.reference == PHASE and phase.begins_at_start)
-            for phase in self.phases
-        )
 
     def _prepared(self, phase: Phase) -> Learner:
         """The learner of a phase, with the weights that it begins or resumes."""
@@ -229,6 +216,21 @@ class PhaseRunner:
             version = int(store.state_of(step)["policy_version"])
             context.sampler.load(engine.publish(version))
             evaluate(context, step=step, split=split, engine=None if prompts.test else engine)
+
+
+def needs_start(config: Config, phases: Sequence[Phase]) -> bool:
+    """Whether the starting weights are needed again, soon or often.
+
+    Adapters have them beside them.
+    """
+    adapters = config.lora.rank > 0
+    return any(
+        phase.restarts
+        or phase.config.rounds.restart
+        or (phase.refers and phase.config.reference == START and not adapters)
+        or (phase.refers and phase.config.reference == PHASE and phase.begins_at_start)
+        for phase in phases
+    )
 
 
 @contextmanager

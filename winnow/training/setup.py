@@ -39,8 +39,8 @@ from winnow.rollouts.inputs import INPUTS, inputs_of, text_of
 from winnow.rollouts.remarks import alike
 from winnow.storage.lock import FolderLock
 from winnow.storage.run_folder import RunStore
-from winnow.training.disk import disk_estimate
 from winnow.training.file_source import open_file
+from winnow.training.forecast import Disk, disk
 from winnow.training.phase_runner import PhaseRunner
 from winnow.training.resuming import ResumePoint
 from winnow.training.sft_mix import Anchor, open_anchor
@@ -218,10 +218,18 @@ def assemble(
     for note in engine.notes():
         observers.note(f"{config.model}: {note}")
     if point is None:
-        observers.note(f"disk: {disk_estimate(plan.phases, plan.prompts, engine.size())}")
+        observers.note(f"disk: {_disk(plan, engine)}")
     for note in clashes([*plan.prompts.train, *plan.prompts.held_out]):
         observers.note(note)
     return runner
+
+
+def _disk(plan: Plan, engine: Engine) -> Disk:
+    """What the run will take on the disk; the first prompt stands for all."""
+    prompts = plan.prompts
+    longest = max((len(engine.encode(one)) for one in prompts.every[:1]), default=0)
+    held_out = len(prompts.held_out) + len(prompts.test)
+    return disk(engine.size(), plan.config, plan.phases, held_out, longest)
 
 
 def _samples_from(config: Config, engine: Engine) -> Engine | None:

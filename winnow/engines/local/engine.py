@@ -14,7 +14,14 @@ from winnow.config.reference import ema_decay
 from winnow.config.schema import Config
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.schema.sampling import SamplingConfig
-from winnow.engines.base import PHASE, PRESENT, START, LearnerPlan, Weights, WeightsRef
+from winnow.engines.base import (
+    PHASE,
+    PRESENT,
+    START,
+    LearnerPlan,
+    Weights,
+    WeightsRef,
+)
 from winnow.engines.devices import pick_device, room
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.kv_cache import token_bytes
@@ -62,6 +69,12 @@ class LocalEngine(LocalPolicy):
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         return self._encode(prompt)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
 
     def encode_completion(self, text: str, *, ended: bool) -> tuple[int, ...]:
         ids = self.tokenizer.encode(text, add_special_tokens=False)

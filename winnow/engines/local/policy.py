@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 
 from winnow.config.schema import Config
-from winnow.engines.base import PRESENT, START, Weights
+from winnow.engines.base import PRESENT, START, ModelSize, Weights
 from winnow.engines.devices import room
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.loading import (
@@ -25,8 +25,8 @@ from winnow.engines.models.loading import (
     resolve,
 )
 from winnow.engines.models.lora import Adapters
+from winnow.engines.models.sizes import model_size, size_of
 from winnow.errors import WinnowError
-from winnow.storage.sizes import ModelSize
 
 SMALLER = "use dtype = 'bfloat16', lora.rank or a smaller model"
 """What to do where a model does not fit a GPU."""
@@ -224,14 +224,10 @@ class LocalPolicy:
         self.tokenizer.save_pretrained(folder)
 
     def size(self) -> ModelSize:
-        """How large its model is, without what adapters add."""
-        trained = sum(parameter.numel() for parameter in self.trained())
-        every = sum(parameter.numel() for parameter in self.module().parameters())
-        words = self.tokenizer.backend_tokenizer.to_str(True) if self.tokenizer.is_fast else ""
-        if self.adapters() is None:
-            return ModelSize(every, trained, tokenizer=len(words.encode()))
-        copies = self._folder is not None and not self.source.ordinary
-        return ModelSize(every - trained, trained, True, copies, len(words.encode()))
+        lora = self._config.lora
+        if self._module is None:
+            return model_size(self.source, self.dtype, lora, self.tokenizer, self.field)
+        return size_of(self._module, self.source, self.dtype, lora, self.tokenizer)
 
     def close(self) -> None:
         """Let go of module and snapshots."""

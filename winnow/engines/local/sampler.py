@@ -15,6 +15,7 @@ from winnow.engines.local.kv_cache import KVCache, Padded, Slots, token_bytes
 from winnow.engines.local.stopping import Stopper
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.loading import end_tokens
+from winnow.engines.models.sizes import cache_bytes
 from winnow.engines.models.tokenization import PromptEncoder
 from winnow.engines.queueing import QueuedSampler, Results
 from winnow.errors import WinnowError
@@ -97,6 +98,12 @@ class LocalSampler(QueuedSampler):
     def _token_bytes(self) -> int | None:
         return token_bytes(self._forward) if self._probed is None else self._probed()
 
+    @property
+    def _guessed(self) -> int:
+        """Bytes of a token's keys and values by the config, for caches that are not looked into."""
+        config = cast(Any, self._forward.module).config
+        return cache_bytes(config, self._forward.dtype.itemsize)
+
     @cached_property
     def _pads(self) -> bool:
         return self._token_bytes is None and _pads_exactly(self._forward)
@@ -104,7 +111,7 @@ class LocalSampler(QueuedSampler):
     def _cache(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> KVCache:
         capacity = min(self._batch, sum(request.n for request in requests))
         room = requests[0].params.max_tokens
-        token = self._token_bytes or _guessed_token_bytes(self._forward)
+        token = self._token_bytes or self._guessed
         row = token * (max(len(prompt) for prompt in prompts) + room)
         capacity = max(1, min(capacity, int(self._cache_bytes / row)))
         if self._token_bytes is None:
@@ -115,15 +122,6 @@ class LocalSampler(QueuedSampler):
         if stop not in self._stoppers:
             self._stoppers[stop] = Stopper(self.tokenizer, self._end_ids, stop)
         return self._stoppers[stop]
-
-
-def _guessed_token_bytes(forward: PolicyForward) -> int:
-    """Keys and values of a token by the config, for caches that cannot be looked into."""
-    config = cast(Any, forward.module).config.get_text_config(decoder=True)
-    heads = getattr(config, "num_attention_heads", None) or 1
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    shared = getattr(config, "num_key_value_heads", None) or heads
-    return int(2 * config.num_hidden_layers * shared * width * forward.dtype.itemsize)
 
 
 def _pads_exactly(forward: PolicyForward) -> bool:

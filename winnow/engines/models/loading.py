@@ -104,7 +104,8 @@ def load_config(source: ModelSource, field: str = "model") -> Any:
     from transformers import AutoConfig
 
     with reading(source, field, weights=False):
-        return AutoConfig.from_pretrained(_base_of(source) or source.name)
+        name = _base_of(source) or source.name
+        return AutoConfig.from_pretrained(name, gguf_file=source.gguf)
 
 
 def load_model(
