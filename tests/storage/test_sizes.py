@@ -24,12 +24,3 @@ def test_what_is_there_is_counted_once(tmp_path):
 )  # fmt: skip
 def test_sizes_are_read_by_people(number, text):
     assert human(number) == text
-
-
-def test_an_estimate_adds_up():
-    made = Estimate(1_600_000_000, 3, 500_000_000, 2_000_000)
-    assert made.total == 5_302_000_000
-    assert str(made) == (
-        "up to 5.3 GB (3 x 1.6 GB of checkpoints, 500 MB of other models, about 2.0 MB of samples)"
-    )
-    assert str(Estimate(10**9, 1)) == "up to 1.0 GB (1 checkpoint of 1.0 GB)"

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from winnow import __version__
-from winnow.cli import analysis, audit, coefficients, samples, show, upkeep
+from winnow.cli import analysis, audit, coefficients, listing, samples, show, upkeep
 from winnow.cli.options import (
     Accept,
     Json,
@@ -28,7 +28,6 @@ from winnow.errors import DiskError, UserError, WinnowError, notes
 
 app = typer.Typer(
     name="winnow",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -178,54 +177,9 @@ def evaluate(
         say(f"samples: {shown(located(folder, 'out') / 'rollouts')}")
 
 
-for _module in (samples, show, analysis, coefficients, audit, upkeep):
+for _module in (samples, show, analysis, coefficients, audit, upkeep, listing):
     for _name, (_function, _example) in _module.COMMANDS.items():
         app.command(name=_name, epilog=_example)(_function)
-
-
-@app.command(epilog="Example: winnow algorithms --json")
-def algorithms(as_json: Json = False) -> None:
-    """Print the table of algorithms."""
-    from winnow.algorithms.table import ALGORITHMS
-
-    if as_json:
-        print_json(
-            [
-                {
-                    "name": row.name,
-                    **row.cells(),
-                    "formula": row.formula,
-                    "needs": sorted(row.needs),
-                    "paper": row.paper,
-                    "note": row.note,
-                }
-                for row in ALGORITHMS.values()
-            ]
-        )
-        return
-    from winnow.cli.render import algorithms_notes, algorithms_table
-    from winnow.reporting.console import Console
-
-    console = Console(highlight=False)
-    console.print(algorithms_table(console.width), "")
-    console.print(algorithms_notes())
-
-
-@app.command(epilog="Example: winnow settings > mine.toml; winnow train mine.toml")
-def settings(as_json: Json = False) -> None:
-    """Print every setting with its default, what it does and its type, as a recipe."""
-    from winnow.config.schema.describe import describe
-
-    rows = describe()
-    if as_json:
-        print_json(rows)
-        return
-    from winnow.cli.render import settings_recipe
-    from winnow.reporting.console import Console
-
-    console = Console()
-    for line in settings_recipe(rows, console.width if console.is_terminal else None):
-        say(line)
 
 
 @app.command(epilog="Example: winnow doctor")

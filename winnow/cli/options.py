@@ -9,10 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
+from winnow.cli.completion import recipe_names, set_keys
 from winnow.errors import UserError, printable
 
 Recipe = Annotated[
-    str | None, typer.Argument(help="A TOML file or a built-in recipe: arithmetic, gsm8k, llama2.")
+    str | None,
+    typer.Argument(
+        help="A TOML file or a built-in recipe: arithmetic, gsm8k, llama2.",
+        autocompletion=recipe_names,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -20,6 +25,7 @@ Set = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change a setting; may be repeated. KEY= restores its default.",
+        autocompletion=set_keys,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]

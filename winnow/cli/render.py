@@ -130,6 +130,29 @@ def algorithms_notes() -> Table:
     return table
 
 
+def algorithm_row(row: Algorithm, read: Sequence[str], refused: Sequence[str]) -> Table:
+    """One row in full: its cells, its loss as a formula, what it needs and reads, its paper."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    cells = row.cells()
+    table.add_row("algorithm", Text(row.name, style="bold"))
+    for cell, value in cells.items():
+        table.add_row(f"  {cell}", ", ".join(value) if isinstance(value, list) else f"{value}")
+    needs = [what for name, what in _NEEDS if name in row.needs]
+    for label, text in (
+        ("loss", row.formula),
+        ("note", row.note),
+        ("paper", row.paper),
+        ("needs", "; ".join(needs) or "nothing but the samples"),
+        ("reads", ", ".join(read) or "none of the settings that depend on the algorithm"),
+        ("refuses", ", ".join(refused)),
+    ):
+        if text:
+            table.add_row(label, Text(text))
+    return table
+
+
 def _extras(row: Algorithm) -> str:
     """The cells that most rows do not have."""
     cells = row.cells()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from winnow.algorithms.advantages import Extremes, Standardised
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.losses import DPO, NLL, SequenceClipped, Value
 from winnow.algorithms.spec import show
-from winnow.config.schema import Config
+from winnow.config.schema import Config, from_dict
 from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.unread import unused
 from winnow.errors import UserError
@@ -221,3 +222,28 @@ def _sizes(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
         problem = f"an update cannot hold more prompts than a step samples, {batch} > {step}"
         remedy = f"set minibatch_prompts = {step} or less, or prompts_per_step = {batch}"
         yield UserError("minibatch_prompts", problem, remedy)
+
+
+_DEPENDING: Mapping[str, Mapping[str, Any]] = {
+    "reference": {"reference": "phase"},
+    "critic": {"critic": {"lr": 1e-3}},
+    "samples_from": {"samples_from": "other"},
+    "rounds.restart": {"rounds": {"restart": True}},
+    "rounds.merge": {"rounds": {"merge": 1}},
+    "sampling.top_k, sampling.top_p": {"sampling": {"top_k": 1}},
+}
+"""Settings that some algorithms read or take, each with a value to try."""
+
+
+def settings_read(algorithm: Algorithm) -> tuple[list[str], list[str]]:
+    """Of the settings that depend on the algorithm, those that it reads, and those it refuses."""
+    taken: list[str] = []
+    refused: list[str] = []
+    for key, values in _DEPENDING.items():
+        try:
+            check(from_dict(values), algorithm)
+        except UserError:
+            refused.append(key)
+        else:
+            taken.append(key)
+    return taken, refused
