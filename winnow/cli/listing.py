@@ -99,12 +99,18 @@ def settings(prefix: _Prefix = None, as_json: Json = False) -> None:
 
 
 def _unknown(prefix: str, keys: list[str]) -> UserError:
+    from winnow.config.foreign import hint
     from winnow.config.messages import unknown
 
+    path = prefix.split(".")
     tables = list(dict.fromkeys(key.partition(".")[0] for key in keys))
-    if "." not in prefix and (near := nearest(prefix, tables)).startswith("did you mean"):
+    if (
+        len(path) == 1
+        and not hint(path)
+        and (near := nearest(prefix, tables)).startswith("did you mean")
+    ):
         return UserError("", f"unknown setting {prefix!r:.60}", near)
-    return unknown({prefix: prefix.split(".")}, keys)
+    return unknown({prefix: path}, keys)
 
 
 COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {

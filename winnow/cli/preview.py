@@ -46,7 +46,9 @@ def preview_lines(made: Preview, width: int) -> Iterator[str]:
             break_on_hyphens=False,
         )
     for note in made.notes:
-        yield printable(f"note: {note}")
+        yield from textwrap.wrap(
+            printable(f"note:     {note}"), width, subsequent_indent=" " * _LABEL
+        )
 
 
 def _prompt(made: Preview) -> Iterator[str]:

@@ -274,8 +274,12 @@ def _settings(config: Config, recipe: str | None, sets: Sequence[str]) -> list[S
     for key, value in flat(_plain(config)).items():
         if value is None or default.get(key) == value:
             continue
-        by_set = any(_names(item, key) for item in given)
-        found.append(Setting(key, value, "--set" if by_set else f"recipe {recipe or 'arithmetic'}"))
+        source = f"recipe {recipe or 'arithmetic'}"
+        if any(_names(item, key) for item in given):
+            source = "--set"
+        elif key == "eval.test_size" and value == config.eval.size:
+            source = "eval.size"
+        found.append(Setting(key, value, source))
     if config.minibatch_prompts is None and not config.phases:
         batch = Setting("minibatch_prompts", config.prompts_per_update, "prompts_per_step")
         found.append(batch)
