@@ -248,7 +248,7 @@ MISTAKES = {
     ),
     "no beta": (["--rule", "rso"], "rule: 'rso' has the wrong arguments; rso takes (beta, k=8)"),
     "bound": (["--rule", "gibbs(1, 0.5)"], "reward 1 of prompt 'p0' is above r_max = 0.5"),
-    "form": (["--form", "chat"], "--form: unknown form 'chat'; use messages or"),
+    "form": (["--form", "chat"], "--form: unknown form 'chat'; use auto, messages,"),
     "no JSON": (["--reward-options", "{a"], "--reward-options: '{a' is not JSON: "),
     "no object": (["--reward-options", "[1]"], "--reward-options: '[1]' is not a JSON object; try"),
     "no reward for them": (["--reward-options", '{"a": 1}'], "reward_options: there is no reward"),
@@ -274,6 +274,41 @@ MISTAKES = {
         "rejected: only a .parquet file holds rejected samples",
     ),
     "samples": (["no.parquet"], "samples: no file or folder no.parquet"),
+    "samples before outputs": (
+        ["no.parquet", "--out", "there.jsonl"],
+        "samples: no file or folder no.parquet",
+    ),
+    "nothing kept": (
+        ["--rule", "length(9, 9)", "--out", "a.jsonl", "--out", "b.parquet"],
+        "out: none of 15 samples survives ((no score) rejected 3, length(low=9, high=9) rejected "
+        "12), so a.jsonl is not made; loosen a rule, or",
+    ),
+    "no prompt kept": (
+        ["--rule", "band(0.9, 1)", "--prompts", "a.jsonl", "--control"],
+        "prompts: none of 15 samples survives (",
+    ),
+    "a pair to imitate": (
+        ["--rule", "best-worst", "--out", "a.jsonl"],
+        "out: best-worst keeps the worst too, which is nothing to imitate; write pairs with --form",
+    ),
+    "no pair": (
+        ["--rule", "everything", "--out", "a.jsonl", "--form", "preference"],
+        "out: 0 pairs of 3 prompts with survivors; the other 3 have no rejected sample with a",
+    ),
+    "pairs in Parquet": (
+        ["--out", "a.parquet", "--form", "preference"],
+        "form: only a .jsonl file holds pairs; name one as output",
+    ),
+    "control": (["--control"], "control: it is written beside a file of prompts; add --prompts"),
+    "prompts": (["--prompts", "hard.parquet"], "prompts: cannot write 'hard.parquet'; use .jsonl"),
+    "prompts exist": (
+        ["--prompts", "there.jsonl"],
+        "prompts: there.jsonl exists already; choose another --prompts",
+    ),
+    "control exists": (
+        ["--prompts", "old.jsonl", "--control"],
+        "prompts: old.control.jsonl exists already; choose another --prompts",
+    ),
 }
 
 
@@ -282,6 +317,7 @@ class TestCommand:
     def here(self, tmp_path, monkeypatch) -> Path:
         write(tmp_path, some(3))
         (tmp_path / "there.jsonl").write_text("mine\n")
+        (tmp_path / "old.control.jsonl").write_text("mine\n")
         monkeypatch.chdir(tmp_path)
         return tmp_path
 
@@ -366,7 +402,7 @@ def test_from_python(tmp_path) -> None:
     assert winnow.select(path).survivors == winnow.select([path], "correct").survivors == 2
     with pytest.raises(UserError, match=r"^rule: none is given; give at least one"):
         winnow.select(path, [])
-    with pytest.raises(UserError, match=r"^form: unknown form 'chat'; use messages or prompt-comp"):
+    with pytest.raises(UserError, match=r"^form: unknown form 'chat'; use auto, messages, prompt"):
         winnow.select(path, form="chat", out=tmp_path / "a.jsonl")
 
 

@@ -202,9 +202,9 @@ class TestWinners:
         assert places.keys() == expected.keys()
         for name, samples in expected.items():
             assert places[name] in samples
-        lines = [json.loads(line)["messages"] for line in paths[1].read_text().splitlines()]
-        assert [(m[0]["content"], m[1]["content"]) for m in lines] == [
-            (row["prompt"], row["text"]) for row in won
+        lines = [json.loads(line) for line in paths[1].read_text().splitlines()]
+        assert [(line["prompt"], line["completion"], line["reward"]) for line in lines] == [
+            (row["prompt"], row["text"], row["reward"]) for row in won
         ]
         assert made.accuracy[0] == pytest.approx(sum(r["right"] for r in won) / made.prompts)
         source = pq.read_table(uneven).to_pylist()
@@ -287,7 +287,11 @@ MISTAKES = {
     "votes": Case("best-of d.parquet --votes exact", "votes: it is read only with by = 'weighted'"),
     "by": Case("best-of d.parquet --by nummber", "reward: unknown reward 'nummber'; did you mean"),
     "model": Case("best-of d.parquet --by model:none", "'none' is not a folder, a .gguf file"),
-    "form": Case("best-of d.parquet --form chat", "--form: unknown form 'chat'; use messages"),
+    "form": Case("best-of d.parquet --form chat", "--form: unknown form 'chat'; use auto, mess"),
+    "pairs": Case(
+        "best-of d.parquet --form preference --out w.jsonl",
+        "form: only winners are written, and a pair needs a loser; use winnow select",
+    ),
     "policies": Case(
         "best-of d.parquet e.parquet", "samples of 2 policies (a at temperature 1; b at"
     ),

@@ -185,9 +185,12 @@ class TestParquet:
             number += size
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(export_module, "_ROWS", 4)
-            selected = select(
-                folder, ["correct", "at-most(1)"], out=folder / "out.parquet", rejected=rejected
-            )
+            how = {"out": folder / "out.parquet", "rejected": rejected}
+            if not rejected and not any(row["reward"] for row in rows):
+                with pytest.raises(UserError, match=rf"^out: none of {len(rows)} samples survives"):
+                    select(folder, ["correct", "at-most(1)"], **how)
+                return
+            selected = select(folder, ["correct", "at-most(1)"], **how)
         written = pq.read_table(folder / "out.parquet").to_pylist()
         assert [row["row"] for row in written] == [
             i for i, kept in enumerate(selected.survived.tolist()) if kept or rejected
@@ -203,6 +206,11 @@ class TestParquet:
 SYSTEM = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
 
 
+PLAIN = {"prompt_id": "What is 2 + 2?\n", "answer": None, "reward": 1.0}
+TALK = {"prompt_id": "t", "answer": "4", "reward": 1.0}
+"""What lines carry beside what was asked for."""
+
+
 class TestLines:
     @pytest.fixture
     def samples(self, tmp_path) -> Path:
@@ -210,7 +218,7 @@ class TestLines:
         texts = ["4\u2028 😀\n", "no", "", "five" + HALF]
         plain = group([1, 0, 1, None], texts=texts, name="What is 2 + 2?\n")
         talk = group([1], texts=["Four."]).with_(
-            prompt=Prompt("t", "2 + 2?", messages=tuple(SYSTEM))
+            prompt=Prompt("t", "2 + 2?", "4", messages=tuple(SYSTEM))
         )
         write_groups(tmp_path / "in.parquet", "sample", 0, [plain, talk])
         return tmp_path / "in.parquet"
@@ -221,12 +229,14 @@ class TestLines:
         assert out.read_bytes().count(b"\n") == 3
         return [json.loads(line) for line in out.read_bytes().split(b"\n")[:-1]]
 
-    def test_conversations(self, samples) -> None:
+    @pytest.mark.parametrize("form", ["messages", "auto"])
+    def test_conversations(self, samples, form) -> None:
+        """Without a form too, where some prompt was one."""
         asked = {"role": "user", "content": "What is 2 + 2?\n"}
-        assert self.lines(samples) == [
-            {"messages": [asked, {"role": "assistant", "content": "4\u2028 😀\n"}]},
-            {"messages": [asked, {"role": "assistant", "content": ""}]},
-            {"messages": [*SYSTEM, {"role": "assistant", "content": "Four."}]},
+        assert self.lines(samples, form=form) == [
+            {"messages": [asked, {"role": "assistant", "content": "4\u2028 😀\n"}], **PLAIN},
+            {"messages": [asked, {"role": "assistant", "content": ""}], **PLAIN},
+            {"messages": [*SYSTEM, {"role": "assistant", "content": "Four."}], **TALK},
         ]
 
     def test_prompts_and_completions(self, samples) -> None:
@@ -234,23 +244,30 @@ class TestLines:
         asked = [{"role": "user", "content": "What is 2 + 2?\n"}]
         said = [[{"role": "assistant", "content": text}] for text in ("4\u2028 😀\n", "", "Four.")]
         assert self.lines(samples, form="prompt-completion") == [
-            {"prompt": asked, "completion": said[0]},
-            {"prompt": asked, "completion": said[1]},
-            {"prompt": SYSTEM, "completion": said[2]},
+            {"prompt": asked, "completion": said[0], **PLAIN},
+            {"prompt": asked, "completion": said[1], **PLAIN},
+            {"prompt": SYSTEM, "completion": said[2], **TALK},
         ]
 
     def test_prompts_and_completions_as_texts(self, samples) -> None:
         table = pq.read_table(samples).slice(0, 4)
         for name, plain in (("none", table), ("lacking", table.drop(["messages"]))):
             pq.write_table(plain, samples.with_name(f"{name}.parquet"))
-            out = samples.with_name(f"{name}.jsonl")
-            select(
-                samples.with_name(f"{name}.parquet"), ["correct"], out=out, form="prompt-completion"
-            )
-            assert [json.loads(line) for line in out.read_bytes().splitlines()] == [
-                {"prompt": "What is 2 + 2?\n", "completion": "4\u2028 😀\n"},
-                {"prompt": "What is 2 + 2?\n", "completion": ""},
-            ]
+            for form in ("prompt-completion", "auto"):
+                out = samples.with_name(f"{name}-{form}.jsonl")
+                select(samples.with_name(f"{name}.parquet"), ["correct"], out=out, form=form)
+                assert [json.loads(line) for line in out.read_bytes().splitlines()] == [
+                    {"prompt": "What is 2 + 2?\n", "completion": "4\u2028 😀\n", **PLAIN},
+                    {"prompt": "What is 2 + 2?\n", "completion": "", **PLAIN},
+                ]
+
+    def test_new_scores_are_those_that_lines_carry(self, tmp_path) -> None:
+        write_groups(tmp_path / "in.parquet", "sample", 0, [group([0, 1], texts=["aa", "b"])])
+        out = tmp_path / "kept.jsonl"
+        select(tmp_path / "in.parquet", ["best"], out=out, rescore_with=lambda _, text: len(text))
+        (line,) = out.read_text().splitlines()
+        assert json.loads(line)["reward"] == 2
+        assert json.loads(line)["completion"] == "aa"
 
     def test_they_are_in_utf_8_and_not_escaped(self, samples) -> None:
         self.lines(samples)
@@ -352,9 +369,18 @@ class TestWholeFiles:
         select(samples, ["correct"], out=out)
         assert pq.read_metadata(out[0]).num_rows == len(out[1].read_text().splitlines()) == 1
 
-    def test_no_survivor_is_an_empty_file(self, samples) -> None:
+    def test_no_survivor_is_an_error_that_says_why(self, samples) -> None:
         out = [samples.with_name("k.parquet"), samples.with_name("k.jsonl")]
-        select(samples, ["length(5, 6)"], out=out)
-        assert pq.read_table(out[0]).num_rows == 0
-        assert pq.read_schema(out[0]) == SCHEMA
-        assert out[1].read_text() == ""
+        with pytest.raises(
+            UserError,
+            match=r"^out: none of 2 samples survives \(correct rejected 1, length\(low=5, high=6\) "
+            r"rejected 1\), so .*k\.parquet is not made; loosen a rule, or write no file to see",
+        ):
+            select(samples, ["correct", "length(5, 6)"], out=out)
+        assert list(samples.parent.iterdir()) == [samples]
+        assert select(samples, ["length(5, 6)"]).survivors == 0  # a report
+
+    def test_rejected_samples_with_their_reasons_are_something(self, samples) -> None:
+        out = samples.with_name("all.parquet")
+        select(samples, ["length(5, 6)"], out=out, rejected=True)
+        assert pq.read_table(out)["reason"].to_pylist() == ["too short"] * 2

@@ -214,16 +214,35 @@ class BestWorst(ScoreRule):
     pairs = True
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
-        living, level = _ranked(group, alive)
-        ties = rng.random(len(alive))[living]
-        values = np.array([group.scores[i].value for i in living.tolist()], dtype=np.float64)
-        pair = _first(ties, level), _first(ties, -level)
-        if living.size and all_equal(values[list(pair)], group.right_at):
-            pair = int(values.argmax()), int(values.argmin())  # levels that all but touch
-        if not living.size or all_equal(values[list(pair)], group.right_at):
+        pair = best_and_worst(group, alive, alive, rng)
+        if pair is None:
             return ["no pair: all equal"] * len(alive)
-        kept = living[list(pair)]
-        return [None if i in kept else "neither best nor worst" for i in range(len(alive))]
+        return [None if i in pair else "neither best nor worst" for i in range(len(alive))]
+
+
+def best_and_worst(
+    group: Group, better: Sequence[bool], worse: Sequence[bool], rng: Generator
+) -> tuple[int, int] | None:
+    """Numbers of the best of some samples and of the worst of others, or of the same: a pair.
+
+    Ties are broken at random. ``None`` where the best is not above the worst by more than rounding
+    (`theory.ties`), or there is none with a score.
+    """
+    either = np.array(better, dtype=bool) | np.array(worse, dtype=bool)
+    living, level = _ranked(group, either.tolist())
+    ties = rng.random(len(either))[living]
+    values = np.array([group.scores[i].value for i in living.tolist()], dtype=np.float64)
+    above = np.flatnonzero(np.array(better, dtype=bool)[living])
+    below = np.flatnonzero(np.array(worse, dtype=bool)[living])
+    if not (above.size and below.size):
+        return None
+    best = above[_first(ties[above], level[above])]
+    worst = below[_first(ties[below], -level[below])]
+    if all_equal(values[[best, worst]], group.right_at):  # levels that all but touch
+        best, worst = above[values[above].argmax()], below[values[below].argmin()]
+    if values[best] < values[worst] or all_equal(values[[best, worst]], group.right_at):
+        return None
+    return int(living[best]), int(living[worst])
 
 
 def _ranked(group: Group, alive: Sequence[bool]) -> tuple[Index, Index]:
@@ -235,7 +254,7 @@ def _ranked(group: Group, alive: Sequence[bool]) -> tuple[Index, Index]:
 
 def _first(ties: Array, keys: Index) -> int:
     """The place of the smallest key, of equal ones that of the smallest tie."""
-    return int(np.lexsort((ties, keys))[0]) if keys.size else 0
+    return int(np.lexsort((ties, keys))[0])
 
 
 def _whole_group(group: Group, kind: str, reason: str) -> Reasons:

@@ -60,7 +60,7 @@ def best_of(
     ] = "verifier",
     answers: _Answers = "number",
     out: _Winners = None,
-    form: Form = "messages",
+    form: Form = "auto",
     plot: _Plot = None,
     right_at: RightAt = None,
     pool: Pool = False,

@@ -37,7 +37,10 @@ Accept = Annotated[
 Samples = Annotated[
     list[str], typer.Argument(help="Parquet files, or folders: of winnow sample, of a run.")
 ]
-Form = Annotated[str, typer.Option(help="Format of a .jsonl file: messages or prompt-completion.")]
+Form = Annotated[
+    str,
+    typer.Option(help="Lines of a .jsonl file: auto, messages, prompt-completion or preference."),
+]
 
 
 def _finite(value: float | None) -> float | None:
@@ -81,8 +84,10 @@ def only_resuming(accept_changes: bool) -> None:
 
 
 def form_of(form: str) -> Any:
-    if form not in ("messages", "prompt-completion"):
-        raise UserError("--form", f"unknown form {form!r}", "use messages or prompt-completion")
+    """The form of a .jsonl file, checked."""
+    from winnow.rollouts.export import check_form
+
+    check_form(form, "--form")
     return form
 
 

@@ -87,7 +87,15 @@ def select(
     out: Annotated[
         list[Path] | None, typer.Option(help="A .parquet or .jsonl file to write; repeatable.")
     ] = None,
-    form: Form = "messages",
+    form: Form = "auto",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A .jsonl file for the prompts that have survivors, with pass_rate."),
+    ] = None,
+    control: Annotated[
+        bool,
+        typer.Option("--control", help="Write as many of all prompts beside it, at random."),
+    ] = False,
     rejected: Annotated[
         bool,
         typer.Option("--rejected", help="Write rejected samples to Parquet too, with reasons."),
@@ -105,10 +113,11 @@ def select(
     """Decide which samples survive, and why.
 
     Rules: correct, best(4), distinct (by reasoning path), distinct-text, mixed, drop-all-wrong,
-    drop-all-right, length(low=1, high=200), at-most(4), band(low=0.1, high=0.9), gibbs(beta=0.5,
+    drop-all-right, length(low=1, high=200), at-most(4), band(0.2, 0.8), gibbs(beta=0.5,
     r_max=1), rso(beta=0.5, k=8), everything, as-recorded, or module:function.
     """
     from winnow.cli.render import selection_report
+    from winnow.rollouts.outputs import written
     from winnow.rollouts.select import select as select_samples
 
     selected = select_samples(
@@ -117,6 +126,8 @@ def select(
         out=list(out or ()),
         form=form_of(form),
         rejected=rejected,
+        prompts=prompts,
+        control=control,
         rescore_with=rescore,
         reward_options=_json_table("--reward-options", options),
         right_at=right_at,
@@ -137,7 +148,7 @@ def select(
         )
         return
     selection_report(selected)
-    for path in out or ():
+    for path in written(list(out or ()), prompts, control):
         say(f"written:  {path}")
 
 

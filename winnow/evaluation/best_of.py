@@ -21,7 +21,7 @@ from winnow.evaluation.voting import Answers, ballots, winner
 from winnow.reporting.observer import Observers
 from winnow.reporting.terminal import observing
 from winnow.rewards.factory import RewardFunction, reward_name
-from winnow.rollouts.export import Form, check_output, export
+from winnow.rollouts.export import Form, check_form, check_output, export
 from winnow.rollouts.scoring import check_reward, reward_for
 from winnow.rollouts.selected import Selected
 from winnow.storage.paths import Paths, paths_of
@@ -69,7 +69,7 @@ def best_of(
     votes: str | RewardFunction = RECORDED,
     answers: Answers = "number",
     out: Paths = (),
-    form: Form = "messages",
+    form: Form = "auto",
     plot: str | Path | None = None,
     right_at: float | None = None,
     pool: bool = False,
@@ -95,6 +95,10 @@ def best_of(
         UserError: something that the caller can fix, such as n above the number of samples.
     """
     outputs = paths_of(out, "out")
+    check_form(form)
+    if form == "preference":
+        problem = "only winners are written, and a pair needs a loser"
+        raise UserError("form", problem, "use winnow select SAMPLES --form preference")
     check(n, by=by, votes=votes, answers=answers, outputs=outputs, plot=plot)
     name = reward_name(by) or ""
     scorer = _scorer(by, votes)

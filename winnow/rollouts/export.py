@@ -1,4 +1,8 @@
-"""Writes survivors: Parquet with all columns, or the JSONL that other trainers read."""
+"""Writes survivors: Parquet with all columns, or the JSONL that other trainers read.
+
+Every line carries `prompt_id`, `answer` and the reward beside what the trainers ask for: they leave
+alone what they do not know.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +21,25 @@ from winnow.storage.format import METADATA
 from winnow.storage.parquet import opened, read_schema, read_table, writer
 from winnow.storage.sample_table import Part, SampleTable, readable
 from winnow.storage.schema import SCHEMA, clean, prompt_of
+from winnow.types import Prompt
 
-Form = Literal["messages", "prompt-completion"]
+Form = Literal["auto", "messages", "prompt-completion", "preference"]
 _ROWS = 16_384
 _NEEDED = ("prompt", "text")
+OF_PROMPT = ("prompt", "prompt_id", "messages", "answer")
+"""Columns of a prompt that lines are made of."""
 
 
-def check_output(path: Path, form: str = "messages") -> None:
-    """Raise a `UserError` for an unknown kind of file or form of lines, or a path that exists."""
+def check_form(form: str, field: str = "form") -> None:
+    """Raise a `UserError` for an unknown form of lines."""
+    if form not in get_args(Form):
+        raise UserError(field, f"unknown form {form!r}", choices(get_args(Form)))
+
+
+def check_output(path: Path) -> None:
+    """Raise a `UserError` for an unknown kind of file, or a path that exists."""
     if path.suffix not in (".parquet", ".jsonl"):
         raise UserError("out", f"unknown kind of file {path.name!r}", "use .parquet or .jsonl")
-    if form not in get_args(Form):
-        raise UserError("form", f"unknown form {form!r}", choices(get_args(Form)))
     refuse(path)
 
 
@@ -55,7 +66,7 @@ def export(
     selected: Selected,
     path: Path,
     *,
-    form: Form = "messages",
+    form: Form = "auto",
     rejected: bool = False,
 ) -> None:
     """Write the survivors of a file of samples, in the order of the file.
@@ -63,7 +74,8 @@ def export(
     Args:
         form: Of the lines of a .jsonl file, as TRL, axolotl and LLaMA-Factory read them.
             `messages`: a conversation that ends with the completion; `prompt-completion`: the two,
-            as texts, or as messages where some prompt was a conversation.
+            as texts, or as messages where some prompt was a conversation; `auto`: the former where
+            some prompt was a conversation, else the latter. (`pairs.export_pairs` writes pairs.)
         rejected: Whether a Parquet file is to hold the rejected samples too, with their reasons.
 
     Raises:
@@ -174,20 +186,28 @@ def _with_outcomes(
 
 
 def _jsonl(table: SampleTable, selected: Selected, path: Path, form: Form) -> None:
-    talk = any(map(_has_conversations, table.parts))
+    talk = has_conversations(table)
+    if form == "auto":
+        form = "messages" if talk else "prompt-completion"
     with path.open("w", encoding="utf-8") as file:
         for part in table.parts:
             there = read_schema(part.path).names
-            columns = [name for name in (*_NEEDED, "messages") if name in there]
+            columns = [name for name in ("text", *OF_PROMPT, "reward") if name in there]
             for first, batch in _batches(part, columns):
                 survived = selected.survived[first : first + batch.num_rows]
-                for row in batch.filter(pa.array(survived)).to_pylist():
+                chosen = _with_outcomes(batch, selected, first, None).filter(pa.array(survived))
+                for row in chosen.to_pylist():
                     try:
                         written = line(row, form, talk)
                     except ValueError as error:
                         problem = f"{part.path}, prompt {row['prompt']!r:.60}: {error}"
                         raise UserError("samples", problem, "fix the file") from error
                     file.write(json.dumps(written, ensure_ascii=False) + "\n")
+
+
+def has_conversations(table: SampleTable) -> bool:
+    """Whether some prompt of a file of samples was a conversation."""
+    return any(map(_has_conversations, table.parts))
 
 
 def _has_conversations(part: Part) -> bool:
@@ -208,14 +228,23 @@ def line(row: dict[str, Any], form: Form, talk: bool) -> dict[str, Any]:
     Raises:
         ValueError: the prompt is null, or `messages` is no conversation.
     """
-    completion = row["text"]
-    said = {"role": "assistant", "content": completion}
     prompt = prompt_of(row)
     if row["prompt"] is None and prompt.messages is None:
         raise ValueError("the prompt is null")
-    asked = prompt.messages or ({"role": "user", "content": prompt.text},)
+    asked, said = asked_as(prompt, talk), said_as(row["text"], talk)
+    more = {"prompt_id": prompt.id, "answer": prompt.answer, "reward": row.get("reward")}
     if form == "messages":
-        return {"messages": [*asked, said]}
-    if talk:
-        return {"prompt": [*asked], "completion": [said]}
-    return {"prompt": prompt.text, "completion": completion}
+        return {"messages": [*asked_as(prompt, True), *said_as(row["text"], True)], **more}
+    return {"prompt": asked, "completion": said, **more}
+
+
+def asked_as(prompt: Prompt, talk: bool) -> Any:
+    """A prompt as a text, or as messages."""
+    if not talk:
+        return prompt.text
+    return [*(prompt.messages or ({"role": "user", "content": prompt.text},))]
+
+
+def said_as(text: str, talk: bool) -> Any:
+    """A completion as a text, or as a list of one message."""
+    return [{"role": "assistant", "content": text}] if talk else text

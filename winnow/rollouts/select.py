@@ -27,7 +27,8 @@ from winnow.errors import UserError
 from winnow.reporting.observer import Progress
 from winnow.reporting.terminal import observing
 from winnow.rewards.factory import RewardFunction
-from winnow.rollouts.export import Form, check_columns, check_output, export
+from winnow.rollouts.export import Form
+from winnow.rollouts.outputs import Outputs
 from winnow.rollouts.reward_errors import failures
 from winnow.rollouts.scoring import Scores, rescore
 from winnow.rollouts.selected import Selected, Tally
@@ -224,8 +225,10 @@ def select(
     rules: str | Rule | Function | Sequence[str | Rule | Function] = ("correct",),
     *,
     out: Paths = (),
-    form: Form = "messages",
+    form: Form = "auto",
     rejected: bool = False,
+    prompts: str | Path | None = None,
+    control: bool = False,
     rescore_with: str | RewardFunction | None = None,
     reward_options: dict[str, Any] | None = None,
     right_at: float | None = None,
@@ -240,8 +243,12 @@ def select(
         rules: Cells of `select`, as in a recipe, or functions: of (group, alive, rng), or of one
             `sample` (a `SampleView`); each sees what the ones before it left.
         out: Files to write: .parquet (all columns), .jsonl (as other trainers read it).
-        form: Of a .jsonl file.
+        form: Of a .jsonl file. `auto`: `messages` where some prompt was a conversation, else
+            `prompt-completion`; `preference`: pairs, the survivors being what is chosen.
         rejected: Whether Parquet files are to hold the rejected samples too, with their reasons.
+        prompts: A .jsonl file for the rows of the prompts that have survivors, with their
+            `pass_rate`: a source of prompts.
+        control: Write as many of all prompts beside it, at random.
         rescore_with: A reward to score all samples with first.
         reward_options: Of `rescore_with`.
         right_at: Least reward that is right. Default: as the file says, else 1; 1 for new scores.
@@ -250,8 +257,6 @@ def select(
     Raises:
         UserError: something that the caller can fix; nothing is written then.
     """
-    outputs = paths_of(out, "out")
-    _check_outputs(outputs, form, rejected)
     if rescore_with is None and reward_options:
         problem = "there is no reward to rescore with"
         raise UserError("reward_options", problem, "name one with --rescore")
@@ -261,10 +266,9 @@ def select(
     ]
     if not chosen:
         raise UserError("rule", "none is given", "give at least one, such as correct or everything")
-    if chosen[-1].pairs and any(path.suffix == ".jsonl" for path in outputs):
-        problem = "a .jsonl file holds completions to learn, and best-worst keeps the worst too"
-        remedy = "write .parquet, and train with --set samples_file=FILE --set algorithm=dpo"
-        raise UserError("out", problem, remedy)
+    where = None if prompts is None else paths_of(prompts, "prompts")[0]
+    outputs = Outputs(paths_of(out, "out"), form, rejected, where, control)
+    outputs.check_options(chosen)
     columns = columns_read(chosen)
     with observing(quiet) as observers:
         observers.progress("read", 0, 1)
@@ -274,29 +278,15 @@ def select(
             paths_of(samples),
             sorted(read),
             why="select",
-            optional=OF_PROMPT if "prompt" in read else (),
+            optional=[*(OF_PROMPT if "prompt" in read else ()), *sorted(outputs.columns())],
             right_at=right_at,
         )
-        for path in outputs:
-            check_columns(table, path)
+        outputs.check(table)
         if rescore_with is not None:
             bound = 1.0 if right_at is None else right_at
             scores = rescore(table, rescore_with, bound, reward_options, observers.progress)
         selected = select_table(
             table, chosen, seed=seed, scores=scores, pool=pool, progress=observers.progress
         )
-        for path in outputs:
-            observers.progress(f"write {path.name}", 0, 1)
-            export(table, selected, path, form=form, rejected=rejected)
+        selected.notes.extend(outputs.write(table, selected, chosen, seed, observers.progress))
     return selected
-
-
-def _check_outputs(outputs: Sequence[Path], form: str, rejected: bool) -> None:
-    for path in outputs:
-        check_output(path, form)
-    if len({path.absolute() for path in outputs}) < len(outputs):
-        raise UserError("out", "one file is named twice", "name each file once")
-    if rejected and not any(path.suffix == ".parquet" for path in outputs):
-        raise UserError(
-            "rejected", "only a .parquet file holds rejected samples", "name one as output"
-        )

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.rollouts.scoring import Scores
+from winnow.storage.sample_table import SampleTable
+from winnow.types import Group
 
 
 @dataclass
@@ -52,6 +54,14 @@ class Selected:
     tallies: list[Tally]
     notes: list[str]
     scores: Scores | None
+
+    def group(self, table: SampleTable, number: int) -> Group:
+        """A group of the file, with the new scores where there are any."""
+        group = table.group(number)
+        if self.scores is None:
+            return group
+        own = self.scores.of(table.rows_of(number))
+        return group.with_(scores=own, right_at=self.scores.right_at)
 
     def __repr__(self) -> str:
         share = self.survivors / self.samples
