@@ -136,7 +136,7 @@ MISTAKES = {
     ),
     "preferences": Case(
         train("samples_file=preferences.parquet", "algorithm=dpo", "eval.size=0"),
-        "rejected: write a pair as two rows of one prompt, chosen as text with reward 1 and",
+        "rejected: write pairs to a .jsonl file, or a pair as two rows of one prompt, chosen as",
     ),
     "reward": Case(train("reward=nummber"), "reward: unknown reward 'nummber'; did you mean 'nu"),
     "reward module": Case(

@@ -430,7 +430,7 @@ BAD = {
     "preferences": (
         preferences,
         "{path}/d.parquet has no column text, which the test needs; it has prompt, chosen, "
-        "rejected: write a pair as two rows of one prompt, chosen as text with reward 1 and",
+        "rejected: write pairs to a .jsonl file, or a pair as two rows of one prompt, chosen as",
     ),
     "a folder without samples": (lambda path: path, "folder {path} has no .parquet file"),
     "an unfinished sample": (

@@ -21,20 +21,25 @@ _HOLE = re.compile(r"\{\{|\}\}|\{([A-Za-z_]\w*)\}")
 
 
 def read_jsonl(path: str, field: str = "prompts.source") -> list[Row]:
-    """The JSON objects of a file, one a line; blank lines are skipped.
+    """The JSON objects of a file, one a line; raises what `numbered_jsonl` raises."""
+    return [row for _, row in numbered_jsonl(path, field)]
+
+
+def numbered_jsonl(path: str, field: str) -> list[tuple[int, Row]]:
+    """The JSON objects of a file with the number of their line; blank lines are skipped.
 
     Raises:
         UserError: the file cannot be read, or a line (which is named) is no JSON object.
     """
     _check_file(path, field)
-    rows: list[Row] = []
+    rows: list[tuple[int, Row]] = []
     number = 0
     try:
         with Path(path).expanduser().open(encoding="utf-8-sig") as lines:
             for line in lines:
                 number += 1
                 if line.strip():
-                    rows.append(_json_object(line))
+                    rows.append((number, _json_object(line)))
     except OSError as error:
         raise UserError(field, f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

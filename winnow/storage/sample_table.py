@@ -73,6 +73,12 @@ class SampleTable:
             table = table.take(pa.array(order))
         return cls(parts, table, order, starts, right_at)
 
+    @classmethod
+    def of_rows(cls, path: Path, table: pa.Table, right_at: float | None) -> SampleTable:
+        """The samples of a file that is not Parquet, read elsewhere; columns as in `SCHEMA`."""
+        part = Part(path, 0, table.num_rows)
+        return cls.gathered([part], _as_written(path, table), right_at, table.column_names)
+
     def only(self, columns: Collection[str]) -> SampleTable:
         """The same samples with fewer columns; scores and what names a prompt stay."""
         left = {*_IDENTITY, *_SCORES, *columns, *_naming(self._table)}

@@ -43,8 +43,8 @@ def check_columns(path: Path, there: Sequence[str], needed: Sequence[str], why: 
         remedy = f"it has {', '.join(there) or 'none'}"
         if {"chosen", "rejected"} <= set(there):
             remedy += (
-                ": write a pair as two rows of one prompt, chosen as text with reward 1 and "
-                "rejected with reward 0"
+                ": write pairs to a .jsonl file, or a pair as two rows of one prompt, chosen as "
+                "text with reward 1 and rejected with reward 0"
             )
         raise UserError("samples", problem, remedy)
     twice = [name for name in SCHEMA.names if there.count(name) > 1]

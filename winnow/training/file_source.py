@@ -5,7 +5,7 @@ read -> select -> advantages, once for the whole file; then passes over it, each
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from winnow.algorithms.algorithm import Algorithm
@@ -18,6 +18,7 @@ from winnow.rollouts.annotate import Annotator
 from winnow.rollouts.context import Context
 from winnow.rollouts.select import refuse_greedy, select_groups
 from winnow.storage.sample_table import SampleTable, read_samples
+from winnow.training.pair_file import read_pairs
 from winnow.training.sources import Passes
 from winnow.types import Batch, Group, Outcome
 
@@ -54,13 +55,7 @@ def open_file(config: Config, algorithm: Algorithm) -> File:
 
 
 def _opened(path: str, config: Config, algorithm: Algorithm) -> File:
-    table = read_samples(
-        [path],
-        [*_FOR_TRAINING, "reward", *(columns_read(algorithm.select) & _NOT_GUESSED)],
-        why="training",
-        optional=(*_TOKENS, "data") if "prompt" in columns_read(algorithm.select) else _TOKENS,
-        right_at=config.reward.right_at,
-    )
+    table = _read(path, config.reward.right_at, columns_read(algorithm.select))
     table.need_scores(path)
     policies = table.policies()
     one = algorithm.needs_one_policy
@@ -87,6 +82,27 @@ def _opened(path: str, config: Config, algorithm: Algorithm) -> File:
             "teaches nothing, and other algorithms learn both at once"
         )
     return File(path, table, tuple(notes))
+
+
+def _read(path: str, right_at: float | None, columns: Collection[str]) -> SampleTable:
+    """The samples of a file or folder, or the pairs of a .jsonl file.
+
+    Args:
+        columns: What the rules read.
+    """
+    more = sorted(set(columns) & _NOT_GUESSED)
+    if path.endswith(".jsonl"):
+        if more:
+            problem = f"{path} holds pairs, which have no {', '.join(more)}, which a rule reads"
+            raise UserError("samples_file", problem, "leave the rule out")
+        return read_pairs(path, right_at)
+    return read_samples(
+        [path],
+        [*_FOR_TRAINING, "reward", *more],
+        why="training",
+        optional=(*_TOKENS, "data") if "prompt" in columns else _TOKENS,
+        right_at=right_at,
+    )
 
 
 def _check_ratio(path: str, table: SampleTable, temperature: float) -> None:
