@@ -63,3 +63,18 @@ def test_overoptimisation(tmp_path) -> None:
     assert out.count("measured gold is highest at n = ") == 2  # by closeness, and right or wrong
     assert out.count("drop of gold from its highest to n = 256: ") == 2
     assert (tmp_path / "curve.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_difficulty(tmp_path) -> None:
+    small = {"QUESTIONS": "60", "EVAL": "8", "STEPS": "1", "SEEDS": "0"}
+    out = run("difficulty/run.sh", WORK=str(tmp_path), **small)
+    assert out.splitlines()[-1].startswith("1 seeds: filtered ")
+    hard, control = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("hard", "hard.control")
+    )
+    assert len(hard) == len(control) > 0
+    assert all(0.2 <= row["pass_rate"] <= 0.8 and row["n"] == 8 for row in hard)
+    for name, rows in (("hard", hard), ("hard.control", control)):
+        trained = pq.read_table(tmp_path / f"{name}-0/rollouts/train-000001.parquet").to_pylist()
+        assert {row["prompt_id"] for row in trained} <= {row["id"] for row in rows}

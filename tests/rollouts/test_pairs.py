@@ -82,6 +82,13 @@ def test_what_a_rule_rejects_is_never_chosen(tmp_path) -> None:
     assert (line["chosen"], line["rejected"]) == ("b", "d")
 
 
+def test_a_survivor_is_never_rejected(tmp_path) -> None:
+    """The worst of all survives; nothing below the other survivor was rejected but c."""
+    sampled = group([1.0, 0.2, 0.5], lengths=[2, 2, 9], texts=["a", "b", "c"])
+    (line,) = exported(tmp_path, [sampled], ["length(1, 5)"])
+    assert (line["chosen"], line["rejected"]) == ("a", "c")
+
+
 def test_best_worst_gives_its_own_pair(tmp_path) -> None:
     """Of the two that survive, whatever lies below them among the rejected."""
     sampled = group([1.0, 0.5, 0.0], lengths=[2, 2, 9], texts=["a", "b", "c"])
