@@ -68,7 +68,7 @@ def test_overoptimisation(tmp_path) -> None:
 def test_difficulty(tmp_path) -> None:
     small = {"QUESTIONS": "60", "EVAL": "8", "STEPS": "1", "SEEDS": "0"}
     out = run("difficulty/run.sh", WORK=str(tmp_path), **small)
-    assert out.splitlines()[-1].startswith("1 seeds: filtered ")
+    assert out.splitlines()[-1].startswith("all seeds: filtered ")
     hard, control = (
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         for name in ("hard", "hard.control")

@@ -33,7 +33,7 @@ def main(folder: Path, seeds: list[str]) -> None:
     for seed, (control, hard) in zip(seeds, both, strict=True):
         show(f"seed {seed}", control, hard, 1)
     control, hard = (np.mean(side, axis=0) for side in zip(*both, strict=True))
-    show(f"{len(seeds)} seeds", control, hard, len(seeds))
+    show("all seeds", control, hard, len(seeds))
 
 
 main(Path(sys.argv[1]), sys.argv[2:])
