@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,6 +17,8 @@ from tests import tiny
 from tests.fake_server import FakeServer
 from winnow.cli import main
 from winnow.evaluation.overoptimisation import run_overoptimisation
+from winnow.storage.sample_table import read_samples
+from winnow.storage.schema import SCHEMA, read_written
 from winnow.training.run import result_of
 
 BEFORE = """\
@@ -82,6 +85,23 @@ def test_samples_of_the_model_in_this_process(tiny_model, monkeypatch, capsys) -
     PART.unlink()
     assert resume_sampling(monkeypatch, capsys) == 12
     assert pq.read_table(PART).equals(whole)
+
+
+def test_samples_that_do_not_say_where_tokens_end(tiny_model) -> None:
+    winnow.sample(prompts=tiny.problems()[:3], n=4, model=str(tiny_model), **HOW)
+    there = pq.read_table(PART)
+    assert there["token_ends"].null_count == 0
+    pq.write_table(there.drop_columns(["token_ends"]), PART)
+    for table in (["token_ids"], ["token_ids", "token_ends"]):
+        groups = read_samples(["a"], ["text"], why="the test", optional=table)
+        assert [s.token_ends for group in groups for s in group.samples] == [()] * 12
+    assert read_written(PART, ["token_ends"])["token_ends"].null_count == 12
+    edited = there.set_column(there.column_names.index("text"), "text", pa.array([""] * 12))
+    for other in (edited, there.drop_columns(["tokens", "token_ids", "logprobs"])):
+        pq.write_table(other, "edited.parquet")
+        read = read_samples(["edited.parquet"], ["text"], why="the test", optional=SCHEMA.names)
+        assert {s.token_ends for group in read for s in group.samples if s.length > 1} <= {()}
+        assert {len(s.token_ends) for group in read for s in group.samples} <= {0, 1}
 
 
 def test_a_run(tiny_model) -> None:

@@ -60,6 +60,10 @@ class Sample:
             later version sampled, and that version, for each that did.
         entropies: Entropy of the next-token distribution at each position, in nats, if known.
         length: Number of tokens, at least 1. Default: that of ``token_ids``.
+        token_ends: Where each token ends in ``text``: how many of its characters (code points) the
+            tokens up to and with this one complete. A token with a part of a character ends where
+            that begins, the token that completes it behind it; what is not in the text (a stop
+            string, special tokens at its end) ends with it. Empty where it is not known.
     """
 
     token_ids: tuple[int, ...]
@@ -70,6 +74,7 @@ class Sample:
     entropies: tuple[float, ...] = ()
     length: int = 0
     version_spans: tuple[tuple[int, int], ...] = ()
+    token_ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         length = self.length or len(self.token_ids)
@@ -78,10 +83,18 @@ class Sample:
         for name, values in (("token ids", self.token_ids), ("log-probs", self.logprobs)):
             if values and len(values) != length:
                 raise ValueError(f"{length} tokens but {len(values)} {name}")
+        if not ends_fit(self.token_ends, length, self.text):
+            raise ValueError(f"these are no ends of {length} tokens in {len(self.text)} characters")
         begin = [(0, self.policy_version), *self.version_spans]
         if any(a[0] >= b[0] or a[1] >= b[1] for a, b in pairwise(begin)) or begin[-1][0] >= length:
             raise ValueError(f"version spans do not rise within {length} tokens: {begin}")
         object.__setattr__(self, "length", length)
+
+
+def ends_fit(ends: Sequence[int], length: int, text: str) -> bool:
+    """Whether tokens of a text may end there, or it is not said where they do."""
+    rising = all(a <= b for a, b in pairwise((0, *ends, len(text))))
+    return not ends or (len(ends) == length and rising)
 
 
 @dataclass(frozen=True, slots=True)

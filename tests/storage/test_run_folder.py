@@ -50,10 +50,13 @@ def samples(sample) -> Sample:
     later = sample(
         st.sets(st.integers(1, max(1, len(tokens) - 1))) if len(tokens) > 1 else st.just([])
     )
+    text = sample(TEXT)
+    ends = st.lists(st.integers(0, len(text)), **same).map(sorted)
     return Sample(
         token_ids=tuple(tokens),
         logprobs=tuple(sample(st.lists(FLOAT32, **same))),
-        text=sample(TEXT),
+        text=text,
+        token_ends=tuple(sample(ends | st.just([]))),
         finish_reason=sample(st.sampled_from(["eos", "stop", "length"])),
         policy_version=version,
         entropies=tuple(sample(st.lists(FLOAT32.map(abs), **same) | st.just([]))),
@@ -121,7 +124,9 @@ class TestSamples:
             Prompt("p", "2 + 2", "4", "easy", {"question": "2 + 2", "day": date(2026, 11, 21)}),
             (5, 6),
             (
-                Sample((7, 8), (-third, -math.inf), " 4", "eos", 2, (third, 0.0)),
+                Sample(
+                    (7, 8), (-third, -math.inf), " 4", "eos", 2, (third, 0.0), token_ends=(1, 2)
+                ),
                 Sample((9,), (-1e-30,), "", "length"),
             ),
             (Score(0.1 + 0.2), Score.failed("it broke\nhere")),
@@ -170,6 +175,7 @@ class TestSamples:
             "returns": [0.5, 0.75],
             "token_advantages": [-1.0, -2.0],
             "version_spans": None,
+            "token_ends": [1, 2],
         }
         assert second["ref_logprobs"] is second["token_advantages"] is None
         assert (second["reward"], second["error"], second["right"]) == (

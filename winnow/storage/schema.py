@@ -14,7 +14,17 @@ from winnow.storage.atomic import whole
 from winnow.storage.format import METADATA
 from winnow.storage.messages import conversation
 from winnow.storage.parquet import opened, write_table
-from winnow.types import Group, Origin, Outcome, Prompt, Sample, Score, Split, TokenAnnotations
+from winnow.types import (
+    Group,
+    Origin,
+    Outcome,
+    Prompt,
+    Sample,
+    Score,
+    Split,
+    TokenAnnotations,
+    ends_fit,
+)
 
 _UNSELECTED: Mapping[Split, str | None] = {
     "train": None,
@@ -41,6 +51,7 @@ SCHEMA = pa.schema(
         ("text", pa.string()),
         ("tokens", pa.int32()),
         ("token_ids", pa.list_(pa.int32())),
+        ("token_ends", pa.list_(pa.int32())),  # characters of the text before each token's end
         ("logprobs", pa.list_(pa.float32())),
         ("entropies", pa.list_(pa.float32())),
         ("finish_reason", pa.string()),
@@ -171,6 +182,7 @@ def sample_columns(sample: Sample) -> dict[str, Any]:
         "text": clean(sample.text),
         "tokens": sample.length,
         "token_ids": sample.token_ids,
+        "token_ends": sample.token_ends or None,
         "logprobs": sample.logprobs,
         "entropies": sample.entropies,
         "finish_reason": sample.finish_reason,
@@ -292,17 +304,23 @@ def _outcomes(rows: Sequence[Mapping[str, Any]]) -> tuple[Outcome, ...]:
 
 
 def sample_of(row: Mapping[str, Any]) -> Sample:
-    """The sample of a row."""
+    """The sample of a row.
+
+    Ends of tokens that cannot be those of its text, which was edited since, are left out.
+    """
     token_ids = tuple(row.get("token_ids") or ())
+    length = row.get("tokens") or len(token_ids) or 1
+    text, ends = row.get("text") or "", tuple(row.get("token_ends") or ())
     return Sample(
         token_ids=token_ids,
         logprobs=tuple(row.get("logprobs") or ()),
-        text=row.get("text") or "",
+        text=text,
         finish_reason=row.get("finish_reason") or "eos",
         policy_version=row.get("policy_version") or 0,
         version_spans=tuple((token, version) for token, version in row.get("version_spans") or ()),
         entropies=tuple(row.get("entropies") or ()),
-        length=row.get("tokens") or len(token_ids) or 1,
+        length=length,
+        token_ends=ends if ends_fit(ends, length, text) else (),
     )
 
 

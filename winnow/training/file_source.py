@@ -35,6 +35,7 @@ _TOKENS = (
     "difficulty",
     "tokens",
     "token_ids",
+    "token_ends",
     "logprobs",
     "entropies",
     "finish_reason",

@@ -72,4 +72,6 @@ class Retokeniser:
         if not ids:
             problem = f"an answer to prompt {group.prompt.id!r} is empty, with nothing to learn"
             raise UserError("samples_file", problem, "leave it out with winnow select")
-        return replace(sample, token_ids=ids, logprobs=(), entropies=(), length=len(ids))
+        return replace(
+            sample, token_ids=ids, logprobs=(), entropies=(), token_ends=(), length=len(ids)
+        )

@@ -183,6 +183,8 @@ def test_stop_strings_lie_anywhere_in_the_text():
     assert stop.reason(words.encode("123"), 3) == "length"
     assert stop.reason([*words.encode("12"), 0], 3) == "eos"
     assert stop.text([*words.encode("12"), 0], "eos") == "12"
+    assert stop.ends(words.encode("12ab"), "12") == (1, 2, 2, 2)  # the stop string is not in it
+    assert stop.ends([*words.encode("12"), 0], "12") == (1, 2, 2)
 
 
 def test_a_stop_string_inside_a_longer_token_is_seen():

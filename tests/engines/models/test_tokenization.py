@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import pytest
-from tokenizers import processors
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, processors
+from tokenizers.decoders import DecodeStream
 
 from tests import tiny
-from winnow.engines.models.tokenization import PromptEncoder, encode
+from winnow.engines.models.loading import load_tokenizer, resolve
+from winnow.engines.models.tokenization import PromptEncoder, encode, token_ends
 from winnow.errors import UserError
 from winnow.types import Prompt
 
@@ -119,3 +126,75 @@ def test_a_text_that_begins_with_the_first_token_has_it_once() -> None:
     for text in ("1", "<s>1"):
         assert PromptEncoder(words)(talk({"role": "user", "content": text})) == (first, one)
     assert encode(words, "1<s><s>1", special=False) == (one, first, first, one)
+
+
+@cache
+def built_in() -> Any:
+    """Byte-level BPE: a character may be several tokens."""
+    return load_tokenizer(resolve("smollm2-135m"))
+
+
+def decoded(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+TEXTS = st.text(
+    st.sampled_from("aé \n1+你好😀👩\u200d\u0301é½#") | st.characters(exclude_categories=["Cs"])
+)
+
+
+@given(TEXTS)
+@example("12 + 34 = 46\n😀👩\u200d👩\u200d👧 你好 e\u0301é")
+def test_a_token_ends_behind_the_characters_that_are_whole_by_then(text: str) -> None:
+    """What tokens up to one decode to by themselves, half a character (U+FFFD) left out."""
+    words = built_in()
+    ids = words.encode(text, add_special_tokens=False)
+    assume(decoded(words, ids) == text and "\ufffd" not in text)  # it lacks some bytes
+    ends = token_ends(words, ids, text)
+    assert len(ends) == len(ids)
+    for number, end in enumerate(ends, start=1):
+        assert text[:end] == decoded(words, ids[:number]).rstrip("\ufffd")
+
+
+@pytest.mark.parametrize("made", [built_in, cache(tiny.tokenizer)])
+@given(data=st.data())
+def test_whatever_tokens_are_sampled_the_ends_lie_within_what_was_said(
+    made: Any, data: st.DataObject
+) -> None:
+    """Bytes that are no text and special tokens among them; the text may be cut short."""
+    words = made()
+    some = st.integers(0, len(words) - 1) | st.integers(0, min(300, len(words) - 1))
+    ids = data.draw(st.lists(some, min_size=1, max_size=20))
+    whole = decoded(words, ids)
+    text = whole[: data.draw(st.integers(0, len(whole)))]
+    ends = token_ends(words, ids, text)
+    assert len(ends) == len(ids)
+    assert ends[-1] == len(text)
+    assert list(ends) == sorted(ends)
+    for number, end in enumerate(ends, start=1):
+        assert decoded(words, ids[:number]).startswith(text[:end])
+
+
+def test_a_decoder_that_takes_back_what_it_said_gives_no_ends() -> None:
+    """Llama's: a row of bytes is a text as a whole or not at all."""
+    bytes_ = {f"<0x{byte:02X}>": byte for byte in "你".encode()}
+    vocabulary = {name: number for number, name in enumerate(["<unk>", *bytes_, "a"])}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+
+    class Words:
+        backend_tokenizer = backend
+
+    def ends(*ids: int) -> tuple[int, ...]:
+        return token_ends(Words(), ids, backend.decode(ids))
+
+    assert backend.decode([4, 1, 2, 3, 4]) == "a你a"
+    assert ends(4, 1, 2, 3, 4) == (1, 1, 1, 2, 3)
+    assert backend.decode([1, 2, 3, 1]) == "\ufffd" * 4
+    assert ends(1, 2, 3, 1) == ()
+    stream = DecodeStream()
+    with pytest.raises(Exception, match="Invalid prefix"):
+        [stream.step(backend, token) for token in (1, 2, 3, 1, 4)]
+    assert ends(1, 2, 3, 1, 4) == ()
+    assert token_ends(Words(), [4, 4], "another text") == ()
+    assert token_ends(object(), [4, 4], "aa") == ()

@@ -301,6 +301,37 @@ def test_what_is_no_logprob_is_dropped(listed, kept, shape):
     assert len(counts.notes()) == (kept is None)
 
 
+def listed(*tokens, **more):
+    """Log-probs as a chat lists them: each token a text, or a text with its bytes."""
+    pairs = [token if isinstance(token, tuple) else (token, None) for token in tokens]
+    return {"content": [{"token": t, "bytes": b, "logprob": -1} for t, b in pairs], **more}
+
+
+@pytest.mark.parametrize(
+    ("text", "held", "ends"),
+    [
+        ("a bc", {"token_logprobs": [-1, -1], "tokens": ["a", " bc"]}, (1, 4)),
+        ("a bc", listed("a", " bc"), (1, 4)),
+        ("a bc", listed("a", " bc", "<end>"), (1, 4, 4)),
+        ("a#b", listed("a#", "b"), (1, 1)),  # cut before the stop string
+        # of the three bytes of a character the third completes it
+        ("é你", listed("é", ("\ufffd", [0xE4, 0xBD]), ("\ufffd", [0xA0])), (1, 1, 2)),
+        ("é你", listed("é", "\ufffd", "\ufffd"), ()),
+        ("a bc", listed("a", "bc"), ()),
+        ("a bc", listed("a", (" bc", [300])), ()),
+        ("a bc", {"token_logprobs": [-1, -1]}, ()),
+        ("a bc", {"token_logprobs": [-1, -1], "tokens": ["a bc"]}, ()),
+        ("a bc", {"token_logprobs": [-1], "tokens": [3]}, ()),
+    ],
+)
+def test_where_the_tokens_of_a_server_end(text, held, ends):
+    params = SamplingParams(max_tokens=4, stop=("#",))
+    said = {"choices": [choice({}, text, logprobs=held)]}
+    _, (sample,) = read(said, params, asked=1, counts=Counts())
+    assert sample.token_ends == ends
+    assert len(sample.logprobs) == sample.length
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -164,11 +164,13 @@ def _partials(requests: Sequence[Request]) -> Iterator[_Partial]:
 
 def _sample(partial: _Partial, stopper: Stopper, version: int) -> Sample:
     assert partial.reason is not None
+    text = stopper.text(partial.tokens, partial.reason)
     return Sample(
         token_ids=tuple(partial.tokens),
         logprobs=tuple(partial.logprobs),
-        text=stopper.text(partial.tokens, partial.reason),
+        text=text,
         finish_reason=partial.reason,
         policy_version=version,
         entropies=tuple(partial.entropies),
+        token_ends=stopper.ends(partial.tokens, text),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from winnow.engines.models.tokenization import token_ends
 from winnow.types import FinishReason
 
 
@@ -36,6 +37,10 @@ class Stopper:
         text = self._decode(tokens[:-1] if reason == "eos" else tokens)
         ends = [place for stop in self._stop if (place := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text
+
+    def ends(self, tokens: Sequence[int], text: str) -> tuple[int, ...]:
+        """Where each token ends in the text that `text` gave; empty where that is not known."""
+        return token_ends(self._tokenizer, tokens, text)
 
     def _decode(self, tokens: Sequence[int]) -> str:
         decoded = self._tokenizer.decode(

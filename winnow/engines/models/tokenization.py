@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
+from tokenizers.decoders import DecodeStream
 
 from winnow.errors import UserError
 from winnow.types import Prompt
@@ -163,6 +165,39 @@ def encode(tokenizer: Any, text: str, *, special: bool) -> tuple[int, ...]:
         while ids[:2] == [first, first]:
             del ids[0]
     return tuple(ids)
+
+
+def token_ends(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[int, ...]:
+    """Where each token ends in the text of a completion, as `types.Sample.token_ends` has it.
+
+    Of a tokenizer of the library `tokenizers`, whose stream gives each character with the token
+    that completes it.
+
+    Args:
+        text: What the tokens are decoded to, special tokens left out, or its beginning.
+
+    Returns:
+        As many as there are tokens, the last at the end of the text. Empty for another tokenizer,
+        or where what the tokens add does not make up the text.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    pieces = None if backend is None else _pieces(backend, ids)
+    if not pieces:
+        return ()
+    told = "".join(pieces)
+    if not (told.startswith(text) or text.startswith(told)):  # a half character is in no piece
+        return ()
+    ends = [min(end, len(text)) for end in accumulate(map(len, pieces))]
+    return (*ends[:-1], len(text))
+
+
+def _pieces(backend: Any, ids: Sequence[int]) -> list[str] | None:
+    """What each token adds to the text; ``None`` where a decoder changes what was said before."""
+    stream = DecodeStream(skip_special_tokens=True)
+    try:
+        return [stream.step(backend, token) or "" for token in ids]
+    except Exception:  # noqa: BLE001 (`tokenizers` raises no narrower one)
+        return None
 
 
 def _line(text: str) -> str:

@@ -6,8 +6,10 @@ A server may be wrong about anything: what cannot be true is counted and never u
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
 from winnow.engines.base import Request, SamplingParams
@@ -247,7 +249,8 @@ def _sample(
     if known is None:
         counts.bad_usage += text != ""  # an empty completion is one token, its end
         known = min(params.max_tokens, 1 + len(text) // _CHARACTERS_A_TOKEN)
-    return Sample((), logprobs, kept, reason, length=known)
+    ends = _token_ends(choice, text, kept) if logprobs else ()
+    return Sample((), logprobs, kept, reason, length=known, token_ends=ends)
 
 
 def _text(choice: dict[str, Any]) -> str | None:
@@ -281,6 +284,35 @@ def _listed_logprobs(choice: dict[str, Any]) -> list[Any]:
     if isinstance(content, list):
         return [token.get("logprob") if isinstance(token, dict) else None for token in content]
     return [] if values is None and content is None else _WRONG_TYPE
+
+
+def _token_ends(choice: dict[str, Any], text: str, kept: str) -> tuple[int, ...]:
+    """Where each listed token ends in the text that is kept: `types.Sample.token_ends`.
+
+    By the tokens' bytes where all are given, else by their texts; empty where these are not the
+    choice's text, perhaps with an end token behind it.
+    """
+    held = choice["logprobs"]
+    listed = held.get("tokens") if held.get("content") is None else held["content"]
+    parts = [_bytes(token) for token in listed] if isinstance(listed, list) else [None]
+    number, there = len(_listed_logprobs(choice)), [part for part in parts if part is not None]
+    if len(there) != len(parts) or len(there) != number:
+        return ()
+    if not b"".join(there).startswith(text.encode()):
+        return ()
+    characters = list(accumulate(len(character.encode()) for character in kept))  # their ends
+    ends = [bisect_right(characters, end) for end in accumulate(map(len, there))]
+    return (*ends[:-1], len(kept))
+
+
+def _bytes(token: object) -> bytes | None:
+    """The bytes of a listed token; ``None`` where there is nothing that it can be."""
+    text = token.get("token") if isinstance(token, dict) else token
+    own = token.get("bytes") if isinstance(token, dict) else None
+    if isinstance(own, list):
+        right = all(type(byte) is int and 0 <= byte < 256 for byte in own)
+        return bytes(own) if right else None
+    return text.encode("utf-8", "replace") if isinstance(text, str) else None
 
 
 _WRONG_TYPE = [None]
