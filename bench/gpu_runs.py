@@ -59,12 +59,14 @@ def training(job: Job, row: Algorithm, **more: Any) -> Found:
     return Found(ok, text + (f"; not finite {odd}" if odd else ""))
 
 
+OF_THE_PROCESS = ("seconds", "time", "memory_host_gib", "memory_device_gib", "crc32")
+
+
 def untimed(result: Result) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl without what a clock says."""
+    """The rows of metrics.jsonl without what a clock or the process says."""
     lines = (result.folder / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "time", "crc32")}
-        for line in lines
+        {k: v for k, v in json.loads(line).items() if k not in OF_THE_PROCESS} for line in lines
     ]
 
 

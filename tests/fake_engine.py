@@ -32,6 +32,7 @@ class Engine:
         self.notes, self.load, self.close = lambda: ["fake"], lambda: None, lambda: None
         self.decode = lambda ids: "".join(map(chr, ids))
         self.size = lambda: ModelSize(10, 10, 8, 1, 1, 64, 0, True)
+        self.peak_memory = lambda: None
         self.publish = lambda version: WeightsRef(version, PRESENT, hash=str(version))
 
     def snapshot(self, name, of=PRESENT, *, aside=False):

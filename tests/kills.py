@@ -178,8 +178,8 @@ def alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-OF_THE_CLOCK = ("seconds", "time", "crc32")
-"""Keys of rows that a clock says, and the digest of them."""
+OF_THE_CLOCK = ("seconds", "time", "crc32", "memory_host_gib", "memory_device_gib")
+"""Keys of rows that a clock or the process says, and the digest of them."""
 
 
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:

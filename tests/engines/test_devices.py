@@ -8,7 +8,7 @@ from torch.utils import deterministic
 
 import winnow
 from tests import kills
-from winnow.engines.devices import reproducible, room, without_plans
+from winnow.engines.devices import peak_memory, reproducible, room, without_plans
 from winnow.engines.local import decoding, learner
 
 
@@ -88,3 +88,13 @@ def test_a_full_gpu_is_one_line_with_a_remedy(
 def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match=r"^shape$"), room("buy one"):
         raise RuntimeError("shape")
+
+
+def test_the_peak_of_a_gpu_is_counted_anew_each_time(monkeypatch):
+    taken, anew = [3 * 2**30, 2**29], []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: taken.pop(0))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", anew.append)
+    device = torch.device("cuda", 0)
+    assert [peak_memory(device), peak_memory(device)] == [3.0, 0.5]
+    assert anew == [device, device]
+    assert peak_memory(torch.device("cpu")) is None

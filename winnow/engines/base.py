@@ -324,6 +324,10 @@ class Engine(Protocol):
         """What a person should know of how this model is run, in sentences."""
         ...
 
+    def peak_memory(self) -> float | None:
+        """The most memory taken on its GPU since this was last asked, GiB; ``None`` without one."""
+        ...
+
     def close(self) -> None:
         """Let go of the model, which is read again if it is needed."""
         ...

@@ -95,6 +95,20 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def peak_memory(device: torch.device) -> float | None:
+    """The most memory that tensors took on a GPU since this was last asked, in GiB; else ``None``.
+
+    Of this process, without what the GPU's libraries take for themselves.
+    """
+    if device.type != "cuda":
+        return None
+    import torch
+
+    taken = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return round(taken / 2**30, 3)
+
+
 @contextmanager
 def reproducible(device: torch.device, strict: bool = True) -> Iterator[None]:
     """In the block, a GPU adds up gradients in the same order each time, as a CPU does anyway.

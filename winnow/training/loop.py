@@ -8,7 +8,8 @@ from __future__ import annotations
 from winnow.engines.base import START
 from winnow.evaluation.held_out import evaluate
 from winnow.reporting.events import CheckpointSaved, StepEnd
-from winnow.reporting.metrics import Evaluation, step_metrics
+from winnow.reporting.memory import peak_host_gib
+from winnow.reporting.metrics import Evaluation, Metrics, step_metrics
 from winnow.reporting.timing import utc_now
 from winnow.rollouts.diversity import with_diversity
 from winnow.rollouts.rollout import Rollout
@@ -63,7 +64,7 @@ def train(run: Run) -> None:
             evaluation=result,
         )
         offline = not run.phase.samples_each_step
-        observers.on_step(StepEnd(step, {**metrics, "time": utc_now()}, offline))
+        observers.on_step(StepEnd(step, {**metrics, **_memory(run), "time": utc_now()}, offline))
         save = last or enough or found.step == step or step % config.checkpoint.every == 0
         if save or observers.failed:  # a callback has: the step is not to be lost
             checkpoint(run, step)
@@ -77,6 +78,10 @@ def train(run: Run) -> None:
 def held_out_accuracy(run: Run, step: int) -> Evaluation:
     """Evaluate on the held-out prompts."""
     return evaluate(run.context, step=step, engine=run.engine)
+
+
+def _memory(run: Run) -> Metrics:
+    return {"memory_host_gib": peak_host_gib(), "memory_device_gib": run.engine.peak_memory()}
 
 
 def best_so_far(run: Run) -> BestSoFar:

@@ -14,15 +14,8 @@ from winnow.config.reference import ema_decay
 from winnow.config.schema import Config
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.schema.sampling import SamplingConfig
-from winnow.engines.base import (
-    PHASE,
-    PRESENT,
-    START,
-    LearnerPlan,
-    Weights,
-    WeightsRef,
-)
-from winnow.engines.devices import pick_device, room
+from winnow.engines.base import PHASE, PRESENT, START, LearnerPlan, Weights, WeightsRef
+from winnow.engines.devices import peak_memory, pick_device, room
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.kv_cache import token_bytes
 from winnow.engines.local.learner import LocalLearner
@@ -123,6 +116,9 @@ class LocalEngine(LocalPolicy):
     def publish(self, version: int) -> WeightsRef:
         """In place: the sampler of this engine reads the module itself."""
         return WeightsRef(version, PRESENT)
+
+    def peak_memory(self) -> float | None:
+        return peak_memory(self._device)
 
     def notes(self) -> list[str]:
         forward = self.forward()
