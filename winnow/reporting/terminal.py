@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
@@ -20,8 +21,10 @@ from winnow.reporting.evaluation_line import evaluation_line
 from winnow.reporting.events import Note, RunEnd, RunStart, StageProgress, StepEnd
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer, Observers
+from winnow.reporting.sparkline import BARS, WIDTH, trends, writable
 from winnow.reporting.standing import Standing
 from winnow.reporting.step_table import StepTable
+from winnow.storage.lines import rows_of
 
 _QUIET = 30.0
 """Seconds without a line after which there is one of what is done, where there is no live line."""
@@ -146,6 +149,21 @@ class Terminal(Observer):
     def on_end(self, end: RunEnd) -> None:
         if end.status == "done" and self._standing.made:
             self._print(f"{number_of(self._standing.made, 'step')} in {self._standing.elapsed()}")
+            for line in self._trends(end.folder):
+                self._print(line)
+
+    def _trends(self, folder: Path) -> list[str]:
+        """The whole run's, of which a resumed one has told only the rest."""
+        steps, evaluations = (
+            [row for _, row in rows_of(path)] if (path := folder / name).is_file() else []
+            for name in ("metrics.jsonl", "evals.jsonl")
+        )
+        return trends(
+            steps,
+            evaluations,
+            width=min(self._width() or WIDTH, WIDTH),
+            ascii=not writable(f"{BARS}→", self.console.encoding),
+        )
 
 
 class _Says(ProgressColumn):
