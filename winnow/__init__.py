@@ -14,6 +14,8 @@ _HOME = {
     "train": "api",
     "evaluate": "api",
     "Result": "training.run",
+    "load_run": "training.loaded",
+    "Run": "training.loaded",
     "sample": "api",
     "select": "rollouts.select",
     "best_of": "evaluation.best_of",
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
     from winnow.reporting.metrics import Evaluation as Evaluation
     from winnow.reporting.observer import Observer as Observer
     from winnow.rollouts.select import select as select
+    from winnow.training.loaded import Run as Run
+    from winnow.training.loaded import load_run as load_run
     from winnow.training.run import Result as Result
     from winnow.types import Group as Group
     from winnow.types import Outcome as Outcome

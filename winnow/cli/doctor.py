@@ -38,6 +38,7 @@ def examine() -> list[Finding]:
         ),
         _library("reasoning-gym", extra="gym"),
         _library("datasets", extra="hub"),
+        _library("pandas", extra="frame"),
         _library("openai", extra="server"),
         _library("peft", extra="lora"),
     ]

@@ -1,9 +1,10 @@
-"""Plots of curves over n, and of over-optimization."""
+"""Plots of runs, of curves over n, and of over-optimization."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,56 @@ def plot_study(study: Study, path: Path, proxy: str, gold: str) -> None:
     )
     figure.legend(loc="outside upper left", frameon=False, title=title, alignment="left")
     _save(figure, path)
+
+
+def run_figure(steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> Any:
+    """Reward, held-out accuracy with its band, kinds of prompts, and entropy, against the step.
+
+    Args:
+        steps, evaluations: Rows of metrics.jsonl and evals.jsonl.
+
+    Returns:
+        A Matplotlib `Figure`; a notebook shows it.
+    """
+    figure = _figure(5.4)
+    (reward, accuracy), (kinds, entropy) = figure.subplots(2, 2, sharex=True)
+    for axes, title in (
+        (reward, "mean reward of the samples"),
+        (accuracy, "held-out accuracy, 95 % intervals"),
+        (kinds, "prompts of a step"),
+        (entropy, "entropy, nats a token"),
+    ):
+        _plain(axes)
+        axes.set_title(title, fontsize=10, loc="left")
+    at = [row["step"] for row in steps]
+    reward.plot(at, _column(steps, "reward_mean"), color=_COLOURS["one"])
+    entropy.plot(at, _column(steps, "entropy"), color=_COLOURS["one"])
+    held_out = [row for row in evaluations if row.get("split", "eval") == "eval"]
+    when = [row["step"] for row in held_out]
+    found, low, high = (_column(held_out, key) for key in ("accuracy", "low", "high"))
+    accuracy.plot(when, found, color=_COLOURS["two"], marker="o", markersize=4)
+    accuracy.fill_between(when, low, high, color=_COLOURS["two"], alpha=0.15, linewidth=0)
+    names = ("prompts_all_wrong", "prompts_mixed", "prompts_all_right")
+    shades = (_COLOURS["two"], "#d9d9d9", _COLOURS["one"])
+    labels = [name.removeprefix("prompts_").replace("_", " ") for name in names]
+    counts = [np.nan_to_num(_column(steps, name)) for name in names]
+    kinds.stackplot(at, *counts, labels=labels, colors=shades, alpha=0.8)
+    kinds.legend(frameon=False, fontsize=8, loc="lower left", ncols=3)
+    for axes in (kinds, entropy):
+        axes.set_xlabel("step")
+    figure._repr_png_ = lambda: _png(figure)  # a notebook without pyplot knows no other way
+    return figure
+
+
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> Any:
+    """A number a row, NaN where there is none: a gap in the line."""
+    return np.array([row.get(key) for row in rows], dtype=np.float64)
+
+
+def _png(figure: Any) -> bytes:
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
 
 
 def spaced(places: Sequence[float] | np.ndarray[Any, Any]) -> list[int]:

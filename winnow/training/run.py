@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from winnow.algorithms.algorithm import Algorithm
 from winnow.config.located import located_config, naming_places
@@ -24,6 +25,7 @@ from winnow.storage.lock import FolderLock
 from winnow.storage.paths import located, shown
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.early_stopping import chosen_checkpoint, reported
+from winnow.training.loaded import Run
 from winnow.training.loop import train as run_loop
 from winnow.training.resuming import ResumePoint, drop_optimizers, resume_point
 from winnow.training.setup import Plan, assemble, plan
@@ -68,6 +70,22 @@ class Result:
 
     def __repr__(self) -> str:
         return told(self)
+
+    @property
+    def run(self) -> Run:
+        """Everything that is in the folder."""
+        return Run(self.folder)
+
+    def frame(self) -> Any:
+        """`Run.frame`: the metrics as a pandas DataFrame."""
+        return self.run.frame()
+
+    def plot(self) -> Any:
+        """`Run.plot`: a Matplotlib figure."""
+        return self.run.plot()
+
+    def _repr_html_(self) -> str:
+        return self.run._repr_html_()
 
 
 def run(
