@@ -79,7 +79,7 @@ def run(folder, monkeypatch):
 
 def shapes(text: str) -> set[str]:
     """Its lines, without their numbers and how they are set."""
-    lines = (re.sub(r"[-\d.,%]+", "#", line) for line in text.splitlines())
+    lines = (re.sub(r"[-\d.,%▁-█]+", "#", line) for line in text.splitlines())
     return {" ".join(line.split()) for line in lines}
 
 
