@@ -58,6 +58,13 @@ def test_a_line_has_room_for_its_ends(values: list[float | None], width: int, as
         assert line.endswith(f"{there[0]:.3f} {'->' if ascii else '→'} {there[-1]:.3f}")
 
 
+@pytest.mark.parametrize("width", [40, 60])
+def test_many_steps_fill_the_line(width: int) -> None:
+    line = trend("reward", [*range(1000)], ".0f", width=width)
+    assert line is not None
+    assert (len(line), line[:9], line[-9:]) == (width, "reward ▁▁", "█ 0 → 999")
+
+
 def test_the_reward_is_that_of_steps_that_sampled() -> None:
     steps = [{"reward_mean": x, "tokens_sampled": n} for x, n in ((0.0, 5), (0.9, 0), (0.5, 5))]
     of = [("eval", 0.25), ("test", 0.9), ("eval", 0.75), ("final", 0.1)]

@@ -231,6 +231,8 @@ def test_the_html_has_the_last_ten_steps_and_nothing_that_runs() -> None:
     # the band: 0.75 and 0.25 of the height, from the left edge to the right and back
     heights = [float(point.split(",")[1]) for point in around.split()]
     assert heights[0] == heights[1] > heights[2] == heights[3]
+    left, right, *back = [float(point.split(",")[0]) for point in around.split()]
+    assert back == [right, left]
     assert run_html("new", [], []) == "<div><p><b>new</b> no steps yet</p></div>"
 
 
