@@ -203,7 +203,7 @@ BROAD = {
     ("winnow.reporting.observer", "_tell"): "a terminal stops no run; what a callback raises waits",
     ("winnow.storage.atomic", "whole_folder"): "raised again, when half a folder is gone",
     ("winnow.engines.models.tokenization", "_pieces"): "`tokenizers` raises no narrower one",
-    ("winnow.engines.server.sampler", "run"): "a group of what several requests raised",
+    ("winnow.engines.server.in_thread", "first_error"): "a group of what several requests raised",
 }
 """Who catches everything, and why."""
 

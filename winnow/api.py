@@ -32,7 +32,7 @@ from winnow.evaluation.held_out import run_evaluation
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer
 from winnow.reporting.terminal import observing
-from winnow.rewards.factory import RewardFunction, reward_name
+from winnow.rewards.given import RewardGiven, reward_setting
 from winnow.rollouts.collect import SampleResult, resume_sample, run_sample
 from winnow.storage.atomic import refuse
 from winnow.storage.paths import located
@@ -44,7 +44,7 @@ def train(
     *,
     model: str | None = None,
     prompts: Source | None = None,
-    reward: str | RewardFunction | None = None,
+    reward: RewardGiven | None = None,
     algorithm: str | Algorithm | None = None,
     steps: int | None = None,
     eval_prompts: str | Rows | None = None,
@@ -83,7 +83,7 @@ def train(
         "prompts": prompts,
         "algorithm": None if own else algorithm,
         "steps": steps,
-        "reward": reward_name(reward),
+        "reward": reward_setting(reward),
     }
     over = {key: value for key, value in given.items() if value is not None} | settings
     if eval_prompts is not None:
@@ -110,7 +110,7 @@ def evaluate(
     *,
     model: str | None = None,
     prompts: str | Rows | None = None,
-    reward: str | RewardFunction | None = None,
+    reward: RewardGiven | None = None,
     recipe: str | None = None,
     out: str | Path | None = None,
     callbacks: Sequence[Observer] = (),
@@ -122,7 +122,7 @@ def evaluate(
     Raises:
         UserError: something that the caller can fix.
     """
-    given = {"model": model, "reward": reward_name(reward)}
+    given = {"model": model, "reward": reward_setting(reward)}
     over = {key: value for key, value in given.items() if value is not None} | settings
     if prompts is not None:
         merge_section(over, "eval", {"source": prompts})
@@ -137,7 +137,7 @@ def sample(
     *,
     model: str | None = None,
     prompts: str | Rows | None = None,
-    reward: str | RewardFunction | None = None,
+    reward: RewardGiven | None = None,
     n: int | None = None,
     recipe: str | None = None,
     out: str | Path | None = None,
@@ -163,7 +163,7 @@ def sample(
     Raises:
         UserError: something that the caller can fix.
     """
-    given = {"model": model, "prompts": prompts, "reward": reward_name(reward)}
+    given = {"model": model, "prompts": prompts, "reward": reward_setting(reward)}
     over = {key: value for key, value in given.items() if value is not None} | settings
     if n is not None:
         over["samples_per_prompt"] = n

@@ -99,10 +99,18 @@ def ends_fit(ends: Sequence[int], length: int, text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The score of a sample: a finite number or an error, never one made of the other."""
+    """The score of a sample: a finite number or an error, never one made of the other.
+
+    Attributes:
+        parts: What each part of a reward of several gave, by its label and before its weight; those
+            that failed are missing.
+        right_by: What `right_at` is compared with, where it is not ``value``.
+    """
 
     value: float | None
     error: str | None = None
+    parts: tuple[tuple[str, float], ...] = ()
+    right_by: float | None = None
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.error is None):
@@ -120,6 +128,11 @@ class Score:
                 return cls(number)
             return cls.failed(f"the verifier returned {number}, not a finite number")
         return cls.failed(f"the verifier returned {value!r:.80}, not a number")
+
+    def right(self, right_at: float) -> bool:
+        """Whether it is that of a right sample; an error is not."""
+        decides = self.value if self.right_by is None else self.right_by
+        return self.value is not None and decides is not None and decides >= right_at
 
     @classmethod
     def failed(cls, message: str) -> Score:
@@ -178,7 +191,8 @@ class Group:
         advantages: What each sample counts for in the update, on average over its tokens; 0 for a
             rejected sample.
         annotations: Token annotations of each sample; empty where there are none.
-        right_at: A score of at least this counts as right.
+        right_at: A score of at least this counts as right; of several rewards, one part's
+            (`Score.right_by`).
         step: The training step that these samples were made for.
         origin: What they were sampled from, where it is known.
     """
@@ -207,7 +221,7 @@ class Group:
     @property
     def right(self) -> tuple[bool, ...]:
         """Whether each sample is right."""
-        return tuple(s.value is not None and s.value >= self.right_at for s in self.scores)
+        return tuple(score.right(self.right_at) for score in self.scores)
 
     @property
     def survivors(self) -> tuple[int, ...]:

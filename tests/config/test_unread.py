@@ -16,6 +16,7 @@ FILE = {"source": "a.jsonl"}
 HUB = {"source": "hub:a/b"}
 GYM = {"source": "gym:chain_sum"}
 GREEDY = {"sampling": {"temperature": 0.0}}
+TWO = {"parts": [{"name": "math"}, {"name": "length"}]}
 CASES = [
     # key, a value, a config in which nothing reads it, one in which something does
     ("prompts.split", "test", {"prompts": FILE}, {"prompts": HUB}),
@@ -27,6 +28,11 @@ CASES = [
     ("prompts.digits", [3], {"prompts": GYM, "eval": FILE}, {"eval": {"source": "arithmetic"}}),
     ("prompts.size", 99, {"prompts": HUB}, {"prompts": GYM}),
     ("reward.time_limit", 1.0, {"reward": {"name": "gsm8k"}}, {"reward": {"name": "math"}}),
+    ("reward.time_limit", 1.0, {"reward": {"name": "model:judge"}}, {"reward": {"name": "math"}}),
+    ("reward.name", "exact", {"reward": TWO}, {}),
+    ("reward.options", {"ignore_case": True}, {"reward": TWO}, {"reward": {"name": "exact"}}),
+    ("reward.workers", 3, {"reward": TWO}, {"reward": {"name": "math"}}),
+    ("reward.probe", False, {"reward": {"parts": [{"name": "length"}]}}, {"reward": TWO}),
     ("reward.workers", 3, {}, {"reward": {"name": "module:function"}}),
     ("reward.import_seconds", 3.0, {}, {"reward": {"name": "module:function"}}),
     ("reward.probe", False, {"reward": {"name": "model:judge"}}, {}),
@@ -97,7 +103,7 @@ ELSEWHERE = {
     "algorithm.critic": "validation: needs an advantage by token",
     "algorithm.reward_scale": "unused",
     "prompts.system": "the schema: with prompts.chat",
-    "reward.options": "rewards.factory: those that the verifier has",
+    "reward.right_by": "the schema: with several rewards",
     **{
         f"engine.{key}": "the schema: with engine.sampler = 'openai'"
         for key in ("url", "served_model", "api", "concurrency", "requests_per_minute")
@@ -112,7 +118,8 @@ READ = {
     *("samples_file", "steps", "prompts_per_step", "samples_per_prompt", "minibatch_prompts"),
     *("microbatch_tokens", "checkpoint.every", "checkpoint.keep", "checkpoint.average"),
     "checkpoint.keep_optimizer",
-    *("prompts.source", "prompts.template", "prompts.chat", "prompts.limit", "reward.name"),
+    *("prompts.source", "prompts.template", "prompts.chat", "prompts.limit"),
+    "reward.parts",
     *("reward.right_at", "lora.rank", "anchor.source", "eval.source", "eval.size"),
     *(f"algorithm.{cell}" for cell in ("name", "select", "advantage", "loss", "denominator")),
     *(f"algorithm.{cell}" for cell in ("resample", "epochs", "entropy")),
@@ -133,6 +140,14 @@ def test_every_setting_has_a_reader() -> None:
     assert not table & ELSEWHERE.keys()
     assert always | table | ELSEWHERE.keys() == {row["key"] for row in describe()}
     assert always >= READ
+
+
+@pytest.mark.parametrize(("name", "read"), [("math", True), ("exact", False), ("length", False)])
+def test_limits_of_one_of_several_rewards(name, read) -> None:
+    parts = [{"name": "number"}, {"name": name, "time_limit": 3.0}]
+    said = [str(error) for error in unread(from_dict({"reward": parts}))]
+    refused = [] if read else ["reward.parts.2.time_limit"]
+    assert [line.partition(":")[0] for line in said] == refused
 
 
 @pytest.mark.parametrize("recipe", recipes())

@@ -251,11 +251,12 @@ class TestGym:
 
 
 def test_every_named_reward_can_be_made_and_has_a_line() -> None:
-    assert list(REWARDS) == ["number", "exact", "regex", "gsm8k", "math", "gym"]
+    elsewhere = ["length", "judge"]  # rollouts.rewards makes them
+    assert list(REWARDS) == ["number", "exact", "regex", "gsm8k", "math", "gym", *elsewhere]
     for name, line in REWARDS.items():
         assert line
         assert "\n" not in line
-        if name not in ("math", "gym"):  # slow to load, and made above
+        if name not in ("math", "gym", *elsewhere):  # slow to load, and made above
             reward = make_reward(name, options={"pattern": "x"} if name == "regex" else {})
             assert reward.name == name
             reward.close()
@@ -270,7 +271,7 @@ def test_a_ready_made_reward_is_returned_as_it_is() -> None:
     ("reward", "kwargs", "message"),
     [
         ("gms8k", {}, "reward: unknown reward 'gms8k'; did you mean 'gsm8k'? (or mod"),
-        ("frobnicate", {}, "'frobnicate'; available: number, exact, regex, gsm8k, math, gym (or"),
+        ("frobnicate", {}, "'frobnicate'; available: number, exact, regex, gsm8k, math, gym, len"),
         (":score", {}, "module:function"),
         ("module:", {}, "module:function"),
         ("my_rewards.py:score", {}, "reward: no file my_rewards.py"),
@@ -301,6 +302,7 @@ def test_a_ready_made_reward_is_returned_as_it_is() -> None:
         ("regex", {}, "reward.options.pattern: regex needs this option"),
         ("regex", {"options": {"pattern": "(x"}}, "reward.options.pattern: '(x' is not a regular"),
         ("regex", {"options": {"pattern": 5}}, "reward.options.pattern: must be a str (got 5)"),
+        ("length", {}, "reward: 'length' is made from the settings of a run"),
         ("number", {"time_limit": 0}, "reward.time_limit"),
         ("number", {"time_limit": float("nan")}, "reward.time_limit"),
         ("number", {"workers": 0}, "reward.workers"),

@@ -106,7 +106,7 @@ def test_scores_that_are_all_errors_end_the_command_and_lose_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("winnow.rollouts.collect._PATIENCE", 10**6)
-    monkeypatch.setattr("winnow.rollouts.scoring.probe", lambda *_: None)  # as reward.probe = false
+    monkeypatch.setattr("winnow.rollouts.rewards.probe", lambda *_: None)  # as reward.probe = false
     with pytest.raises(UserError) as caught:
         run(command, tiny_model, reward=fails)
     text = str(caught.value)
@@ -140,7 +140,7 @@ in_process = InProcessReward("sometimes", sometimes)
 def test_some_errors_are_told_alike_by_every_command(tiny_model, tmp_path, monkeypatch) -> None:
     """Two prompts of ten, four samples each: 8 of 40, whoever scores them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("winnow.rollouts.scoring.probe", lambda *_: None)  # any prompt may be first
+    monkeypatch.setattr("winnow.rollouts.rewards.probe", lambda *_: None)  # any prompt may be first
     rows = [{**row, "id": str(number)} for number, row in enumerate(tiny.problems()[:10])]
     told = "the reward failed on 8 of 40 samples: ValueError: no "
     notes = Notes()

@@ -129,7 +129,10 @@ class TestSamples:
                 ),
                 Sample((9,), (-1e-30,), "", "length"),
             ),
-            (Score(0.1 + 0.2), Score.failed("it broke\nhere")),
+            (
+                Score(0.1 + 0.2, None, (("math", 1.0), ("style", -0.5)), 1.0),
+                Score.failed("it broke\nhere"),
+            ),
             (Outcome(True, "survived"), Outcome(False, "verifier error: it broke\nhere")),
             (-1.5, 0.0),
             (
@@ -165,6 +168,8 @@ class TestSamples:
             "truncated": True,
             "reward": 0.1 + 0.2,
             "error": None,
+            "reward_parts": [("math", 1.0), ("style", -0.5)],
+            "right_by": 1.0,
             "right_at": 0.3,
             "right": True,
             "survived": True,

@@ -82,7 +82,7 @@ def remark(groups: Sequence[Group], advantage: Advantage, scale: RewardScale) ->
     if not scored:
         return None
     rewards = [rescale(_values(group), scale) for group in scored]
-    right = [np.array(group.values) >= group.right_at for group in scored]
+    right = [np.array(group.right)[np.array(group.valid)] for group in scored]
     return advantage.remark(rewards, right)
 
 

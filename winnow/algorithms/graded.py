@@ -18,7 +18,9 @@ def graded(groups: Sequence[Group], algorithm: Algorithm) -> str | None:
     others = [
         row.name for row in ALGORITHMS.values() if row.graded and row.resample == algorithm.resample
     ]
+    apart = any(score.right_by is not None for group in groups for score in group.scores)
+    what = "the part that decides what is right" if apart else "a reward"
     return (
-        f"rewards between 0 and 1 seen; {algorithm.name} uses only whether a reward is "
+        f"rewards between 0 and 1 seen; {algorithm.name} uses only whether {what} is "
         f">= {groups[0].right_at:g}; for graded rewards use {', '.join(others)}"
     )

@@ -51,7 +51,7 @@ def audit_reward(
     from winnow.config.recipe import load
     from winnow.evaluation.audit import audit, gold, read_labelled
     from winnow.prompts.loading import load_prompts
-    from winnow.rollouts.scoring import reward_for
+    from winnow.rollouts.rewards import reward_for
     from winnow.storage.atomic import refuse, write_text
 
     config = load(recipe, [*([f"reward={reward}"] if reward else []), *(sets or ())])
@@ -64,6 +64,7 @@ def audit_reward(
     else:
         items, left = read_labelled(labels, config.prompts, label_column)
         note = f"{number_of(left, 'row')} without a label left out" if left else ""
+    name = ", ".join(table.name for _, table in config.reward.each)
     right_at = 1.0 if config.reward.right_at is None else config.reward.right_at
     with reward_for(config) as verifier:
         found = audit(items, verifier, right_at)
@@ -73,7 +74,7 @@ def audit_reward(
     if as_json:
         print_json(
             {
-                "reward": config.reward.name,
+                "reward": name,
                 "completions": found.completions,
                 "prompts": found.prompts,
                 "left_out": left,
@@ -81,13 +82,13 @@ def audit_reward(
             }
         )
     else:
-        _report(config.reward.name, found, note, examples)
+        _report(name, found, note, examples)
         if out is not None:
             say(f"written:  {out}")
     bad = len(found.disagreements)
     if labels is None and bad:
         problem = (
-            f"{config.reward.name!r} is mistaken about {bad} of {found.completions} answers "
+            f"{name!r} is mistaken about {bad} of {found.completions} answers "
             "(gold answers must be right, shuffled ones wrong)"
         )
         raise UserError("reward", problem, "use another reward, or correct these answers")

@@ -105,6 +105,7 @@ def _each(values: Mapping[str, Any], found: Found, above: str = "") -> dict[str,
                 table[path[-1]] = found(value, setting)
             elif isinstance(value, list):
                 table[path[-1]] = [found(v, setting) if isinstance(v, str) else v for v in value]
+    _each_part(made, found, above)
     phases = made.get("phases")
     if isinstance(phases, list):
         made["phases"] = [
@@ -112,6 +113,23 @@ def _each(values: Mapping[str, Any], found: Found, above: str = "") -> dict[str,
             for number, phase in enumerate(phases, start=1)
         ]
     return made
+
+
+def _each_part(made: dict[str, Any], found: Found, above: str) -> None:
+    """Likewise the names of several rewards, in place."""
+    reward = made.get("reward")
+    listed = reward.get("parts") if isinstance(reward, dict) else reward
+    if not isinstance(listed, list | tuple):
+        return
+    parts: list[Any] = []
+    for number, part in enumerate(listed, start=1):
+        setting = f"{above}reward.parts.{number}.name"
+        if isinstance(part, str):
+            part = found(part, setting)
+        elif isinstance(part, Mapping) and isinstance(part.get("name"), str):
+            part = {**part, "name": found(part["name"], setting)}
+        parts.append(part)
+    made["reward"] = {**reward, "parts": parts} if isinstance(reward, dict) else parts
 
 
 def _in_working_folder(value: str, setting: str) -> str:
@@ -133,7 +151,7 @@ def _in_folder(value: str, setting: str, folder: str) -> str:
 
 
 def _is_code(setting: str) -> bool:
-    return setting.endswith("reward.name") or "algorithm." in setting
+    return setting.endswith("reward.name") or "algorithm." in setting or "reward.parts." in setting
 
 
 def _may_miss(value: str, setting: str) -> bool:

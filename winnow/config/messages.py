@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,6 +15,8 @@ from winnow.errors import UserError, nearest
 
 _SECRET = ("engine", "engine.key_env", "engine.url")
 """Settings whose values are not shown: they may hold a key or a password by mistake."""
+_KEYS = ("key_env", "url")
+"""Ends of settings likewise, of a judge."""
 
 _WORDS = {
     "int_type": "must be an int",
@@ -48,13 +50,13 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
         return unknown({".".join(path): path for path in paths}, list(keys_of(model)))
     first = errors[0]
     kind, given = first["type"], first["input"]
-    where = [str(part) for part in first["loc"]]
+    where = _named(first["loc"], model)
     field = ".".join(where)
     if kind == "model_type":
         inner = next(keys_of(_section(model, where), field))
         got = "" if field in _SECRET else f" (got {shown(given)})"
         return UserError(field, f"must be a table of settings, such as {inner}{got}")
-    if isinstance(given, dict) and kind != "value_error":
+    if isinstance(given, dict) and kind not in ("value_error", "missing"):
         name = next(iter(given), "")
         return UserError(field, f"it is a single value and has no setting {shown(name)} of its own")
     if kind == "literal_error" and isinstance(given, str):
@@ -65,7 +67,8 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
     said = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     remedy = str(first.get("ctx", {}).get("remedy", "")) or _example(model, where, given)
     # a setting that is not read may hold a key or a password
-    hidden = given is None or isinstance(given, dict) or kind == "not_read" or field in _SECRET
+    hidden = given is None or isinstance(given, dict) or kind in ("not_read", "same_label")
+    hidden = hidden or field in _SECRET or field.endswith(_KEYS)
     got = "" if hidden else f" (got {shown(given)})"
     return UserError(field, f"{_WORDS.get(kind, said)}{got}", remedy)
 
@@ -165,9 +168,27 @@ def _example(model: type[BaseModel], where: Sequence[str], given: object) -> str
     return f"write it like {[*with_numbers, *examples][0]}" if examples else ""
 
 
+def _named(place: Sequence[str | int], model: type[BaseModel]) -> list[str]:
+    """A place in the settings, tables of a list counted from 1 as the user counts them."""
+    found: list[str] = []
+    for part in place:
+        of_tables = isinstance(part, int) and _tables(model, found)
+        found.append(str(part + 1 if of_tables and isinstance(part, int) else part))
+    return found
+
+
+def _tables(model: type[BaseModel], path: list[str]) -> bool:
+    """Whether a setting is a list of tables."""
+    above = _section(model, path[:-1]).model_fields if path else {}
+    field = above.get(path[-1]) if path else None
+    return field is not None and _item(field.annotation) is not None
+
+
 def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     for part in path:
-        model = _table(model.model_fields[part].annotation) or model
+        field = model.model_fields.get(part)  # none of the number of a table in a list
+        if field is not None:
+            model = _table(field.annotation) or _item(field.annotation) or model
     return model
 
 
@@ -180,6 +201,11 @@ def keys_of(model: type[BaseModel], path: str = "") -> Iterator[str]:
             yield key
         else:
             yield from keys_of(table, key)
+
+
+def _item(annotation: Any) -> type[BaseModel] | None:
+    """What a list of tables is a list of."""
+    return _table(get_args(annotation)[0]) if get_origin(annotation) is list else None
 
 
 def _table(annotation: Any) -> type[BaseModel] | None:

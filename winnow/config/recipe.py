@@ -20,7 +20,7 @@ from winnow.algorithms.spec import Own
 from winnow.config.former import renamed, without_test
 from winnow.config.located import beside_recipe, found_nowhere
 from winnow.config.messages import complaint
-from winnow.config.schema import SHORT, Config, from_dict
+from winnow.config.schema import LISTED, SHORT, Config, from_dict, table_of
 from winnow.config.schema.algorithm import OWN, AlgorithmConfig
 from winnow.errors import UserError, from_here, nearest, number_of
 
@@ -220,8 +220,9 @@ def _unset(values: dict[str, Any], path: Sequence[str]) -> None:
         if kind == "extra_forbidden" or (isinstance(given, dict) and kind != "value_error"):
             raise complaint(error, Config) from error
     section, *rest = path
-    if isinstance(values.get(section), str) and rest == [SHORT.get(section)]:
-        rest = []
+    for short, form in ((SHORT, str), (LISTED, list)):
+        if isinstance(values.get(section), form) and rest == [short.get(section)]:
+            rest = []
     table: Any = values
     for part in [section, *rest][:-1]:
         table = table.get(part, {}) if isinstance(table, dict) else {}
@@ -233,8 +234,8 @@ def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
     """Lay settings over others, tables key by key; `algorithm = "x"` starts the table anew."""
     for key, new in over.items():
         old = values.get(key)
-        if isinstance(old, str) and isinstance(new, Mapping) and key in SHORT:
-            old = values[key] = {SHORT[key]: old}
+        if isinstance(new, Mapping) and old is not None:
+            old = values[key] = table_of(key, old)
         if isinstance(old, dict) and isinstance(new, Mapping):
             merge(old, new)
         else:

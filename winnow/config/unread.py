@@ -19,8 +19,9 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.spec import show
 from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema import Config
+from winnow.config.schema.reward import PartConfig
 from winnow.errors import UserError
-from winnow.rewards.factory import in_process
+from winnow.rewards.factory import isolated, tried
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,12 @@ def _eval_temperature(config: Config) -> float:
     return config.sampling.temperature if own is None else own
 
 
+LIMITS = ("time_limit", "workers", "import_seconds", "memory_gib")
+"""Settings of verifiers that have processes of their own."""
+_WITHOUT_LIMITS = (
+    "this verifier runs in the process of the run, without a limit",
+    "use a verifier with processes of its own (math, regex, gym, module:function)",
+)
 ALWAYS = (
     Reader(
         ("prompts.split",),
@@ -102,14 +109,19 @@ ALWAYS = (
         "set prompts.limit",
     ),
     Reader(
-        ("reward.time_limit", "reward.workers", "reward.import_seconds", "reward.memory_gib"),
-        lambda config: not in_process(config.reward.name),
-        "this verifier runs in the process of the run, without a limit",
-        "use a verifier with processes of its own (math, regex, gym, module:function)",
+        ("reward.name", "reward.options", *(f"reward.{limit}" for limit in LIMITS)),
+        lambda config: not config.reward.parts,
+        "the parts of a reward have their own",
+        "set it in [[reward]]",
+    ),
+    Reader(
+        tuple(f"reward.{limit}" for limit in LIMITS),
+        lambda config: bool(config.reward.parts) or isolated(config.reward.name),
+        *_WITHOUT_LIMITS,
     ),
     Reader(
         ("reward.probe",),
-        lambda config: not config.reward.name.startswith("model:"),
+        lambda config: any(tried(each.name) for _, each in config.reward.each),
         "a reward model is not tried before the run",
         "use a verifier",
     ),
@@ -189,6 +201,13 @@ def unread(config: Config, *, training: bool = False) -> Iterator[UserError]:
     """Settings that nothing reads, whatever the algorithm."""
     for reader in (*ALWAYS, *(TRAINING if training else ())):
         yield from reader.unread(config)
+    for number, part in enumerate(config.reward.parts, start=1):
+        for limit in LIMITS if not isolated(part.name) else ():
+            if getattr(part, limit) != PartConfig.model_fields[limit].default:
+                problem, remedy = _WITHOUT_LIMITS
+                yield UserError(
+                    f"reward.parts.{number}.{limit}", problem, f"{remedy}, or leave it out"
+                )
 
 
 def unused(config: Config, algorithms: Sequence[Algorithm]) -> Iterator[UserError]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from winnow.algorithms.advantages import Extremes, Standardised
@@ -14,6 +14,8 @@ from winnow.config.schema import Config, from_dict
 from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.unread import unused
 from winnow.errors import UserError
+from winnow.rewards.factory import JUDGE, check_suited
+from winnow.types import Prompt
 
 _MOST_SAMPLES = 10**7
 """Of a step."""
@@ -49,6 +51,21 @@ def cautions(config: Config, algorithm: Algorithm) -> Iterator[str]:
             f"adapters learn little at optimizer.lr = {config.optimizer.lr:g}, the default for all "
             "weights; 1e-4 to 1e-3 is usual"
         )
+
+
+def check_answers(config: Config, prompts: Sequence[Prompt]) -> None:
+    """Raise a `UserError` for prompts that a reward of the config cannot score."""
+    for key, table in config.reward.each:
+        try:
+            check_suited(table.name, prompts)
+        except UserError as error:
+            raise error.with_(setting=error.setting.replace("reward", key, 1)) from error
+        unanswered = next((prompt.id for prompt in prompts if prompt.answer is None), None)
+        asks = table.name == JUDGE and "{answer}" in str(table.options.get("template"))
+        if asks and unanswered is not None:
+            problem = f"it has {{answer}}, but prompt {unanswered!r} has none"
+            remedy = "set prompts.answer_column to the column that holds it"
+            raise UserError(f"{key}.options.template", problem, remedy)
 
 
 def refuse(complaints: Iterator[UserError]) -> None:

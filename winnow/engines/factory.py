@@ -8,14 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from winnow.config.schema import Config
+from winnow.config.schema.judge import judge_config
 from winnow.config.schema.lora import LoraConfig
+from winnow.config.validation import check_answers
 from winnow.engines.base import Engine, Sampler
 from winnow.engines.models.loading import BUILT_IN, resolve
 from winnow.errors import UserError
 from winnow.reporting.observer import Observers
-from winnow.rewards.factory import check_suited
+from winnow.rewards.base import Reward
+from winnow.rewards.factory import judge_reader
+from winnow.storage.answers import Answers
 from winnow.types import Prompt
 
 _MAX_TOKENS = "sampling.max_tokens"
@@ -61,6 +66,32 @@ SAMPLERS: Mapping[str, Callable[[Config, Callable[[], Engine]], Sampler]] = {
     "openai": _server,
 }
 """What makes the sampler of each kind, from the settings and, where it needs one, the engine."""
+
+
+def judge_for(
+    options: Mapping[str, Any], key: str, answers: Answers, *, check: bool = False
+) -> Reward:
+    """A model behind a server as a reward.
+
+    Args:
+        options: See `config.schema.judge`.
+        key: The table that has them, for messages.
+        check: Whether to ask first if there is a server.
+
+    Raises:
+        UserError: an option that is wrong; nobody answers.
+    """
+    from winnow.engines.server.judge import Judge
+
+    how = judge_config(options, key)
+    judge = Judge(how, key, judge_reader(how.parse, how.scores), answers)
+    if check:
+        try:
+            judge.check()
+        except UserError:
+            judge.close()
+            raise
+    return judge
 
 
 def engine_for(
@@ -137,7 +168,7 @@ def sampler_for(
         UserError: what `engine_for` raises; a prompt longer than the model's context; no answer
             from the server.
     """
-    check_suited(config.reward.name, prompts)
+    check_answers(config, prompts)
 
     def engine() -> Engine:
         observers.progress("load model", 0, 1)

@@ -18,9 +18,9 @@ from winnow.config.schema.prompts import PromptsConfig
 from winnow.errors import UserError, nearest
 from winnow.prompts.rows import from_rows, read_jsonl, read_parquet
 from winnow.rewards.answer_extraction import label as number_in
-from winnow.rewards.base import Reward
+from winnow.rewards.base import AnyReward, scores_of
 from winnow.theory.intervals import clustered_interval
-from winnow.types import Prompt, Score
+from winnow.types import FinishReason, Prompt, Sample, Score
 
 Kind = Literal["false right", "false wrong", "error"]
 FINISHED, CUT_OFF, GOLD, SHUFFLED = "finished", "cut off", "gold answers", "shuffled answers"
@@ -105,13 +105,13 @@ class Audit:
     disagreements: list[Disagreement]
 
 
-def audit(labelled: Sequence[Labelled], reward: Reward, right_at: float = 1.0) -> Audit:
+def audit(labelled: Sequence[Labelled], reward: AnyReward, right_at: float = 1.0) -> Audit:
     """Score labelled completions and compare.
 
     Args:
         right_at: A reward of at least this is right.
     """
-    scores = reward.score([(one.prompt, one.completion) for one in labelled])
+    scores = scores_of(reward, [(one.prompt, _sample(one)) for one in labelled])
     kinds = [_kind(one, score, right_at) for one, score in zip(labelled, scores, strict=True)]
     numbers: dict[tuple[str, str | None], int] = {}
     clusters = np.array(
@@ -136,10 +136,15 @@ def audit(labelled: Sequence[Labelled], reward: Reward, right_at: float = 1.0) -
     return Audit(len(labelled), len(numbers), rates, found)
 
 
+def _sample(one: Labelled) -> Sample:
+    ended: FinishReason = "length" if one.part == CUT_OFF else "eos"
+    return Sample((), (), one.completion, ended, length=1)
+
+
 def _kind(one: Labelled, score: Score, right_at: float) -> Kind | None:
     if score.value is None:
         return "error"
-    right = score.value >= right_at
+    right = score.right(right_at)
     return None if right == one.right else "false right" if right else "false wrong"
 
 

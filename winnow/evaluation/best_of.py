@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -20,9 +21,10 @@ from winnow.evaluation.scores import RECORDED, scored_samples, scores
 from winnow.evaluation.voting import Answers, ballots, winner
 from winnow.reporting.observer import Observers
 from winnow.reporting.terminal import observing
-from winnow.rewards.factory import RewardFunction, reward_name
+from winnow.rewards.factory import make_reward
+from winnow.rewards.given import RewardFunction, reward_name
 from winnow.rollouts.export import Form, check_form, check_output, export
-from winnow.rollouts.scoring import check_reward, reward_for
+from winnow.rollouts.rewards import check_reward
 from winnow.rollouts.selected import Selected
 from winnow.storage.paths import Paths, paths_of
 from winnow.storage.sample_table import SampleTable
@@ -199,7 +201,7 @@ def _labels(
     observers.progress("vote", 0, 1)
     if answers != "math":
         return ballots(groups, answers).labels, []
-    with reward_for(Config(reward=RewardConfig(name="math"))) as equal:
+    with closing(make_reward("math")) as equal:
         made = ballots(groups, answers, equal)
     failed = f"comparisons of formulas that failed: {made.failed}; their answers count as different"
     return made.labels, [failed] if made.failed else []

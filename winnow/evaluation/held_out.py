@@ -22,12 +22,13 @@ from winnow.reporting.metrics import KL, Evaluation, evaluation
 from winnow.reporting.metrics_file import MetricsFile
 from winnow.reporting.observer import Observers
 from winnow.reporting.timing import Stopwatch, utc_now
-from winnow.rewards.factory import RewardFunction
+from winnow.rewards.given import RewardGiven
 from winnow.rollouts.context import Context
 from winnow.rollouts.generate import evaluation_params, requests, sample
 from winnow.rollouts.remarks import alike, cut_off
 from winnow.rollouts.reward_errors import failures_of
-from winnow.rollouts.scoring import reward_for, score
+from winnow.rollouts.rewards import reward_for
+from winnow.rollouts.scoring import score
 from winnow.storage.atomic import and_then
 from winnow.storage.lock import FolderLock
 from winnow.storage.paths import located, shown
@@ -105,7 +106,7 @@ def _kl(context: Context, engine: Engine, groups: Sequence[Group], step: int) ->
 
 
 def run_evaluation(
-    config: Config, *, out: Path, observers: Observers, reward: str | RewardFunction | None = None
+    config: Config, *, out: Path, observers: Observers, reward: RewardGiven | None = None
 ) -> Evaluation:
     """Evaluate a config's held-out prompts; the samples go to a run folder of their own."""
     out, config = located(out, "out"), located_config(config)
@@ -115,16 +116,17 @@ def run_evaluation(
 
 
 def _run_evaluation(
-    config: Config, out: Path, observers: Observers, reward: str | RewardFunction | None
+    config: Config, out: Path, observers: Observers, reward: RewardGiven | None
 ) -> Evaluation:
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
     refuse(unread(config))
     prompts = load_held_out(config.prompts, config.eval, config.seed)
     start = RunStart(out, "evaluate", values_of(config))
+    first = next(iter(prompts.held_out), None)
     with (
         FolderLock("out") as lock,
-        reward_for(config, reward, next(iter(prompts.held_out), None)) as verifier,
+        reward_for(config, reward, first, folder=out) as verifier,
         observers.running(start),
         and_then(out, "run it again with another --out"),
     ):

@@ -21,7 +21,7 @@ from winnow.evaluation.plots import check_picture, plot_study
 from winnow.evaluation.scores import RECORDED, scored_samples, scores
 from winnow.reporting.observer import Observers
 from winnow.reporting.terminal import observing
-from winnow.rewards.factory import RewardFunction, reward_name
+from winnow.rewards.given import RewardFunction, reward_name
 from winnow.storage.paths import Paths, paths_of
 from winnow.storage.sample_table import SampleTable
 from winnow.theory.best_of import sizes

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from winnow.errors import UserError
 from winnow.reporting.observer import Observers
-from winnow.rewards.factory import RewardFunction
+from winnow.rewards.given import RewardFunction
+from winnow.rollouts.rewards import columns_of, rescoring
 from winnow.rollouts.scoring import rescore
 from winnow.rollouts.select import OF_PROMPT
 from winnow.storage.paths import Paths, paths_of
@@ -34,9 +35,10 @@ def scored_samples(
         UserError: they have no scores, or are of several policies and not to be pooled.
     """
     others = [scorer for scorer in scorers if scorer != RECORDED]
+    read = set[str]().union(*(columns_of(rescoring(scorer)) for scorer in others))
     table = read_samples(
         paths_of(samples),
-        [*columns, "reward", *(["prompt"] if others else [])],
+        [*columns, *sorted(read), "reward", *(["prompt"] if others else [])],
         why=why,
         optional=OF_PROMPT if others else (),
         right_at=right_at,

@@ -94,6 +94,7 @@ def _of_samples(groups: Sequence[Group], fresh: bool) -> Metrics:
     kinds = Counter(group.kind for group in groups)
     return {
         "reward_mean": _mean(values),
+        "reward_parts": reward_parts(groups),
         "right_rate": _ratio(sum(sum(g.right) for g in groups), len(values)),
         "prompts": len(groups),
         "prompts_all_wrong": kinds["all-wrong"],
@@ -204,6 +205,19 @@ def _measured(updates: Sequence[StepStats], name: str) -> float | None:
     return sum(total for total, _ in found) / count if count else None
 
 
+def reward_parts(groups: Iterable[Group]) -> dict[str, float] | None:
+    """Of several rewards the mean of each over the valid samples, before its weight; else ``None``.
+
+    Keys are the labels of the parts, in their order.
+    """
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    for group in groups:
+        for score in group.scores:
+            for label, value in score.parts if score.value is not None else ():
+                found[label].append(value)
+    return {label: float(np.mean(values)) for label, values in found.items()} or None
+
+
 def success_by_difficulty(groups: Iterable[Group]) -> dict[str, float]:
     """Share of right samples among the valid ones, for each difficulty."""
     right: Counter[str] = Counter()
@@ -255,6 +269,7 @@ class Evaluation:
     Attributes:
         accuracy: Mean over prompts of the share of right samples among the valid ones.
         reward: Mean over prompts of the mean reward of their valid samples.
+        reward_parts: Of several rewards the mean of each over the valid samples, before its weight.
         low, high: Interval over prompts: `theory.intervals.rate_interval`; ``None`` for fewer than
             two prompts with a score.
         errors: Samples without a score; they are in no rate.
@@ -277,6 +292,7 @@ class Evaluation:
     pass_at_k: Sequence[PassAt] = ()
     kl: KL | None = None
     time: str = ""
+    reward_parts: Mapping[str, float] | None = None
 
     def __repr__(self) -> str:
         return evaluation_line(self)
@@ -307,6 +323,7 @@ def evaluation(
         split=split,
         pass_at_k=passes(scored),
         kl=kl,
+        reward_parts=reward_parts(groups),
     )
 
 

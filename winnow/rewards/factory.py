@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from winnow import user_code
 from winnow.errors import UserError, nearest
@@ -90,7 +90,16 @@ _KINDS: Mapping[type, str] = {bool: "a bool, true or false", str: "a str"}
 MEMORY_GIB = 4.0
 """The limit of a verifier's memory on Linux, where none is set."""
 
-REWARDS: Mapping[str, str] = MappingProxyType({n: b.summary for n, b in _BUILTINS.items()})
+LENGTH, JUDGE = "length", "judge"
+"""Rewards by the length of a sample, and by a model behind a server: see `rollouts/rewards.py`."""
+
+REWARDS: Mapping[str, str] = MappingProxyType(
+    {name: builtin.summary for name, builtin in _BUILTINS.items()}
+    | {
+        LENGTH: "a penalty for long completions, -1 to 0 (options: max, cache)",
+        JUDGE: "what a model behind a server says (options: url, model, template, ...)",
+    }
+)
 """Each named reward and what is right by it, in a line; a user's function is another."""
 
 
@@ -150,6 +159,18 @@ def make_reward(
     except StartError as error:
         raise UserError("reward", f"cannot use {name!r}: {error}") from error
     return _started(name, source, limits, workers)
+
+
+def judge_reader(parse: str | None, scores: Mapping[str, float]) -> Reward:
+    """Reads the score out of a judge's answer: `verifiers.said`.
+
+    A pattern may take for ever, so with one it has a process of its own, as `regex` has.
+    """
+    if parse is None:
+        return InProcessReward(JUDGE, functools.partial(verifiers.said, scores=dict(scores)))
+    options = {"parse": parse, "scores": dict(scores)}
+    source = Source(target="winnow.rewards.verifiers:said", options=options, user=False)
+    return _started(JUDGE, source, _limits(10.0, 60.0, None), 1)
 
 
 def _limits(time_limit: float, import_seconds: float, memory_gib: float | None) -> Limits:
@@ -212,6 +233,9 @@ def _check_library(name: str, builtin: _Builtin) -> None:
 
 def _target(reward: str) -> str:
     """A ``module:function`` as it is, a file's with its whole path; else a `UserError`."""
+    if reward in REWARDS:
+        problem = f"{reward!r} is made from the settings of a run, and not by make_reward"
+        raise UserError("reward", problem, "name it in [reward]")
     module, colon, function = reward.rpartition(":")
     if not colon:
         problem = f"unknown reward {reward!r}"
@@ -242,20 +266,20 @@ def _name(reward: object) -> str:
     return str(getattr(reward, "__qualname__", type(reward).__qualname__))
 
 
-RewardFunction = Callable[[Prompt, str], Any]
+LEARNED = "model:"
+"""Prefix of a reward that is a reward model."""
 
 
-def reward_name(reward: str | RewardFunction | None) -> str | None:
-    """The name of a reward in a config; of a function, where it was defined."""
-    if reward is None or isinstance(reward, str):
-        return reward
-    owner = reward if hasattr(reward, "__qualname__") else type(reward)
-    return f"{owner.__module__}:{owner.__qualname__}"
+def isolated(reward: str) -> bool:
+    """Whether its verifier has processes of its own, with limits."""
+    if reward in REWARDS:
+        return reward in _BUILTINS and bool(_BUILTINS[reward].target)
+    return not reward.startswith(LEARNED)
 
 
-def in_process(reward: str) -> bool:
-    """Whether it is a built-in verifier that needs no process of its own."""
-    return reward in _BUILTINS and _BUILTINS[reward].verifier is not None
+def tried(reward: str) -> bool:
+    """Whether a reward of that name is tried on a prompt before a run."""
+    return reward != LENGTH and not reward.startswith(LEARNED)
 
 
 _COMPARING = ("number", "exact", "gsm8k", "math")

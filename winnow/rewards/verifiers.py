@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 
 from winnow.rewards import answer_extraction
@@ -74,6 +75,56 @@ def gsm8k(prompt: Prompt, completion: str) -> float:
     """
     gold = _gold_number(prompt)
     return float(answer_extraction.marked_number(completion) == gold)
+
+
+class Unreadable(ValueError):
+    """A judge's answer that holds no score."""
+
+
+def said(
+    prompt: Prompt, answer: str, *, parse: str | None = None, scores: Mapping[str, float]
+) -> float:
+    """The score in a judge's answer, its thinking aside.
+
+    Args:
+        parse: A pattern with one group, the score; the last place where it matches counts. Default:
+            all of the answer is the score.
+        scores: The score of each word that may stand there, case, white space and the punctuation
+            around it aside. Empty: a number stands there.
+
+    Raises:
+        Unreadable: the pattern does not match, or what stands there is none of the words, or no
+            number.
+    """
+    text = answer_extraction.after_thinking(answer)
+    found = text
+    if parse is not None:
+        *_, last = [None, *re.finditer(parse, text)]
+        if last is None:
+            raise Unreadable(f"{parse!r} is not in the judge's answer {_shown(answer)}")
+        found = last[1] or ""
+    if not scores:
+        try:
+            return float(found)
+        except ValueError:
+            raise Unreadable(f"no number but {found!r:.80} in {_shown(answer)}") from None
+    words = {_bare(word): score for word, score in scores.items()}
+    if _bare(found) not in words:
+        known = ", ".join(map(repr, scores))
+        raise Unreadable(f"none of {known} is the judge's answer {_shown(found)}")
+    return words[_bare(found)]
+
+
+def _bare(word: str) -> str:
+    return word.strip(" \t\r\n.,:;!?*_`'\"()[]").casefold()
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"...{text[-_SHOWN:]}")
+
+
+_SHOWN = 200
+"""Characters of a judge's answer, its last ones, in an error."""
 
 
 def needed_answer(prompt: Prompt) -> str:

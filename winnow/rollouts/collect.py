@@ -23,13 +23,14 @@ from winnow.errors import Stopped, UserError, number_of
 from winnow.prompts.loading import clashes, load_held_out, load_prompts
 from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.observer import Observers
-from winnow.rewards.base import Reward
-from winnow.rewards.factory import RewardFunction
+from winnow.rewards.base import AnyReward
+from winnow.rewards.given import RewardGiven
 from winnow.rollouts.generate import ask, derive_seed, sampling_params
 from winnow.rollouts.inputs import INPUTS, check_inputs, inputs_of, text_of
 from winnow.rollouts.remarks import alike, count_cut_off, many_cut_off
 from winnow.rollouts.reward_errors import errors_of, failures
-from winnow.rollouts.scoring import Patience, reward_for, score
+from winnow.rollouts.rewards import from_judge, reward_for
+from winnow.rollouts.scoring import Patience, score
 from winnow.storage.atomic import and_then
 from winnow.storage.lock import FolderLock, alone
 from winnow.storage.paths import located, shown
@@ -95,7 +96,7 @@ class Plan:
 
 
 def collect(
-    plan: Plan, sampler: Sampler, reward: Reward, journal: Journal, observers: Observers
+    plan: Plan, sampler: Sampler, reward: AnyReward, journal: Journal, observers: Observers
 ) -> Sampled:
     """Make every sample that the folder lacks; score each set as it comes; close the files.
 
@@ -183,7 +184,7 @@ def _request(plan: Plan, place: Place, count: int) -> Request:
 class _Scorer:
     """Scores sets of samples; stops the run where the verifier mostly fails."""
 
-    def __init__(self, reward: Reward, right_at: float, journal: Journal) -> None:
+    def __init__(self, reward: AnyReward, right_at: float, journal: Journal) -> None:
         self.scored = self.right = 0
         self.failed: list[str] = []
         self._reward, self._right_at, self._journal = reward, right_at, journal
@@ -228,7 +229,7 @@ def run_sample(
     out: Path,
     held_out: bool,
     observers: Observers,
-    reward: str | RewardFunction | None = None,
+    reward: RewardGiven | None = None,
 ) -> SampleResult:
     """Sample by a config into a new folder."""
     out, config = located(out, "out"), located_config(config)
@@ -248,7 +249,7 @@ def resume_sample(
     folder: Path,
     *,
     observers: Observers,
-    reward: str | RewardFunction | None = None,
+    reward: RewardGiven | None = None,
     accept_changes: bool = False,
 ) -> SampleResult:
     """Resume a folder of `winnow sample`. No model is loaded for one that is complete.
@@ -284,7 +285,7 @@ def _sample(
     plan: Plan,
     begin: Callable[[Plan, str], Journal],
     observers: Observers,
-    reward: str | RewardFunction | None,
+    reward: RewardGiven | None,
 ) -> SampleResult:
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
@@ -295,7 +296,7 @@ def _sample(
     first = None if start.resumed else next(iter(plan.prompts), None)
     again = f"winnow sample --resume {shown(folder)}"
     with (
-        reward_for(config, reward, first) as verifier,
+        reward_for(config, reward, first, folder=folder) as verifier,
         observers.running(start),
         and_then(folder, f"run {again}"),
     ):
@@ -310,7 +311,8 @@ def _sample(
         except KeyboardInterrupt as stop:
             raise Stopped(f"stopped; resume: {again}") from stop
         except UserError as error:
-            if error.setting.startswith("engine."):  # a server that is down comes back
+            # a server that is down comes back
+            if error.setting.startswith("engine.") or from_judge(error):
                 error.add_note(f"resume: {again}")
             raise
         finally:

@@ -9,7 +9,7 @@ from winnow.engines.base import Sampler
 from winnow.prompts.loading import PromptSet
 from winnow.reporting.observer import Observers
 from winnow.reporting.timing import Stopwatch
-from winnow.rewards.base import Reward
+from winnow.rewards.base import AnyReward
 from winnow.storage.run_folder import RunStore
 
 
@@ -26,7 +26,7 @@ class Context:
     config: Config
     prompts: PromptSet
     sampler: Sampler
-    reward: Reward
+    reward: AnyReward
     store: RunStore
     observers: Observers
     watch: Stopwatch = field(default_factory=Stopwatch)

@@ -7,7 +7,7 @@ alone what they do not know.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.errors import UserError, choices
+from winnow.rollouts.scoring import Scores
 from winnow.rollouts.selected import Selected
 from winnow.storage.atomic import disk, refuse, whole
 from winnow.storage.format import METADATA
@@ -91,7 +92,7 @@ def export(
 
 
 def _parquet(table: SampleTable, selected: Selected, path: Path, rejected: bool) -> None:
-    schema = _unified(table)
+    schema = _unified(table, several=selected.scores is not None and bool(selected.scores.parts))
     with writer(path, schema) as file:
         for part in table.parts:
             for first, batch in _batches(part):
@@ -102,8 +103,11 @@ def _parquet(table: SampleTable, selected: Selected, path: Path, rejected: bool)
                     file.write_table(_shaped(chosen, schema, part.path))
 
 
-def _unified(table: SampleTable) -> pa.Schema:
+def _unified(table: SampleTable, *, several: bool = False) -> pa.Schema:
     """All columns that any of the files has, and those that selection fills.
+
+    Args:
+        several: Whether there are new scores that have parts.
 
     Raises:
         UserError: a column whose types in two files do not unify.
@@ -126,7 +130,8 @@ def _unified(table: SampleTable) -> pa.Schema:
                     "rename one, or leave one of the files out",
                 ) from error
             fields[own.name] = one.field(0).with_nullable(True)
-    for name in ("reward", "error", "right_at", "right", "survived", "reason"):
+    parts = ("reward_parts", "right_by") if several else ()
+    for name in ("reward", "error", *parts, "right_at", "right", "survived", "reason"):
         fields.setdefault(name, SCHEMA.field(name))
     return pa.schema(list(fields.values()), metadata=dict(METADATA))
 
@@ -173,16 +178,37 @@ def _with_outcomes(
             [clean(selected.scores.errors.get(row)) for row in range(here.start, here.stop)],
             pa.string(),
         )
+        changed |= _parts(selected.scores, here, there=batch.column_names)
+        decides = selected.scores.decides[here]
     elif right_at is not None and "reward" in batch.column_names:
-        rewards = batch["reward"].cast(pa.float64()).to_numpy()
+        rewards = decides = batch["reward"].cast(pa.float64()).to_numpy()
+        if "right_by" in batch.column_names:
+            by = batch["right_by"].cast(pa.float64()).to_numpy()
+            decides = np.where(np.isnan(by), rewards, by)
     if rewards is not None and right_at is not None:
-        changed["right"] = pa.array(rewards >= right_at, mask=np.isnan(rewards))
+        changed["right"] = pa.array(decides >= right_at, mask=np.isnan(rewards))
         changed["right_at"] = pa.array(np.full(len(rewards), right_at))
     for name, column in changed.items():
         if name in batch.column_names:
             batch = batch.drop_columns([name])
         batch = batch.append_column(name, column)
     return batch
+
+
+def _parts(scores: Scores, here: slice, there: Collection[str]) -> dict[str, pa.Array]:
+    """The columns of new scores' parts; of none where neither they nor the file's have any."""
+    names = ("reward_parts", "right_by")
+    if not scores.parts and not set(names) & set(there):
+        return {}
+    rows = range(here.start, here.stop)
+    columns = (
+        [[*scores.of_row(row).parts] or None for row in rows],
+        [scores.of_row(row).right_by for row in rows],
+    )
+    return {
+        name: pa.array(values, SCHEMA.field(name).type)
+        for name, values in zip(names, columns, strict=True)
+    }
 
 
 def _jsonl(table: SampleTable, selected: Selected, path: Path, form: Form) -> None:

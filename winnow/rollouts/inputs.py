@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ _FREE = frozenset(
         "reward.time_limit",
         "reward.workers",
         "reward.probe",
+        *(f"reward.options.{key}" for key in ("url", "concurrency", "requests_per_minute")),
+        *(f"reward.options.{key}" for key in ("timeout", "retries", "key_env")),
         "engine.url",
         "engine.concurrency",
         "engine.requests_per_minute",
@@ -42,6 +45,8 @@ _FREE = frozenset(
     }
 )
 """Settings that say where and how the work is done; of sources, what is in them counts."""
+_PART = re.compile(r"^reward\.parts\.\d+\.")
+"""What stands before the settings of one of several rewards."""
 
 
 def inputs_of(
@@ -104,7 +109,7 @@ def check_inputs(
     free = {
         key
         for key, (old, new) in changed.items()
-        if key in _FREE or (key in extends and _raised(old, new))
+        if _PART.sub("reward.", key) in _FREE or (key in extends and _raised(old, new))
     }
     shown = {key: f"{key} {_show(old)} -> {_show(new)}" for key, (old, new) in changed.items()}
     serious = [text for key, text in shown.items() if key not in free] + of_data

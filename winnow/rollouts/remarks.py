@@ -57,7 +57,7 @@ def no_update(groups: Sequence[Group], config: Config, algorithm: Algorithm) -> 
         reasons = Counter(o.reason for g in groups for o in g.outcomes)
         told = ", ".join(f"{count} {reason:.60}" for reason, count in reasons.most_common(3))
         why = f"of {samples} samples none counts ({told})"
-    right = bool(values) and min(values) >= groups[0].right_at
+    right = bool(values) and sum(sum(group.right) for group in groups) == len(values)
     tries = ["harder prompts" if right else "easier prompts"]
     tries.append(f"more than {config.samples_per_prompt} samples_per_prompt")
     if algorithm.resample == "every-step" and not algorithm.refill and config.samples_file is None:

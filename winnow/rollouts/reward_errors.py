@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 from winnow.errors import UserError
-from winnow.rewards.base import Reward
+from winnow.rewards.base import AnyReward, scores_of
 from winnow.rewards.in_process import InProcessReward
+from winnow.rewards.several import WeightedSum, of_part, without_part
 from winnow.rewards.worker_pool import IsolatedReward
-from winnow.types import Group, Prompt, Score
+from winnow.types import Group, Prompt, Sample, Score
 
 _NO_RETURN = "the verifier returned None"
 _OF_PROMPT = ("AttributeError", "KeyError", "TypeError")
@@ -32,7 +33,7 @@ def failures(errors: Sequence[str], total: int, what: str = "samples") -> str | 
     error = next(each for each in errors if _kind(each) == kind)
     often = "" if count == len(errors) else f", on {count} of them by"
     has = f"; a prompt has {', '.join(f.name for f in fields(Prompt))}"
-    has = has if error.startswith(_OF_PROMPT) else ""
+    has = has if without_part(error).startswith(_OF_PROMPT) else ""
     return f"the reward failed on {len(errors)} of {total} {what}{often}: {error}{has}"
 
 
@@ -48,12 +49,16 @@ def errors_of(scores: Iterable[Score]) -> list[str]:
 
 
 def _kind(error: str) -> tuple[str, str]:
-    """Type and place of an error."""
-    return error.partition(":")[0], error.rpartition(" (")[2] if error.endswith(")") else ""
+    """Type and place of an error, and the part of the reward that it is of."""
+    rest = without_part(error)
+    kind = error.removesuffix(rest) + rest.partition(":")[0]
+    return kind, error.rpartition(" (")[2] if error.endswith(")") else ""
 
 
-def is_probed(reward: Reward) -> bool:
-    """Whether it is tried before a run."""
+def is_probed(reward: AnyReward) -> bool:
+    """Whether it is tried before a run; of several rewards, whether any is."""
+    if isinstance(reward, WeightedSum):
+        return any(is_probed(part.reward) for part in reward.parts)
     return isinstance(reward, InProcessReward | IsolatedReward)
 
 
@@ -63,7 +68,21 @@ def plain_completions(prompt: Prompt) -> list[str]:
     return list(dict.fromkeys((answer, "", f"The answer is {answer or 'this'}.")))
 
 
-def probe(reward: Reward, prompt: Prompt) -> None:
+def plain_sample(text: str) -> Sample:
+    """A text as a sample of which nothing else is known."""
+    return Sample((), (), text, "eos", length=1)
+
+
+def probe(reward: AnyReward, prompt: Prompt) -> None:
+    """Try a reward, each part of several, on one prompt: `_probe`."""
+    if not isinstance(reward, WeightedSum):
+        _probe(reward, prompt, "")
+        return
+    for part in reward.parts:
+        _probe(part.reward, prompt, part.label)
+
+
+def _probe(reward: AnyReward, prompt: Prompt, label: str) -> None:
     """Score plain completions of one prompt until one has a number: an error costs no model.
 
     They are the prompt's answer, nothing, and a sentence. A verifier that makes an error of all of
@@ -81,9 +100,9 @@ def probe(reward: Reward, prompt: Prompt) -> None:
     tried = 0
     for text in texts:
         tried += 1
-        (score,) = reward.score([(prompt, text)])
+        (score,) = scores_of(reward, [(prompt, plain_sample(text))])
         if score.error is not None:
-            errors.append(score.error)
+            errors.append(of_part(label, score.error) if label else score.error)
             if _NO_RETURN in score.error:
                 break
         elif text != answer:

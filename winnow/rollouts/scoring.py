@@ -1,24 +1,22 @@
-"""Scores samples by the verifier of a config: those of groups, or of a file."""
+"""Scores samples by a reward: those of groups, or of a file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.config.schema import Config, from_dict
-from winnow.engines.factory import check_model
 from winnow.errors import UserError
 from winnow.reporting.observer import Progress
-from winnow.rewards.base import Reward
-from winnow.rewards.factory import RewardFunction, make_reward, reward_name
-from winnow.rollouts.reward_errors import errors_of, failures, probe
+from winnow.rewards.base import AnyReward, scores_of
+from winnow.rewards.given import RewardGiven
+from winnow.rollouts.reward_errors import errors_of, failures
+from winnow.rollouts.rewards import rescoring, reward_for
 from winnow.storage.sample_table import SampleTable
-from winnow.types import Group, Prompt, Score
+from winnow.types import Group, Prompt, Sample, Score
 
 _BATCH = 1024
 """Samples that a verifier is given at a time."""
@@ -26,65 +24,101 @@ _BATCH = 1024
 
 @dataclass(frozen=True)
 class Scores:
-    """Rewards of all rows, in the order of the files; NaN for an error."""
+    """Rewards of all rows, in the order of the files; NaN for an error.
+
+    Attributes:
+        parts: Of several rewards, by label, what each gave; NaN where it failed.
+        right_by: What decides which samples are right, where it is not the reward; else empty.
+    """
 
     rewards: NDArray[np.float64]
     errors: dict[int, str]
     right_at: float
+    parts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    right_by: NDArray[np.float64] | None = None
+
+    @property
+    def decides(self) -> NDArray[np.float64]:
+        """What `right_at` is compared with."""
+        return self.rewards if self.right_by is None else self.right_by
 
     def of(self, rows: NDArray[np.int64]) -> tuple[Score, ...]:
-        return tuple(
-            Score.failed(self.errors[row]) if row in self.errors else Score(value)
-            for row, value in zip(rows.tolist(), self.rewards[rows].tolist(), strict=True)
-        )
+        return tuple(map(self.of_row, rows.tolist()))
+
+    def of_row(self, row: int) -> Score:
+        """The score of one row."""
+        own = [(label, float(values[row])) for label, values in self.parts.items()]
+        parts = tuple(pair for pair in own if not np.isnan(pair[1]))
+        if row in self.errors:
+            return replace(Score.failed(self.errors[row]), parts=parts)
+        right_by = None if self.right_by is None else float(self.right_by[row])
+        return Score(float(self.rewards[row]), None, parts, right_by)
 
 
 def rescore(
     table: SampleTable,
-    reward: str | RewardFunction,
+    reward: RewardGiven,
     right_at: float = 1.0,
     options: Mapping[str, Any] | None = None,
     progress: Progress = lambda *_: None,
 ) -> Scores:
-    """Score every sample of a file anew, by a reward or its name.
+    """Score every sample of a file anew, by a reward, its name, or several.
 
     Raises:
         UserError: there is no such reward; every score was an error.
     """
-    config = from_dict({"reward": {"name": reward_name(reward) or "", "options": options or {}}})
-    with reward_for(config, reward) as verifier:
-        return _rescored(table, verifier, right_at, progress)
+    with reward_for(rescoring(reward, options), reward, sampled=False) as scorer:
+        return _rescored(table, scorer, right_at, progress)
 
 
-def _rescored(table: SampleTable, reward: Reward, right_at: float, progress: Progress) -> Scores:
-    rewards = np.full(table.rows, np.nan)
-    errors: dict[int, str] = {}
-    items: list[tuple[Prompt, str]] = []
+def _rescored(table: SampleTable, reward: AnyReward, right_at: float, progress: Progress) -> Scores:
+    found = _Found(table.rows)
+    items: list[tuple[Prompt, Sample]] = []
     rows: list[int] = []
 
     def score_batch() -> None:
-        for row, score in zip(rows, reward.score(items), strict=True):
-            if score.value is None:
-                errors[row] = score.error or ""
-            else:
-                rewards[row] = score.value
+        for row, score in zip(rows, scores_of(reward, items), strict=True):
+            found.add(row, score)
         items.clear()
         rows.clear()
 
     for number, group in enumerate(table):
-        items += [(group.prompt, sample.text) for sample in group.samples]
+        items += [(group.prompt, sample) for sample in group.samples]
         rows += table.rows_of(number).tolist()
         if len(items) >= _BATCH:
             score_batch()
             progress("score", number + 1, len(table))
     if items:
         score_batch()
-    if len(errors) == table.rows:
-        raise UserError("reward", str(failures(list(errors.values()), table.rows)))
-    return Scores(rewards, errors, right_at)
+    if len(found.errors) == table.rows:
+        raise UserError("reward", str(failures(list(found.errors.values()), table.rows)))
+    decides = found.right_by if found.apart else None
+    return Scores(found.rewards, found.errors, right_at, found.parts, decides)
 
 
-def score(groups: Sequence[Group], reward: Reward, right_at: float) -> list[Group]:
+class _Found:
+    """New scores, gathered by row."""
+
+    def __init__(self, rows: int) -> None:
+        self.rewards = np.full(rows, np.nan)
+        self.right_by = np.full(rows, np.nan)
+        self.errors: dict[int, str] = {}
+        self.parts: dict[str, NDArray[np.float64]] = {}
+        self.apart = False
+
+    def add(self, row: int, score: Score) -> None:
+        for label, value in score.parts:
+            own = self.parts.setdefault(label, np.full(len(self.rewards), np.nan))
+            own[row] = value
+        if score.value is None:
+            self.errors[row] = score.error or ""
+            return
+        self.rewards[row] = score.value
+        if score.right_by is not None:
+            self.right_by[row], self.apart = score.right_by, True
+
+
+def score(groups: Sequence[Group], reward: AnyReward, right_at: float) -> list[Group]:
     """The groups with a score for each sample; a number that is there already is kept."""
     waiting = [
         (place, number)
@@ -92,10 +126,8 @@ def score(groups: Sequence[Group], reward: Reward, right_at: float) -> list[Grou
         for number in range(len(group.samples))
         if not group.scores or group.scores[number].error is not None
     ]
-    items = [
-        (groups[place].prompt, groups[place].samples[number].text) for place, number in waiting
-    ]
-    said = dict(zip(waiting, reward.score(items), strict=True))
+    items = [(groups[place].prompt, groups[place].samples[number]) for place, number in waiting]
+    said = dict(zip(waiting, scores_of(reward, items), strict=True))
     return [
         group.with_(
             right_at=right_at,
@@ -143,75 +175,3 @@ class Patience:
             where = "" if step is None else f" of steps {self._bad[0]} to {step}"
             problem = f"most scores{where} are errors, the last of them: {errors[-1]}"
             raise UserError("reward", problem, f"fix the verifier and resume: {self._resume}")
-
-
-_LEARNED = "model:"
-"""Prefix of a reward that is a reward model."""
-
-
-@contextmanager
-def reward_for(
-    config: Config,
-    reward: str | RewardFunction | None = None,
-    first: Prompt | None = None,
-) -> Iterator[Reward]:
-    """The verifier of a config, or a function instead of it; closed on leaving.
-
-    Args:
-        first: A prompt to try it on (`reward_errors.probe`), unless `reward.probe` says not to.
-
-    Raises:
-        UserError: it cannot be loaded, or fails on that prompt.
-    """
-    function = None if isinstance(reward, str) else reward
-    learned = function is None and config.reward.name.startswith(_LEARNED)
-    made = _learned(config) if learned else _verifier(config, function)
-    try:
-        if first is not None and config.reward.probe:
-            probe(made, first)
-        yield made
-    finally:
-        made.close()
-
-
-def check_reward(config: Config) -> None:
-    """Raise a `UserError` if the verifier of a config is not there, without loading a model."""
-    if config.reward.name.startswith(_LEARNED):
-        check_model(config.reward.name.removeprefix(_LEARNED), "reward")
-        return
-    with reward_for(config):
-        pass
-
-
-def _learned(config: Config) -> Reward:
-    """A reward model, on the device of the run's model.
-
-    Raises:
-        UserError: it cannot be loaded, or has no such option.
-    """
-    from winnow.engines.devices import pick_device
-    from winnow.engines.reward_models.model import RewardModel
-
-    options = dict(config.reward.options)
-    label = options.pop("label", None)
-    if options:
-        problem = "no such option"
-        raise UserError(f"reward.options.{next(iter(options))}", problem, "known: label")
-    return RewardModel(
-        config.reward.name.removeprefix(_LEARNED),
-        device=pick_device(config.device),
-        dtype=config.dtype,
-        label=label,
-        field="reward",
-    )
-
-
-def _verifier(config: Config, reward: RewardFunction | None) -> Reward:
-    return make_reward(
-        config.reward.name if reward is None else reward,
-        options=config.reward.options,
-        time_limit=config.reward.time_limit,
-        workers=config.reward.workers,
-        import_seconds=config.reward.import_seconds,
-        memory_gib=config.reward.memory_gib,
-    )

@@ -26,10 +26,11 @@ from winnow.algorithms.spec import Function, parse, show
 from winnow.errors import UserError
 from winnow.reporting.observer import Progress
 from winnow.reporting.terminal import observing
-from winnow.rewards.factory import RewardFunction
+from winnow.rewards.given import RewardGiven
 from winnow.rollouts.export import Form
 from winnow.rollouts.outputs import Outputs
 from winnow.rollouts.reward_errors import failures
+from winnow.rollouts.rewards import columns_of, rescoring
 from winnow.rollouts.scoring import Scores, rescore
 from winnow.rollouts.selected import Selected, Tally
 from winnow.storage.paths import Paths, paths_of, shown
@@ -229,7 +230,7 @@ def select(
     rejected: bool = False,
     prompts: str | Path | None = None,
     control: bool = False,
-    rescore_with: str | RewardFunction | None = None,
+    rescore_with: RewardGiven | None = None,
     reward_options: dict[str, Any] | None = None,
     right_at: float | None = None,
     pool: bool = False,
@@ -273,7 +274,11 @@ def select(
     with observing(quiet) as observers:
         observers.progress("read", 0, 1)
         scores = None
-        read = columns | {"text", "prompt"} if rescore_with is not None else columns
+        read = columns
+        if rescore_with is not None:
+            read = (
+                columns | {"text", "prompt"} | columns_of(rescoring(rescore_with, reward_options))
+            )
         table = read_samples(
             paths_of(samples),
             sorted(read),

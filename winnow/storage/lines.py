@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from winnow.errors import UserError
+from winnow.storage.atomic import whole
 
 CHECK = "crc32"
 """The key of the checksum: of the line as it is without it, in eight hexadecimal digits."""
@@ -42,6 +43,15 @@ def row_of(line: bytes) -> dict[str, Any]:
     if check is not None and check != f"{zlib.crc32(rest):08x}":
         raise ValueError(f"is damaged (its {CHECK} differs)")
     return row
+
+
+def whole_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`rows_of` a file that lines are appended to; one that a kill cut short is removed from it."""
+    lines, _, cut = path.read_bytes().rpartition(b"\n")
+    if cut:
+        kept = lines + b"\n" if lines else b""
+        whole(path, lambda partial: partial.write_bytes(kept))
+    yield from rows_of(path)
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

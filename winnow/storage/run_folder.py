@@ -51,7 +51,7 @@ from winnow.storage.parquet import UNREADABLE
 from winnow.storage.paths import located, shown
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import PROMPT_KEY, clean, group_of, read_written, write_groups
-from winnow.types import Group, Prompt, Split
+from winnow.types import Group, Prompt, Score, Split
 
 FINAL = "final"
 """Folder of a final model that is no checkpoint."""
@@ -182,7 +182,8 @@ class RunStore:
         path = self._rollouts(split, step)
         if not path.is_file():
             return None
-        by_group = self._by_group(path, ["group", *PROMPT_KEY, "reward", "right_at"])
+        columns = ["group", *PROMPT_KEY, "reward", "right_by", "right_at"]
+        by_group = self._by_group(path, columns)
         return [_counted(by_group[place]) for place in sorted(by_group)]
 
     @staticmethod
@@ -368,9 +369,11 @@ class RunStore:
 
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> Counted:
-    bound = rows[0]["right_at"]
-    scores = [row["reward"] for row in rows if row["reward"] is not None]
-    right = sum(score >= (1.0 if bound is None else bound) for score in scores)
+    bound = 1.0 if rows[0]["right_at"] is None else rows[0]["right_at"]
+    scores = [
+        Score(row["reward"], right_by=row["right_by"]) for row in rows if row["reward"] is not None
+    ]
+    right = sum(score.right(bound) for score in scores)
     return Counted(tuple(rows[0][key] for key in PROMPT_KEY), right, len(scores))
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from winnow.errors import UserError
-from winnow.storage.atomic import append_line, refuse, whole, write_text
+from winnow.storage.atomic import append_line, refuse, write_text
 from winnow.storage.begin import begin_folder
 from winnow.storage.format import check_folder
-from winnow.storage.lines import line_of, rows_of
+from winnow.storage.lines import line_of, whole_rows
 from winnow.storage.lock import FolderLock
 from winnow.storage.parquet import UNREADABLE
 from winnow.storage.paths import shown
@@ -113,7 +113,7 @@ class Journal:
         for path in self._parts():
             for prompt, number in _closed(path, prompts):
                 there.setdefault(prompt, set()).add(number)
-        for number, line in _lines(self.folder / JOURNAL):
+        for number, line in whole_rows(self.folder / JOURNAL):
             try:
                 place, group = self._parsed(line, prompts, there)
             except (KeyError, TypeError, ValueError) as error:
@@ -134,7 +134,7 @@ class Journal:
         place = Place(line["prompt"], line["first"])
         if "samples" not in line:
             group = self._open.get(place)
-            scores = tuple(Score(value, error) for value, error in line["scores"])
+            scores = tuple(map(_score, line["scores"]))
             if group is not None and len(scores) != len(group.samples):
                 raise ValueError(f"{len(scores)} scores of {len(group.samples)} samples")
             return place, None if group is None else group.with_(scores=scores)
@@ -179,7 +179,7 @@ class Journal:
         line = {
             "prompt": place.prompt,
             "first": place.first,
-            "scores": [[score.value, clean(score.error)] for score in scores],
+            "scores": list(map(_listed, scores)),
         }
         append_line(self.folder / JOURNAL, line_of(line))
         self._open[place] = self._open[place].with_(scores=tuple(scores))
@@ -232,6 +232,18 @@ def _closed(path: Path, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
     yield from zip(table["group"].to_pylist(), table["sample"].to_pylist(), strict=True)
 
 
+def _listed(score: Score) -> list[Any]:
+    """A score in the journal: value, error and, of several rewards, parts and `right_by`."""
+    plain = [score.value, clean(score.error)]
+    return [*plain, score.parts, score.right_by] if score.parts else plain
+
+
+def _score(listed: Sequence[Any]) -> Score:
+    value, error, *several = listed
+    parts, right_by = several or ((), None)
+    return Score(value, error, tuple((name, part) for name, part in parts), right_by)
+
+
 def _digest(prompt: Prompt) -> str:
     """The hash of a prompt in the journal."""
     columns = prompt_columns(prompt)
@@ -243,14 +255,6 @@ def _changed(path: Path) -> UserError:
     return UserError(
         "resume", f"the prompts have changed since {path} was written", "restore them or begin anew"
     )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The lines of the journal; one that a kill cut short is removed from the file."""
-    lines, _, cut = path.read_bytes().rpartition(b"\n")
-    if cut:
-        whole(path, lambda partial: partial.write_bytes(lines + b"\n"))
-    yield from rows_of(path)
 
 
 def _hint(folder: Path) -> str:

@@ -28,7 +28,7 @@ JOURNAL = "journal.jsonl"
 """File of a sample folder's samples that are in no Parquet file yet."""
 
 _IDENTITY = ("prompt_id", "sample", "model", "policy_version", "temperature", "truncated")
-_SCORES = ("reward", "error", "right", "right_at", "survived", "reason")
+_SCORES = ("reward", "error", "right", "right_by", "right_at", "survived", "reason")
 _REPEATED = ("prompt_id", "prompt", "messages", "answer", "data", "model", "error", "reason")
 """Columns whose values many rows share: kept in memory once."""
 

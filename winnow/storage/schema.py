@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
         ("reward", pa.float64()),
         ("error", pa.string()),
+        ("reward_parts", pa.map_(pa.string(), pa.float64())),  # of several rewards, before weights
+        ("right_by", pa.float64()),  # the part that decides what is right, where one does
         ("right_at", pa.float64()),
         ("right", pa.bool_()),
         ("survived", pa.bool_()),
@@ -156,6 +158,8 @@ def _rows(
             **sample_columns(sample),
             "reward": score.value if score else None,
             "error": clean(score.error) if score else None,
+            "reward_parts": [*score.parts] if score and score.parts else None,
+            "right_by": score.right_by if score else None,
             "right": right[number] if score and score.value is not None else None,
             "survived": outcome.survived if outcome else None,
             "reason": clean(outcome.reason) if outcome else _UNSELECTED[split],
@@ -281,10 +285,20 @@ def group_of(
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> tuple[Score, ...]:
-    said = [(row.get("reward"), row.get("error")) for row in rows]
-    if (None, None) in said:
+    if any(row.get("reward") is None and row.get("error") is None for row in rows):
         return ()
-    return tuple(Score.of(value) if error is None else Score.failed(error) for value, error in said)
+    return tuple(map(score_of, rows))
+
+
+def score_of(row: Mapping[str, Any]) -> Score:
+    """The score of a row that has one."""
+    value, error = row.get("reward"), row.get("error")
+    plain = Score.of(value) if error is None else Score.failed(error)
+    parts = tuple((name, part) for name, part in row.get("reward_parts") or ())
+    right_by = row.get("right_by")
+    if not parts and right_by is None:
+        return plain
+    return replace(plain, parts=parts, right_by=right_by)
 
 
 def _annotations(rows: Sequence[Mapping[str, Any]]) -> tuple[TokenAnnotations, ...]:

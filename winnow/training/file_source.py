@@ -39,6 +39,7 @@ _TOKENS = (
     "logprobs",
     "entropies",
     "finish_reason",
+    "reward_parts",
 )
 
 

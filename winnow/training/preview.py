@@ -19,12 +19,13 @@ from winnow.config.validation import cautions
 from winnow.engines.base import START, Engine
 from winnow.engines.factory import engine_for, longest_of_evaluation
 from winnow.prompts.loading import clashes
-from winnow.rewards.base import Reward
+from winnow.rewards.base import AnyReward, scores_of
+from winnow.rewards.factory import JUDGE, LEARNED
 from winnow.rollouts.generate import evaluation_params
 from winnow.rollouts.inputs import flat
 from winnow.rollouts.remarks import alike
-from winnow.rollouts.reward_errors import is_probed, plain_completions
-from winnow.rollouts.scoring import check_reward, reward_for
+from winnow.rollouts.reward_errors import is_probed, plain_completions, plain_sample
+from winnow.rollouts.rewards import check_reward, reward_for
 from winnow.storage.paths import located
 from winnow.storage.run_folder import RunStore
 from winnow.training.forecast import Disk, Memory, Work, disk, memory, work
@@ -157,7 +158,7 @@ def _preview(
         if first is None
         else Seen(first.id, engine.decode(tokens[first.id]), len(tokens[first.id]), first.answer),
         lengths=lengths,
-        reward=config.reward.name,
+        reward=", ".join(table.name for _, table in config.reward.each),
         tried=tried,
         training=len(prompts.train),
         held_out=held_out,
@@ -229,7 +230,9 @@ def _notes(checked: Plan) -> list[str]:
 
 
 def _learned(config: Config) -> bool:
-    return config.reward.name.startswith("model:")
+    """Whether scores cost a model, here or behind a server: nothing is tried then."""
+    names = [table.name for _, table in config.reward.each]
+    return any(name.startswith(LEARNED) or name == JUDGE for name in names)
 
 
 @contextmanager
@@ -239,12 +242,12 @@ def _checked(config: Config) -> Iterator[None]:
     yield None
 
 
-def _tried(reward: Reward, prompt: Prompt | None) -> tuple[Tried, ...]:
+def _tried(reward: AnyReward, prompt: Prompt | None) -> tuple[Tried, ...]:
     """The scores of plain completions, as the probe before a run has them."""
     if prompt is None or not is_probed(reward):
         return ()
     texts = plain_completions(prompt)
-    scores = reward.score([(prompt, text) for text in texts])
+    scores = scores_of(reward, [(prompt, plain_sample(text)) for text in texts])
     return tuple(
         Tried(text, score.value, score.error) for text, score in zip(texts, scores, strict=True)
     )

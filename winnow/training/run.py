@@ -11,15 +11,15 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.config.located import located_config, naming_places
 from winnow.config.recipe import load_folder, naming_folder
 from winnow.config.schema import Config
-from winnow.errors import OwnCodeError, Stopped
+from winnow.errors import OwnCodeError, Stopped, UserError
 from winnow.evaluation.gain import gain_between
 from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.metrics import Metrics
 from winnow.reporting.metrics_file import MetricsFile
 from winnow.reporting.observer import Observers
-from winnow.rewards.factory import RewardFunction
+from winnow.rewards.given import RewardGiven
 from winnow.rollouts.inputs import check_inputs
-from winnow.rollouts.scoring import reward_for
+from winnow.rollouts.rewards import from_judge, reward_for
 from winnow.storage.atomic import and_then
 from winnow.storage.lock import FolderLock
 from winnow.storage.paths import located, shown
@@ -94,7 +94,7 @@ def run(
     out: Path | None = None,
     resume: Path | None = None,
     observers: Observers,
-    reward: str | RewardFunction | None = None,
+    reward: RewardGiven | None = None,
     algorithm: Algorithm | None = None,
     accept_changes: bool = False,
 ) -> Result:
@@ -130,7 +130,7 @@ def run(
         first = next(iter(prompts.train or prompts.held_out), None) if resume is None else None
         again = f"winnow train --resume {shown(out)}"
         with (
-            reward_for(config, reward, first) as verifier,
+            reward_for(config, reward, first, folder=out) as verifier,
             observers.running(start),
             and_then(out, f"run {again}"),
         ):
@@ -151,6 +151,10 @@ def run(
                 begun = (out / "config.toml").is_file()
                 hint = f"; resume: {again}" if begun else " before it began"
                 raise Stopped(f"stopped{hint}") from stop
+            except UserError as error:
+                if from_judge(error) and (out / "config.toml").is_file():
+                    error.add_note(f"resume: {again}")
+                raise
             result = result_of(out)
             observers.done(_end(result))
     return result

@@ -16,7 +16,7 @@ from winnow.config.reference import names_model
 from winnow.config.schema import Config
 from winnow.config.schema.anchor import AnchorConfig
 from winnow.config.unread import unread
-from winnow.config.validation import cautions, refuse
+from winnow.config.validation import cautions, check_answers, refuse
 from winnow.engines.base import PHASE, START, Engine
 from winnow.engines.devices import environment
 from winnow.engines.factory import (
@@ -31,8 +31,7 @@ from winnow.errors import UserError
 from winnow.evaluation.kl import without_kl
 from winnow.prompts.loading import PromptSet, clashes, load_held_out, load_prompts
 from winnow.reporting.observer import Observers
-from winnow.rewards.base import Reward
-from winnow.rewards.factory import check_suited
+from winnow.rewards.base import AnyReward
 from winnow.rollouts.context import Context
 from winnow.rollouts.generate import evaluation_params
 from winnow.rollouts.inputs import INPUTS, inputs_of, text_of
@@ -122,7 +121,7 @@ def plan(config: Config, algorithm: Algorithm | None = None, *, resumed: bool = 
     for phase in phases:
         with naming(phase.name):
             _check_apart(phase, prompts.held_out)
-    check_suited(config.reward.name, prompts.every)
+    check_answers(config, prompts.every)
     return Plan(config, phases, prompts, tuple(anchors))
 
 
@@ -157,7 +156,7 @@ def _check_apart(phase: Phase, held_out: tuple[Prompt, ...]) -> None:
 
 def assemble(
     plan: Plan,
-    reward: Reward,
+    reward: AnyReward,
     observers: Observers,
     *,
     out: Path,

@@ -31,6 +31,8 @@ from winnow.errors import UserError
 
 SHORT = {"algorithm": "name", "prompts": "source", "reward": "name"}
 """Tables that may be written as one string, and the key that the string then stands for."""
+LISTED = {"reward": "parts"}
+"""Tables that may be written as a list, and the key that the list then stands for."""
 
 
 MOST_PHASES = 1000
@@ -121,13 +123,17 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, values: Any) -> Any:
-        """`algorithm = "grpo"` for `[algorithm] name = "grpo"`, and so on."""
+        """`algorithm = "grpo"` for `[algorithm] name = "grpo"`, `[[reward]]`, and so on."""
         if not isinstance(values, dict):
             return values
-        return {
-            key: {SHORT[key]: value} if key in SHORT and isinstance(value, str) else value
-            for key, value in values.items()
-        }
+        return {key: table_of(key, value) for key, value in values.items()}
+
+
+def table_of(key: str, value: Any) -> Any:
+    """The table that a short form of it stands for; any other value as it is."""
+    if key in SHORT and isinstance(value, str):
+        return {SHORT[key]: value}
+    return {LISTED[key]: value} if key in LISTED and isinstance(value, list | tuple) else value
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

@@ -88,6 +88,8 @@ CoefficientOrNone = Annotated[float, Range(1e-9, 1e9, zero=True)]
 PerExample = Annotated[float, Range(0.001, 1000.0)]
 """So many for each of something else."""
 Score = Annotated[float, Range(-1e9, 1e9)]
+Weight = Annotated[float, Range(-1e9, 1e9)]
+"""Of a part in a sum."""
 Gib = Annotated[float, Range(0.001, 100_000.0)]
 Seconds = Annotated[float, Range(0.001, 86_400.0)]
 PerMinute = Annotated[float, Range(0.1, 1e6, zero=True)]

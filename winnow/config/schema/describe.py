@@ -57,6 +57,8 @@ def _kind(annotation: Any) -> str:
         return f"list of {_kind(inner[0])}"
     if origin in (Union, UnionType):
         return " or ".join(filter(None, map(_kind, inner)))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "table"
     return _KINDS[origin or annotation]
 
 

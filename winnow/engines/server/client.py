@@ -33,6 +33,7 @@ _LONGEST_WAIT = 600.0  # a server that asks for longer is out of quota
 _CHECK_TIMEOUT = 10.0
 _CHECK_RETRIES = 2
 _NOBODY_BEHIND = (0, 502, 503, 504)  # no answer; a proxy without a server; one that still loads
+_ANSWERED = 200
 _ABOUT_THE_PROMPT = (400, 413, 422)  # such as a chat template that refuses it
 _NEW_SEEDS = 2**20  # beyond the offsets of the choices of one request
 
@@ -52,6 +53,7 @@ class Server:
         retries: Times that a failed request is sent again.
         key_env: Name of the environment variable with the key, which is nowhere else.
         logprobs: Whether to ask for log-probs. They also give the length of each sample.
+        where: The table of settings that says all this, for messages.
     """
 
     url: str
@@ -63,16 +65,17 @@ class Server:
     retries: int = 8
     key_env: str | None = None
     logprobs: bool = True
+    where: str = "engine"
 
     def __post_init__(self) -> None:
         if not is_bare(self.url):  # before any message that shows the address
-            raise UserError("engine.url", *NOT_BARE)
+            raise UserError(f"{self.where}.url", *NOT_BARE)
         if self.key_env is not None and not names_a_variable(self.key_env):
-            raise UserError("engine.key_env", *NOT_A_NAME)
+            raise UserError(f"{self.where}.key_env", *NOT_A_NAME)
         if not _is_address(self.url):
             problem = f"{self.url!r} is not an address"
-            remedy = "fix engine.url, for example 'http://localhost:8000/v1'"
-            raise UserError("engine.url", problem, remedy)
+            remedy = f"fix {self.where}.url, for example 'http://localhost:8000/v1'"
+            raise UserError(f"{self.where}.url", problem, remedy)
         if self.api not in ("completions", "chat"):
             raise UserError(
                 "engine.api", f"unknown endpoint {self.api!r}", "use 'completions' or 'chat'"
@@ -133,6 +136,21 @@ class Refused(Exception):
         self.status = status
 
 
+class OneFailed(UserError):
+    """A request that failed for good, where others may not.
+
+    Attributes:
+        nobody: Whether there was no answer at all.
+    """
+
+    def __init__(self, error: UserError, *, nobody: bool = False) -> None:
+        super().__init__(error.setting, error.problem, error.remedy)
+        self.nobody = nobody
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UserError, (self.setting, self.problem, self.remedy)
+
+
 class Caller:
     """Asks for samples.
 
@@ -141,7 +159,7 @@ class Caller:
 
     def __init__(self, server: Server, counts: Counts, pacer: Pacer, backoff: float) -> None:
         self._server, self._counts, self._pacer, self._backoff = server, counts, pacer, backoff
-        self._key = _key(server.key_env)
+        self._key = _key(server)
         self._client = _client(server, self._key)
         self._random = random.Random()  # not the global one, which a run may have seeded
 
@@ -166,7 +184,7 @@ class Caller:
                 reason = str(failure)
             if attempt < _CHECK_RETRIES:
                 await self._pacer.sleep(self._backoff * 2**attempt)
-        raise self._error(reason, "start the server, or fix engine.url")
+        raise self._error(reason, f"start the server, or fix {self._server.where}.url")
 
     async def sample(self, request: Request, size: int, offset: int) -> list[Sample]:
         """At least one sample and at most ``size``; a `UserError` if the server gives none."""
@@ -177,18 +195,20 @@ class Caller:
             except BadAnswer as error:
                 self._counts.bad_answers += 1
                 offset += _NEW_SEEDS  # the same seed might bring the same answer
-                failure = Passing(str(error))
+                failure = Passing(str(error), _ANSWERED)
             except Passing as error:
                 failure = error
             except Refused as error:
-                refused = self._error(str(error), _remedy(error.status))
+                refused = self._error(str(error), self._remedy(error.status))
                 if error.status in _ABOUT_THE_PROMPT:
+                    refused = OneFailed(refused)
                     refused.add_note(f"it was asked with prompt {request.prompt.id!r}")
                 raise refused from None
             if attempt + 1 < attempts:
                 self._counts.retries += 1
                 await self._back_off(attempt, failure.wait)
-        raise self._error(f"failed {attempts} times in a row, the last time with: {failure}")
+        gave_up = self._error(f"failed {attempts} times in a row, the last time with: {failure}")
+        raise OneFailed(gave_up, nobody=failure.status in _NOBODY_BEHIND)
 
     async def _sample(self, request: Request, size: int, offset: int) -> list[Sample]:
         """Ask once; if refused, ask without parameters that the server may not know."""
@@ -281,7 +301,7 @@ class Caller:
             return self._error(f"refuses the key ({status})", _about_key(self._server))
         if 300 <= status < 400:
             target = self._quote(error.response.headers.get("location", "")) or "nowhere"
-            remedy = "set engine.url to that address, if it is the server you mean"
+            remedy = f"set {self._server.where}.url to that address, if it is the server you mean"
             return self._error(f"redirects to {target} ({status})", remedy)
         said = self._quote(f"{status} {_said(error.body)}")
         if status not in (408, 409, 429) and status < 500:
@@ -300,7 +320,13 @@ class Caller:
         await self._pacer.sleep(delay if wait is None else wait + delay)
 
     def _error(self, problem: str, remedy: str = "") -> UserError:
-        return UserError("engine.url", f"{self._server.url}: {problem}", remedy)
+        return UserError(f"{self._server.where}.url", f"{self._server.url}: {problem}", remedy)
+
+    def _remedy(self, status: int) -> str:
+        where = self._server.where
+        model = "served_model" if where == "engine" else "model"
+        fix = f"fix {where}.url (it mostly ends in /v1) or {where}.{model}"
+        return fix if status == 404 else ""
 
     def _quote(self, text: str) -> str:
         return quoted(text, self._key)
@@ -310,8 +336,10 @@ def _client(server: Server, key: str | None) -> AsyncOpenAI:
     try:
         from openai import AsyncOpenAI
     except ImportError:
-        problem = "'openai' needs the openai package"
-        raise UserError("engine.sampler", problem, "pip install 'winnow-rl[server]'") from None
+        sampling = server.where == "engine"
+        problem = f"{'openai' if sampling else 'judge'!r} needs the openai package"
+        setting = "engine.sampler" if sampling else server.where
+        raise UserError(setting, problem, "pip install 'winnow-rl[server]'") from None
     # without a key, the package would send that in OPENAI_API_KEY, to whatever server it is
     client = AsyncOpenAI(
         base_url=server.url,
@@ -325,28 +353,29 @@ def _client(server: Server, key: str | None) -> AsyncOpenAI:
     return client
 
 
-def _key(name: str | None) -> str | None:
+def _key(server: Server) -> str | None:
     """The key, or None where none is named.
 
     Raises:
         UserError: the variable is not set, or holds characters that the package would show in its
             errors.
     """
+    name, setting = server.key_env, f"{server.where}.key_env"
     if name is None:
         return None
     key = os.environ.get(name, "").strip()
     if not key:  # without the name, which may be a key that looks like one
         problem = "the environment variable that it names is not set"
-        raise UserError("engine.key_env", problem, "set it, or leave engine.key_env out")
+        raise UserError(setting, problem, f"set it, or leave {setting} out")
     if not (key.isascii() and key.isprintable() and " " not in key):
         problem = f"what {name} holds cannot be a key"
-        raise UserError("engine.key_env", problem, "set it to the key alone")
+        raise UserError(setting, problem, "set it to the key alone")
     return key
 
 
 def _about_key(server: Server) -> str:
     if server.key_env is None:
-        return "name the environment variable that holds one in engine.key_env"
+        return f"name the environment variable that holds one in {server.where}.key_env"
     return f"set the environment variable {server.key_env} to a key that the server takes"
 
 
@@ -355,10 +384,6 @@ def _said(body: object) -> str:
     while isinstance(body, dict):
         body = next((body[key] for key in ("message", "detail", "error") if key in body), str(body))
     return str(body or "")
-
-
-def _remedy(status: int) -> str:
-    return "fix engine.url (it mostly ends in /v1) or engine.served_model" if status == 404 else ""
 
 
 def _retry_after(header: str) -> float | None:

@@ -7,21 +7,18 @@ sent from an event loop in a thread, so that the server is kept busy while sampl
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from queue import SimpleQueue
 
 from winnow.engines.base import Capabilities, Request, WeightsRef
 from winnow.engines.queueing import QueuedSampler, Results
 from winnow.engines.server.client import Caller, Pacer, Server, Sleep
+from winnow.engines.server.in_thread import checked, first_error, loop_in_a_thread
 from winnow.engines.server.protocol import Counts
 from winnow.errors import UserError, WinnowError, number_of
 from winnow.types import Group, Sample
-
-_GRACE = 5.0  # seconds that open connections may take to be closed
 
 
 class ServerSampler(QueuedSampler):
@@ -71,8 +68,7 @@ class ServerSampler(QueuedSampler):
         Raises:
             UserError: nobody answers, or the key is refused. A server without such a list is fine.
         """
-        with _loop_in_a_thread() as loop:
-            asyncio.run_coroutine_threadsafe(_check(self._caller()), loop).result()
+        checked(self._caller())
 
     def submit(self, requests: Sequence[Request]) -> int:
         """Take requests.
@@ -94,7 +90,7 @@ class ServerSampler(QueuedSampler):
         """
         caller = self._caller()
         sampled = 0
-        with _loop_in_a_thread() as loop:
+        with loop_in_a_thread() as loop:
             job = _Job(caller, self.counts, self.server.concurrency)
             done = asyncio.run_coroutine_threadsafe(job.run(requests), loop)
             done.add_done_callback(lambda _: job.finished.put(None))
@@ -113,29 +109,6 @@ class ServerSampler(QueuedSampler):
         return Caller(self.server, self.counts, self._pacer, self._backoff)
 
 
-async def _check(caller: Caller) -> None:
-    async with caller:
-        await caller.check()
-
-
-@contextmanager
-def _loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop that runs during the block. On leaving, its tasks are cancelled."""
-    loop = asyncio.new_event_loop()
-
-    def run() -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.get_loop().run_forever()
-
-    thread = threading.Thread(target=run, name="winnow-server", daemon=True)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(_GRACE)
-
-
 class _Job:
     """The requests of one `sample`."""
 
@@ -148,13 +121,10 @@ class _Job:
 
     async def run(self, requests: Sequence[Request]) -> None:
         """Send all requests; if one fails for good, cancel the others, which yield theirs."""
-        try:
-            async with self._caller, asyncio.TaskGroup() as tasks:
-                for number, request in enumerate(requests):
-                    await self.places.acquire()
-                    tasks.create_task(self._one(number, request))
-        except BaseExceptionGroup as group:
-            raise _first(group) from None
+        async with first_error(), self._caller, asyncio.TaskGroup() as tasks:
+            for number, request in enumerate(requests):
+                await self.places.acquire()
+                tasks.create_task(self._one(number, request))
 
     async def _one(self, number: int, request: Request) -> None:
         sampled: list[tuple[int, Sample]] = []
@@ -188,11 +158,3 @@ class _Job:
         async with self._slots:
             samples = await self._caller.sample(request, size, offset)
         sampled += [(offset, sample) for sample in samples]
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error in nested groups of them."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
