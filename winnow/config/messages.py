@@ -56,7 +56,7 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
         inner = next(keys_of(_section(model, where), field))
         got = "" if field in _SECRET else f" (got {shown(given)})"
         return UserError(field, f"must be a table of settings, such as {inner}{got}")
-    if isinstance(given, dict) and kind not in ("value_error", "missing"):
+    if isinstance(given, dict) and kind not in ("value_error", "missing", "unreadable"):
         name = next(iter(given), "")
         return UserError(field, f"it is a single value and has no setting {shown(name)} of its own")
     if kind == "literal_error" and isinstance(given, str):
