@@ -104,6 +104,18 @@ def test_samples_that_do_not_say_where_tokens_end(tiny_model) -> None:
         assert {len(s.token_ends) for group in read for s in group.samples} <= {0, 1}
 
 
+def test_files_without_parts_of_a_reward(tiny_model, monkeypatch, capsys) -> None:
+    """As they were before there were several rewards: read, selected from, and finished."""
+    winnow.sample(prompts=tiny.problems()[:3], n=4, model=str(tiny_model), **HOW)
+    table = pq.read_table(PART).drop_columns(["reward_parts", "right_by"])
+    pq.write_table(table, PART)
+    assert resume_sampling(monkeypatch, capsys) == 0
+    winnow.select("a", ["everything"], out="kept.parquet")
+    kept = pq.read_table("kept.parquet")
+    assert kept.column_names == table.column_names
+    assert kept["right"].equals(table["right"])
+
+
 def test_a_run(tiny_model) -> None:
     winnow.train(
         prompts=tiny.problems(),

@@ -103,6 +103,7 @@ ELSEWHERE = {
     "algorithm.critic": "validation: needs an advantage by token",
     "algorithm.reward_scale": "unused",
     "prompts.system": "the schema: with prompts.chat",
+    "prompts.chat_template_options": "the encoder: a note where the template does not read one",
     "reward.right_by": "the schema: with several rewards",
     **{
         f"engine.{key}": "the schema: with engine.sampler = 'openai'"

@@ -142,8 +142,8 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             terms=(Term(Clipped(0.2, 0.28), Tokens()),),
             refill=3,
             paper="Yu et al. 2025, 2503.14476",
-            note="GRPO on batches full of mixed groups, mean over tokens. Without the paper's "
-            "penalty for long completions.",
+            note="GRPO on batches full of mixed groups, mean over tokens. The paper's penalty for "
+            "long completions is a reward: length, beside the verifier.",
         ),
         Algorithm(
             "gspo",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +26,9 @@ from winnow.cli.options import (
     say,
 )
 from winnow.errors import UserError
+
+if TYPE_CHECKING:
+    from winnow.rewards.given import RewardGiven
 
 _Folder = Annotated[
     Path | None, typer.Option(help="Folder for the samples. Default: runs/NAME-001.")
@@ -102,7 +106,7 @@ def select(
     ] = False,
     rescore: Annotated[
         str | None,
-        typer.Option(help="Score all samples with this reward first; nothing is sampled."),
+        typer.Option(help="Score all samples with this reward first, or with a TOML list of them."),
     ] = None,
     options: Annotated[str, typer.Option("--reward-options", help="Its options, as JSON.")] = "{}",
     right_at: RightAt = None,
@@ -128,7 +132,7 @@ def select(
         rejected=rejected,
         prompts=prompts,
         control=control,
-        rescore_with=rescore,
+        rescore_with=None if rescore is None else _reward(rescore),
         reward_options=_json_table("--reward-options", options),
         right_at=right_at,
         pool=pool,
@@ -150,6 +154,19 @@ def select(
     selection_report(selected)
     for path in written(list(out or ()), prompts, control):
         say(f"written:  {path}")
+
+
+def _reward(text: str) -> RewardGiven:
+    """The name of a reward, or several rewards or a table of one in TOML."""
+    if not text.lstrip().startswith(("[", "{")):
+        return text
+    try:
+        given: RewardGiven = tomllib.loads(f"reward = {text}")["reward"]
+    except ValueError as error:
+        problem = f"{text!r:.80} is not TOML: {error}"
+        remedy = 'write it like \'["math", {name = "length", options = {max = 256}}]\''
+        raise UserError("--rescore", problem, remedy) from error
+    return given
 
 
 def _json_table(option: str, text: str) -> dict[str, Any]:

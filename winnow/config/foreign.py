@@ -265,7 +265,11 @@ FOREIGN: Mapping[str, Foreign] = {
     **_same("prompts.answer_column", "label_key"),
     **_same("prompts.template", "input_template"),
     **_same("prompts.chat", "apply_chat_template"),
+    **_same(
+        "prompts.chat_template_options", "chat_template_kwargs data.apply_chat_template_kwargs"
+    ),
     **_same("prompts.limit", "max_samples"),
+    **_same("reward.parts", "reward_weights", note="each [[reward]] has its weight"),
     **_same(
         "reward.name",
         "reward_funcs reward_fn custom_reward_function.path custom_reward_function.name "

@@ -15,6 +15,8 @@ from winnow.errors import UserError, nearest
 
 _SECRET = ("engine", "engine.key_env", "engine.url")
 """Settings whose values are not shown: they may hold a key or a password by mistake."""
+_OF_TABLES = ("value_error", "missing", "unreadable", "not_of_templates")
+"""Kinds of errors about a table as a whole; else a table stands where a value should."""
 _KEYS = ("key_env", "url")
 """Ends of settings likewise, of a judge."""
 
@@ -56,7 +58,7 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
         inner = next(keys_of(_section(model, where), field))
         got = "" if field in _SECRET else f" (got {shown(given)})"
         return UserError(field, f"must be a table of settings, such as {inner}{got}")
-    if isinstance(given, dict) and kind not in ("value_error", "missing", "unreadable"):
+    if isinstance(given, dict) and kind not in _OF_TABLES:
         name = next(iter(given), "")
         return UserError(field, f"it is a single value and has no setting {shown(name)} of its own")
     if kind == "literal_error" and isinstance(given, str):

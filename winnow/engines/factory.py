@@ -56,7 +56,8 @@ def _server(config: Config, _: Callable[[], Engine]) -> Sampler:
 
     how = config.engine.model_dump(exclude={"sampler", "learner", "url", "served_model"})
     url, model = config.engine.url or "", config.sampling_model
-    sampler = ServerSampler(Server(url=url, model=model, **how))
+    options = config.prompts.chat_template_options
+    sampler = ServerSampler(Server(url=url, model=model, **how, template_options=options))
     sampler.check()
     return sampler
 

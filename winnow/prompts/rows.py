@@ -13,7 +13,7 @@ from winnow.errors import UserError
 from winnow.prompts.answers import answer_of, shortest_floats
 from winnow.prompts.columns import Row, RowError
 from winnow.prompts.columns import column as _column
-from winnow.storage.messages import Message, TurnError, spoken
+from winnow.storage.messages import Message, TurnError, spoken, tools_of
 from winnow.storage.messages import conversation as messages_of
 from winnow.types import Prompt
 
@@ -214,6 +214,7 @@ def _prompt(
         messages: tuple[Message, ...] | None = _messages(value, config, padded)
         assert messages is not None
         text = messages[-1]["content"]
+        _check_tools(row)
         family = "\n".join(spoken(m) for m in messages if m["role"] != "system")
     else:
         text = fill(config.template, row) if config.template is not None else _text(value, config)
@@ -283,6 +284,13 @@ def _messages(turns: Sequence[object], config: PromptsConfig, padded: bool) -> t
             )
         messages.insert(0, _system(config.system))
     return tuple(messages)
+
+
+def _check_tools(row: Row) -> None:
+    try:
+        tools_of(row)
+    except TurnError as error:
+        raise RowError("", error.problem, error.remedy) from error
 
 
 def _system(text: str) -> Message:

@@ -36,7 +36,7 @@ def reward_setting(reward: RewardGiven | None) -> Any:
     """The setting `reward` that stands for it: a name, a table or a list of tables; or ``None``.
 
     Raises:
-        UserError: one of several is none of what it may be.
+        UserError: one of several has a wrong type.
     """
     if isinstance(reward, Mapping):
         table = {**reward}

@@ -93,7 +93,7 @@ def said(
             around it aside. Empty: a number stands there.
 
     Raises:
-        Unreadable: the pattern does not match, or what stands there is none of the words, or no
+        Unreadable: the pattern does not match, or what stands there is not one of the words, or not a
             number.
     """
     text = answer_extraction.after_thinking(answer)
@@ -101,7 +101,7 @@ def said(
     if parse is not None:
         *_, last = [None, *re.finditer(parse, text)]
         if last is None:
-            raise Unreadable(f"{parse!r} is not in the judge's answer {_shown(answer)}")
+            raise Unreadable(f"'{parse}' is not in the judge's answer {_shown(answer)}")
         found = last[1] or ""
     if not scores:
         try:

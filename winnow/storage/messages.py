@@ -50,6 +50,24 @@ def conversation(turns: Sequence[object], *, padded: bool = False) -> tuple[Mess
     return tuple(_message(number, turn, padded) for number, turn in enumerate(turns, start=1))
 
 
+def tools_of(data: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The tools that a conversation may call: what the row that it is in has as `tools`.
+
+    A list of objects, or the JSON of one; nulls in them are keys that other rows have.
+
+    Raises:
+        TurnError: it is neither.
+    """
+    given = data.get("tools")
+    if given is None or given == "":
+        return None
+    tools = _read(given)
+    if not isinstance(tools, list | tuple) or not all(isinstance(t, Mapping) for t in tools):
+        problem = f"has a conversation, and {given!r:.60} in its column 'tools'"
+        raise TurnError(problem, "it must be a list of tools as objects, or its JSON; or rename it")
+    return [_without_nulls(tool) for tool in tools] or None
+
+
 def for_server(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The messages in OpenAI's protocol, where the arguments of a tool call are JSON in a text."""
     return [{**m, **_calls(m, _written)} if "tool_calls" in m else dict(m) for m in messages]

@@ -7,6 +7,7 @@
                         ever made
     metrics.jsonl       one object a step
     evals.jsonl         one object an evaluation
+    judge.jsonl         what judges answered, by what they were asked (storage/answers.py)
     checkpoints/        step-10/: loads with AutoModelForCausalLM.from_pretrained; an evaluation's
                         folder has none
     final/              the final model, where it is an average, or merged

@@ -31,6 +31,7 @@ _NOT_GUESSED = frozenset({"finish_reason"})
 _TOKENS = (
     "prompt_ids",
     "messages",
+    "data",
     "answer",
     "difficulty",
     "tokens",

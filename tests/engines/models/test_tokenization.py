@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
@@ -198,3 +199,45 @@ def test_a_decoder_that_takes_back_what_it_said_gives_no_ends() -> None:
     assert ends(1, 2, 3, 1, 4) == ()
     assert token_ends(Words(), [4, 4], "another text") == ()
     assert token_ends(object(), [4, 4], "aa") == ()
+
+
+THINKS = (
+    "{% if tools %}tools={% for t in tools %}{{ t.function.name }}.{% endfor %}{% endif %}"
+    "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    "{% if enable_thinking is defined and not enable_thinking %}#{% endif %}"
+)
+TOOL = {"type": "function", "function": {"name": "f", "strict": None}}
+
+
+@pytest.mark.parametrize(
+    ("options", "tools", "text"),
+    [
+        ({}, None, "warm"),
+        ({"enable_thinking": True}, None, "warm"),
+        ({"enable_thinking": False}, None, "warm#"),
+        ({"enable_thinking": False}, [TOOL], "tools=f.warm#"),
+        ({}, json.dumps([TOOL]), "tools=f.warm"),
+        ({}, [], "warm"),
+    ],
+)
+def test_the_template_is_given_options_and_tools(options, tools, text) -> None:
+    words = tiny.tokenizer()
+    words.chat_template = THINKS
+    made = PromptEncoder(words, options)
+    turn = {"role": "user", "content": "warm"}
+    prompt = Prompt("p7", "x", messages=(turn,), data={"tools": tools})
+    assert words.decode(made(prompt)) == text
+    assert made.notes() == []
+
+
+def test_what_the_template_does_not_read_of_them_is_noted_once() -> None:
+    words = tiny.tokenizer()
+    words.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    made = PromptEncoder(words, {"enable_thinking": False})
+    turn = {"role": "user", "content": "warm"}
+    for name in ("p7", "p8"):
+        made(Prompt(name, "x", messages=(turn,), data={"tools": [TOOL]}))
+    assert made.notes() == [
+        "its chat template does not read prompts.chat_template_options.enable_thinking",
+        "its chat template does not read column 'tools' (prompt 'p7')",
+    ]

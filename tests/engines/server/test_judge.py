@@ -78,7 +78,7 @@ def test_what_it_is_asked() -> None:
         (r"Verdict: (\w+)", WORDS, "I say\nVerdict: POOR", 0.25),
         (None, WORDS, " 'good!' ", 1.0),
         (None, {}, "0.5\n", 0.5),
-        (r"Score: (\d+)", {}, "eight", "Unreadable: 'Score: (\\\\d+)' is not in the judge's answ"),
+        (r"Score: (\d+)", {}, "eight", r"Unreadable: 'Score: (\d+)' is not in the judge's answ"),
         (None, WORDS, "fine", "Unreadable: none of 'good', 'poor' is the judge's answer 'fine'"),
         (r"Score: (.*)", {}, "Score: 8/10", "Unreadable: no number but '8/10' in 'Score: 8/10'"),
         (None, {}, "nan", "the verifier returned nan, not a finite number"),

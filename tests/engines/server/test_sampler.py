@@ -1073,3 +1073,16 @@ def test_a_real_server_that_refuses(real_server):
     assert groups == []
     assert "422 Unexpected fields in the request: {'top_k'}" in str(error)
     assert sampling.counts.retries == 0
+
+
+def test_options_and_tools_of_a_chat_template_are_sent() -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    turns = ({"role": "user", "content": "hi"},)
+    params = SamplingParams(max_tokens=4)
+    with FakeServer() as server:
+        made = sampler(server, api="chat", template_options={"enable_thinking": False})
+        asked = [Prompt("a", "hi", messages=turns, data={"tools": [tool]}), Prompt("b", "hi")]
+        sampled(made, *[Request(prompt, 1, 0, params) for prompt in asked])
+    bodies = sorted(server.asked, key=lambda body: "tools" not in body)
+    assert [body.get("tools") for body in bodies] == [[tool], None]
+    assert {str(body["chat_template_kwargs"]) for body in bodies} == {"{'enable_thinking': False}"}

@@ -48,7 +48,7 @@ class LocalEngine(LocalPolicy):
             torch.set_num_threads(config.threads)
         super().__init__(config, device, field, checkpoint, folder)
         self.device = str(device)
-        self._encode = PromptEncoder(self.tokenizer)
+        self._encode = PromptEncoder(self.tokenizer, config.prompts.chat_template_options)
 
     @cached_property
     def vocabulary(self) -> str:
@@ -76,7 +76,9 @@ class LocalEngine(LocalPolicy):
 
     def sampler(self, sampling: SamplingConfig) -> LocalSampler:
         batch, gib = sampling.batch, sampling.cache_gib
-        return LocalSampler(self.forward, self.tokenizer, batch, gib, lambda: self._token_bytes)
+        return LocalSampler(
+            self.forward, self.tokenizer, batch, gib, lambda: self._token_bytes, self._encode
+        )
 
     @room(SMALLER)
     def learner(self, plan: LearnerPlan) -> LocalLearner:

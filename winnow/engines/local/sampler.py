@@ -41,6 +41,7 @@ class LocalSampler(QueuedSampler):
         batch: int,
         cache_gib: float = 2.0,
         probed: Callable[[], int | None] | None = None,
+        encode: PromptEncoder | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -48,7 +49,7 @@ class LocalSampler(QueuedSampler):
         self._model, self._probed = model, probed
         self._batch = batch
         self._cache_bytes = cache_gib * 2**30
-        self._encode = PromptEncoder(tokenizer)
+        self._encode = encode or PromptEncoder(tokenizer)
         self._stoppers: dict[tuple[str, ...], Stopper] = {}
 
     @property

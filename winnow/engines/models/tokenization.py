@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2 import Environment, TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2.meta import find_undeclared_variables
 from tokenizers.decoders import DecodeStream
 
 from winnow.errors import UserError
+from winnow.storage.messages import tools_of
 from winnow.types import Prompt
 
 NO_TEMPLATE = (
@@ -32,12 +35,18 @@ class PromptEncoder:
 
     Attributes:
         unread: Keys of messages that the template does not read, each with where it was first seen.
+
+    Args:
+        options: For the template (`prompts.chat_template_options`).
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, options: Mapping[str, Any] | None = None) -> None:
         self.tokenizer = tokenizer
+        self._options = dict(options or {})
+        self._ignored: dict[str, str] = {}
         self.unread: dict[str, str] = {}
         self._tried: set[tuple[str, str]] = set()
+        self._tried_options: set[str] = set()
 
     def __call__(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids.
@@ -62,14 +71,35 @@ class PromptEncoder:
             )
             raise UserError("prompts.chat", problem, NO_TEMPLATE)
         try:
-            text = render(self.tokenizer, messages, answered=False)
+            given = self._given(prompt)
+            text = render(self.tokenizer, messages, answered=False, given=given)
         except TemplateFailure as error:
             problem = f"the model's chat template fails on prompt {prompt.id!r}: {error.reason}"
             raise UserError("prompts", problem, error.remedy) from error
-        self._check_read(prompt.id, messages, text)
+        self._check_read(prompt.id, messages, text, given)
         return text
 
-    def _check_read(self, name: str, messages: Sequence[Mapping[str, Any]], text: str) -> None:
+    def _given(self, prompt: Prompt) -> dict[str, Any]:
+        """What the template is given beside the messages; what it does not read is noted."""
+        tools = tools_of(prompt.data)
+        given = self._options if tools is None else {**self._options, "tools": tools}
+        if given.keys() - self._tried_options:
+            read = variables_of(self.tokenizer)
+            for name in given if read is not None else ():
+                if name not in (read or ()):
+                    column = f"column 'tools' (prompt {prompt.id!r})"
+                    option = f"prompts.chat_template_options.{name}"
+                    self._ignored.setdefault(name, column if name == "tools" else option)
+            self._tried_options |= given.keys()
+        return given
+
+    def _check_read(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, Any]],
+        text: str,
+        given: Mapping[str, Any],
+    ) -> None:
         """Try, once for each key of each role, whether the text changes with it."""
         for number, message in enumerate(messages):
             for key, value in message.items():
@@ -77,11 +107,16 @@ class PromptEncoder:
                 if key == "role" or not value or (role, key) in self._tried:
                     continue
                 self._tried.add((role, key))
-                if not self._reads(messages, number, key, text):
+                if not self._reads(messages, number, key, text, given):
                     self._not_read(f"prompt {name!r} turn {number + 1}", message, key)
 
     def _reads(
-        self, messages: Sequence[Mapping[str, Any]], number: int, key: str, text: str
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        number: int,
+        key: str,
+        text: str,
+        given: Mapping[str, Any],
     ) -> bool:
         other = dict(messages[number])
         if key == "content":
@@ -90,7 +125,7 @@ class PromptEncoder:
             del other[key]
         try:
             changed = [*messages[:number], other, *messages[number + 1 :]]
-            return render(self.tokenizer, changed, answered=False) != text
+            return render(self.tokenizer, changed, answered=False, given=given) != text
         except TemplateFailure:
             return True  # it cannot do without
 
@@ -111,7 +146,23 @@ class PromptEncoder:
         return [
             f"its chat template does not read the key {key!r} of messages ({where})"
             for key, where in self.unread.items()
-        ]
+        ] + [f"its chat template does not read {what}" for what in self._ignored.values()]
+
+
+_MARKS = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
+"""A tag that transformers adds to templates."""
+
+
+def variables_of(tokenizer: Any) -> set[str] | None:
+    """The names that a tokenizer's chat template reads; ``None`` if it cannot be told."""
+    template = tokenizer.chat_template
+    texts = list(template.values()) if isinstance(template, dict) else [template or ""]
+    environment = Environment(extensions=["jinja2.ext.loopcontrols"])  # parsed, never rendered
+    try:
+        parsed = [environment.parse(_MARKS.sub("", text)) for text in texts]
+    except TemplateSyntaxError:
+        return None
+    return set[str]().union(*map(find_undeclared_variables, parsed))
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -119,11 +170,18 @@ def has_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, answered: bool) -> str:
+def render(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    answered: bool,
+    given: Mapping[str, Any] | None = None,
+) -> str:
     """A conversation as the text that the chat template makes of it.
 
     Args:
         answered: Whether the last turn is the assistant's; else the text ends where that begins.
+        given: What else the template reads: `tools`, and options of its own.
 
     Raises:
         TemplateFailure: the template is broken, or refuses the conversation.
@@ -134,6 +192,7 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, answered: b
                 [dict(message) for message in messages],
                 add_generation_prompt=not answered,
                 tokenize=False,
+                **(given or {}),
             )
         )
     except TemplateSyntaxError as error:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from winnow.config.secrets import NOT_A_NAME, NOT_BARE, is_bare, names_a_variable
 from winnow.engines.base import Request
 from winnow.engines.server.bounded import PLAIN, answer_bytes, bounded_client, most_bytes
+from winnow.engines.server.pacing import Pacer, retry_after
 from winnow.engines.server.protocol import Api, BadAnswer, Counts, dispensable, question, read
 from winnow.engines.server.quoting import quoted
 from winnow.errors import UserError
@@ -24,8 +22,6 @@ from winnow.types import Sample
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
-
-Sleep = Callable[[float], Awaitable[None]]
 
 _MOST_AT_ONCE = 1000  # connections that the openai package opens
 _LONGEST_BACK_OFF = 30.0
@@ -54,6 +50,7 @@ class Server:
         key_env: Name of the environment variable with the key, which is nowhere else.
         logprobs: Whether to ask for log-probs. They also give the length of each sample.
         where: The table of settings that says all this, for messages.
+        template_options: For the chat template, with "chat".
     """
 
     url: str
@@ -66,6 +63,7 @@ class Server:
     key_env: str | None = None
     logprobs: bool = True
     where: str = "engine"
+    template_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not is_bare(self.url):  # before any message that shows the address
@@ -98,26 +96,6 @@ def _is_address(url: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
-
-
-class Pacer:
-    """Decides when the next request may be sent."""
-
-    def __init__(self, per_minute: float, clock: Callable[[], float], sleep: Sleep) -> None:
-        self._gap = 60 / per_minute if per_minute else 0.0
-        self._clock, self.sleep = clock, sleep
-        self._next = -math.inf
-
-    async def turn(self) -> None:
-        now = self._clock()
-        at = max(now, self._next)
-        self._next = at + self._gap
-        if at > now:
-            await self.sleep(at - now)
-
-    def hold(self, seconds: float) -> None:
-        """Send nothing for so many seconds."""
-        self._next = max(self._next, self._clock() + seconds)
 
 
 class Passing(Exception):
@@ -225,6 +203,7 @@ class Caller:
                 offset=offset,
                 logprobs=server.logprobs,
                 without=without,
+                template=server.template_options,
             )
             try:
                 answer = await self._post(body, size * request.params.max_tokens)
@@ -307,7 +286,7 @@ class Caller:
         if status not in (408, 409, 429) and status < 500:
             return Refused(said, status)
         self._counts.rate_limited += status == 429
-        wait = _retry_after(error.response.headers.get("retry-after", ""))
+        wait = retry_after(error.response.headers.get("retry-after", ""))
         if wait is not None and wait > _LONGEST_WAIT:
             return self._error(f"asks to come back in {wait:.9g} seconds: {said}")
         if wait is not None:
@@ -384,17 +363,3 @@ def _said(body: object) -> str:
     while isinstance(body, dict):
         body = next((body[key] for key in ("message", "detail", "error") if key in body), str(body))
     return str(body or "")
-
-
-def _retry_after(header: str) -> float | None:
-    """Seconds to wait, from a number or a date; None where it is neither."""
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(header)
-        except (ValueError, OverflowError):  # the latter: a year or a zone of thirty digits
-            return None
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        seconds = (date - datetime.now(UTC)).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -14,8 +14,9 @@ from queue import SimpleQueue
 
 from winnow.config.schema.judge import JudgeConfig
 from winnow.engines.base import Request, SamplingParams
-from winnow.engines.server.client import Caller, OneFailed, Pacer, Server, Sleep
+from winnow.engines.server.client import Caller, OneFailed, Server
 from winnow.engines.server.in_thread import checked, first_error, loop_in_a_thread
+from winnow.engines.server.pacing import Pacer, Sleep
 from winnow.engines.server.protocol import Counts, question
 from winnow.errors import UserError, number_of
 from winnow.rewards.base import Reward

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
 
 from winnow.engines.base import Request, SamplingParams
 from winnow.errors import number_of
-from winnow.storage.messages import for_server
+from winnow.storage.messages import for_server, tools_of
 from winnow.types import FinishReason, Sample
 
 Api = Literal["completions", "chat"]
@@ -145,6 +145,7 @@ def question(
     offset: int,
     logprobs: bool,
     without: Collection[str] = (),
+    template: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The body of a request for n choices.
 
@@ -155,12 +156,18 @@ def question(
         offset: Choices of this request that were asked for before. It moves the seed, so that the
             same choices do not come again.
         without: Parameters that the server refuses.
+        template: Options of the chat template, for servers that take `chat_template_kwargs`.
     """
     prompt, params = request.prompt, request.params
     body: dict[str, Any] = {"model": model, "temperature": params.temperature}
     if api == "chat":
         asked = prompt.messages or ({"role": "user", "content": prompt.text},)
         body["messages"] = for_server(asked)
+        tools = tools_of(prompt.data) if prompt.messages else None
+        if tools is not None:
+            body["tools"] = tools
+        if template:
+            body["chat_template_kwargs"] = dict(template)
     else:
         body["prompt"] = prompt.text
     body["max_completion_tokens" if "max_tokens" in without else "max_tokens"] = params.max_tokens

@@ -14,8 +14,9 @@ from queue import SimpleQueue
 
 from winnow.engines.base import Capabilities, Request, WeightsRef
 from winnow.engines.queueing import QueuedSampler, Results
-from winnow.engines.server.client import Caller, Pacer, Server, Sleep
+from winnow.engines.server.client import Caller, Server
 from winnow.engines.server.in_thread import checked, first_error, loop_in_a_thread
+from winnow.engines.server.pacing import Pacer, Sleep
 from winnow.engines.server.protocol import Counts
 from winnow.errors import UserError, WinnowError, number_of
 from winnow.types import Group, Sample
