@@ -93,7 +93,7 @@ def said(
             around it aside. Empty: a number stands there.
 
     Raises:
-        Unreadable: the pattern does not match, or what stands there is not one of the words, or not a
+        Unreadable: the pattern does not match, or what stands there is not one of the words, or no
             number.
     """
     text = answer_extraction.after_thinking(answer)

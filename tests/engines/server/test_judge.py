@@ -229,7 +229,7 @@ def moody() -> Iterator[FakeServer]:
 
 
 def two(server: FakeServer) -> list[dict[str, Any]]:
-    options = {"url": server.url, "model": "m", "template": TEMPLATE, "scores": WORDS, "retries": 2}
+    options = {"url": server.url, "model": "m", "template": TEMPLATE, "scores": WORDS, "retries": 5}
     return [{"name": "exact"}, {"name": "judge", "weight": 0.5, "options": options}]
 
 
