@@ -261,6 +261,18 @@ MISTAKES = {
         "reward.options: must be what TOML can hold",
     ),
     "reward": (["--rescore", "nummber"], "reward: unknown reward 'nummber'; did you mean 'nu"),
+    "no TOML": (
+        ["--rescore", '["exact", length]'],
+        "--rescore: '[\"exact\", length]' is not TOML: ",
+    ),
+    "one of several": (
+        ["--rescore", '["exact", {name = "length"}]'],
+        "reward.parts.2.options.max: length needs this option where samples are there already; set",
+    ),
+    "options of several": (
+        ["--rescore", '["exact"]', "--reward-options", '{"x": 1}'],
+        "reward_options: several rewards have options of their own; write them in each",
+    ),
     "suffix": (["--out", "kept.csv"], "out: unknown kind of file 'kept.csv'; use"),
     "exists": (["--out", "there.jsonl"], "out: there.jsonl exists already; choose another --out"),
     "second exists": (
