@@ -49,8 +49,7 @@ def whole_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """`rows_of` a file that lines are appended to; one that a kill cut short is removed from it."""
     lines, _, cut = path.read_bytes().rpartition(b"\n")
     if cut:
-        kept = lines + b"\n" if lines else b""
-        whole(path, lambda partial: partial.write_bytes(kept))
+        whole(path, lambda partial: partial.write_bytes(lines + b"\n"))
     yield from rows_of(path)
 
 
