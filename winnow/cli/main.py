@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from winnow import __version__
-from winnow.cli import analysis, audit, coefficients, listing, samples, show, upkeep
+from winnow.cli import analysis, audit, coefficients, listing, report, samples, show, upkeep
 from winnow.cli.options import (
     Accept,
     Json,
@@ -119,6 +119,7 @@ def train(
                 "reward_before": result.reward_before,
                 "reward_after": result.reward_after,
                 "last_step": result.metrics[-1],
+                "report": None if result.report is None else str(result.report),
             }
         )
         return
@@ -126,6 +127,8 @@ def train(
         say(f"\n{line}")
     say(f"model:   {shown(result.checkpoint)}")
     say(f"samples: {shown(result.folder / 'rollouts')}")
+    if result.report is not None:
+        say(f"report:  {shown(result.report)}")
     say(f"disk:    {told(result.folder)}")
 
 
@@ -177,7 +180,7 @@ def evaluate(
         say(f"samples: {shown(located(folder, 'out') / 'rollouts')}")
 
 
-for _module in (samples, show, analysis, coefficients, audit, upkeep, listing):
+for _module in (samples, show, analysis, report, coefficients, audit, upkeep, listing):
     for _name, (_function, _example) in _module.COMMANDS.items():
         app.command(name=_name, epilog=_example)(_function)
 

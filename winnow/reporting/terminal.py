@@ -21,6 +21,7 @@ from winnow.reporting.evaluation_line import evaluation_line
 from winnow.reporting.events import Note, RunEnd, RunStart, StageProgress, StepEnd
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer, Observers
+from winnow.reporting.progress_file import ProgressFile
 from winnow.reporting.sparkline import BARS, WIDTH, trends, writable
 from winnow.reporting.standing import Standing
 from winnow.reporting.step_table import StepTable
@@ -189,7 +190,7 @@ def observing(quiet: bool, callbacks: Sequence[Observer] = ()) -> Iterator[Obser
         problem = f"{callbacks!r:.80} is not a list of observers"
         raise UserError("callbacks", problem, "derive their classes from winnow.Observer")
     if quiet:
-        yield Observers((), callbacks)
+        yield Observers([ProgressFile()], callbacks)
     else:
         with Terminal() as terminal:
-            yield Observers([terminal], callbacks)
+            yield Observers([ProgressFile(), terminal], callbacks)

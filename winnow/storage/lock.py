@@ -170,6 +170,16 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def written_to(folder: Path) -> bool:
+    """Whether a process seems to write to a folder; asking takes no lock, so it disturbs none."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            holder = _holder(file.fileno())
+    except OSError:
+        return False
+    return holder is not None and not holder.gone
+
+
 _HELD: set[int] = set()
 """Handles of this process's locks."""
 

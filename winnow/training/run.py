@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.config.located import located_config, naming_places
 from winnow.config.recipe import load_folder, naming_folder
 from winnow.config.schema import Config
-from winnow.errors import OwnCodeError, Stopped, UserError
+from winnow.errors import OwnCodeError, Stopped, UserError, WinnowError
 from winnow.evaluation.gain import gain_between
 from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.metrics import Metrics
@@ -27,6 +27,7 @@ from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.early_stopping import chosen_checkpoint, reported
 from winnow.training.loaded import Run
 from winnow.training.loop import train as run_loop
+from winnow.training.report import write_report
 from winnow.training.resuming import ResumePoint, drop_optimizers, resume_point
 from winnow.training.setup import Plan, assemble, plan
 from winnow.training.summary import opening, told
@@ -52,6 +53,7 @@ class Result:
             is the best, so too high; ``None`` without.
         evaluations: Among how many it is the best; ``None`` without early stopping.
         reward_before, reward_after: Held-out mean reward where `before` and `after` are from.
+        report: The page of the run; ``None`` if the settings want none, or it cannot be written.
     """
 
     folder: Path
@@ -67,6 +69,7 @@ class Result:
     evaluations: int | None = None
     reward_before: float | None = None
     reward_after: float | None = None
+    report: Path | None = None
 
     def __repr__(self) -> str:
         return told(self)
@@ -156,6 +159,8 @@ def run(
                     error.add_note(f"resume: {again}")
                 raise
             result = result_of(out)
+            if config.report:
+                result = replace(result, report=_reported(out, observers))
             observers.done(_end(result))
     return result
 
@@ -165,6 +170,15 @@ def _again(folder: Path, algorithm: Algorithm | None) -> str:
     if algorithm is None:
         return f"winnow train --resume {shown(folder)}"
     return f"winnow.train(resume={shown(folder)!r}, algorithm=...)"
+
+
+def _reported(folder: Path, observers: Observers) -> Path | None:
+    """The page of the run: an error in it is told, and does not take the run's result away."""
+    try:
+        return write_report([folder], done=True)
+    except WinnowError as error:
+        observers.note(f"the report could not be written: {error}")
+        return None
 
 
 def _end(result: Result) -> RunEnd:

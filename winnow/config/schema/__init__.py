@@ -79,6 +79,7 @@ class Config(Section):
         description="Settings of each phase, as [[phases]]; see docs/phases.md.",
     )
     cycles: Times = Field(1, description="Times to go through the phases.")
+    report: bool = Field(True, description="Write report.html, the page of a run, at its end.")
     algorithm: AlgorithmConfig = AlgorithmConfig()
     prompts: PromptsConfig = PromptsConfig()
     reward: RewardConfig = RewardConfig()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema import Config
 from winnow.config.schema.bounds import Range
 
@@ -15,6 +16,29 @@ from winnow.config.schema.bounds import Range
 def describe() -> list[dict[str, Any]]:
     """Every setting: its key, type, default and one line of help."""
     return _describe(Config, "")
+
+
+def resolved(values: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, str]]:
+    """Every setting as nested values have it: its key, value, default and line of help.
+
+    A setting that they do not have has its default; what is no setting is left out. The default of
+    a cell of the algorithm is that of its row.
+    """
+    cells = _cells(values.get("algorithm"))
+    for row in describe():
+        default = cells.get(row["key"], row["default"])
+        found: Any = values
+        for name in row["key"].split("."):
+            found = found.get(name) if isinstance(found, Mapping) else None
+        yield row["key"], default if found is None else found, default, row["help"]
+
+
+def _cells(algorithm: Any) -> dict[str, Any]:
+    name = algorithm.get("name") if isinstance(algorithm, Mapping) else algorithm
+    row = ALGORITHMS.get(name) if isinstance(name, str) else None
+    if row is None or len(row.terms) != 1:
+        return {}
+    return {f"algorithm.{cell}": value for cell, value in row.cells().items()}
 
 
 def _describe(section: type[BaseModel], path: str) -> list[dict[str, Any]]:

@@ -1,0 +1,164 @@
+"""What happened in a run, in a few sentences: did it work, what did it take, what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from winnow.errors import number_of
+from winnow.reporting.page.view import Measure, Row, View
+
+Tone = Literal["good", "bad", "plain", "warn"]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence, and whether it is good news."""
+
+    tone: Tone
+    text: str
+
+
+def verdict(view: View) -> list[Sentence]:
+    """What a person asks first, in that order."""
+    made = [_state(view), _outcome(view), _work(view), _signal(view), _cut_off(view), _errors(view)]
+    made += [_alarm(row) for row in view.alarms if not row.get("cleared")]
+    if view.damaged:
+        files = ", ".join(view.damaged[:3])
+        what = number_of(len(view.damaged), "file")
+        made.append(Sentence("bad", f"{what} cannot be read and is not shown: {files}."))
+    return [one for one in made if one is not None]
+
+
+def _state(view: View) -> Sentence | None:
+    status = view.progress.get("status")
+    step, steps = view.progress.get("step"), view.progress.get("steps")
+    at = f" at step {step} of {steps}" if step is not None and steps else ""
+    if status == "running":
+        return Sentence("plain", f"It is running{at}.")
+    if status == "cut short":
+        return Sentence(
+            "warn", f"It was cut short{at}, by a kill or a power cut; it can be resumed."
+        )
+    if status in ("stopped", "failed"):
+        why = f": {view.progress['error']}" if view.progress.get("error") else ""
+        return Sentence("warn" if status == "stopped" else "bad", f"It {status}{at}{why}.")
+    return None
+
+
+def _outcome(view: View) -> Sentence | None:
+    before, after, gain = view.before, view.after, view.gain
+    if view.kind == "samples":
+        return None
+    if after is None or after.get("accuracy") is None:
+        if view.kind == "run" and view.progress.get("status") == "done":
+            return Sentence(
+                "warn", "No held-out prompts were scored, so what it learned is unknown."
+            )
+        return None
+    if before is None or before is after or before.get("accuracy") is None:
+        of = number_of(after["prompts"], "prompt")
+        return Sentence("plain", f"Held-out accuracy is {_rate(after)} on {of}.")
+    text = f"held-out accuracy went from {_rate(before)} to {_rate(after)}"
+    if gain is None:
+        return Sentence("plain", f"{text[:1].upper()}{text[1:]}.")
+    tone, judged = _judged(gain)
+    bounds = ""
+    if gain.low is not None and gain.high is not None:
+        bounds = f" [{_points(gain.low)}, {_points(gain.high)}]"
+    chosen = (
+        "" if view.tested else "; the checkpoint was chosen by these prompts, so it is too high"
+    )
+    of = number_of(after["prompts"], "prompt")
+    return Sentence(
+        tone, f"{judged}: {text}, {_points(gain.value)} points{bounds} on the same {of}{chosen}."
+    )
+
+
+def _judged(gain: Measure) -> tuple[Tone, str]:
+    if gain.low is not None and gain.low > 0:
+        return "good", "It learned"
+    if gain.high is not None and gain.high < 0:
+        return "bad", "It got worse"
+    return "plain", "No clear change"
+
+
+def _work(view: View) -> Sentence | None:
+    rows = view.metrics
+    if not rows:
+        return None
+    seconds = sum(sum(row.get("seconds", {}).values()) for row in rows)
+    sampled, trained = _sum(rows, "tokens_sampled"), _sum(rows, "tokens_trained")
+    text = f"{number_of(len(rows), 'step')} in {duration(seconds)}"
+    text += f": {_sum(rows, 'samples'):,} samples to train on"
+    text += f", {sampled:,} tokens sampled and {trained:,} trained on"
+    return Sentence("plain", f"{text}{f' ({trained / sampled:.0%})' if sampled else ''}.")
+
+
+def _signal(view: View) -> Sentence | None:
+    rows = [row for row in view.metrics if row.get("prompts")]
+    if not rows:
+        return None
+    first, last = _kinds(rows[0]), _kinds(rows[-1])
+    when = f"{first} in the first step, {last} in the last" if len(rows) > 1 else first
+    return Sentence("plain", f"Prompts all wrong / mixed / all right: {when}.")
+
+
+def _kinds(row: Row) -> str:
+    return f"{row['prompts_all_wrong']} / {row['prompts_mixed']} / {row['prompts_all_right']}"
+
+
+def _cut_off(view: View) -> Sentence | None:
+    rows = view.metrics[-max(1, len(view.metrics) // 4) :]
+    shares = [row["cut_off_rate"] for row in rows if row.get("cut_off_rate") is not None]
+    if not shares or (share := sum(shares) / len(shares)) < 0.25:
+        return None
+    return Sentence(
+        "warn",
+        f"Late in the run {share:.0%} of the completions were cut off at sampling.max_tokens: "
+        "raise it, or stop them earlier with sampling.stop.",
+    )
+
+
+def _errors(view: View) -> Sentence | None:
+    rows = view.metrics or view.evaluations
+    errors, samples = _sum(rows, "errors"), _sum(rows, "samples")
+    if not errors:
+        return None
+    return Sentence(
+        "bad", f"The verifier failed on {errors:,} of {samples:,} samples: see Errors below."
+    )
+
+
+def _alarm(row: Row) -> Sentence:
+    advice = f" {row['advice']}" if row.get("advice") else ""
+    return Sentence("bad", f"Alarm at step {row.get('step')}: {row.get('text', '')}{advice}")
+
+
+def _sum(rows: Sequence[Row], key: str) -> int:
+    return int(sum(row.get(key) or 0 for row in rows))
+
+
+def _rate(row: Row) -> str:
+    low, high = row.get("low"), row.get("high")
+    interval = "" if low is None or high is None else f" [{low:.1%}, {high:.1%}]"
+    return f"{row['accuracy']:.1%}{interval}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def duration(seconds: float) -> str:
+    """`2 h 5 min`, `3 min 20 s`, `12 s`."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def sentences(view: View) -> list[dict[str, Any]]:
+    """The verdict as the page reads it."""
+    return [{"tone": one.tone, "text": one.text} for one in verdict(view)]

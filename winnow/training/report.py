@@ -1,0 +1,186 @@
+"""The page of runs, from their folders."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from winnow.config.schema.describe import resolved
+from winnow.errors import UserError
+from winnow.evaluation.gain import gain_between
+from winnow.reporting.page.blocks import blocks_of
+from winnow.reporting.page.budget import LIMIT, Embedded, embed
+from winnow.reporting.page.html import Shown, page
+from winnow.reporting.page.view import Kind, Measure, Row, Setting, View
+from winnow.reporting.progress_file import progress_of
+from winnow.storage.atomic import write_text
+from winnow.storage.format import ENVIRONMENT
+from winnow.storage.lines import rows_of
+from winnow.storage.paths import located, shown
+from winnow.storage.run_folder import RunStore
+from winnow.training.early_stopping import chosen_checkpoint, reported
+
+REPORT = "report.html"
+_SPLITS = ("eval", "test", "train", "final", "sample")
+"""In what order files of one step were made."""
+
+
+def write_report(
+    folders: Sequence[str | Path], out: Path | None = None, *, done: bool = False
+) -> Path:
+    """Write the page of a folder, or of several side by side.
+
+    Args:
+        folders: Of runs, evaluations or samples.
+        out: Default: `report.html` in the folder, of several `comparison.html` here.
+        done: Whether they are, which their folders say a little later.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        UserError: one is no folder of Winnow's.
+        DiskError: it cannot be written.
+    """
+    found = [opened(folder) for folder in folders]
+    runs = [shown_of(folder, LIMIT // len(found), done) for folder in found]
+    if out is None:
+        out = found[0] / REPORT if len(found) == 1 else Path("comparison.html")
+    path = located(out, "out")
+    write_text(path, page(runs))
+    return path
+
+
+def opened(folder: str | Path) -> Path:
+    """A folder of a run, an evaluation or samples.
+
+    Raises:
+        UserError: it is none.
+    """
+    path = located(folder, "run")
+    if not path.is_dir():
+        raise UserError("", f"there is no folder {shown(path)}", "give a run folder")
+    if not (files_of(path) or (path / "config.toml").is_file()):
+        problem = f"{shown(path)} holds no samples and no config.toml"
+        raise UserError("", problem, "give the folder of a run, an evaluation or samples")
+    return path
+
+
+def shown_of(folder: Path, limit: int = LIMIT, done: bool = False) -> Shown:
+    """A folder as a page shows it."""
+    blocks, damaged = blocks_of(files_of(folder))
+    view = view_of(folder, damaged)
+    if done:
+        view = replace(view, progress={**view.progress, "status": "done"})
+    return Shown(view, blocks, embed(blocks, limit))
+
+
+def served_of(folder: Path) -> Shown:
+    """A folder as a page shows it that asks for its samples, a block for each file."""
+    blocks, damaged = blocks_of(files_of(folder), least=0)
+    parts = {(block.name, part): b"" for block in blocks for part in ("rows", "texts", "marks")}
+    return Shown(view_of(folder, damaged), blocks, Embedded(parts))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of samples of a folder, in the order in which they were made."""
+    if rollouts := list(folder.glob("rollouts/*.parquet")):
+        return sorted(rollouts, key=_made)
+    for pattern in ("samples/*.parquet", "*.parquet"):
+        if found := sorted(folder.glob(pattern)):
+            return found
+    return []
+
+
+def _made(path: Path) -> tuple[int, int, str]:
+    split, _, step = path.stem.partition("-")
+    order = _SPLITS.index(split) if split in _SPLITS else len(_SPLITS)
+    # the start is evaluated before step 1, and any other step after it
+    return (int(step) if step.isdigit() else 0), order if order != 0 else 5, path.name
+
+
+def view_of(folder: Path, damaged: Sequence[Path] = ()) -> View:
+    """What is known of a folder but for its samples."""
+    values = _values(folder)
+    evaluations, metrics = (_lines(folder / f"{name}.jsonl") for name in ("evals", "metrics"))
+    is_run = (folder / "checkpoints").is_dir()
+    kind: Kind = "run" if is_run else "evaluation" if evaluations else "samples"
+    before, after, gain, tested = None, None, None, True
+    if is_run:
+        before, after, gain, tested = _judged(folder, values, evaluations)
+    elif evaluations:
+        after = evaluations[-1]
+    return View(
+        name=folder.name,
+        folder=shown(folder),
+        kind=kind,
+        progress=progress_of(folder),
+        metrics=metrics,
+        evaluations=evaluations,
+        alarms=_lines(folder / "alarms.jsonl"),
+        before=before,
+        after=after,
+        gain=gain,
+        tested=tested,
+        phases=_phases(metrics),
+        settings=[Setting(*one) for one in resolved(values)] if values else [],
+        environment=_environment(folder),
+        again=_again(folder, kind) if values else "",
+        damaged=[path.name for path in damaged],
+    )
+
+
+def _judged(
+    folder: Path, values: Mapping[str, Any], evaluations: Sequence[Row]
+) -> tuple[Row | None, Row | None, Measure | None, bool]:
+    """The evaluations before and after, what was gained, and whether nothing was chosen by it."""
+    store = RunStore(folder)
+    patience = values.get("eval", {}).get("patience", 0)
+    step = 0
+    if list(store.checkpoints()):
+        step = chosen_checkpoint(store, patience)[1]
+    told = reported(evaluations, patience, step) if evaluations else None
+    if told is None:
+        return None, None, None, True
+    found = None
+    with suppress(UserError):  # damaged files are listed, and the rest is shown
+        found = gain_between(store, told.before, told.after)
+    gain = None if found is None else Measure(found.value, found.low, found.high)
+    return told.before, told.after, gain, told.tested
+
+
+def _phases(metrics: Sequence[Row]) -> list[tuple[str, int]]:
+    last: dict[Any, int] = {}
+    for row in metrics:
+        if row.get("phase") is not None:
+            last[row["phase"]] = row["step"]
+    return [(f"phase {number}", step) for number, step in last.items()]
+
+
+def _again(folder: Path, kind: Kind) -> str:
+    command = {"run": "train", "evaluation": "eval", "samples": "sample"}[kind]
+    return f"winnow {command} {shown(folder / 'config.toml')} --out NEW"
+
+
+def _values(folder: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lines(path: Path) -> list[Row]:
+    return [row for _, row in rows_of(path)] if path.is_file() else []
