@@ -1,0 +1,75 @@
+"""The page of a run, as the run leaves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.reporting.page.test_html import Parsed
+from tests.training.faked import settings, trained
+from winnow.errors import UserError
+from winnow.training.report import files_of, view_of, write_report
+from winnow.training.run import result_of
+
+
+def test_a_run_ends_with_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = settings(tmp_path, monkeypatch)
+    run = trained({**given, "eval": {**given.get("eval", {}), "every": 2}}, tmp_path / "run")
+    found = Parsed((run / "report.html").read_text(encoding="utf-8"))
+    head = found.unpacked("head")["runs"][0]
+    result = result_of(run)
+    assert head["metrics"]["step"] == [1, 2, 3, 4]
+    assert head["metrics"]["reward_mean"] == [row["reward_mean"] for row in result.metrics]
+    assert sum(block["rows"] for block in head["blocks"]) == sum(
+        len(found.unpacked(f"0/{block['name']}/texts")["text"]) for block in head["blocks"]
+    )
+    changed = {one["key"]: one["value"] for one in head["settings"] if one["changed"]}
+    assert changed["algorithm.name"] == "rloo"
+    assert changed["prompts_per_step"] == 6
+    # the cells that the folder writes out are those of the row: nothing was changed by them
+    assert not [key for key in changed if key.startswith("algorithm.") and key[10:] != "name"]
+    assert head["again"].endswith("config.toml --out NEW")
+
+
+def test_files_are_in_the_order_of_time(tmp_path: Path) -> None:
+    names = ["eval-000000", "test-000000", "train-000001", "train-000002", "eval-000002"]
+    (tmp_path / "rollouts").mkdir()
+    for name in sorted(names):
+        (tmp_path / "rollouts" / f"{name}.parquet").touch()
+    found = [path.stem for path in files_of(tmp_path)]
+    assert found.index("train-000002") < found.index("eval-000002")
+    assert found.index("eval-000000") < found.index("train-000001") < found.index("train-000002")
+
+
+def test_no_report_is_written_where_none_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained({**settings(tmp_path, monkeypatch), "report": False}, tmp_path / "run")
+    assert not (run / "report.html").exists()
+    out = write_report([run])
+    assert out == run / "report.html"
+    both = write_report([run, run], tmp_path / "both.html")
+    heads = Parsed(both.read_text(encoding="utf-8")).unpacked("head")["runs"]
+    assert [head["name"] for head in heads] == ["run", "run"]
+
+
+def test_a_damaged_file_is_listed_and_the_rest_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(settings(tmp_path, monkeypatch), tmp_path / "run")
+    (run / "rollouts" / "train-000002.parquet").write_bytes(b"PAR1")
+    head = Parsed(write_report([run]).read_text(encoding="utf-8")).unpacked("head")["runs"][0]
+    assert "train-000002.parquet" in head["verdict"][-1]["text"]
+    names = [name for block in head["blocks"] for name, _ in block["files"]]
+    assert "train-000001.parquet" in names
+    assert "train-000002.parquet" not in names
+
+
+def test_other_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        write_report([tmp_path / "none"])
+    with pytest.raises(UserError, match="holds no samples"):
+        write_report([tmp_path])
+    (tmp_path / "config.toml").write_text("steps = 3")
+    assert view_of(tmp_path).kind == "samples"
