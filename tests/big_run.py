@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,41 +20,11 @@ from winnow.storage.schema import write_groups
 from winnow.types import Batch, Group, Outcome, Prompt, Sample, Score, StepStats
 
 PROMPTS, EACH = 64, 8
-WORDS = [
-    "first",
-    "then",
-    "so",
-    "the",
-    "number",
-    "of",
-    "apples",
-    "that",
-    "she",
-    "has",
-    "left",
-    "is",
-    "therefore",
-    "we",
-    "add",
-    "subtract",
-    "multiply",
-    "total",
-    "cost",
-    "each",
-    "day",
-    "week",
-    "how",
-    "many",
-    "minutes",
-    "per",
-    "hour",
-    "answer",
-    "equals",
-    "divided",
-    "by",
-    "with",
-    "remaining",
-]
+WORDS = re.findall(
+    r"\w+",
+    "first then so the number of apples that she has left is therefore we add subtract multiply "
+    "total cost each day week how many minutes per hour answer equals divided by with remaining",
+)
 
 
 def make_run(folder: Path, samples: int = 100_000, tokens: int = 64, seed: int = 0) -> Path:
@@ -69,10 +41,7 @@ def make_run(folder: Path, samples: int = 100_000, tokens: int = 64, seed: int =
             groups = [_group(one, step / steps, step, tokens, rng) for one in prompts]
             if step % 40 == 0:
                 write_groups(folder / f"rollouts/eval-{step:06d}.parquet", "eval", step, groups)
-                row = evaluation(step, groups, 1.0).__dict__
-                evals.write(
-                    line_of({**row, "pass_at_k": [one.__dict__ for one in row["pass_at_k"]]})
-                )
+                evals.write(line_of(asdict(evaluation(step, groups, 1.0))))
             elif step:
                 write_groups(folder / f"rollouts/train-{step:06d}.parquet", "train", step, groups)
                 rows.write(line_of(_row(step, groups)))
@@ -112,7 +81,7 @@ def _sample(tokens: int, rng: np.random.Generator) -> Sample:
         text="".join(words),
         finish_reason="eos",
         entropies=tuple(rng.exponential(0.5, tokens).astype(np.float32).tolist()),
-        **({"token_ends": tuple(ends.tolist())} if "token_ends" in Sample.__slots__ else {}),
+        token_ends=tuple(ends.tolist()),
     )
 
 
