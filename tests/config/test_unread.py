@@ -118,7 +118,7 @@ READ = {
     *("model", "dtype", "device", "threads", "seed", "phases", "engine.sampler", "engine.learner"),
     *("samples_file", "steps", "prompts_per_step", "samples_per_prompt", "minibatch_prompts"),
     *("microbatch_tokens", "checkpoint.every", "checkpoint.keep", "checkpoint.average"),
-    "checkpoint.keep_optimizer",
+    *("checkpoint.keep_optimizer", "report"),
     *("prompts.source", "prompts.template", "prompts.chat", "prompts.limit"),
     "reward.parts",
     *("reward.right_at", "lora.rank", "anchor.source", "eval.source", "eval.size"),

@@ -54,7 +54,6 @@ SCHEMA = pa.schema(
         ("token_ends", pa.list_(pa.int32())),  # characters of the text before each token's end
         ("logprobs", pa.list_(pa.float32())),
         ("entropies", pa.list_(pa.float32())),
-        ("token_ends", pa.list_(pa.int32())),
         ("finish_reason", pa.string()),
         ("model", pa.string()),
         ("policy_version", pa.int64()),

@@ -176,8 +176,8 @@ def _reported(folder: Path, observers: Observers) -> Path | None:
     """The page of the run: an error in it is told, and does not take the run's result away."""
     try:
         return write_report([folder], done=True)
-    except WinnowError as error:
-        observers.note(f"the report could not be written: {error}")
+    except WinnowError:
+        observers.note(f"report.html cannot be written; winnow report {shown(folder)} says why")
         return None
 
 

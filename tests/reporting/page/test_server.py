@@ -7,7 +7,6 @@ import http.client
 import json
 import queue
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ask(folder: Path) -> Iterator[Any]:
+def ask(folder: Path) -> Any:
     told: queue.Queue[str] = queue.Queue()
     watched = Watched([folder], served_of)
     threading.Thread(target=serve, args=(watched, 0, told.put), daemon=True).start()
@@ -42,7 +41,7 @@ def ask(folder: Path) -> Iterator[Any]:
         connection.close()
         return found
 
-    yield ask
+    return ask
 
 
 def write(folder: Path, step: int) -> None:

@@ -115,8 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
                 told = json.dumps(self.of.state()).encode()
                 return self._answer(HTTPStatus.OK, told, "application/json")
             found = self.of.data(path.removeprefix("data/")) if path.startswith("data/") else None
-        except WinnowError as error:  # a file that is being written, or was damaged
-            return self._answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error).encode(), "text/plain")
+        except WinnowError:  # a file that is being rewritten, or was damaged
+            text = b"a file of the run cannot be read"
+            return self._answer(HTTPStatus.SERVICE_UNAVAILABLE, text, "text/plain")
         if found is None:
             return self._answer(HTTPStatus.NOT_FOUND, b"there is no such thing", "text/plain")
         return self._answer(HTTPStatus.OK, found, "application/octet-stream")
