@@ -89,7 +89,6 @@ def in_order(rows: list[dict[str, Any]]) -> list[str]:
             lambda r: r["split"] == "train" and r["prompt_id"] in ("p0", "p1"),
         ),
     ],
-    ids=str,
 )
 def test_filters_are_what_they_say(run, filters, holds) -> None:
     expected = in_order([row for row in rows_of(run) if holds(row)])
