@@ -10,8 +10,8 @@ export PIP_CONSTRAINT       := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo install test test-learns test-elsewhere peers torture verdicts examples docs lint check \
-        package pins bench bench-sampling bench-selection floors check-gpu bench-gpu \
+.PHONY: demo install test test-learns test-elsewhere peers torture verdicts examples docs test-page lint check \
+        package pins bench bench-sampling bench-selection bench-report pictures floors check-gpu bench-gpu \
         clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M-Instruct on two-digit addition
@@ -41,6 +41,9 @@ examples: $(VENV)/tests              ## what is under examples/
 docs: $(VENV)/tests                  ## what the README and the docs tell one to run
 	$(BIN)/python -m pytest -m docs
 
+test-page: $(VENV)/page              ## drive the page of a run in a headless Chromium (apt-get install chromium)
+	$(BIN)/python -m pytest -m page
+
 lint: $(VENV)/lint                   ## linter, formatter, type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -66,6 +69,12 @@ bench-sampling: $(VENV)/installed    ## the sampler beside generate
 bench-selection: $(VENV)/installed   ## a million samples through `winnow select`
 	$(BIN)/python bench/selection.py $(ARGS)
 
+bench-report: $(VENV)/page           ## the page of 100,000 samples: size, seconds to open and search
+	PYTHONPATH=. $(BIN)/python bench/report.py $(ARGS)
+
+pictures: $(VENV)/page               ## the README's pictures, of RUN=runs/NAME
+	PYTHONPATH=. $(BIN)/python bench/pictures.py $(RUN)
+
 floors: $(VENV)/installed            ## each stage's time over what this machine must take for it
 	$(BIN)/python bench/floors.py $(ARGS)
 
@@ -86,6 +95,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/tests: $(VENV)/installed
 	$(PIP) -e '.[test]'
+	touch $@
+
+$(VENV)/page: $(VENV)/tests
+	$(PIP) -e '.[page]'
 	touch $@
 
 $(VENV)/peers: $(VENV)/tests
