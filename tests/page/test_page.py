@@ -289,7 +289,7 @@ def test_watching_a_run_that_goes_on(browser: Any, tmp_path: Path) -> None:
     """A real run in another process; the page shows its steps as they come, and its end."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "winnow", "train", "--out", str(out), "--set", "steps=4"]
-    small = ["eval.size=4", "prompts_per_step=2", "samples_per_prompt=2", "report=false"]
+    small = ["eval.size=4", "prompts_per_step=2", "samples_per_prompt=2", "minibatch_prompts=2"]
     for setting in small:
         command += ["--set", setting]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
