@@ -69,9 +69,7 @@ def main() -> None:
         path = write_report([run])
         written = time.perf_counter() - begin
         with sync_playwright() as driver:
-            browser = driver.chromium.launch(
-                executable_path=browser_path(), args=["--no-sandbox"]
-            )
+            browser = driver.chromium.launch(executable_path=browser_path(), args=["--no-sandbox"])
             rows = [once(browser, path) for _ in range(5)]
             browser.close()
         print(f"{asked.samples} samples of {asked.tokens} tokens")

@@ -187,3 +187,19 @@ def test_a_folder_of_samples(given: dict[str, Any], tmp_path: Path) -> None:
     assert winnow.sample(resume=folder, quiet=True, accept_changes=True).sampled.made == 0
     with pytest.raises(UserError, match=r"^accept_changes: it is for what is resumed"):
         winnow.sample(**own, out=tmp_path / "other", accept_changes=True)
+
+
+def test_what_holds_nothing_yet_takes_other_settings(given: dict[str, Any], tmp_path: Path) -> None:
+    """A run that ended before its first sample: no sample and no step is of other settings."""
+    folder = trained(given, tmp_path / "run")
+    for name in ("rollouts", "checkpoints"):
+        shutil.rmtree(folder / name)
+        (folder / name).mkdir()
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        (folder / name).unlink()
+    edit(folder, *EDITS["optimizer.lr 2.0 -> 0.5"])
+    (note, *_) = resumed(folder)
+    assert note.endswith("was begun: optimizer.lr 2.0 -> 0.5")
+    edit(folder, r"^lr = 0.5$", "lr = 1.0")
+    with pytest.raises(UserError, match="begun with other settings"):
+        resumed(folder)

@@ -167,9 +167,13 @@ def sampler_for(
 
     Raises:
         UserError: what `engine_for` raises; a prompt longer than the model's context; no answer
-            from the server.
+            from the server; conversations for an endpoint that takes none.
     """
     check_answers(config, prompts)
+    if config.engine.sampler == "openai":
+        from winnow.engines.server.sampler import check_conversations
+
+        check_conversations(config.engine.api, prompts)
 
     def engine() -> Engine:
         observers.progress("load model", 0, 1)

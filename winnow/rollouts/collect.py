@@ -255,7 +255,7 @@ def resume_sample(
     """Resume a folder of `winnow sample`. No model is loaded for one that is complete.
 
     Args:
-        accept_changes: Whether one is resumed whose settings or data have changed.
+        accept_changes: Whether one with samples is resumed whose settings or data have changed.
     """
     folder = located(folder, "resume")
     Journal.check(folder)
@@ -264,11 +264,11 @@ def resume_sample(
         with naming_folder(folder):
             plan = _plan(config, held_out=(folder / HELD_OUT).exists())
         longer = {"samples_per_prompt"}
-        for note in check_inputs(
-            folder, _inputs(config, plan), accept=accept_changes, extends=longer
-        ):
+        journal = Journal(folder, plan.empty)
+        accept = accept_changes or not journal.begun  # without a sample none is of other settings
+        for note in check_inputs(folder, _inputs(config, plan), accept=accept, extends=longer):
             observers.note(note)
-        if (done := complete(plan, Journal(folder, plan.empty))) is not None:
+        if (done := complete(plan, journal)) is not None:
             return SampleResult(folder, done)
         return _sample(
             config, folder, plan, lambda plan, _: Journal(folder, plan.empty), observers, reward
@@ -312,7 +312,7 @@ def _sample(
             raise Stopped(f"stopped; resume: {again}") from stop
         except UserError as error:
             # a server that is down comes back
-            if error.setting.startswith("engine.") or from_judge(error):
+            if error.setting == "engine.url" or from_judge(error):
                 error.add_note(f"resume: {again}")
             raise
         finally:

@@ -202,6 +202,12 @@ class RunStore:
             by_group.setdefault(row["group"], []).append(row)
         return by_group
 
+    @property
+    def begun(self) -> bool:
+        """Whether it holds samples or a checkpoint."""
+        inside = (self.folder / "rollouts", self.folder / "checkpoints")
+        return any(path.is_dir() and any(path.iterdir()) for path in inside)
+
     def kept(self, split: Split, after: int) -> dict[int, tuple[int, int]]:
         """For each step after one: how many samples are on the disk, and how many have a reward.
 

@@ -208,6 +208,11 @@ class Journal:
     def complete(self) -> bool:
         return (self.folder / JOURNAL).stat().st_size == 0
 
+    @property
+    def begun(self) -> bool:
+        """Whether it holds samples."""
+        return bool(self._parts()) or bool((self.folder / JOURNAL).read_bytes().strip())
+
     def _parts(self) -> list[Path]:
         return sorted((self.folder / "samples").glob("part-*.parquet"))
 

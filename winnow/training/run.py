@@ -124,9 +124,8 @@ def run(
             checked = plan(config, algorithm, resumed=resume is not None)
         point = None
         if resume is not None:
-            notes = check_inputs(
-                out, checked.inputs, accept=accept_changes, extends=checked.extends
-            )
+            accept = accept_changes or not RunStore(out).begun  # nothing is of other settings
+            notes = check_inputs(out, checked.inputs, accept=accept, extends=checked.extends)
             point = resume_point(RunStore(out), checked.phases, config.eval.patience, notes)
         start = _start(checked, out, point)
         prompts = checked.prompts

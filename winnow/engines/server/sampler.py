@@ -17,9 +17,9 @@ from winnow.engines.queueing import QueuedSampler, Results
 from winnow.engines.server.client import Caller, Server
 from winnow.engines.server.in_thread import checked, first_error, loop_in_a_thread
 from winnow.engines.server.pacing import Pacer, Sleep
-from winnow.engines.server.protocol import Counts
+from winnow.engines.server.protocol import Api, Counts
 from winnow.errors import UserError, WinnowError, number_of
-from winnow.types import Group, Sample
+from winnow.types import Group, Prompt, Sample
 
 
 class ServerSampler(QueuedSampler):
@@ -77,9 +77,7 @@ class ServerSampler(QueuedSampler):
         Raises:
             UserError: a conversation, where the endpoint takes none.
         """
-        if self.server.api == "completions" and any(r.prompt.messages for r in requests):
-            problem = "the prompts are conversations, which the completions endpoint does not take"
-            raise UserError("engine.api", problem, "set engine.api = 'chat'")
+        check_conversations(self.server.api, [request.prompt for request in requests])
         return super().submit(requests)
 
     def _sample(self, requests: Sequence[Request]) -> Results:
@@ -108,6 +106,13 @@ class ServerSampler(QueuedSampler):
 
     def _caller(self) -> Caller:
         return Caller(self.server, self.counts, self._pacer, self._backoff)
+
+
+def check_conversations(api: Api, prompts: Sequence[Prompt]) -> None:
+    """Raise a `UserError` for prompts that an endpoint does not take."""
+    if api == "completions" and any(prompt.messages for prompt in prompts):
+        problem = "the prompts are conversations, which the completions endpoint does not take"
+        raise UserError("engine.api", problem, "set engine.api = 'chat'")
 
 
 class _Job:
