@@ -23,7 +23,9 @@ def test_graded_rewards_that_a_row_throws_away(name) -> None:
     said = graded([group([0.0, 0.5, 1.0])], ALGORITHMS[name])
     assert (said is not None) == (name in RIGHT_ALONE)
     if said is not None:
-        named = said.partition("for graded rewards use ")[2].split(", ")
+        uses, _, lower = said.partition("for graded rewards use ")[2].partition(", or ")
+        named = uses.split(", ")
+        assert lower == "lower reward.right_at (now 1)"
         once = name == "rft"
         assert set(named) == ({"gibbs", "snis", "dpo"} if once else set(named) & ALGORITHMS.keys())
         assert not set(named) & set(RIGHT_ALONE)
@@ -90,3 +92,29 @@ def test_each_is_told_once_and_empty_steps_are_counted(tiny_model, tmp_path) -> 
     assert told[1:] == [f"step {n}: no update again, {n} steps without one so far" for n in (2, 4)]
     assert sum("rewards between 0 and 1 seen; raft++" in text for text in notes.texts) == 1
     assert sum("cut off at sampling.max_tokens = 1;" in text for text in notes.texts) == 1
+
+
+def test_graded_rewards_are_told_of_after_the_first_evaluation(tiny_model, tmp_path) -> None:
+    """Before the first step has sampled anything."""
+    notes = Notes()
+    steps: list[int] = []
+    notes.on_step = lambda step: steps.append(len(notes.texts))  # type: ignore[method-assign]
+    winnow.train(
+        model=str(tiny_model),
+        prompts=tiny.problems(),
+        reward=lambda prompt, completion: 0.5 if prompt.text in HELD else 1.0,
+        out=tmp_path / "run",
+        steps=1,
+        prompts_per_step=4,
+        minibatch_prompts=4,
+        samples_per_prompt=2,
+        sampling={"max_tokens": 1},
+        eval_prompts=[{"prompt": text, "answer": "0"} for text in HELD],
+        callbacks=[notes],
+        quiet=True,
+    )
+    (place,) = [i for i, text in enumerate(notes.texts) if "rewards between 0 and 1 seen" in text]
+    assert place < steps[0]
+
+
+HELD = ("0 + 0 =", "00 + 0 =")

@@ -22,5 +22,6 @@ def graded(groups: Sequence[Group], algorithm: Algorithm) -> str | None:
     what = "the part that decides what is right" if apart else "a reward"
     return (
         f"rewards between 0 and 1 seen; {algorithm.name} uses only whether {what} is "
-        f">= {groups[0].right_at:g}; for graded rewards use {', '.join(others)}"
+        f">= {groups[0].right_at:g}; for graded rewards use {', '.join(others)}, or lower "
+        f"reward.right_at (now {groups[0].right_at:g})"
     )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.graded import graded
 from winnow.config.located import located_config, naming_places
 from winnow.config.recipe import dumps, values_of
 from winnow.config.schema import Config
@@ -42,6 +44,7 @@ def evaluate(
     step: int,
     split: Split = "eval",
     engine: Engine | None = None,
+    algorithm: Algorithm | None = None,
     alone: bool = False,
 ) -> Evaluation:
     """Sample, score, store, measure and tell.
@@ -51,6 +54,7 @@ def evaluate(
     Args:
         split: `test` for the test prompts; `final` for a final model that is not the last step's.
         engine: Of the policy, where its KL to the start is asked for.
+        algorithm: What is trained with, where a note should say what it does not use of the scores.
         alone: Whether it is all that the command does.
 
     Raises:
@@ -85,6 +89,8 @@ def evaluate(
     result = evaluation(step, groups, round(watch.seconds["evaluate"], 3), split, kl)
     result = replace(result, time=utc_now())
     context.observers.on_evaluation(result)
+    if algorithm is not None:
+        context.once("graded", graded(groups, algorithm))
     if failed := failures_of(groups):
         if alone and result.errors == result.samples:
             remedy = f"fix it and evaluate again (the samples are kept in {shown(store.folder)})"

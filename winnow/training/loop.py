@@ -77,7 +77,7 @@ def train(run: Run) -> None:
 
 def held_out_accuracy(run: Run, step: int) -> Evaluation:
     """Evaluate on the held-out prompts."""
-    return evaluate(run.context, step=step, engine=run.engine)
+    return evaluate(run.context, step=step, engine=run.engine, algorithm=run.phase.algorithm)
 
 
 def _memory(run: Run) -> Metrics:
