@@ -15,7 +15,11 @@ from winnow.types import Score
 
 
 def counted(*rates: tuple[int, int]) -> list[Counted]:
-    return [Counted((f"p{i}", "x", None), *rate) for i, rate in enumerate(rates)]
+    """Right samples of valid ones, by prompt; a reward is 1 or 0."""
+    return [
+        Counted((f"p{i}", "x", None), right, valid, (1.0,) * right + (0.0,) * (valid - right))
+        for i, (right, valid) in enumerate(rates)
+    ]
 
 
 def row(step: int, accuracy: float | None = 0.5, split: str = "eval") -> dict[str, object]:
@@ -28,7 +32,7 @@ def test_only_prompts_with_a_score_both_times_count() -> None:
     found = gain(before, after)
     # of the first two: 1/4 to 2/4 and 3/3 to 1/1; harmonic means 2/(1/4 + 1/3) and 2/(1/4 + 1)
     made = paired_difference(np.array([0.25, 1]), np.array([0.5, 1]), (24 / 7, 1.6))
-    assert found == Gain(*(pytest.approx(x) for x in made))
+    assert found == Gain(*(pytest.approx(x) for x in (*made, *made)))
     assert found.value == pytest.approx(0.125)
 
 
@@ -39,6 +43,21 @@ def test_pairs_tell_more_than_two_samples_of_prompts() -> None:
     )
     assert found.value == pytest.approx(10 / 210)
     assert 0.01 < found.low < found.high < 0.1
+
+
+def test_graded_rewards_have_a_gain_of_their_own() -> None:
+    """Three prompts gain .1, .2 and .3: mean .2, t(2) = 4.3027 times .1 / sqrt(3) on each side."""
+    pairs = [((0.0, 0.4), (0.3,)), ((0.5,), (0.7,)), ((0.1, 0.1), (0.2, 0.6))]
+    before, after = (
+        [Counted((f"p{i}", "x", None), 0, len(one), one) for i, one in enumerate(side)]
+        for side in zip(*pairs, strict=True)
+    )
+    found = gain(before, after)
+    assert found is not None
+    assert found.value == 0
+    half = 4.3027 * 0.1 / 3**0.5
+    told = (found.reward, found.reward_low, found.reward_high)
+    assert told == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=1e-4)
 
 
 def test_other_prompts_have_no_gain() -> None:
@@ -58,7 +77,7 @@ class TestOfAFolder:
         unscored = group([1], name="a").with_(scores=(Score.failed("broken"),))
         store.write_samples("final", 3, [unscored])
         assert store.counted("eval", 0) == [
-            Counted(("a", "a", None), 2, 3), Counted(("b", "b", None), 1, 2),
+            Counted(("a", "a", None), 2, 3, (1, 0, 1)), Counted(("b", "b", None), 1, 2, (0.5, 0.4)),
         ]  # fmt: skip
         assert store.counted("final", 3) == [Counted(("a", "a", None), 0, 0)]
         assert store.counted("eval", 3) is None
@@ -76,7 +95,7 @@ class TestOfAFolder:
         assert gain_between(store, row(0), older).value == -0.5
 
     def test_the_model_it_began_with_is_no_better(self, store) -> None:
-        assert gain_between(store, row(0), row(0)) == Gain(0, 0, 0)
+        assert gain_between(store, row(0), row(0)) == Gain(*[0] * 6)
         assert gain_between(store, row(0, None), row(0, None)) is None
 
     def test_without_its_samples_there_is_none(self, store) -> None:
@@ -96,6 +115,19 @@ class TestOfAFolder:
             "held-out accuracy: 20.0% before, 70.0% after: +50.0 points [-4.0, +60.0]",
         ),
         ({}, "held-out accuracy: 20.0% before, 70.0% after"),
+        (
+            {"reward_before": 0.2, "reward_after": 0.7, "reward_gain": 0.5}
+            | {"reward_gain_low": 0.4, "reward_gain_high": 0.6},
+            "held-out accuracy: 20.0% before, 70.0% after\n"
+            "held-out mean reward: 0.200 before, 0.700 after",
+        ),
+        (
+            {"before": 0.0, "after": 0.0, "gain": 0.0, "gain_low": -0.01, "gain_high": 0.01}
+            | {"reward_before": 0.2, "reward_after": 0.7, "reward_gain": 0.5}
+            | {"reward_gain_low": 0.4, "reward_gain_high": 0.6},
+            "held-out mean reward: 0.200 before, 0.700 after: +0.500 [+0.400, +0.600]\n"
+            "held-out accuracy: 0.0% before, 0.0% after: +0.0 points [-1.0, +1.0]",
+        ),
         ({"before": None}, ""),
         (
             {"evaluations": 9, "selected": 0.725},

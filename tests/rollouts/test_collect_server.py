@@ -58,14 +58,14 @@ def test_a_folder_without_a_sample_takes_other_settings(tmp_path, monkeypatch) -
     with FakeServer() as server:
         server.default, fine = status(404, "no such model"), server.default
         how = {"engine": {"sampler": "openai", "url": server.url, "served_model": "theirs"}}
-        with pytest.raises(UserError, match="fix engine.url") as caught:
+        with pytest.raises(UserError, match=r"fix engine\.url") as caught:
             winnow.sample(**how, prompts=tiny.problems()[:3], reward="exact", out="a", quiet=True)
         assert notes(caught.value) == ["resume: winnow sample --resume a"]
         server.default = fine
         edit("theirs", "ours")
         assert winnow.sample(resume="a", quiet=True).sampled.made == 24
         edit("ours", "theirs")
-        with pytest.raises(UserError, match="begun with other settings .*served_model"):
+        with pytest.raises(UserError, match=r"begun with other settings .*served_model"):
             winnow.sample(resume="a", quiet=True)
 
 

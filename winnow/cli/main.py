@@ -118,6 +118,9 @@ def train(
                 "evaluations": result.evaluations,
                 "reward_before": result.reward_before,
                 "reward_after": result.reward_after,
+                "reward_gain": result.reward_gain,
+                "reward_gain_low": result.reward_gain_low,
+                "reward_gain_high": result.reward_gain_high,
                 "last_step": result.metrics[-1],
                 "report": None if result.report is None else str(result.report),
             }

@@ -6,23 +6,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from winnow.reporting.metrics import rates_of
 from winnow.storage.run_folder import Counted, RunStore
-from winnow.theory.intervals import paired_difference
+from winnow.theory.intervals import mean_interval, paired_difference
+
+_ROUNDING = 1e-9
+"""Between a mean of rewards 0 and 1 and the share of them that are right."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Accuracy after minus accuracy before, with its 95 % interval.
+    """Accuracy after minus accuracy before, and mean reward likewise, with 95 % intervals.
 
     Attributes:
         value: Mean over the prompts that have a score both times of the difference of their rates.
         low, high: `theory.intervals.paired_difference`; ``None`` for fewer than two such prompts.
+        reward: Mean over the same prompts of the difference of their mean rewards.
+        reward_low, reward_high: `theory.intervals.mean_interval` of these differences; where the
+            rewards are the rates themselves, `low` and `high`.
     """
 
     value: float
     low: float | None
     high: float | None
+    reward: float | None = None
+    reward_low: float | None = None
+    reward_high: float | None = None
 
 
 def gain_between(store: RunStore, first: Mapping[str, Any], last: Mapping[str, Any]) -> Gain | None:
@@ -33,7 +44,8 @@ def gain_between(store: RunStore, first: Mapping[str, Any], last: Mapping[str, A
     """
     before, after = (_place(row) for row in (first, last))
     if before == after:
-        return None if first["accuracy"] is None else Gain(0.0, 0.0, 0.0)  # the model it began with
+        none = (0.0, 0.0, 0.0)  # it is the model that it began with
+        return None if first["accuracy"] is None else Gain(*none, *none)
     counted = [store.counted(split, step) for split, step in (before, after)]
     if counted[0] is None or counted[1] is None:
         return None
@@ -54,7 +66,15 @@ def gain(before: Sequence[Counted], after: Sequence[Counted]) -> Gain | None:
     (rates, blocks), (later, later_blocks) = (
         rates_of([(side.right, side.valid) for side in sides]) for sides in zip(*both, strict=True)
     )
-    return Gain(*paired_difference(rates, later, (blocks, later_blocks)))
+    gained = paired_difference(rates, later, (blocks, later_blocks))
+    means, later_means = (
+        np.array([np.mean(side.rewards) for side in sides]) for sides in zip(*both, strict=True)
+    )
+    if np.allclose(means, rates, rtol=0, atol=_ROUNDING) and np.allclose(
+        later_means, later, rtol=0, atol=_ROUNDING
+    ):
+        return Gain(*gained, *gained)
+    return Gain(*gained, *mean_interval(later_means - means))
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, int]:

@@ -95,9 +95,10 @@ class RunEnd:
         folder: The run folder.
         status: `stopped` by Ctrl-C, `failed` by an error.
         checkpoint: The model that training ended with; ``None`` where nothing was trained to the
-            end, as are the next seven.
+            end, as are the numbers below.
         before, after: Held-out accuracy of the start and of that model.
         reward_before, reward_after: Their mean rewards on the same prompts.
+        reward_gain, reward_gain_low, reward_gain_high: The difference of these, with its interval.
         gain, gain_low, gain_high: The difference over the same prompts, and its 95 % interval.
         tested: False where the checkpoint was chosen by the accuracy on those very prompts, so that
             it is too high.
@@ -120,3 +121,6 @@ class RunEnd:
     error: str = ""
     reward_before: float | None = None
     reward_after: float | None = None
+    reward_gain: float | None = None
+    reward_gain_low: float | None = None
+    reward_gain_high: float | None = None

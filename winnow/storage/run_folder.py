@@ -60,16 +60,18 @@ FINAL = "final"
 
 @dataclass(frozen=True)
 class Counted:
-    """How many samples of a prompt are right.
+    """How many samples of a prompt are right, and their rewards.
 
     Attributes:
         prompt: What tells it apart: `schema.PROMPT_KEY`.
         right, valid: Right samples, and those with a score.
+        rewards: Of those with a score.
     """
 
     prompt: tuple[str | None, ...]
     right: int
     valid: int
+    rewards: tuple[float, ...] = ()
 
 
 class RunStore:
@@ -175,7 +177,7 @@ class RunStore:
         return [group_of(by_group[place]) for place in sorted(by_group)]
 
     def counted(self, split: Split, step: int) -> list[Counted] | None:
-        """How many samples of each prompt are right, without reading them; ``None`` if not there.
+        """Scores of the samples of each prompt, without reading these; ``None`` if not there.
 
         Raises:
             UserError: the file is damaged.
@@ -381,7 +383,8 @@ def _counted(rows: Sequence[Mapping[str, Any]]) -> Counted:
         Score(row["reward"], right_by=row["right_by"]) for row in rows if row["reward"] is not None
     ]
     right = sum(score.right(bound) for score in scores)
-    return Counted(tuple(rows[0][key] for key in PROMPT_KEY), right, len(scores))
+    rewards = tuple(score.value for score in scores if score.value is not None)
+    return Counted(tuple(rows[0][key] for key in PROMPT_KEY), right, len(scores), rewards)
 
 
 def _finite(value: object) -> bool:

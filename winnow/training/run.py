@@ -53,6 +53,8 @@ class Result:
             is the best, so too high; ``None`` without.
         evaluations: Among how many it is the best; ``None`` without early stopping.
         reward_before, reward_after: Held-out mean reward where `before` and `after` are from.
+        reward_gain, reward_gain_low, reward_gain_high: Its difference over the same prompts, and
+            the 95 % interval, paired; ``None`` as `gain`.
         report: The page of the run; ``None`` if the settings want none, or it cannot be written.
     """
 
@@ -69,6 +71,9 @@ class Result:
     evaluations: int | None = None
     reward_before: float | None = None
     reward_after: float | None = None
+    reward_gain: float | None = None
+    reward_gain_low: float | None = None
+    reward_gain_high: float | None = None
     report: Path | None = None
 
     def __repr__(self) -> str:
@@ -195,6 +200,9 @@ def _end(result: Result) -> RunEnd:
         evaluations=result.evaluations,
         reward_before=result.reward_before,
         reward_after=result.reward_after,
+        reward_gain=result.reward_gain,
+        reward_gain_low=result.reward_gain_low,
+        reward_gain_high=result.reward_gain_high,
     )
 
 
@@ -222,6 +230,9 @@ def result_of(folder: Path) -> Result:
         evaluations=ends.number if ends else None,
         reward_before=ends.before["reward"] if ends else None,
         reward_after=ends.after["reward"] if ends else None,
+        reward_gain=found.reward if found else None,
+        reward_gain_low=found.reward_low if found else None,
+        reward_gain_high=found.reward_high if found else None,
     )
 
 

@@ -75,8 +75,8 @@ def _arithmetic(phase: Phase) -> str:
 def gain_line(result: Result) -> str:
     """Accuracy before and after training, and what was gained; empty without any.
 
-    Then the mean rewards. A checkpoint that was chosen has one more line: what it was chosen by,
-    which is too high.
+    Then the mean rewards, or before it where some reward is neither 0 nor 1. A checkpoint that was
+    chosen has one more line: what it was chosen by, which is too high.
     """
     if result.before is None or result.after is None:
         return ""
@@ -86,17 +86,34 @@ def gain_line(result: Result) -> str:
     if result.gain is not None and result.gain_low is not None and result.gain_high is not None:
         gain, low, high = (100 * x for x in (result.gain, result.gain_low, result.gain_high))
         line = f"{line}: {gain:+.1f} points [{low:+.1f}, {high:+.1f}]"
-    rewards = ""
-    if result.reward_before is not None and result.reward_after is not None:
-        before, after = result.reward_before, result.reward_after
-        rewards = f"\n{what} mean reward: {before:.3f} before, {after:.3f} after"
-    if not chosen:
-        return line + rewards
-    if result.tested:
-        line = f"{line}, on prompts that had no part in choosing the checkpoint"
-    rate = "" if result.selected is None else f", {result.selected:.1%} held-out accuracy"
-    best = f"the best of {result.evaluations} evaluations on the same prompts{rate}"
-    return f"{line}{rewards}\nchosen: {best}, which overstates it"
+    lines = [line, *_rewards_line(result, what)]
+    if _graded(result):
+        lines.reverse()
+    if chosen and result.tested:
+        lines[0] += ", on prompts that had no part in choosing the checkpoint"
+    if chosen:
+        rate = "" if result.selected is None else f", {result.selected:.1%} held-out accuracy"
+        best = f"the best of {result.evaluations} evaluations on the same prompts{rate}"
+        lines.append(f"chosen: {best}, which overstates it")
+    return "\n".join(lines)
+
+
+def _rewards_line(result: Result, what: str) -> list[str]:
+    """The mean rewards; of graded ones what was gained too, as accuracy does not say it."""
+    before, after = result.reward_before, result.reward_after
+    if before is None or after is None:
+        return []
+    line = f"{what} mean reward: {before:.3f} before, {after:.3f} after"
+    gain, low, high = result.reward_gain, result.reward_gain_low, result.reward_gain_high
+    if _graded(result) and gain is not None and low is not None and high is not None:
+        line = f"{line}: {gain:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return [line]
+
+
+def _graded(result: Result) -> bool:
+    """Whether mean rewards are not the accuracies: some reward is neither 0 nor 1."""
+    pairs = ((result.before, result.reward_before), (result.after, result.reward_after))
+    return any(a is not None and b is not None and abs(a - b) > 1e-9 for a, b in pairs)
 
 
 def told(result: Result) -> str:
