@@ -188,12 +188,47 @@ def test_the_live_line_has_step_stage_and_times() -> None:
     with observer:
         observer.on_start(START)
         observer.on_step(StepEnd(1, row()))
-        clock.now += 100
+        clock.now += 98.2
+        observer.on_progress(StageProgress("evaluate", 0, 8))
+        clock.now += 1.8
         observer.on_progress(StageProgress("evaluate", 3, 8))
         observer._bar.refresh()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
     assert "step 1/3: evaluating 3/8" in text
-    assert "1:40, about 0:00 left" in text
+    # two steps of 4 s would be over; 5 of 8 prompts of the evaluation are not, 0.6 s each
+    assert "1:40, about 0:03 left" in text
+
+
+def test_nothing_is_said_to_be_left_where_it_takes_longer_than_expected() -> None:
+    clock = Clock()
+    standing = Standing(clock)
+    standing.begin(START)
+    standing.step(StepEnd(1, row()))
+    clock.now += 100
+    assert standing.times() == "1:40"
+
+
+@pytest.mark.parametrize(
+    ("settings", "evaluations"),
+    [
+        ({}, 1),
+        ({"eval": {"patience": 2}}, 2),
+        ({"eval": {"patience": 2, "test_size": 0}}, 1),
+        ({"checkpoint": {"average": 0.5}}, 2),
+        ({"checkpoint": {"average": 0.5}, "eval": {"size": 0}}, 0),
+        ({"lora": {"rank": 8, "merge": True}}, 2),
+    ],
+)
+def test_what_is_left_counts_the_last_evaluations(
+    settings: dict[str, Any], evaluations: int
+) -> None:
+    """One step of 10 s, one of 7 s for each; resumed, so none has been seen yet."""
+    standing = Standing(Clock())
+    how = {"first_step": 3, "last_step": 4, "resumed": True}
+    seconds = 0.0 if settings.get("eval") == {"size": 0} else 7.0
+    standing.begin(RunStart(Path("a"), "train", settings, evaluation=seconds, **how))
+    standing.step(StepEnd(3, row(seconds={"update": 10.0})))
+    assert standing.left() == duration(10 + 7 * evaluations)
 
 
 def test_what_broke_the_pipe_is_raised_where_it_is_heard() -> None:

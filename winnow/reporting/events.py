@@ -21,6 +21,7 @@ class RunStart:
             trained.
         resumed: Whether it was begun before.
         phases: For each phase, cycles included, its name in the recipe and its last step.
+        evaluation: Of a run that is resumed, the seconds that its latest evaluation took.
     """
 
     folder: Path
@@ -31,6 +32,7 @@ class RunStart:
     last_step: int = 0
     resumed: bool = False
     phases: Sequence[tuple[str, int]] = ()
+    evaluation: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ class Forecast:
     Args:
         phases: For each phase of the run, cycles included, its name and its last step.
         every: Steps from one evaluation to the next; 0: only at the ends of phases.
+        after: Evaluations after the last step: of a final model, of a chosen checkpoint.
     """
 
-    def __init__(self, phases: Sequence[tuple[str, int]], every: int = 0) -> None:
-        self._phases, self._every = phases, every
+    def __init__(self, phases: Sequence[tuple[str, int]], every: int = 0, after: int = 0) -> None:
+        self._phases, self._every, self._after = phases, every, after
         self._steps: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
         self._checkpoints: deque[float] = deque(maxlen=_RECENT)
         self._evaluation: float | None = None
@@ -50,6 +51,7 @@ class Forecast:
         if not known:
             return None
         seconds = fmean(self._checkpoints) * max(self._phases[-1][1] - step, 0)
+        seconds += self._after * (self._evaluation or 0.0)
         before = step
         for name, last in self._phases:
             if last > before:

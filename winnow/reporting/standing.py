@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from winnow.reporting.events import RunStart, StageProgress, StepEnd
 from winnow.reporting.forecast import Forecast, duration
@@ -26,6 +27,16 @@ STAGES = {
 }
 """Stages as a person reads them; what is not here is named by itself."""
 _OF_STEPS = ("sample", "score", "annotate", "update")
+
+
+def _after(settings: Mapping[str, Any]) -> int:
+    """Evaluations after the last step."""
+    evaluation, checkpoint = settings.get("eval", {}), settings.get("checkpoint", {})
+    if evaluation.get("size") == 0:
+        return 0
+    tested = evaluation.get("patience") and evaluation.get("test_size") != 0
+    merged = settings.get("lora", {}).get("merge") and settings.get("lora", {}).get("rank")
+    return int(bool(tested or merged or checkpoint.get("average")))
 
 
 class Standing:
@@ -55,7 +66,9 @@ class Standing:
         evaluation = start.settings.get("eval", {})
         every = evaluation.get("every", 0) if evaluation.get("size") != 0 else 0
         phases = start.phases or [("", start.last_step)]
-        self._forecast = Forecast(phases, every)
+        self._forecast = Forecast(phases, every, _after(start.settings))
+        if start.evaluation:
+            self._forecast.evaluated(start.evaluation)
 
     def at(self, progress: StageProgress) -> None:
         """A stage has come further."""
@@ -85,15 +98,26 @@ class Standing:
         return duration(self._clock() - self._from)
 
     def left(self) -> str | None:
-        """What the run still takes: by its steps, or by its only stage; ``None``: not known yet."""
-        now = self._clock()
+        """What the run still takes by its steps; by its stage where that is its only or last one.
+
+        ``None``: not known yet, or it takes longer than was expected.
+        """
+        seconds = None
         if self._last:
             seconds = self._forecast.left(self._ended)
-            return None if seconds is None else duration(max(seconds - (now - self._step_from), 0))
+            if seconds is None:
+                return None
+            seconds -= self._clock() - self._step_from
+        if seconds is None or seconds <= 0:
+            seconds = self._of_stage()
+        return None if seconds is None or round(seconds) == 0 else duration(seconds)
+
+    def _of_stage(self) -> float | None:
+        """Seconds that are left of the present stage."""
         done = self._done - self._first
         if done <= 0 or self._done >= self._total:
             return None
-        return duration((now - self._stage_from) / done * (self._total - self._done))
+        return (self._clock() - self._stage_from) / done * (self._total - self._done)
 
     def stage(self) -> str:
         """The step and what is done: `step 3/30: sampling 4/16`."""

@@ -239,6 +239,7 @@ def result_of(folder: Path) -> Result:
 def _start(checked: Plan, out: Path, point: ResumePoint | None) -> RunStart:
     config, phases, prompts = checked.config, checked.phases, checked.prompts
     summary = opening(config, phases, prompts)
+    rows = RunStore(out).lines("evals.jsonl") if point else []
     return RunStart(
         out,
         "train",
@@ -248,4 +249,5 @@ def _start(checked: Plan, out: Path, point: ResumePoint | None) -> RunStart:
         last_step=phases[-1].last,
         resumed=point is not None,
         phases=[(phase.name, phase.last) for phase in phases],
+        evaluation=float(rows[-1]["seconds"]) if rows else 0.0,
     )
