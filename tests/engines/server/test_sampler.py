@@ -542,15 +542,15 @@ def test_a_server_that_takes_the_likeliest_token():
 @pytest.mark.parametrize(
     ("failure", "counted"),
     [
-        (status(500), "retries"),
-        (status(503), "retries"),
-        (status(408), "retries"),
-        (status(409), "retries"),
-        (status(429), "rate_limited"),
-        (cut, "retries"),
-        (says(Reply('{"choices": [{"te')), "bad_answers"),
-        (says(Reply("[" * 100_000)), "bad_answers"),
-        (says(Reply({"choices": []})), "bad_answers"),
+        (status(500), "with HTTP 500"),
+        (status(503), "with HTTP 503"),
+        (status(408), "with HTTP 408"),
+        (status(409), "with HTTP 409"),
+        (status(429), "with HTTP 429"),
+        (cut, "without a connection"),
+        (says(Reply('{"choices": [{"te')), "whose answer could not be read"),
+        (says(Reply("[" * 100_000)), "whose answer could not be read"),
+        (says(Reply({"choices": []})), "whose answer could not be read"),
     ],
 )
 def test_what_passes_is_tried_again(failure, counted):
@@ -561,8 +561,7 @@ def test_what_passes_is_tried_again(failure, counted):
     assert len(group.samples) == 2
     assert len(server.asked) == 3
     assert sampling.counts.retries == 2
-    assert getattr(sampling.counts, counted) == 2
-    assert sampling.notes()[0].startswith("2 requests retried")
+    assert sampling.notes() == [f"2 requests retried ({counted})"]
     first, second = clock.slept  # 0.5 and 1.0 seconds, less up to half
     assert 0.25 <= first <= 0.5 <= second <= 1.0
 
@@ -572,7 +571,18 @@ def test_an_answer_that_does_not_come_in_time():
         sampling = sampler(server, timeout=0.15)
         sampled(sampling, request())
     assert len(server.asked) == 2
-    assert (sampling.counts.timeouts, sampling.counts.retries) == (1, 1)
+    assert sampling.counts.causes == {"without an answer in time": 1}
+
+
+def test_retries_are_one_count_by_what_came_before_them():
+    """Of a request that is given up, the last failure is no retry."""
+    failures = [status(429), status(500), status(429)]
+    with FakeServer(failures) as server:
+        sampling = sampler(server, concurrency=1)
+        with pytest.raises(UserError, match="failed 3 times in a row"):
+            sampled(sampling, request())
+        assert sampling.counts.retries == 2
+        assert sampling.notes() == ["2 requests retried (1 with HTTP 429, 1 with HTTP 500)"]
 
 
 def test_the_same_seed_is_not_tried_again_where_the_answer_was_bad():

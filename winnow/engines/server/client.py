@@ -99,11 +99,18 @@ def _is_address(url: str) -> bool:
 
 
 class Passing(Exception):
-    """A failure that may pass when the request is sent again (after `wait` seconds, if given)."""
+    """A failure that may pass when the request is sent again (after `wait` seconds, if given).
 
-    def __init__(self, message: str, status: int = 0, wait: float | None = None) -> None:
+    Args:
+        cause: What is said of requests that failed so; default: their status, or no connection.
+    """
+
+    def __init__(
+        self, message: str, status: int = 0, wait: float | None = None, cause: str = ""
+    ) -> None:
         super().__init__(message)
         self.status, self.wait = status, wait
+        self.cause = cause or (f"with HTTP {status}" if status else "without a connection")
 
 
 class Refused(Exception):
@@ -171,9 +178,9 @@ class Caller:
             try:
                 return await self._sample(request, size, offset)
             except BadAnswer as error:
-                self._counts.bad_answers += 1
                 offset += _NEW_SEEDS  # the same seed might bring the same answer
-                failure = Passing(str(error), _ANSWERED)
+                cause = "whose answer could not be read"
+                failure = Passing(str(error), _ANSWERED, cause=cause)
             except Passing as error:
                 failure = error
             except Refused as error:
@@ -183,7 +190,7 @@ class Caller:
                     refused.add_note(f"it was asked with prompt {request.prompt.id!r}")
                 raise refused from None
             if attempt + 1 < attempts:
-                self._counts.retries += 1
+                self._counts.causes[failure.cause] += 1
                 await self._back_off(attempt, failure.wait)
         gave_up = self._error(f"failed {attempts} times in a row, the last time with: {failure}")
         raise OneFailed(gave_up, nobody=failure.status in _NOBODY_BEHIND)
@@ -263,8 +270,8 @@ class Caller:
             async with asyncio.timeout(limit):
                 return cast(bytes, (await call).http_response.content)
         except (TimeoutError, openai.APITimeoutError):
-            self._counts.timeouts += 1
-            raise Passing(f"no answer within {limit:g} seconds") from None
+            said = f"no answer within {limit:g} seconds"
+            raise Passing(said, cause="without an answer in time") from None
         except openai.APIStatusError as error:
             raise self._failure(error) from None
         except openai.APIConnectionError as error:
@@ -285,7 +292,6 @@ class Caller:
         said = self._quote(f"{status} {_said(error.body)}")
         if status not in (408, 409, 429) and status < 500:
             return Refused(said, status)
-        self._counts.rate_limited += status == 429
         wait = retry_after(error.response.headers.get("retry-after", ""))
         if wait is not None and wait > _LONGEST_WAIT:
             return self._error(f"asks to come back in {wait:.9g} seconds: {said}")

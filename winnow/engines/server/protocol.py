@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -40,10 +41,7 @@ class Counts:
     """Counts of what went wrong.
 
     Attributes:
-        retries: Requests that were sent again, for any reason.
-        rate_limited: Requests answered with 429.
-        timeouts: Requests without an answer in time.
-        bad_answers: Requests whose answer was not JSON or held no text.
+        causes: Why requests were sent again, and how many were.
         short_answers: Answers with fewer choices than asked, until their number was known.
         long_answers: Answers with more choices than asked; the first ones were kept.
         bad_choices: Choices without a text, in answers where others had one; asked for again.
@@ -57,10 +55,7 @@ class Counts:
         other_name: A model that the server answered as, though another was asked for, and that one.
     """
 
-    retries: int = 0
-    rate_limited: int = 0
-    timeouts: int = 0
-    bad_answers: int = 0
+    causes: Counter[str] = field(default_factory=Counter)
     short_answers: int = 0
     long_answers: int = 0
     bad_choices: int = 0
@@ -73,22 +68,19 @@ class Counts:
     refused: set[str] = field(default_factory=set)
     other_name: tuple[str, str] | None = None
 
+    @property
+    def retries(self) -> int:
+        """Requests that were sent again."""
+        return self.causes.total()
+
     def notes(self) -> list[str]:
         """The counts as sentences; none where all was well."""
-        causes = [
-            f"{number} {what}"
-            for number, what in (
-                (self.rate_limited, "with HTTP 429"),
-                (self.timeouts, "without an answer in time"),
-                (self.bad_answers, "whose answer could not be read"),
-            )
-            if number
-        ]
-        why = f" ({', '.join(causes)})" if causes else ""
-        if causes and self.retries == self.rate_limited:
-            why = " (HTTP 429)"
+        several = len(self.causes) > 1
+        why = ", ".join(
+            f"{number} {cause}" if several else cause for cause, number in self.causes.most_common()
+        )
         told = (
-            (self.retries, f"{number_of(self.retries, 'request')} retried{why}"),
+            (self.retries, f"{number_of(self.retries, 'request')} retried ({why})"),
             (
                 self.short_answers,
                 f"the server gave fewer answers than asked for; it is asked for "
