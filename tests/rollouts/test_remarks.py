@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import winnow
@@ -46,14 +49,16 @@ def test_more_than_a_quarter_cut_off(cut, told) -> None:
 
 def test_why_there_is_no_update() -> None:
     row = ALGORITHMS["raft++"]
-    said = no_update(with_advantages([group([0.0] * 8)] * 2, row), Config(), row)
+    path = Path("a.parquet")
+    said = no_update(with_advantages([group([0.0] * 8)] * 2, row), Config(), row, path)
     assert said.startswith("no update: all 16 samples have reward 0; try easier prompts, ")
+    assert said.endswith("or look at the samples in a.parquet: is the reward what you mean?")
     grpo = ALGORITHMS["grpo"]
-    said = no_update(with_advantages([group([1.0] * 4)], grpo), Config(), grpo)
+    said = no_update(with_advantages([group([1.0] * 4)], grpo), Config(), grpo, path)
     assert said.startswith("no update: all 4 samples have reward 1; try harder prompts, ")
     dapo = ALGORITHMS["dapo"]
     two = with_advantages([group([1.0, 1.0]), group([0.0, None])], dapo)
-    said = no_update(two, from_dict({"algorithm": "dapo"}), dapo)
+    said = no_update(two, from_dict({"algorithm": "dapo"}), dapo, path)
     assert "of 4 samples none counts (2 all right, 1 all wrong, 1 verifier error: broken)" in said
     assert "refill" not in said
 
@@ -89,6 +94,8 @@ def test_each_is_told_once_and_empty_steps_are_counted(tiny_model, tmp_path) -> 
     told = [text for text in notes.texts if "no update" in text]
     assert len(told) == 3
     assert told[0].startswith("step 1: no update: all 8 samples have reward 0.5; try easier")
+    (file,) = re.findall(r"look at the samples in (\S+):", told[0])
+    assert {row["step"] for row in pq.read_table(file).to_pylist()} == {1}
     assert told[1:] == [f"step {n}: no update again, {n} steps without one so far" for n in (2, 4)]
     assert sum("rewards between 0 and 1 seen; raft++" in text for text in notes.texts) == 1
     assert sum("cut off at sampling.max_tokens = 1;" in text for text in notes.texts) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from winnow.algorithms.algorithm import Algorithm
 from winnow.config.schema import Config
@@ -47,8 +48,12 @@ def alike(n: int, params: SamplingParams, where: str) -> str | None:
     return f"{where}: at temperature 0 the {n} samples of a prompt are the same; one is enough"
 
 
-def no_update(groups: Sequence[Group], config: Config, algorithm: Algorithm) -> str:
-    """Why nothing could be learned from a step, and what to try."""
+def no_update(groups: Sequence[Group], config: Config, algorithm: Algorithm, path: Path) -> str:
+    """Why nothing could be learned from a step, and what to try.
+
+    Args:
+        path: Where its samples are.
+    """
     values = [value for group in groups for value in group.values]
     samples = sum(len(group.samples) for group in groups)
     if values and len(set(values)) == 1 and len(values) == samples:
@@ -62,5 +67,5 @@ def no_update(groups: Sequence[Group], config: Config, algorithm: Algorithm) -> 
     tries.append(f"more than {config.samples_per_prompt} samples_per_prompt")
     if algorithm.resample == "every-step" and not algorithm.refill and config.samples_file is None:
         tries.append("algorithm.refill")
-    tries.append("or look at the samples: is the reward what you mean?")
+    tries.append(f"or look at the samples in {path}: is the reward what you mean?")
     return f"no update: {why}; try {', '.join(tries)}"

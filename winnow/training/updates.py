@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from winnow.algorithms.objective import learned_from, totals
 from winnow.config.schema import Config
@@ -57,10 +58,21 @@ def _no_update(run: Run, step: int, batch: Batch) -> None:
     run.empty_steps += 1
     count, context = run.empty_steps, run.context
     if count == 1:
-        text = no_update(batch.groups, run.phase.config, run.phase.algorithm)
+        text = no_update(
+            batch.groups, run.phase.config, run.phase.algorithm, _samples_of(run, step)
+        )
         context.observers.note(f"step {step}: {text}")
     elif count & (count - 1) == 0:
         context.observers.note(f"step {step}: no update again, {count} steps without one so far")
+
+
+def _samples_of(run: Run, step: int) -> Path:
+    """The file of a step's samples, or the folder of those of several steps."""
+    if run.phase.file is not None:
+        return Path(run.phase.file.path)
+    folder = run.context.store.folder / "rollouts"
+    path = folder / f"train-{step:06d}.parquet"
+    return path if path.is_file() and run.phase.samples_each_step else folder
 
 
 def minibatches(
