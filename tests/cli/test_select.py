@@ -120,7 +120,9 @@ class TestRescoring:
 
     def test_nothing_but_errors_is_a_mistake(self, tmp_path) -> None:
         path = write(tmp_path, [group([1], texts=["4"])])
-        with pytest.raises(UserError, match=r"failed on (\d+) of \1 samples: no$"):
+        with pytest.raises(
+            UserError, match=r"^reward: no: the reward failed on (\d+) of \1 samples$"
+        ):
             select(path, ["everything"], rescore_with=Counting(), out=tmp_path / "a.jsonl")
         assert not (tmp_path / "a.jsonl").exists()
 

@@ -735,3 +735,19 @@ def test_a_fifth_of_a_small_source_is_held_out(tmp_path, families, held_out):
     assert len(load_held_out(source, EvalConfig(source=str(path)), 0).held_out) == min(
         512, 2 * families
     )
+
+
+def test_rows_of_one_prompt_are_told_as_such(tmp_path):
+    rows = write(tmp_path / "p.jsonl", [{"prompt": "1 + 1 =", "answer": "2"}] * 5)
+    with pytest.raises(UserError) as caught:
+        load_prompts(config(source=rows), EvalConfig(), 0)
+    assert str(caught.value) == (
+        "prompts: all 5 rows have the same prompt ('1 + 1 ='), so none is left to train on where "
+        "it is held out; give it others, or set eval.size = 0"
+    )
+
+
+def test_a_size_that_is_more_than_there_are_is_told(tmp_path):
+    rows = write(tmp_path / "p.jsonl", [{"prompt": f"{n} =", "answer": "2"} for n in range(40)])
+    with pytest.raises(UserError, match=r"out 40 of 40 prompts \(50 are asked for\) and leaves"):
+        load_prompts(config(source=rows), EvalConfig(size=50), 0)

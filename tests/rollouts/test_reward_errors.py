@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,16 +11,19 @@ import pytest
 
 import winnow
 from tests import tiny
+from winnow.config.schema import Config
 from winnow.errors import UserError
 from winnow.rewards.factory import make_reward
 from winnow.rewards.in_process import InProcessReward
 from winnow.rollouts.reward_errors import failures, probe
+from winnow.rollouts.scoring import reward_for
 from winnow.types import Prompt, Score
 
 HAS = ", ".join(Prompt.__dataclass_fields__)
 TYPO = "def score(prompt, completion):\n    return completion == prompt.answr\n"
 NOT_THERE = (
-    "AttributeError: 'Prompt' object has no attribute 'answr' ({}.py:2); a prompt has " + HAS
+    "reward: AttributeError: 'Prompt' object has no attribute 'answr' ({}.py:2): the reward failed "
+    "on 3 of 3 plain completions of prompt '0'; a prompt has " + HAS
 )
 HOW = {"sampling": {"max_tokens": 3, "stop": []}, "quiet": True, "out": "runs/a"}
 
@@ -27,10 +31,10 @@ HOW = {"sampling": {"max_tokens": 3, "stop": []}, "quiet": True, "out": "runs/a"
 def test_the_commonest_error_is_told_with_its_count() -> None:
     """By type and line: the values that messages name differ."""
     said = ["ValueError: 'a' (r.py:3)", "KeyError: 'x' (r.py:2)", "ValueError: 'b' (r.py:3)"]
-    one = "the reward failed on 3 of 8 samples, on 2 of them by: ValueError: 'a' (r.py:3)"
+    one = "ValueError: 'a' (r.py:3): the reward failed on 3 of 8 samples, on 2 of them by this"
     assert failures(said, 8) == one
     assert failures(said[1:2], 1) == (
-        f"the reward failed on 1 of 1 samples: KeyError: 'x' (r.py:2); a prompt has {HAS}"
+        f"KeyError: 'x' (r.py:2): the reward failed on 1 of 1 samples; a prompt has {HAS}"
     )
     assert failures([], 8) is None
     assert {"text", "answer", "difficulty", "data"} <= {f.name for f in dataclasses.fields(Prompt)}
@@ -51,8 +55,8 @@ def test_a_typo_ends_every_command_before_there_is_a_model(command, tmp_path, mo
             eval={"size": 5},
             **HOW,
         )
-    assert NOT_THERE.format(module) in str(caught.value)
-    assert str(caught.value).startswith("reward: the reward failed on 3 of 3 plain completions of")
+    told = re.sub(r"prompt '\d+'", "prompt '0'", str(caught.value))
+    assert told.startswith(NOT_THERE.format(module))
     assert caught.value.exit_code == 2
     assert not (tmp_path / "runs" / "a").exists()
 
@@ -71,6 +75,44 @@ def test_a_verifier_that_takes_any_plain_completion_passes(takes) -> None:
     with pytest.raises(UserError, match=r"ValueError.*; fix it or, .* reward\.probe = false$"):
         probe(reward, Prompt("x", "3 + 4 =", "7"))
     reward.close()
+
+
+def needs_answer(prompt: Prompt, completion: str) -> float:
+    assert prompt.answer is None or prompt.answer.strip()
+    return float(completion == prompt.answer.strip())
+
+
+@pytest.mark.parametrize("reward", ["exact", "math", needs_answer])
+def test_without_a_column_of_answers_that_is_what_is_told(reward, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"{n} + 1 =", "solution": str(n + 1)} for n in range(10)]
+    with pytest.raises(UserError) as caught:
+        winnow.train(**HOW, prompts=rows, reward=reward)
+    assert str(caught.value) == (
+        "prompts: the prompts have no column 'answer' (available: prompt, solution); "
+        "set prompts.answer_column to the one that holds it"
+    )
+    made = make_reward(needs_answer)
+    with pytest.raises(UserError, match=r"^reward: AttributeError"):
+        probe(made, Prompt("p", "1 + 1 =", data={"answer": None}))
+    made.close()
+
+
+def trl(prompts: list[str], completions: list[str], **rest: object) -> list[float]:
+    return [1.0]
+
+
+def one(completion: str) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize("reward", [trl, one])
+def test_a_reward_of_another_trainers_kind_is_told_what_ours_is(reward) -> None:
+    with pytest.raises(UserError) as caught, reward_for(Config(), reward, Prompt("p", "?", "1")):
+        raise AssertionError
+    assert "; a reward scores one completion: def f(prompt, completion) -> float" in str(
+        caught.value
+    )
 
 
 def test_what_may_be_dear_is_not_asked() -> None:
@@ -142,17 +184,20 @@ def test_some_errors_are_told_alike_by_every_command(tiny_model, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("winnow.rollouts.rewards.probe", lambda *_: None)  # any prompt may be first
     rows = [{**row, "id": str(number)} for number, row in enumerate(tiny.problems()[:10])]
-    told = "the reward failed on 8 of 40 samples: ValueError: no "
+    told = re.compile(r"ValueError: no .*: the reward failed on 8 of 40 samples")
     notes = Notes()
     how = {**HOW, "model": str(tiny_model), "callbacks": [notes]}
     none = {"eval": {"size": 0}, "n": 4, "prompts": rows}
     winnow.sample(**{**how, **none, "out": "a"}, reward=sometimes)
-    assert next(text for text in notes.texts if "failed" in text).startswith(told)
+    assert next(text for text in notes.texts if "failed" in text and told.match(text))
     winnow.evaluate(**{**how, "out": "b"}, prompts=rows, reward=in_process, eval={"samples": 4})
-    assert sum(text.startswith(f"evaluation: {told}") for text in notes.texts) == 1
+    evaluation = [
+        text.removeprefix("evaluation: ") for text in notes.texts if text[:10] == "evaluation"
+    ]
+    assert [bool(told.match(text)) for text in evaluation] == [True]
     winnow.sample(**{**how, **none, "out": "c"}, reward=right)
     selected = winnow.select("c", ["everything"], rescore_with=in_process)
-    assert selected.notes[0].startswith(told)
+    assert told.match(selected.notes[0])
     assert not any("failed" in note for note in winnow.select("c", ["everything"]).notes)
 
 
@@ -191,6 +236,6 @@ def test_a_verifier_that_forgot_to_return_is_told_before_anything(tmp_path: Path
     def first_letter(_: Prompt, completion: str) -> float:
         return float(completion[0] == "2")
 
-    with pytest.raises(UserError, match=r"failed on 1 of 2 plain completions .* returned None"):
+    with pytest.raises(UserError, match=r"returned None.* failed on 1 of 2 plain completions"):
         probe(InProcessReward("forgets", forgets), prompt)
     probe(InProcessReward("first_letter", first_letter), prompt)

@@ -322,7 +322,7 @@ def test_a_broken_outcome_mended_may_fill_the_batch_otherwise(tiny_model, tmp_pa
         return float(by_turns.calls % 2)
 
     by_turns.calls = 0
-    with pytest.raises(UserError, match="step 1: the reward failed on"):
+    with pytest.raises(UserError, match=r"step 1: RuntimeError: away .*: the reward failed on"):
         run(
             config,
             out=tmp_path / "run",

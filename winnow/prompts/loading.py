@@ -69,15 +69,27 @@ def load_prompts(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> Pr
         problem = f"every prompt of {config.source!r} is in it too, so none is left to train on"
         raise UserError("eval.source", problem, "leave it out to hold some out instead")
     if not train:
-        field, what = (
-            ("eval.test_size", "eval.size and it hold") if test else ("eval.size", "it holds")
-        )
-        number = f"{len(held_out) + len(test)} of {len(prompts)} prompts"
-        raise UserError(field, f"{what} out {number} and leaves none to train on", "lower it")
+        raise _none_left(prompts, evaluation, len(held_out), len(test))
     train = train[: config.limit]
     if config.source == "arithmetic":
         train = evenly(train)
     return PromptSet(tuple(train), tuple(held_out), tuple(test))
+
+
+def _none_left(
+    prompts: Sequence[Prompt], evaluation: EvalConfig, held_out: int, test: int
+) -> UserError:
+    """Why all prompts are held out."""
+    if len(prompts) > 1 and len({family(prompt) for prompt in prompts}) == 1:
+        problem = (
+            f"all {len(prompts)} rows have the same prompt ({prompts[0].text[-60:]!r}), so none is "
+            "left to train on where it is held out"
+        )
+        return UserError("prompts", problem, "give it others, or set eval.size = 0")
+    asked = "" if evaluation.size is None else f" ({evaluation.size} are asked for)"
+    number = f"{held_out + test} of {len(prompts)} prompts{asked}"
+    field, what = ("eval.test_size", "eval.size and it hold") if test else ("eval.size", "it holds")
+    return UserError(field, f"{what} out {number} and leaves none to train on", "lower it")
 
 
 def evenly(prompts: Sequence[Prompt]) -> list[Prompt]:

@@ -301,6 +301,9 @@ def check_suited(reward: str, prompts: Sequence[Prompt]) -> None:
     Each answer must be right of itself: one that cannot be read would make an error of every
     sample, and one that is misread would reward wrong ones.
     """
+    none = reward in _COMPARING and prompts and all(p.answer is None for p in prompts)
+    if none and (missing := no_answers(prompts[0])) is not None:
+        raise missing
     for prompt in prompts:
         if reward in _COMPARING and prompt.answer is None:
             problem = f"{reward!r} compares with an answer, but prompt {prompt.id!r} has none"
@@ -312,6 +315,18 @@ def check_suited(reward: str, prompts: Sequence[Prompt]) -> None:
             raise UserError("reward", problem, remedy)
     if reward in _READING:
         _check_answers(reward, prompts)
+
+
+def no_answers(prompt: Prompt) -> UserError | None:
+    """That prompts have no answers, where the rows they are made of lack the column; else none.
+
+    A column that was asked for by name is missed when the rows are read.
+    """
+    if prompt.answer is not None or not prompt.data or "answer" in prompt.data:
+        return None
+    columns = ", ".join(map(str, prompt.data))
+    problem = f"the prompts have no column 'answer' (available: {columns:.200})"
+    return UserError("prompts", problem, "set prompts.answer_column to the one that holds it")
 
 
 def _check_answers(reward: str, prompts: Sequence[Prompt]) -> None:

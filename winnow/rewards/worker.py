@@ -36,6 +36,7 @@ LENGTH = struct.Struct(">Q")
 VALUE = struct.Struct(">d")
 MARK_SIZE = 16
 READY, SCORED, FAILED = b"r", b"v", b"e"
+ONE_COMPLETION = "a reward scores one completion: def f(prompt, completion) -> float"
 _LONGEST_ERROR = 500
 _OUT_OF_THE_WAY = 100  # file descriptors from here on: no accident hits them
 
@@ -164,7 +165,9 @@ def _check_call(verifier: Callable[..., object]) -> None:
     try:
         signature.bind(None, "")
     except TypeError as error:
-        raise TypeError(f"it is called with (prompt, completion): {error}") from error
+        raise TypeError(
+            f"it is called with (prompt, completion): {error}; {ONE_COMPLETION}"
+        ) from error
 
 
 def _resolve(target: str) -> object:

@@ -8,12 +8,17 @@ from dataclasses import fields
 
 from winnow.errors import UserError
 from winnow.rewards.base import AnyReward, scores_of
+from winnow.rewards.factory import no_answers
 from winnow.rewards.in_process import InProcessReward
 from winnow.rewards.several import WeightedSum, of_part, without_part
+from winnow.rewards.worker import ONE_COMPLETION
 from winnow.rewards.worker_pool import IsolatedReward
 from winnow.types import Group, Prompt, Sample, Score
 
 _NO_RETURN = "the verifier returned None"
+_NO_NUMBER = ", not a number"
+"""Of a verifier that returned something else, such as a list."""
+_WRONG_CALL = "positional argument"
 _OF_PROMPT = ("AttributeError", "KeyError", "TypeError")
 """What is raised where a prompt has not what a verifier asks of it."""
 
@@ -31,10 +36,17 @@ def failures(errors: Sequence[str], total: int, what: str = "samples") -> str | 
         return None
     ((kind, count),) = Counter(map(_kind, errors)).most_common(1)
     error = next(each for each in errors if _kind(each) == kind)
-    often = "" if count == len(errors) else f", on {count} of them by"
-    has = f"; a prompt has {', '.join(f.name for f in fields(Prompt))}"
-    has = has if without_part(error).startswith(_OF_PROMPT) else ""
-    return f"the reward failed on {len(errors)} of {total} {what}{often}: {error}{has}"
+    often = "" if count == len(errors) else f", on {count} of them by this"
+    return f"{error}: the reward failed on {len(errors)} of {total} {what}{often}{_hint(error)}"
+
+
+def _hint(error: str) -> str:
+    """What a reward is given, where an error says that its author thought of something else."""
+    if _NO_NUMBER in error or (_WRONG_CALL in error and not error.endswith(")")):
+        return f"; {ONE_COMPLETION}"
+    if not without_part(error).startswith(_OF_PROMPT):
+        return ""
+    return f"; a prompt has {', '.join(f.name for f in fields(Prompt))}"
 
 
 def failures_of(groups: Iterable[Group]) -> str | None:
@@ -91,7 +103,8 @@ def _probe(reward: AnyReward, prompt: Prompt, label: str) -> None:
     cost money.
 
     Raises:
-        UserError: every score was an error, or the verifier returned None.
+        UserError: every score was an error, or the verifier returned None; where the prompt has no
+            answer, since its source has no such column, that is what is told.
     """
     if not is_probed(reward):
         return
@@ -110,6 +123,10 @@ def _probe(reward: AnyReward, prompt: Prompt, label: str) -> None:
     else:
         if len(errors) < len(texts):
             return
+    failed = errors[0].startswith(_OF_PROMPT)
+    if failed and (missing := no_answers(prompt)) is not None:
+        missing.add_note(f"without one the reward failed: {errors[0]}")
+        raise missing
     what = f"plain completions of prompt {prompt.id!r:.60}"
     remedy = "fix it or, if only a model's completions can be scored, set reward.probe = false"
     raise UserError("reward", str(failures(errors, tried, what)), remedy)
