@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -107,6 +108,48 @@ def test_the_command_line_prints_one_line(error, code, line, monkeypatch, capsys
     assert said.err.startswith(f"winnow: {line}")
     assert said.err.endswith("; 4 samples are kept\n")
     assert said.err.count("\n") == 1
+
+
+def ended(app: Callable[..., None], monkeypatch) -> SystemExit:
+    monkeypatch.setattr(main, "app", app)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            main.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        main._terminated.clear()
+    return end.value
+
+
+def test_sigterm_stops_a_run_as_ctrl_c_does(monkeypatch, capsys) -> None:
+    """With what it says then, and the exit code of a process that the signal ended: 128 + 15."""
+
+    def app(**_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as stop:
+            raise Stopped("stopped; resume: winnow train --resume a") from stop
+
+    assert ended(app, monkeypatch).code == 143
+    assert capsys.readouterr().err == "winnow: stopped; resume: winnow train --resume a\n"
+    assert ended(lambda **_: signal.raise_signal(signal.SIGINT), monkeypatch).code == 130
+
+
+def test_a_terminal_has_its_errors_broken_at_words(monkeypatch, capsys) -> None:
+    words = "prompts.source: no file a-long-name-that-is-not-broken.jsonl in /some/where else"
+
+    def app(**_: object) -> None:
+        raise UserError("", words)
+
+    monkeypatch.setenv("COLUMNS", "24")
+    ended(app, monkeypatch)
+    assert capsys.readouterr().err == f"winnow: {words}\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    ended(app, monkeypatch)
+    lines = capsys.readouterr().err.splitlines()
+    assert " ".join(lines) == f"winnow: {words}"
+    assert [len(line) <= 24 for line in lines] == [True, True, False, True, True][: len(lines)]
 
 
 # what the source does

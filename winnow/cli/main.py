@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import sys
+import textwrap
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +28,7 @@ from winnow.cli.options import (
     say,
     unseen,
 )
-from winnow.errors import DiskError, UserError, WinnowError, notes
+from winnow.errors import DiskError, Stopped, UserError, WinnowError, notes
 
 app = typer.Typer(
     name="winnow",
@@ -78,8 +82,8 @@ def train(
     """
     from winnow.config.recipe import load
     from winnow.reporting.terminal import observing
-    from winnow.storage.paths import shown
-    from winnow.storage.run_folder import next_folder
+    from winnow.storage.paths import located, shown
+    from winnow.storage.run_folder import RunStore, next_folder
     from winnow.storage.sizes import told
     from winnow.training.run import run
     from winnow.training.summary import gain_line
@@ -92,6 +96,7 @@ def train(
     with observing(as_json) as observers:
         if resume is not None:
             if recipe is not None or sets or out is not None:
+                RunStore.open(located(resume, "resume"))  # first: else no settings are kept
                 remedy = (
                     "give no recipe, --set or --out, and to make the run longer raise steps in "
                     f"{shown(resume)}/config.toml"
@@ -205,6 +210,7 @@ def doctor(as_json: Json = False) -> None:
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(prog_name="winnow", standalone_mode=False)
         if sys.stdout is not None:
@@ -231,9 +237,25 @@ def main() -> None:
 
 
 def _say(message: str, code: int) -> int:
+    """Print why the command ends: one line, in a terminal broken at words; return the exit code."""
+    line = f"winnow: {' '.join(message.split())}"
     with suppress(OSError):  # the exit code tells it too
-        say(f"winnow: {' '.join(message.split())}", err=True)
-    return code
+        if sys.stderr is not None and sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns
+            line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        say(line, err=True)
+    return _TERMINATED if code == Stopped.exit_code and _terminated.is_set() else code
+
+
+_TERMINATED = 128 + signal.SIGTERM
+_terminated = threading.Event()
+
+
+def _terminate(*_: object) -> None:
+    """SIGTERM stops a run as Ctrl-C does; a second one ends the process at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _terminated.set()
+    raise KeyboardInterrupt
 
 
 def _stdout_fails() -> bool:

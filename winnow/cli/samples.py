@@ -59,12 +59,14 @@ def sample(
     from winnow.config.recipe import load
     from winnow.reporting.terminal import observing
     from winnow.rollouts.collect import resume_sample, run_sample
-    from winnow.storage.paths import shown
+    from winnow.storage.paths import located, shown
     from winnow.storage.run_folder import next_folder
+    from winnow.storage.sample_folder import Journal
 
     with observing(as_json) as observers:
         if resume is not None:
             if recipe is not None or sets or out is not None or held_out:
+                Journal.check(located(resume, "resume"))  # first: else no settings are kept
                 remedy = (
                     "give no recipe, --set, --out or --held-out, and for more samples raise "
                     f"samples_per_prompt in {shown(resume)}/config.toml"

@@ -123,7 +123,7 @@ def _probe(reward: AnyReward, prompt: Prompt, label: str) -> None:
     else:
         if len(errors) < len(texts):
             return
-    failed = errors[0].startswith(_OF_PROMPT)
+    failed = without_part(errors[0]).startswith(_OF_PROMPT)
     if failed and (missing := no_answers(prompt)) is not None:
         missing.add_note(f"without one the reward failed: {errors[0]}")
         raise missing
