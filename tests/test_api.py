@@ -73,8 +73,17 @@ def test_a_section_may_be_given_whole(model, tmp_path) -> None:
     [
         ({"algorithm": "grop"}, "algorithm: unknown algorithm 'grop'"),
         ({"reward": "nummber"}, "reward: unknown reward 'nummber'"),
-        ({"prompts": []}, "prompts.source: .* holds no prompts"),
-        ({"prompts": [{"answer": "1"}]}, "prompts.prompt_column: row 1 of .* has no column"),
+        ({"prompts": []}, "prompts: there is no row in it"),
+        ({"eval_prompts": []}, "eval_prompts: there is no row in it"),
+        (
+            {"prompts": [{"answer": "1"}]},
+            r"prompts\.prompt_column: row 1 of prompts=\.\.\. has no column 'prompt'; available: a",
+        ),
+        (
+            {"eval_prompts": [ROWS[0], {"prompt": ""}]},
+            r"eval\.source: row 2 of eval_prompts=\.\.\. has an empty prompt",
+        ),
+        ({"device": "gpu"}, "device: unknown device 'gpu'; use 'cpu', 'cuda' or 'auto'$"),
         ({"prompts": ["2 + 2"]}, "prompts: each row must be a dict"),
         ({"prompts": [{"prompt": object()}]}, "prompts: a row cannot be written as JSON"),
         ({"prompts": iter(ROWS)}, "prompts: must be a table of settings"),
@@ -183,7 +192,7 @@ def test_evaluate(model, tmp_path) -> None:
     )
     assert (result.accuracy, result.prompts) == (1.0, len(ROWS))
     assert left(tmp_path) == ["tried", "tried.eval.jsonl"]
-    with pytest.raises(winnow.UserError, match=r"^eval\.source: .* holds no prompts"):
+    with pytest.raises(winnow.UserError, match=r"^prompts: there is no row in it"):
         winnow.evaluate(model=model, prompts=[], reward="exact", out=tmp_path / "x", quiet=True)
     assert left(tmp_path) == ["tried", "tried.eval.jsonl"]
 

@@ -134,7 +134,7 @@ def test_a_reward_of_a_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "uc_reward" not in sys.modules
     monkeypatch.setenv("HOME", str(here))
     make_reward("~/a/uc_reward.py:score", workers=1).close()
-    with pytest.raises(UserError, match=r"^reward: no file \.\./a/none\.py$"):
+    with pytest.raises(UserError, match=r"^reward: no file \.\./a/none\.py in "):
         make_reward("../a/none.py:score")
     with pytest.raises(UserError, match="has no 'scor': did you mean 'score'"):
         make_reward("../a/uc_reward.py:scor")

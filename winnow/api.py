@@ -22,6 +22,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from winnow.algorithms.algorithm import Algorithm
@@ -29,6 +30,7 @@ from winnow.config.recipe import load
 from winnow.config.schema import Config, from_dict
 from winnow.errors import UserError
 from winnow.evaluation.held_out import run_evaluation
+from winnow.prompts.rows import from_rows
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer
 from winnow.reporting.terminal import observing
@@ -129,7 +131,8 @@ def evaluate(
         if not isinstance(prompts, str):
             merge_section(over, "eval", {"size": max(1, len(prompts))})
     folder = located(out, "out") if out is not None else next_folder("eval")
-    with config_of(recipe, over, folder) as config, observing(quiet, callbacks) as observers:
+    own = {"eval": "prompts=..."}
+    with config_of(recipe, over, folder, own) as config, observing(quiet, callbacks) as observers:
         return run_evaluation(config, out=folder, observers=observers, reward=reward)
 
 
@@ -198,22 +201,34 @@ Source = str | Rows | Mapping[str, Any]
 
 
 @contextmanager
-def config_of(recipe: str | None, over: Mapping[str, Any], folder: Path) -> Iterator[Config]:
+def config_of(
+    recipe: str | None,
+    over: Mapping[str, Any],
+    folder: Path,
+    called: Mapping[str, str] = MappingProxyType({"eval": "eval_prompts=..."}),
+) -> Iterator[Config]:
     """A config; rows given in Python are written next to the run, so that it can be repeated.
 
     If there is no run in the end, because something was wrong, the rows are removed.
+
+    Args:
+        called: What was given the rows of a section, for messages.
     """
     values = dict(over)
     written: dict[Path, str] = {}
+    given: dict[str, list[str]] = {}
     for section in ("prompts", "eval"):
         table = values.get(section)
         table = dict(table) if isinstance(table, Mapping) else {"source": table}
         rows = table.get("source")
         if isinstance(rows, Sequence) and not isinstance(rows, str):
             path = folder.with_name(f"{folder.name}.{section}.jsonl")
-            written[path] = "".join(_json_line(section, row) for row in rows)
+            given[section] = [_json_line(section, row) for row in rows]
+            written[path] = "".join(given[section])
             values[section] = {**table, "source": str(path)}
     config = load(recipe, over=values) if recipe is not None else from_dict(values)
+    for section, lines in given.items():
+        _check_rows(lines, config, section, called.get(section, f"{section}=..."))
     for path in (folder, *written):
         refuse(path)
     for path, text in written.items():
@@ -225,6 +240,16 @@ def config_of(recipe: str | None, over: Mapping[str, Any], folder: Path) -> Iter
         if not folder.exists():
             for path in written:
                 path.unlink()
+
+
+def _check_rows(lines: Sequence[str], config: Config, section: str, called: str) -> None:
+    """Raise a `UserError` for rows that are no prompts, which names what was given them."""
+    if not lines:
+        raise UserError(
+            called.removesuffix("=..."), "there is no row in it", "give it at least one"
+        )
+    rows = [json.loads(line) for line in lines]
+    from_rows(rows, config.prompts, f"{section}.source", called=called)
 
 
 def _json_line(section: str, row: object) -> str:

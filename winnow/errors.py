@@ -69,6 +69,12 @@ def from_here(text: str) -> str:
     return text if here == os.sep else text.replace(here, "")
 
 
+def no_file(path: str) -> str:
+    """A problem: there is no such file; of a relative path, also where it was looked for."""
+    here = "" if os.path.isabs(os.path.expanduser(path)) else f" in {os.path.abspath('.')}"
+    return f"no file {path}{here}"
+
+
 def notes(error: BaseException) -> list[str]:
     """The notes that were added to an error with `add_note`."""
     return list(getattr(error, "__notes__", ()))
@@ -102,10 +108,14 @@ _SHOWN = 20
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A remedy: `did you mean 'x'?`, or the first known names where none is near."""
+    """A remedy: `did you mean 'x'?`, or the first known names where none is near.
+
+    Case aside: `GRPO` is near to `grpo`.
+    """
     names = list(known)
-    close = difflib.get_close_matches(word, names, n=1)
+    folded = {name.casefold(): name for name in reversed(names)}
+    close = difflib.get_close_matches(word.casefold(), folded, n=1)
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"did you mean {folded[close[0]]!r}?"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"available: {', '.join(names[:_SHOWN]) or 'none'}{more}"

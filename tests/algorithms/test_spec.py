@@ -352,6 +352,8 @@ def test_what_does_not_tell_its_arguments_is_taken() -> None:
 
 def test_nearest() -> None:
     assert nearest("grop", ["raft", "grpo"]) == "did you mean 'grpo'?"
+    assert nearest("GRPO", ["raft", "grpo"]) == "did you mean 'grpo'?"
+    assert nearest("question", ["id", "Question"]) == "did you mean 'Question'?"
     assert nearest("xyz", ["raft", "grpo"]) == "available: raft, grpo"
     assert nearest("xyz", []) == "available: none"
     long = nearest("xyz", [f"task{i}" for i in range(100)])

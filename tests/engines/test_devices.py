@@ -8,8 +8,10 @@ from torch.utils import deterministic
 
 import winnow
 from tests import kills
+from winnow.config.schema import from_dict
 from winnow.engines.devices import peak_memory, reproducible, room, without_plans
 from winnow.engines.local import decoding, learner
+from winnow.training.setup import plan
 
 
 def test_gradients_on_a_gpu_are_added_up_in_one_order_and_all_is_as_before_afterwards():
@@ -66,6 +68,16 @@ def test_attention_that_plans_is_off_in_the_block_alone():
             assert not now()
         assert not now()
     assert now()
+
+
+def test_a_gpu_that_is_not_there_is_missed_with_the_other_settings(monkeypatch):
+    """Before prompts are read, a verifier is started or a model is looked for."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = from_dict({"device": "cuda", "model": "nowhere", "prompts": "none.jsonl"})
+    with pytest.raises(winnow.UserError, match=r"^device: torch finds no GPU for 'cuda'"):
+        plan(config)
+    with pytest.raises(winnow.UserError, match=r"^model: "):
+        plan(config.model_copy(update={"device": "cpu"}))
 
 
 def full(*_, **__):

@@ -104,7 +104,7 @@ FOREIGN: Mapping[str, Foreign] = {
     **_same(
         "samples_per_prompt",
         "num_generations n_samples_per_prompt actor_rollout_ref.rollout.n "
-        "group_size orchestrator.group_size rollouts_per_example",
+        "group_size orchestrator.group_size rollouts_per_example rollout_n",
     ),
     **_same("eval.samples", "num_generations_eval eval_n_samples_per_prompt"),
     **_same("eval.samples", "actor_rollout_ref.rollout.val_kwargs.n"),
@@ -259,6 +259,7 @@ FOREIGN: Mapping[str, Foreign] = {
     **_none("sync_ref_model ref_model_mixup_alpha", "reference = 'ema(0.99)' follows the policy"),
     # prompts and rewards
     **_same("prompts.source", "dataset_name prompt_data data.train_files"),
+    **_same("prompts.source", "rows dataset train_dataset", note="in Python, prompts=[...]"),
     **_same("eval.source", "eval_dataset data.val_files"),
     **_same("prompts.split", "dataset_train_split prompt_split"),
     **_same("prompts.prompt_column", "input_key data.prompt_key"),
@@ -281,6 +282,7 @@ FOREIGN: Mapping[str, Foreign] = {
         "reward_pretrain reward_model.path reward_model.model.path",
         "model:FOLDER",
     ),
+    **_none("reward_weights", "a reward is one function, which can weigh what it adds up"),
     # the run
     **_same(
         "checkpoint.every",

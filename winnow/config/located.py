@@ -85,7 +85,11 @@ def naming_places(config: Config | None) -> Iterator[None]:
             setting = setting.split(".", 2)[-1]  # it has the one that is above the phases
         folder = beside.get(setting) or beside.get(f"{setting}.name")
         if folder is not None and folder != (here := str(located(".", setting))):
-            error.add_note(f"looked in the recipe's folder, {folder}, and in {here}")
+            beside_it = f"the recipe's folder, {folder}"
+            told = error.problem.endswith(f" in {here}")
+            error.add_note(
+                f"nor in {beside_it}" if told else f"looked in {beside_it}, and in {here}"
+            )
         raise
 
 

@@ -22,7 +22,7 @@ from winnow.config.located import beside_recipe, found_nowhere
 from winnow.config.messages import complaint
 from winnow.config.schema import LISTED, SHORT, Config, from_dict, table_of
 from winnow.config.schema.algorithm import OWN, AlgorithmConfig
-from winnow.errors import UserError, from_here, nearest, number_of
+from winnow.errors import UserError, from_here, nearest, no_file, number_of
 
 CONFIG = "config.toml"
 """The recipe in a run folder or a folder of samples: all of its settings."""
@@ -110,6 +110,8 @@ def _read(recipe: str) -> dict[str, Any]:
     if _is_path(recipe):
         try:
             text = path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError as error:
+            raise UserError("recipe", no_file(recipe)) from error
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
             raise UserError("recipe", f"cannot read {recipe}: {reason}") from error

@@ -15,6 +15,7 @@ from winnow.config.schema.judge import judge_config
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.validation import check_answers
 from winnow.engines.base import Engine, Sampler
+from winnow.engines.devices import pick_device
 from winnow.engines.models.loading import BUILT_IN, resolve
 from winnow.errors import UserError
 from winnow.reporting.observer import Observers
@@ -195,6 +196,15 @@ def check_model(name: str, field: str, others: Sequence[str] = (), *, kind: str 
         kind: Of engine.
     """
     ENGINES[kind].check(name, field, others)
+
+
+def check_device(config: Config) -> None:
+    """Raise a `UserError` if this machine lacks the device that is asked for by name.
+
+    For `auto` and `cpu` torch is not imported.
+    """
+    if config.engine.sampler == "local" and config.device not in ("auto", "cpu"):
+        pick_device(config.device)
 
 
 def built_in() -> tuple[str, bool]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from winnow.config.schema.prompts import PromptsConfig
-from winnow.errors import UserError
+from winnow.errors import UserError, no_file
 from winnow.prompts.answers import answer_of, shortest_floats
 from winnow.prompts.columns import Row, RowError
 from winnow.prompts.columns import column as _column
@@ -139,10 +139,12 @@ def from_rows(
     *,
     padded: bool = False,
     completions: bool = False,
+    called: str = "",
 ) -> list[Prompt]:
     """Prompts from rows.
 
     Args:
+        called: What the rows are in messages; default: the source.
         padded: Whether nulls in a conversation stand for keys that other rows have.
         completions: Whether answers are completions, which may be messages: such a prompt has none.
 
@@ -156,7 +158,7 @@ def from_rows(
             talk = completions and isinstance(row.get(config.answer_column), list)
             made.append(_prompt(number, row, config, padded, None if talk else answer_of))
         except RowError as error:
-            place = f"row {number + 1} of {config.source!r}"
+            place = f"row {number + 1} of {called or repr(config.source)}"
             raise UserError(error.field or field, f"{place} {error.what}", error.remedy) from error
     return made
 
@@ -306,4 +308,4 @@ def _check_file(path: str, field: str) -> None:
     if is_folder:
         raise UserError(field, f"{path} is a folder", "name one file in it")
     if not is_file:
-        raise UserError(field, f"no file {path}")
+        raise UserError(field, no_file(path))

@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import TypeGuard
 
 from winnow import user_code
-from winnow.errors import UserError, nearest
+from winnow.errors import UserError, nearest, no_file
 from winnow.rewards import answer_extraction, formulas, verifiers
 from winnow.rewards.base import Reward
 from winnow.rewards.child import Limits
@@ -252,7 +252,7 @@ def _target(reward: str) -> str:
         return reward
     found = user_code.absolute(reward)
     if not os.path.isfile(found.rpartition(":")[0]):
-        raise UserError("reward", f"no file {module}")
+        raise UserError("reward", no_file(module))
     return found
 
 

@@ -20,6 +20,7 @@ from winnow.config.validation import cautions, check_answers, refuse
 from winnow.engines.base import PHASE, START, Engine
 from winnow.engines.devices import environment
 from winnow.engines.factory import (
+    check_device,
     check_model,
     check_prompts,
     engine_beside,
@@ -101,6 +102,7 @@ def plan(config: Config, algorithm: Algorithm | None = None, *, resumed: bool = 
     for phase in () if resumed else phases:
         with naming(phase.name):
             refuse(unread(phase.config, training=True))
+    check_device(config)
     kind = config.engine.learner
     if config.samples_from is not None:
         check_model(config.samples_from, "samples_from", kind=kind)

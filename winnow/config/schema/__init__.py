@@ -7,10 +7,12 @@ import torch. `recipe.py` reads one from TOML.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from winnow.config.messages import complaint, shown
 from winnow.config.schema.algorithm import AlgorithmConfig
@@ -37,6 +39,8 @@ LISTED = {"reward": "parts"}
 
 MOST_PHASES = 1000
 """Of a run, its cycles included."""
+_DEVICE = re.compile(r"auto|(?:cpu|cuda|hip|hpu|meta|mps|mtia|xla|xpu)(?::\d+)?")
+"""What torch may know; whether this machine has it is asked when the run is checked."""
 _DEEPEST = 32
 """How deep settings may be nested; what writes and merges them descends into each table."""
 
@@ -92,6 +96,15 @@ class Config(Section):
     anchor: AnchorConfig = AnchorConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, value: str) -> str:
+        if _DEVICE.fullmatch(value) is None:
+            raise PydanticCustomError(
+                "literal_error", "unknown device", {"expected": "'cpu', 'cuda' or 'auto'"}
+            )
+        return value
 
     _beside: dict[str, str] = PrivateAttr(default_factory=dict)
 

@@ -16,6 +16,10 @@ from winnow.errors import UserError, nearest
 OWN = "own:"
 """Before the recorded name of an algorithm that was made in Python and no cells can restore."""
 
+_OFFLINE = "to train on a file of completions use 'rft' with samples_file (docs/samples.md)"
+_OTHERS = {"sft": _OFFLINE}
+"""What stands for an algorithm that is no row, where the nearest name of a row misleads."""
+
 
 class AlgorithmConfig(Section):
     """A row of the table, and cells over it. `algorithm = "x"` is short for `algorithm.name`."""
@@ -64,7 +68,8 @@ class AlgorithmConfig(Section):
         if None not in cells.values():
             return table.get(self.name, Algorithm(self.name)).with_cells(cells)
         if self.name not in table:
-            remedy = f"{nearest(self.name, table)} (`winnow algorithms` prints them all)"
+            remedy = _OTHERS.get(self.name.casefold()) or nearest(self.name, table)
+            remedy = f"{remedy} (`winnow algorithms` prints them all)"
             raise UserError("algorithm", f"unknown algorithm {self.name!r:.60}", remedy)
         given = {key: value for key, value in cells.items() if value is not None}
         return table[self.name].with_cells(given)
