@@ -84,13 +84,18 @@ def printable(text: str) -> str:
     """A text for a terminal: its lines and tabs, all else that is unprintable escaped.
 
     What a server, a verifier or a model wrote may hold sequences that move the cursor or change
-    colours and titles.
+    colors and titles.
     """
     if text.isprintable():
         return text
     return "".join(
         c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def install_extra(extra: str) -> str:
+    """A remedy: how to get the libraries of an extra."""
+    return f"pip install '.[{extra}]' in your clone of Winnow"
 
 
 def number_of(count: int, what: str, several: str | None = None) -> str:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Over-optimization of a reward model that was trained on few labels (Gao et al. 2022, 2210.10760).
 # Gold: how near a sum is to the right one (closeness.py). Proxy: a reward model of one layer, trained
-# on pairs of the samples of a handful of prompts, labelled by gold. The best of n by the proxy gets
+# on pairs of the samples of a handful of prompts, labeled by gold. The best of n by the proxy gets
 # better at first, since it learned what a sum looks like, then worse: it did not learn to add.
 set -euo pipefail
 work=${WORK:-overoptimisation}
@@ -11,9 +11,9 @@ export PYTHONPATH
 
 # what the proxy learns from: samples of some training prompts, scored by gold
 winnow sample --set prompts.limit=128 --set samples_per_prompt=32 --set reward=closeness:closeness \
-    --out "$work/labelled"
+    --out "$work/labeled"
 
-winnow fit-reward "$work/labelled" --prompts "${PROMPTS:-24}" --per-prompt 4 --layers "${LAYERS:-1}" \
+winnow fit-reward "$work/labeled" --prompts "${PROMPTS:-24}" --per-prompt 4 --layers "${LAYERS:-1}" \
     --epochs "${EPOCHS:-8}" --lr "${LR:-1e-4}" --out "$work/proxy"
 
 # many samples of prompts that it has not seen

@@ -220,13 +220,13 @@ MISTAKES = {
     ),
     "system": Case(train("prompts.system=Hi"), "prompts.system: needs prompts.chat = true"),
     # values
-    "no equals sign": Case(train("steps"), "--set: what it was given is not key=value; write"),
+    "no equals sign": Case(train("steps"), "--set: its value is not of the form key=value; write"),
     "text for a number": Case(train("steps=many"), "steps: must be an int (got 'many')"),
     "device": Case(train("device=gpu"), "device: unknown device 'gpu'; use 'cpu', 'cuda' or 'a"),
     "below a value": Case(train("steps.x=1"), "steps: it is a single value and has no setting 'x'"),
     "empty list": Case(train("algorithm.select=[]"), "algorithm.select: must not be empty"),
     "not finite": Case(train("optimizer.lr=nan"), "optimizer.lr: must be a finite float"),
-    "not in UTF-8": Case(train("model=\udcff"), "--set: what it was given is not in UTF-8"),
+    "not in UTF-8": Case(train("model=\udcff"), "--set: its value is not in UTF-8"),
     # the run folder
     "out is a run": Case("train --out old", "out: old exists already; choose another --out, or r"),
     "out is a run, eval": Case("eval --out old", "out: old exists already"),

@@ -268,9 +268,9 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
     [
         (
             "steps",
-            "--set: what it was given is not key=value; write it like --set optimizer.lr=1e-5",
+            "--set: its value is not of the form key=value; write it like --set optimizer.lr=1e-5",
         ),
-        ("=3", "--set: what it was given is not key=value"),
+        ("=3", "--set: its value is not of the form key=value"),
         ("stpes=3", "unknown setting 'stpes'; did you mean 'steps'?"),
         ("stpes=", "unknown setting 'stpes'; did you mean 'steps'?"),
         ("optimiser.lr=3", "unknown setting 'optimiser.lr'; did you mean 'optimizer.lr'?"),
@@ -368,7 +368,7 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
         ("phases=[" + "{}," * 1001 + "]", "phases: has too many entries"),
         ("reward.options" + ".a" * 3000 + "=1", "--set: a key has 3002 parts; 32 are the"),
         ("reward.options.a=" + "[" * 40 + "]" * 40, "0: it is nested more than 32 deep"),
-        ("model=\udcff", "--set: what it was given is not in UTF-8; write it in UTF-8"),
+        ("model=\udcff", "--set: its value is not in UTF-8; write it in UTF-8"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(item: str, message: str) -> None:

@@ -711,9 +711,7 @@ class TestHub:
     @pytest.mark.parametrize("there", [None, ModuleType("datasets")], ids=["missing", "a folder"])
     def test_without_the_library(self, monkeypatch, there) -> None:
         monkeypatch.setitem(sys.modules, "datasets", there)
-        with pytest.raises(
-            UserError, match=r"^prompts\.source: hub .* pip install 'winnow-rl\[hub"
-        ):
+        with pytest.raises(UserError, match=r"^prompts\.source: hub .* pip install '\.\[hub"):
             read(config(source="hub:a/b"), 0)
 
 

@@ -246,7 +246,7 @@ class TestGym:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(UserError, match=r"pip install 'winnow-rl\[gym\]'"):
+        with pytest.raises(UserError, match=r"pip install '\.\[gym\]' in your clone"):
             make_reward("gym")
 
 

@@ -218,7 +218,7 @@ def test_wrong_arguments():
         log_importance_weights([0.0], [-np.inf])
     with pytest.raises(ValueError, match="cover"):
         weight_variance([0.0, 0.0], [0.0, -np.inf])
-    with pytest.raises(ValueError, match="normalised"):
+    with pytest.raises(ValueError, match="normalized"):
         weight_variance([0.0, 0.0], [0.0, 0.0])
     for f in (normalised_weights, effective_sample_size):
         with pytest.raises(ValueError, match="all be -inf"):

@@ -355,7 +355,7 @@ def test_wrong_arguments():
         rejection_sample_finite(log_q, [-np.inf, log(0.5), log(0.5), -np.inf], 1, rng)
     with pytest.raises(ValueError, match="nothing"):
         rejection_sample_finite(np.full(4, -np.inf), log_q, 1, rng)
-    with pytest.raises(ValueError, match="normalised"):
+    with pytest.raises(ValueError, match="normalized"):
         rejection_sample_finite(log_q, log_q + 1, 1, rng)
     with pytest.raises(ValueError, match="shape"):
         rejection_sample_finite(log_q[None], log_q[None], 1, rng)

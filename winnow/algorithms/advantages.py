@@ -141,7 +141,7 @@ class LeaveOneOut(Advantage):
 
 @dataclass(frozen=True)
 class Softmax(Advantage):
-    """A_i = n exp(r_i / beta) / sum exp(r / beta): self-normalised importance weights of pi*.
+    """A_i = n exp(r_i / beta) / sum exp(r / beta): self-normalized importance weights of pi*.
 
     Samples of pi_ref with these advantages, mean 1, stand for pi* = pi_ref exp(r / beta) / Z.
     `over` = `set` normalises all samples together: a prompt counts by its Z, as after exact

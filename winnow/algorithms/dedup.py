@@ -16,7 +16,7 @@ _EQUATION = re.compile(rf"{_START}{_NUMBER}(?:\s*[-+*/x×÷]\s*{_NUMBER})++(\s*=
 
 
 def reasoning_path(text: str) -> tuple[str, ...]:
-    """The reasoning path of a completion: its equations, normalised.
+    """The reasoning path of a completion: its equations, normalized.
 
     Those in calculator annotations (`<<16-3-4=9>>`) if there are any, else those in the text; else
     its words, lower-cased, white space folded.

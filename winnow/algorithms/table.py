@@ -105,7 +105,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             resample="once",
             epochs=3,
             paper="Kahn & Marshall 1953; pi* of Rafailov et al. 2023, 2305.18290, eq. 4",
-            note="The same target by self-normalised importance weights: every sample is kept.",
+            note="The same target by self-normalized importance weights: every sample is kept.",
         ),
         Algorithm(
             "ppo",

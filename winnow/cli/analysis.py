@@ -70,7 +70,7 @@ def best_of(
     folder: _SampleTo = None,
     as_json: Json = False,
 ) -> None:
-    """The best of n samples, and what n buys.
+    """The best of n samples, and how accuracy grows with n.
 
     By verifier, reward model, majority or weighted vote; with
     pass@n, best-of-n and vote curves from one set of samples, and the KL that best-of-n spends.

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from winnow.engines.devices import hardware
 from winnow.engines.factory import built_in
+from winnow.errors import install_extra
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def _devices() -> list[Finding]:
         return []  # said already, among the libraries
     return [
         Finding("processor", True, f"{os.cpu_count()} cores, {threads} threads"),
-        Finding("gpu", bool(gpus), ", ".join(gpus) or "none, runs on the CPU"),
+        Finding("gpu", bool(gpus), ", ".join(gpus) or "none; models run on the CPU"),
     ]
 
 
@@ -59,5 +60,5 @@ def _library(name: str, *, needed: bool = False, extra: str = "") -> Finding:
     try:
         return Finding(name, True, version(name), needed)
     except PackageNotFoundError:
-        hint = f"pip install 'winnow-rl[{extra}]'" if extra else f"pip install {name}"
+        hint = install_extra(extra) if extra else f"pip install {name}"
         return Finding(name, False, f"not installed ({hint})", needed)

@@ -141,10 +141,10 @@ def _split(item: str) -> tuple[list[str], str]:
     """
     key, equals, text = item.partition("=")
     if not equals or not key.strip():
-        problem = "what it was given is not key=value"
+        problem = "its value is not of the form key=value"
         raise UserError("--set", problem, "write it like --set optimizer.lr=1e-5")
     if any("\ud800" <= character <= "\udfff" for character in item):
-        raise UserError("--set", "what it was given is not in UTF-8", "write it in UTF-8")
+        raise UserError("--set", "its value is not in UTF-8", "write it in UTF-8")
     path = key.strip().split(".")
     if len(path) > _LONGEST_KEY:
         raise UserError("--set", f"a key has {len(path)} parts", f"{_LONGEST_KEY} are the most")

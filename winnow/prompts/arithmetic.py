@@ -24,7 +24,7 @@ def arithmetic(config: PromptsConfig, seed: int) -> list[Prompt]:
     A template may fill in `question`, `answer`, `a`, `b` and `op`.
 
     An operand of d digits is uniform over 10^(d-1) .. 10^d - 1 (0 .. 9 for one digit). Difficulties
-    are labelled by digits and operation. `12 + 34` and `34 + 12` are one family; a problem that is
+    are labeled by digits and operation. `12 + 34` and `34 + 12` are one family; a problem that is
     an example is never asked.
 
     Raises:

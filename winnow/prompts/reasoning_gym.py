@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from winnow.config.schema.prompts import PromptsConfig
-from winnow.errors import UserError, nearest
+from winnow.errors import UserError, install_extra, nearest
 from winnow.prompts.columns import RowError
 from winnow.prompts.rows import conversation, fill
 from winnow.types import Prompt
@@ -24,9 +24,7 @@ def gym(config: PromptsConfig, seed: int, field: str = "prompts.source") -> list
         from reasoning_gym import create_dataset
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
-        raise UserError(
-            field, "gym tasks need Reasoning Gym", "pip install 'winnow-rl[gym]'"
-        ) from error
+        raise UserError(field, "gym tasks need Reasoning Gym", install_extra("gym")) from error
     name = config.source.removeprefix("gym:")
     if name not in DATASETS:
         raise UserError(field, f"unknown gym task {name!r}", nearest(name, DATASETS))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from winnow.config.schema.prompts import PromptsConfig
-from winnow.errors import UserError, no_file
+from winnow.errors import UserError, install_extra, no_file
 from winnow.prompts.answers import answer_of, shortest_floats
 from winnow.prompts.columns import Row, RowError
 from winnow.prompts.columns import column as _column
@@ -119,7 +119,7 @@ def read_hub(source: str, split: str, field: str = "prompts.source") -> list[Row
         from datasets import load_dataset
     except ImportError as error:
         raise UserError(
-            field, "hub data sets need the datasets library", "pip install 'winnow-rl[hub]'"
+            field, "hub data sets need the datasets library", install_extra("hub")
         ) from error
     name, _, config = source.removeprefix("hub:").partition(":")
     try:

@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import TypeGuard
 
 from winnow import user_code
-from winnow.errors import UserError, nearest, no_file
+from winnow.errors import UserError, install_extra, nearest, no_file
 from winnow.rewards import answer_extraction, formulas, verifiers
 from winnow.rewards.base import Reward
 from winnow.rewards.child import Limits
@@ -46,7 +46,7 @@ class _Builtin:
         target: Else ``module:function``, for a worker.
         options: The type of each option.
         required: The options that have no default.
-        library: What it imports, and what to install for that.
+        library: What it imports, and how to install that.
     """
 
     summary: str
@@ -76,12 +76,12 @@ _BUILTINS: Mapping[str, _Builtin] = {
     "math": _Builtin(
         "the last formula equals the answer: numbers exactly, formulas by math-verify",
         target="winnow.rewards.math_equivalence:math",
-        library=("math_verify", "math-verify"),
+        library=("math_verify", "pip install math-verify"),
     ),
     "gym": _Builtin(
         "the verifier of the Reasoning Gym data set that the prompt comes from, 0 to 1",
         target="winnow.rewards.reasoning_gym:gym",
-        library=("reasoning_gym", "winnow-rl[gym]"),
+        library=("reasoning_gym", install_extra("gym")),
     ),
 }
 
@@ -228,7 +228,7 @@ def _check_library(name: str, builtin: _Builtin) -> None:
     # looked for, not imported: SymPy and Reasoning Gym take a second and more
     if builtin.library and importlib.util.find_spec(builtin.library[0]) is None:
         module, install = builtin.library
-        raise UserError("reward", f"{name!r} needs {module}", f"pip install '{install}'")
+        raise UserError("reward", f"{name!r} needs {module}", install)
 
 
 def _target(reward: str) -> str:

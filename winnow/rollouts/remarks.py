@@ -33,7 +33,7 @@ def many_cut_off(count: int, total: int, max_tokens: int, setting: str = MAX_TOK
         return None
     return (
         f"{count} of {total} samples were cut off at {setting} = {max_tokens}; "
-        "raise it, or set sampling.stop to what ends an answer"
+        "raise it, or set sampling.stop to a text that ends a completion"
     )
 
 

@@ -1,6 +1,6 @@
 """The theory that Winnow rests on, in NumPy, without models.
 
-`gibbs` has the optimum of the KL-regularised objective, `rejection` samples from it, `importance`
+`gibbs` has the optimum of the KL-regularized objective, `rejection` samples from it, `importance`
 weights samples instead, `best_of` and `majority` choose among them, `divergence` estimates KL.
 """
 

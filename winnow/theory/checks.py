@@ -40,7 +40,7 @@ def logs(name: str, values: ArrayLike) -> Array:
 
 
 def log_probabilities(name: str, values: ArrayLike) -> Array:
-    """Log-probabilities as float64, shape (..., y), normalised over the last axis to rounding.
+    """Log-probabilities as float64, shape (..., y), normalized over the last axis to rounding.
 
     Raises:
         ValueError: They sum to something else than 1 (`NORMALISED_WITHIN`), or as `logs`.
@@ -48,7 +48,7 @@ def log_probabilities(name: str, values: ArrayLike) -> Array:
     array = logs(name, values)
     total = logsumexp(array)
     if (np.abs(np.expm1(np.minimum(total, 1.0))) > NORMALISED_WITHIN).any():
-        raise ValueError(f"{name} must be normalised: exp({name}) must sum to 1 over the last axis")
+        raise ValueError(f"{name} must be normalized: exp({name}) must sum to 1 over the last axis")
     return np.asarray(array - total[..., None])
 
 

@@ -1,4 +1,4 @@
-"""The optimum of the KL-regularised objective over a finite set of completions, exactly. Pure.
+"""The optimum of the KL-regularized objective over a finite set of completions, exactly. Pure.
 
 Over completions y with reference probabilities pi_ref(y), rewards r(y) and beta > 0, the policy
 that maximises E_pi[r] - beta KL(pi || pi_ref) is the Gibbs distribution
@@ -9,7 +9,7 @@ that maximises E_pi[r] - beta KL(pi || pi_ref) is the Gibbs distribution
 (r - r_max) / beta, so that no size of r / beta overflows.
 
 Arguments that all functions here share: `log_ref`, log pi_ref in nats, shape (y,) or (..., y),
-normalised over the last axis, -inf for an impossible completion; `rewards`, finite, a shape that
+normalized over the last axis, -inf for an impossible completion; `rewards`, finite, a shape that
 broadcasts with it; `beta`, above 0, in the rewards' unit. Anything else is a ValueError.
 """
 
@@ -72,7 +72,7 @@ def pi_star(log_ref: ArrayLike, rewards: ArrayLike, beta: float) -> Array:
 
 
 def pi_star_limit(log_ref: ArrayLike, rewards: ArrayLike) -> Array:
-    """The limit of pi* as beta -> 0, shape (..., y): pi_ref renormalised on all maximisers of r.
+    """The limit of pi* as beta -> 0, shape (..., y): pi_ref renormalized on all maximisers of r.
 
     For a 0/1 reward it is pi_ref given that the completion is right: what RAFT's filter samples
     from. It is not a single mode. Equality of rewards is exact, r(y) == r_max.
@@ -91,7 +91,7 @@ def log_optimal_m(
     over the possible completions.
 
     Args:
-        log_q: Log-probabilities of another proposal, shape (..., y), normalised.
+        log_q: Log-probabilities of another proposal, shape (..., y), normalized.
 
     Raises:
         ValueError: q is 0 where pi_ref is not: there is no such M. And as `log_partition`.
@@ -130,10 +130,10 @@ def kl(log_p: ArrayLike, log_q: ArrayLike) -> Array:
     """KL(p || q) = sum_y p(y) (log p(y) - log q(y)), shape (...), nats; inf where q misses p.
 
     Args:
-        log_p, log_q: Log-probabilities, shapes that broadcast to (..., y), normalised.
+        log_p, log_q: Log-probabilities, shapes that broadcast to (..., y), normalized.
 
     Raises:
-        ValueError: They are not normalised, or not log-probabilities.
+        ValueError: They are not normalized, or not log-probabilities.
     """
     log_p, log_q = together(
         log_p=log_probabilities("log_p", log_p), log_q=log_probabilities("log_q", log_q)
@@ -150,7 +150,7 @@ def entropy(log_p: ArrayLike) -> Array:
     """H(p) = -sum_y p(y) log p(y), shape (...), nats, from log-probabilities, shape (..., y).
 
     Raises:
-        ValueError: They are not normalised, or not log-probabilities.
+        ValueError: They are not normalized, or not log-probabilities.
     """
     log_p = log_probabilities("log_p", log_p)
     total = (np.exp(log_p) * np.where(log_p == -np.inf, 0.0, log_p)).sum(axis=-1)
@@ -163,7 +163,7 @@ def objective(log_policy: ArrayLike, log_ref: ArrayLike, rewards: ArrayLike, bet
     At most beta log Z, reached by pi* alone. -inf for a policy that leaves pi_ref's support.
 
     Args:
-        log_policy: log pi, shape (..., y), normalised.
+        log_policy: log pi, shape (..., y), normalized.
     """
     beta = positive("beta", beta)
     log_policy = log_probabilities("log_policy", log_policy)

@@ -33,7 +33,7 @@ def log_importance_weights(log_p_tilde: ArrayLike, log_q: ArrayLike) -> Array:
     """log(p~ / q) of each sample, shape (..., n), nats; -inf where p~ = 0.
 
     Args:
-        log_p_tilde: log p~ of the samples, normalised or not, nats.
+        log_p_tilde: log p~ of the samples, normalized or not, nats.
         log_q: log q of the same samples, nats, a shape that broadcasts.
 
     Raises:
@@ -67,7 +67,7 @@ def effective_sample_size(log_weights: ArrayLike) -> Array:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A self-normalised estimate.
+    """A self-normalized estimate.
 
     Attributes:
         value: The estimate, in the values' unit.
@@ -83,7 +83,7 @@ class Estimate:
 def self_normalised(values: ArrayLike, log_weights: ArrayLike) -> Estimate:
     """E_p[f] from samples of q: sum_i w_i f_i / sum_i w_i. Consistent; biased by O(1/n).
 
-    The standard error is sqrt(sum_i v_i^2 (f_i - value)^2) with v the normalised weights (Owen,
+    The standard error is sqrt(sum_i v_i^2 (f_i - value)^2) with v the normalized weights (Owen,
     *Monte Carlo theory, methods and examples*, section 9.2).
 
     Args:
@@ -140,10 +140,10 @@ def weight_variance(log_p_tilde: ArrayLike, log_q: ArrayLike) -> Array:
 
     Args:
         log_p_tilde: log p~ of every y, shape (..., y), nats, up to a constant.
-        log_q: log q of every y, shape (..., y), nats, normalised.
+        log_q: log q of every y, shape (..., y), nats, normalized.
 
     Raises:
-        ValueError: q = 0 where p~ is not, q is not normalised, or p~ is 0 everywhere.
+        ValueError: q = 0 where p~ is not, q is not normalized, or p~ is 0 everywhere.
     """
     log_w, log_q, _ = _weights_of_all(log_p_tilde, log_q)
     with np.errstate(divide="ignore"):  # log |w - 1| is -inf at w = 1

@@ -150,7 +150,7 @@ def rejection_sample_finite(
 
     Args:
         log_p: log p~ of each element, shape (y,), nats, up to a constant that goes into M.
-        log_q: log q of each element, shape (y,), nats, normalised.
+        log_q: log q of each element, shape (y,), nats, normalized.
         count: Number of accepted samples to make.
         log_m: log M, nats. By default log M*, the largest log-weight.
         max_proposals: Proposals after which to stop, with a shorter result.
@@ -159,7 +159,7 @@ def rejection_sample_finite(
         Indices of the accepted samples, shape (count,) or shorter, and the certificate.
 
     Raises:
-        ValueError: q = 0 where p~ is not, p~ = 0 everywhere, q is not normalised, shapes differ.
+        ValueError: q = 0 where p~ is not, p~ = 0 everywhere, q is not normalized, shapes differ.
     """
     log_p, log_q = logs("log_p", log_p), log_probabilities("log_q", log_q)
     if log_p.ndim != 1 or log_p.shape != log_q.shape:
@@ -184,17 +184,17 @@ def rejection_sample_finite(
 
 
 def limit_of(log_p: ArrayLike, log_q: ArrayLike, log_m: float) -> Array:
-    """The distribution that rejection sampling with this M samples from: min(p~, M q), normalised.
+    """The distribution that rejection sampling with this M samples from: min(p~, M q), normalized.
 
     Equal to p where M is large enough. Shape (..., y), probabilities.
 
     Args:
         log_p: log p~, shape (..., y), nats.
-        log_q: log q, shape (..., y), nats, normalised.
+        log_q: log q, shape (..., y), nats, normalized.
         log_m: log M, nats.
 
     Raises:
-        ValueError: Nothing could be accepted, log_m is not finite, q is not normalised.
+        ValueError: Nothing could be accepted, log_m is not finite, q is not normalized.
     """
     if not math.isfinite(log_m):
         raise ValueError("log_m must be finite")

@@ -153,7 +153,7 @@ class PhaseRunner:
             )
         if not same:
             self.context.observers.note(
-                f"{file.path}: other tokens than this model's; its texts are tokenised anew"
+                f"{file.path}: other tokens than this model's; its texts are tokenized anew"
             )
         return Retokeniser(self.engine, phase.config.sampling.stop, anew=not same)
 

@@ -462,7 +462,8 @@ def test_without_peft_it_says_how_to_get_it(tiny_model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(
-        winnow.UserError, match=r"^lora\.rank: adapters need peft; pip install .*\[lora\]'$"
+        winnow.UserError,
+        match=r"^lora\.rank: adapters need peft; pip install '\.\[lora\]' in your clone of Winnow$",
     ):
         go(config(tiny_model, tmp_path, **LORA), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -957,7 +957,7 @@ def test_without_the_package(monkeypatch):
     with FakeServer() as server:
         for ask in (lambda: sampled(sampler(server), request()), lambda: sampler(server).check()):
             with pytest.raises(
-                UserError, match=r"^engine\.sampler: .*pip install 'winnow-rl\[server\]'"
+                UserError, match=r"^engine\.sampler: .*pip install '\.\[server\]' in your clone"
             ):
                 ask()
 

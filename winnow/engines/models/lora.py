@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from winnow.config.schema.lora import LoraConfig
-from winnow.errors import UserError, nearest
+from winnow.errors import UserError, install_extra, nearest
 from winnow.storage.atomic import drop_folder
 from winnow.storage.digests import damage_of, whole_model
 
@@ -36,7 +36,7 @@ class Adapters:
         try:
             import peft
         except ImportError as error:
-            remedy = "pip install 'winnow-rl[lora]'"
+            remedy = install_extra("lora")
             raise UserError("lora.rank", "adapters need peft", remedy) from error
         targets: Any = config.targets
         settings = peft.LoraConfig(
@@ -181,7 +181,7 @@ def merged(base: Any, folder: str, field: str) -> nn.Module:
     try:
         import peft
     except ImportError as error:
-        remedy = "pip install 'winnow-rl[lora]'"
+        remedy = install_extra("lora")
         raise UserError(field, f"the adapters in {folder} need peft", remedy) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

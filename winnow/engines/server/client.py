@@ -17,7 +17,7 @@ from winnow.engines.server.bounded import PLAIN, answer_bytes, bounded_client, m
 from winnow.engines.server.pacing import Pacer, retry_after
 from winnow.engines.server.protocol import Api, BadAnswer, Counts, dispensable, question, read
 from winnow.engines.server.quoting import quoted
-from winnow.errors import UserError
+from winnow.errors import UserError, install_extra
 from winnow.types import Sample
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ def _client(server: Server, key: str | None) -> AsyncOpenAI:
         sampling = server.where == "engine"
         problem = f"{'openai' if sampling else 'judge'!r} needs the openai package"
         setting = "engine.sampler" if sampling else server.where
-        raise UserError(setting, problem, "pip install 'winnow-rl[server]'") from None
+        raise UserError(setting, problem, install_extra("server")) from None
     # without a key, the package would send that in OPENAI_API_KEY, to whatever server it is
     client = AsyncOpenAI(
         base_url=server.url,
