@@ -45,6 +45,28 @@ def test_a_page(path):
     assert found(text) == []
 
 
+BRITISH = re.compile(
+    r"\b\w*(?:normalis|standardis|regularis|tokenis|optimis|recognis|initialis|summaris)\w*\b(?!\()"
+    r"|\b(?:colour|behaviour|favour|labelled|modelled|judgement)\w*",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(HERE)))
+def test_a_page_is_in_american_english(path):
+    """Names of settings, commands and cells, which are code, aside."""
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(
+        r"^ *```.*?^ *```|`[^`\n]+`|\]\([^)]+\)", "", text, flags=re.MULTILINE | re.DOTALL
+    )
+    assert BRITISH.findall(text) == []
+    assert BRITISH.findall("regularised, Tokenising, colours") == [
+        "regularised",
+        "Tokenising",
+        "colours",
+    ]
+
+
 def test_messages_and_docstrings():
     told = {path: found(" | ".join(strings(path))) for path in (HERE / "winnow").rglob("*.py")}
     assert {str(path): words for path, words in told.items() if words} == {}
