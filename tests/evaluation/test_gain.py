@@ -7,7 +7,8 @@ import pytest
 
 from tests.build import group
 from winnow.evaluation.gain import Gain, gain, gain_between
-from winnow.storage.run_folder import Counted, RunStore
+from winnow.storage.counted import Counted
+from winnow.storage.run_folder import RunStore
 from winnow.theory.intervals import paired_difference
 from winnow.training.run import Result
 from winnow.training.summary import gain_line

@@ -27,6 +27,7 @@ from winnow.errors import DiskError, notes
 from winnow.training.run import run
 
 SETTINGS: dict[str, Any] = {
+    "report": False,  # which a run can do without
     "algorithm": "grpo",
     "steps": 4,
     "eval": {"size": 5, "every": 2},
@@ -118,7 +119,7 @@ def check_limits(
 
 
 def test_some_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally) -> None:
-    given = from_dict(fake_settings(tmp_path, monkeypatch))
+    given = from_dict({**fake_settings(tmp_path, monkeypatch), "report": False})
     check_limits(given, tmp_path, tally, lambda n: (100, 3000, n // 2, n - 1, n), None)
 
 

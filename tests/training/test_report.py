@@ -6,19 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.kills import KillAt
 from tests.reporting.page.test_html import Parsed
 from tests.training.faked import settings, trained
-from winnow.errors import UserError
+from winnow.config.schema import from_dict
+from winnow.errors import DiskError, UserError
+from winnow.training import report
 from winnow.training.report import files_of, view_of, write_report
-from winnow.training.run import result_of
+from winnow.training.run import result_of, run
 
 
 def test_a_run_ends_with_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = settings(tmp_path, monkeypatch)
-    run = trained({**given, "eval": {**given.get("eval", {}), "every": 2}}, tmp_path / "run")
-    found = Parsed((run / "report.html").read_text(encoding="utf-8"))
+    folder = trained({**given, "eval": {**given.get("eval", {}), "every": 2}}, tmp_path / "run")
+    found = Parsed((folder / "report.html").read_text(encoding="utf-8"))
     head = found.unpacked("head")["runs"][0]
-    result = result_of(run)
+    result = result_of(folder)
     assert head["metrics"]["step"] == [1, 2, 3, 4]
     assert head["metrics"]["reward_mean"] == [row["reward_mean"] for row in result.metrics]
     assert sum(block["rows"] for block in head["blocks"]) == sum(
@@ -45,11 +48,11 @@ def test_files_are_in_the_order_of_time(tmp_path: Path) -> None:
 def test_no_report_is_written_where_none_is_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = trained({**settings(tmp_path, monkeypatch), "report": False}, tmp_path / "run")
-    assert not (run / "report.html").exists()
-    out = write_report([run])
-    assert out == run / "report.html"
-    both = write_report([run, run], tmp_path / "both.html")
+    folder = trained({**settings(tmp_path, monkeypatch), "report": False}, tmp_path / "run")
+    assert not (folder / "report.html").exists()
+    out = write_report([folder])
+    assert out == folder / "report.html"
+    both = write_report([folder, folder], tmp_path / "both.html")
     heads = Parsed(both.read_text(encoding="utf-8")).unpacked("head")["runs"]
     assert [head["name"] for head in heads] == ["run", "run"]
 
@@ -57,9 +60,9 @@ def test_no_report_is_written_where_none_is_wanted(
 def test_a_damaged_file_is_listed_and_the_rest_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = trained(settings(tmp_path, monkeypatch), tmp_path / "run")
-    (run / "rollouts" / "train-000002.parquet").write_bytes(b"PAR1")
-    head = Parsed(write_report([run]).read_text(encoding="utf-8")).unpacked("head")["runs"][0]
+    folder = trained(settings(tmp_path, monkeypatch), tmp_path / "run")
+    (folder / "rollouts" / "train-000002.parquet").write_bytes(b"PAR1")
+    head = Parsed(write_report([folder]).read_text(encoding="utf-8")).unpacked("head")["runs"][0]
     assert "train-000002.parquet" in head["verdict"][-1]["text"]
     names = [name for block in head["blocks"] for name, _ in block["files"]]
     assert "train-000001.parquet" in names
@@ -73,3 +76,17 @@ def test_other_folders_are_named(tmp_path: Path) -> None:
         write_report([tmp_path])
     (tmp_path / "config.toml").write_text("steps = 3")
     assert view_of(tmp_path).kind == "samples"
+
+
+def test_a_page_that_cannot_be_written_takes_nothing_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DiskError("No space left on device")
+
+    monkeypatch.setattr(report, "write_text", full)
+    heard = KillAt()
+    result = run(from_dict(settings(tmp_path, monkeypatch)), out=tmp_path / "run", observers=heard)
+    assert result.report is None
+    assert len(result.metrics) == 4
+    assert heard.notes[-1].startswith("report.html cannot be written; winnow report ")

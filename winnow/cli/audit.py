@@ -42,7 +42,7 @@ def audit_reward(
 ) -> None:
     """Count what a verifier calls right that is wrong, and the reverse.
 
-    On labelled completions; those that were cut off (finish_reason length) apart. Without --labels
+    On labeled completions; those that were cut off (finish_reason length) apart. Without --labels
     each answer of the recipe's prompts must be right of itself and wrong for another prompt, and
     the exit code is 2 if some is not.
     """

@@ -71,6 +71,23 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
 
 
+def print_json_line(value: Any) -> None:
+    """One of many results, a line each; a number that JSON cannot hold is null."""
+    try:
+        line = json.dumps(value, default=str, allow_nan=False)
+    except ValueError:
+        line = json.dumps(_without_nan(value), default=str)
+    typer.echo(line.replace("\x7f", "\\u007f"))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    return [_without_nan(each) for each in value] if isinstance(value, list) else value
+
+
 def unseen(message: str) -> str:
     """A usage error without the arguments that are too many: one may be a key to a server."""
     kind, _, _ = message.partition(" (")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from winnow.cli.options import Samples, say
+from winnow.cli.options import Samples, print_json_line, say
 from winnow.errors import UserError, number_of, printable
 
 if TYPE_CHECKING:
@@ -82,7 +81,8 @@ def show(
     filters = Filters(split, _steps(step), prompt, never_solved, errors, reason, best, worst)
     look = Look(samples, filters)
     if as_json:
-        _print_lines(look, limit)
+        for row in look.each_row(look.groups[:limit]):
+            print_json_line(row)
         for text in _told(look):
             say(text, err=True)
         return
@@ -107,23 +107,6 @@ def _steps(text: str | None) -> tuple[int, int] | None:
     if match is None or (match[2] and int(match[2]) < int(match[1])):
         raise UserError("--step", f"{text!r} is no step", "write 3, or 3-5 for several")
     return int(match[1]), int(match[2] or match[1])
-
-
-def _print_lines(look: Look, limit: int | None) -> None:
-    for row in look.each_row(look.groups[:limit]):
-        try:
-            line = json.dumps(row, default=str, allow_nan=False)
-        except ValueError:  # NaN or infinite, which JSON has no numbers for
-            line = json.dumps(_finite(row), default=str)
-        typer.echo(line.replace("\x7f", "\\u007f"))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list) else value
 
 
 def _print_groups(look: Look, limit: int, full: bool, console: Console) -> None:

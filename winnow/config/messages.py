@@ -156,11 +156,15 @@ def _meant(path: Sequence[str], known: Collection[str]) -> str:
     return nearest(path[0], dict.fromkeys(key.partition(".")[0] for key in known))
 
 
+_LARGE = 1e9
+"""No coefficient; a larger integer may have more digits than Python prints."""
+
+
 def _example(model: type[BaseModel], where: Sequence[str], given: object) -> str:
     """How a cell of an algorithm is written, where a number was given for it."""
     if len(where) != 2 or where[0] != "algorithm" or isinstance(given, bool):
         return ""
-    if not isinstance(given, int | float):
+    if not isinstance(given, int | float) or abs(given) > _LARGE:
         return ""
     if where[1] == "kl":
         return f"write it like 'in-loss({given})' or 'in-reward({given})'"

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from winnow.reporting.metrics import rates_of
-from winnow.storage.run_folder import Counted, RunStore
+from winnow.storage.counted import Counted
+from winnow.storage.run_folder import RunStore
 from winnow.theory.intervals import mean_interval, paired_difference
 
 _ROUNDING = 1e-9

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,12 @@ class ProgressFile(Observer):
         told = {"status": status, "step": self._step, "steps": self._last, "says": says}
         path = self._folder / PROGRESS
         partial = path.with_name(f".{PROGRESS}.partial")
-        partial.write_text(json.dumps({**told, "error": error}) + "\n", encoding="utf-8")
-        partial.replace(path)
+        with suppress(OSError):  # a full disk is told by what the run resumes from
+            try:
+                partial.write_text(json.dumps({**told, "error": error}) + "\n", encoding="utf-8")
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
         self._written = self._clock()
 
 

@@ -7,6 +7,8 @@
                         ever made
     metrics.jsonl       one object a step
     evals.jsonl         one object an evaluation
+    progress.json       what the run is doing (reporting/progress_file.py)
+    report.html         the page of the run, written at its end
     judge.jsonl         what judges answered, by what they were asked (storage/answers.py)
     checkpoints/        step-10/: loads with AutoModelForCausalLM.from_pretrained; an evaluation's
                         folder has none
@@ -26,7 +28,6 @@ import math
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from winnow.storage.atomic import (
 )
 from winnow.storage.begin import begin_folder
 from winnow.storage.checkpoints import drop_set_aside, found_in, open_sealed, set_aside
+from winnow.storage.counted import Counted, counted_of
 from winnow.storage.digests import STATE, Damaged, seal
 from winnow.storage.format import check_folder
 from winnow.storage.lines import line_of, rows_of
@@ -52,26 +54,10 @@ from winnow.storage.parquet import UNREADABLE
 from winnow.storage.paths import located, shown
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import PROMPT_KEY, clean, group_of, read_written, write_groups
-from winnow.types import Group, Prompt, Score, Split
+from winnow.types import Group, Prompt, Split
 
 FINAL = "final"
 """Folder of a final model that is no checkpoint."""
-
-
-@dataclass(frozen=True)
-class Counted:
-    """How many samples of a prompt are right, and their rewards.
-
-    Attributes:
-        prompt: What tells it apart: `schema.PROMPT_KEY`.
-        right, valid: Right samples, and those with a score.
-        rewards: Of those with a score.
-    """
-
-    prompt: tuple[str | None, ...]
-    right: int
-    valid: int
-    rewards: tuple[float, ...] = ()
 
 
 class RunStore:
@@ -187,7 +173,7 @@ class RunStore:
             return None
         columns = ["group", *PROMPT_KEY, "reward", "right_by", "right_at"]
         by_group = self._by_group(path, columns)
-        return [_counted(by_group[place]) for place in sorted(by_group)]
+        return [counted_of(by_group[place]) for place in sorted(by_group)]
 
     @staticmethod
     def _by_group(
@@ -375,16 +361,6 @@ class RunStore:
         """The step and the folder of each checkpoint, in order."""
         there = found_in(self.folder / "checkpoints")
         yield from ((step, path) for step, path in there if (path / STATE).is_file())
-
-
-def _counted(rows: Sequence[Mapping[str, Any]]) -> Counted:
-    bound = 1.0 if rows[0]["right_at"] is None else rows[0]["right_at"]
-    scores = [
-        Score(row["reward"], right_by=row["right_by"]) for row in rows if row["reward"] is not None
-    ]
-    right = sum(score.right(bound) for score in scores)
-    rewards = tuple(score.value for score in scores if score.value is not None)
-    return Counted(tuple(rows[0][key] for key in PROMPT_KEY), right, len(scores), rewards)
 
 
 def _finite(value: object) -> bool:
