@@ -26,7 +26,7 @@ _LABELS = ("split", "finish_reason", "reason", "error")
 _NUMBERS = ("reward", "advantage")
 _FLAGS = ("right", "survived")
 _COUNTS = ("step", "group", "sample", "tokens", "policy_version")
-ROWS = (*PROMPT, *_LABELS, *_NUMBERS, *_FLAGS, *_COUNTS)
+ROWS = (*PROMPT, *_LABELS, *_NUMBERS, *_FLAGS, *_COUNTS, "reward_parts")
 TEXTS = ("text",)
 MARKS = ("tokens", "logprobs", "entropies", "token_ends")
 
@@ -123,6 +123,9 @@ def rows_of(table: pa.Table) -> dict[str, Any]:
         made[name] = table[name].fill_null(0).to_pylist()
     for name in _FLAGS:
         made[name] = [-1 if flag is None else int(flag) for flag in table[name].to_pylist()]
+    parts = [dict(one) if one else None for one in table["reward_parts"].to_pylist()]
+    if any(parts):  # of several rewards, what each gave
+        made["parts"] = parts
     for name in _NUMBERS:
         made[name] = [None if x is None else _short(x) for x in table[name].to_pylist()]
     return made

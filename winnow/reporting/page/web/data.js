@@ -100,7 +100,7 @@ class Samples {
       text: texts ? texts.text[place] : null, tokens: block.tokens[place], finish_reason: label("finish_reason"),
       policy_version: block.policy_version[place], reward: block.reward[place], error: label("error"),
       right: flag("right"), survived: flag("survived"), reason: label("reason"),
-      advantage: block.advantage[place], file: block.files[file][0],
+      advantage: block.advantage[place], parts: block.parts?.[place] ?? null, file: block.files[file][0],
     };
   }
 }

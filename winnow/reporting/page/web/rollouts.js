@@ -209,6 +209,7 @@ class Rollouts {
     const whole = await this.samples.whole(row);
     const verdict = whole.error !== null ? "error" : whole.right === null ? "" : whole.right ? "right" : "wrong";
     const facts = [whole.finish_reason === "length" ? "cut off" : whole.finish_reason, `${number(whole.tokens)} tokens`,
+                   ...Object.entries(whole.parts ?? {}).map(([name, value]) => `${name} ${number(value)}`),
                    has(whole.advantage) ? `advantage ${number(whole.advantage)}` : null].filter(Boolean).join(" · ");
     const body = make("div", { class: "text", dir: "auto" });
     if (whole.text === null) body.append(make("i", {}, `not in this page: rollouts/${whole.file}`));
@@ -221,7 +222,7 @@ class Rollouts {
         verdict ? make("span", { class: "badge " + verdict }, { right: "✓ right", wrong: "✗ wrong", error: "! error" }[verdict]) : null, " ",
         whole.reason !== null ? make("span", { class: "reason" }, whole.survived ? "kept: " : whole.survived === false ? "rejected: " : "", shown(whole.reason)) : null),
       whole.error !== null ? make("p", { class: "error" }, clipped(whole.error, 0, 600)) : null,
-      body, make("footer", {}, make("span", {}, facts), button));
+      body, make("footer", {}, make("span", {}, shown(facts)), button));
   }
 
   /** The text with its tokens in colour, if that is asked for and known. */
