@@ -27,16 +27,9 @@ from winnow.config.schema.describe import describe
 from winnow.errors import WinnowError
 
 COMMANDS = (
-    "train",
-    "eval",
-    "sample",
-    "select",
-    "best-of",
-    "overoptimisation",
-    "fit-reward",
-    "algorithms",
-    "settings",
-    "doctor",
+    *("train", "eval", "sample", "select", "show", "report", "watch", "best-of"),
+    *("overoptimisation", "fit-reward", "coefficients", "audit-reward", "clean"),
+    *("algorithms", "settings", "doctor"),
 )
 
 
@@ -131,7 +124,7 @@ MISTAKES = {
     ),
     "samples as JSON": Case(
         train("samples_file=good.jsonl", "algorithm=rft", "eval.size=0"),
-        "samples_file: good.jsonl is JSON, and samples are read from Parquet; give the .parquet f",
+        "samples_file: good.jsonl line 1 has no 'chosen'; a .jsonl file of samples holds pairs, as ",
     ),
     "a sample without a text": Case(
         train("samples_file=null.parquet", "algorithm=dpo", "eval.size=0"),
@@ -477,6 +470,7 @@ class TestResults:
             "config.toml",
             "environment.json",
             "evals.jsonl",
+            "progress.json",
             "rollouts",
         ]
         code, _, err = in_process(monkeypatch, capsys, "train", "--resume", "tried-2")

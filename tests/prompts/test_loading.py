@@ -651,7 +651,9 @@ class TestGym:
 
     def test_without_the_library(self, monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-        with pytest.raises(UserError, match=r"^prompts\.source: gym tasks need .*winnow-rl\[gym\]"):
+        with pytest.raises(
+            UserError, match=r"^prompts\.source: gym tasks need .*pip install .*gym"
+        ):
             read(config(source="gym:leg_counting"), 0)
 
 

@@ -163,7 +163,9 @@ def test_errors_are_counted_by_part_and_kind() -> None:
     errors = ["part 'a': KeyError: 1 (f.py:3)", "part 'b': KeyError: 1 (f.py:3)"]
     errors += ["part 'b': KeyError: 2 (f.py:3)"]
     said = failures(errors, 9) or ""
-    assert said.startswith("the reward failed on 3 of 9 samples, on 2 of them by: part 'b': KeyErr")
+    assert said.startswith(
+        "part 'b': KeyError: 1 (f.py:3): the reward failed on 3 of 9 samples, on 2"
+    )
     assert "a prompt has id, text" in said
 
 

@@ -187,10 +187,10 @@ BAD = [
     (LOG_PI, R, np.inf, "beta"),
     (LOG_PI, [1, np.nan, 0, 0], 0.5, "rewards"),
     (LOG_PI, [1, np.inf, 0, 0], 0.5, "rewards"),
-    (LOG_PI + 0.01, R, 0.5, "normalised"),
-    (LOG_PI - 0.01, R, 0.5, "normalised"),
+    (LOG_PI + 0.01, R, 0.5, "normalized"),
+    (LOG_PI - 0.01, R, 0.5, "normalized"),
     ([np.nan, 0.0], [0, 0], 0.5, "log_ref"),
-    ([-np.inf, -np.inf], [0, 0], 0.5, "normalised"),
+    ([-np.inf, -np.inf], [0, 0], 0.5, "normalized"),
     ([], [], 0.5, "at least one"),
     (LOG_PI, [1, 0, 0], 0.5, "shapes"),
 ]

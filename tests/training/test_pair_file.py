@@ -133,7 +133,7 @@ def test_a_line_that_is_no_pair_is_named(tmp_path, case) -> None:
 
 
 def test_no_file_and_no_pairs(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"^samples_file: no file no\.jsonl$"):
+    with pytest.raises(UserError, match=r"^samples_file: no file no\.jsonl in /"):
         read_pairs("no.jsonl", None)
     with pytest.raises(UserError, match=r"^samples_file: no pairs in .*p\.jsonl; a \.jsonl file"):
         read_pairs(write(tmp_path / "p.jsonl", ""), None)

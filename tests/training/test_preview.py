@@ -120,7 +120,7 @@ def test_the_verifier_is_tried(here, no_weights, monkeypatch, capsys) -> None:
     (here / "mine.py").write_text("def score(prompt, completion):\n    return None\n")
     code, out, err = in_process(monkeypatch, capsys, "train", "--dry-run", "mine.toml")
     assert (code, out) == (2, "")
-    assert err.startswith("winnow: reward: the reward failed on")
+    assert err.startswith("winnow: reward: the verifier returned None")
 
 
 def test_special_tokens_are_seen_and_long_prompts_counted(

@@ -40,7 +40,7 @@ def audit_reward(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Count what a verifier calls right that is wrong, and the reverse.
+    """Count the false rights and false wrongs of a verifier.
 
     On labeled completions; those that were cut off (finish_reason length) apart. Without --labels
     each answer of the recipe's prompts must be right of itself and wrong for another prompt, and

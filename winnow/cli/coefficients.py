@@ -29,7 +29,7 @@ def coefficients(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print what an update weighs on a prompt, by its success rate: exactly, nothing is sampled.
+    """Print what an update weighs on a prompt, exactly.
 
     An update moves the policy along C times the gradient of the success rate p of a prompt. Printed
     are the mean of C and its standard deviation over what can be sampled.

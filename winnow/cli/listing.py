@@ -31,7 +31,7 @@ _Prefix = Annotated[
 
 
 def algorithms(name: _Row = None, as_json: Json = False) -> None:
-    """Print the table of algorithms, or one row of it in full."""
+    """Print the table of algorithms, or one row in full."""
     from winnow.algorithms.table import ALGORITHMS
 
     if name is not None:
@@ -77,7 +77,7 @@ def _algorithm(name: str, as_json: bool) -> None:
 
 
 def settings(prefix: _Prefix = None, as_json: Json = False) -> None:
-    """Print every setting with its default, what it does and its type, as a recipe."""
+    """Print every setting as a recipe, with what it does."""
     from winnow.config.schema.describe import describe
 
     rows = describe()

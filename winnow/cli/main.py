@@ -169,7 +169,10 @@ def _dry_run(recipe: str | None, sets: list[str], out: Path | None, as_json: boo
 def evaluate(
     recipe: Recipe = None, sets: Set = None, out: Out = None, as_json: Json = False
 ) -> None:
-    """Sampled accuracy on held-out prompts, which training with the same settings never sees."""
+    """Sampled accuracy on held-out prompts.
+
+    Training with the same settings never sees them.
+    """
     from dataclasses import asdict
 
     from winnow.config.recipe import load
@@ -188,14 +191,17 @@ def evaluate(
         say(f"samples: {shown(located(folder, 'out') / 'rollouts')}")
 
 
-for _module in (samples, show, analysis, report, coefficients, audit, upkeep, listing):
+for _module in (samples, show, report, analysis, coefficients, audit, upkeep, listing):
     for _name, (_function, _example) in _module.COMMANDS.items():
         app.command(name=_name, epilog=_example)(_function)
 
 
 @app.command(epilog="Example: winnow doctor")
 def doctor(as_json: Json = False) -> None:
-    """Show what this machine has: versions, device, the built-in model, optional libraries."""
+    """Show what this machine has.
+
+    Versions, device, the built-in model, optional libraries.
+    """
     from winnow.cli.doctor import examine
 
     findings = examine()

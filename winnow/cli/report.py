@@ -22,7 +22,7 @@ def report(
     ] = None,
     open_it: _Open = False,
 ) -> None:
-    """Write the page of a run: did it work, curves, prompts, every sample.
+    """Write the page of a run: verdict, curves, samples.
 
     One HTML file that needs no network. Every run writes its own at its end.
     """
@@ -44,9 +44,9 @@ def watch(
     ] = 8400,
     open_it: _Open = False,
 ) -> None:
-    """The page of a run while it goes on, served to this machine alone.
+    """Serve the page of a run while it goes on.
 
-    Ends with Ctrl-C; the run goes on without it.
+    To this machine alone. Ends with Ctrl-C; the run goes on without it.
     """
     from contextlib import suppress
 

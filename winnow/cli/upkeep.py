@@ -25,7 +25,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Delete it; else it is only listed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List what of run folders can be deleted, with its size; delete it with --yes.
+    """List what run folders can do without; --yes deletes it.
 
     What a killed process left and checkpoints that were damaged and set aside; checkpoints that are
     neither the newest nor the best; the optimizer's states of a run that is done, which cannot be
