@@ -124,7 +124,7 @@ MISTAKES = {
     ),
     "samples as JSON": Case(
         train("samples_file=good.jsonl", "algorithm=rft", "eval.size=0"),
-        "samples_file: good.jsonl line 1 has no 'chosen'; a .jsonl file of samples holds pairs, as ",
+        "samples_file: good.jsonl line 1 has no 'chosen'; a .jsonl file of samples holds pairs",
     ),
     "a sample without a text": Case(
         train("samples_file=null.parquet", "algorithm=dpo", "eval.size=0"),

@@ -135,9 +135,9 @@ def train(
         say(f"\n{line}")
     say(f"model:   {shown(result.checkpoint)}")
     say(f"samples: {shown(result.folder / 'rollouts')}")
+    say(f"disk:    {told(result.folder)}")
     if result.report is not None:
         say(f"report:  {shown(result.report)}")
-    say(f"disk:    {told(result.folder)}")
 
 
 def _run_name(recipe: str | None, algorithm: str) -> str:

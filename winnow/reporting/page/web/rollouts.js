@@ -242,7 +242,7 @@ class Rollouts {
       at += lengths[i];
       const told = nats(levels[i], TOPS[by]);
       const said = by === "logprobs" ? `log-prob ${(-told).toFixed(2)}, probability ${percent(Math.exp(-told))}` : `entropy ${told.toFixed(2)} nats`;
-      const empty = piece === "" ? (i === levels.length - 1 ? "⏹" : "") : null; // the end token adds no text
+      const empty = piece === "" ? (i === levels.length - 1 ? "end" : "") : null; // the last token adds no text
       if (empty === "") continue;
       made.append(make("span", { class: empty ? "token end" : "token", title: said, style: `--level:${(levels[i] / 90).toFixed(2)}` }, empty ? empty : shown(piece)));
     }
