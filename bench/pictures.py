@@ -34,7 +34,7 @@ def main() -> None:
             page.goto(path.as_uri())
             page.wait_for_selector("html[data-ready=true]")
             page.select_option("#f-shade", "logprobs")
-            page.fill("#f-step", "2")  # where groups are mixed
+            page.fill("#f-step", "1")  # where the model is unsure
             page.wait_for_timeout(800)
             page.evaluate(
                 "id => document.getElementById(id).scrollIntoView({behavior: 'instant'})", section
