@@ -220,8 +220,8 @@ class Rollouts {
       make("header", {}, make("b", {}, `#${whole.sample}`), " ",
         has(whole.reward) ? make("span", { class: "reward" }, number(whole.reward)) : null, " ",
         verdict ? make("span", { class: "badge " + verdict }, { right: "✓ right", wrong: "✗ wrong", error: "! error" }[verdict]) : null, " ",
-        whole.reason !== null ? make("span", { class: "reason" }, whole.survived ? "kept: " : whole.survived === false ? "rejected: " : "", shown(whole.reason)) : null),
-      whole.error !== null ? make("p", { class: "error" }, clipped(whole.error, 0, 600)) : null,
+        whole.reason !== null && whole.error === null ? make("span", { class: "reason" }, whole.survived ? "kept: " : whole.survived === false ? "rejected: " : "", shown(whole.reason)) : null),
+      whole.error !== null ? make("p", { class: "failure" }, clipped(whole.error, 0, 600)) : null,
       body, make("footer", {}, make("span", {}, shown(facts)), button));
   }
 
