@@ -22,6 +22,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 MAKE = "make demo"
 LEFT_OUT = {
     "make install": "development: `.ci/run` does it",
+    "pip install .": "into an environment of one's own: `.ci/package` does it",
     "transformers serve": "asks a hub; test_server has such a server",
     "def short_and_right": "a module, not a script",
 }
