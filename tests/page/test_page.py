@@ -24,7 +24,7 @@ from tests.reporting.page.test_blocks import HOSTILE, group
 from winnow.reporting.page.server import Watched, serve
 from winnow.storage.lines import line_of
 from winnow.storage.schema import write_groups
-from winnow.training.report import served_of, write_report
+from winnow.training.report import served_blocks, served_of, write_report
 from winnow.types import Group, Prompt, Sample, Score
 
 pytestmark = pytest.mark.page
@@ -298,7 +298,7 @@ def test_watching_a_run_that_goes_on(browser: Any, tmp_path: Path) -> None:
             assert process.poll() is None
             time.sleep(0.2)
         told: queue.Queue[str] = queue.Queue()
-        watched = Watched([out], served_of)
+        watched = Watched([out], served_of, served_blocks)
         threading.Thread(target=serve, args=(watched, 0, told.put), daemon=True).start()
         sheet = Sheet(browser, told.get(timeout=20))
         sheet.page.wait_for_selector("#live:has-text('step')", timeout=60_000)

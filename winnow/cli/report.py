@@ -51,7 +51,7 @@ def watch(
     from contextlib import suppress
 
     from winnow.reporting.page.server import Watched, serve
-    from winnow.training.report import opened, served_of
+    from winnow.training.report import opened, served_blocks, served_of
 
     def ready(address: str) -> None:
         say(f"watch:   {address} (Ctrl-C ends this, not the run)")
@@ -60,8 +60,9 @@ def watch(
 
             webbrowser.open(address)
 
+    folders = [opened(run) for run in runs]
     with suppress(KeyboardInterrupt):
-        serve(Watched([opened(run) for run in runs], served_of), port, ready)
+        serve(Watched(folders, served_of, served_blocks), port, ready)
 
 
 COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {

@@ -13,7 +13,7 @@ from typing import Any
 from winnow.config.schema.describe import resolved
 from winnow.errors import UserError
 from winnow.evaluation.gain import gain_between
-from winnow.reporting.page.blocks import blocks_of
+from winnow.reporting.page.blocks import Block, blocks_of
 from winnow.reporting.page.budget import LIMIT, Embedded, embed
 from winnow.reporting.page.html import Shown, page
 from winnow.reporting.page.view import Kind, Measure, Row, Setting, View
@@ -85,6 +85,11 @@ def served_of(folder: Path) -> Shown:
     blocks, damaged = blocks_of(files_of(folder), least=0)
     parts = {(block.name, part): b"" for block in blocks for part in ("rows", "texts", "marks")}
     return Shown(view_of(folder, damaged), blocks, Embedded(parts))
+
+
+def served_blocks(folder: Path) -> list[Block]:
+    """The blocks of `served_of`."""
+    return blocks_of(files_of(folder), least=0)[0]
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from tests.reporting.page.test_blocks import group
 from winnow.errors import UserError
 from winnow.reporting.page.server import Watched, serve
 from winnow.storage.schema import write_groups
-from winnow.training.report import served_of
+from winnow.training.report import served_blocks, served_of
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def ask(folder: Path) -> Any:
     told: queue.Queue[str] = queue.Queue()
-    watched = Watched([folder], served_of)
+    watched = Watched([folder], served_of, served_blocks)
     threading.Thread(target=serve, args=(watched, 0, told.put), daemon=True).start()
     port = int(told.get(timeout=20).rpartition(":")[2].strip("/"))
 
@@ -78,7 +78,7 @@ def test_another_name_for_this_machine_is_refused(ask: Any) -> None:
 
 def test_a_taken_port_is_named(ask: Any, folder: Path) -> None:
     taken: queue.Queue[str] = queue.Queue()
-    watched = Watched([folder], served_of)
+    watched = Watched([folder], served_of, served_blocks)
     threading.Thread(target=serve, args=(watched, 0, taken.put), daemon=True).start()
     port = int(taken.get(timeout=20).rpartition(":")[2].strip("/"))
     with pytest.raises(UserError, match="--port: cannot listen"):

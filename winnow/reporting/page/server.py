@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from winnow.errors import UserError, WinnowError
-from winnow.reporting.page.blocks import PARTS, pack, part_of
+from winnow.reporting.page.blocks import PARTS, Block, pack, part_of
 from winnow.reporting.page.html import Shown, heads, page
 from winnow.reporting.progress_file import progress_of
 from winnow.storage.parquet import UNREADABLE
@@ -27,10 +27,16 @@ class Watched:
     Args:
         folders: Of runs.
         shown_of: How a page shows one.
+        blocks_in: The blocks of one alone, as that shows them.
     """
 
-    def __init__(self, folders: Sequence[Path], shown_of: Callable[[Path], Shown]) -> None:
-        self._folders, self._shown_of = folders, shown_of
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        shown_of: Callable[[Path], Shown],
+        blocks_in: Callable[[Path], Sequence[Block]],
+    ) -> None:
+        self._folders, self._shown_of, self._blocks_in = folders, shown_of, blocks_in
 
     def state(self) -> dict[str, str]:
         """Something that changes with their files, and what they are doing."""
@@ -53,14 +59,14 @@ class Watched:
 
     def data(self, key: str) -> bytes | None:
         """What the page asks for, compressed; ``None`` where there is no such thing (any more)."""
-        runs = [self._shown_of(folder) for folder in self._folders]
         if key == "head":
-            return pack(heads(runs))
+            return pack(heads([self._shown_of(folder) for folder in self._folders]))
         number, _, rest = key.partition("/")
         name, _, part = rest.partition("/")
-        if not number.isdigit() or int(number) >= len(runs) or part not in PARTS:
+        if not number.isdecimal() or int(number) >= len(self._folders) or part not in PARTS:
             return None
-        found = next((block for block in runs[int(number)].blocks if block.name == name), None)
+        there = self._blocks_in(self._folders[int(number)])
+        found = next((block for block in there if block.name == name), None)
         if found is None:
             return None
         try:

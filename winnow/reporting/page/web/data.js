@@ -49,6 +49,7 @@ class Samples {
       this.blocks.length = same;
       this.length = this.blocks.reduce((sum, block) => sum + block.rows, 0);
     }
+    if (same < heads.length) this.groups = null;
     for (const head of heads.slice(same)) {
       const rows = head.parts.includes("rows") ? await SOURCE.get(`${this.run}/${head.name}/rows`) : null;
       if (!rows) continue; // left out by the page's rule, or gone meanwhile
@@ -66,6 +67,25 @@ class Samples {
       this.prompts.push(prompt);
     }
     return this.places.get(key);
+  }
+
+  /** What tells the group of a row from all others. */
+  groupOf(row) {
+    const [block, i] = this.at(row);
+    return `${block.split.values[block.split.of[i]]}/${block.step[i]}/${block.group[i]}/${block.prompt[i]}`;
+  }
+
+  /** All rows of the group that a row is of. */
+  siblings(row) {
+    if (!this.groups) {
+      this.groups = new Map();
+      for (let other = 0; other < this.length; other++) {
+        const key = this.groupOf(other);
+        if (!this.groups.has(key)) this.groups.set(key, []);
+        this.groups.get(key).push(other);
+      }
+    }
+    return this.groups.get(this.groupOf(row));
   }
 
   /** The block of a row, and its place in it. */

@@ -148,8 +148,7 @@ class Rollouts {
   group(hits) {
     const groups = new Map();
     for (const row of hits) {
-      const [block, i] = this.samples.at(row);
-      const key = `${block.split.of[i]}/${block.split.values[block.split.of[i]]}/${block.step[i]}/${block.group[i]}`;
+      const key = this.samples.groupOf(row);
       if (!groups.has(key)) groups.set(key, []);
       groups.get(key).push(row);
     }
@@ -179,7 +178,7 @@ class Rollouts {
     const [block, at] = samples.at(rows[0]);
     const place = block.prompt[at];
     const first = await samples.whole(rows[0]);
-    const all = siblings(samples, rows[0]);
+    const all = samples.siblings(rows[0]);
     const valid = all.filter((row) => samples.at(row)[0].right[samples.at(row)[1]] >= 0);
     const right = valid.filter((row) => samples.at(row)[0].right[samples.at(row)[1]] === 1).length;
     const title = [`step ${first.step}`, first.split, first.prompt_id, first.difficulty,
@@ -252,20 +251,6 @@ class Rollouts {
 }
 
 let TOPS = { logprobs: 25, entropies: 12 };
-
-/** All rows of the group that a row is of. */
-function siblings(samples, row) {
-  const [block, at] = samples.at(row);
-  const found = [];
-  for (const other of samples.blocks) {
-    const split = other.split.values.indexOf(block.split.values[block.split.of[at]]);
-    for (let i = 0; i < other.rows; i++) {
-      if (other.step[i] === block.step[at] && other.group[i] === block.group[at] && other.split.of[i] === split
-          && other.prompt[i] === block.prompt[at]) found.push(other.first + i);
-    }
-  }
-  return found;
-}
 
 /** A prompt: its text, or the messages of its conversation. */
 function promptOf(sample) {
