@@ -540,7 +540,7 @@ def some_model() -> nn.Module:
 
 def norm_in_full(self: nn.Module, x: Tensor) -> Tensor:
     """RMSNorm in float64; the library's own rounds to float32 inside."""
-    return self.advantage * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+    return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
 
 def pieces(groups: Sequence[Group]) -> list[Piece]:

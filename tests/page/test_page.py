@@ -266,6 +266,7 @@ def test_nothing_is_wider_than_the_screen(
 ) -> None:
     page = opened(report, width=width, color_scheme=scheme).page
     page.locator("#numbers summary").click()
+    page.wait_for_selector("#numbers tbody tr")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator("html").get_attribute("data-dark") == str(scheme == "dark").lower()
     assert page.locator("#numbers tbody tr").count() == 39

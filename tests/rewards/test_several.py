@@ -177,3 +177,17 @@ def test_each_part_is_tried_before_a_run() -> None:
     )
     with pytest.raises(UserError, match="part 'odd': the verifier returned None"):
         probe(broken, PROMPT)
+
+
+@pytest.mark.parametrize(("weight", "values"), [(1.0, (1e308, 1e308)), (100.0, (1e308, -1e308))])
+def test_a_sum_that_no_number_holds_is_an_error_of_the_sample(
+    weight: float, values: tuple[float, float]
+) -> None:
+    parts = [
+        Part(f"p{i}", weight, InProcessReward(f"p{i}", lambda *_, value=value: value))
+        for i, value in enumerate(values)
+    ]
+    (score,) = scores_of(WeightedSum(parts, None), [(PROMPT, Sample((), (), "x", "eos", length=1))])
+    assert score.value is None
+    assert score.error is not None
+    assert "larger than any number" in score.error

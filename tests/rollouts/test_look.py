@@ -336,3 +336,20 @@ class TestPrompts:
         assert PromptTexts().of(row) == (
             "prompt (11 tokens), through the chat template:", "<u>2+2?</u>",
         )  # fmt: skip
+
+
+def test_of_several_rewards_one_says_what_is_right(tmp_path: Path) -> None:
+    """A sum of 0.9 whose deciding part is 1 is right; one of 1.2 whose part is 0 is not."""
+    groups = [
+        Group(
+            Prompt(name, name),
+            (1,),
+            (Sample((7,), (-1.0,), name, "eos"),),
+            (Score(total, parts=(("number", part),), right_by=part),),
+            step=1,
+        )
+        for name, total, part in (("solved", 0.9, 1.0), ("never", 1.2, 0.0))
+    ]
+    (tmp_path / "rollouts").mkdir()
+    write_groups(tmp_path / "rollouts/train-000001.parquet", "train", 1, groups)
+    assert texts(Look([str(tmp_path)], Filters(never_solved=True))) == ["never"]

@@ -114,6 +114,30 @@ def test_what_early_stopping_chose_stays(tiny_model, tmp_path):
     assert {one.kind for one in left} == {"optimizer"}
     plain(result.checkpoint)
     assert sum(1 for _ in (tmp_path / "run" / "checkpoints").iterdir()) == 2
+    again = run(resume=tmp_path / "run", observers=Observers())  # it is done, and stays so
+    assert (again.checkpoint, len(again.metrics)) == (result.checkpoint, len(result.metrics))
+
+
+def test_a_run_that_was_killed_as_it_stopped_early_keeps_the_optimizer(tiny_model, tmp_path):
+    """The evaluation that ends it is on the disk, the checkpoint of its step is not."""
+    settings = config(
+        tiny_model,
+        tmp_path,
+        algorithm="raft",
+        steps=6,
+        eval={"size": 5, "every": 1, "patience": 2, "samples": 4, "test_size": 0},
+        optimizer={"lr": 0.0},
+        checkpoint={"every": 1, "keep": 3},
+    )
+    result = go(settings, tmp_path / "run")
+    last = len(result.metrics)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step-{last}")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(lines[:-1]))
+    found = clean(tmp_path / "run", KINDS, delete=False)
+    assert not [one for one in found if one.kind == "optimizer"]
+    again = run(resume=tmp_path / "run", observers=Observers())
+    assert (again.checkpoint, len(again.metrics)) == (result.checkpoint, last)
 
 
 def test_the_command_lists_and_deletes_with_yes_alone(copy):

@@ -190,3 +190,12 @@ def test_a_rule_that_reads_what_pairs_lack(tiny_model, tmp_path) -> None:
         UserError, match=r"^samples_file: .*p\.jsonl lacks the log-probs of its sam"
     ):
         train(tiny_model, path, tmp_path / "a", algorithm="grpo")
+
+
+def test_each_line_is_a_prompt_of_its_own(tmp_path) -> None:
+    """Also where a name looks like that of a second pair."""
+    line = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
+    lines = [{**line, "prompt_id": name} for name in ("a (pair 2)", "a", "a")]
+    text = "".join(json.dumps(one) + "\n" for one in lines)
+    groups = list(read_pairs(write(tmp_path / "p.jsonl", text), None))
+    assert [len(group.samples) for group in groups] == [2, 2, 2]

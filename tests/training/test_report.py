@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,20 @@ def test_a_page_that_cannot_be_written_takes_nothing_away(
     assert result.report is None
     assert len(result.metrics) == 4
     assert heard.notes[-1].startswith("report.html cannot be written; winnow report ")
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = trained(settings(tmp_path, monkeypatch), tmp_path / "run")
+    row = (folder / "metrics.jsonl").read_text().splitlines()[0]
+    spoilt = json.loads(row) | {"loss": float("nan"), "crc32": None}
+    (folder / "metrics.jsonl").write_text(json.dumps(spoilt) + "\n")
+    (folder / "config.toml").write_text("not toml [")
+    head = Parsed(write_report([folder]).read_text(encoding="utf-8")).unpacked("head")["runs"][0]
+    assert head["metrics"]["loss"] == [None]
+    assert head["verdict"][-1]["text"].endswith("is not shown: config.toml.")
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "seconds": {"a": "b"}}) + "\n")
+    with pytest.raises(UserError, match="cannot be shown: TypeError"):
+        write_report([folder])
+    (folder / "environment.json").write_text('{"format": 999}')
+    with pytest.raises(UserError, match="format"):
+        write_report([folder])

@@ -55,7 +55,10 @@ class WeightedSum(SampleReward):
         if wrong:
             return Score(None, "; ".join(wrong), found)
         # exact until it is rounded once, so that the order of the parts changes no bit
-        total = Score.of(math.fsum(part.weight * (s.value or 0.0) for part, s in pairs))
+        try:
+            total = Score.of(math.fsum(part.weight * (s.value or 0.0) for part, s in pairs))
+        except (OverflowError, ValueError):
+            total = Score.failed("the sum of its parts is larger than any number")
         if total.value is None:
             return replace(total, parts=found)
         decides = None if self._right_by is None else dict(found)[self._right_by]

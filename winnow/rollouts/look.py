@@ -38,7 +38,7 @@ from winnow.types import Split
 _SPLITS = (*get_args(Split), ALL)
 _LIGHT = (
     *("step", "split", "sample", "prompt_id", "reward", "error"),
-    *("right", "right_at", "survived", "reason"),
+    *("right_by", "right_at", "survived", "reason"),
 )
 """Columns that say which samples there are; with the prompts, each of which is held once."""
 _NAMED = re.compile(r"^([a-z]+)-(\d{6,})\.parquet$")

@@ -79,8 +79,9 @@ class Columns:
         self.sample = self._numbers("sample", 0).astype(np.int64)
         self.failed = self._codes("error") >= 0
         self.survived = self._numbers("survived", 0) > 0
-        with np.errstate(invalid="ignore"):
-            self.right = self.reward >= self._numbers("right_at", 1.0)
+        decides = np.where(np.isnan(by := self._numbers("right_by", np.nan)), self.reward, by)
+        with np.errstate(invalid="ignore"):  # an error is not right
+            self.right = ~np.isnan(self.reward) & (decides >= self._numbers("right_at", 1.0))
 
     def _numbers(self, name: str, usual: float) -> NDArray[np.float64]:
         if name not in self._table.column_names:

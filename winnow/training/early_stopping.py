@@ -23,12 +23,14 @@ class BestSoFar:
         reward: Its mean held-out reward.
         stale: Evaluations since.
         number: Evaluations with a reward, among which it is the best.
+        last: The step of the last one.
     """
 
     step: int | None = None
     reward: float = float("-inf")
     stale: int = 0
     number: int = 0
+    last: int | None = None
 
 
 def best_of_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> BestSoFar:
@@ -38,12 +40,17 @@ def best_of_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> BestSoFar:
         if row.get("split", "eval") != "eval":
             continue
         reward = row.get("reward")
-        number = found.number + (reward is not None)
+        number, step = found.number + (reward is not None), int(row["step"])
         if reward is not None and reward > found.reward:
-            found = BestSoFar(int(row["step"]), float(reward), number=number)
+            found = BestSoFar(step, float(reward), number=number, last=step)
         else:
-            found = BestSoFar(found.step, found.reward, found.stale + 1, number)
+            found = BestSoFar(found.step, found.reward, found.stale + 1, number, step)
     return found
+
+
+def stopped_early(evaluations: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """Whether a run with these rows of evals.jsonl has stopped by its patience."""
+    return 0 < patience <= best_of_evaluations(evaluations).stale
 
 
 def chosen_checkpoint(store: RunStore, patience: int) -> tuple[Path, int]:

@@ -49,9 +49,7 @@ def read_pairs(path: str, right_at: float | None) -> SampleTable:
         except RowError as error:
             raise UserError(_FIELD, f"{path} line {number} {error.what}", error.remedy) from error
         name = str(number if line.get("prompt_id") is None else line["prompt_id"])
-        names[name] += 1
-        again = f" (pair {names[name]})" if names[name] > 1 else ""
-        shared = {"prompt_id": f"{name}{again}", "answer": answer, **asked}
+        shared = {"prompt_id": _new(name, names), "answer": answer, **asked}
         rows += [
             {**shared, "sample": place, "text": text, "reward": score}
             for place, (text, score) in enumerate(zip(texts, scores, strict=True))
@@ -60,6 +58,16 @@ def read_pairs(path: str, right_at: float | None) -> SampleTable:
         raise UserError(_FIELD, f"no pairs in {path}", _WHAT)
     schema = pa.schema([SCHEMA.field(name) for name in _COLUMNS])
     return SampleTable.of_rows(Path(path), pa.Table.from_pylist(rows, schema=schema), right_at)
+
+
+def _new(name: str, names: Counter[str]) -> str:
+    """A name that no pair has yet: `name`, or `name (pair 2)` and so on."""
+    made = name
+    while names[made]:
+        names[name] += 1
+        made = f"{name} (pair {names[name]})"
+    names[made] += 1
+    return made
 
 
 def _asked_and_said(line: Row) -> tuple[dict[str, str | None], tuple[str, str]]:

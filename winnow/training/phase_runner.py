@@ -18,6 +18,7 @@ from winnow.evaluation.kl import measures_kl
 from winnow.rollouts.annotate import Annotator
 from winnow.rollouts.context import Context
 from winnow.rollouts.rollout import Rollout
+from winnow.storage.checkpoints import DROPPED
 from winnow.storage.digests import whole_model
 from winnow.storage.paths import shown
 from winnow.storage.run_folder import FINAL
@@ -100,6 +101,8 @@ class PhaseRunner:
             self._found = None
 
     def _todo(self) -> list[Phase]:
+        if self._state.get(DROPPED):  # `resume_point` has seen that it is done
+            return []
         return [phase for phase in self.phases if phase.last > self._state["step"]]
 
     def _resumed(self, phase: Phase) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,18 +13,18 @@ from typing import Any
 
 from winnow.config.schema.describe import resolved
 from winnow.errors import UserError
-from winnow.evaluation.gain import gain_between
+from winnow.evaluation.gain import Gain, gain_between
 from winnow.reporting.page.blocks import Block, blocks_of
 from winnow.reporting.page.budget import LIMIT, Embedded, embed
 from winnow.reporting.page.html import Shown, page
 from winnow.reporting.page.view import Kind, Measure, Row, Setting, View
 from winnow.reporting.progress_file import progress_of
 from winnow.storage.atomic import write_text
-from winnow.storage.format import ENVIRONMENT
+from winnow.storage.format import ENVIRONMENT, check_folder
 from winnow.storage.lines import rows_of
 from winnow.storage.paths import located, shown
 from winnow.storage.run_folder import RunStore
-from winnow.training.early_stopping import chosen_checkpoint, reported
+from winnow.training.early_stopping import Reported, chosen_checkpoint, reported
 
 REPORT = "report.html"
 _SPLITS = ("eval", "test", "train", "final", "sample")
@@ -48,11 +49,18 @@ def write_report(
         DiskError: it cannot be written.
     """
     found = [opened(folder) for folder in folders]
-    runs = [shown_of(folder, LIMIT // len(found), done) for folder in found]
     if out is None:
         out = found[0] / REPORT if len(found) == 1 else Path("comparison.html")
     path = located(out, "out")
-    write_text(path, page(runs))
+    if path.suffix != ".html":
+        raise UserError("out", f"{path.name} is no page", "give it a name that ends with .html")
+    try:
+        text = page([shown_of(folder, LIMIT // len(found), done) for folder in found])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        which = ", ".join(map(shown, found))
+        problem = f"{which} cannot be shown: {type(error).__name__}: {error}"
+        raise UserError("", problem, "is it a folder of this version of Winnow?") from error
+    write_text(path, text)
     return path
 
 
@@ -68,6 +76,7 @@ def opened(folder: str | Path) -> Path:
     if not (files_of(path) or (path / "config.toml").is_file()):
         problem = f"{shown(path)} holds no samples and no config.toml"
         raise UserError("", problem, "give the folder of a run, an evaluation or samples")
+    check_folder("run", path)
     return path
 
 
@@ -112,14 +121,15 @@ def _made(path: Path) -> tuple[int, int, str]:
 def view_of(folder: Path, damaged: Sequence[Path] = ()) -> View:
     """What is known of a folder but for its samples."""
     values = _values(folder)
+    unread = [] if values is not None else ["config.toml"]
+    values = values or {}
     evaluations, metrics = (_lines(folder / f"{name}.jsonl") for name in ("evals", "metrics"))
     is_run = (folder / "checkpoints").is_dir()
     kind: Kind = "run" if is_run else "evaluation" if evaluations else "samples"
-    before, after, gain, tested = None, None, None, True
-    if is_run:
-        before, after, gain, tested = _judged(folder, values, evaluations)
-    elif evaluations:
-        after = evaluations[-1]
+    judged = _judged(folder, values, evaluations) if is_run else None
+    found = judged[1] if judged else None
+    told = judged[0] if judged else None
+    after = told.after if told else evaluations[-1] if evaluations else None
     return View(
         name=folder.name,
         folder=shown(folder),
@@ -128,35 +138,35 @@ def view_of(folder: Path, damaged: Sequence[Path] = ()) -> View:
         metrics=metrics,
         evaluations=evaluations,
         alarms=_lines(folder / "alarms.jsonl"),
-        before=before,
+        before=told.before if told else None,
         after=after,
-        gain=gain,
-        tested=tested,
+        gain=None if found is None else Measure(found.value, found.low, found.high),
+        reward_gain=None
+        if found is None or found.reward is None
+        else Measure(found.reward, found.reward_low, found.reward_high),
+        tested=told.tested if told else True,
         phases=_phases(metrics),
         settings=[Setting(*one) for one in resolved(values)] if values else [],
         environment=_environment(folder),
         again=_again(folder, kind) if values else "",
-        damaged=[path.name for path in damaged],
+        damaged=[*unread, *(path.name for path in damaged)],
     )
 
 
 def _judged(
     folder: Path, values: Mapping[str, Any], evaluations: Sequence[Row]
-) -> tuple[Row | None, Row | None, Measure | None, bool]:
-    """The evaluations before and after, what was gained, and whether nothing was chosen by it."""
+) -> tuple[Reported, Gain | None] | None:
+    """The evaluations before and after, and what was gained; ``None`` without any."""
     store = RunStore(folder)
     patience = values.get("eval", {}).get("patience", 0)
-    step = 0
-    if list(store.checkpoints()):
-        step = chosen_checkpoint(store, patience)[1]
+    step = chosen_checkpoint(store, patience)[1] if list(store.checkpoints()) else 0
     told = reported(evaluations, patience, step) if evaluations else None
     if told is None:
-        return None, None, None, True
+        return None
     found = None
     with suppress(UserError):  # damaged files are listed, and the rest is shown
         found = gain_between(store, told.before, told.after)
-    gain = None if found is None else Measure(found.value, found.low, found.high)
-    return told.before, told.after, gain, told.tested
+    return told, found
 
 
 def _phases(metrics: Sequence[Row]) -> list[tuple[str, int]]:
@@ -169,14 +179,17 @@ def _phases(metrics: Sequence[Row]) -> list[tuple[str, int]]:
 
 def _again(folder: Path, kind: Kind) -> str:
     command = {"run": "train", "evaluation": "eval", "samples": "sample"}[kind]
-    return f"winnow {command} {shown(folder / 'config.toml')} --out NEW"
+    return f"winnow {command} {shlex.quote(shown(folder / 'config.toml'))} --out NEW"
 
 
-def _values(folder: Path) -> dict[str, Any]:
+def _values(folder: Path) -> dict[str, Any] | None:
+    """The settings; ``None`` if they cannot be read, empty if there are none."""
     try:
         return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError):
+        return None
 
 
 def _environment(folder: Path) -> dict[str, Any]:

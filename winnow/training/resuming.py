@@ -14,7 +14,7 @@ from winnow.storage.checkpoints import DROPPED, drop_optimizer
 from winnow.storage.digests import Damaged, damage_of
 from winnow.storage.paths import shown
 from winnow.storage.run_folder import FINAL, RunStore
-from winnow.training.early_stopping import best_of_evaluations
+from winnow.training.early_stopping import best_of_evaluations, stopped_early
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,19 @@ def resume_point(
     said: list[str] = []
     found = store.latest_checkpoint(needed_steps(store, phases, patience), said.append)
     point = ResumePoint(found, (*notes, *said))
-    if point.step < phases[-1].last:
+    rows = [row for row in store.lines("evals.jsonl") if row["step"] <= point.step]
+    stopped = stopped_early(rows, patience) and best_of_evaluations(rows).last == point.step
+    if point.step < phases[-1].last and not stopped:
         _check_resumable(store, found)
         store.drop_final()  # of an earlier end; made again by the next
         return ResumePoint(found, (*point.notes, _resuming(store, phases, point.step)))
     if (damage := damage_of(store.folder / FINAL)) is not None:
         store.drop_final()
         said.append(f"{FINAL} is damaged ({damage}): it is made again")
+    done = f"it stopped at step {point.step}" if stopped else f"all {point.step} steps are done"
+    raised = "eval.patience" if stopped else "steps"
     over = (
-        f"all {point.step} steps are done, so nothing is trained; for more, raise steps in "
+        f"{done}, so nothing is trained; for more, raise {raised} in "
         f"{shown(store.folder / 'config.toml')}"
     )
     return ResumePoint(found, (*notes, *said, over))

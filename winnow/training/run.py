@@ -163,6 +163,10 @@ def run(
                     error.add_note(f"resume: {again}")
                 raise
             result = result_of(out)
+            if result.metrics and not any(row["updates"] for row in result.metrics):
+                observers.note(
+                    "no step had an update: the model is the one that the run began with"
+                )
             if config.report:
                 result = replace(result, report=_reported(out, observers))
             observers.done(_end(result))

@@ -68,7 +68,7 @@ def test_rows_and_texts_are_those_of_the_file(tmp_path: Path) -> None:
     ] * 3
     assert rows["prompts"][1]["prompt"] == "5 + 1 ="
     assert rows["reward"] == [None, 1, 0.333333] * 2
-    assert rows["parts"] == [None, {"style": 0.5, HOSTILE: 0.5}, None] * 2
+    assert rows["reward_parts"] == [None, {"style": 0.5, HOSTILE: 0.5}, None] * 2
     assert rows["right"] == [-1, 1, 0] * 2
     assert rows["survived"] == [0, 1, 1] * 2
     assert rows["advantage"] == [0, 1, 2] * 2
@@ -140,5 +140,5 @@ def test_ends_that_fall_are_not_known(odd: list[int]) -> None:
 def test_what_json_has_no_number_for_is_none() -> None:
     row = dict.fromkeys(SCHEMA.names) | {"reward": math.inf, "advantage": math.nan}
     rows = rows_of(pa.Table.from_pylist([row], SCHEMA))
-    assert "parts" not in rows
+    assert "reward_parts" not in rows
     assert rows["reward"] == rows["advantage"] == [None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import html.parser
 import json
 import re
@@ -40,19 +41,24 @@ class Parsed(html.parser.HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.parts: dict[str, str] = {}
+        self.scripts: list[tuple[str, str]] = []
         self._part: str | None = None
+        self._tag = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         self._part = dict(attrs).get("data-part") if tag == "script" else None
+        self._tag = tag
 
     def handle_data(self, data: str) -> None:
         if self._part is not None:
             self.parts[self._part] = self.parts.get(self._part, "") + data
+        elif self._tag == "script":
+            self.scripts.append((self._tag, data))
 
     def handle_endtag(self, tag: str) -> None:
-        self._part = None
+        self._part, self._tag = None, ""
 
     def unpacked(self, key: str) -> Any:
         return json.loads(gzip.decompress(base64.b64decode(self.parts[key])))
@@ -85,6 +91,9 @@ def test_it_loads_nothing(tmp_path: Path) -> None:
     assert "default-src 'none'" in policy
     assert "connect-src 'none'" in policy
     assert "unsafe-eval" not in policy
+    (script,) = [text for tag, text in found.scripts]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy
     for path in WEB.iterdir():
         own = re.sub(r"https://github.com/leeoniya/uPlot", "", path.read_text(encoding="utf-8"))
         assert "http://" not in own.replace("http://www.w3.org", ""), path

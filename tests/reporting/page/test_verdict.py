@@ -17,6 +17,7 @@ def step(number: int, **other: Any) -> dict[str, Any]:
     row = {"step": number, "prompts": 4, "samples": 8, "errors": 0, "cut_off_rate": 0.0}
     kinds = {"prompts_all_wrong": 3, "prompts_mixed": 1, "prompts_all_right": 0}
     tokens = {"tokens_sampled": 100, "tokens_trained": 25, "seconds": {"sample": 2.0, "update": 1}}
+    tokens["updates"] = 1
     return {**row, **kinds, **tokens, **other}
 
 
@@ -59,6 +60,30 @@ def test_work_is_summed_over_steps() -> None:
         "Prompts all wrong / mixed / all right: 3 / 1 / 0 in the first step, 0 / 2 / 2 in the "
         "last.",
     ]
+
+
+def test_a_graded_reward_is_judged_by_its_mean() -> None:
+    before, after = {**BEFORE, "reward": 0.2}, {**AFTER, "reward": 0.5}
+    made = verdict(
+        view(
+            before=before,
+            after=after,
+            gain=Measure(0.0, -0.1, 0.1),
+            reward_gain=Measure(0.3, 0.1, 0.5),
+        )
+    )
+    assert [one.tone for one in made] == ["good", "plain"]
+    assert made[0].text == (
+        "It learned: held-out mean reward went from 0.200 to 0.500, +0.300 [+0.100, +0.500] on "
+        "the same 50 prompts."
+    )
+    assert made[1].text.startswith("Right by reward.right_at: held-out accuracy went from 10.0%")
+
+
+def test_that_nothing_was_trained_is_said() -> None:
+    (one, _) = verdict(view(metrics=[step(1, updates=0), step(2, updates=0)]))
+    assert one.tone == "warn"
+    assert one.text.startswith("Nothing was trained: no step had an update")
 
 
 def test_bad_news_is_said() -> None:

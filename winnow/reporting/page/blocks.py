@@ -90,7 +90,9 @@ def _block(number: int, waiting: Sequence[tuple[Path, int]]) -> Block:
 
 def pack(value: object) -> bytes:
     """A value as JSON, compressed; the same value gives the same bytes."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(
+        value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str
+    )
     return gzip.compress(text.encode(), 6, mtime=0)
 
 
@@ -125,7 +127,7 @@ def rows_of(table: pa.Table) -> dict[str, Any]:
         made[name] = [-1 if flag is None else int(flag) for flag in table[name].to_pylist()]
     parts = [dict(one) if one else None for one in table["reward_parts"].to_pylist()]
     if any(parts):  # of several rewards, what each gave
-        made["parts"] = parts
+        made["reward_parts"] = parts
     for name in _NUMBERS:
         made[name] = [None if x is None else _short(x) for x in table[name].to_pylist()]
     return made

@@ -49,7 +49,7 @@ def embed(
             made = packed(block, part)
             own = -(-len(made) // 3) * 4
             if size + own > share * limit and (part != "rows" or kept[part]):
-                break
+                continue  # a later one may be smaller
             size += own
             parts[block.name, part] = made
             kept[part].append(block)

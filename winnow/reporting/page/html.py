@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from winnow import __version__
 from winnow.reporting.page.blocks import ENTROPY_TOP, LOGPROB_TOP, Block, pack
 from winnow.reporting.page.budget import Embedded
 from winnow.reporting.page.verdict import sentences
-from winnow.reporting.page.view import View, columns_of
+from winnow.reporting.page.view import View, columns_of, finite, graded
 
 SCRIPTS = ("uPlot", "format", "data", "charts", "prompts", "rollouts", "tables", "main")
 """In this order: each uses those before it."""
@@ -44,8 +45,11 @@ def head_of(shown: Shown, parts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         "progress": view.progress,
         "verdict": sentences(view),
         "metrics": columns_of(view.metrics),
-        "evaluations": [dict(row) for row in view.evaluations],
-        "alarms": [dict(row) for row in view.alarms],
+        "evaluations": [finite(row) for row in view.evaluations],
+        "alarms": [finite(row) for row in view.alarms],
+        "before": finite(view.before),
+        "after": finite(view.after),
+        "graded": graded(view),
         "phases": [list(phase) for phase in view.phases],
         "settings": [
             {
@@ -92,13 +96,14 @@ def page(runs: Sequence[Shown], *, live: bool = False) -> str:
         f'<script type="text/plain" data-part="{key}">{base64.b64encode(made).decode()}</script>'
         for key, made in packed.items()
     )
+    script = "\n".join(["", '"use strict";', *(_read(f"{name}.js") for name in SCRIPTS), ""])
     filled = {
         "title": html.escape(f"{title} - Winnow"),
-        "policy": _policy(live),
+        "policy": _policy(script, live),
         "style": _read("uPlot.css") + _read("page.css"),
         "body": _read("body.html"),
         "data": data,
-        "script": "\n".join(_read(f"{name}.js") for name in SCRIPTS),
+        "script": script,
         "live": "true" if live else "false",
     }
     # all at once: nothing that is filled in is read again
@@ -120,11 +125,12 @@ def heads(runs: Sequence[Shown]) -> dict[str, Any]:
     }
 
 
-def _policy(live: bool) -> str:
-    """What the page may load: nothing but itself, and if it is served from where it came."""
+def _policy(script: str, live: bool) -> str:
+    """What the page may run and load: its one script, and if it is served what that asks for."""
     own = "'self'" if live else "'none'"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
         f"img-src data:; connect-src {own}; base-uri 'none'; form-action 'none'"
     )
 

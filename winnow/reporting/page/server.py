@@ -21,6 +21,12 @@ HOSTS = ("127.0.0.1", "localhost", "[::1]")
 """Names by which a browser may ask: a page of another site could let its own name point here."""
 
 
+_SHOWN = ("config.toml", "metrics.jsonl", "evals.jsonl", "alarms.jsonl")
+"""Files of a folder that its page shows, beside samples."""
+_UNREADABLE = (WinnowError, OSError, ValueError, TypeError, KeyError)
+"""What reading raises of a file that is being rewritten, moved or damaged, or is another's."""
+
+
 class Watched:
     """Folders, as they are now.
 
@@ -43,13 +49,12 @@ class Watched:
         mark = hashlib.sha256()
         says = []
         for folder in self._folders:
-            for path in sorted([*folder.glob("*.json*"), *folder.glob("*/*.parquet")]):
-                if path.name == "progress.json":
-                    continue
+            named = [folder / name for name in _SHOWN]
+            for path in sorted([*named, *folder.glob("*.parquet"), *folder.glob("*/*.parquet")]):
                 try:
                     stat = path.stat()
                 except OSError:
-                    continue  # it was renamed meanwhile
+                    continue  # there is none (yet), or it was renamed meanwhile
                 mark.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
             progress = progress_of(folder)
             mark.update(f"{progress.get('status')}".encode())
@@ -121,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
                 told = json.dumps(self.of.state()).encode()
                 return self._answer(HTTPStatus.OK, told, "application/json")
             found = self.of.data(path.removeprefix("data/")) if path.startswith("data/") else None
-        except WinnowError:  # a file that is being rewritten, or was damaged
+        except _UNREADABLE:
             text = b"a file of the run cannot be read"
             return self._answer(HTTPStatus.SERVICE_UNAVAILABLE, text, "text/plain")
         if found is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from winnow.errors import number_of
-from winnow.reporting.page.view import Measure, Row, View
+from winnow.reporting.page.view import Measure, Row, View, graded
 
 Tone = Literal["good", "bad", "plain", "warn"]
 
@@ -23,6 +23,8 @@ class Sentence:
 def verdict(view: View) -> list[Sentence]:
     """What a person asks first, in that order."""
     made = [_state(view), _outcome(view), _work(view), _signal(view), _cut_off(view), _errors(view)]
+    if graded(view):
+        made.insert(1, _rewards(view))
     made += [_alarm(row) for row in view.alarms if not row.get("cleared")]
     if view.damaged:
         files = ", ".join(view.damaged[:3])
@@ -64,6 +66,8 @@ def _outcome(view: View) -> Sentence | None:
     if gain is None:
         return Sentence("plain", f"{text[:1].upper()}{text[1:]}.")
     tone, judged = _judged(gain)
+    if graded(view):  # the mean reward is judged
+        tone, judged = "plain", "Right by reward.right_at"
     bounds = ""
     if gain.low is not None and gain.high is not None:
         bounds = f" [{_points(gain.low)}, {_points(gain.high)}]"
@@ -74,6 +78,24 @@ def _outcome(view: View) -> Sentence | None:
     return Sentence(
         tone, f"{judged}: {text}, {_points(gain.value)} points{bounds} on the same {of}{chosen}."
     )
+
+
+def _rewards(view: View) -> Sentence | None:
+    """The mean reward, where accuracy does not say it."""
+    before, after, gain = view.before, view.after, view.reward_gain
+    if before is None or after is None or before is after:
+        return None
+    if before.get("reward") is None or after.get("reward") is None:
+        return None
+    text = f"held-out mean reward went from {before['reward']:.3f} to {after['reward']:.3f}"
+    if gain is None:
+        return Sentence("plain", f"{text[:1].upper()}{text[1:]}.")
+    tone, judged = _judged(gain)
+    bounds = ""
+    if gain.low is not None and gain.high is not None:
+        bounds = f" [{gain.low:+.3f}, {gain.high:+.3f}]"
+    of = number_of(after["prompts"], "prompt")
+    return Sentence(tone, f"{judged}: {text}, {gain.value:+.3f}{bounds} on the same {of}.")
 
 
 def _judged(gain: Measure) -> tuple[Tone, str]:
@@ -90,6 +112,9 @@ def _work(view: View) -> Sentence | None:
         return None
     seconds = sum(sum(row.get("seconds", {}).values()) for row in rows)
     sampled, trained = _sum(rows, "tokens_sampled"), _sum(rows, "tokens_trained")
+    if not any(row.get("updates") for row in rows):
+        what = "Nothing was trained: no step had an update, so the model is the one it began with."
+        return Sentence("warn", what)
     text = f"{number_of(len(rows), 'step')} in {duration(seconds)}"
     text += f": {_sum(rows, 'samples'):,} samples to train on"
     text += f", {sampled:,} tokens sampled and {trained:,} trained on"

@@ -1,6 +1,6 @@
 // The curves: what is drawn of the metrics, on shared steps.
 
-const COLOURS = ["--blue", "--orange", "--green", "--purple", "--red", "--sky"];
+const COLOURS = ["--blue", "--orange", "--green", "--purple", "--red", "--sky", "--brown", "--pink", "--olive", "--grey"];
 
 // Of each chart: its title, what it says, and its series: a key of metrics.jsonl (or of evaluations), its name,
 // a colour. `right`: on the axis at the right. `share`: as percentages. `stack`: one upon another. `band`: lower and
@@ -126,7 +126,8 @@ function single(chart, head) {
 /** What is drawn where several runs are compared: the first series of each. */
 function compared(chart, heads) {
   const runs = heads.map((head) => columnsOf(chart, head));
-  const key = runs.flatMap((run) => run.series)[0]?.key;
+  const graded = chart.evaluations && heads.some((head) => head.graded);
+  const key = graded ? "reward" : runs.flatMap((run) => run.series)[0]?.key;
   if (!key) return null;
   const steps = [...new Set(runs.flatMap((run) => run.steps))].sort((a, b) => a - b);
   const data = [steps];
@@ -194,8 +195,8 @@ class Charts {
       make("figcaption", {}, make("b", {}, chart.title), " ", make("span", {}, chart.says)), inner);
     this.place.append(figure);
     const axis = { stroke: () => colourOf("--muted"), grid: { stroke: () => colourOf("--line"), width: 1 },
-                   ticks: { stroke: () => colourOf("--line"), width: 1 }, font: "11px system-ui", size: 52 };
-    const labels = (share) => (_, values) => values.map((x) => (has(x) ? (share ? Math.round(1000 * x) / 10 + "%" : number(x)) : ""));
+                   ticks: { stroke: () => colourOf("--line"), width: 1 }, font: "11px system-ui", size: 58 };
+    const labels = (share) => (_, values, __, ___, step) => values.map((x) => (has(x) ? (share ? Math.round(1000 * x) / 10 + "%" : tick(x, step)) : ""));
     const axes = [{ ...axis, size: 28, values: (_, values) => values.map((x) => (Number.isInteger(x) ? x : "")) },
                   { ...axis, values: labels(chart.share) }];
     if (drawn.right) axes.push({ ...axis, scale: "right", side: 1, grid: { show: false }, values: labels(false) });
@@ -265,6 +266,13 @@ class Charts {
   repaint() {
     for (const { u } of this.plots) u.redraw(false);
   }
+}
+
+/** A mark of an axis, with as many digits as tell it from its neighbours. */
+function tick(x, step) {
+  if (x === 0) return "0";
+  if (Math.abs(x) < 1e-3 || Math.abs(x) >= 1e6) return x.toExponential(1);
+  return x.toFixed(Math.min(6, Math.max(0, Math.ceil(-Math.log10(step) - 1e-9))));
 }
 
 /** Shares from 0 to 1 where they fill that, else what is there with some air; counts from 0. */

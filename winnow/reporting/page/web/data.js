@@ -45,7 +45,9 @@ class Samples {
   async read(heads) {
     let same = 0;
     while (same < this.blocks.length && same < heads.length && this.blocks[same].name === heads[same].name) same++;
-    if (same < this.blocks.length) {
+    const cut = same < this.blocks.length;
+    if (cut) {
+      this.groups = null;
       this.blocks.length = same;
       this.length = this.blocks.reduce((sum, block) => sum + block.rows, 0);
     }
@@ -57,7 +59,7 @@ class Samples {
       this.blocks.push({ ...head, ...rows, prompt, first: this.length });
       this.length += head.rows;
     }
-    return same < heads.length;
+    return cut || same < heads.length;
   }
 
   placeOf(prompt) {
@@ -120,7 +122,7 @@ class Samples {
       text: texts ? texts.text[place] : null, tokens: block.tokens[place], finish_reason: label("finish_reason"),
       policy_version: block.policy_version[place], reward: block.reward[place], error: label("error"),
       right: flag("right"), survived: flag("survived"), reason: label("reason"),
-      advantage: block.advantage[place], parts: block.parts?.[place] ?? null, file: block.files[file][0],
+      advantage: block.advantage[place], reward_parts: block.reward_parts?.[place] ?? null, file: block.files[file][0],
     };
   }
 }

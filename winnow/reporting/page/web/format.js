@@ -31,7 +31,7 @@ const percent = (x) => (has(x) ? (100 * x).toFixed(1) + "%" : "–");
 const formatted = (x, share) => (share ? percent(x) : number(x));
 
 // What a terminal would obey, and what would turn a line around: shown by its name instead.
-const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e0fff}]/gu;
 
 /** A text of the run as nodes: as it is, what cannot be seen by its number. */
 function shown(text) {

@@ -211,7 +211,7 @@ function shared(texts) {
 function passes(place, heads) {
   place.replaceChildren();
   for (const head of heads) {
-    const last = head.evaluations.filter((row) => row.pass_at_k?.length).pop();
+    const last = [...head.evaluations, head.after].filter((row) => row?.pass_at_k?.length).pop();
     if (!last) continue;
     place.append(make("table", {}, make("caption", {}, `pass@k at step ${last.step}${heads.length > 1 ? ", " + head.name : ""}`),
       make("thead", {}, make("tr", {}, ...last.pass_at_k.map((one) => make("th", { scope: "col" }, "k = " + one.k)))),

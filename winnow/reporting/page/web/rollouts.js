@@ -22,6 +22,7 @@ class Rollouts {
     this.page = 0;
     this.exact = null; // the prompt whose samples are shown, where one was opened
     this.turn = 0; // of searching: an older one that is still waiting is dropped
+    $("filters").addEventListener("submit", (event) => event.preventDefault());
     const anew = soon(() => this.filter());
     for (const name of FILTERS) {
       $("f-" + name).addEventListener(name === "shade" ? "change" : "input", name === "shade" ? () => this.render() : anew);
@@ -208,7 +209,7 @@ class Rollouts {
     const whole = await this.samples.whole(row);
     const verdict = whole.error !== null ? "error" : whole.right === null ? "" : whole.right ? "right" : "wrong";
     const facts = [whole.finish_reason === "length" ? "cut off" : whole.finish_reason, `${number(whole.tokens)} tokens`,
-                   ...Object.entries(whole.parts ?? {}).map(([name, value]) => `${name} ${number(value)}`),
+                   ...Object.entries(whole.reward_parts ?? {}).map(([name, value]) => `${name} ${number(value)}`),
                    has(whole.advantage) ? `advantage ${number(whole.advantage)}` : null].filter(Boolean).join(" · ");
     const body = make("div", { class: "text", dir: "auto" });
     if (whole.text === null) body.append(make("i", {}, `not in this page: rollouts/${whole.file}`));

@@ -3,15 +3,15 @@
 function tiles(place, heads) {
   const made = [];
   for (const head of heads) {
-    const rows = head.evaluations.filter((row) => has(row.accuracy));
-    const [first, last] = [rows[0], rows[rows.length - 1]];
+    const [first, last] = [head.before, head.after]; // what the verdict compares
     const steps = head.metrics.step?.length ?? 0;
     const sum = (key) => (head.metrics[key] ?? []).reduce((total, x) => total + (x ?? 0), 0);
     const seconds = Object.keys(head.metrics).filter((key) => key.startsWith("seconds/")).reduce((total, key) => total + sum(key), 0);
     const own = [];
-    if (last && first !== last) own.push(["held-out accuracy", `${percent(first.accuracy)} → ${percent(last.accuracy)}`]);
-    else if (last) own.push(["held-out accuracy", percent(last.accuracy)]);
-    if (steps) own.push(["steps", number(steps)], ["time", clock(seconds)]);
+    if (head.graded && has(first?.reward) && has(last?.reward)) own.push(["held-out mean reward", `${number(first.reward)} → ${number(last.reward)}`]);
+    if (has(last?.accuracy) && has(first?.accuracy)) own.push(["held-out accuracy", `${percent(first.accuracy)} → ${percent(last.accuracy)}`]);
+    else if (has(last?.accuracy)) own.push(["held-out accuracy", percent(last.accuracy)]);
+    if (steps) own.push(["steps", number(steps)], ["time of the steps", clock(seconds)]);
     const samples = head.blocks.reduce((total, block) => total + block.rows, 0);
     own.push(["samples, held-out ones included", number(samples)]);
     if (sum("tokens_sampled")) own.push(["tokens trained of those sampled", percent(sum("tokens_trained") / sum("tokens_sampled"))]);
