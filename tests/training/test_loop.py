@@ -165,7 +165,8 @@ def test_where_nothing_survives_there_is_no_update(tiny_model, tmp_path):
     listener = Listener()
     result = run(config, out=tmp_path / "run", observers=listener)
     assert same(weights(tiny_model), weights(result.checkpoint))
-    assert [note.split(":")[0] for note in listener.notes] == ["disk", "step 1", "step 2"]
+    said = [note.split(":")[0] for note in listener.notes]
+    assert said == ["disk", "step 1", "step 2", "no step had an update"]
     for row in result.metrics:
         assert (row["updates"], row["minibatches_empty"], row["survivors"]) == (0, 3, 0)
         assert row["loss"] is row["largest_prompt_share"] is row["clip_fraction"] is None
