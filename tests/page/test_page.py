@@ -315,3 +315,27 @@ def test_watching_a_run_that_goes_on(browser: Any, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_page_finds_watch_again(browser: Any, run: Path) -> None:
+    """`winnow watch` is killed and begun anew on its port; the page goes on by itself."""
+
+    def watching(port: int) -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-u", "-m", "winnow", "watch", str(run), "--port", str(port)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        return process, process.stdout.readline().split()[1]
+
+    process, address = watching(0)
+    try:
+        sheet = Sheet(browser, address)
+        sheet.page.wait_for_selector("#hits:has-text('20,992')", timeout=60_000)
+        process.kill()
+        process.communicate()
+        sheet.page.wait_for_selector("#live.lost:has-text('trying again')", timeout=20_000)
+        process, _ = watching(int(address.rpartition(":")[2].strip("/")))
+        sheet.page.wait_for_selector("#live:not(.lost):has-text('runs')", timeout=20_000)
+        sheet.context.close()
+    finally:
+        process.kill()
+        process.communicate()

@@ -142,7 +142,8 @@ function compared(chart, heads) {
                 raw: line, dash: i < COLOURS.length ? undefined : [6, 3], points: { show: steps.length < 40, size: 5 },
                 value: (_, x) => formatted(x, chart.share) });
   });
-  return { data, series: made, bands: [], words: words.join("; "), right: false };
+  const says = (chart.series ?? []).find((one) => one.key === key)?.name ?? key;
+  return { data, series: made, bands: [], words: words.join("; "), right: false, says };
 }
 
 const stacked = (columns) => {
@@ -192,7 +193,7 @@ class Charts {
   add(chart, drawn) {
     const inner = make("div", { class: "plot" });
     const figure = make("figure", { class: "chart", tabindex: "0", role: "group", "aria-label": `${chart.title}: ${drawn.words}` },
-      make("figcaption", {}, make("b", {}, chart.title), " ", make("span", {}, chart.says)), inner);
+      make("figcaption", {}, make("b", {}, chart.title), " ", make("span", {}, drawn.says ?? chart.says)), inner);
     this.place.append(figure);
     const axis = { stroke: () => colourOf("--muted"), grid: { stroke: () => colourOf("--line"), width: 1 },
                    ticks: { stroke: () => colourOf("--line"), width: 1 }, font: "11px system-ui", size: 58 };
