@@ -222,9 +222,9 @@ def test_where_evaluations_stand():
     assert [(s.step, s.stale) for s in found] == [
         (None, 0), (0, 0), (0, 1), (4, 0), (4, 1), (4, 2)
     ]  # fmt: skip
-    assert found[-1] == BestSoFar(4, 0.3, 2, number=4)
+    assert found[-1] == BestSoFar(4, 0.3, 2, number=4, last=8)
     assert best_of_evaluations([*rows, {"step": 8, "reward": 9.0, "split": "final"}]) == found[-1]
-    assert best_of_evaluations([{"step": 0, "reward": None}]) == BestSoFar(stale=1)
+    assert best_of_evaluations([{"step": 0, "reward": None}]) == BestSoFar(stale=1, last=0)
 
 
 # each round from the start
