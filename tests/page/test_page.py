@@ -6,9 +6,7 @@ Needs a Chromium or Chrome of the system (`apt-get install chromium`), or its pa
 from __future__ import annotations
 
 import json
-import os
 import queue
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from bench.report import browser_path
 from tests.big_run import make_run
 from tests.reporting.page.test_blocks import HOSTILE, group
 from winnow.reporting.page.server import Watched, serve
@@ -29,17 +28,14 @@ from winnow.types import Group, Prompt, Sample, Score
 
 pytestmark = pytest.mark.page
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SHOWN = "#groups article"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    assert found, "install chromium, or name one in CHROMIUM"
     with playwright.sync_playwright() as driver:
-        made = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        made = driver.chromium.launch(executable_path=browser_path(), args=["--no-sandbox"])
         yield made
         made.close()
 

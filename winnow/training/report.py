@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,15 +18,16 @@ from winnow.reporting.page.html import Shown, page
 from winnow.reporting.page.view import Kind, Measure, Row, Setting, View
 from winnow.reporting.progress_file import progress_of
 from winnow.storage.atomic import write_text
-from winnow.storage.format import ENVIRONMENT, check_folder
+from winnow.storage.format import check_folder
 from winnow.storage.lines import rows_of
 from winnow.storage.paths import located, shown
 from winnow.storage.run_folder import RunStore
 from winnow.training.early_stopping import Reported, chosen_checkpoint, reported
+from winnow.training.loaded import Run
 
 REPORT = "report.html"
-_SPLITS = ("eval", "test", "train", "final", "sample")
-"""In what order files of one step were made."""
+_SPLITS = ("test", "train", "final", "sample", "eval")
+"""In what order files of one step were made: it is evaluated at its end."""
 
 
 def write_report(
@@ -114,13 +113,13 @@ def files_of(folder: Path) -> list[Path]:
 def _made(path: Path) -> tuple[int, int, str]:
     split, _, step = path.stem.partition("-")
     order = _SPLITS.index(split) if split in _SPLITS else len(_SPLITS)
-    # the start is evaluated before step 1, and any other step after it
-    return (int(step) if step.isdigit() else 0), order if order != 0 else 5, path.name
+    return (int(step) if step.isdigit() else 0), order, path.name
 
 
 def view_of(folder: Path, damaged: Sequence[Path] = ()) -> View:
     """What is known of a folder but for its samples."""
-    values = _values(folder)
+    run = Run(folder)
+    values = _values(run)
     unread = [] if values is not None else ["config.toml"]
     values = values or {}
     evaluations, metrics = (_lines(folder / f"{name}.jsonl") for name in ("evals", "metrics"))
@@ -137,7 +136,7 @@ def view_of(folder: Path, damaged: Sequence[Path] = ()) -> View:
         progress=progress_of(folder),
         metrics=metrics,
         evaluations=evaluations,
-        alarms=_lines(folder / "alarms.jsonl"),
+        alarms=run.alarms,
         before=told.before if told else None,
         after=after,
         gain=None if found is None else Measure(found.value, found.low, found.high),
@@ -147,7 +146,7 @@ def view_of(folder: Path, damaged: Sequence[Path] = ()) -> View:
         tested=told.tested if told else True,
         phases=_phases(metrics),
         settings=[Setting(*one) for one in resolved(values)] if values else [],
-        environment=_environment(folder),
+        environment=_environment(run),
         again=_again(folder, kind) if values else "",
         damaged=[*unread, *(path.name for path in damaged)],
     )
@@ -182,22 +181,19 @@ def _again(folder: Path, kind: Kind) -> str:
     return f"winnow {command} {shlex.quote(shown(folder / 'config.toml'))} --out NEW"
 
 
-def _values(folder: Path) -> dict[str, Any] | None:
+def _values(run: Run) -> dict[str, Any] | None:
     """The settings; ``None`` if they cannot be read, empty if there are none."""
     try:
-        return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
+        return run.config if (run.folder / "config.toml").exists() else {}
+    except UserError:
         return None
 
 
-def _environment(folder: Path) -> dict[str, Any]:
+def _environment(run: Run) -> dict[str, Any]:
     try:
-        found = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return run.environment
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _lines(path: Path) -> list[Row]:

@@ -14,7 +14,7 @@ from typing import Any
 from winnow import __version__
 from winnow.reporting.page.blocks import ENTROPY_TOP, LOGPROB_TOP, Block, pack
 from winnow.reporting.page.budget import Embedded
-from winnow.reporting.page.verdict import sentences
+from winnow.reporting.page.verdict import sentences, time_of
 from winnow.reporting.page.view import View, columns_of, finite, graded
 
 SCRIPTS = ("uPlot", "format", "data", "charts", "prompts", "rollouts", "tables", "main")
@@ -50,6 +50,7 @@ def head_of(shown: Shown, parts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         "before": finite(view.before),
         "after": finite(view.after),
         "graded": graded(view),
+        "time": time_of(view),
         "phases": [list(phase) for phase in view.phases],
         "settings": [
             {

@@ -110,12 +110,11 @@ def _work(view: View) -> Sentence | None:
     rows = view.metrics
     if not rows:
         return None
-    seconds = sum(sum(row.get("seconds", {}).values()) for row in rows)
     sampled, trained = _sum(rows, "tokens_sampled"), _sum(rows, "tokens_trained")
     if not any(row.get("updates") for row in rows):
         what = "Nothing was trained: no step had an update, so the model is the one it began with."
         return Sentence("warn", what)
-    text = f"{number_of(len(rows), 'step')} in {duration(seconds)}"
+    text = f"{number_of(len(rows), 'step')} in {time_of(view)}"
     text += f": {_sum(rows, 'samples'):,} samples to train on"
     text += f", {sampled:,} tokens sampled and {trained:,} trained on"
     return Sentence("plain", f"{text}{f' ({trained / sampled:.0%})' if sampled else ''}.")
@@ -173,6 +172,11 @@ def _rate(row: Row) -> str:
 
 def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
+
+
+def time_of(view: View) -> str:
+    """How long its steps took."""
+    return duration(sum(sum(row.get("seconds", {}).values()) for row in view.metrics))
 
 
 def duration(seconds: float) -> str:

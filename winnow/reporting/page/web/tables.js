@@ -6,12 +6,11 @@ function tiles(place, heads) {
     const [first, last] = [head.before, head.after]; // what the verdict compares
     const steps = head.metrics.step?.length ?? 0;
     const sum = (key) => (head.metrics[key] ?? []).reduce((total, x) => total + (x ?? 0), 0);
-    const seconds = Object.keys(head.metrics).filter((key) => key.startsWith("seconds/")).reduce((total, key) => total + sum(key), 0);
     const own = [];
     if (head.graded && has(first?.reward) && has(last?.reward)) own.push(["held-out mean reward", `${number(first.reward)} → ${number(last.reward)}`]);
     if (has(last?.accuracy) && has(first?.accuracy)) own.push(["held-out accuracy", `${percent(first.accuracy)} → ${percent(last.accuracy)}`]);
     else if (has(last?.accuracy)) own.push(["held-out accuracy", percent(last.accuracy)]);
-    if (steps) own.push(["steps", number(steps)], ["time of the steps", clock(seconds)]);
+    if (steps) own.push(["steps", number(steps)], ["time of the steps", head.time]);
     const samples = head.blocks.reduce((total, block) => total + block.rows, 0);
     own.push(["samples, held-out ones included", number(samples)]);
     if (sum("tokens_sampled")) own.push(["tokens trained of those sampled", percent(sum("tokens_trained") / sum("tokens_sampled"))]);
@@ -20,11 +19,6 @@ function tiles(place, heads) {
     made.push(...own.map(([label, value]) => make("div", { class: "tile" }, make("b", {}, value), make("span", {}, label))));
   }
   place.replaceChildren(...made);
-}
-
-function clock(seconds) {
-  const whole = Math.round(seconds), hours = Math.floor(whole / 3600), minutes = Math.floor((whole % 3600) / 60);
-  return hours ? `${hours} h ${minutes} min` : minutes ? `${minutes} min ${whole % 60} s` : `${whole} s`;
 }
 
 function sentences(place, heads) {
