@@ -99,16 +99,22 @@ def test_a_run_that_is_cleaned_but_for_the_optimizer_is_resumed(copy, kept):
     assert torch.equal(*(logits(plain(end)) for end in ends))
 
 
-def test_what_early_stopping_chose_stays(tiny_model, tmp_path):
+def stopped_early(tiny_model: Path, folder: Path, **other):
+    """A run in `run` that stops before its last step: nothing becomes better."""
     settings = config(
         tiny_model,
-        tmp_path,
+        folder,
         algorithm="raft",
         steps=6,
         eval={"size": 5, "every": 1, "patience": 2, "samples": 4, "test_size": 0},
         optimizer={"lr": 0.0},
+        **other,
     )
-    result = go(settings, tmp_path / "run")
+    return go(settings, folder / "run")
+
+
+def test_what_early_stopping_chose_stays(tiny_model, tmp_path):
+    result = stopped_early(tiny_model, tmp_path)
     assert result.checkpoint.name != f"step-{len(result.metrics)}"
     left = clean(tmp_path / "run", KINDS, delete=True)
     assert {one.kind for one in left} == {"optimizer"}
@@ -120,16 +126,7 @@ def test_what_early_stopping_chose_stays(tiny_model, tmp_path):
 
 def test_a_run_that_was_killed_as_it_stopped_early_keeps_the_optimizer(tiny_model, tmp_path):
     """The evaluation that ends it is on the disk, the checkpoint of its step is not."""
-    settings = config(
-        tiny_model,
-        tmp_path,
-        algorithm="raft",
-        steps=6,
-        eval={"size": 5, "every": 1, "patience": 2, "samples": 4, "test_size": 0},
-        optimizer={"lr": 0.0},
-        checkpoint={"every": 1, "keep": 3},
-    )
-    result = go(settings, tmp_path / "run")
+    result = stopped_early(tiny_model, tmp_path, checkpoint={"every": 1, "keep": 3})
     last = len(result.metrics)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step-{last}")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
