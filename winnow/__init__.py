@@ -38,6 +38,8 @@ _HOME = {
     "Evaluation": "reporting.metrics",
     "CheckpointSaved": "reporting.events",
     "Note": "reporting.events",
+    "SamplesScored": "reporting.events",
+    "Alarm": "reporting.events",
     "StageProgress": "reporting.events",
     "RunEnd": "reporting.events",
     "UserError": "errors",
@@ -61,10 +63,12 @@ if TYPE_CHECKING:
     from winnow.evaluation.best_of import best_of as best_of
     from winnow.evaluation.overoptimisation import overoptimisation as overoptimisation
     from winnow.evaluation.overoptimisation import run_overoptimisation as run_overoptimisation
+    from winnow.reporting.events import Alarm as Alarm
     from winnow.reporting.events import CheckpointSaved as CheckpointSaved
     from winnow.reporting.events import Note as Note
     from winnow.reporting.events import RunEnd as RunEnd
     from winnow.reporting.events import RunStart as RunStart
+    from winnow.reporting.events import SamplesScored as SamplesScored
     from winnow.reporting.events import StageProgress as StageProgress
     from winnow.reporting.events import StepEnd as StepEnd
     from winnow.reporting.metrics import Evaluation as Evaluation

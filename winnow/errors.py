@@ -60,6 +60,12 @@ class Stopped(WinnowError):
     exit_code = 130
 
 
+class StoppedByAlarm(WinnowError):
+    """An alarm that the user chose ended the run, after a checkpoint. Exit code 3."""
+
+    exit_code = 3
+
+
 def from_here(text: str) -> str:
     """A text for a person, with paths in the working folder as they are seen from it."""
     try:

@@ -11,8 +11,17 @@ import pytest
 from rich.console import Console
 
 import winnow
-from winnow.errors import Stopped, notes
-from winnow.reporting.events import CheckpointSaved, Note, RunEnd, RunStart, StageProgress, StepEnd
+from winnow.errors import Stopped, StoppedByAlarm, notes
+from winnow.reporting.events import (
+    Alarm,
+    CheckpointSaved,
+    Note,
+    RunEnd,
+    RunStart,
+    SamplesScored,
+    StageProgress,
+    StepEnd,
+)
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.metrics_file import MetricsFile
 from winnow.reporting.observer import Observer, Observers
@@ -23,10 +32,12 @@ START = RunStart(Path("runs/a"), "train")
 RESULT = Evaluation(2, 0.5, 0.5, 0.4, 0.6, 8, 8, 0, {"easy": 0.5}, 1.0)
 EVENTS = (
     ("on_start", START),
+    ("on_samples", SamplesScored(2, "train", [])),
     ("on_evaluation", RESULT),
     ("on_step", StepEnd(2, {"step": 2})),
     ("on_checkpoint", CheckpointSaved(2, Path("runs/a/checkpoints/step-2"))),
     ("on_note", Note("look")),
+    ("on_alarm", Alarm(2, "no_signal", "all prompts are all wrong")),
     ("on_progress", StageProgress("update", 0, 4)),
     ("on_end", RunEnd(Path("runs/a"), "done")),
 )
@@ -297,3 +308,36 @@ def test_quiet_leaves_out_the_terminal(capsys) -> None:
             observers.note("look")
         assert capsys.readouterr().out == said
         assert heard == [("", "on_note", Note("look"))]
+
+
+def test_an_alarm_comes_after_what_caused_it_and_ends_the_run_only_where_it_is_to(tmp_path) -> None:
+    heard: list[Any] = []
+    observers = Observers([Hears(heard, "ours")], [Hears(heard, "theirs")])
+
+    class Watcher(Observer):
+        def on_step(self, step: StepEnd) -> None:
+            observers.on_alarm(
+                Alarm(step.step, "no_signal", "nothing to learn", stops=step.step == 2)
+            )
+
+    observers.records = [MetricsFile(RunStore(tmp_path).append)]
+    observers.watchers = [Watcher()]
+    said = r"no_signal: nothing to learn; .* --resume runs/a$"
+    with pytest.raises(StoppedByAlarm, match=said), observers.running(START):  # noqa: PT012
+        for step in (1, 2):
+            observers.on_step(StepEnd(step, {"step": step}))
+            assert observers.ending == (step == 2)
+            observers.check()
+    told = [(name, event) for name, event, _ in heard if event in ("on_step", "on_alarm")]
+    each = [
+        ("ours", "on_step"),
+        ("theirs", "on_step"),
+        ("ours", "on_alarm"),
+        ("theirs", "on_alarm"),
+    ]
+    assert told == each * 2
+    assert [end.status for _, event, end in heard if event == "on_end"] == ["stopped"] * 2
+    rows = RunStore(tmp_path).lines("alarms.jsonl")
+    assert [(row["step"], row["stops"]) for row in rows] == [(1, False), (2, True)]
+    RunStore(tmp_path).rewind(1)
+    assert RunStore(tmp_path).lines("alarms.jsonl") == rows[:1]

@@ -19,7 +19,7 @@ from winnow.engines.factory import check_device, longest_of_evaluation, sampler_
 from winnow.errors import UserError
 from winnow.evaluation.kl import kl_to_start, measures_kl
 from winnow.prompts.loading import clashes, load_held_out
-from winnow.reporting.events import RunEnd, RunStart
+from winnow.reporting.events import RunEnd, RunStart, SamplesScored
 from winnow.reporting.metrics import KL, Evaluation, evaluation
 from winnow.reporting.metrics_file import MetricsFile
 from winnow.reporting.observer import Observers
@@ -85,6 +85,7 @@ def evaluate(
         groups = score(sampled, context.reward, config.reward.bound)
         if groups != sampled:
             store.write_samples(split, step, groups)
+    context.observers.on_samples(SamplesScored(step, split, groups))
     kl = None if engine is None else _kl(context, engine, groups, step)
     result = evaluation(step, groups, round(watch.seconds["evaluate"], 3), split, kl)
     result = replace(result, time=utc_now())

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from winnow.types import Group, Split
+
 
 @dataclass(frozen=True)
 class RunStart:
@@ -49,6 +51,45 @@ class StepEnd:
     step: int
     metrics: Mapping[str, Any]
     offline: bool = False
+
+
+@dataclass(frozen=True)
+class SamplesScored:
+    """The samples of a step or of an evaluation are scored, and on the disk.
+
+    Attributes:
+        step: The step that they are for, or after which they were evaluated.
+        split: `train`; of an evaluation `eval`, `test` or `final`.
+        groups: All of them; of a step with the outcome of the selection and advantages.
+    """
+
+    step: int
+    split: Split
+    groups: Sequence[Group]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something goes wrong, or has stopped to; the row of alarms.jsonl is written.
+
+    Attributes:
+        step: After which it was noticed.
+        name: Of the alarm, as its setting in `[alarms]` is named.
+        text: What is happening and why it matters.
+        advice: What to try; empty if it has cleared.
+        cleared: Whether it is over.
+        value, threshold: What was measured, and from where on it is an alarm.
+        stops: Whether it ends the run: `alarms.stop`.
+    """
+
+    step: int
+    name: str
+    text: str
+    advice: str = ""
+    cleared: bool = False
+    value: float | None = None
+    threshold: float | None = None
+    stops: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +136,7 @@ class RunEnd:
 
     Attributes:
         folder: The run folder.
-        status: `stopped` by Ctrl-C, `failed` by an error.
+        status: `stopped` by Ctrl-C or an alarm, `failed` by an error.
         checkpoint: The model that training ended with; ``None`` where nothing was trained to the
             end, as are the numbers below.
         before, after: Held-out accuracy of the start and of that model.

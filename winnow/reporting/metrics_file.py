@@ -1,4 +1,4 @@
-"""Writes what is told of steps and evaluations to the run folder."""
+"""Writes what is told of steps, evaluations and alarms to the run folder."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from winnow.reporting.events import StepEnd
+from winnow.reporting.events import Alarm, StepEnd
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer
 
 
 class MetricsFile(Observer):
-    """The rows of metrics.jsonl and evals.jsonl.
+    """The rows of metrics.jsonl, evals.jsonl and alarms.jsonl.
 
     Args:
         append: Appends a row to the file of that name, for good.
@@ -26,3 +26,6 @@ class MetricsFile(Observer):
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         self._append("evals.jsonl", asdict(evaluation))
+
+    def on_alarm(self, alarm: Alarm) -> None:
+        self._append("alarms.jsonl", asdict(alarm))

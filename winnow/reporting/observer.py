@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Literal
 
-from winnow.errors import Stopped, UserError, from_here, printable
+from winnow.errors import Stopped, StoppedByAlarm, UserError, from_here, printable
 from winnow.reporting.events import (
+    Alarm,
     CheckpointSaved,
     Note,
     RunEnd,
     RunStart,
+    SamplesScored,
     StageProgress,
     StepEnd,
 )
@@ -30,6 +32,9 @@ class Observer:
     def on_start(self, start: RunStart) -> None:
         """A run begins or is resumed: before all other events."""
 
+    def on_samples(self, samples: SamplesScored) -> None:
+        """The samples of a step or of an evaluation are scored, and on the disk."""
+
     def on_step(self, step: StepEnd) -> None:
         """A step is over."""
 
@@ -42,6 +47,9 @@ class Observer:
     def on_note(self, note: Note) -> None:
         """There is something that a person should know."""
 
+    def on_alarm(self, alarm: Alarm) -> None:
+        """Something goes wrong, or has stopped to."""
+
     def on_progress(self, progress: StageProgress) -> None:
         """A stage has come further: often, so be quick."""
 
@@ -50,7 +58,7 @@ class Observer:
 
 
 class Observers(Observer):
-    """All observers of a run: records, then the terminal, then the user's callbacks.
+    """All observers of a run: records, the terminal, the user's callbacks, then what raises alarms.
 
     An error in a record is the run's. A terminal that raises is left out, which is said once. A
     callback that raises is left out too, and ends the run where it next calls `check`, when all
@@ -58,11 +66,15 @@ class Observers(Observer):
 
     Attributes:
         records: What writes the files that a run resumes from.
+        watchers: What tells `on_alarm`; told last, so that an alarm comes after what caused it.
+        alarm: The first alarm that is to end the run.
         failed: What the first such callback raised, as a `UserError`.
     """
 
     def __init__(self, own: Sequence[Observer] = (), callbacks: Sequence[Observer] = ()) -> None:
         self.records: Sequence[Observer] = ()
+        self.watchers: Sequence[Observer] = ()
+        self.alarm: Alarm | None = None
         self.failed: UserError | None = None
         self._own, self._callbacks = own, callbacks
         self._start: RunStart | None = None
@@ -82,7 +94,7 @@ class Observers(Observer):
             self.on_start(start)
             self.check()
             yield
-        except (KeyboardInterrupt, Stopped) as stop:
+        except (KeyboardInterrupt, Stopped, StoppedByAlarm) as stop:
             over("stopped", stop)
             raise
         except BaseException as error:
@@ -95,11 +107,17 @@ class Observers(Observer):
         self.check()
         self.on_end(end)
 
+    @property
+    def ending(self) -> bool:
+        """Whether `check` will end the run."""
+        return self.failed is not None or self.alarm is not None
+
     def check(self) -> None:
-        """End the run if a callback has raised.
+        """End the run if a callback has raised, or an alarm is to end it.
 
         Raises:
             UserError: names the callback, what it raised and where.
+            StoppedByAlarm: names the alarm, what it says and how to go on.
         """
         if self.failed is not None:
             remedy, start, cause = "fix it or leave it out", self._start, self.failed.__cause__
@@ -108,6 +126,12 @@ class Observers(Observer):
                 remedy += f", and resume: {how}"
             self.failed = self.failed.with_(remedy=remedy)
             raise self.failed from cause
+        if self.alarm is not None:
+            alarm, folder = self.alarm, self._start and self._start.folder
+            how = (
+                f"; all is saved; to go on: winnow train --resume {shown(folder)}" if folder else ""
+            )
+            raise StoppedByAlarm(f"stopped by the alarm {alarm.name}: {alarm.text}{how}")
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """A stage has done so many of so many."""
@@ -120,6 +144,9 @@ class Observers(Observer):
     def on_start(self, start: RunStart) -> None:
         self._tell(lambda each: each.on_start(start))
 
+    def on_samples(self, samples: SamplesScored) -> None:
+        self._tell(lambda each: each.on_samples(samples))
+
     def on_step(self, step: StepEnd) -> None:
         self._tell(lambda each: each.on_step(step))
 
@@ -131,6 +158,11 @@ class Observers(Observer):
 
     def on_note(self, note: Note) -> None:
         self._tell(lambda each: each.on_note(note))
+
+    def on_alarm(self, alarm: Alarm) -> None:
+        if alarm.stops and not alarm.cleared and self.alarm is None:
+            self.alarm = alarm
+        self._tell(lambda each: each.on_alarm(alarm))
 
     def on_progress(self, progress: StageProgress) -> None:
         self._tell(lambda each: each.on_progress(progress))
@@ -160,6 +192,8 @@ class Observers(Observer):
                 self._callbacks = [each for each in self._callbacks if each is not callback]
                 problem = f"{type(callback).__name__} {raised(error)}"
                 self._fail(UserError("callbacks", problem), error)
+        for watcher in self.watchers:
+            tell(watcher)
 
     def _fail(self, failure: UserError, error: Exception) -> None:
         if self.failed is None:

@@ -18,7 +18,7 @@ from rich.text import Text
 from winnow.errors import UserError, number_of
 from winnow.reporting.console import Console
 from winnow.reporting.evaluation_line import evaluation_line
-from winnow.reporting.events import Note, RunEnd, RunStart, StageProgress, StepEnd
+from winnow.reporting.events import Alarm, Note, RunEnd, RunStart, StageProgress, StepEnd
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer, Observers
 from winnow.reporting.progress_file import ProgressFile
@@ -129,6 +129,14 @@ class Terminal(Observer):
 
     def on_note(self, note: Note) -> None:
         self._print(self._reflowed(note.text), style="yellow")
+
+    def on_alarm(self, alarm: Alarm) -> None:
+        if alarm.cleared:
+            line, style = f"alarm {alarm.name} has cleared: {alarm.text}", "green"
+        else:
+            advice = f" {alarm.advice}" if alarm.advice else ""
+            line, style = f"ALARM {alarm.name}: {alarm.text}{advice}", "bold red"
+        self._print(self._reflowed(line), style=style)
 
     def on_step(self, step: StepEnd) -> None:
         metrics = step.metrics

@@ -7,6 +7,7 @@
                         ever made
     metrics.jsonl       one object a step
     evals.jsonl         one object an evaluation
+    alarms.jsonl        one object an alarm that was raised or has cleared
     progress.json       what the run is doing (reporting/progress_file.py)
     report.html         the page of the run, written at its end
     judge.jsonl         what judges answered, by what they were asked (storage/answers.py)
@@ -219,7 +220,7 @@ class RunStore:
                 path.replace(self.folder / "superseded" / f"{path.stem}-before-{step}.parquet")
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl or evals.jsonl; it is on the disk before this returns.
+        """Append a line to a file of such lines; it is on the disk before this returns.
 
         Raises:
             ValueError: a number that is not finite; nothing is written.
@@ -232,7 +233,7 @@ class RunStore:
         append_line(self.folder / name, line)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl or evals.jsonl, without a last line that a kill cut short.
+        """The rows of a file of lines, without a last line that a kill cut short.
 
         Raises:
             UserError: another line is damaged.
@@ -256,7 +257,9 @@ class RunStore:
 
     def rewind(self, step: int) -> None:
         """Remove metrics after a checkpoint's step (0: all). Samples stay, to be used again."""
-        for name in ("metrics.jsonl", "evals.jsonl"):
+        for name in ("metrics.jsonl", "evals.jsonl", "alarms.jsonl"):
+            if name == "alarms.jsonl" and not (self.folder / name).exists():
+                continue  # it is there once one was raised
             rows = [row for row in self.lines(name) if 0 < step >= row["step"]]
             write_text(self.folder / name, "".join(map(line_of, rows)))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from winnow.engines.base import START
 from winnow.evaluation.held_out import evaluate
-from winnow.reporting.events import CheckpointSaved, StepEnd
+from winnow.reporting.events import CheckpointSaved, SamplesScored, StepEnd
 from winnow.reporting.memory import peak_host_gib
 from winnow.reporting.metrics import Evaluation, Metrics, step_metrics
 from winnow.reporting.timing import utc_now
@@ -25,6 +25,7 @@ def train(run: Run) -> None:
 
     Raises:
         UserError: the verifier mostly failed, three steps running; or a callback raised.
+        StoppedByAlarm: an alarm of `alarms.stop` was raised.
         WinnowError: loss or gradient were not finite, two updates running.
     """
     config, context = run.phase.config, run.context
@@ -43,6 +44,8 @@ def train(run: Run) -> None:
     steps = () if enough else range(run.steps_done + 1, run.source.last + 1)
     for step in steps:
         batch = run.source.groups(step)
+        if batch.fresh:
+            observers.on_samples(SamplesScored(step, "train", batch.groups))
         with watch("update"):
             if config.rounds.restart:
                 run.learner.restart(START)
@@ -66,7 +69,7 @@ def train(run: Run) -> None:
         offline = not run.phase.samples_each_step
         observers.on_step(StepEnd(step, {**metrics, **_memory(run), "time": utc_now()}, offline))
         save = last or enough or found.step == step or step % config.checkpoint.every == 0
-        if save or observers.failed:  # a callback has: the step is not to be lost
+        if save or observers.ending:  # the step is not to be lost
             checkpoint(run, step)
         observers.check()
         if enough:
