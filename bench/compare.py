@@ -20,7 +20,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-DEFAULTS = {"addition": (8, [16, 32, 128]), "reasoning": (4, [4, 8, 16])}
+DEFAULTS = {
+    "addition": (8, [16, 32, 128]),
+    "reasoning": (4, [4, 8, 16]),
+    "tokens": (4, [32, 64, 128]),
+}
+OURS, THEIRS = "side_winnow.py", "side_trl.py"
 Side = dict[str, Any]
 
 
@@ -45,6 +50,28 @@ def export_model(folder: Path) -> str:
     source = resolve("smollm2-135m")
     load_model(source, "float32", torch.device("cpu")).save_pretrained(folder)  # type: ignore[operator]
     load_tokenizer(source).save_pretrained(folder)
+    return str(folder)
+
+
+def random_model(folder: Path, shape: str, dtype: str) -> str:
+    """Random weights of a real size, with a word for each token."""
+    import torch
+    from gpu import SHAPES, UNKNOWN, words
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = SHAPES[shape]
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        made = LlamaForCausalLM(
+            LlamaConfig(
+                **sizes, tie_word_embeddings=True, max_position_embeddings=2048,
+                bos_token_id=None, eos_token_id=0, pad_token_id=None,
+            )
+        )  # fmt: skip
+    made.to(getattr(torch, dtype)).save_pretrained(folder)
+    tokenizer = words(sizes["vocab_size"])
+    tokenizer.eos_token = tokenizer.pad_token = UNKNOWN
+    tokenizer.save_pretrained(folder)
     return str(folder)
 
 
@@ -98,30 +125,49 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--dtype", default="float32")
     options.add_argument("--model", help="folder; default: the built-in model")
+    options.add_argument("--random", help="random weights of this shape: SmolLM2-135M, ...")
+    options.add_argument("--device", default="auto")
+    options.add_argument("--tokens", type=int, nargs="+", help="our micro-batches to try")
     given = options.parse_args()
     steps = given.steps or DEFAULTS[given.job][0]
     sizes = given.sizes or DEFAULTS[given.job][1]
     with tempfile.TemporaryDirectory() as folder:
-        model = given.model or export_model(Path(folder) / "model")
+        where = Path(folder) / "model"
+        if given.random:
+            model = random_model(where, given.random, given.dtype)
+        else:
+            model = given.model or export_model(where)
         common = ["--job", given.job, "--model", model, "--threads", str(given.threads)]
         common += ["--dtype", given.dtype, "--order", str(Path(folder) / "order.json")]
+        common += ["--device", given.device]
         long = [*common, "--steps", str(steps)]
-        ours = [run(sys.executable, "side_winnow.py", long)]
+        heading(given)
+
+        def measured(name: str, python: str, script: str, words: list[str]) -> Side:
+            side = run(python, script, words)
+            print(line(name, side), flush=True)  # at once: what comes may take long, or fail
+            return side
+
+        own = [[*long, "--microbatch-tokens", str(each)] for each in given.tokens or ()] or [long]
+        found = [(measured("winnow", sys.executable, OURS, words), words) for words in own]
+        first, fastest = min(found, key=lambda side: settled(side[0], "step"))
         tried = {
-            size: run(
-                given.peer, "side_trl.py", [*common, "--steps", "2", "--microbatch", str(size)]
+            size: measured(
+                f"trl, 2 steps at {size}",
+                given.peer,
+                THEIRS,
+                [*common, "--steps", "2", "--microbatch", str(size)],
             )
             for size in sizes
         }
         best = min(tried, key=lambda size: float(tried[size]["steps"][1]["step"]))
-        theirs = run(given.peer, "side_trl.py", [*long, "--microbatch", str(best)])
-        ours.append(run(sys.executable, "side_winnow.py", long))
-    report(given, ours, tried, best, theirs)
+        words = [*long, "--microbatch", str(best)]
+        theirs = measured(f"trl, micro-batch {best}", given.peer, THEIRS, words)
+        again = measured("winnow", sys.executable, OURS, fastest)
+    report([first, again], theirs)
 
 
-def report(
-    given: argparse.Namespace, ours: list[Side], tried: dict[int, Side], best: int, theirs: Side
-) -> None:
+def heading(given: argparse.Namespace) -> None:
     print(
         f"{given.job}, {given.dtype}, {given.threads} threads, {platform.machine()}; "
         "seconds a step are medians over the later half of the steps"
@@ -131,13 +177,12 @@ def report(
     print(
         " " * 22
         + "".join(h.rjust(w) for h, w in zip(heads, widths, strict=True))
-        + "   until reward passes 1/2"
+        + "   until reward passes 1/2",
+        flush=True,
     )
-    for side in ours:
-        print(line("winnow", side))
-    print(line(f"trl, micro-batch {best}", theirs))
-    for size, side in tried.items():
-        print(line(f"trl, 2 steps at {size}", side))
+
+
+def report(ours: list[Side], theirs: Side) -> None:
     slower = max(ours, key=lambda side: settled(side, "step"))
     ratios = {
         key: settled(theirs, key) / settled(slower, key) for key in ("sample", "update", "step")

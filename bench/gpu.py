@@ -38,6 +38,8 @@ from winnow.rollouts.generate import ask
 from winnow.types import Group, Prompt
 
 SAMPLES = 8
+UNKNOWN = "<0>"
+"""The word of token 0, and of what is no word."""
 SHAPES: dict[str, dict[str, Any]] = {
     "SmolLM2-135M": {
         "num_hidden_layers": 30,
@@ -195,11 +197,12 @@ def model(work: Work) -> Any:
 
 
 def words(size: int) -> Any:
-    """A tokenizer that has a word for each token."""
-    core = Tokenizer(models.WordLevel({f"t{i}": i for i in range(size)}, unk_token="t0"))
+    """A tokenizer that has a word for each token; the first one is no part of another word."""
+    names = [UNKNOWN, *(f"t{i}" for i in range(1, size))]
+    core = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token=UNKNOWN))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made: Any = PreTrainedTokenizerFast
-    return made(tokenizer_object=core, unk_token="t0", clean_up_tokenization_spaces=False)
+    return made(tokenizer_object=core, unk_token=UNKNOWN, clean_up_tokenization_spaces=False)
 
 
 def timed(work: Work, job: Callable[[], object], times: int = 2) -> Cost:

@@ -2,6 +2,8 @@
 
 addition    few-shot two-digit addition, prompts of about 38 tokens, 16 x 8 samples of 8 tokens
 reasoning   word problems, prompts of 100 to 200 tokens, 4 x 8 samples of up to 128 tokens
+tokens      random words and rewards, prompts of 128 tokens, 32 x 8 samples of 128 tokens: for
+            random weights, so only its times say anything
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ import json
 import random
 import re
 import resource
+import zlib
 from dataclasses import dataclass
 
 import torch
 
+COIN = "coin"
+"""The answer of prompts for which any completion is right half of the time."""
 LEARNING_RATE = 1e-5
 SAMPLES = 8
 
@@ -37,6 +42,7 @@ def arguments() -> argparse.ArgumentParser:
     options.add_argument("--model", required=True)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--dtype", default="float32")
+    options.add_argument("--device", default="auto")
     options.add_argument("--order", help="file for the order of the prompts: ours writes it")
     return options
 
@@ -54,6 +60,9 @@ def job(name: str, steps: int) -> Job:
     if name == "addition":
         rows = [_addition(rng) for _ in range(16 * steps)]
         return Job(name, 16, 8, 1024, rows)
+    if name == "tokens":
+        rows = [_words(rng) for _ in range(32 * steps)]
+        return Job(name, 32, 128, 16384, rows)
     rows = [_word_problem(rng) for _ in range(4 * steps)]
     return Job(name, 4, 128, 1280, rows)
 
@@ -63,6 +72,8 @@ def score(completion: str, answer: str) -> float:
 
     A graded reward, so that a model which solves few word problems still has groups to learn from.
     """
+    if answer == COIN:
+        return float(zlib.crc32(completion.encode()) % 2)
     given = re.search(r"[Tt]he answer is \$?(\d+)", completion)
     if given:
         return 1.0 if given.group(1) == answer else 0.2
@@ -80,6 +91,10 @@ def spread(values: list[float]) -> tuple[float, float]:
     mean = sum(means) / len(means)
     variance = sum((m - mean) ** 2 for m in means) / (len(means) - 1)
     return mean, (variance / len(means)) ** 0.5
+
+
+def _words(rng: random.Random) -> dict[str, str]:
+    return {"prompt": " ".join(f"t{rng.randrange(1, 512)}" for _ in range(128)), "answer": COIN}
 
 
 def _addition(rng: random.Random) -> dict[str, str]:

@@ -70,7 +70,7 @@ def main() -> None:
             epsilon_high=0.28,
             loss_type="grpo",
             max_grad_norm=1.0,
-            use_cpu=not torch.cuda.is_available(),
+            use_cpu=given.device == "cpu" or not torch.cuda.is_available(),
             bf16=False,
             gradient_checkpointing=False,
             shuffle_dataset=False,

@@ -36,7 +36,9 @@ def sampled(run: Path, steps: int) -> tuple[list[list[float]], list[str]]:
 
 
 def main() -> None:
-    given = arguments().parse_args()
+    options = arguments()
+    options.add_argument("--microbatch-tokens", type=int, help="default: the job's")
+    given = options.parse_args()
     torch.set_num_threads(given.threads)
     work = job(given.job, given.steps)
     with tempfile.TemporaryDirectory() as folder:
@@ -51,10 +53,11 @@ def main() -> None:
             quiet=True,
             dtype=given.dtype,
             threads=given.threads,
+            device=given.device,
             prompts_per_step=work.prompts_per_step,
             samples_per_prompt=SAMPLES,
             minibatch_prompts=work.prompts_per_step,
-            microbatch_tokens=work.microbatch_tokens,
+            microbatch_tokens=given.microbatch_tokens or work.microbatch_tokens,
             sampling={"max_tokens": work.max_tokens},
             optimizer={"lr": LEARNING_RATE},
             eval={"size": 0},
@@ -80,4 +83,5 @@ def main() -> None:
     hand_over(rows, whole)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -55,6 +55,19 @@ def test_the_error_of_a_mean_reward_is_over_prompts():
     assert spread([1.0, 0.0] * 8) == (0.5, 0.0)
 
 
+def test_the_words_of_random_prompts_are_one_token_each():
+    """A special token that begins a word, as t1 does t12, would cut it."""
+    from gpu import UNKNOWN, words
+    from jobs import job
+
+    tokenizer = words(512)
+    tokenizer.eos_token = tokenizer.pad_token = UNKNOWN
+    for row in job("tokens", 1).rows:
+        ids = [int(word[1:]) for word in row["prompt"].split()]
+        assert tokenizer(row["prompt"])["input_ids"] == ids
+        assert len(ids) == 128
+
+
 def test_both_jobs_have_the_lengths_that_they_say():
     from jobs import job, score
 
