@@ -8,8 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,19 +50,42 @@ def no_torch(tmp_path_factory) -> Path:
     return folder
 
 
-def winnow(args: list[str], cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess:
+def winnow(
+    args: list[str], cwd: Path, path: Path | None = None, script: str = "-m winnow", given: str = ""
+) -> subprocess.CompletedProcess:
+    """`python -m winnow` with arguments, or another script, before whose modules come those of
+    `path`."""
     unset = ("PYTHONPATH",)
-    given = {k: v for k, v in os.environ.items() if k not in unset}
-    given |= {"COLUMNS": "100", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    given |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(path or "")}
+    env = {k: v for k, v in os.environ.items() if k not in unset}
+    env |= {"COLUMNS": "100", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(path or "")}
     return subprocess.run(
-        [sys.executable, "-m", "winnow", *args],
+        [sys.executable, *script.split(), *args],
         cwd=cwd,
-        env=given,
+        env=env,
+        input=given,
         capture_output=True,
         text=True,
         timeout=120,
     )
+
+
+def forked(asked: Sequence[tuple[list[str], Path]], path: Path) -> list[Done]:
+    """Many command lines, each in a folder, none of which may import a model library."""
+    rows = json.dumps([{"args": args, "cwd": str(cwd)} for args, cwd in asked])
+    script = str(Path(__file__).parent / "forks.py")
+    done = winnow([script], path, path, script="-W error", given=rows)
+    assert done.returncode == 0, done.stderr
+    return [Done(row["code"], row["out"], row["err"]) for row in json.loads(done.stdout)]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @dataclass(frozen=True)
@@ -354,32 +376,36 @@ def contents(folder: Path) -> dict[str, tuple[bytes | None, int]]:
 
 @dataclass(frozen=True)
 class Outcome:
-    done: subprocess.CompletedProcess
+    done: Done
     harmed: bool
 
 
 @pytest.fixture(scope="module")
 def outcomes(request, tmp_path_factory, model, no_torch) -> dict[str, Outcome]:
-    """Those of the mistakes that are asked for, two at a time."""
+    """Those of the mistakes that are asked for."""
     asked = [
         item.callspec.params.get("mistake")
         for item in request.session.items
         if item.path == Path(__file__) and hasattr(item, "callspec")
     ]
-
-    def make(mistake: str) -> Outcome:
-        case = MISTAKES[mistake]
+    lines: dict[str, tuple[list[str], Path]] = {}
+    before = {}
+    for mistake in [name for name in MISTAKES if name in asked]:
         folder = tmp_path_factory.mktemp("cwd")
         furnish(folder)
-        before = contents(folder)
-        args = case.args.split() if isinstance(case.args, str) else case.args
-        args = [arg.replace("{model}", str(model)) for arg in args]
-        done = winnow(args, folder, None if case.models else no_torch)
-        return Outcome(done, contents(folder) != before)
-
-    with ThreadPoolExecutor(2) as pool:
-        names = [name for name in MISTAKES if name in asked]
-        return dict(zip(names, pool.map(make, names), strict=True))
+        before[mistake] = contents(folder)
+        args = MISTAKES[mistake].args
+        words = args.split() if isinstance(args, str) else args
+        lines[mistake] = [word.replace("{model}", str(model)) for word in words], folder
+    quick = [name for name in lines if not MISTAKES[name].models]
+    done = dict(zip(quick, forked([lines[name] for name in quick], no_torch), strict=True))
+    for name in lines.keys() - done.keys():
+        ended = winnow(*lines[name])
+        done[name] = Done(ended.returncode, ended.stdout, ended.stderr)
+    return {
+        name: Outcome(done[name], contents(folder) != before[name])
+        for name, (_, folder) in lines.items()
+    }
 
 
 def check_line(case: Case, code: int, out: str, err: str) -> None:
@@ -619,14 +645,11 @@ def missing_torch(name: str) -> str:
 
 class TestHelp:
     @pytest.fixture(scope="class")
-    def helps(self, tmp_path_factory, no_torch) -> dict[str, subprocess.CompletedProcess]:
-        def ask(args: tuple[str, ...]) -> subprocess.CompletedProcess:
-            return winnow(list(args), folder, no_torch)
-
+    def helps(self, tmp_path_factory, no_torch) -> dict[str, Done]:
         folder = tmp_path_factory.mktemp("help")
-        asked = [(), ("--help",), *((command, "--help") for command in COMMANDS)]
-        with ThreadPoolExecutor(2) as pool:
-            return {" ".join(a): d for a, d in zip(asked, pool.map(ask, asked), strict=True)}
+        asked = [[], ["--help"], *([command, "--help"] for command in COMMANDS)]
+        done = forked([(args, folder) for args in asked], no_torch)
+        return {" ".join(args): each for args, each in zip(asked, done, strict=True)}
 
     def test_every_command_has_help_with_an_example(self, helps) -> None:
         assert helps["--help"].stdout == helps[""].stdout
