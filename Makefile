@@ -10,7 +10,7 @@ export PIP_CONSTRAINT       := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo install test test-learns test-elsewhere peers torture verdicts examples docs test-page lint check \
+.PHONY: demo install test test-learns test-elsewhere long peers torture verdicts examples docs test-page lint check \
         package pins bench bench-sampling bench-selection bench-report pictures floors check-gpu bench-gpu \
         clean
 
@@ -25,6 +25,9 @@ test-learns: $(VENV)/tests           ## what trains, five seeds on three kinds o
 
 test-elsewhere: $(VENV)/tests $(VENV)-newest/tests ## the tests, as other machines would run them
 	.ci/elsewhere
+
+long: $(VENV)/tests                  ## what needs many samples or updates to say what it says
+	$(BIN)/python -m pytest -n 2 -m long $(ARGS)
 
 peers: $(VENV)/peers                 ## compare losses and gradients with TRL's
 	$(BIN)/python -m pytest -m peers

@@ -134,20 +134,32 @@ def test_rates_run_the_products_of_a_model(backward):
     assert all(seconds > 0 for seconds in (*measured.body, *measured.head))
 
 
-def test_the_gpu_check_passes_on_the_cpu_and_fails_where_numbers_differ(monkeypatch, capsys):
+@pytest.fixture
+def check(monkeypatch, capsys):
+    """Runs some checks of the GPU on the CPU: the exit code, and the lines that are printed."""
     import check_gpu
-    import gpu_cases
-
-    asked = ["check_gpu.py", "--device", "cpu", "--rows", "grpo", "--only"]
 
     def run(*names):
-        monkeypatch.setattr(sys, "argv", [*asked, *names])
+        asked = ["check_gpu.py", "--device", "cpu", "--rows", "grpo", "--only", *names]
+        monkeypatch.setattr(sys, "argv", asked)
         with pytest.raises(SystemExit) as ended:
             check_gpu.main()
         return ended.value.code, capsys.readouterr().out.splitlines()
 
+    return run
+
+
+def test_a_check_of_the_gpu_passes_on_the_cpu(check):
+    code, lines = check("gradient grpo")
+    assert (code, lines[-1]) == (0, "1 passed, 0 failed")
+
+
+@pytest.mark.long
+def test_the_gpu_check_passes_on_the_cpu_and_fails_where_numbers_differ(monkeypatch, check):
+    import gpu_cases
+
     names = ("sampler random", "gradient", "update ppo, own", "train grpo")
-    code, lines = run(*names)
+    code, lines = check(*names)
     assert code == 0
     assert "12 passed, 0 failed" in lines
     # each policy is moved a little further than the one before it, as if by another device
@@ -155,7 +167,7 @@ def test_the_gpu_check_passes_on_the_cpu_and_fails_where_numbers_differ(monkeypa
     monkeypatch.setattr(
         gpu_cases, "nudged", lambda weights, seed, size: true(weights, seed, size * next(calls))
     )
-    code, lines = run("gradient", "update ppo, own")
+    code, lines = check("gradient", "update ppo, own")
     assert code == 1
     # one device alone repeats its own gradient, wherever it is
     assert [line[:4] for line in lines[1:]] == ["FAIL", "PASS", "PASS", "FAIL", "2 pa"]

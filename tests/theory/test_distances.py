@@ -21,6 +21,7 @@ def test_the_docs_have_how_near_rows_come() -> None:
     assert told[256] == pytest.approx([float(c) for c in made.split("|")[2:-1]], abs=0.03)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("beta", distances.BETAS)
 def test_four_times_the_samples_halve_the_distance_except_by_group(beta) -> None:
     gibbs, over_set, over_group, _ = (

@@ -100,6 +100,7 @@ def samples(policy, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("row", "advantage"),
     [
@@ -125,6 +126,7 @@ def test_training_reaches_pi_star(policy, samples, tmp_path, row, advantage) -> 
     assert total_variation(enumerated(result.checkpoint, PROMPT), tilted(start)) < 0.02
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("over", ["set", "group"])
 def test_weights_normalised_over_all_steps_reach_pi_star_and_by_prompt_do_not(
     policy, tmp_path, over
@@ -293,6 +295,7 @@ def fits(counts: np.ndarray, probabilities: np.ndarray) -> float:
     return float(stats.chisquare(observed[keep], wanted[keep]).pvalue)
 
 
+@pytest.mark.long
 def test_exact_samples_from_a_real_models_pi_star(tmp_path) -> None:
     """SmolLM2, one token: pi* is enumerated over its whole vocabulary."""
     prompt, beta = "My favourite colour is", 0.2
