@@ -6,7 +6,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub
 # The models here are too small to share out; what a test starts takes as many.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
 import signal
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,6 +46,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have that of the one that starts them
+        caches = tempfile.mkdtemp(prefix="winnow-tests-")
+        os.environ["XDG_CACHE_HOME"] = caches
+        config.add_cleanup(lambda: shutil.rmtree(caches, ignore_errors=True))
     tiny.LUCK = config.getoption("--luck")
 
 

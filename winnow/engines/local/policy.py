@@ -14,6 +14,7 @@ from winnow.config.schema import Config
 from winnow.engines.base import PRESENT, START, ModelSize, Weights
 from winnow.engines.devices import room
 from winnow.engines.models.forward import PolicyForward
+from winnow.engines.models.kept import keep
 from winnow.engines.models.loading import (
     ModelSource,
     check_finite,
@@ -77,6 +78,8 @@ class LocalPolicy:
         """The module, read on the first call."""
         if self._module is None:
             module = load_model(self.now, self.dtype, self._device, self.field)
+            if self.now.file is not None and (why := keep(self.now.file, module, self.tokenizer)):
+                self.said += (why,)
             if self._config.lora.rank:
                 self._adapters = self._attached(module)
             self._module = module

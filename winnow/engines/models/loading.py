@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from winnow.engines.models import kept
 from winnow.errors import UserError, nearest
 from winnow.storage.digests import check_model
 
@@ -39,6 +40,19 @@ class ModelSource:
 
     name: str
     gguf: str | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The GGUF file."""
+        return None if self.gguf is None else Path(self.name, self.gguf)
+
+    def read_from(self) -> ModelSource:
+        """Where it is read from: the folder that a GGUF file's model is kept in, if there is one.
+
+        Whoever names it to a person, or writes it down, names the file.
+        """
+        folder = None if self.file is None else kept.found(self.file)
+        return self if folder is None else ModelSource(str(folder))
 
     @property
     def ordinary(self) -> bool:
@@ -89,6 +103,7 @@ def load_tokenizer(source: ModelSource, field: str = "model", *, local: bool = F
     """
     from transformers import AutoTokenizer
 
+    source = source.read_from()
     with reading(source, field, weights=False):
         return AutoTokenizer.from_pretrained(
             source.name, gguf_file=source.gguf, local_files_only=local
@@ -103,6 +118,7 @@ def load_config(source: ModelSource, field: str = "model") -> Any:
     """
     from transformers import AutoConfig
 
+    source = source.read_from()
     with reading(source, field, weights=False):
         name = _base_of(source) or source.name
         return AutoConfig.from_pretrained(name, gguf_file=source.gguf)
@@ -119,6 +135,7 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    source = source.read_from()
     with reading(source, field):
         model: Any = AutoModelForCausalLM.from_pretrained(
             _base_of(source) or source.name,
@@ -167,7 +184,7 @@ def check_finite(
 
 def where_of(source: ModelSource) -> str:
     """The path or hub id of a model."""
-    return str(Path(source.name, source.gguf)) if source.gguf else source.name
+    return str(source.file or source.name)
 
 
 def _base_of(source: ModelSource) -> str | None:

@@ -1,0 +1,164 @@
+"""What is read of a GGUF file and what is kept of it are the same model, bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from tests import local, tiny
+from winnow.engines.models import kept, loading
+from winnow.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path, monkeypatch) -> Path:
+    """A cache of the test's own, and no memory of other folders that were looked at."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    kept._whole.cache_clear()
+    return tmp_path / "caches" / "winnow"
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    """A small Llama, its matrices in four bits."""
+    path = tmp_path / "small.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_embedding_length(64)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(64)
+    writer.add_context_length(32)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(8)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(["<end>", *"abcdef", "ab"])
+    writer.add_token_types([3, *[1] * 7])
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(0)
+    random = np.random.default_rng(0)
+    shapes = {"token_embd": (8, 64), "output_norm": (64,)}
+    shapes |= {f"blk.0.{name}": (64, 64) for name in ("attn_q", "attn_k", "attn_v", "attn_output")}
+    shapes |= {f"blk.0.{name}": (64, 64) for name in ("ffn_gate", "ffn_up", "ffn_down")}
+    shapes |= {f"blk.0.{name}": (64,) for name in ("attn_norm", "ffn_norm")}
+    for name, shape in shapes.items():
+        values = random.normal(size=shape).astype(np.float32)
+        if len(shape) == 1:
+            writer.add_tensor(f"{name}.weight", values)
+            continue
+        four = gguf.GGMLQuantizationType.Q4_1
+        writer.add_tensor(f"{name}.weight", gguf.quantize(values, four), raw_dtype=four)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def read(file: Path, dtype: str = "float32"):
+    """An engine whose model is read, and its weights as bytes."""
+    engine = local.engine(file, dtype=dtype)
+    weights = {
+        name: weight.contiguous().view(torch.uint8).numpy().tobytes()
+        for name, weight in engine.module().state_dict().items()
+    }
+    return engine, weights
+
+
+@pytest.fixture
+def readings(monkeypatch) -> list[str | None]:
+    """What `from_pretrained` was told of a GGUF file, reading by reading."""
+    from transformers import AutoModelForCausalLM
+
+    told, true = [], AutoModelForCausalLM.from_pretrained
+
+    def tells(*args, gguf_file=None, **more):
+        told.append(gguf_file)
+        return true(*args, gguf_file=gguf_file, **more)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", tells)
+    return told
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_kept_is_what_was_read(file, caches, tmp_path, readings, dtype) -> None:
+    first, weights = read(file, dtype)
+    if dtype == "bfloat16":  # rounded weights are not the file's
+        assert not caches.exists()
+        read(file)
+        readings.clear()
+        readings.append("small.gguf")
+    again, others = read(file, dtype)
+    assert readings == ["small.gguf", None]
+    assert others == weights
+    assert again.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+    assert loading.end_tokens(again.module(), again.tokenizer) == {0}
+    assert again.context == first.context == 32
+    for name, engine in (("a", first), ("b", again)):
+        engine.save(tmp_path / name)
+    for path in (tmp_path / "a").iterdir():
+        assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_another_file_of_the_name_is_another_model(file, caches, readings) -> None:
+    read(file)
+    bits = bytearray(file.read_bytes())
+    bits[-1] ^= 1
+    file.write_bytes(bits)
+    _, weights = read(file)
+    assert readings == ["small.gguf"] * 2
+    assert len(list(caches.iterdir())) == 1, "what was kept of the former file is removed"
+    assert read(file)[1] == weights
+
+
+def test_what_is_damaged_is_read_anew(file, caches, readings) -> None:
+    _, weights = read(file)
+    (folder,) = caches.iterdir()
+    path = folder / "model.safetensors"
+    bits = bytearray(path.read_bytes())
+    bits[-1] ^= 1
+    path.write_bytes(bits)
+    kept._whole.cache_clear()  # as in another process
+    assert read(file)[1] == weights
+    assert readings == ["small.gguf"] * 2
+    kept._whole.cache_clear()
+    assert read(file)[1] == weights
+    assert readings[2:] == [None]
+
+
+def test_where_nothing_can_be_kept_it_is_said_and_nothing_is_left(file, caches) -> None:
+    caches.parent.mkdir()
+    caches.write_text("in the way")
+    engine, _ = read(file)
+    (note,) = engine.said
+    assert "small.gguf is read anew each time: it cannot be kept ready (cannot write " in note
+    assert caches.read_text() == "in the way"
+
+
+def test_an_error_names_the_file_and_not_what_was_kept_of_it(file) -> None:
+    read(file)
+    net = tiny.model()
+    with torch.no_grad():
+        net.lm_head.weight[0, 0] = torch.nan
+    with pytest.raises(UserError, match=r"^model: '[^']*small\.gguf': 1 of "):
+        loading.check_finite(net, loading.resolve(str(file)), "model")
+
+
+def test_a_large_model_is_not_kept(file, caches, monkeypatch) -> None:
+    monkeypatch.setattr(kept, "_LARGEST", 1000)
+    engine, _ = read(file)
+    assert engine.said == ()
+    assert not caches.exists()
+
+
+def test_a_file_that_is_gone_is_not_found(file) -> None:
+    read(file)
+    assert kept.found(file) is not None
+    shutil.move(file, file.with_name("other.gguf"))
+    assert kept.found(file) is None
