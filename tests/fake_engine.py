@@ -31,6 +31,7 @@ class Engine:
         self.of = lambda weights: self.kept[weights] if weights in self.kept else read(weights)
         self.notes, self.load, self.close = lambda: ["fake"], lambda: None, lambda: None
         self.decode = lambda ids: "".join(map(chr, ids))
+        self.token_ends = lambda ids, text: (*[min(i + 1, len(text)) for i in range(len(ids))],)
         self.size = lambda: ModelSize(10, 10, 8, 1, 1, 64, 0, True)
         self.peak_memory = lambda: None
         self.publish = lambda version: WeightsRef(version, PRESENT, hash=str(version))
@@ -92,12 +93,16 @@ class Learner:
             StepStats(applied=True, grad_norm=1.0, lr=self.lr),
             np.exp(logp(self.engine.now)),
         )
+        now = logp(self.engine.now, heat)
         for group in groups:
             weights = np.multiply(factors(group, terms[0], totals), group.advantages)
             for sample, weight in zip(group.samples, weights, strict=True):
                 self.engine.now += self.lr * weight * (np.eye(10)[int(sample.text)] - policy)
             done.influence.append([*abs(weights)])
             done.samples += len(learned_from(group, terms))
+            own = [s for s in group.samples if s.policy_version == self.version and s.logprobs]
+            done.gap_sum += sum(abs(now[int(s.text)] - s.logprobs[0]) for s in own)
+            done.gap_tokens += len(own)
         self.version += 1
         return done
 

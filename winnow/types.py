@@ -276,6 +276,9 @@ class Sums:
         kl_sum: Sum of s - 1 - log s, which estimates KL(pi_old || pi) (k3).
         token_ratios: The ratios themselves, of every token that had one.
         log_weights: For each sample that had ratios the log-ratio of the whole sample.
+        gap_sum: Sum of |log pi - log pi_sampler|, nats, over the tokens of samples that these very
+            weights sampled: two computations of one number.
+        gap_tokens: How many tokens that is.
         influence: For each group, for each of its samples: |coefficient x advantage| summed over
             its tokens, as if nothing were clipped.
         measures: Other measures of the terms, by name: the sum, and of how many.
@@ -292,6 +295,8 @@ class Sums:
     kl_sum: float = 0.0
     token_ratios: list[float] = field(default_factory=list)
     log_weights: list[float] = field(default_factory=list)
+    gap_sum: float = 0.0
+    gap_tokens: int = 0
     influence: list[list[float]] = field(default_factory=list)
     measures: dict[str, tuple[float, int]] = field(default_factory=dict)
 

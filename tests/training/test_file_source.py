@@ -325,6 +325,8 @@ class TestTextAlone:
             train(tiny_model, file, tmp_path / "run", algorithm="raft++")
         result = train(tiny_model, file, tmp_path / "run", algorithm="rft")
         assert [9, 9, 9] not in [row["prompt_ids"] for row in rows_of(result.folder / "rollouts")]
+        # the texts' own tokens are the same, as their recorded ends show
+        assert {row["retokenised_rate"] for row in result.metrics} == {0.0}
 
     def test_nothing_to_learn_from(self, tiny_model, samples, tmp_path) -> None:
         empty = {"text": lambda row: "", "finish_reason": lambda row: "length"}

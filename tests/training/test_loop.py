@@ -39,6 +39,7 @@ def test_learning_rate_zero_changes_nothing(tiny_model, tmp_path, algorithm):
     for row in result.metrics:
         assert row["ratio_max_deviation"] < 1e-4
         assert row["clip_fraction"] == 0
+        assert row["logprob_gap"] < 1e-5  # float32
         assert row["ratio_mean"] == pytest.approx(1, abs=1e-5)
         assert abs(row["kl_to_sampling_policy"]) < 1e-6
 

@@ -170,7 +170,9 @@ class Learner(Protocol):
     ) -> StepStats:
         """One optimizer step on a mini-batch of groups with advantages, rejected samples included.
 
-        Only samples that a term runs over reach the model.
+        Only samples that a term runs over reach the model. Samples of this very `version` are
+        compared with their sampler's log-probs (`Sums.gap_sum`), where a term reads log-probs at
+        the temperature.
 
         Args:
             totals: Counts of the whole mini-batch, of which `groups` may be one rank's part.
@@ -264,6 +266,13 @@ class Engine(Protocol):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens as text, special ones written out."""
+        ...
+
+    def token_ends(self, tokens: Sequence[int], text: str) -> tuple[int, ...]:
+        """Where each token of a completion ends in its text (`types.Sample.token_ends`).
+
+        Empty where that is not known, or where they are not the tokens of this text.
+        """
         ...
 
     def size(self) -> ModelSize:

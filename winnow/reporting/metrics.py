@@ -30,8 +30,16 @@ MEASURES = (
     "anchor_loss",
 )
 """Measures of terms in updates: means over their tokens, samples or groups."""
-OF_SAMPLING = ("kl_to_reference", "kl_beta", "prompts_refilled", "distinct_right")
-"""Measures that are taken when samples are made."""
+OF_SAMPLING = (
+    "kl_to_reference",
+    "kl_beta",
+    "prompts_refilled",
+    "distinct_right",
+    "identical_pairs",
+    "identical_expected",
+    "retokenised_rate",
+)
+"""Measures that are taken when samples are made or read."""
 _LOG_LARGEST = math.log(np.finfo(np.float64).max)
 
 
@@ -139,6 +147,7 @@ def _of_updates(applied: Sequence[StepStats]) -> Metrics:
         if ratio_tokens
         else None,
         "kl_to_sampling_policy": per_ratio_token(sum(stats.kl_sum for stats in applied)),
+        "logprob_gap": _ratio(sum(s.gap_sum for s in applied), sum(s.gap_tokens for s in applied)),
         "ratio_quantiles": _quantiles([x for stats in applied for x in stats.token_ratios]),
         **_of_weights([stats.log_weights for stats in applied if stats.log_weights]),
         **{name: _measured(applied, name) for name in MEASURES},
@@ -368,7 +377,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _ratio(part: int, whole: int) -> float | None:
+def _ratio(part: float, whole: int) -> float | None:
     return part / whole if whole else None
 
 

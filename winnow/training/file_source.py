@@ -5,7 +5,7 @@ read -> select -> advantages, once for the whole file; then passes over it, each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from winnow.algorithms.algorithm import Algorithm
@@ -19,11 +19,9 @@ from winnow.rollouts.context import Context
 from winnow.rollouts.select import refuse_greedy, select_groups
 from winnow.storage.sample_table import SampleTable, read_samples
 from winnow.training.pair_file import read_pairs
+from winnow.training.retokenise import Retokeniser
 from winnow.training.sources import Passes
-from winnow.types import Batch, Group, Outcome
-
-Complete = Callable[[Group], Group]
-"""Fills in token ids that a file does not hold."""
+from winnow.types import Batch, Outcome
 
 _FOR_TRAINING = ("prompt", "text")
 _NOT_GUESSED = frozenset({"finish_reason"})
@@ -136,7 +134,7 @@ class Recorded(Passes):
         self,
         phase: Phase,
         file: File,
-        complete: Complete,
+        complete: Retokeniser,
         context: Context,
         annotator: Annotator,
     ) -> None:
@@ -154,20 +152,22 @@ class Recorded(Passes):
         """Groups of a step; never fresh: their samples were made elsewhere."""
         epoch, chosen = self.chosen(step, len(self._table), self._prompts_per_step)
         with self._watch("sample"):
+            recorded = [self._table.group(i) for i in chosen]
             groups = [
-                self._complete(self._table.group(i)).with_(
+                self._complete(group).with_(
                     outcomes=self._selected[i].outcomes,
                     advantages=self._selected[i].advantages,
                     step=step,
                 )
-                for i in chosen
+                for i, group in zip(chosen, recorded, strict=True)
             ]
+            rate = self._complete.rate(recorded, groups)
         with self._watch("annotate"):
             groups = self._annotator.fill(groups, for_advantages=False)
         if epoch == 0:
             with self._watch("store"):
                 self._store.write_samples("train", step, groups)
-        return Batch(groups, fresh=False)
+        return Batch(groups, fresh=False, measures={"retokenised_rate": rate})
 
 
 @dataclass(frozen=True)

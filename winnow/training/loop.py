@@ -11,11 +11,13 @@ from winnow.reporting.events import CheckpointSaved, SamplesScored, StepEnd
 from winnow.reporting.memory import peak_host_gib
 from winnow.reporting.metrics import Evaluation, Metrics, step_metrics
 from winnow.reporting.timing import utc_now
+from winnow.rollouts.collisions import with_collisions
 from winnow.rollouts.diversity import with_diversity
 from winnow.rollouts.rollout import Rollout
 from winnow.training.context import Run
 from winnow.training.early_stopping import BestSoFar, best_of_evaluations
 from winnow.training.updates import update
+from winnow.types import Batch
 
 STAGES = (*Rollout.stages, "update", "evaluate", "kl", "checkpoint")
 
@@ -60,7 +62,7 @@ def train(run: Run) -> None:
             step=step,
             phase=run.number,
             policy_version=run.learner.version,
-            batch=with_diversity(batch),
+            batch=_measured(run, batch),
             updates=updates,
             empty_minibatches=empty,
             seconds=watch.read(STAGES),
@@ -76,6 +78,14 @@ def train(run: Run) -> None:
             break
     if patience:
         observers.note(_outcome(best_so_far(run), patience))
+
+
+def _measured(run: Run, batch: Batch) -> Batch:
+    """The batch with what its samples say of the sampler, if they are not of a file."""
+    batch = with_diversity(batch)
+    if run.phase.file is not None:
+        return batch
+    return with_collisions(batch, true_logprobs=run.context.sampler.capabilities.true_logprobs)
 
 
 def held_out_accuracy(run: Run, step: int) -> Evaluation:

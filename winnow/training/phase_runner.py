@@ -24,7 +24,7 @@ from winnow.storage.paths import shown
 from winnow.storage.run_folder import FINAL
 from winnow.training.context import Run
 from winnow.training.early_stopping import chosen_checkpoint
-from winnow.training.file_source import Complete, Recorded
+from winnow.training.file_source import Recorded
 from winnow.training.retokenise import Retokeniser, same_vocabulary
 from winnow.training.sft_mix import Anchor
 from winnow.training.sources import EveryStep, Once, Source
@@ -56,7 +56,7 @@ class PhaseRunner:
         self._state: dict[str, Any] = found[1] if found else {"step": 0}
         self._version = int(self._state.get("policy_version", 0))
         self._learner: Learner | None = None
-        self._completes: dict[int, Complete] = {}
+        self._completes: dict[int, Retokeniser] = {}
         self._examples: dict[int, Anchor | None] = {}
 
     def prepare(self) -> None:
@@ -140,7 +140,7 @@ class PhaseRunner:
             return START
         return self.context.store.checkpoint_of(phase.before) if resumed else PRESENT
 
-    def _complete(self, phase: Phase, file: File) -> Complete:
+    def _complete(self, phase: Phase, file: File) -> Retokeniser:
         """What gives a file's groups the tokens of this model that they lack.
 
         Raises:

@@ -52,7 +52,7 @@ class Retokeniser:
         except UserError as error:
             raise error.with_(setting="samples_file") from error
         samples = tuple(
-            sample if sample.token_ids and not self._anew else self._complete(group, sample)
+            self._complete(group, sample) if self._lacks(sample) else sample
             for sample in group.samples
         )
         longest = len(prompt_ids) + max(len(sample.token_ids) for sample in samples)
@@ -64,6 +64,47 @@ class Retokeniser:
                 self._leave_out,
             )
         return group.with_(prompt_ids=prompt_ids, samples=samples)
+
+    def rate(self, recorded: Sequence[Group], complete: Sequence[Group]) -> float | None:
+        """Share of the samples tokenized anew whose tokens are known not to be the sampled ones.
+
+        A sample's tokens are others where they do not end in its text where those did that were
+        sampled (`types.Sample.token_ends`), or where their text is another.
+
+        Args:
+            recorded: Groups of the file.
+            complete: The same groups, as this gave them.
+
+        Returns:
+            ``None`` if no sample was tokenized anew, or nothing is known of any.
+        """
+        pairs = zip(recorded, complete, strict=True)
+        anew = [
+            self._other_tokens(sample, made)
+            for before, after in pairs
+            for sample, made in zip(before.samples, after.samples, strict=True)
+            if self._lacks(sample)
+        ]
+        known = [found for found in anew if found is not None]
+        return sum(known) / len(anew) if known else None
+
+    def _lacks(self, sample: Sample) -> bool:
+        """Whether it has no tokens of this model."""
+        return self._anew or not sample.token_ids
+
+    def _other_tokens(self, sample: Sample, made: Sample) -> bool | None:
+        """Whether the tokens made of a text are others than were sampled; ``None``: not known."""
+        text = sample.text
+        if not self._engine.decode(made.token_ids).startswith(text):
+            return True
+        ends = self._engine.token_ends(made.token_ids, text)
+        if not sample.token_ends or not ends:
+            return None
+        # At the end of the text an end token or the rest of a stop string may be there or not.
+        before, after = (
+            [end for end in own if end < len(text)] for own in (sample.token_ends, ends)
+        )
+        return before != after
 
     def _complete(self, group: Group, sample: Sample) -> Sample:
         end = self._stop if sample.finish_reason == "stop" else ""

@@ -24,7 +24,7 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
         WinnowError: loss or gradient were not finite for two updates running.
     """
     updates: Updates = []
-    empty = 0
+    empty, begun = 0, run.learner.version
     terms, config, observers = (
         run.phase.algorithm.objective,
         run.phase.config,
@@ -43,7 +43,10 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
             most, version = config.prompts_per_update, run.learner.version
             auxiliary = run.anchor.auxiliary_batch(len(groups), most, config.seed, version)
         heat = config.sampling.temperature
+        own = _are_own(run, begun)
         stats = run.learner.step(groups, terms, totals(groups), heat, auxiliary)
+        if not own:
+            stats.gap_sum, stats.gap_tokens = 0.0, 0
         updates.append((positions, stats))
         run.unhealthy = 0 if stats.applied else run.unhealthy + 1
         if not stats.applied:
@@ -51,6 +54,20 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
     if empty == total:
         _no_update(run, step, batch)
     return updates, empty
+
+
+def _are_own(run: Run, begun: int) -> bool:
+    """Whether samples that name the learner's version were sampled by its weights.
+
+    The versions in a file are another run's, those of `samples_from` another model's, and
+    `rounds.restart` puts the start in the place of the weights that sampled.
+
+    Args:
+        begun: The policy's version as the step's updates began.
+    """
+    phase = run.phase
+    restarted = phase.config.rounds.restart and run.learner.version == begun
+    return phase.file is None and phase.sampled_from == phase.config.model and not restarted
 
 
 def _no_update(run: Run, step: int, batch: Batch) -> None:

@@ -46,6 +46,7 @@ def accumulate(
     totals: Totals,
     temperature: float,
     microbatch_tokens: int,
+    version: int | None = None,
 ) -> Sums:
     """Add the gradient of the terms over a mini-batch to the parameters' ``.grad``.
 
@@ -54,6 +55,7 @@ def accumulate(
         totals: Counts of the whole mini-batch, of which the groups may be a part.
         temperature: Of the sampler. Ratios are taken at it, likelihoods at 1.
         microbatch_tokens: See `microbatches.cut`.
+        version: Of the policy: its own samples are compared with their sampler's log-probs.
     """
     scales = [[factors(group, term, totals) for term in terms] for group in groups]
     done = Sums(
@@ -69,7 +71,10 @@ def accumulate(
         whole=any(term.span == "group" for term in terms),
     )
     for parts in batches:
-        loss = _loss(_Seen(models, parts, temperature), terms, scales, done)
+        seen = _Seen(models, parts, temperature)
+        loss = _loss(seen, terms, scales, done)
+        if version is not None:
+            _measure_gap(seen, version, done)
         if loss.requires_grad:
             torch.autograd.backward(loss)
         done.loss += float(loss.detach())
@@ -116,6 +121,10 @@ class _Seen:
     @property
     def positions(self) -> int:
         return self._at.positions if self._at is not None else 0
+
+    def sampled(self) -> Tensor | None:
+        """log pi of each token at the temperature of recorded log-probs, if a term has read it."""
+        return self._made.get(("logp", self._temperature or 1.0))
 
     def per_token(self, values: Sequence[float]) -> Tensor:
         """A number for each sample, repeated for each of its tokens."""
@@ -240,3 +249,21 @@ def _measure_ratio(seen: _Seen, term: Term, done: Sums) -> None:
         clipped = term.loss.clips(*given.values())
     if clipped is not None:
         done.clipped += int(clipped[here].sum())
+
+
+def _measure_gap(seen: _Seen, version: int, done: Sums) -> None:
+    """How far the policy's log-probs are from its sampler's, over samples of this very version."""
+    logp = seen.sampled()
+    samples = [part.group.samples[i] for part, i in seen.members]
+    own = [
+        bool(one.logprobs) and one.policy_version == version and not one.version_spans
+        for one in samples
+    ]
+    if logp is None or not any(own):
+        return
+    rows = torch.split(logp.detach().cpu().double(), seen.lengths.tolist())
+    for row, sample, counts in zip(rows, samples, own, strict=True):
+        if counts:
+            recorded = torch.tensor(sample.logprobs, dtype=torch.float64)
+            done.gap_sum += float((row - recorded).abs().sum())
+            done.gap_tokens += len(row)

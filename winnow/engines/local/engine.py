@@ -23,7 +23,7 @@ from winnow.engines.local.policy import SMALLER, LocalPolicy
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
-from winnow.engines.models.tokenization import PromptEncoder
+from winnow.engines.models.tokenization import PromptEncoder, token_ends
 from winnow.types import Group, Prompt
 
 
@@ -68,6 +68,9 @@ class LocalEngine(LocalPolicy):
             list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
+
+    def token_ends(self, tokens: Sequence[int], text: str) -> tuple[int, ...]:
+        return token_ends(self.tokenizer, tokens, text)
 
     def encode_completion(self, text: str, *, ended: bool) -> tuple[int, ...]:
         ids = self.tokenizer.encode(text, add_special_tokens=False)

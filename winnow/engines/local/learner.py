@@ -198,7 +198,7 @@ class LocalLearner:
         models = Models(self.forward, self._critic, self._distributions)
         limit = self._plan.microbatch_tokens
         with reproducible(self.forward.device, self._ordered):
-            done = accumulate(models, groups, terms, totals, temperature, limit)
+            done = accumulate(models, groups, terms, totals, temperature, limit, self.version)
             if beside is not None:
                 other = accumulate(models, beside.groups, beside.terms, beside.totals, 1.0, limit)
                 done.measures["anchor_loss"] = (other.loss / beside.terms[0].coefficient, 1)
