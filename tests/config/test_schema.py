@@ -380,6 +380,38 @@ def test_a_wrong_setting_is_one_line_that_names_it(item: str, message: str) -> N
     assert len(said) < 400
 
 
+def test_an_unknown_key_of_one_of_several_rewards() -> None:
+    first, second = {"name": "number"}, {"name": "length", "options": {"max": 9}}
+    for wrong, said in (
+        ("weigth", r"unknown setting 'reward\.parts\.2\.weigth'; did you mean '.*2\.weight'\?$"),
+        ("right_at", r"parts\.2\.right_at'; did you mean 'reward\.right_at'\?$"),
+        ("xyz", r"parts\.2\.xyz'; available: reward\.parts\.2\.name, .*reward\.parts\.2\.weight"),
+    ):
+        with pytest.raises(UserError, match=said):
+            from_dict({"reward": [first, {**second, wrong: 1}]})
+
+
+@pytest.mark.parametrize(
+    ("kept", "changed"),
+    [
+        ("right_at = 0.5\n[[reward.parts]]\nname = 'number'", "[reward]\n"),
+        ("[[reward.parts]]\nname = 'number'\n[reward]\nright_at = 0.5", ""),
+    ],
+)
+def test_what_the_message_says_to_write_beside_several_rewards_works(
+    kept, changed, tmp_path
+) -> None:
+    (tmp_path / "r.toml").write_text(changed + kept)
+    found = load(str(tmp_path / "r.toml")).reward
+    assert (found.right_at, [part.name for part in found.parts]) == (0.5, ["number"])
+
+
+def test_a_list_of_rewards_is_not_blamed_for_another_mistake(tmp_path) -> None:
+    (tmp_path / "r.toml").write_bytes(b"steps = = 2\n" + LIST)
+    with pytest.raises(UserError, match=r"Invalid value \(at line 1, column 9\)$"):
+        load(str(tmp_path / "r.toml"))
+
+
 def test_options_that_no_file_can_hold_are_refused_at_once() -> None:
     with pytest.raises(UserError, match=r"reward\.options: must be what TOML can hold"):
         from_dict({"reward": {"options": {"pattern": re.compile("x")}}})
@@ -398,6 +430,9 @@ def test_what_no_file_can_hold_is_refused_at_once() -> None:
             from_dict(values)
 
 
+LIST = b"[[reward]]\nname = 'number'\n"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -405,6 +440,14 @@ def test_what_no_file_can_hold_is_refused_at_once() -> None:
         ("r.toml", b"steps = " + b"[" * 5000, "r.toml is nested too deep to be read"),
         ("r.toml", b"steps = ", "r.toml is not valid TOML: Invalid value (at"),
         ("r.toml", b"steps = 1\nsteps = 2", "is not valid TOML: Cannot overwrite a value"),
+        (
+            "r.toml",
+            b"[reward]\nright_at = 0.5\n" + LIST,
+            "write each [[reward]] as [[reward.parts]]",
+        ),
+        ("r.toml", LIST + b"[reward]\nright_at = 0.5", "write each [[reward]] as [[reward.parts]]"),
+        ("r.toml", b"reward.right_at = 0.5\n" + LIST, "write each [[reward]] as [[reward.parts]]"),
+        ("r.toml", b"reward = 'number'\n" + LIST, "give the one of 'reward = ...' a [[reward]] of"),
         ("r.toml", b"\xff\xfe\x00", "r.toml: it is not text in UTF-8"),
         ("r.toml", None, "recipe: no file /"),
         ("folder.toml", "folder", "folder.toml: Is a directory"),

@@ -111,6 +111,42 @@ def test_where_settings_are_from(here, no_weights, monkeypatch, capsys) -> None:
     assert made["summary"].startswith("grpo: select everything; advantage standardised")
 
 
+def test_of_several_rewards_only_what_was_set_is_listed(
+    here, no_weights, monkeypatch, capsys
+) -> None:
+    parts = '[{name = "exact"}, {name = "length", weight = 0.5, options = {max = 3}}]'
+    found = told(monkeypatch, capsys, "--set", f"reward={parts}")["settings"]
+    assert {row["key"]: row["value"] for row in found if row["key"].startswith("reward")} == {
+        "reward.parts.1.name": "exact",
+        "reward.parts.2.name": "length",
+        "reward.parts.2.weight": 0.5,
+        "reward.parts.2.options.max": 3,
+    }
+
+
+def test_pairs_are_counted_as_samples_of_their_file(
+    here, no_weights, tiny_model, monkeypatch, capsys
+) -> None:
+    pair = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
+    lines = [json.dumps({**pair, "prompt": f"{i}+1="}) + "\n" for i in range(3)]
+    (here / "pairs.jsonl").write_text("".join(lines))
+    recipe = f"algorithm = 'dpo'\nsamples_file = 'pairs.jsonl'\nmodel = '{tiny_model}'\n"
+    (here / "pairs.toml").write_text(f"{recipe}eval.size = 0\n")
+    code, out, err = in_process(monkeypatch, capsys, "train", "--dry-run", "pairs.toml")
+    assert (code, err) == (0, "")
+    assert "\nsamples:  6 of a file to train on\n" in out
+    assert "\nprompts:  those of the file to train on, 0 held out\n" in out
+
+
+def test_sizes_are_in_the_unit_of_a_run(here, no_weights, monkeypatch, capsys) -> None:
+    """A run says `disk: up to 1.6 GB (...)`: both of one estimate, in powers of 1000."""
+    made = told(monkeypatch, capsys)["disk"]
+    code, out, _ = in_process(monkeypatch, capsys, "train", "--dry-run", "mine.toml")
+    assert code == 0
+    assert f"disk:     {made['total'] / 1e6:.1f} MB at most" in out
+    assert "iB" not in out
+
+
 def test_the_verifier_is_tried(here, no_weights, monkeypatch, capsys) -> None:
     made = told(monkeypatch, capsys)
     answer = made["prompt"]["answer"]

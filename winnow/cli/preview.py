@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from winnow.errors import number_of, printable
 from winnow.storage.paths import shown
+from winnow.storage.sizes import human
 
 if TYPE_CHECKING:
     from winnow.training.preview import Preview, Tried
@@ -64,7 +65,8 @@ def _prompt(made: Preview) -> Iterator[str]:
 def _facts(made: Preview) -> Iterator[tuple[str, str]]:
     work, disk, memory, lengths = made.work, made.disk, made.memory, made.lengths
     test = f", {made.test} to test the best with" if made.test else ""
-    yield "prompts", f"{made.training} to train on, {made.held_out} held out{test}"
+    training = "those of the file" if made.recorded and not made.training else made.training
+    yield "prompts", f"{training} to train on, {made.held_out} held out{test}"
     if lengths is not None:
         fit = "the model does not say how many it takes"
         if lengths.context is not None:
@@ -83,13 +85,16 @@ def _facts(made: Preview) -> Iterator[tuple[str, str]]:
     yield "steps", f"{work.steps}, with up to {number_of(work.updates, 'update')}"
     times = number_of(work.evaluations, "evaluation")
     evaluated = f" and {work.evaluated:,} for {times}" if work.evaluations else ""
-    yield "samples", f"{work.samples:,} for training{evaluated}"
-    beside = f", other models {_size(disk.models)}" if disk.models else ""
+    told = [f"{work.samples:,} for training"] if work.samples or not made.recorded else []
+    told += [f"{made.recorded:,} of a file to train on"] if made.recorded else []
+    yield "samples", f"{', '.join(told)}{evaluated}"
+    beside = f", other models {human(disk.models)}" if disk.models else ""
+    samples = f", all samples up to {human(disk.samples)}" if disk.samples else ""
     checkpoints = number_of(disk.checkpoints, "checkpoint")
     yield (
         "disk",
-        f"{_size(disk.total)} at most: {checkpoints} of {_size(disk.checkpoint)} at a time"
-        f"{beside}, all samples up to {_size(disk.samples)}",
+        f"{human(disk.total)} at most: {checkpoints} of {human(disk.checkpoint)} at a time"
+        f"{beside}{samples}",
     )
     parts = {
         "weights": memory.weights,
@@ -99,11 +104,11 @@ def _facts(made: Preview) -> Iterator[tuple[str, str]]:
         "other models": memory.others,
         "KV cache of sampling": memory.cache,
     }
-    told = ", ".join(f"{name} {_size(value)}" for name, value in parts.items() if value)
+    held = ", ".join(f"{name} {human(value)}" for name, value in parts.items() if value)
     trained = "" if made.trained == made.parameters else f", {made.trained:,} of them trained"
     yield (
         "memory",
-        f"{_size(memory.total)} on {made.device}, and activations: {told} "
+        f"{human(memory.total)} on {made.device}, and activations: {held} "
         f"({made.parameters:,} parameters{trained})",
     )
 
@@ -118,10 +123,3 @@ def _score(tried: Tried) -> str:
     if tried.score is None:
         return f"{tried.completion!r:.40} is an error ({tried.error:.80})"
     return f"{tried.completion!r:.40} scores {tried.score:g}"
-
-
-def _size(count: int) -> str:
-    for unit, bytes_ in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= bytes_:
-            return f"{count / bytes_:.1f} {unit}"
-    return f"{count} B"

@@ -41,7 +41,7 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
     """All unknown names, else the first error: the field, what is wrong with it, the value."""
     errors = error.errors(include_url=False)
     extra = {
-        tuple(map(str, one["loc"])): one["input"]
+        tuple(_named(one["loc"], model)): one["input"]
         for one in errors
         if one["type"] == "extra_forbidden"
     }
@@ -49,7 +49,8 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
         return moved(extra[FORMER,])
     if extra:
         paths = [path for where, given in extra.items() for path in leaves(list(where), given)]
-        return unknown({".".join(path): path for path in paths}, list(keys_of(model)))
+        within = [key for where in extra for key in _keys_beside(where, model)]
+        return unknown({".".join(path): path for path in paths}, [*keys_of(model), *within])
     first = errors[0]
     kind, given = first["type"], first["input"]
     where = _named(first["loc"], model)
@@ -145,6 +146,12 @@ def _meant(path: Sequence[str], known: Collection[str]) -> str:
     elsewhere = [key for key in known if key.endswith(f".{path[-1]}")]
     if elsewhere:
         return f"did you mean {' or '.join(map(repr, elsewhere))}?"
+    within = ".".join(path[:-1])
+    beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == within}
+    if beside and any(part.isdecimal() for part in path):  # a table of a list
+        for near in difflib.get_close_matches(path[-1], beside, n=1):
+            return f"did you mean {beside[near]!r}?"
+        return nearest("", beside.values())
     if len(path) > 1 and path[0] in tables:
         own = {key.partition(".")[2]: key for key in known if key.startswith(f"{path[0]}.")}
         for near in difflib.get_close_matches(".".join(path[1:]), own, n=1):
@@ -181,6 +188,14 @@ def _named(place: Sequence[str | int], model: type[BaseModel]) -> list[str]:
         of_tables = isinstance(part, int) and _tables(model, found)
         found.append(str(part + 1 if of_tables and isinstance(part, int) else part))
     return found
+
+
+def _keys_beside(where: Sequence[str], model: type[BaseModel]) -> list[str]:
+    """The keys of the table that a key is in, if that is one of a list of tables."""
+    *table, number = where[:-1] or [""]
+    if not number.isdecimal() or not _tables(model, table):
+        return []
+    return [".".join([*where[:-1], key]) for key in keys_of(_section(model, table))]
 
 
 def _tables(model: type[BaseModel], path: list[str]) -> bool:

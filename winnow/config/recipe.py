@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
@@ -127,10 +128,27 @@ def _read(recipe: str) -> dict[str, Any]:
     except RecursionError as error:
         raise UserError("recipe", f"{recipe} is nested too deep to be read") from error
     except ValueError as error:  # tomllib's own, and Python's on an integer of thousands of digits
-        hint = ""
-        if "overwrite" in str(error):
+        hint = _one_or_several(text) if _TWICE.search(str(error)) else ""
+        if not hint and "overwrite" in str(error):
             hint = 'beside other keys of a table, write algorithm.name = "x", not algorithm = "x"'
         raise UserError("recipe", f"{recipe} is not valid TOML: {error}", hint) from error
+
+
+_TWICE = re.compile("overwrite|twice")
+"""What `tomllib` says of a table that is given in two ways."""
+
+
+def _one_or_several(text: str) -> str:
+    """What to write where a recipe that does not parse has one reward and a list of them."""
+    listed = re.sub(r"^(\s*\[\[\s*)reward(\s*\]\])", r"\1reward.parts\2", text, flags=re.MULTILINE)
+    if listed == text:
+        return ""
+    if re.search(r"^\s*reward\s*=", text, flags=re.MULTILINE):
+        return "give the one of 'reward = ...' a [[reward]] of its own"
+    with suppress(ValueError):
+        tomllib.loads(listed)
+        return "beside other settings of reward, write each [[reward]] as [[reward.parts]]"
+    return ""
 
 
 def _split(item: str) -> tuple[list[str], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from winnow.config.located import located_config, naming_places
 from winnow.config.reference import names_model
 from winnow.config.schema import SHORT, Config
 from winnow.config.schema.lora import LoraConfig
+from winnow.config.schema.reward import PartConfig
 from winnow.config.validation import cautions
 from winnow.engines.base import START, Engine
 from winnow.engines.factory import engine_for, longest_of_evaluation
@@ -91,6 +93,7 @@ class Preview:
         lengths: Of prompts; ``None`` likewise.
         tried: The scores of plain completions of the first prompt; empty of a reward that is not
             tried before a run.
+        recorded: Samples of files that are trained on.
         parameters, trained: Of the model.
         notes: What a run would say at its beginning, as far as it is known without the weights.
     """
@@ -107,6 +110,7 @@ class Preview:
     held_out: int
     test: int
     work: Work
+    recorded: int
     parameters: int
     trained: int
     disk: Disk
@@ -164,6 +168,7 @@ def _preview(
         held_out=held_out,
         test=test,
         work=work(config, phases, held_out, test),
+        recorded=sum({p.file.path: p.file.table.rows for p in phases if p.file}.values()),
         parameters=size.parameters,
         trained=size.trained,
         disk=disk(size, config, phases, held_out, longest),
@@ -275,7 +280,7 @@ def _settings(config: Config, recipe: str | None, sets: Sequence[str]) -> list[S
     given = [item.partition("=")[0].strip() for item in sets]
     found = []
     for key, value in flat(_plain(config)).items():
-        if value is None or default.get(key) == value:
+        if value is None or _default(key, default) == value:
             continue
         source = f"recipe {recipe or 'arithmetic'}"
         if any(_names(item, key) for item in given):
@@ -287,6 +292,15 @@ def _settings(config: Config, recipe: str | None, sets: Sequence[str]) -> list[S
         batch = Setting("minibatch_prompts", config.prompts_per_update, "prompts_per_step")
         found.append(batch)
     return found
+
+
+def _default(key: str, default: Mapping[str, Any]) -> Any:
+    """The default of a setting; one of several rewards has those of its own table."""
+    part = _OF_A_PART.fullmatch(key)
+    return default.get(key) if part is None else PartConfig.model_fields[part[1]].default
+
+
+_OF_A_PART = re.compile(r"reward\.parts\.\d+\.(\w+)")
 
 
 def _plain(config: Config) -> Mapping[str, Any]:
