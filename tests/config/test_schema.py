@@ -407,7 +407,7 @@ def test_what_the_message_says_to_write_beside_several_rewards_works(
 
 
 def test_a_list_of_rewards_is_not_blamed_for_another_mistake(tmp_path) -> None:
-    (tmp_path / "r.toml").write_bytes(b"steps = = 2\n" + LIST)
+    (tmp_path / "r.toml").write_bytes(b"steps = = 2\nreward = 'number'\n" + LIST)
     with pytest.raises(UserError, match=r"Invalid value \(at line 1, column 9\)$"):
         load(str(tmp_path / "r.toml"))
 

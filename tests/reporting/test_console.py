@@ -91,3 +91,19 @@ def test_there_is_one_console() -> None:
     named = [path.name for path in files if "rich.console" in path.read_text(encoding="utf-8")]
     assert named == ["console.py"]
     assert "rich" in sys.modules
+
+
+def test_what_is_told_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At words, a path whole; in a pipe a line stays a line."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = "a note of many words " * 8 + "/a/path/" + "x" * 90
+    for terminal in (True, False):
+        file = io.StringIO()
+        Console(file=file, force_terminal=terminal, width=80, color_system=None).tell(text)
+        lines = file.getvalue().splitlines()
+        if terminal:
+            assert max(map(len, lines[:-1])) <= 80
+            assert lines[-1] == "  /a/path/" + "x" * 90
+            assert " ".join(line.strip() for line in lines) == text
+        else:
+            assert lines == [text]

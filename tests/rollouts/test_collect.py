@@ -23,7 +23,8 @@ from winnow.cli import main
 from winnow.engines.base import Capabilities, Request, SamplingParams, WeightsRef
 from winnow.engines.queueing import QueuedSampler, Results
 from winnow.errors import UserError
-from winnow.reporting.observer import Observers
+from winnow.reporting.events import Note
+from winnow.reporting.observer import Observer, Observers
 from winnow.rollouts import collect as sampling_module
 from winnow.rollouts.collect import Plan, Sampled, collect
 from winnow.storage import sample_folder as journal_module
@@ -898,3 +899,27 @@ def test_from_python(tiny_model, here) -> None:
     for wrong in ({"n": 3}, {"reward": "exact"}, {"recipe": "arithmetic"}, {"held_out": True}):
         with pytest.raises(UserError, match=r"^resume: sampling resumes with its own settings"):
             winnow.sample(resume="a", quiet=True, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "right_at", "told"),
+    [((0.5, 1.0), 1.0, True), ((0.0, 1.0), 1.0, False), ((0.5, 1.0), 0.5, False)],
+)
+def test_graded_rewards_are_told_where_they_count_as_wrong(tmp_path, given, right_at, told) -> None:
+    class Graded(Verifier):
+        def score(self, items: Sequence[tuple[Prompt, str]]) -> list[Score]:
+            return [Score(given[int(text[0]) % 2]) for _, text in items]
+
+    class Notes(Observer):
+        def __init__(self) -> None:
+            self.found: list[str] = []
+
+        def on_note(self, note: Note) -> None:
+            self.found.append(note.text)
+
+    plan, notes = plan_of(right_at=right_at), Notes()
+    folder = begin(tmp_path / "d", plan)
+    collect(plan, Sampler(), Graded(), folder, Observers([notes]))
+    said = [text for text in notes.found if "between 0 and 1" in text]
+    assert len(said) == told
+    assert not told or "only from 1 on is a sample right" in said[0]

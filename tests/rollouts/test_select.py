@@ -358,3 +358,23 @@ class TestAgreement:
         path = write(tmp_path, [group([1] * 40)])
         kept = [select_file(path, ["at-most(20)"], seed=s).survived.tolist() for s in (0, 0, 1)]
         assert kept[0] == kept[1] != kept[2]
+
+
+class TestGradedRewards:
+    """A rule that reads only whether a sample is right throws the rest of its reward away."""
+
+    def notes(self, folder: Path, rewards: Sequence[float | None], *rules: str, **how) -> list[str]:
+        found = select_file(write(folder, [group(rewards)]), list(rules), quiet=True, **how).notes
+        return [note for note in found if "between 0 and 1" in note]
+
+    def test_it_is_said_of_the_rules_that_do(self, tmp_path) -> None:
+        (said,) = self.notes(tmp_path, [0.5, 1, 0], "distinct-text", "correct", "best(1)")
+        assert "; correct uses only whether a reward is >= 1; for graded" in said
+        (said,) = self.notes(tmp_path, [0.5, 1, 0], "drop-all-wrong", "correct")
+        assert "; drop-all-wrong, correct use only whether" in said
+
+    def test_it_is_not_said_of_others(self, tmp_path) -> None:
+        blind = ("everything", "at-most(2)", "as-recorded", "length(high=9)", "best(1)")
+        assert self.notes(tmp_path, [0.5, 1, 0], *blind) == []
+        assert self.notes(tmp_path, [1, 0, None], "correct") == []
+        assert self.notes(tmp_path, [0.5, 1, 0], "correct", right_at=0.5) == []

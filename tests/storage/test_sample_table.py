@@ -378,6 +378,12 @@ def unfinished(path: Path) -> Path:
     return path
 
 
+def unfinished_after_a_file(path: Path) -> Path:
+    (path / "samples").mkdir()
+    foreign(path / "samples" / "part-00001.parquet")
+    return unfinished(path)
+
+
 def twice(path: Path) -> Path:
     foreign(path / "d.parquet")
     columns = [pa.array(["x"])] * 3
@@ -437,6 +443,10 @@ BAD = {
         unfinished,
         "{path} is not complete; finish it with winnow sample --resume {path}",
     ),
+    "an unfinished sample with a closed file": (
+        unfinished_after_a_file,
+        "{path} is not complete; finish it with winnow sample --resume {path}, or read {path}/samp",
+    ),
     "no rows": (empty, "no samples in {path}/d.parquet"),
     "two columns of one name": (twice, "{path}/d.parquet has two columns 'text'; rename one"),
     "neither id nor prompt": (
@@ -476,6 +486,7 @@ def test_what_cannot_be_read_is_one_line(what, tmp_path) -> None:
     line = str(caught.value)
     assert line.startswith("samples: " + says.format(path=tmp_path))
     assert "\n" not in line
+    assert (f"or read {tmp_path}/samples" in line) == ("or read" in says)
 
 
 CANNOT_BE_DRAWS = {

@@ -192,7 +192,7 @@ def selection_report(selected: Selected) -> None:
     console.print(table)
     console.print(str(selected), soft_wrap=True)
     for note in selected.notes:
-        console.print(note, style="yellow", soft_wrap=True)
+        console.tell(note, style="yellow")
 
 
 def best_of_report(made: BestOf) -> None:
@@ -217,7 +217,7 @@ def best_of_report(made: BestOf) -> None:
     if curves.best:
         console.print(_KL_NOTE, style="dim")
     for note in made.notes:
-        console.print(note, style="yellow", soft_wrap=True)
+        console.tell(note, style="yellow")
 
 
 _KL_NOTE = (

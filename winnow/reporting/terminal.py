@@ -4,8 +4,6 @@ then a line of what is done.
 
 from __future__ import annotations
 
-import os
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
 from winnow.errors import UserError, number_of
-from winnow.reporting.console import Console
+from winnow.reporting.console import Console, columns_of, reflowed
 from winnow.reporting.evaluation_line import evaluation_line
 from winnow.reporting.events import Alarm, Note, RunEnd, RunStart, StageProgress, StepEnd
 from winnow.reporting.metrics import Evaluation
@@ -92,24 +90,10 @@ class Terminal(Observer):
         self.console.print(text, style=style, soft_wrap=True)
 
     def _width(self) -> int | None:
-        """Columns to fit; ``None``: any, as in a pipe or a file for which COLUMNS says nothing."""
-        said = self.console.is_terminal or "COLUMNS" in os.environ
-        return self.console.width if said else None
+        return columns_of(self.console)
 
     def _reflowed(self, text: str) -> str:
-        """Lines broken at words to fit; a path or a command is not broken."""
-        if (width := self._width()) is None:
-            return text
-        return "\n".join(
-            textwrap.fill(
-                line,
-                width,
-                subsequent_indent="  ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-            for line in text.split("\n")
-        )
+        return reflowed(text, self._width())
 
     def on_start(self, start: RunStart) -> None:
         self._standing.begin(start)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from winnow.algorithms.graded import partly_right
 from winnow.config.located import located_config, naming_places
 from winnow.config.recipe import dumps, load_folder, naming_folder, values_of
 from winnow.config.schema import Config
@@ -130,6 +131,11 @@ def collect(
             remedy = f"fix the verifier and resume: winnow sample --resume {journal.folder}"
             raise UserError("reward", failed, remedy)
         observers.note(failed)
+    if scorer.graded:
+        observers.note(
+            f"rewards between 0 and 1 seen; only from {plan.right_at:g} on is a sample right: "
+            "select by reward (best, best-worst), or lower reward.right_at"
+        )
     if (said := many_cut_off(cut, made, plan.params.max_tokens)) is not None:
         observers.note(said)
     journal.finish()
@@ -186,6 +192,7 @@ class _Scorer:
 
     def __init__(self, reward: AnyReward, right_at: float, journal: Journal) -> None:
         self.scored = self.right = 0
+        self.graded = False
         self.failed: list[str] = []
         self._reward, self._right_at, self._journal = reward, right_at, journal
         self._patience = Patience(f"winnow sample --resume {journal.folder}", _PATIENCE)
@@ -195,6 +202,7 @@ class _Scorer:
         self._journal.score(place, scored.scores)
         self.scored += len(scored.scores)
         self.right += sum(scored.right)
+        self.graded = self.graded or partly_right(scored)
         self.failed += errors_of(scored.scores)
         self._patience(scored.scores)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from winnow.algorithms.graded import partly_right, right_alone
 from winnow.algorithms.registry import RULES
 from winnow.algorithms.rejection import RSO, Gibbs
 from winnow.algorithms.selection import (
@@ -91,8 +92,8 @@ def select_table(
     reasons = np.zeros(table.rows, dtype=np.int32)
     words = {SURVIVED: 0}
     tallies = [Tally("(no score)"), *(Tally(show(rule)) for rule in rules)]
-    left = 0
-    for number, (_, found) in enumerate(select_groups(table, rules, seed, scores)):
+    left, partly = 0, False
+    for number, (group, found) in enumerate(select_groups(table, rules, seed, scores)):
         rows = table.rows_of(number)
         survived[rows] = [rejection is None for rejection in found]
         reasons[rows] = [
@@ -101,6 +102,7 @@ def select_table(
         ]
         _count(tallies, found)
         left += None in found
+        partly = partly or partly_right(group)
         if number % 1000 == 0:
             progress("select", number, len(table))
     failed = failures(list(scores.errors.values()), table.rows) if scores is not None else None
@@ -116,6 +118,7 @@ def select_table(
         notes=[
             *([failed] if failed else []),
             *_pooled(table),
+            *(_graded(rules) if partly else ()),
             *_notes(table, rules, tallies),
         ],
         scores=scores,
@@ -177,6 +180,17 @@ def _pooled(table: SampleTable) -> list[str]:
         return []
     of = f" of {shown(table.run)}" if table.run is not None else ""
     return [f"samples of {many(policies)}{of} are taken as one set"]
+
+
+def _graded(rules: Sequence[Rule]) -> list[str]:
+    """That rules throw away what rewards between 0 and 1 say."""
+    if not (named := right_alone(rules)):
+        return []
+    return [
+        f"rewards between 0 and 1 seen; {', '.join(named)} use{'s' * (len(named) == 1)} only "
+        "whether a reward is >= 1; for graded rewards use best or best-worst, or lower right_at "
+        "(--right-at)"
+    ]
 
 
 def _notes(table: SampleTable, rules: Sequence[Rule], tallies: Sequence[Tally]) -> list[str]:

@@ -301,7 +301,9 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
 def _in_folder(folder: Path) -> list[Path]:
     journal = folder / JOURNAL
     if journal.is_file() and (journal.stat().st_size or not (folder / "config.toml").is_file()):
-        remedy = f"finish it with winnow sample --resume {folder}, or read {folder / 'samples'}"
+        remedy = f"finish it with winnow sample --resume {folder}"
+        if any((folder / "samples").glob("*.parquet")):
+            remedy += f", or read {folder / 'samples'}"
         raise UserError("samples", f"{folder} is not complete", remedy)
     for pattern in (
         "samples/*.parquet",
