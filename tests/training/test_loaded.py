@@ -77,6 +77,9 @@ def test_its_samples_are_groups_step_by_step(run: winnow.Run) -> None:
     assert [a for group in read for a in group.advantages] == [row["advantage"] for row in written]
     with pytest.raises(UserError, match=r"^split: unknown split 'trian'"):
         run.samples(split="trian")
+    for foreign in ("train-000002-copy.parquet", "train-x.parquet", "mine.parquet"):
+        (run.folder / "rollouts" / foreign).write_text("not Winnow's")
+    assert len(list(run.samples())) == 4 * 6 + 3 * 4
 
 
 def test_a_run_under_way_is_what_there_is_of_it(run: winnow.Run) -> None:

@@ -23,6 +23,7 @@ from winnow.reporting.observer import Observers
 from winnow.reporting.terminal import observing
 from winnow.rewards.given import RewardFunction, reward_name
 from winnow.storage.paths import Paths, paths_of
+from winnow.storage.rollouts import rollout_files, rollout_of
 from winnow.storage.sample_table import SampleTable
 from winnow.theory.best_of import sizes
 from winnow.theory.checks import Array
@@ -117,11 +118,12 @@ def run_overoptimisation(
         plot = paths_of(plot, "plot")[0]
         check_picture(plot)
     folder = paths_of(run)[0]
-    files = sorted((folder / "rollouts").glob("eval-*.parquet"))
+    found = rollout_files(folder, "eval")
+    files = [file for _, _, file in found]
     if len(files) < 3 or not (folder / "config.toml").is_file():
         problem = f"the study needs 3 evaluations with samples, and {folder} has {len(files)}"
         raise UserError("run", problem, "train with --set eval.every=5, say")
-    steps = [_step(file) for file in files]
+    steps = [step for step, _, _ in found]
     if drop_from is not None and drop_from not in steps[:-1]:
         problem = f"{folder} has no evaluation of step {drop_from} before its last"
         raise UserError("drop_from", problem, choices([str(step) for step in steps[:-1]]))
@@ -166,16 +168,12 @@ def _finite(scores: Sequence[Array]) -> Array:
     return together[np.isfinite(together)]
 
 
-def _step(file: Path) -> int:
-    return int(file.stem.removeprefix("eval-"))
-
-
 def _check_evaluations(folder: Path, files: Sequence[Path], tables: Sequence[SampleTable]) -> None:
     """Raise a `UserError` unless these are one run's samples, from its start, on the same prompts.
 
     Their log-probs must be those of what sampled.
     """
-    if _step(files[0]) != 0:
+    if rollout_of(files[0]) != (0, "eval"):
         raise UserError("run", f"{folder} has no evaluation of step 0, from which KL is counted")
     prompts = [[group.prompt.id for group in table.only(["prompt"])] for table in tables]
     for file, table, own in zip(files, tables, prompts, strict=True):

@@ -53,6 +53,7 @@ from winnow.storage.lines import line_of, rows_of
 from winnow.storage.lock import FolderLock
 from winnow.storage.parquet import UNREADABLE
 from winnow.storage.paths import located, shown
+from winnow.storage.rollouts import rollout_file, rollout_files
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import PROMPT_KEY, clean, group_of, read_written, write_groups
 from winnow.types import Group, Prompt, Split
@@ -203,8 +204,7 @@ class RunStore:
         Files that are damaged are left out; `read_samples` reports them.
         """
         found = {}
-        for path in sorted((self.folder / "rollouts").glob(f"{split}-*.parquet")):
-            step = int(path.stem.partition("-")[2])
+        for step, _, path in rollout_files(self.folder, split):
             if step > after:
                 with suppress(*UNREADABLE):
                     rewards = read_written(path, ["reward"])["reward"]
@@ -213,9 +213,8 @@ class RunStore:
 
     def set_aside(self, step: int) -> None:
         """Move samples made after a step's update to `superseded/`: its scores have changed."""
-        for path in sorted((self.folder / "rollouts").glob("*.parquet")):
-            split, _, number = path.stem.partition("-")
-            if int(number) >= step + (split == "train"):
+        for number, split, path in rollout_files(self.folder):
+            if number >= step + (split == "train"):
                 (self.folder / "superseded").mkdir(exist_ok=True)
                 path.replace(self.folder / "superseded" / f"{path.stem}-before-{step}.parquet")
 
@@ -358,7 +357,7 @@ class RunStore:
         return path
 
     def _rollouts(self, split: Split, step: int) -> Path:
-        return self.folder / "rollouts" / f"{split}-{step:06d}.parquet"
+        return rollout_file(self.folder, split, step)
 
     def checkpoints(self) -> Iterator[tuple[int, Path]]:
         """The step and the folder of each checkpoint, in order."""

@@ -17,6 +17,7 @@ from winnow.reporting.notebook import run_html
 from winnow.storage.format import ENVIRONMENT, check_folder
 from winnow.storage.lines import rows_of
 from winnow.storage.paths import located, shown
+from winnow.storage.rollouts import rollout_files
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.storage.sample_table import JOURNAL, read_samples
 from winnow.storage.schema import SCHEMA
@@ -102,14 +103,8 @@ class Run:
             yield from read_samples([folder], ["text"], why="load_run", optional=SCHEMA.names)
 
     def _stored(self, step: int | None, split: str | None) -> Iterator[Group]:
-        splits: list[Split] = [own for own in get_args(Split) if split in (None, own)]
-        found = [
-            (int(path.stem.removeprefix(f"{own}-")), own)
-            for own in splits
-            for path in (self.folder / "rollouts").glob(f"{own}-*.parquet")
-        ]
-        for number, own in sorted(found):
-            if step is None or step == number:
+        for number, own, _ in rollout_files(self.folder):
+            if step in (None, number) and split in (None, own):
                 try:
                     yield from RunStore(self.folder).groups(own, number)
                 except UserError as error:

@@ -10,6 +10,7 @@ from winnow.config.schema import Config
 from winnow.errors import WinnowError
 from winnow.rollouts.generate import random_stream
 from winnow.rollouts.remarks import no_update
+from winnow.storage.rollouts import rollout_file
 from winnow.training.context import Run
 from winnow.types import Batch, Group, StepStats
 
@@ -87,9 +88,8 @@ def _samples_of(run: Run, step: int) -> Path:
     """The file of a step's samples, or the folder of those of several steps."""
     if run.phase.file is not None:
         return Path(run.phase.file.path)
-    folder = run.context.store.folder / "rollouts"
-    path = folder / f"train-{step:06d}.parquet"
-    return path if path.is_file() and run.phase.samples_each_step else folder
+    path = rollout_file(run.context.store.folder, "train", step)
+    return path if path.is_file() and run.phase.samples_each_step else path.parent
 
 
 def minibatches(

@@ -352,6 +352,22 @@ def test_an_answer_without_a_text(said):
         read(said, SamplingParams(), asked=1, counts=Counts())
 
 
+def test_a_chat_answer_without_a_message_is_none():
+    """A server that answers in the other protocol has not applied the chat template."""
+    text = {"text": "a", "message": None}
+    both = {"choices": [text, {"text": "b", "message": {"content": "c"}}]}
+    for api, expected, bad in (("chat", ["c"], 1), ("completions", ["a", "c"], 0)):
+        counts = Counts()
+        _, samples = read(both, SamplingParams(), asked=2, counts=counts, api=api)
+        assert [sample.text for sample in samples] == expected
+        assert counts.bad_choices == bad
+    with pytest.raises(BadAnswer):
+        read({"choices": [text]}, SamplingParams(), asked=1, counts=Counts(), api="chat")
+    with FakeServer(default=lambda *_: answer({"prompt": "a"}, ["x"])) as server:
+        _, error = until_the_error(sampler(server, api="chat", retries=0), request("a"))
+    assert "its answer holds no text" in str(error)
+
+
 @pytest.mark.parametrize(
     ("text", "asked", "missing"), [("a b", True, 1), ("a b", False, 0), ("", True, 0)]
 )

@@ -225,7 +225,12 @@ class Caller:
         if "n" in without:
             size = counts.most_choices = 1
         given, samples = read(
-            answer, request.params, asked=size, counts=counts, logprobs="logprobs" in body
+            answer,
+            request.params,
+            asked=size,
+            counts=counts,
+            logprobs="logprobs" in body,
+            api=server.api,
         )
         self._compare(answer)
         if given < size:

@@ -188,7 +188,13 @@ def dispensable(body: dict[str, Any], refusal: str) -> str | None:
 
 
 def read(
-    answer: object, params: SamplingParams, *, asked: int, counts: Counts, logprobs: bool = False
+    answer: object,
+    params: SamplingParams,
+    *,
+    asked: int,
+    counts: Counts,
+    logprobs: bool = False,
+    api: Api = "completions",
 ) -> tuple[int, list[Sample]]:
     """How many choices an answer has, and the samples among the first ``asked`` of them.
 
@@ -198,6 +204,7 @@ def read(
 
     Args:
         logprobs: Whether log-probs were asked for.
+        api: What was asked; a choice of `chat` without a message is none.
 
     Raises:
         BadAnswer: no choice has a text.
@@ -210,6 +217,8 @@ def read(
     shares = _shares(answer.get("usage"), given, params.max_tokens)
     read = [
         _sample(choice, params, share, counts, logprobs)
+        if api == "completions" or _has_message(choice)
+        else None
         for choice, share in zip(choices[:asked], shares, strict=False)
     ]
     samples = [sample for sample in read if sample is not None]
@@ -250,6 +259,10 @@ def _sample(
         known = min(params.max_tokens, 1 + len(text) // _CHARACTERS_A_TOKEN)
     ends = _token_ends(choice, text, kept) if logprobs else ()
     return Sample((), logprobs, kept, reason, length=known, token_ends=ends)
+
+
+def _has_message(choice: object) -> bool:
+    return isinstance(choice, dict) and isinstance(choice.get("message"), dict)
 
 
 def _text(choice: dict[str, Any]) -> str | None:
