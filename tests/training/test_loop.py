@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import chain
 from pathlib import Path
 
@@ -400,3 +401,22 @@ def test_what_a_row_does_not_use_is_not_there(tiny_model, tmp_path, monkeypatch,
     trained = sum(row["samples_trained"] for row in result.metrics)
     assert sum(read) == probed + trained
     assert trained < sum(row["samples"] for row in result.metrics)
+
+
+def test_resuming_a_run_that_is_done_reads_no_weights(tiny_model, tmp_path, monkeypatch) -> None:
+    result = train(tiny_model, tmp_path / "run", steps=1, eval={"size": 4})
+
+    def refuse(*_) -> None:
+        raise AssertionError("weights were read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.LocalPolicy, "module", refuse)
+        again = winnow.train(resume=result.folder, quiet=True)
+    assert (again.checkpoint, again.metrics) == (result.checkpoint, result.metrics)
+    # what is left to make of it is made
+    merged = train(tiny_model, tmp_path / "merged", steps=1, checkpoint={"average": 0.5})
+    whole = weights(merged.checkpoint)
+    shutil.rmtree(merged.folder / "final")
+    made = winnow.train(resume=merged.folder, quiet=True).checkpoint
+    assert made == merged.folder / "final"
+    assert same(weights(made), whole)

@@ -198,6 +198,13 @@ def test_what_a_run_refuses_a_dry_run_refuses(here, no_weights, monkeypatch, cap
         assert says in err
 
 
+def test_names_of_layers_are_looked_at(here, no_weights, monkeypatch, capsys) -> None:
+    sets = ("--set", "lora.rank=2", "--set", 'lora.targets=["q_prooj"]')
+    code, out, err = in_process(monkeypatch, capsys, "train", "--dry-run", "mine.toml", *sets)
+    assert (code, out) == (2, "")
+    assert err.startswith("winnow: lora.targets: no layer is called 'q_prooj'; did you mean")
+
+
 def test_chat_prompts_are_shown_as_the_template_makes_them(tiny_model) -> None:
     engine = local.engine(tiny_model)
     engine.tokenizer.chat_template = (

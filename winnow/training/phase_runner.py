@@ -65,6 +65,8 @@ class PhaseRunner:
         Raises:
             UserError: something cannot be loaded, or does not fit.
         """
+        if self.over:
+            return
         engine = self.engine
         begin = PRESENT if self._found is None else START
         adapters = self.context.config.lora.rank > 0
@@ -84,6 +86,15 @@ class PhaseRunner:
                 self._examples[phase.number] = anchor and anchor.encoded(encoder)
         if todo and self._found is None:
             self._learner = self._prepared(todo[0])
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to train, to make or to evaluate, so that no weights are read.
+
+        With adapters they are: a base that is damaged is written again as it is loaded.
+        """
+        adapters = self.context.config.lora.rank > 0
+        return not adapters and not self._todo() and self._left() is None
 
     def _check_reference(self, name: str) -> None:
         """Raise a `UserError` if a model cannot be loaded or has other tokens, without weights."""
@@ -198,18 +209,12 @@ class PhaseRunner:
         A checkpoint that was chosen, or what was made of it, is tested on prompts that had no part
         in choosing it; the start has been tested on them as the run began.
         """
+        if (left := self._left()) is None:
+            return
         context, engine = self.context, self.engine
         config, store, prompts = context.config, context.store, context.prompts
-        final = store.folder / FINAL
+        final, chosen, step, split, missing = (store.folder / FINAL, *left)
         make = bool(config.checkpoint.average or config.lora.merge)
-        chosen, step = chosen_checkpoint(store, config.eval.patience)
-        split: Split = "test" if prompts.test else "final"
-        evaluated = any(
-            row.get("split") == split and row["step"] == step for row in store.lines("evals.jsonl")
-        )
-        missing = bool(prompts.test or (make and prompts.held_out)) and not evaluated
-        if not missing and (final.exists() or not make):
-            return
         engine.restore(chosen)
         if config.checkpoint.average:
             engine.average(START, config.checkpoint.average)
@@ -219,6 +224,20 @@ class PhaseRunner:
             version = int(store.state_of(step)["policy_version"])
             context.sampler.load(engine.publish(version))
             evaluate(context, step=step, split=split, engine=None if prompts.test else engine)
+
+    def _left(self) -> tuple[Path, int, Split, bool] | None:
+        """What `finish` has to do: the checkpoint that is chosen, its step, the split that it is
+        evaluated on and whether that is missing; ``None`` if nothing is.
+        """
+        config, store, prompts = self.context.config, self.context.store, self.context.prompts
+        make = bool(config.checkpoint.average or config.lora.merge)
+        chosen, step = chosen_checkpoint(store, config.eval.patience)
+        split: Split = "test" if prompts.test else "final"
+        rows = store.lines("evals.jsonl")
+        evaluated = any(row.get("split") == split and row["step"] == step for row in rows)
+        missing = bool(prompts.test or (make and prompts.held_out)) and not evaluated
+        done = not missing and ((store.folder / FINAL).exists() or not make)
+        return None if done else (chosen, step, split, missing)
 
 
 def needs_start(config: Config, phases: Sequence[Phase]) -> bool:

@@ -216,7 +216,7 @@ def assemble(
     skipped = without_kl(config, sampler)
     if skipped is not None:
         observers.note(skipped)
-    for note in engine.notes():
+    for note in () if runner.over else engine.notes():  # which read the weights
         observers.note(f"{config.model}: {note}")
     if point is None:
         observers.note(f"disk: {_disk(plan, engine)}")

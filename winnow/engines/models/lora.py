@@ -46,7 +46,7 @@ class Adapters:
             task_type="CAUSAL_LM",
         )
         if targets != ["all-linear"]:
-            _check_names(module, targets)
+            check_names(module, targets)
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # two libraries warn of each other
             torch.manual_seed(seed)
@@ -148,7 +148,7 @@ class Adapters:
         return [p for p in self._module.parameters() if p.requires_grad]
 
 
-def _check_names(module: nn.Module, targets: Sequence[str]) -> None:
+def check_names(module: nn.Module, targets: Sequence[str]) -> None:
     """Check that each target names a layer; peft would leave out those that do not.
 
     Raises:

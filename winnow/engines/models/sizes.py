@@ -10,6 +10,7 @@ from torch import nn
 from winnow.config.schema.lora import LoraConfig
 from winnow.engines.base import ModelSize
 from winnow.engines.models.loading import ModelSource, context_length, load_config, reading
+from winnow.engines.models.lora import check_names
 
 _ITEM = {"float32": 4, "bfloat16": 2}
 
@@ -20,13 +21,15 @@ def model_size(
     """Parameters and bytes of a model, from its architecture without weights.
 
     Raises:
-        UserError: its config cannot be loaded.
+        UserError: its config cannot be loaded, or `lora.targets` names no layer.
     """
     from transformers import AutoModelForCausalLM
 
     config = load_config(source, field)
     with reading(source, field, weights=False), torch.device("meta"):
         module: Any = cast(Any, AutoModelForCausalLM).from_config(config)
+    if lora.rank and lora.targets != ["all-linear"]:
+        check_names(module, lora.targets)
     return size_of(module, source, dtype, lora, tokenizer)
 
 
