@@ -116,9 +116,16 @@ ELSEWHERE = {
 }
 READ = {
     *("model", "dtype", "device", "threads", "seed", "phases", "engine.sampler", "engine.learner"),
-    *("samples_file", "steps", "prompts_per_step", "samples_per_prompt", "minibatch_prompts"),
+    *(
+        "samples_file",
+        "steps",
+        "trackers",
+        "prompts_per_step",
+        "samples_per_prompt",
+        "minibatch_prompts",
+    ),
     *("microbatch_tokens", "checkpoint.every", "checkpoint.keep", "checkpoint.average"),
-    *("checkpoint.keep_optimizer", "report"),
+    *("checkpoint.keep_optimizer", "report", "trackers"),
     *("prompts.source", "prompts.template", "prompts.chat", "prompts.limit"),
     "reward.parts",
     *("reward.right_at", "lora.rank", "anchor.source", "eval.source", "eval.size"),

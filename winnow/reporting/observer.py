@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Literal
 
@@ -58,14 +58,15 @@ class Observer:
 
 
 class Observers(Observer):
-    """All observers of a run: records, the terminal, the user's callbacks, then what raises alarms.
+    """All observers of a run: records, the terminal, trackers, callbacks, then what raises alarms.
 
-    An error in a record is the run's. A terminal that raises is left out, which is said once. A
-    callback that raises is left out too, and ends the run where it next calls `check`, when all
-    that it resumes from is on the disk.
+    An error in a record is the run's. A terminal or a tracker that raises is left out, which is
+    said once. A callback that raises is left out too, and ends the run where it next calls `check`,
+    when all that it resumes from is on the disk.
 
     Attributes:
         records: What writes the files that a run resumes from.
+        trackers: What tells experiment trackers, by their names.
         watchers: What tells `on_alarm`; told last, so that an alarm comes after what caused it.
         alarm: The first alarm that is to end the run.
         failed: What the first such callback raised, as a `UserError`.
@@ -73,6 +74,7 @@ class Observers(Observer):
 
     def __init__(self, own: Sequence[Observer] = (), callbacks: Sequence[Observer] = ()) -> None:
         self.records: Sequence[Observer] = ()
+        self.trackers: Mapping[str, Observer] = {}
         self.watchers: Sequence[Observer] = ()
         self.alarm: Alarm | None = None
         self.failed: UserError | None = None
@@ -175,16 +177,11 @@ class Observers(Observer):
     def _tell(self, tell: Callable[[Observer], None]) -> None:
         for record in self.records:
             tell(record)
-        for own in self._own:
+        for own in (*self._own, *self.trackers.values()):
             try:
                 tell(own)
             except (Exception, SystemExit) as error:  # noqa: BLE001 (rich exits if a pipe breaks)
-                self._own = [each for each in self._own if each is not own]
-                with suppress(OSError, ValueError):  # stderr may be gone as well
-                    gone = isinstance(error, SystemExit | BrokenPipeError)
-                    what = f"{type(own).__name__} {raised(error)}; it is left out"
-                    what = "the terminal is gone; the run continues without it" if gone else what
-                    print(printable(f"winnow: {what}"), file=sys.stderr)
+                self._leave_out(own, error)
         for callback in self._callbacks:
             try:
                 tell(callback)
@@ -194,6 +191,19 @@ class Observers(Observer):
                 self._fail(UserError("callbacks", problem), error)
         for watcher in self.watchers:
             tell(watcher)
+
+    def _leave_out(self, own: Observer, error: BaseException) -> None:
+        if own in self._own:
+            self._own = [each for each in self._own if each is not own]
+            what = f"{type(own).__name__} {raised(error)}; it is left out"
+            if isinstance(error, SystemExit | BrokenPipeError):
+                what = "the terminal is gone; the run continues without it"
+        else:
+            (name,) = (name for name, each in self.trackers.items() if each is own)
+            self.trackers = {n: each for n, each in self.trackers.items() if n != name}
+            what = f"the tracker {name} {raised(error)}; the run continues without it"
+        with suppress(OSError, ValueError):  # stderr may be gone as well
+            print(printable(f"winnow: {what}"), file=sys.stderr)
 
     def _fail(self, failure: UserError, error: Exception) -> None:
         if self.failed is None:

@@ -22,6 +22,7 @@ _FREE = frozenset(
     {
         "device",
         "threads",
+        "trackers",
         "sampling.batch",
         "sampling.cache_gib",
         "checkpoint.every",

@@ -17,6 +17,7 @@ from winnow.reporting.events import RunEnd, RunStart
 from winnow.reporting.metrics import Metrics
 from winnow.reporting.metrics_file import MetricsFile
 from winnow.reporting.observer import Observers
+from winnow.reporting.trackers.factory import make_trackers
 from winnow.rewards.given import RewardGiven
 from winnow.rollouts.inputs import check_inputs
 from winnow.rollouts.rewards import from_judge, reward_for
@@ -133,6 +134,7 @@ def run(
             notes = check_inputs(out, checked.inputs, accept=accept, extends=checked.extends)
             point = resume_point(RunStore(out), checked.phases, config.eval.patience, notes)
         start = _start(checked, out, point)
+        observers.trackers = make_trackers(config.trackers, observers.note)
         prompts = checked.prompts
         first = next(iter(prompts.train or prompts.held_out), None) if resume is None else None
         again = f"winnow train --resume {shown(out)}"

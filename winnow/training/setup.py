@@ -32,6 +32,7 @@ from winnow.errors import UserError
 from winnow.evaluation.kl import without_kl
 from winnow.prompts.loading import PromptSet, clashes, load_held_out, load_prompts
 from winnow.reporting.observer import Observers
+from winnow.reporting.trackers.factory import check_trackers
 from winnow.rewards.base import AnyReward
 from winnow.rollouts.context import Context
 from winnow.rollouts.generate import evaluation_params
@@ -102,6 +103,7 @@ def plan(config: Config, algorithm: Algorithm | None = None, *, resumed: bool = 
     for phase in () if resumed else phases:
         with naming(phase.name):
             refuse(unread(phase.config, training=True))
+    check_trackers(config.trackers)
     check_device(config)
     kind = config.engine.learner
     if config.samples_from is not None:

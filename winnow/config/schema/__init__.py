@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from winnow.config.messages import complaint, shown
 from winnow.config.schema.algorithm import AlgorithmConfig
 from winnow.config.schema.anchor import AnchorConfig
-from winnow.config.schema.base import Section
+from winnow.config.schema.base import Section, listed
 from winnow.config.schema.bounds import Count, Name, ParallelOrNone, Seed, Size, Times
 from winnow.config.schema.checkpoint import CheckpointConfig
 from winnow.config.schema.critic import CriticConfig
@@ -84,6 +84,9 @@ class Config(Section):
     )
     cycles: Times = Field(1, description="Times to go through the phases.")
     report: bool = Field(True, description="Write report.html, the page of a run, at its end.")
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field(
+        [], description="Experiment trackers that are told of the run; docs/trackers.md."
+    )
     algorithm: AlgorithmConfig = AlgorithmConfig()
     prompts: PromptsConfig = PromptsConfig()
     reward: RewardConfig = RewardConfig()
@@ -104,6 +107,15 @@ class Config(Section):
             raise PydanticCustomError(
                 "literal_error", "unknown device", {"expected": "'cpu', 'cuda' or 'auto'"}
             )
+        return value
+
+    _one = field_validator("trackers", mode="before")(listed)
+
+    @field_validator("trackers")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("a tracker is named twice")
         return value
 
     _beside: dict[str, str] = PrivateAttr(default_factory=dict)
