@@ -10,9 +10,9 @@ export PIP_CONSTRAINT       := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo install test test-learns test-elsewhere long peers torture verdicts examples docs test-page lint check \
-        package pins bench bench-sampling bench-selection bench-report pictures floors check-gpu bench-gpu \
-        clean
+.PHONY: demo install test test-learns test-elsewhere long peers torture verdicts examples docs test-page \
+        test-trackers lint check package pins bench bench-sampling bench-selection bench-report \
+        pictures floors check-gpu bench-gpu clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M-Instruct on two-digit addition
 	$(BIN)/winnow train $(ARGS)
@@ -41,11 +41,14 @@ verdicts: $(VENV)/tests              ## twenty thousand renderings of answers
 examples: $(VENV)/tests              ## what is under examples/
 	$(BIN)/python -m pytest -m examples
 
-docs: $(VENV)/tests                  ## what the README and the docs tell one to run
+docs: $(VENV)/trackers               ## what the README and the docs tell one to run
 	$(BIN)/python -m pytest -m docs
 
 test-page: $(VENV)/page              ## drive the page of a run in a headless Chromium (apt-get install chromium)
 	$(BIN)/python -m pytest -m page
+
+test-trackers: $(VENV)/trackers      ## log to TensorBoard, Trackio and Weights & Biases, offline
+	$(BIN)/python -m pytest -m trackers
 
 lint: $(VENV)/lint                   ## linter, formatter, type checker
 	$(BIN)/ruff check .
@@ -102,6 +105,10 @@ $(VENV)/tests: $(VENV)/installed
 
 $(VENV)/page: $(VENV)/tests
 	$(PIP) -e '.[page]'
+	touch $@
+
+$(VENV)/trackers: $(VENV)/tests
+	$(PIP) -e '.[trackers]'
 	touch $@
 
 $(VENV)/peers: $(VENV)/tests

@@ -106,8 +106,8 @@ class Tracker(Observer, ABC):
         self._start, self._step = start, start.first_step - 1
 
     def on_samples(self, samples: SamplesScored) -> None:
-        if samples.split != "train" and self._is_new(f"{samples.split}/samples", samples.step):
-            name = f"{samples.split}/samples"
+        name = f"{samples.split}/completions"  # an evaluation has a number called `samples`
+        if samples.split != "train" and self._is_new(name, samples.step):
             self.table(samples.step, name, COLUMNS, of_samples(samples.groups))
 
     def on_evaluation(self, evaluation: Evaluation) -> None:

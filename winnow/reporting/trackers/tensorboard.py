@@ -27,19 +27,18 @@ class TensorBoard(Tracker):
 
         folder = start.folder / FOLDER / self.name
         self._writer = EventFileWriter(str(folder))
+        self._forget(0 if new or start.first_step == 1 else start.first_step)
         if new:
             settings = flat(start.settings, ".")
             self.table(0, "settings", ("setting", "value"), [*map(_written, settings.items())])
             self._add(0, summary=hparams_pb(dict(map(_plain, settings.items()))))
-        else:
-            self._forget(0 if start.first_step == 1 else start.first_step)
         return f"look at it with: tensorboard --logdir {shown(folder)}"
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-        for name, value in values.items():
-            self._add(step, summary=scalar_pb(name, value))
+        found = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(step, summary=Summary(value=found))
         self._writer.flush()
 
     def table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -55,7 +54,10 @@ class TensorBoard(Tracker):
         self._writer.close()
 
     def _forget(self, step: int) -> None:
-        """Have TensorBoard drop what earlier files have from a step on."""
+        """Have TensorBoard drop what earlier files have from a step on.
+
+        It does so at the second such mark and those after it: the first one is a run's beginning.
+        """
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
         self._add(step, session_log=SessionLog(status=SessionLog.START))
