@@ -25,6 +25,7 @@ LEFT_OUT = {
     "pip install .": "into an environment of one's own: `.ci/package` does it",
     "transformers serve": "asks a hub; test_server has such a server",
     "def short_and_right": "a module, not a script",
+    "import mlflow": "a library that no extra has",
 }
 SMALLER = {
     "winnow sample ": ("prompts.limit", "--set prompts.limit=40 "),

@@ -10,6 +10,8 @@
     alarms.jsonl        one object an alarm that was raised or has cleared
     progress.json       what the run is doing (reporting/progress_file.py)
     report.html         the page of the run, written at its end
+    trackers/           what experiment trackers write, and what is known of them
+                        (reporting/trackers/base.py)
     judge.jsonl         what judges answered, by what they were asked (storage/answers.py)
     checkpoints/        step-10/: loads with AutoModelForCausalLM.from_pretrained; an evaluation's
                         folder has none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -67,7 +68,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, An
 
 
 def told(tracker: Tracker, folder: Path, last: int = 2, resumed: int = 0) -> None:
-    """A run of so many steps, an evaluation after each, an alarm in the second."""
+    """A run of so many steps, two evaluations after each, an alarm in the second."""
     settings = {"steps": last}
     first = resumed + 1
     tracker.on_start(
@@ -77,7 +78,10 @@ def told(tracker: Tracker, folder: Path, last: int = 2, resumed: int = 0) -> Non
         tracker.on_progress(StageProgress("sample", 0, 1))
         tracker.on_samples(SamplesScored(step, "eval", []))
         tracker.on_progress(StageProgress("kl", 0, 1))
-        tracker.on_evaluation(Evaluation(step, 0.5, 0.5, 0.4, 0.6, 8, 8, 0, {}, 1.0))
+        found = Evaluation(step, 0.5, 0.5, 0.4, 0.6, 8, 8, 0, {}, 1.0)
+        tracker.on_evaluation(found)
+        tracker.on_progress(StageProgress("evaluate", 0, 1))
+        tracker.on_evaluation(replace(found, split="test"))
         tracker.on_step(StepEnd(step, {"step": step, "loss": 0.5, "time": "now"}))
         if step == ALARM.step:
             tracker.on_alarm(ALARM)
