@@ -101,6 +101,31 @@ def test_bad_news_is_said() -> None:
     assert "1 file cannot be read and is not shown: train-000001.parquet." in texts
 
 
+def test_what_has_cleared_is_told_as_such() -> None:
+    def row(step: int, name: str, text: str, cleared: bool = False) -> dict[str, Any]:
+        advice = "" if cleared else f"Try {name}."
+        return {"step": step, "name": name, "text": text, "advice": advice, "cleared": cleared}
+
+    alarms = [
+        row(2, "a", "Away."),
+        row(3, "b", "Bad."),
+        row(9, "a", "share: 2%", cleared=True),
+        row(9, "b", "share: 3%", cleared=True),
+        row(12, "b", "Bad again."),
+    ]
+    made = verdict(view(alarms=alarms))
+    assert [(one.tone, one.text) for one in made] == [
+        ("warn", "Alarm at step 2, cleared at step 9: Away."),
+        ("bad", "Alarm at step 12, the last of 2: Bad again. Try b."),
+    ]
+
+
+def test_the_alarm_of_samples_cut_off_says_it_alone() -> None:
+    rows = [step(n, cut_off_rate=0.9) for n in (1, 2)]
+    alarms = [{"step": 1, "name": "cut_off", "text": "90% were cut off.", "cleared": False}]
+    assert sum("cut off" in text for text in said(view(metrics=rows, alarms=alarms))) == 1
+
+
 @pytest.mark.parametrize(
     ("progress", "text"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,7 +26,7 @@ def verdict(view: View) -> list[Sentence]:
     made = [_state(view), _outcome(view), _work(view), _signal(view), _cut_off(view), _errors(view)]
     if graded(view):
         made.insert(1, _rewards(view))
-    made += [_alarm(row) for row in view.alarms if not row.get("cleared")]
+    made += _alarms(view.alarms)
     if view.damaged:
         files = ", ".join(view.damaged[:3])
         what = number_of(len(view.damaged), "file")
@@ -134,6 +135,8 @@ def _kinds(row: Row) -> str:
 
 
 def _cut_off(view: View) -> Sentence | None:
+    if any(row.get("name") == "cut_off" for row in view.alarms):
+        return None  # told there
     rows = view.metrics[-max(1, len(view.metrics) // 4) :]
     shares = [row["cut_off_rate"] for row in rows if row.get("cut_off_rate") is not None]
     if not shares or (share := sum(shares) / len(shares)) < 0.25:
@@ -155,9 +158,32 @@ def _errors(view: View) -> Sentence | None:
     )
 
 
-def _alarm(row: Row) -> Sentence:
+def _alarms(rows: Sequence[Row]) -> list[Sentence]:
+    """What was raised, in order; of what has cleared again, when, and no advice.
+
+    Of an alarm that came several times the last is told, and how often it came.
+    """
+    last: dict[object, Row] = {}
+    over: dict[object, object] = {}
+    times: Counter[object] = Counter()
+    for row in rows:
+        name = row.get("name", row.get("text"))
+        if row.get("cleared"):
+            over[name] = row.get("step")
+            continue
+        last[name] = row
+        times[name] += 1
+        over.pop(name, None)
+    return [_alarm(row, over.get(name), times[name]) for name, row in last.items()]
+
+
+def _alarm(row: Row, over: object, times: int) -> Sentence:
+    often = f", the last of {times}" if times > 1 else ""
+    at, text = f"at step {row.get('step')}{often}", row.get("text", "")
+    if over is not None:
+        return Sentence("warn", f"Alarm {at}, cleared at step {over}: {text}")
     advice = f" {row['advice']}" if row.get("advice") else ""
-    return Sentence("bad", f"Alarm at step {row.get('step')}: {row.get('text', '')}{advice}")
+    return Sentence("bad", f"Alarm {at}: {text}{advice}")
 
 
 def _sum(rows: Sequence[Row], key: str) -> int:

@@ -266,7 +266,10 @@ class Charts {
     };
     const phases = this.heads[0].phases;
     phases.slice(0, -1).forEach(([, last], i) => line(last + 0.5, "--muted", phases[i + 1][0] || `phase ${i + 2}`));
-    for (const alarm of this.heads[0].alarms) line(alarm.step, "--red", "⚠ " + (alarm.name ?? "alarm"));
+    for (const alarm of this.heads[0].alarms) {
+      const name = alarm.name ?? "alarm";
+      line(alarm.step, alarm.cleared ? "--muted" : "--red", alarm.cleared ? "✓ " + name : "⚠ " + name);
+    }
   }
 
   repaint() {
