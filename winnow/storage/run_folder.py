@@ -175,7 +175,7 @@ class RunStore:
         path = self._rollouts(split, step)
         if not path.is_file():
             return None
-        columns = ["group", *PROMPT_KEY, "reward", "right_by", "right_at"]
+        columns = ["group", *PROMPT_KEY, "difficulty", "reward", "right_by", "right_at"]
         by_group = self._by_group(path, columns)
         return [counted_of(by_group[place]) for place in sorted(by_group)]
 

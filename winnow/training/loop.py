@@ -47,7 +47,8 @@ def train(run: Run) -> None:
     for step in steps:
         batch = run.source.groups(step)
         if batch.fresh:
-            observers.on_samples(SamplesScored(step, "train", batch.groups))
+            own = len(batch.groups) - batch.merged  # those of earlier rounds were told of
+            observers.on_samples(SamplesScored(step, "train", batch.groups[:own]))
         with watch("update"):
             if config.rounds.restart:
                 run.learner.restart(START)

@@ -92,12 +92,16 @@ class EveryStep:
 
 
 class Passes:
-    """Passes over samples that are made once, each in an order of its own."""
+    """Passes over samples that are made once, each in an order of its own.
+
+    Attributes:
+        steps: Of one pass.
+    """
 
     passes = 1
 
     def __init__(self, phase: Phase) -> None:
-        self._steps = phase.steps // phase.algorithm.epochs
+        self.steps = phase.steps // phase.algorithm.epochs
         self._seed, self._before, self.last = phase.config.seed, phase.before, phase.last
 
     def chosen(self, step: int, size: int, share: int) -> tuple[int, list[int]]:
@@ -107,7 +111,7 @@ class Passes:
             size: Number of all groups.
             share: Number of those of a step; the last of a pass may have fewer.
         """
-        epoch, place = divmod(step - self._before - 1, self._steps)
+        epoch, place = divmod(step - self._before - 1, self.steps)
         order = random_stream(self._seed, "pass", epoch).permutation(size)
         return epoch, order[place * share : (place + 1) * share].tolist()
 
@@ -141,7 +145,7 @@ class Once(Passes):
     def groups(self, step: int) -> Batch:
         if not self._all:
             self._all = self._sampled()
-        epoch, chosen = self.chosen(step, len(self._all), len(self._all) // self._steps)
+        epoch, chosen = self.chosen(step, len(self._all), len(self._all) // self.steps)
         with self._context.watch("annotate"):
             groups = self._annotator.fill([self._all[i] for i in chosen], for_advantages=False)
         return Batch(groups, epoch == 0)
@@ -154,7 +158,7 @@ class Once(Passes):
                 check_prompts(other, context.prompts.train, self._sampling.max_tokens)
                 other.load()
         sampler = context.sampler if other is None else other.sampler(self._sampling)
-        steps = range(self._before + 1, self._before + self._steps + 1)
+        steps = range(self._before + 1, self._before + self.steps + 1)
         made = {step: self._rollout.make(step, sampler, whole=False).groups for step in steps}
         if other is not None:
             other.close()
