@@ -277,7 +277,10 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
         ("optimizer.lrr=3", "unknown setting 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
         ("lr=3", "unknown setting 'lr'; did you mean 'optimizer.lr' or 'critic.lr'?"),
         ("temperature=3", "did you mean 'sampling.temperature' or 'eval.temperature'?"),
-        ("eval.stop=3", "unknown setting 'eval.stop'; did you mean 'sampling.stop'?"),
+        (
+            "eval.stop=3",
+            "unknown setting 'eval.stop'; did you mean 'sampling.stop' or 'alarms.stop'?",
+        ),
         ("steps.x=1", "steps: it is a single value and has no setting 'x' of its own"),
         ("steps.x=", "steps: it is a single value and has no setting 'x' of its own"),
         ("optimizer.betas.x=1", "optimizer.betas: it is a single value and has no setting 'x'"),

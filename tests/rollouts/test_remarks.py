@@ -75,8 +75,11 @@ def half(prompt: winnow.Prompt, completion: str) -> float:
     return 0.5
 
 
-def test_each_is_told_once_and_empty_steps_are_counted(tiny_model, tmp_path) -> None:
-    notes = Notes()
+@pytest.mark.parametrize("off", [["nothing_kept", "cut_off"], []], ids=["notes", "alarms"])
+def test_each_is_told_once_and_empty_steps_are_counted(tiny_model, tmp_path, off) -> None:
+    """By notes, or by the alarms for them."""
+    notes, alarms = Notes(), []
+    notes.on_alarm = alarms.append  # type: ignore[method-assign]
     winnow.train(
         model=str(tiny_model),
         prompts=tiny.problems(),
@@ -88,17 +91,20 @@ def test_each_is_told_once_and_empty_steps_are_counted(tiny_model, tmp_path) -> 
         samples_per_prompt=2,
         sampling={"max_tokens": 1},
         eval={"size": 0},
+        alarms={"off": off},
         callbacks=[notes],
         quiet=True,
     )
     told = [text for text in notes.texts if "no update" in text]
-    assert len(told) == 3
     assert told[0].startswith("step 1: no update: all 8 samples have reward 0.5; try easier")
     (file,) = re.findall(r"look at the samples in (\S+):", told[0])
     assert {row["step"] for row in pq.read_table(file).to_pylist()} == {1}
-    assert told[1:] == [f"step {n}: no update again, {n} steps without one so far" for n in (2, 4)]
+    again = [f"step {n}: no update again, {n} steps without one so far" for n in (2, 4)]
+    assert told[1:] == (again if off else again[:1])
     assert sum("rewards between 0 and 1 seen; raft++" in text for text in notes.texts) == 1
-    assert sum("cut off at sampling.max_tokens = 1;" in text for text in notes.texts) == 1
+    assert sum("cut off at sampling.max_tokens = 1;" in text for text in notes.texts) == bool(off)
+    found = [(one.name, one.step) for one in alarms if one.name in ("cut_off", "nothing_kept")]
+    assert found == ([] if off else [("cut_off", 1), ("nothing_kept", 3)])
 
 
 def test_graded_rewards_are_told_of_after_the_first_evaluation(tiny_model, tmp_path) -> None:

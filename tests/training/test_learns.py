@@ -104,6 +104,7 @@ def test_row_learns(tiny_model, tmp_path, name, run_seed, reached):
     found = run(tiny_model, tmp_path / "run", run_seed, "exact", **ROWS[name])
     # dpo, of one pair a prompt, made once: a problem or two stay behind; ppo reached .91 once
     assert reached(f"{name} learned", found) > (0.75 if name in ("dpo", "ppo") else 0.9)
+    assert not (tmp_path / "run/alarms.jsonl").exists()
     if name == "dpo":
         last = RunStore.open(tmp_path / "run").lines("metrics.jsonl")[-20:]
         ordered = min(row["preference_accuracy"] for row in last)

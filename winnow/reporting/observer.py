@@ -133,7 +133,8 @@ class Observers(Observer):
             how = (
                 f"; all is saved; to go on: winnow train --resume {shown(folder)}" if folder else ""
             )
-            raise StoppedByAlarm(f"stopped by the alarm {alarm.name}: {alarm.text}{how}")
+            text = alarm.text.rstrip(".")
+            raise StoppedByAlarm(f"stopped by the alarm {alarm.name}: {text}{how}")
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """A stage has done so many of so many."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from winnow.config.schema import Config
+from winnow.config.schema.alarms import AlarmsConfig
 from winnow.errors import UserError
 from winnow.storage.atomic import write_text
 from winnow.storage.digests import Damaged, read_signed, signed
@@ -43,6 +44,7 @@ _FREE = frozenset(
         "eval.source",
         "anchor.source",
         "samples_file",
+        *(f"alarms.{key}" for key in AlarmsConfig.model_fields),
     }
 )
 """Settings that say where and how the work is done; of sources, what is in them counts."""

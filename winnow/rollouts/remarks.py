@@ -16,9 +16,17 @@ CUT_OFF = 0.25
 """Above this share of samples, those that were cut off are spoken of."""
 
 
-def cut_off(groups: Sequence[Group], setting: str, max_tokens: int) -> str | None:
-    """That more than a quarter of the samples were cut off at a setting, and what to try."""
+def cut_off(
+    groups: Sequence[Group], setting: str, max_tokens: int, *, told_from: float | None = None
+) -> str | None:
+    """That more than a quarter of the samples were cut off at a setting, and what to try.
+
+    Args:
+        told_from: The share from which on an alarm tells it, if one does.
+    """
     count, total = sum(map(count_cut_off, groups)), sum(len(group.samples) for group in groups)
+    if told_from is not None and count >= told_from * total:
+        return None
     return many_cut_off(count, total, max_tokens, setting)
 
 

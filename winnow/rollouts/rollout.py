@@ -77,9 +77,9 @@ class Rollout:
         if failed := failures_of(groups):
             self._note(f"step {step}: {failed}")
         self._once("graded", graded(groups, self._algorithm))
-        longest = self._config.sampling.max_tokens
-        if (cut := cut_off(groups, MAX_TOKENS, longest)) is not None:
-            self._once("cut off", f"step {step}: {cut}")
+        longest, alarm = self._config.sampling.max_tokens, self._config.alarms.thresholds
+        cut = cut_off(groups, MAX_TOKENS, longest, told_from=alarm.get("cut_off"))
+        self._once("cut off", cut and f"step {step}: {cut}")
         trained = full[:count] if refill else None
         return Batch(groups, True, trained, measures=self._measures(groups))
 

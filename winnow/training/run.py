@@ -32,6 +32,7 @@ from winnow.training.report import write_report
 from winnow.training.resuming import ResumePoint, drop_optimizers, resume_point
 from winnow.training.setup import Plan, assemble, plan
 from winnow.training.summary import opening, told
+from winnow.training.watching import alarms_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,13 +146,16 @@ def run(
         ):
             try:
                 runner = assemble(checked, verifier, observers, out=out, lock=lock, point=point)
-                observers.records = [MetricsFile(runner.context.store.append)]
+                store = runner.context.store
+                observers.records = [MetricsFile(store.append)]
+                done = point.step if point else 0
+                observers.watchers = alarms_of(config, checked.phases, store, observers, done)
                 observers.check()
                 for made in runner.runs():
                     run_loop(made)
                 runner.finish()
                 if not config.checkpoint.keep_optimizer:
-                    drop_optimizers(runner.context.store)
+                    drop_optimizers(store)
             except OwnCodeError as error:
                 if (out / "config.toml").is_file():
                     error.add_note(f"what was sampled is kept; resume: {_again(out, algorithm)}")

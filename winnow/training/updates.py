@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from winnow.algorithms.objective import learned_from, totals
 from winnow.config.schema import Config
 from winnow.errors import WinnowError
+from winnow.reporting.alarms.scores import scores_of
+from winnow.reporting.alarms.signal import without_signal
 from winnow.rollouts.generate import random_stream
 from winnow.rollouts.remarks import no_update
 from winnow.storage.rollouts import rollout_file
@@ -72,15 +75,21 @@ def _are_own(run: Run, begun: int) -> bool:
 
 
 def _no_update(run: Run, step: int, batch: Batch) -> None:
-    """Say why there is none and what to try; of later steps only how many, as the count doubles."""
+    """Say why there is none and what to try, unless an alarm will.
+
+    Of later steps only how many, as the count doubles, until an alarm says it.
+    """
     run.empty_steps += 1
-    count, context = run.empty_steps, run.context
+    count, context, alarms = run.empty_steps, run.context, run.phase.config.alarms
     if count == 1:
+        told = step == 1 and batch.fresh and "no_signal" in alarms.thresholds
+        if told and without_signal(scores_of(batch.groups)):
+            return
         text = no_update(
             batch.groups, run.phase.config, run.phase.algorithm, _samples_of(run, step)
         )
         context.observers.note(f"step {step}: {text}")
-    elif count & (count - 1) == 0:
+    elif count & (count - 1) == 0 and count < alarms.thresholds.get("nothing_kept", math.inf):
         context.observers.note(f"step {step}: no update again, {count} steps without one so far")
 
 

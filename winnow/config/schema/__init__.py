@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 from pydantic_core import PydanticCustomError
 
 from winnow.config.messages import complaint, shown
+from winnow.config.schema.alarms import AlarmsConfig
 from winnow.config.schema.algorithm import AlgorithmConfig
 from winnow.config.schema.anchor import AnchorConfig
 from winnow.config.schema.base import Section, listed
@@ -99,6 +100,7 @@ class Config(Section):
     anchor: AnchorConfig = AnchorConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    alarms: AlarmsConfig = AlarmsConfig()
 
     @field_validator("device")
     @classmethod
