@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from winnow.algorithms.objective import factors, learned_from
-from winnow.engines.base import PRESENT, START, Capabilities, ModelSize, WeightsRef
+from winnow.engines.base import PRESENT, START, Capabilities, Conventions, ModelSize, WeightsRef
 from winnow.engines.queueing import QueuedSampler
 from winnow.rollouts.generate import random_stream
 from winnow.types import Group, Sample, StepStats
@@ -33,6 +33,9 @@ class Engine:
         self.decode = lambda ids: "".join(map(chr, ids))
         self.token_ends = lambda ids, text: (*[min(i + 1, len(text)) for i in range(len(ids))],)
         self.size = lambda: ModelSize(10, 10, 8, 1, 1, 64, 0, True)
+        self.conventions = lambda: Conventions(
+            False, "", None, (0, 0), None, {0: "<end>"}, 0, None, {}
+        )
         self.peak_memory = lambda: None
         self.publish = lambda version: WeightsRef(version, PRESENT, hash=str(version))
 

@@ -618,30 +618,6 @@ class TestResults:
         assert max(map(len, out.splitlines())) <= width
         assert re.findall(r"^algorithm +(\S+)", out, re.MULTILINE) == list(ALGORITHMS)
 
-    def test_doctor(self, monkeypatch, capsys) -> None:
-        code, out, _ = in_process(monkeypatch, capsys, "doctor", "--json")
-        findings = {row["what"]: row for row in json.loads(out)}
-        assert code == 0
-        assert findings["torch"]["ok"]
-        assert findings["torch"]["needed"]
-        assert {"python", "gpu", "smollm2-135m", "reasoning-gym", "datasets"} <= findings.keys()
-        code, out, _ = in_process(monkeypatch, capsys, "doctor")
-        assert code == 0
-        assert len(out.splitlines()) == len(findings)
-        monkeypatch.setitem(sys.modules, "torch", None)
-        monkeypatch.setattr("winnow.cli.doctor.version", missing_torch)
-        code, out, _ = in_process(monkeypatch, capsys, "doctor")
-        assert code == 2
-        assert "no   torch: not installed (pip install torch)\n" in out
-
-
-def missing_torch(name: str) -> str:
-    from importlib.metadata import PackageNotFoundError
-
-    if name == "torch":
-        raise PackageNotFoundError(name)
-    return "1.0"
-
 
 class TestHelp:
     @pytest.fixture(scope="class")

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from winnow import __version__
-from winnow.cli import analysis, audit, coefficients, listing, report, samples, show, upkeep
+from winnow.cli import analysis, audit, coefficients, doctor, listing, report, samples, show, upkeep
 from winnow.cli.options import (
     Accept,
     Json,
@@ -191,27 +191,9 @@ def evaluate(
         say(f"samples: {shown(located(folder, 'out') / 'rollouts')}")
 
 
-for _module in (samples, show, report, analysis, coefficients, audit, upkeep, listing):
+for _module in (samples, show, report, analysis, coefficients, audit, upkeep, listing, doctor):
     for _name, (_function, _example) in _module.COMMANDS.items():
         app.command(name=_name, epilog=_example)(_function)
-
-
-@app.command(epilog="Example: winnow doctor")
-def doctor(as_json: Json = False) -> None:
-    """Show what this machine has.
-
-    Versions, device, the built-in model, optional libraries.
-    """
-    from winnow.cli.doctor import examine
-
-    findings = examine()
-    if as_json:
-        print_json([vars(finding) for finding in findings])
-    else:
-        for finding in findings:
-            say(f"{'ok  ' if finding.ok else 'no  '} {finding.what}: {finding.detail}")
-    if any(finding.needed and not finding.ok for finding in findings):
-        raise typer.Exit(2)
 
 
 def main() -> None:

@@ -9,10 +9,10 @@ docs/engines.md says who implements and who calls them. Weights never cross the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from winnow.algorithms.denominators import Totals
 from winnow.algorithms.objective import Term
@@ -242,6 +242,36 @@ class ModelSize:
     found_by_name: bool
 
 
+@dataclass(frozen=True)
+class Conventions:
+    """What the files of a model say of how it is spoken to and when it has finished.
+
+    Attributes:
+        template: Whether its tokenizer has a chat template.
+        broken: Why that renders no conversation; empty where it does.
+        system: What becomes of a system message; ``None`` without a template.
+        opens: The beginning-of-sequence tokens that begin a rendered conversation, as it is encoded
+            here, and as programs encode it that let the tokenizer add its own to the text.
+        closes: The token that the template puts behind what the assistant says, as text, and its
+            id; ``None`` where there is no such special token.
+        ends: Every token that ends a completion here, by id, as text.
+        eos: The tokenizer's end-of-sequence token, which is put behind completions that are texts.
+        pad: The padding token.
+        sampling: What its generation config would change of how other programs sample, such as
+            top_k or repetition_penalty; nothing of it is read here.
+    """
+
+    template: bool
+    broken: str
+    system: Literal["read", "left out", "refused"] | None
+    opens: tuple[int, int]
+    closes: tuple[int, str] | None
+    ends: Mapping[int, str]
+    eos: int | None
+    pad: int | None
+    sampling: Mapping[str, float]
+
+
 class Engine(Protocol):
     """One policy, wherever its weights are.
 
@@ -277,6 +307,10 @@ class Engine(Protocol):
 
     def size(self) -> ModelSize:
         """How large the model is; weights that are not there are not read for it."""
+        ...
+
+    def conventions(self) -> Conventions:
+        """What its files say of templates, special tokens and sampling; may read the weights."""
         ...
 
     def encode_completion(self, text: str, *, ended: bool) -> tuple[int, ...]:

@@ -40,6 +40,28 @@ def hardware() -> tuple[int, list[str]]:
     return torch.get_num_threads(), gpus
 
 
+def gpu_fault() -> str:
+    """Why torch's first GPU does not multiply two small matrices right; empty if it does."""
+    import torch
+
+    try:
+        ones = torch.ones(64, 64, device="cuda")
+        found = float((ones @ ones).sum())
+    except (RuntimeError, AssertionError) as error:
+        return " ".join(str(error).split())[:160]
+    return "" if found == 64.0**3 else f"64 x 64 ones times themselves sum to {found:g}"
+
+
+def gpu_memory(device: str) -> tuple[int, int] | None:
+    """Bytes of a GPU's memory that are free, and all; ``None`` of another device."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    free, total = torch.cuda.mem_get_info(torch.device(device))
+    return int(free), int(total)
+
+
 def keep_pages() -> None:
     """Ask torch for large pages, and the C library to keep freed memory for the next tensor.
 

@@ -1,4 +1,4 @@
-"""How much memory this process has used."""
+"""How much memory this process has used, and how much there is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+_MACHINE = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
 
 
 def peak_host_gib() -> float | None:
@@ -25,3 +27,35 @@ def peak_host_gib() -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)
+
+
+def host_memory() -> tuple[int, int] | None:
+    """Bytes of memory that this process may still take, and all that it may ever have, swap
+    included; ``None`` if unknown.
+
+    On Linux MemAvailable and the totals of /proc/meminfo, or what the limit of a container (cgroup
+    v2) leaves, if that is less.
+    """
+    if not _MACHINE.is_file():
+        return None
+    told = {}
+    for line in _MACHINE.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if value.strip():
+            told[name] = int(value.split()[0]) * 1024  # it is in KiB
+    if "MemAvailable" not in told or "MemTotal" not in told:
+        return None
+    free = told["MemAvailable"] + told.get("SwapFree", 0)
+    total = told["MemTotal"] + told.get("SwapTotal", 0)
+    limit, taken = (_number(_GROUP / name) for name in ("memory.max", "memory.current"))
+    if limit is not None:
+        total, free = min(total, limit), min(free, max(0, limit - (taken or 0)))
+    return free, total
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(text) if text.isdigit() else None

@@ -13,12 +13,10 @@ from statistics import median
 from typing import Any
 
 from winnow.config.located import located_config, naming_places
-from winnow.config.reference import names_model
 from winnow.config.schema import SHORT, Config
-from winnow.config.schema.lora import LoraConfig
 from winnow.config.schema.reward import PartConfig
 from winnow.config.validation import cautions
-from winnow.engines.base import START, Engine
+from winnow.engines.base import Engine
 from winnow.engines.factory import engine_for, longest_of_evaluation
 from winnow.prompts.loading import clashes
 from winnow.rewards.base import AnyReward, scores_of
@@ -30,8 +28,8 @@ from winnow.rollouts.reward_errors import is_probed, plain_completions, plain_sa
 from winnow.rollouts.rewards import check_reward, reward_for
 from winnow.storage.paths import located
 from winnow.storage.run_folder import RunStore
-from winnow.training.forecast import Disk, Memory, Work, disk, memory, work
-from winnow.training.phase_runner import needs_start
+from winnow.training.forecast import Disk, Memory, Work, work
+from winnow.training.needs import needs
 from winnow.training.setup import Plan, plan
 from winnow.training.summary import opening
 from winnow.types import Prompt
@@ -131,7 +129,7 @@ def preview(config: Config, *, out: Path, recipe: str | None, sets: Sequence[str
     given = config
     out, config = located(out, "out"), located_config(config)
     RunStore.refuse(out)
-    with naming_places(config), _no_bytecode():
+    with naming_places(config), no_bytecode():
         checked = plan(config)
         first = next(iter(checked.prompts.every), None)
         with reward_for(config, None, first) if not _learned(config) else _checked(config) as made:
@@ -149,10 +147,8 @@ def _preview(
     size = engine.size()
     lengths = _lengths(checked, engine, size.context)
     longest = lengths.longest if lengths else 0
-    measured = evaluation_params(config)
-    kl = bool(prompts.held_out) and config.eval.kl_prompts > 0
-    kl = kl and not measured.truncated and not measured.greedy and not config.lora.rank
     held_out, test = len(prompts.held_out), len(prompts.test)
+    needed = needs(size, config, phases, prompts, longest)
     return Preview(
         folder=out,
         device=engine.device,
@@ -171,15 +167,8 @@ def _preview(
         recorded=sum({p.file.path: p.file.table.rows for p in phases if p.file}.values()),
         parameters=size.parameters,
         trained=size.trained,
-        disk=disk(size, config, phases, held_out, longest),
-        memory=memory(
-            size,
-            config,
-            phases,
-            longest=longest,
-            start=needs_start(config, phases) or kl,
-            others=_others(checked),
-        ),
+        disk=needed.disk,
+        memory=needed.memory,
         notes=_notes(checked),
     )
 
@@ -202,22 +191,6 @@ def _lengths(checked: Plan, engine: Engine, context: int | None) -> Lengths | No
         context=context,
         too_long=sum(each > context for each in room) if context is not None else 0,
     )
-
-
-def _others(checked: Plan) -> int:
-    """Bytes of models that are held beside the policy: a reference, one that is sampled from."""
-    config = checked.config
-    names = {("samples_from", config.samples_from)} if config.samples_from else set()
-    for phase in checked.phases:
-        reference = phase.config.reference
-        if phase.refers and reference != START and names_model(reference):
-            names.add(("reference", reference))
-    found = 0
-    for field, name in names:
-        other = config.model_copy(update={"model": name, "lora": LoraConfig()})
-        size = engine_for(other, field=field).size()
-        found += size.parameters * size.item
-    return found
 
 
 def _notes(checked: Plan) -> list[str]:
@@ -259,7 +232,7 @@ def _tried(reward: AnyReward, prompt: Prompt | None) -> tuple[Tried, ...]:
 
 
 @contextmanager
-def _no_bytecode() -> Iterator[None]:
+def no_bytecode() -> Iterator[None]:
     """In the block, importing a user's code leaves no file beside it, in child processes too."""
     name = "PYTHONDONTWRITEBYTECODE"
     before, own = os.environ.get(name), sys.dont_write_bytecode

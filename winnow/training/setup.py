@@ -41,8 +41,10 @@ from winnow.rollouts.remarks import alike
 from winnow.storage.lock import FolderLock
 from winnow.storage.run_folder import RunStore
 from winnow.training.file_source import open_file
-from winnow.training.forecast import Disk, disk
+from winnow.training.needs import Needs, needs
 from winnow.training.phase_runner import PhaseRunner
+from winnow.training.preflight.machine import room
+from winnow.training.preflight.quick import enough, suited
 from winnow.training.resuming import ResumePoint
 from winnow.training.sft_mix import Anchor, open_anchor
 from winnow.types import Prompt
@@ -183,10 +185,15 @@ def assemble(
         observers.note(note)
     observers.progress("load model", 0, 1)
     engine = engine_for(config, checkpoint=found[0] if found else None, folder=out)
+    free = room(engine.device)
     longest = max(phase.config.sampling.max_tokens for phase in plan.phases)
     check_prompts(engine, plan.prompts.train, longest)
     setting, longest = longest_of_evaluation(config)
     check_prompts(engine, plan.prompts.held_out + plan.prompts.test, longest, setting)
+    found_out: list[str] = []
+    if point is None:
+        need = _needs(plan, engine)
+        found_out += enough(need, free, engine.device, out)
     sampler = policy_sampler(
         config, engine, ratio=any("old" in phase.algorithm.needs for phase in plan.phases)
     )
@@ -199,6 +206,8 @@ def assemble(
         found=found,
     )
     runner.prepare()
+    if point is None:
+        found_out += suited(engine, config, plan.prompts)
     # Last, when all checks have passed: what fails before leaves nothing on the disk.
     if point is None:
         texts = {"config.toml": tomli_w.dumps(plan.values), INPUTS: text_of(plan.inputs)}
@@ -221,18 +230,19 @@ def assemble(
     for note in () if runner.over else engine.notes():  # which read the weights
         observers.note(f"{config.model}: {note}")
     if point is None:
-        observers.note(f"disk: {_disk(plan, engine)}")
+        observers.note(f"disk: {need.disk}")
+    for note in found_out:
+        observers.note(note)
     for note in clashes([*plan.prompts.train, *plan.prompts.held_out]):
         observers.note(note)
     return runner
 
 
-def _disk(plan: Plan, engine: Engine) -> Disk:
-    """What the run will take on the disk; the first prompt stands for all."""
+def _needs(plan: Plan, engine: Engine) -> Needs:
+    """What the run will take; the first prompt stands for all."""
     prompts = plan.prompts
     longest = max((len(engine.encode(one)) for one in prompts.every[:1]), default=0)
-    held_out = len(prompts.held_out) + len(prompts.test)
-    return disk(engine.size(), plan.config, plan.phases, held_out, longest)
+    return needs(engine.size(), plan.config, plan.phases, prompts, longest)
 
 
 def _samples_from(config: Config, engine: Engine) -> Engine | None:

@@ -14,13 +14,22 @@ from winnow.config.reference import ema_decay
 from winnow.config.schema import Config
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.schema.sampling import SamplingConfig
-from winnow.engines.base import PHASE, PRESENT, START, LearnerPlan, Weights, WeightsRef
+from winnow.engines.base import (
+    PHASE,
+    PRESENT,
+    START,
+    Conventions,
+    LearnerPlan,
+    Weights,
+    WeightsRef,
+)
 from winnow.engines.devices import peak_memory, pick_device, room
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.kv_cache import token_bytes
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.local.policy import SMALLER, LocalPolicy
 from winnow.engines.local.sampler import LocalSampler
+from winnow.engines.models.conventions import conventions_of
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
 from winnow.engines.models.tokenization import PromptEncoder, token_ends
@@ -71,6 +80,9 @@ class LocalEngine(LocalPolicy):
 
     def token_ends(self, tokens: Sequence[int], text: str) -> tuple[int, ...]:
         return token_ends(self.tokenizer, tokens, text)
+
+    def conventions(self) -> Conventions:
+        return conventions_of(self.tokenizer, self.module())
 
     def encode_completion(self, text: str, *, ended: bool) -> tuple[int, ...]:
         ids = self.tokenizer.encode(text, add_special_tokens=False)
