@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+import winnow
 from tests import fake_engine
 from winnow.engines import factory
-from winnow.training import loop
 from winnow.types import Group, Prompt, Sample, Score, StepStats
 
 SETTINGS: dict[str, Any] = {
@@ -98,10 +100,15 @@ class Scores:
     def close(self) -> None: ...
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, **values: float) -> None:
-    """Have each row of metrics say this as well."""
-    plain = loop.step_metrics
-    monkeypatch.setattr(loop, "step_metrics", lambda **given: {**plain(**given), **values})
+def texts(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """A model, and a file of texts without token ids: each one character, sampled as two tokens."""
+    own = {key: given[key] for key in ("model", "prompts", "reward")}
+    sampled = winnow.sample(**own, n=4, sampling={"max_tokens": 4}, out=folder / "pool", quiet=True)
+    rows = pq.read_table(sampled.folder / "samples").to_pylist()
+    gone = {"token_ids": None, "logprobs": None, "entropies": None}
+    rows = [{**row, **gone, "token_ends": [0, 1], "tokens": 2} for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "texts.parquet")
+    return {"model": own["model"], "samples_file": str(folder / "texts.parquet")}
 
 
 def off_policy(stats: StepStats, log_ratios: Sequence[float]) -> StepStats:

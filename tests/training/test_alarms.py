@@ -72,13 +72,15 @@ def case(name: str, tmp: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
         sampled = lambda group, s, i: replace(s, finish_reason="length")  # noqa: E731
     elif name == "verifier_errors":  # a quarter of the samples
         given["reward"] = sick.Scores(lambda _, text: None if text in "12" else float(text == "7"))
-    elif name in ("identical_samples", "retokenised", "sampler_disagrees"):
-        keys = {
-            "identical_samples": {"identical_pairs": 0.9, "identical_expected": 0.1},
-            "retokenised": {"retokenised_rate": 0.2},
-            "sampler_disagrees": {"logprob_gap": 0.4},
-        }
-        sick.measured(patch, **keys[name])
+    elif name == "identical_samples":  # one digit of ten, whatever the seed
+        sampled = lambda group, s, i: sick.digit(s, group.step % 10)  # noqa: E731
+    elif name == "sampler_disagrees":
+        sampled = lambda group, s, i: replace(  # noqa: E731
+            s, logprobs=tuple(x - 0.4 for x in s.logprobs)
+        )
+    elif name == "retokenised":  # by whom these were sampled, each had two tokens
+        sick.engine(patch)
+        given = {**sick.SETTINGS, **sick.texts(tmp, given), "algorithm": "rft"}
     elif name in ("ratio", "ess", "kl_to_sampling_policy"):
         log_ratios = {
             "ratio": [1.5, -1.5] * 4,  # a mean of cosh 1.5 = 2.35
