@@ -23,9 +23,9 @@ from winnow.engines.local import sampler as sampler_module
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.local.policy import LocalPolicy
 from winnow.engines.local.sampler import LocalSampler
-from winnow.engines.local.stopping import Stopper
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.loading import load_model, resolve
+from winnow.engines.models.stopping import Stopper
 from winnow.engines.models.tokenization import PromptEncoder
 from winnow.errors import UserError, WinnowError
 from winnow.rollouts.generate import ask

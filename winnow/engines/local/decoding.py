@@ -18,8 +18,8 @@ from torch import Tensor
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.devices import room
 from winnow.engines.local.kv_cache import KVCache
-from winnow.engines.local.stopping import Stopper
 from winnow.engines.local.token_sampling import choose
+from winnow.engines.models.stopping import Stopper
 from winnow.types import FinishReason, Sample
 
 

@@ -12,10 +12,10 @@ import torch
 from winnow.engines.base import PRESENT, Capabilities, Request, WeightsRef
 from winnow.engines.local.decoding import decode
 from winnow.engines.local.kv_cache import KVCache, Padded, Slots, token_bytes
-from winnow.engines.local.stopping import Stopper
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.loading import end_tokens
 from winnow.engines.models.sizes import cache_bytes
+from winnow.engines.models.stopping import Stopper
 from winnow.engines.models.tokenization import PromptEncoder
 from winnow.engines.queueing import QueuedSampler, Results
 from winnow.errors import WinnowError

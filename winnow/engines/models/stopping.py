@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from winnow.engines.models.tokenization import token_ends
@@ -20,7 +21,6 @@ class Stopper:
         self._tokenizer = tokenizer
         self._end_ids = end_ids
         self._stop = tuple(stop)
-        self._candidates = self._completing_tokens()
 
     def reason(self, tokens: Sequence[int], max_tokens: int) -> FinishReason | None:
         """Why the completion ends with the last of these tokens; ``None`` if it does not."""
@@ -49,7 +49,8 @@ class Stopper:
         assert isinstance(decoded, str)
         return decoded
 
-    def _completing_tokens(self) -> frozenset[int]:
+    @cached_property
+    def _candidates(self) -> frozenset[int]:
         """Tokens whose text holds the last character of a stop string.
 
         A token's text is what it adds after another one: alone, some tokenizers strip its leading
