@@ -54,6 +54,10 @@ class DiskError(WinnowError):
     exit_code = 74
 
 
+class NoServer(WinnowError):
+    """Nothing is left that samples. Exit code 1; a run ends after a checkpoint."""
+
+
 class Stopped(WinnowError):
     """The user stopped the run (Ctrl-C). Exit code 130, as shells have it."""
 

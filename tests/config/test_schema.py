@@ -22,6 +22,7 @@ from winnow.algorithms.table import ALGORITHMS
 from winnow.config.recipe import dumps, load, load_folder, recipes
 from winnow.config.schema import Config, from_dict
 from winnow.config.schema.describe import describe
+from winnow.config.schema.engine import EngineConfig
 from winnow.config.secrets import is_bare
 from winnow.config.validation import check
 from winnow.errors import UserError
@@ -315,7 +316,10 @@ def test_a_system_message_of_a_recipe_can_be_taken_out(tmp_path) -> None:
         ("optimizer.betas=[0.9]", "optimizer.betas.1: is missing"),
         ("optimizer.betas=[0.9, 1.5]", "optimizer.betas.1: must be from 0 to below 1 (got 1.5)"),
         ("optimizer.betas=0.9", "optimizer.betas: must be a list (got 0.9)"),
-        ("engine.sampler=vllm", "engine.sampler: unknown sampler 'vllm'; use 'local' or 'openai'"),
+        (
+            "engine.sampler=far",
+            "engine.sampler: unknown sampler 'far'; use 'local', 'openai' or 'vllm'",
+        ),
         ("engine.learner=far", "engine.learner: unknown learner 'far'; use 'local'"),
         ("url=x", "unknown setting 'url'; did you mean 'engine.url'?"),
         ("server.url=x", "server.url: is now engine.url, with engine.sampler = 'openai'"),
@@ -494,6 +498,27 @@ OPENAI = {
     "key_env": "MY_KEY",
 }
 """What only a server reads, none of it the default."""
+STARTED = {
+    "start_timeout": 9.0,
+    "vllm_python": "python",
+    "vllm_dtype": "bfloat16",
+    "vllm_memory": 0.5,
+    "vllm_context": 512,
+    "vllm_port": 8100,
+    "vllm_devices": ["1", "2"],
+    "vllm_args": ["--enforce-eager"],
+}
+VLLM = {
+    "urls": [],
+    "servers": 2,
+    "transfer": "lora",
+    "transfer_dir": "/tmp",
+    "pause": "abort",
+    "canary": 0.1,
+    **STARTED,
+}
+"""What only vLLM's servers read; of `urls` and `servers` one is set."""
+BOTH = ("served_model", "timeout", "retries")
 
 
 class TestEngine:
@@ -502,15 +527,16 @@ class TestEngine:
     def test_the_model_in_this_process_is_the_default(self) -> None:
         engine = Config().engine
         assert (engine.sampler, engine.learner) == ("local", "local")
-        assert engine.model_dump().keys() == {"sampler", "learner", *OPENAI}
+        assert engine.model_dump().keys() == {"sampler", "learner", *OPENAI, *VLLM}
 
     @pytest.mark.parametrize("key", OPENAI)
     def test_what_only_a_server_reads(self, key) -> None:
         with pytest.raises(UserError) as caught:
             from_dict({"engine": {key: OPENAI[key]}})
+        readers = "'openai' or 'vllm'" if key in BOTH else "'openai'"
         assert str(caught.value) == (
             f"engine.{key}: does nothing with engine.sampler = 'local'; set engine.sampler = "
-            "'openai', or leave it out"  # without the value, which may be a key or a password
+            f"{readers}, or leave it out"  # without the value, which may be a key or a password
         )
         default = Config().engine.model_dump()[key]
         assert from_dict({"engine": {"sampler": "local", key: default}}) == Config()
@@ -527,7 +553,49 @@ class TestEngine:
         """In any order on the command line."""
         sets = [f"engine.{key}={value}" for key, value in OPENAI.items()]
         engine = load(sets=[*sets, "engine.sampler=openai"]).engine
-        assert engine.model_dump() == {"sampler": "openai", "learner": "local", **OPENAI}
+        default = EngineConfig().model_dump()
+        assert engine.model_dump() == {**default, "sampler": "openai", **OPENAI}
+
+    @pytest.mark.parametrize("key", VLLM)
+    def test_what_only_vllm_reads(self, key) -> None:
+        value = VLLM[key] or ["http://host"]
+        for sampler, more in (("local", {}), ("openai", {"url": "http://host/v1"})):
+            with pytest.raises(UserError) as caught:
+                from_dict({"engine": {"sampler": sampler, key: value, **more}})
+            assert str(caught.value) == (
+                f"engine.{key}: does nothing with engine.sampler = '{sampler}'; set "
+                "engine.sampler = 'vllm', or leave it out"
+            )
+
+    def test_vllm_reads_them_all(self) -> None:
+        shared = {key: OPENAI[key] for key in BOTH}
+        engine = from_dict({"engine": {"sampler": "vllm", **VLLM, **shared}}).engine
+        assert engine.model_dump().items() >= {**VLLM, **shared}.items()
+
+    @pytest.mark.parametrize("key", STARTED)
+    def test_what_only_servers_read_that_are_started(self, key) -> None:
+        with pytest.raises(UserError) as caught:
+            from_dict({"engine": {"sampler": "vllm", "urls": ["http://h"], key: STARTED[key]}})
+        assert str(caught.value) == (
+            f"engine.{key}: does nothing with servers that run already; set engine.servers, or "
+            "leave it out"
+        )
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({}, "servers: is missing, and engine.sampler = 'vllm' needs it or engine.urls"),
+            ({"urls": ["http://h"], "servers": 1}, "servers: starts servers, and engine.urls name"),
+            ({"servers": 1}, "vllm_python: is missing, and engine.servers needs it"),
+            ({"urls": ["host:8000"]}, "urls: must be addresses"),
+            ({"urls": ["http://a:b@h"]}, "urls: it holds a password or a query"),
+        ],
+    )
+    def test_vllm_needs_servers(self, given, said) -> None:
+        with pytest.raises(UserError) as caught:
+            from_dict({"engine": {"sampler": "vllm", **given}})
+        assert str(caught.value).startswith(f"engine.{said}")
+        assert "a:b" not in str(caught.value)
 
     def test_what_samples_is_what_the_server_calls_it(self) -> None:
         for called, name in (({}, "a"), ({"served_model": "b"}, "b")):

@@ -113,6 +113,15 @@ ELSEWHERE = {
         f"engine.{key}": "the schema: with engine.sampler = 'openai'"
         for key in ("timeout", "retries", "key_env")
     },
+    **{
+        f"engine.{key}": "the schema: with engine.sampler = 'vllm'"
+        for key in ("urls", "servers", "transfer", "transfer_dir", "pause", "canary")
+    },
+    "engine.start_timeout": "the schema: with engine.servers",
+    **{
+        f"engine.vllm_{key}": "the schema: with engine.servers"
+        for key in ("python", "dtype", "memory", "context", "port", "devices", "args")
+    },
 }
 READ = {
     *("model", "dtype", "device", "threads", "seed", "phases", "engine.sampler", "engine.learner"),

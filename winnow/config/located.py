@@ -22,6 +22,8 @@ _PATHS = (
     ("eval", "source"),
     ("anchor", "source"),
     ("anchor",),
+    ("engine", "vllm_python"),
+    ("engine", "transfer_dir"),
     ("reward", "name"),
     *(("algorithm", c) for c in ("select", "advantage", "loss", "denominator", "kl", "critic")),
 )

@@ -13,7 +13,7 @@ from winnow.config.foreign import hint
 from winnow.config.former import FORMER, moved
 from winnow.errors import UserError, nearest
 
-_SECRET = ("engine", "engine.key_env", "engine.url")
+_SECRET = ("engine", "engine.key_env", "engine.url", "engine.urls")
 """Settings whose values are not shown: they may hold a key or a password by mistake."""
 _OF_TABLES = ("value_error", "missing", "unreadable", "not_of_templates")
 """Kinds of errors about a table as a whole; else a table stands where a value should."""

@@ -124,11 +124,18 @@ class Sampler(Protocol):
         ...
 
     def load(self, weights: WeightsRef) -> None:
-        """Sample from these weights from now on; an error while samples are under way."""
+        """Sample from these weights from now on.
+
+        While samples are under way it is an error, or they say which weights gave which token.
+        """
         ...
 
     def notes(self) -> list[str]:
         """What went wrong while sampling and was put right, in sentences."""
+        ...
+
+    def close(self) -> None:
+        """End what was started to sample with. It samples no more."""
         ...
 
 

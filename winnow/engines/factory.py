@@ -47,15 +47,36 @@ ENGINES: Mapping[str, Kind] = {"local": Kind(_local_engine, resolve)}
 """By what trains."""
 
 
-def _own(config: Config, engine: Callable[[], Engine]) -> Sampler:
+@dataclass(frozen=True)
+class Place:
+    """Where a sampler belongs.
+
+    Attributes:
+        folder: Of the run, for logs; it may not be there yet.
+        note: Hears what a person should know as it happens.
+    """
+
+    folder: Path | None = None
+    note: Callable[[str], None] = lambda text: None
+
+
+def _own(config: Config, engine: Callable[[], Engine], _: Place) -> Sampler:
     return engine().sampler(config.sampling)
 
 
-def _server(config: Config, _: Callable[[], Engine]) -> Sampler:
+def _server(config: Config, _: Callable[[], Engine], __: Place) -> Sampler:
     from winnow.engines.server.client import Server
     from winnow.engines.server.sampler import ServerSampler
 
-    how = config.engine.model_dump(exclude={"sampler", "learner", "url", "served_model"})
+    own = config.engine
+    how: dict[str, Any] = {
+        "api": own.api,
+        "concurrency": own.concurrency,
+        "requests_per_minute": own.requests_per_minute,
+        "timeout": own.timeout,
+        "retries": own.retries,
+        "key_env": own.key_env,
+    }
     url, model = config.engine.url or "", config.sampling_model
     options = config.prompts.chat_template_options
     sampler = ServerSampler(Server(url=url, model=model, **how, template_options=options))
@@ -63,9 +84,16 @@ def _server(config: Config, _: Callable[[], Engine]) -> Sampler:
     return sampler
 
 
-SAMPLERS: Mapping[str, Callable[[Config, Callable[[], Engine]], Sampler]] = {
+def _vllm(config: Config, engine: Callable[[], Engine], place: Place) -> Sampler:
+    from winnow.engines.vllm.setup import vllm_sampler
+
+    return vllm_sampler(config, engine(), place.folder, place.note)
+
+
+SAMPLERS: Mapping[str, Callable[[Config, Callable[[], Engine], Place], Sampler]] = {
     "local": _own,
     "openai": _server,
+    "vllm": _vllm,
 }
 """What makes the sampler of each kind, from the settings and, where it needs one, the engine."""
 
@@ -128,7 +156,9 @@ def decoder(model: str) -> Callable[[Sequence[int]], str]:
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def policy_sampler(config: Config, engine: Engine, *, ratio: bool) -> Sampler:
+def policy_sampler(
+    config: Config, engine: Engine, *, ratio: bool, place: Place | None = None
+) -> Sampler:
     """The sampler of a policy that is trained.
 
     Args:
@@ -137,7 +167,7 @@ def policy_sampler(config: Config, engine: Engine, *, ratio: bool) -> Sampler:
     Raises:
         UserError: it cannot take the policy's weights, or gives other log-probs.
     """
-    sampler = SAMPLERS[config.engine.sampler](config, lambda: engine)
+    sampler = SAMPLERS[config.engine.sampler](config, lambda: engine, place or Place())
     if not sampler.capabilities.loads_weights:
         problem = f"{config.engine.sampler!r} samples from weights of its own, not from the policy"
         raise UserError("engine.sampler", problem, "use 'local'")
@@ -160,10 +190,12 @@ def sampler_for(
     observers: Observers,
     setting: str = _MAX_TOKENS,
     max_tokens: int | None = None,
+    folder: Path | None = None,
 ) -> Sampler:
     """The sampler where nothing is trained, ready.
 
     Args:
+        folder: Of what is made; it may not be there yet.
         setting, max_tokens: What bounds a completion. Default: `sampling.max_tokens`.
 
     Raises:
@@ -185,7 +217,8 @@ def sampler_for(
             observers.note(f"{config.model}: {note}")
         return made
 
-    return SAMPLERS[config.engine.sampler](config, engine)
+    place = Place(folder, observers.note)
+    return SAMPLERS[config.engine.sampler](config, engine, place)
 
 
 def check_model(name: str, field: str, others: Sequence[str] = (), *, kind: str = "local") -> None:
@@ -203,7 +236,7 @@ def check_device(config: Config) -> None:
 
     For `auto` and `cpu` torch is not imported.
     """
-    if config.engine.sampler == "local" and config.device not in ("auto", "cpu"):
+    if config.engine.sampler != "openai" and config.device not in ("auto", "cpu"):
         pick_device(config.device)
 
 

@@ -47,3 +47,7 @@ class QueuedSampler(ABC):
         if self._under_way is not None:
             self._under_way.close()
             self._under_way = None
+
+    def close(self) -> None:
+        """Let go of what it samples with; nothing, of most."""
+        self.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def _run_evaluation(
         and_then(out, "run it again with another --out"),
     ):
         longest = longest_of_evaluation(config)
-        sampler = sampler_for(config, prompts.held_out, observers, *longest)
+        sampler = sampler_for(config, prompts.held_out, observers, *longest, folder=out)
         if (said := alike(config.eval.samples, evaluation_params(config), "eval")) is not None:
             observers.note(said)
         for note in clashes(prompts.held_out):
@@ -148,6 +149,7 @@ def _run_evaluation(
         store = RunStore.create(out, dumps(config), told, checkpoints=False, lock=lock)
         observers.records = [MetricsFile(store.append)]
         context = Context(config, prompts, sampler, verifier, store, observers)
-        result = evaluate(context, step=0, alone=True)
+        with closing(sampler):
+            result = evaluate(context, step=0, alone=True)
         observers.done(RunEnd(out, "done"))
     return result

@@ -309,7 +309,7 @@ def _sample(
         observers.running(start),
         and_then(folder, f"run {again}"),
     ):
-        sampler = sampler_for(config, plan.prompts, observers)
+        sampler = sampler_for(config, plan.prompts, observers, folder=folder)
         for note in clashes(plan.prompts):
             observers.note(note)
         if (said := alike(plan.n, plan.params, "samples_per_prompt")) is not None:
@@ -325,6 +325,7 @@ def _sample(
                 error.add_note(f"resume: {again}")
             raise
         finally:
+            sampler.close()
             for note in sampler.notes():
                 observers.note(note)
         observers.done(RunEnd(folder, "done"))

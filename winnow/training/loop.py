@@ -5,7 +5,11 @@ source (sample, score, select, advantages) -> mini-batches -> updates -> publish
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from winnow.engines.base import START
+from winnow.errors import NoServer
 from winnow.evaluation.held_out import evaluate
 from winnow.reporting.events import CheckpointSaved, SamplesScored, StepEnd
 from winnow.reporting.memory import peak_host_gib
@@ -14,6 +18,7 @@ from winnow.reporting.timing import utc_now
 from winnow.rollouts.collisions import with_collisions
 from winnow.rollouts.diversity import with_diversity
 from winnow.rollouts.rollout import Rollout
+from winnow.storage.paths import shown
 from winnow.training.context import Run
 from winnow.training.early_stopping import BestSoFar, best_of_evaluations
 from winnow.training.updates import update
@@ -45,7 +50,8 @@ def train(run: Run) -> None:
     enough = patience > 0 and best_so_far(run).stale >= patience  # a run that had stopped
     steps = () if enough else range(run.steps_done + 1, run.source.last + 1)
     for step in steps:
-        batch = run.source.groups(step)
+        with saving(run, step - 1):
+            batch = run.source.groups(step)
         if batch.fresh:
             own = len(batch.groups) - batch.merged  # those of earlier rounds were told of
             observers.on_samples(SamplesScored(step, "train", batch.groups[:own]))
@@ -114,6 +120,19 @@ def checkpoint(run: Run, step: int) -> None:
         keep = config.checkpoint.keep
         folder = context.store.checkpoint(step, run.learner.save, state, keep, protect)
     context.observers.on_checkpoint(CheckpointSaved(step, folder))
+
+
+@contextmanager
+def saving(run: Run, step: int) -> Iterator[None]:
+    """In the block, if nothing is left that samples, the last step that was done is saved."""
+    try:
+        yield
+    except NoServer as error:
+        if step > 0 and step not in dict(run.context.store.checkpoints()):
+            checkpoint(run, step)
+        again = f"winnow train --resume {shown(run.context.store.folder)}"
+        error.add_note(f"what was sampled is kept; resume: {again}")
+        raise
 
 
 def _outcome(found: BestSoFar, patience: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.config.located import located_config, naming_places
 from winnow.config.recipe import load_folder, naming_folder
 from winnow.config.schema import Config
+from winnow.engines.base import Sampler
 from winnow.errors import OwnCodeError, Stopped, UserError, WinnowError
 from winnow.evaluation.gain import gain_between
 from winnow.reporting.events import RunEnd, RunStart
@@ -151,9 +153,10 @@ def run(
                 done = point.step if point else 0
                 observers.watchers = alarms_of(config, checked.phases, store, observers, done)
                 observers.check()
-                for made in runner.runs():
-                    run_loop(made)
-                runner.finish()
+                with _ending(runner.context.sampler, observers):
+                    for made in runner.runs():
+                        run_loop(made)
+                    runner.finish()
                 if not config.checkpoint.keep_optimizer:
                     drop_optimizers(store)
             except OwnCodeError as error:
@@ -177,6 +180,17 @@ def run(
                 result = replace(result, report=_reported(out, observers))
             observers.done(_end(result))
     return result
+
+
+@contextmanager
+def _ending(sampler: Sampler, observers: Observers) -> Iterator[None]:
+    """After the block, however it ends, the sampler is let go of and has said what it has to."""
+    try:
+        yield
+    finally:
+        sampler.close()
+        for note in sampler.notes():
+            observers.note(note)
 
 
 def _again(folder: Path, algorithm: Algorithm | None) -> str:

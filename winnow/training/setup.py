@@ -20,6 +20,7 @@ from winnow.config.validation import cautions, check_answers, refuse
 from winnow.engines.base import PHASE, START, Engine
 from winnow.engines.devices import environment
 from winnow.engines.factory import (
+    Place,
     check_device,
     check_model,
     check_prompts,
@@ -194,9 +195,8 @@ def assemble(
     if point is None:
         need = _needs(plan, engine)
         found_out += enough(need, free, engine.device, out)
-    sampler = policy_sampler(
-        config, engine, ratio=any("old" in phase.algorithm.needs for phase in plan.phases)
-    )
+    ratio = any("old" in phase.algorithm.needs for phase in plan.phases)
+    sampler = policy_sampler(config, engine, ratio=ratio, place=Place(out, observers.note))
     runner = PhaseRunner(
         Context(config, plan.prompts, sampler, reward, store, observers),
         engine,

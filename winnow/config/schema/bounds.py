@@ -66,6 +66,7 @@ Tries = Annotated[int, Range(0, 100)]
 Parallel = Annotated[int, Range(1, 1000)]
 """Processes, threads or connections at a time."""
 ParallelOrNone = Annotated[int, Range(0, 1000)]
+Port = Annotated[int, Range(1, 65_535, zero=True)]
 Tokens = Annotated[int, Range(1, 10**7)]
 """Of one completion."""
 Rank = Annotated[int, Range(0, 4096)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -9,28 +10,45 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from winnow.config.schema.base import Section
-from winnow.config.schema.bounds import Name, Parallel, PerMinute, Seconds, Tries
+from winnow.config.schema.bounds import (
+    CoefficientOrNone,
+    CountOrNone,
+    Mass,
+    Name,
+    Parallel,
+    ParallelOrNone,
+    PerMinute,
+    Port,
+    Seconds,
+    Tries,
+)
 from winnow.config.secrets import NOT_A_NAME, NOT_BARE, is_bare, names_a_variable
 
-_OPENAI = (
-    "url",
-    "served_model",
-    "api",
-    "concurrency",
-    "requests_per_minute",
-    "timeout",
-    "retries",
-    "key_env",
+_READERS = {
+    **dict.fromkeys(("url", "api", "concurrency", "requests_per_minute", "key_env"), ("openai",)),
+    **dict.fromkeys(("served_model", "timeout", "retries"), ("openai", "vllm")),
+    **dict.fromkeys(("urls", "servers", "transfer", "transfer_dir", "pause", "canary"), ("vllm",)),
+}
+"""Samplers that read a setting which others do not."""
+_STARTED = (
+    "start_timeout",
+    "vllm_python",
+    "vllm_dtype",
+    "vllm_memory",
+    "vllm_context",
+    "vllm_port",
+    "vllm_devices",
+    "vllm_args",
 )
-"""What only the sampler 'openai' reads."""
+"""What only servers read that Winnow starts."""
 
 
 class EngineConfig(Section):
-    """What samples and what trains; with sampler 'openai', the server that samples."""
+    """What samples and what trains; with 'openai' or 'vllm', the servers that sample."""
 
-    sampler: Literal["local", "openai"] = Field(
+    sampler: Literal["local", "openai", "vllm"] = Field(
         "local",
-        description="What samples: this process ('local'), an OpenAI-compatible server ('openai').",
+        description="What samples: this process, an OpenAI-compatible server, vLLM servers.",
     )
     learner: Literal["local"] = Field("local", description="What trains: this process ('local').")
     url: Name | None = Field(
@@ -47,15 +65,90 @@ class EngineConfig(Section):
     key_env: Name | None = Field(
         None, description="Environment variable with the API key, if one is needed."
     )
+    urls: list[Name] = Field(
+        [], description="vLLM servers that run already, e.g. ['http://localhost:8000']."
+    )
+    servers: ParallelOrNone = Field(
+        0, validate_default=True, description="vLLM servers that Winnow starts and ends."
+    )
+    transfer: Literal["folder", "lora"] = Field(
+        "folder", description="What travels to vLLM: all weights, or the adapters alone."
+    )
+    transfer_dir: Name | None = Field(
+        None, description="Folder that the servers see too. Default: /dev/shm where it is."
+    )
+    pause: Literal["wait", "abort"] = Field(
+        "wait", description="New weights let samples in progress end, or have them asked anew."
+    )
+    canary: CoefficientOrNone = Field(
+        0.0, description="Most nats between log-probs of server and learner; 0: by dtype."
+    )
+    start_timeout: Seconds = Field(600.0, description="Seconds that a server may take to start.")
+    vllm_python: Name | None = Field(
+        None, validate_default=True, description="Python of the environment that vLLM is in."
+    )
+    vllm_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="Data type that vLLM computes in. Default: `dtype`."
+    )
+    vllm_memory: Mass = Field(0.9, description="Share of its GPU's memory that a server takes.")
+    vllm_context: CountOrNone = Field(
+        0, description="Most tokens of prompt and completion; 0: the model's own context."
+    )
+    vllm_port: Port = Field(0, description="Port of the first server, others after it; 0: free.")
+    vllm_devices: list[Name] = Field(
+        [], description="GPUs of each server, e.g. ['1', '2,3']; without a GPU, cores."
+    )
+    vllm_args: list[Name] = Field([], description="More arguments of vLLM's server.")
 
-    @field_validator(*_OPENAI)
+    @field_validator(*_READERS, *_STARTED)
     @classmethod
     def _is_read(cls, value: Any, others: ValidationInfo) -> Any:
-        default = cls.model_fields[others.field_name or ""].default
-        if others.data.get("sampler") == "local" and value != default:
-            problem = "does nothing with engine.sampler = 'local'"
-            remedy = "set engine.sampler = 'openai', or leave it out"
+        name, sampler = others.field_name or "", others.data.get("sampler")
+        readers = _READERS.get(name, ("vllm",))
+        if value == cls.model_fields[name].default or sampler is None:
+            return value
+        if sampler not in readers:
+            problem = f"does nothing with engine.sampler = '{sampler}'"
+            named = " or ".join(f"'{reader}'" for reader in readers)
+            remedy = f"set engine.sampler = {named}, or leave it out"
             raise PydanticCustomError("not_read", problem, {"remedy": remedy})
+        if name in _STARTED and not others.data.get("servers", 1):
+            problem = "does nothing with servers that run already"
+            remedy = "set engine.servers, or leave it out"
+            raise PydanticCustomError("not_read", problem, {"remedy": remedy})
+        return value
+
+    @field_validator("urls")
+    @classmethod
+    def _are_addresses(cls, value: list[str]) -> list[str]:
+        for url in value:
+            if not is_bare(url):
+                problem, _ = NOT_BARE
+                raise PydanticCustomError("secret", problem, {"remedy": "leave that out"})
+            if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+                remedy = "set addresses such as 'http://localhost:8000'"
+                raise PydanticCustomError("no_url", "must be addresses", {"remedy": remedy})
+        return value
+
+    @field_validator("servers")
+    @classmethod
+    def _are_somewhere(cls, value: int, others: ValidationInfo) -> int:
+        urls = others.data.get("urls", ())
+        if others.data.get("sampler") == "vllm" and bool(value) == bool(urls):
+            problem = "is missing, and engine.sampler = 'vllm' needs it or engine.urls"
+            if urls:
+                problem = "starts servers, and engine.urls names others"
+            remedy = "set one of the two, such as engine.servers = 1"
+            raise PydanticCustomError("no_servers", problem, {"remedy": remedy})
+        return value
+
+    @field_validator("vllm_python")
+    @classmethod
+    def _has_python(cls, value: str | None, others: ValidationInfo) -> str | None:
+        if value is None and others.data.get("sampler") == "vllm" and others.data.get("servers"):
+            problem = "is missing, and engine.servers needs it"
+            remedy = "make an environment with vLLM (make vllm does) and set its bin/python"
+            raise PydanticCustomError("no_python", problem, {"remedy": remedy})
         return value
 
     @field_validator("url")

@@ -33,6 +33,7 @@ from winnow.engines.models.conventions import conventions_of
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
 from winnow.engines.models.tokenization import PromptEncoder, token_ends
+from winnow.engines.weights.outbox import Outbox
 from winnow.types import Group, Prompt
 
 
@@ -131,8 +132,20 @@ class LocalEngine(LocalPolicy):
             return sequence_logprobs(forward, groups, temperature, limit)
 
     def publish(self, version: int) -> WeightsRef:
-        """In place: the sampler of this engine reads the module itself."""
-        return WeightsRef(version, PRESENT)
+        """In place, for the sampler of this engine; for servers, in a folder of the outbox."""
+        engine = self._config.engine
+        if engine.sampler != "vllm":
+            return WeightsRef(version, PRESENT)
+        if engine.transfer == "folder":
+            merged = self._config.lora.rank > 0
+            return self._outbox.put(version, lambda folder: self.save(folder, merged=merged))
+        self._outbox.base(self.save_base)
+        return self._outbox.put(version, lambda folder: self.save(folder, merged=False))
+
+    @cached_property
+    def _outbox(self) -> Outbox:
+        where = self._config.engine.transfer_dir
+        return Outbox(None if where is None else Path(where))
 
     def peak_memory(self) -> float | None:
         return peak_memory(self._device)

@@ -226,6 +226,13 @@ class LocalPolicy:
             adapters.save(folder)
         self.tokenizer.save_pretrained(folder)
 
+    def save_base(self, folder: Path) -> None:
+        """Write the model that the adapters are over, and the tokenizer."""
+        adapters = self.adapters()
+        assert adapters is not None
+        adapters.base(folder)
+        self.tokenizer.save_pretrained(folder)
+
     def size(self) -> ModelSize:
         lora = self._config.lora
         if self._module is None:

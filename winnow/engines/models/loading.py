@@ -276,6 +276,17 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(int(i) for i in ids)
 
 
+def end_tokens_in(folder: Path, tokenizer: Any) -> frozenset[int]:
+    """Those of `end_tokens`, of a model that was saved, by its configs alone."""
+    ids: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        told = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+        value = told.get("eos_token_id")
+        ids.update(value if isinstance(value, list) else () if value is None else (value,))
+    own = tokenizer.eos_token_id
+    return frozenset(int(i) for i in ids | (set() if own is None else {own}))
+
+
 def _built_in() -> ModelSource:
     spec = importlib.util.find_spec(_WHEEL)  # found, not imported: it would need its own libraries
     for folder in (spec.submodule_search_locations or ()) if spec else ():

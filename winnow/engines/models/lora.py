@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,7 +93,11 @@ class Adapters:
         self._peft.save_pretrained(folder, save_embedding_layers=False)
 
     def _write_copy(self, folder: Path) -> None:
-        whole_model(folder, partial(self._save_plain, added=False))
+        whole_model(folder, self.base)
+
+    def base(self, folder: Path) -> None:
+        """Write the model that the adapters are over. The module is not changed."""
+        self._save_plain(folder, added=False)
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:

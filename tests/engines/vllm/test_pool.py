@@ -1,0 +1,171 @@
+"""Servers that hang, die, lie and answer nonsense lose nothing, and none has other weights."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.engines.vllm.given import END, engine, load, moved, requests, sampled, sampler, soon
+from tests.fake_engine import logp
+from tests.fake_vllm import FakeVLLM, aborted, hang, nonsense, restarted
+from winnow.engines.vllm.protocol import sample_seed
+from winnow.errors import NoServer, UserError
+
+
+def seeds(server: FakeVLLM) -> list[int]:
+    return [body["sampling_params"]["seed"] for body in server.asked]
+
+
+class TestSamples:
+    """What comes back is what the policy gives, whichever server gave it."""
+
+    def test_ids_logprobs_reasons_and_versions(self, tmp_path) -> None:
+        policy = engine(tmp_path, [0.0, 1.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+        with FakeVLLM() as one:
+            made, _ = sampler([one], policy, temperature=0.5, ends=[END])
+            load(made, policy.publish(7))
+            params = {"max_tokens": 5, "temperature": 0.5, "stop": ("3",)}
+            groups = sampled(made, requests(6, 8, **params))
+        own = logp(policy.now, 0.5)
+        reasons = set()
+        for group in groups:
+            assert bytes(group.prompt_ids).decode() == group.prompt.text
+            for sample in group.samples:
+                digits = [token - 48 for token in sample.token_ids]
+                assert sample.logprobs == pytest.approx([own[digit] for digit in digits], abs=1e-6)
+                assert sample.policy_version == 7
+                last = {0: "eos", 3: "stop"}.get(digits[-1], "length")
+                assert sample.finish_reason == last
+                assert (len(digits) == 5) or last != "length"
+                reasons.add(last)
+        assert reasons == {"eos", "stop", "length"}
+        assert {tuple(body["token_ids"]) for body in one.asked} == {g.prompt_ids for g in groups}
+
+    def test_every_sample_has_a_seed_of_its_own(self, tmp_path) -> None:
+        """Neighboring requests share none, and neither the number of servers nor luck matters."""
+        policy = engine(tmp_path)
+        found = []
+        for number in (1, 2):
+            servers = [FakeVLLM() for _ in range(number)]
+            for server in servers:
+                server.__enter__()
+            made, _ = sampler(servers, policy)
+            load(made, policy.publish(0))
+            found.append(sampled(made, requests(5)))
+            asked = [seed for server in servers for seed in seeds(server)]
+            assert sorted(asked) == sorted(
+                sample_seed(1000 + i, k) for i in range(5) for k in range(4)
+            )
+            for server in servers:
+                server.__exit__()
+        assert found[0] == found[1]
+        assert len({sample_seed(i, k) for i in range(100) for k in range(100)}) == 10_000
+
+    def test_a_truncated_distribution_has_no_logprobs(self, tmp_path) -> None:
+        policy = engine(tmp_path)
+        with FakeVLLM() as one:
+            made, _ = sampler([one], policy)
+            (group,) = sampled(made, requests(1, 2, top_k=3))
+        assert [sample.logprobs for sample in group.samples] == [(), ()]
+
+    def test_both_servers_are_kept_full(self, tmp_path) -> None:
+        policy = engine(tmp_path)
+        with FakeVLLM() as one, FakeVLLM() as two:
+            made, _ = sampler([one, two], policy, slots=3)
+            sampled(made, requests(20))
+        assert min(len(one.asked), len(two.asked)) > 20
+        assert max(one.most_at_once, two.most_at_once) <= 3
+
+    def test_what_has_no_room_is_refused(self, tmp_path) -> None:
+        policy = engine(tmp_path)
+        with FakeVLLM() as one:
+            one.context = 50
+            made, _ = sampler([one], policy)
+            with pytest.raises(UserError, match=r"^engine.vllm_context: 50 tokens have no room"):
+                sampled(made, requests(1, max_tokens=9))
+
+
+class TestTrouble:
+    """A server that fails loses nothing: its requests go to another, and it joins again."""
+
+    @pytest.mark.parametrize(
+        ("behave", "said"),
+        [
+            (hang, "no answer within 0.5 seconds"),
+            (nonsense, "its log-probs are of other tokens"),
+            (restarted, "it sampled from version 'default', not '3-"),
+        ],
+    )
+    def test_one_of_two(self, behave, said, tmp_path) -> None:
+        policy = engine(tmp_path)
+        moved(policy, 4)
+        with FakeVLLM() as one, FakeVLLM() as two:
+            made, heard = sampler([one, two], policy, timeout=0.5)
+            load(made, policy.publish(3))
+            one.script = [behave]
+            groups = sampled(made, requests(10))
+            assert [len(group.samples) for group in groups] == [4] * 10
+            assert soon(lambda: len(made._pool.up) == 2)
+            load(made, policy.publish(3))
+        assert heard[0].startswith(f"{one.url} failed, and others take its requests: ")
+        assert said in heard[0]
+        assert f"{one.url} is back" in heard
+        assert re.search(rf"sent again \(\d that {one.url} lost\)", made.notes()[0])
+        with FakeVLLM() as alone:  # the same samples as without trouble
+            again, _ = sampler([alone], policy)
+            load(again, policy.publish(3))
+            assert sampled(again, requests(10)) == groups
+
+    def test_one_alone_is_waited_for(self, tmp_path) -> None:
+        policy = engine(tmp_path)
+        with FakeVLLM() as one:
+            made, heard = sampler([one], policy)
+            load(made, policy.publish(0))
+            one.script = [restarted]
+            assert len(sampled(made, requests(3))) == 3
+        assert heard[-1] == f"{one.url} is back"
+
+    def test_what_is_given_up_for_new_weights_is_asked_again(self, tmp_path) -> None:
+        policy = engine(tmp_path)
+        with FakeVLLM() as one:
+            made, heard = sampler([one], policy)
+            one.script = [aborted] * 3
+            groups = sampled(made, requests(2))
+        assert [len(group.samples) for group in groups] == [4, 4]
+        assert (heard, made.notes()[0]) == ([], "3 requests sent again (3 for new weights)")
+
+    def test_a_request_that_fails_everywhere_ends_it(self, tmp_path) -> None:
+        policy = engine(tmp_path)
+        with FakeVLLM() as one, FakeVLLM() as two:
+            made, _ = sampler([one, two], policy, retries=1)
+            one.script = two.script = [nonsense] * 100
+            with pytest.raises(UserError, match=r"^engine.retries: a request failed 2 times"):
+                sampled(made, requests(1, 1))
+
+    def test_a_server_that_keeps_failing_is_given_up_and_then_there_is_none(self, tmp_path) -> None:
+        policy = engine(tmp_path)
+        with FakeVLLM() as one:
+            made, heard = sampler([one], policy, retries=100)
+            one.script = [nonsense] * 1000
+            with pytest.raises(NoServer, match=r"no server is left to sample .*other tokens"):
+                sampled(made, requests(4))
+        assert heard[-1].startswith(f"{one.url} is given up: ")
+
+    def test_closing_ends_what_is_under_way(self, tmp_path) -> None:
+        policy = engine(tmp_path)
+        with FakeVLLM() as one:
+            made, heard = sampler([one], policy)
+            first = {sample_seed(1000, number) for number in range(4)}
+
+            def behave(server, body):
+                fine = body["sampling_params"]["seed"] in first
+                return (FakeVLLM.sampled if fine else hang)(server, body)
+
+            one.script = [behave] * 200
+            made.submit(requests(30))
+            results = made.results()
+            next(results)
+            made.cancel()
+            assert made._under_way is None
+            assert heard == []  # a request that nobody waits for is no failure

@@ -1,0 +1,180 @@
+"""Servers that Winnow starts: they are there when they should be, and gone when it is."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import winnow
+from tests.engines.vllm import given
+from tests.engines.vllm.given import soon
+from tests.training.test_fake_engine import SETTINGS, files
+from winnow.engines import factory
+from winnow.engines.vllm import sampler as sampler_module
+from winnow.engines.vllm.process import (
+    Environment,
+    Plan,
+    Process,
+    _command,
+    _variables,
+    environment_of,
+)
+from winnow.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    """Stands for the Python of an environment with vLLM; what it serves is the fake."""
+    path = tmp_path / "python"
+    path.write_text(
+        f"#!{sys.executable}\n"
+        "import os, sys\n"
+        "if sys.argv[1] == '-c':\n"
+        "    print('/nowhere'); print('numpy vllm')\n"
+        "else:\n"
+        f"    os.execv({sys.executable!r}, ['python', {str(ROOT / 'tests/fake_vllm.py')!r}, "
+        "*sys.argv])\n"
+    )
+    path.chmod(path.stat().st_mode | stat.S_IEXEC)
+    return str(path)
+
+
+def plan(python: str, **more) -> Plan:
+    where = Environment(python, Path("/nowhere"), cpu=True)
+    how = {"slots": 4, "memory": 0.9, "cache_gib": 1.0, "context": 0, "devices": []}
+    return Plan(**{"where": where, "dtype": "float32", "arguments": [], **how, **more})
+
+
+def runs(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class TestOneServer:
+    def test_closing_ends_it(self, python, tmp_path) -> None:
+        (tmp_path / "v" / "logits.json").parent.mkdir()
+        (tmp_path / "v" / "logits.json").write_text("[0]")
+        process = Process(plan(python, folder=tmp_path / "logs"), 0, tmp_path / "v")
+        assert process.ended is None
+        process.close()
+        assert not runs(process.group)
+        assert (tmp_path / "v").is_dir()
+
+    def test_one_that_fails_says_why(self, python, tmp_path) -> None:
+        process = Process(plan(python, folder=tmp_path / "logs"), 0, tmp_path / "missing")
+        assert soon(lambda: process.ended is not None)
+        assert "No such file" in process.last_words()
+        assert not runs(process.group)
+        process.close()
+
+    @pytest.mark.parametrize("whom", ["winnow", "supervisor"])
+    def test_kill_dash_nine_leaves_none(self, whom, python, tmp_path) -> None:
+        """Of Winnow itself, when the weights on their way go too; or of what watches over it."""
+        sent = tmp_path / "sent"
+        (sent / "v").mkdir(parents=True)
+        (sent / "v" / "logits.json").write_text("[0]")
+        code = (
+            "import time\n"
+            "from pathlib import Path\n"
+            "from winnow.engines.vllm.process import Environment, Plan, Process\n"
+            f"where = Environment({python!r}, Path('/nowhere'), True)\n"
+            "plan = Plan(where, 'float32', 4, 0.9, 1.0, 0, (), ())\n"
+            f"process = Process(plan, 0, Path({str(sent / 'v')!r}))\n"
+            "print(process.group, process._supervisor.pid, flush=True)\n"
+            "while process.ended is None: time.sleep(0.05)\n"
+        )
+        parent = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert parent.stdout is not None
+        group, supervisor = map(int, parent.stdout.readline().split())
+        assert runs(group)
+        os.kill({"winnow": parent.pid, "supervisor": supervisor}[whom], signal.SIGKILL)
+        parent.wait(20)
+        parent.stdout.close()
+        assert soon(lambda: not runs(group))
+        assert whom == "supervisor" or soon(lambda: not sent.exists())
+
+    def test_a_python_without_vllm(self) -> None:
+        with pytest.raises(UserError, match=r"^engine.vllm_python: .* has no vLLM; install it"):
+            environment_of(sys.executable)
+        with pytest.raises(UserError, match=r"^engine.vllm_python: cannot run /no/python: No such"):
+            environment_of("/no/python")
+
+
+class TestCommand:
+    def test_on_a_gpu(self) -> None:
+        made = plan("py", rank=12, memory=0.4, devices=["0", "2,3"], context=99, arguments=["--x"])
+        made = Plan(**{**vars(made), "where": Environment("py", Path("/env"), cpu=False)})
+        command = " ".join(_command(made, Path("/m"), 8123))
+        assert "--gpu-memory-utilization 0.4" in command
+        assert "--max-lora-rank 16" in command
+        assert "--max-model-len 99" in command
+        assert command.endswith("--enable-scale-out --disable-uvicorn-access-log --enable-lora --x")
+        assert _variables(made, 1)["CUDA_VISIBLE_DEVICES"] == "2,3"
+        assert "CUDA_VISIBLE_DEVICES" not in _variables(made, 2)
+
+    def test_on_a_cpu(self) -> None:
+        said = _variables(plan("py", devices=["0-2,5"], cache_gib=1.5), 0)
+        assert (said["VLLM_CPU_OMP_THREADS_BIND"], said["OMP_NUM_THREADS"]) == ("0-2,5", "4")
+        assert said["VLLM_CPU_KVCACHE_SPACE"] == "1.5"
+        assert "LD_PRELOAD" not in said  # there is no such file
+
+
+class TestRuns:
+    """The same recipe, with servers that die on the way."""
+
+    @pytest.fixture
+    def settings(self, python, tmp_path, monkeypatch):
+        kind = factory.Kind(given.Engine, lambda *_: None)
+        monkeypatch.setitem(factory.ENGINES, "local", kind)
+        monkeypatch.setattr(sampler_module, "reader_of", given.reader())
+        engine = {"sampler": "vllm", "servers": 2, "vllm_python": python}
+        engine |= {"transfer_dir": str(tmp_path / "sent"), "timeout": 20.0}
+        sampling = {"max_tokens": 1}
+        return {**SETTINGS, **files(tmp_path), "engine": engine, "sampling": sampling}
+
+    def test_training(self, settings, tmp_path) -> None:
+        settings["engine"]["vllm_args"] = ["--die-after", "150"]
+        result = winnow.train(**settings, out=tmp_path / "run", quiet=True)
+        assert result.after > 0.9
+        steps = result.run.metrics
+        assert len(steps) == 8
+        versions = [
+            {s.policy_version for g in result.run.samples(row["step"], "train") for s in g.samples}
+            for row in steps
+        ]
+        assert versions == [{row["policy_version"] - row["updates"]} for row in steps]
+        gc.collect()  # the fake engine is in a circle of references
+        assert not list((tmp_path / "sent").iterdir())
+
+    def test_commands_use_the_same_pool(self, settings, tmp_path) -> None:
+        found = winnow.sample(**settings, out=tmp_path / "pool", quiet=True)
+        assert found.sampled.made == 8 * 8
+        assert sorted(path.name for path in (tmp_path / "pool" / "servers").iterdir()) == [
+            "server-0.log",
+            "server-1.log",
+        ]
+
+    def test_no_server_left_stops_a_run_that_is_saved(self, settings, tmp_path) -> None:
+        settings["engine"]["servers"] = 1
+        settings["engine"]["vllm_args"] = ["--die-after", "150"]
+        settings |= {"eval": {"size": 0}, "steps": 200}
+        with pytest.raises(winnow.WinnowError, match="no server is left to sample"):
+            winnow.train(**settings, out=tmp_path / "run", quiet=True)
+        assert list((tmp_path / "run" / "checkpoints").iterdir())

@@ -1,0 +1,1 @@
+"""Samples from vLLM servers that are sent the policy's weights."""

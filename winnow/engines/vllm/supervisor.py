@@ -1,0 +1,62 @@
+"""Runs a server, and ends it with all its processes when its parent is gone: a script by itself.
+
+    python supervisor.py FOLDER COMMAND...
+
+Its standard input is held open by the parent: that it ends means that the server is to end. If it
+ends because the parent was killed, FOLDER is removed too. The first line that it prints is the
+number of the server's process group.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+_EVERY = 0.25
+_GRACE = 10.0
+"""Seconds that a server may take to end by itself."""
+
+
+def main() -> int:
+    """Run the server until it ends, or is to end; its exit code."""
+    parent = os.getppid()
+    folder, *command = sys.argv[1:]
+    server = subprocess.Popen(
+        command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=sys.stderr
+    )
+    print(server.pid, flush=True)
+    while server.poll() is None and os.getppid() == parent:
+        if select.select([sys.stdin], [], [], _EVERY)[0] and not os.read(0, 1024):
+            break
+    end(server)
+    if os.getppid() != parent:
+        shutil.rmtree(folder, ignore_errors=True)
+    return server.returncode or 0
+
+
+def end(server: subprocess.Popen[bytes]) -> None:
+    """End a server and what it started: kindly, then not."""
+    if server.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(_GRACE)
+    deadline = time.monotonic() + _GRACE
+    while time.monotonic() < deadline:  # of one that was killed, the others live on
+        try:
+            os.killpg(server.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # all gone, or only a zombie is left
+            break
+        server.poll()
+        time.sleep(0.05)
+    server.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How a policy's weights reach samplers in other processes, and how they prove that they did."""

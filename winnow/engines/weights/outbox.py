@@ -1,0 +1,111 @@
+"""Weights on their way: each version a folder, there only when it is whole, known by its hash."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import uuid
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+from winnow.engines.base import WeightsRef
+from winnow.storage.atomic import drop_folder
+from winnow.storage.digests import DIGESTS, whole_model
+
+BASE = "base"
+"""Beside folders of adapters: the model that they are over."""
+_MEMORY = Path("/dev/shm")
+_KEPT = 2
+"""Versions: the present one, and the one that a server may still be reading."""
+_NAME = "winnow-{host}-{pid}-"
+
+
+class Outbox:
+    """Where an engine puts the weights of its versions, for samplers to fetch.
+
+    The folder is removed with the object, or when the process ends. What a killed process left is
+    removed by the next one that writes to the same place.
+
+    Args:
+        where: What to make it in. Default: the memory of this machine, else its temporary folder.
+    """
+
+    def __init__(self, where: Path | None = None) -> None:
+        memory = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+        self._where = memory if where is None else where
+        self._put: list[Path] = []
+        self._number = 0
+        self.folder = self._where / (_NAME.format(**_here()) + uuid.uuid4().hex[:8])
+
+    def put(self, version: int, save: Callable[[Path], None]) -> WeightsRef:
+        """Write a version, and drop what no sampler reads any more.
+
+        Args:
+            save: Writes a model into a folder.
+
+        Raises:
+            DiskError: there is no room for it.
+        """
+        self._number += 1
+        path = self._at(f"{self._number:06}-version-{version}")
+        whole_model(path, save)
+        self._put.append(path)
+        while len(self._put) > _KEPT:
+            drop_folder(self._put.pop(0))
+        return WeightsRef(version, path, hash_of(path))
+
+    def base(self, save: Callable[[Path], None]) -> None:
+        """Write the model that adapters are over, once."""
+        if not (self.folder / BASE).is_dir():
+            whole_model(self._at(BASE), save)
+
+    def _at(self, name: str) -> Path:
+        if not self.folder.is_dir():
+            _sweep(self._where)
+            self.folder.mkdir(parents=True)
+            weakref.finalize(self, _remove, self.folder, os.getpid())
+        return self.folder / name
+
+
+def hash_of(folder: Path) -> str:
+    """The hash of what `Outbox.put` wrote: of the digests of all its files.
+
+    Raises:
+        OSError: there is no such folder, or it is not whole.
+    """
+    return sha256((folder / DIGESTS).read_bytes()).hexdigest()
+
+
+def _here() -> dict[str, str]:
+    return {"host": socket.gethostname(), "pid": str(os.getpid())}
+
+
+def _remove(folder: Path, pid: int) -> None:
+    if os.getpid() == pid:  # not in a process that was forked from it
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(where: Path) -> None:
+    """Remove what processes of this machine left that are gone."""
+    before, _, after = _NAME.partition("{pid}")
+    begin = before.format(host=socket.gethostname())
+    for path in where.glob(f"{begin}*") if where.is_dir() else ():
+        pid = path.name.removeprefix(begin).partition(after)[0]
+        if pid.isdecimal() and not _runs(int(pid)):
+            with suppress(OSError):
+                shutil.rmtree(path)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
