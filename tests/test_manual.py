@@ -24,6 +24,7 @@ LEFT_OUT = {
     "make install": "development: `.ci/run` does it",
     "pip install .": "into an environment of one's own: `.ci/package` does it",
     "transformers serve": "asks a hub; test_server has such a server",
+    "make vllm": "3.5 GB: `.ci/nightly vllm` does it",
     "def short_and_right": "a module, not a script",
     "import mlflow": "a library that no extra has",
 }
