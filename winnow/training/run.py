@@ -146,7 +146,7 @@ def run(
             observers.running(start),
             and_then(out, f"run {again}"),
         ):
-            try:
+            with _saying_how_to_resume(out, algorithm):
                 runner = assemble(checked, verifier, observers, out=out, lock=lock, point=point)
                 store = runner.context.store
                 observers.records = [MetricsFile(store.append)]
@@ -159,18 +159,6 @@ def run(
                     runner.finish()
                 if not config.checkpoint.keep_optimizer:
                     drop_optimizers(store)
-            except OwnCodeError as error:
-                if (out / "config.toml").is_file():
-                    error.add_note(f"what was sampled is kept; resume: {_again(out, algorithm)}")
-                raise
-            except KeyboardInterrupt as stop:
-                begun = (out / "config.toml").is_file()
-                hint = f"; resume: {again}" if begun else " before it began"
-                raise Stopped(f"stopped{hint}") from stop
-            except UserError as error:
-                if from_judge(error) and (out / "config.toml").is_file():
-                    error.add_note(f"resume: {again}")
-                raise
             result = result_of(out)
             if result.metrics and not any(row["updates"] for row in result.metrics):
                 observers.note(
@@ -180,6 +168,28 @@ def run(
                 result = replace(result, report=_reported(out, observers))
             observers.done(_end(result))
     return result
+
+
+@contextmanager
+def _saying_how_to_resume(folder: Path, algorithm: Algorithm | None) -> Iterator[None]:
+    """In the block, what ends a run that has begun says how to go on."""
+
+    def begun() -> bool:
+        return (folder / "config.toml").is_file()
+
+    again = f"resume: winnow train --resume {shown(folder)}"
+    try:
+        yield
+    except OwnCodeError as error:
+        if begun():
+            error.add_note(f"what was sampled is kept; resume: {_again(folder, algorithm)}")
+        raise
+    except KeyboardInterrupt as stop:
+        raise Stopped(f"stopped{f'; {again}' if begun() else ' before it began'}") from stop
+    except UserError as error:
+        if from_judge(error) and begun():
+            error.add_note(again)
+        raise
 
 
 @contextmanager
