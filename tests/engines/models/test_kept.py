@@ -132,6 +132,27 @@ def test_what_is_damaged_is_read_anew(file, caches, readings) -> None:
     assert readings[2:] == [None]
 
 
+def test_what_is_kept_in_the_place_of_what_was_damaged_stays(file, caches, readings) -> None:
+    """In one process: that the folder was damaged once says nothing of the next one."""
+    read(file)
+    (folder,) = caches.iterdir()
+    (folder / "model.safetensors").write_bytes(b"")
+    kept._whole.cache_clear()
+    read(file)
+    read(file)
+    assert readings == ["small.gguf"] * 2 + [None]
+
+
+def test_what_another_process_kept_meanwhile_stays(file, caches) -> None:
+    """It may be reading it."""
+    engine, _ = read(file)
+    (folder,) = caches.iterdir()
+    (folder / "mark").touch()
+    assert kept.keep(file, engine.module(), engine.tokenizer) is None
+    assert [path.name for path in caches.iterdir()] == [folder.name]
+    assert (folder / "mark").exists()
+
+
 def test_where_nothing_can_be_kept_it_is_said_and_nothing_is_left(file, caches) -> None:
     caches.parent.mkdir()
     caches.write_text("in the way")

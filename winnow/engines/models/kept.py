@@ -36,6 +36,7 @@ def found(file: Path) -> Path | None:
     if _whole(folder):
         return folder
     shutil.rmtree(folder, ignore_errors=True)
+    _whole.cache_clear()  # another may be put there
     return None
 
 
@@ -72,7 +73,7 @@ def keep(file: Path, model: Any, tokenizer: Any) -> str | None:
         whole_folder(own, write)
         name, _, _ = folder.name.rpartition("-")
         for former in folder.parent.glob(f"{name}-*"):
-            if former != own:
+            if former not in (own, folder):
                 shutil.rmtree(former, ignore_errors=True)
         if folder.is_dir():  # another process was faster
             shutil.rmtree(own, ignore_errors=True)
