@@ -50,10 +50,11 @@ def test_what_is_installed_and_cannot_be_imported(tmp_path, monkeypatch) -> None
     (tmp_path / "sick.py").write_text("import no_such_thing")
     (tmp_path / "fatal.py").write_text("import os; os._exit(7)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    found = broken(["fine", "sick", "fatal", "fine"])
-    assert found == {
+    (tmp_path / "after.py").write_text("raise OSError('no library')")
+    assert broken(["fine", "sick", "fatal", "after", "fine"]) == {
         "sick": "ModuleNotFoundError: No module named 'no_such_thing'",
         "fatal": "importing it ends Python (exit 7)",
+        "after": "OSError: no library",
     }
     assert broken([]) == {}
 

@@ -24,13 +24,12 @@ def broken(modules: Sequence[str]) -> Mapping[str, str]:
     command = [sys.executable, "-m", __name__, *modules]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_LONGEST, check=False)
+        told, why = _told(done.stdout), f"importing it ends Python (exit {done.returncode})"
     except subprocess.TimeoutExpired as late:
-        told = _told(late.stdout or b"")
-        rest = [name for name in modules if name not in told][:1]
-        return _bad(told) | dict.fromkeys(rest, f"importing it takes over {_LONGEST:g} s")
-    told = _told(done.stdout)
-    rest = [name for name in modules if name not in told][:1]
-    return _bad(told) | dict.fromkeys(rest, f"importing it ends Python (exit {done.returncode})")
+        told, why = _told(late.stdout or b""), f"importing it takes over {_LONGEST:g} s"
+    rest = [name for name in modules if name not in told]
+    # What comes after the one that ended the process has not been tried.
+    return _bad(told) | dict.fromkeys(rest[:1], why) | broken(rest[1:])
 
 
 def _told(lines: bytes) -> dict[str, str | None]:
