@@ -204,7 +204,7 @@ def test_training_says_nothing_of_what_is_well(here, monkeypatch, capsys) -> Non
 
 def test_training_does_not_begin_where_no_checkpoint_fits(here, monkeypatch, capsys) -> None:
     class Full:
-        free = 100
+        free, total = 100, 1000
 
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Full)
     code, out = notes_of(monkeypatch, capsys, "mine.toml", "--out", "run")

@@ -33,8 +33,9 @@ def host_memory() -> tuple[int, int] | None:
     """Bytes of memory that this process may still take, and all that it may ever have, swap
     included; ``None`` if unknown.
 
-    On Linux MemAvailable and the totals of /proc/meminfo, or what the limit of a container (cgroup
-    v2) leaves, if that is less.
+    On Linux MemAvailable and the totals of /proc/meminfo, or what the limits of a container (cgroup
+    v2) leave, if that is less. Files that the kernel drops when it needs room (`inactive_file`) are
+    not counted as taken.
     """
     if not _MACHINE.is_file():
         return None
@@ -45,17 +46,25 @@ def host_memory() -> tuple[int, int] | None:
             told[name] = int(value.split()[0]) * 1024  # it is in KiB
     if "MemAvailable" not in told or "MemTotal" not in told:
         return None
-    free = told["MemAvailable"] + told.get("SwapFree", 0)
-    total = told["MemTotal"] + told.get("SwapTotal", 0)
-    limit, taken = (_number(_GROUP / name) for name in ("memory.max", "memory.current"))
-    if limit is not None:
-        total, free = min(total, limit), min(free, max(0, limit - (taken or 0)))
-    return free, total
+    dropped = _number(_GROUP / "memory.stat", "inactive_file") or 0
+    own = _limited(told["MemAvailable"], told["MemTotal"], "memory", dropped)
+    swap = _limited(told.get("SwapFree", 0), told.get("SwapTotal", 0), "memory.swap")
+    return own[0] + swap[0], own[1] + swap[1]
 
 
-def _number(path: Path) -> int | None:
+def _limited(free: int, total: int, kind: str, dropped: int = 0) -> tuple[int, int]:
+    """What is left of these by the container's limit of that kind."""
+    limit, taken = (_number(_GROUP / f"{kind}.{name}") for name in ("max", "current"))
+    if limit is None:
+        return free, total
+    return min(free, max(0, limit - max(0, (taken or 0) - dropped))), min(total, limit)
+
+
+def _number(path: Path, name: str = "") -> int | None:
+    """The number in a file of the kernel, or the one behind a name in it."""
     try:
-        text = path.read_text(encoding="ascii").strip()
+        lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
-    return int(text) if text.isdigit() else None
+    found = [line.removeprefix(name).strip() for line in lines if line.startswith(name)]
+    return int(found[0]) if found and found[0].isdigit() else None

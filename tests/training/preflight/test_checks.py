@@ -109,8 +109,15 @@ def test_memory_and_disk_against_what_is_free(tmp_path, monkeypatch) -> None:
     assert machine.memory_check(need, (10, 15), "cpu").status == "failed"
     assert machine.memory_check(need, None, "cpu").status == "skipped"
     want = Disk(checkpoint=10, checkpoints=2, models=0, samples=5)
-    for free, status in ((100, "passed"), (20, "warned"), (9, "failed")):
-        monkeypatch.setattr(machine.shutil, "disk_usage", lambda _, f=free: SimpleNamespace(free=f))
+    for free, total, status in (
+        (100, 500, "passed"),
+        (20, 500, "warned"),
+        (9, 500, "failed"),
+        (0, 500, "failed"),
+        (0, 0, "skipped"),  # a file system that does not count
+    ):
+        usage = SimpleNamespace(free=free, total=total)
+        monkeypatch.setattr(machine.shutil, "disk_usage", lambda _, found=usage: found)
         assert machine.disk_check(want, tmp_path / "not" / "made").status == status
 
 

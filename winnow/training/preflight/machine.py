@@ -179,6 +179,8 @@ def memory_check(need: Memory, room: tuple[int, int] | None, device: str) -> Che
 def disk_check(need: Disk, folder: Path) -> Check:
     """What a run folder comes to against what is free where it will be."""
     free = disk_free(folder)
+    if free is None:
+        return skipped("disk", f"{need}; how much is free in {folder} is not known")
     told = f"{need}, of {human(free)} free"
     remedy = "make room (winnow clean), give --out on another disk, or lower checkpoint.keep"
     if need.checkpoint > free:
@@ -190,10 +192,14 @@ def disk_check(need: Disk, folder: Path) -> Check:
     return passed("disk", told)
 
 
-def disk_free(folder: Path) -> int:
-    """Bytes that are free where a folder is, or will be made."""
+def disk_free(folder: Path) -> int | None:
+    """Bytes that are free where a folder is, or will be made; ``None`` if unknown.
+
+    Some file systems over a network do not count: they say that they have none at all.
+    """
     there = next(one for one in (folder, *folder.parents) if one.is_dir())
-    return shutil.disk_usage(there).free
+    found = shutil.disk_usage(there)
+    return found.free if found.total else None
 
 
 def room(device: str) -> tuple[int, int] | None:
