@@ -15,7 +15,10 @@ from winnow.config.phases import phases_of
 from winnow.config.schema import from_dict
 from winnow.engines.base import ModelSize
 from winnow.engines.local.kv_cache import token_bytes
-from winnow.training.forecast import checkpoint_bytes, disk, memory, work
+from winnow.prompts.loading import PromptSet
+from winnow.training.forecast import Memory, checkpoint_bytes, disk, memory, work
+from winnow.training.needs import needs
+from winnow.types import Prompt
 
 RUNS: dict[str, dict[str, Any]] = {
     "raft": {"algorithm": "raft"},
@@ -130,3 +133,22 @@ def test_the_default_run() -> None:
     (phase,) = phases_of(config)
     measured = 538_090_408 + 1_076_232_923 + 3_522_871
     assert checkpoint_bytes(size, config, phase) == pytest.approx(measured, rel=0.001)
+
+
+def test_what_a_run_needs_not_have_where_its_model_is(tiny_model: Path) -> None:
+    """The copy for KL to the start alone, and a model that only samples; its own bytes each."""
+    size = local.engine(tiny_model).size()
+    weights = size.parameters * size.item
+    sets = PromptSet((), (Prompt("a", "1 + 1 ="),))
+    model = {"model": str(tiny_model), "eval": {"size": 1}}
+
+    def held(**settings: Any) -> Memory:
+        config = from_dict({**model, **settings})
+        return needs(size, config, phases_of(config), sets, 4).memory
+
+    assert (held().copies, held().aside, held().passing) == (weights, weights, 0)
+    penalty = held(algorithm={"name": "grpo", "kl": "in-loss(0.1)"})  # read in every step
+    assert (penalty.copies, penalty.aside) == (weights, 0)
+    both = held(algorithm="rft", samples_from=str(tiny_model))
+    assert both.others == both.passing == weights
+    assert both.total - both.least(gpu=True) == both.cache + weights + weights

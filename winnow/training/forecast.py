@@ -82,6 +82,8 @@ class Memory:
         copies: Of the policy's weights: the start, for KL, a reference or restarts.
         others: Further models: another reference, another to sample from, a critic with its own.
         cache: Keys and values of the completions in progress.
+        aside: Of the copies, what waits in the host's memory where a GPU trains.
+        passing: Of the other models, what is let go of before the first update.
     """
 
     weights: int
@@ -90,10 +92,23 @@ class Memory:
     copies: int
     others: int
     cache: int
+    aside: int = 0
+    passing: int = 0
 
     @property
     def total(self) -> int:
-        return sum(vars(self).values())
+        return (
+            self.weights + self.gradients + self.optimizer + self.copies + self.others + self.cache
+        )
+
+    def least(self, *, gpu: bool) -> int:
+        """What a run cannot do without where its model is, with no cache at all.
+
+        Gradients and Adam's two averages take no room before the first update.
+        """
+        learning = self.gradients + 2 * self.gradients
+        apart = min(self.passing, learning)
+        return self.total - self.cache - apart - (self.aside if gpu else 0)
 
 
 def work(config: Config, phases: Sequence[Phase], held_out: int, test: int) -> Work:

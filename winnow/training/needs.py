@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from winnow.config.phases import Phase
 from winnow.config.reference import names_model
@@ -36,24 +36,29 @@ def needs(
     measured = evaluation_params(config)
     kl = bool(prompts.held_out) and config.eval.kl_prompts > 0
     kl = kl and not measured.truncated and not measured.greedy and not config.lora.rank
-    start, others = needs_start(config, phases) or kl, _others(config, phases)
+    start = needs_start(config, phases)
+    passing = _bytes(config, "samples_from", config.samples_from) if config.samples_from else 0
+    others = passing + _references(config, phases)
+    held = memory(size, config, phases, longest=longest, start=start or kl, others=others)
+    aside = size.parameters * size.item if kl and not start else 0
     held_out = len(prompts.held_out) + len(prompts.test)
     return Needs(
-        memory(size, config, phases, longest=longest, start=start, others=others),
-        disk(size, config, phases, held_out, longest),
+        replace(held, aside=aside, passing=passing), disk(size, config, phases, held_out, longest)
     )
 
 
-def _others(config: Config, phases: Sequence[Phase]) -> int:
-    """Bytes of models that are held beside the policy: a reference, one that is sampled from."""
-    names = {("samples_from", config.samples_from)} if config.samples_from else set()
-    for phase in phases:
-        reference = phase.config.reference
-        if phase.refers and reference != START and names_model(reference):
-            names.add(("reference", reference))
-    found = 0
-    for field, name in names:
-        other = config.model_copy(update={"model": name, "lora": LoraConfig()})
-        size = engine_for(other, field=field).size()
-        found += size.parameters * size.item
-    return found
+def _references(config: Config, phases: Sequence[Phase]) -> int:
+    """Bytes of other models that are references."""
+    names = {
+        phase.config.reference
+        for phase in phases
+        if phase.refers and phase.config.reference != START and names_model(phase.config.reference)
+    }
+    return sum(_bytes(config, "reference", name) for name in names)
+
+
+def _bytes(config: Config, field: str, name: str) -> int:
+    """Bytes of another model's weights, as a setting names it."""
+    other = config.model_copy(update={"model": name, "lora": LoraConfig()})
+    size = engine_for(other, field=field).size()
+    return size.parameters * size.item

@@ -108,6 +108,14 @@ def test_memory_and_disk_against_what_is_free(tmp_path, monkeypatch) -> None:
     assert machine.memory_check(need, (20, 100), "cpu").status == "warned"
     assert machine.memory_check(need, (10, 15), "cpu").status == "failed"
     assert machine.memory_check(need, None, "cpu").status == "skipped"
+    # 24: 4 of a copy, which waits in the host's memory beside a GPU
+    copied = Memory(4, 4, 8, 4, 0, 4, aside=4)
+    assert machine.memory_check(copied, (17, 17), "cpu").status == "failed"
+    assert machine.memory_check(copied, (17, 17), "cuda:0").status == "warned"
+    # 50, of which 30 are gone before 4 + 8 of gradients and averages come: 34 without the cache
+    passing = Memory(4, 4, 8, 0, 30, 4, passing=30)
+    assert machine.memory_check(passing, (33, 33), "cpu").status == "failed"
+    assert machine.memory_check(passing, (34, 34), "cpu").status == "warned"
     want = Disk(checkpoint=10, checkpoints=2, models=0, samples=5)
     for free, total, status in (
         (100, 500, "passed"),

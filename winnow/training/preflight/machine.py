@@ -168,8 +168,9 @@ def memory_check(need: Memory, room: tuple[int, int] | None, device: str) -> Che
     free, total = room
     told = f"{told}, of {human(free)} free on {device}"
     remedy = "use dtype = 'bfloat16', lora.rank, a smaller model, or lower sampling.cache_gib"
-    if need.total - need.cache > total:
-        told = f"{human(need.total - need.cache)} without any cache, and {device} has "
+    least = need.least(gpu=device.startswith("cuda"))
+    if least > total:
+        told = f"{human(least)} without any cache, and {device} has "
         return failed("memory", f"{told}{human(total)} in all", remedy)
     if need.total > _TIGHT * free:
         return warned("memory", told, f"{remedy}, or end what else runs here")
