@@ -163,6 +163,8 @@ def test_prompts_that_do_not_fit() -> None:
         ("Compute 3.5.", "compute 3.5", True),
         ("1 - 2", "1 + 2", False),
         ("add 1 12", "add 11 2", False),
+        ("(3 * 2) + 1", "3 * (2 + 1)", False),
+        ("Is it (really) so?", "is it ( really ) so", True),
         ("3.5", "35", False),
         ("«Oui», dit-il", "oui dit-il", True),
     ],

@@ -18,8 +18,21 @@ _SHOWN = 50
 _FULL_STOP = re.compile(r"(?<!\d)\.|\.(?!\d)")
 _NEEDLESS = re.compile(r" (?=\W)|(?<=\W) ")
 """Space that parts no two words."""
-_OPERATORS = ".-*/%"
+_OPERATORS = ".-*/%()[]{}"
 """Punctuation by Unicode, and part of what a number or formula says."""
+
+
+class _Spaces(dict[int, int]):
+    """For `str.translate`: a space for punctuation. Filled as characters are met."""
+
+    def __missing__(self, code: int) -> int:
+        character = chr(code)
+        needless = character not in _OPERATORS and unicodedata.category(character).startswith("P")
+        self[code] = ord(" ") if needless else code
+        return self[code]
+
+
+_SPACES = _Spaces()
 
 
 def room_check(engine: Engine, config: Config, prompts: PromptSet, most: int) -> Check:
@@ -111,17 +124,12 @@ def _exact(prompt: Prompt) -> str:
 def plain(prompt: Prompt) -> str:
     """What a prompt says without case, space and punctuation.
 
-    Operators and other symbols stay: they make two problems of 1 + 2 and 1 - 2.
+    Operators, brackets and other symbols stay: they make two problems of 1 + 2 and 1 - 2.
     """
     turns = [str(turn.get("content", "")) for turn in prompt.messages or ()]
     text = unicodedata.normalize("NFKC", "\n".join(turns) if turns else prompt.text).casefold()
     text = _FULL_STOP.sub(" ", text)
-    text = "".join(" " if _is_punctuation(c) else c for c in text)
-    return _NEEDLESS.sub("", " ".join(text.split()))
-
-
-def _is_punctuation(character: str) -> bool:
-    return character not in _OPERATORS and unicodedata.category(character).startswith("P")
+    return _NEEDLESS.sub("", " ".join(text.translate(_SPACES).split()))
 
 
 def _shown(prompt: Prompt) -> str:
