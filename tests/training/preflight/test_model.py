@@ -112,7 +112,7 @@ def with_(**changes) -> Conventions:
             "failed",
             "does not render a conversation: why",
         ),
-        (with_(system="left out"), TOLD, "chat template", "failed", "are left out by it"),
+        (with_(system="left out"), TOLD, "chat template", "warned", "are left out by it"),
         (with_(system="left out"), CHAT, "chat template", "passed", "are left out"),
         (WELL, CHAT, "end tokens", "passed", "'<e>' closes a turn"),
         (with_(ends={2: "<x>"}), CHAT, "end tokens", "warned", "closes a turn with '<e>' (7)"),

@@ -38,7 +38,9 @@ def template(told: Conventions, chat: Sequence[Prompt]) -> Check:
     system = any(turn["role"] == "system" for one in chat for turn in one.messages or ())
     if system and told.system != "read":
         text = f"system messages are {told.system} by it, and the prompts have some"
-        return failed(name, text, "say it in the user's turn, or use a model that takes them")
+        remedy = "say it in the user's turn, or use a model that takes them"
+        # Refused ones cannot be rendered; without those left out a run is sound, if not as meant.
+        return (failed if told.system == "refused" else warned)(name, text, remedy)
     return passed(name, f"renders the prompts; system messages are {told.system}")
 
 
