@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 
 from winnow.reporting.alarms.history import History, PromptScores
@@ -303,6 +305,28 @@ def test_other_splits_and_no_intervals_say_nothing() -> None:
     assert state("held_out_falls", made) == "well"
     plain = {"accuracy": 0.9, "reward": 0.9, "low": None, "high": None}
     assert state("held_out_falls", evaluated(plain, plain)) is None
+
+
+@pytest.mark.parametrize(("prompts", "n"), [(1, 2), (1, 4), (4, 2), (8, 2), (4, 8)])
+def test_few_samples_may_be_identical_by_chance(prompts, n) -> None:
+    """Of a completion of probability 1/2 and twenty others, in 500 steps that are all well."""
+    rng = np.random.default_rng(0)
+    chances = np.array([0.5] + [0.025] * 20)
+    made, states = History(10), set()
+    for step in range(1, 501):
+        drawn = [rng.choice(21, size=n, p=chances) for _ in range(prompts)]
+        equal = [sum(a == b for a, b in combinations(one, 2)) for one in drawn]
+        made.add_step(
+            row(
+                step,
+                identical_pairs=float(np.mean(equal)) / math.comb(n, 2),
+                identical_expected=float(np.mean([chances[one].mean() for one in drawn])),
+                prompts=prompts,
+                samples=prompts * n,
+            )
+        )
+        states.add(state("identical_samples", made))
+    assert "alarming" not in states
 
 
 @pytest.mark.parametrize(
