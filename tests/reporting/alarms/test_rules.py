@@ -13,6 +13,7 @@ from winnow.reporting.alarms.history import History, PromptScores
 from winnow.reporting.alarms.reading import Reading, above, below
 from winnow.reporting.alarms.spread import steps_to, trend
 from winnow.reporting.alarms.table import ALARMS
+from winnow.theory.intervals import wilson
 
 Scored = tuple[int, int]
 """Right samples and samples of a prompt."""
@@ -300,6 +301,22 @@ def test_held_out_falls(values, half, rewards, expected) -> None:
     assert state("held_out_falls", made) == expected
 
 
+def test_the_best_of_many_evaluations_is_so_by_luck() -> None:
+    """100 runs of 30 evaluations of 100 prompts, each right with probability 1/2 throughout."""
+    rng, fallen = np.random.default_rng(0), 0
+    for _ in range(100):
+        made, states = History(10), set()
+        for step in range(1, 31):
+            right = rng.random(100) < 0.5
+            low, high = wilson(right.astype(float))
+            found = {"accuracy": float(right.mean()), "low": low, "high": high}
+            made.add_evaluation({"step": step, "split": "eval", **found})
+            made.add_step(row(step))
+            states.add(state("held_out_falls", made))
+        fallen += "alarming" in states
+    assert fallen <= 5
+
+
 def test_other_splits_and_no_intervals_say_nothing() -> None:
     made = evaluated(accuracy(0.9, 0.01, split="test"), accuracy(0.1, 0.01), accuracy(0.1, 0.01))
     assert state("held_out_falls", made) == "well"
@@ -335,6 +352,9 @@ def test_few_samples_may_be_identical_by_chance(prompts, n) -> None:
         ([accuracy(0.5, 0.05, **kl(0.0)), accuracy(0.52, 0.05, **kl(12.0))], "alarming"),
         ([accuracy(0.5, 0.05, **kl(0.0)), accuracy(0.8, 0.05, **kl(12.0))], "well"),
         ([accuracy(0.5, 0.05, **kl(0.0)), accuracy(0.52, 0.05, **kl(5.0))], "well"),
+        # a small set: within its interval, and yet no small gain
+        ([accuracy(0.2, 0.2, **kl(0.0)), accuracy(0.35, 0.2, **kl(12.0))], "well"),
+        ([accuracy(0.2, 0.2, **kl(0.0)), accuracy(0.22, 0.2, **kl(12.0))], "alarming"),
         ([accuracy(0.97, 0.02, **kl(0.0)), accuracy(0.97, 0.02, **kl(12.0))], "well"),
         # since it was half of it, not since the start
         (

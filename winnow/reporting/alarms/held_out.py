@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
+
 from winnow.reporting.alarms.history import Evaluated, History, Row
 from winnow.reporting.alarms.reading import Reading, above
 
 _DONE = 0.95
 """Held-out accuracy from where on there is nothing left to gain by."""
+_GAIN = 0.05
+"""Of accuracy: what a small set does not resolve, and nobody would call nothing."""
+_LUCK = 0.05
+"""How often accuracy that does not change may seem to fall, all evaluations together."""
 
 
 def held_out_falls(history: History, threshold: float) -> Reading | None:
@@ -21,6 +28,7 @@ def held_out_falls(history: History, threshold: float) -> Reading | None:
     best = max(before, key=lambda one: float(one.row["accuracy"]))
     value = float(best.row["accuracy"]) - float(now.row["accuracy"])
     apart = float(now.row["high"]) < float(best.row["low"])
+    apart = apart and value > _by_luck(best.row, now.row, len(known))
     facts = {
         "best": _told(best.row),
         "best_step": str(best.row["step"]),
@@ -31,6 +39,17 @@ def held_out_falls(history: History, threshold: float) -> Reading | None:
     if not apart:
         return Reading(value, "well", facts)
     return Reading(value, above(value, threshold, if_=_not_fallen(best, now)), facts)
+
+
+def _by_luck(best: Row, now: Row, evaluations: int) -> float:
+    """The largest fall, of accuracy, that chance explains: the best of many is high by luck.
+
+    Bonferroni over the pairs of evaluations. The intervals in evals.jsonl are of 95 %.
+    """
+    pairs = evaluations * (evaluations - 1)
+    normal = NormalDist()
+    wider = normal.inv_cdf(1 - _LUCK / pairs) / normal.inv_cdf(0.975)
+    return wider * math.hypot(best["accuracy"] - best["low"], now["high"] - now["accuracy"])
 
 
 def _not_fallen(best: Evaluated, now: Evaluated) -> bool:
@@ -65,12 +84,14 @@ def kl_to_start(history: History, threshold: float) -> Reading | None:
 
 
 def _gained(then: Row, now: Row) -> bool:
-    """Whether accuracy has left its earlier interval upwards, or a graded reward has risen."""
+    """Whether accuracy has left its earlier interval upwards or risen by `_GAIN`, or a graded
+    reward has risen."""
     if then.get("accuracy") is None or now.get("accuracy") is None:
         return True
     highest = then["accuracy"] if then.get("high") is None else then["high"]
     graded = any(_graded(row) for row in (then, now))
-    return bool(now["accuracy"] > highest or (graded and now["reward"] > then["reward"]))
+    enough = min(highest, then["accuracy"] + _GAIN)
+    return bool(now["accuracy"] > enough or (graded and now["reward"] > then["reward"]))
 
 
 def _graded(row: Row) -> bool:

@@ -42,8 +42,8 @@ ALARMS: Mapping[str, Rule] = {
                 "wrong": Says(
                     "{tied} of {prompts} prompts have the same reward on all their samples: "
                     "{wrong} are all wrong, {right} all right.",
-                    "Nothing tells one sample of such a prompt from another, so nothing is learned "
-                    "from it.",
+                    "Nothing tells one sample of such a prompt from another, so there is little or "
+                    "nothing to learn from it.",
                     "Look at some with winnow show: is the verifier right, does the prompt say how "
                     "to answer? Then try easier prompts, more samples_per_prompt, a better model, "
                     "or algorithm.refill.",
@@ -174,8 +174,8 @@ ALARMS: Mapping[str, Rule] = {
                 "": Says(
                     "two right samples of a prompt differ with probability {now}, {start} at the "
                     "start.",
-                    "Each prompt has fewer ways to its answer left; pass@k falls even while the "
-                    "accuracy of one sample rises.",
+                    "Each prompt has fewer ways to its answer left; pass@k may fall even while "
+                    "the accuracy of one sample rises.",
                     "Try algorithm.select = ['correct', 'distinct'], an entropy bonus "
                     "(algorithm.entropy = 0.001), a lower optimizer.lr, or fewer steps.",
                 ),
