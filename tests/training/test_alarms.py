@@ -158,6 +158,18 @@ def test_killed_after_any_step_it_raises_the_same(name, tmp_path, monkeypatch) -
         assert lines(broken, "alarms.jsonl") == expected
 
 
+def test_a_phase_of_other_prompts_is_no_explosion_of_the_entropy(tmp_path, monkeypatch) -> None:
+    """From 0.5 to 2 nats in the middle: within a phase, and as the second one begins."""
+    sampled = by_step(lambda s, i: entropy(s, 0.5), lambda s, i: entropy(s, 2.0), 6)
+    sick.engine(monkeypatch, sampled)
+    given = {**sick.SETTINGS, **sick.files(tmp_path)}
+    run(from_dict(given), out=tmp_path / "one", observers=KillAt())
+    assert ("entropy_explosion", False) in raised(tmp_path / "one")
+    phases = [{"algorithm": given.pop("algorithm"), "steps": given.pop("steps") // 2}] * 2
+    run(from_dict({**given, "phases": phases}), out=tmp_path / "two", observers=KillAt())
+    assert "entropy_explosion" not in [name for name, _ in raised(tmp_path / "two")]
+
+
 class Heard(winnow.Observer):
     """The scores of the samples that were told of, by step."""
 

@@ -29,8 +29,8 @@ def alarms_of(
     on = config.alarms.thresholds
     if not on:
         return []
-    window, stop = config.alarms.window, config.alarms.stop
-    alarms = Alarms(observers.on_alarm, on, window=window, stop=stop)
+    window, stop, several = config.alarms.window, config.alarms.stop, len(config.phases) or 1
+    alarms = Alarms(observers.on_alarm, on, window=window, stop=stop, phases=several)
     if step:
         told = [row for row in store.lines("alarms.jsonl") if row["step"] <= step]
         alarms.replay(_done(store, phases, step), told)

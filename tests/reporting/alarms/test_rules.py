@@ -379,6 +379,44 @@ def test_kl_to_the_start(evaluations, expected) -> None:
     assert state("kl_to_start", evaluated(*evaluations)) == expected
 
 
+OTHER = {"entropy": 0.6, "grad_norm": 2.0, "distinct_right": 0.2, "right_rate": 0.4}
+"""Of a phase of harder prompts, 40 times the gradient and four times the entropy."""
+
+
+@pytest.mark.parametrize("cycle", [20, 2])
+def test_a_phase_is_compared_with_itself_alone(cycle) -> None:
+    """However long it is: two phases in turn, each as it was in its first step."""
+    own = {"entropy": 0.15, "grad_norm": 0.05, "distinct_right": 0.6, "right_rate": 0.8}
+    made = History(10, phases=2)
+    for step in range(1, 61):
+        phase = 1 + (step - 1) // cycle
+        made.add_step(row(step, phase=phase, **(own if phase % 2 else OTHER)))
+        assert not [name for name in ALARMS if state(name, made) == "alarming"]
+    for step in range(61, 91):  # one that goes on: now its entropy rises as much
+        made.add_step(row(step, phase=1, **{**own, "entropy": 0.6}))
+    assert state("entropy_explosion", made) == "alarming"
+
+
+def test_what_an_earlier_phase_learned_was_not_easy_from_the_start() -> None:
+    made = History(10, phases=2)
+    made.add_step(row(1, phase=1, right_rate=0.1))
+    for step in range(2, 14):
+        made.add_samples([prompt(8, 8, f"p{i}") for i in range(8)])
+        made.add_step(row(step, phase=2, right_rate=1.0))
+    assert state("no_signal", made) == "well"
+
+
+def test_steps_without_an_update_are_counted_across_phases() -> None:
+    made = History(10, phases=3)
+    made.add_step(row(1, phase=1))
+    for step in (2, 3, 4):
+        made.add_step(row(step, phase=step - 1, updates=0, samples=10 * step, survivors=step))
+    found = read("nothing_kept", made)
+    assert found is not None
+    assert (found.state, found.value) == ("alarming", 3.0)
+    assert found.facts == {"samples": "90", "survivors": "9", "trained": "96"}
+
+
 def test_states_have_a_gap_between_them() -> None:
     assert [above(x, 0.5) for x in (0.6, 0.5, 0.45, 0.4)] == [
         "alarming", "alarming", "between", "well"

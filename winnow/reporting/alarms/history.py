@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
 
 LATEST = 3
 """Steps over which a number that jumps from step to step is taken together."""
+_SUMMED = ("samples", "survivors", "samples_trained")
 _KEPT_WINDOWS = 5
 """Windows of rows that are kept; what is older counts by its beginning alone."""
 
@@ -60,29 +61,45 @@ class Evaluated:
     reward: float | None
 
 
+class _Rows(NamedTuple):
+    """The first and the latest rows of a phase."""
+
+    first: list[Row]
+    recent: deque[Row]
+
+    @classmethod
+    def of(cls, window: int) -> _Rows:
+        return cls([], deque(maxlen=_KEPT_WINDOWS * max(window, LATEST)))
+
+
 class History:
     """A run so far, in the order of its steps. Its length is bounded, but for a tally by prompt.
 
     Args:
         window: Steps over which most alarms look back.
+        phases: Phases of a cycle; each has rows of its own, since what one learns from and how is
+            no measure of another.
 
     Attributes:
-        first: The first rows of metrics.jsonl, as many as a window has.
-        recent: The latest rows, those of several windows.
+        begun: The run's first row of metrics.jsonl.
+        first: The first rows of the phase, as many as a window has; through all cycles.
+        recent: Its latest rows, those of several windows.
         evaluations: Of the split `eval`, those that a step has followed.
         prompts: For each of the latest steps with new samples, their scores by prompt.
         ever: What became of each prompt through the run.
-        without_update: Steps in a row, the latest ones, without an update.
+        idle: Of the latest steps, those in a row without an update: `steps`, and sums of
+            `_SUMMED`.
     """
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, phases: int = 1) -> None:
         self.window = window
-        self.first: list[Row] = []
-        self.recent: deque[Row] = deque(maxlen=_KEPT_WINDOWS * max(window, LATEST))
+        self.begun: Row | None = None
+        self._phases = [_Rows.of(window) for _ in range(phases)]
+        self.first, self.recent = self._phases[0]
         self.evaluations: list[Evaluated] = []
         self.prompts: deque[Sequence[PromptScores]] = deque(maxlen=window)
         self.ever: dict[tuple[str | None, ...], Tally] = {}
-        self.without_update = 0
+        self.idle: Counter[str] = Counter()
         self._waiting: list[Row] = []
 
     def add_samples(self, scores: Sequence[PromptScores]) -> None:
@@ -101,11 +118,15 @@ class History:
 
     def add_step(self, row: Row) -> None:
         """A row of metrics.jsonl, after its samples and its evaluation."""
+        self.begun = self.begun or row
+        self.first, self.recent = self._phases[((row.get("phase") or 1) - 1) % len(self._phases)]
         if len(self.first) < self.window:
             self.first.append(row)
         self.recent.append(row)
-        idle = not row.get("updates") and not row.get("updates_skipped")
-        self.without_update = self.without_update + 1 if idle else 0
+        if row.get("updates") or row.get("updates_skipped"):
+            self.idle.clear()
+        else:
+            self.idle.update({"steps": 1, **{key: row.get(key) or 0 for key in _SUMMED}})
         if self._waiting:
             reward = mean(self.values("reward_mean"))
             self.evaluations += [Evaluated(one, reward) for one in self._waiting]

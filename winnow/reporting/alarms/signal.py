@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from winnow.reporting.alarms.history import History, PromptScores, mean, numbers
+from winnow.reporting.alarms.history import History, PromptScores, mean
 from winnow.reporting.alarms.reading import Reading, above
 
 CLEAR_CUT = 8
@@ -59,9 +59,8 @@ def without_signal(prompts: Iterable[PromptScores]) -> bool:
 
 
 def easy_from_the_start(history: History) -> bool:
-    """Whether nearly all samples of the first step were right."""
-    rates = numbers(history.first[:1], "right_rate")
-    return bool(rates) and rates[0] >= _EASY
+    """Whether nearly all samples of the run's first step were right."""
+    return history.begun is not None and (history.begun.get("right_rate") or 0.0) >= _EASY
 
 
 def learned(history: History) -> bool:

@@ -19,12 +19,11 @@ _TWO = 2
 
 def nothing_kept(history: History, threshold: float) -> Reading | None:
     """Steps in a row without an update, but for want of anything left to learn."""
-    count = history.without_update
-    rows = history.rows(max(1, min(count, len(history.recent))))
+    count = history.idle["steps"]
     facts = {
-        "samples": str(sum(row.get("samples") or 0 for row in rows)),
-        "survivors": str(sum(row.get("survivors") or 0 for row in rows)),
-        "trained": str(sum(row.get("samples_trained") or 0 for row in rows)),
+        "samples": str(history.idle["samples"]),
+        "survivors": str(history.idle["survivors"]),
+        "trained": str(history.idle["samples_trained"]),
     }
     if count == 0 or learned(history):
         return Reading(float(count), "well", facts)

@@ -47,6 +47,7 @@ class Alarms(Observer):
         thresholds: From where on each is one; those that are not named are off.
         window: Steps that most look back over.
         stop: Names of those that end the run.
+        phases: Of a cycle.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class Alarms(Observer):
         *,
         window: int = WINDOW,
         stop: Collection[str] = (),
+        phases: int = 1,
     ) -> None:
         self._raises, self._stop, self._thresholds = raises, stop, thresholds
-        self._history = History(window)
+        self._history = History(window, phases)
         self._standing = {name: Standing() for name in ALARMS if name in thresholds}
 
     def on_samples(self, samples: SamplesScored) -> None:

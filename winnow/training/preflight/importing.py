@@ -17,7 +17,7 @@ _LONGEST = 60.0
 """Seconds."""
 
 
-def broken(modules: Sequence[str]) -> Mapping[str, str]:
+def broken(modules: Sequence[str]) -> dict[str, str]:
     """Why some modules cannot be imported; those that can are left out."""
     if not modules:
         return {}
