@@ -220,6 +220,9 @@ NUMBERS: list[tuple[str, list[dict[str, Any]], str | None]] = [
     ("verifier_errors", [{"errors": 6}], "between"),  # 6 / 64 = 9 %
     ("verifier_errors", [{"errors": 7}], "alarming"),
     ("verifier_errors", [{"errors": 7}, {}], "well"),
+    # 90 % right, so at least 0.8 of 0.9 of those cut off; of 60 % it may be none
+    ("cut_off", [{"cut_off_rate": 0.9, "right_rate": 0.9}], "well"),
+    ("cut_off", [{"cut_off_rate": 0.6, "right_rate": 0.6}], "alarming"),
     ("identical_samples", [{"identical_pairs": 0.9, "identical_expected": 0.3}], "alarming"),
     ("identical_samples", [{"identical_pairs": 0.6, "identical_expected": 0.3}], "between"),
     ("identical_samples", [{"identical_pairs": 0.6, "identical_expected": 0.3}] * 3, "alarming"),

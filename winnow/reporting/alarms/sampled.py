@@ -23,7 +23,12 @@ def cut_off(history: History, threshold: float) -> Reading | None:
     if samples < _FEW:
         return None
     value = sum(row["cut_off_rate"] * row["samples"] for row in rows) / samples
-    return Reading(value, above(value, threshold), {"samples": str(samples)})
+    facts = {"samples": str(samples)}
+    right = sum((row.get("right_rate") or 0.0) * row["samples"] for row in rows) / samples
+    # Even if all others are right, most of those cut off are: the answer comes before the limit.
+    if right - (1 - value) > value / 2:
+        return Reading(value, "well", facts)
+    return Reading(value, above(value, threshold), facts)
 
 
 def verifier_errors(history: History, threshold: float) -> Reading | None:

@@ -185,7 +185,7 @@ ALARMS: Mapping[str, Rule] = {
         Rule(
             "cut_off",
             "Share of samples cut off at sampling.max_tokens.",
-            ("cut_off_rate", "samples"),
+            ("cut_off_rate", "samples", "right_rate"),
             "share",
             0.5,
             sampled.cut_off,
