@@ -251,6 +251,11 @@ NUMBERS: list[tuple[str, list[dict[str, Any]], str | None]] = [
     ("updates_skipped", [{"updates": 0}], None),
     ("grad_norm", [{"grad_norm": 1.0}] * 5 + [{"grad_norm": 30.0}], "alarming"),
     ("grad_norm", [{"grad_norm": 1.0}] * 4 + [{"grad_norm": 30.0}], None),
+    # after a hundred steps, by when the first one is not among the latest: less than that was
+    ("grad_norm", [{"grad_norm": 1.0}] + [{"grad_norm": 0.01}] * 99 + [{"grad_norm": 0.5}],
+     "between"),
+    ("grad_norm", [{"grad_norm": 1.0}] + [{"grad_norm": 0.01}] * 99 + [{"grad_norm": 5.0}],
+     "alarming"),
     ("grad_norm", [{"grad_norm": 9.0}] * 3 + [{"grad_norm": 0.2}] * 9 + [{"grad_norm": 5.0}],
      "between"),  # 25 times the median, and less than it was: the noise of a run that has learned
     ("grad_norm", [{"grad_norm": 0.0}] * 9 + [{"grad_norm": 5.0}], None),

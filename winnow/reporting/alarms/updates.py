@@ -64,7 +64,9 @@ def grad_norm(history: History, threshold: float) -> Reading | None:
         return None
     value = now[0] / median(window)
     facts = {"now": f"{now[0]:.3g}", "median": f"{median(window):.3g}"}
-    outstanding = now[0] >= _OUTSTANDING * max(earlier)
+    # Late in a run a rare sample may stand out among small gradients, and be small itself.
+    begun = [row for row in history.first if row is not history.recent[-1]]
+    outstanding = now[0] >= _OUTSTANDING * max(earlier + numbers(begun, "grad_norm"))
     return Reading(value, above(value, threshold, if_=outstanding), facts)
 
 
