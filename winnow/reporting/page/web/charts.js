@@ -202,7 +202,7 @@ class Charts {
     this.place.append(figure);
     const axis = { stroke: () => colourOf("--muted"), grid: { stroke: () => colourOf("--line"), width: 1 },
                    ticks: { stroke: () => colourOf("--line"), width: 1 }, font: "11px system-ui", size: 58 };
-    const labels = (share) => (_, values, __, ___, step) => values.map((x) => (has(x) ? (share ? Math.round(1000 * x) / 10 + "%" : tick(x, step)) : ""));
+    const labels = (share) => (_, values, __, ___, step) => values.map((x) => (has(x) ? (share ? tick(100 * x, 100 * step) + "%" : tick(x, step)) : ""));
     const axes = [{ ...axis, size: 28, values: (_, values) => values.map((x) => (Number.isInteger(x) ? x : "")) },
                   { ...axis, values: labels(chart.share) }];
     if (drawn.right) axes.push({ ...axis, scale: "right", side: 1, grid: { show: false }, values: labels(false) });
@@ -250,6 +250,7 @@ class Charts {
     if (this.heads.length > 1) return;
     const { ctx } = u;
     const { top, height, left, width } = u.bbox;
+    const taken = new Map(); // labels at a step, each below the one before
     const line = (step, colour, label) => {
       const x = u.valToPos(step, "x", true);
       if (x < left || x > left + width) return;
@@ -261,7 +262,11 @@ class Charts {
       ctx.lineTo(x, top + height);
       ctx.stroke();
       ctx.font = `${10 * devicePixelRatio}px system-ui`;
-      ctx.fillText(label, x + 3 * devicePixelRatio, top + 10 * devicePixelRatio);
+      const row = taken.get(step) ?? 0;
+      taken.set(step, row + 1);
+      const fits = x + ctx.measureText(label).width + 4 * devicePixelRatio <= left + width;
+      ctx.textAlign = fits ? "left" : "right";
+      ctx.fillText(label, x + (fits ? 3 : -3) * devicePixelRatio, top + (10 + 12 * row) * devicePixelRatio);
       ctx.restore();
     };
     const phases = this.heads[0].phases;
