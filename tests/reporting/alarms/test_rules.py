@@ -190,6 +190,8 @@ def test_a_trend_is_a_straight_line_of_logarithms() -> None:
         ([0.5] * 5 + [2.0, 0.5, 0.5], [0.5] * 8, "well"),  # one step
         ([0.02] * 5 + [0.2] * 3, [0.5] * 8, "well"),  # ten times next to nothing
         ([1.0] * 3 + [0.1] * 8 + [0.8] * 3, [0.5] * 14, "alarming"),  # up from where it had come
+        ([1.0] + [3.6] * 3, [0.0] * 4, "alarming"),  # the first update did it
+        ([1.0] + [3.6] * 20, [0.0] * 21, "alarming"),  # and it has stayed
         ([0.5 * 1.2**i for i in range(9)], [0.5] * 9, "alarming"),  # there in 3 steps
         ([0.5 * 1.2**i for i in range(9)], [0.1 * i for i in range(9)], "between"),
     ],

@@ -26,6 +26,8 @@ _HALVED, _RISEN = 0.5, 1.5
 """How far it must have come by then, relative to where it began."""
 _MUCH = 0.3
 """Nats from where on a multiple of the entropy is more than noise about a small one."""
+_EXPLODED = 2.0
+"""Mean of the first steps over the first one from where on they are no start."""
 _TELLS = 0.1
 """Distinct right answers at the start from where on their fall says something."""
 
@@ -57,13 +59,18 @@ def entropy_collapse(history: History, threshold: float) -> Reading | None:
 
 
 def entropy_explosion(history: History, threshold: float) -> Reading | None:
-    """Entropy relative to where it was, the start or lower, in times."""
+    """Entropy relative to where it was, the start or lower, in times.
+
+    Where the first steps themselves explode, the start is the first of them alone.
+    """
     found = _start_and_now(history)
     if found is None:
         return None
     start, now = found
     before = numbers(list(history.recent)[:-LATEST], "entropy")
-    base = min(start, median(before)) if before else start
+    first = numbers(history.first, "entropy")[0]
+    origin = first if start >= _EXPLODED * first else start
+    base = min(origin, median(before)) if before else origin
     value = now / max(base, _LEAST)
     slope, rising = trend(history.values("entropy")), reward_rises(history)
     facts = {"base": f"{base:.3g}", "now": f"{now:.3g}"}
