@@ -201,6 +201,17 @@ def test_entropy_explosion(entropies, rewards, expected) -> None:
     assert state("entropy_explosion", history(*rows)) == expected
 
 
+def test_what_kept_a_run_from_updates() -> None:
+    """Rejecting all, and keeping what has no advantage, are mended in different places."""
+    idle = {"updates": 0, "samples_trained": 0}
+    rejected = read("nothing_kept", history(*[{**idle, "survivors": 0}] * 3))
+    alike = read("nothing_kept", history(*[idle] * 3))
+    assert rejected is not None
+    assert alike is not None
+    assert (rejected.variant, alike.variant) == ("none", "")
+    assert (rejected.facts["samples"], alike.facts["survivors"]) == ("192", "96")
+
+
 def test_distinct_right() -> None:
     def of(late: float, right: float = 0.5, steps: int = 8, start: float = 0.8) -> str | None:
         values = [start] * 4 + [late] * (steps - 4)

@@ -14,13 +14,14 @@ WINDOW = 10
 """Default of `alarms.window`."""
 
 
+_ANEW = "Begin again with an earlier checkpoint (model = its folder)."
 _MORE_ENTROPY = (
     "Try a lower optimizer.lr, an entropy bonus (algorithm.entropy = 0.001), a KL "
     "(algorithm.kl = 'in-loss(0.04)') or fewer passes (algorithm.epochs)."
 )
 _LESS_ENTROPY = (
     "Try a lower optimizer.lr, no or a smaller algorithm.entropy, or a KL "
-    "(algorithm.kl = 'in-loss(0.04)'); resume from an earlier checkpoint."
+    "(algorithm.kl = 'in-loss(0.04)'). " + _ANEW
 )
 _LESS_OFF_POLICY = (
     "Try a lower optimizer.lr, a larger minibatch_prompts (fewer updates a step) or fewer passes "
@@ -52,8 +53,9 @@ ALARMS: Mapping[str, Rule] = {
                     "{tied} of {prompts} prompts have the same reward on all their samples: "
                     "{right} are all right, as they were from the start.",
                     "The model can do this already: there is little to learn here.",
-                    "Try harder prompts (winnow sample and winnow show tell how hard they are), or "
-                    "a stricter reward.right_at.",
+                    "Look at some with winnow show: does the verifier call everything right? Then "
+                    "try harder prompts (winnow sample tells how hard they are), or a stricter "
+                    "reward.right_at.",
                 ),
             },
         ),
@@ -94,8 +96,15 @@ ALARMS: Mapping[str, Rule] = {
                     "no update in {value} steps in a row: of {samples} samples {survivors} "
                     "survived the selection and {trained} had an advantage.",
                     "The run costs time and changes nothing.",
-                    "winnow show says why each sample was rejected. Try easier or harder prompts, "
-                    "more samples_per_prompt, algorithm.refill, or another algorithm.select.",
+                    "Samples of a prompt that all have the same reward have none: try easier or "
+                    "harder prompts, more samples_per_prompt, or algorithm.refill.",
+                ),
+                "none": Says(
+                    "no update in {value} steps in a row: of {samples} samples none survived the "
+                    "selection.",
+                    "The run costs time and changes nothing.",
+                    "winnow show says why each sample was rejected. Try another algorithm.select, "
+                    "easier prompts, more samples_per_prompt, or algorithm.refill.",
                 ),
             },
         ),
@@ -108,10 +117,10 @@ ALARMS: Mapping[str, Rule] = {
             updates.one_prompt,
             {
                 "": Says(
-                    "over {steps} steps one prompt made {value} of the updates on average, of "
-                    "{prompts} prompts a step.",
-                    "The model learns that prompt by heart rather than what they have in common.",
-                    "Try easier prompts or more samples_per_prompt, so that more of them count, a "
+                    "of {prompts} prompts a step a single one made {value} of the update, on "
+                    "average over {steps} steps.",
+                    "A step learns that prompt by heart rather than what they have in common.",
+                    "Try other prompts or more samples_per_prompt, so that more of them count, a "
                     "larger prompts_per_step, or algorithm.denominator = 'survivor-means', by "
                     "which each prompt counts the same.",
                 ),
@@ -130,7 +139,7 @@ ALARMS: Mapping[str, Rule] = {
                     "token), and nearly no prompt has different rewards, with {right} of the "
                     "samples right.",
                     "The policy says the same each time, so it cannot find what it does not know.",
-                    "Resume from an earlier checkpoint. " + _MORE_ENTROPY,
+                    f"{_MORE_ENTROPY} {_ANEW}",
                 ),
                 "slope": Says(
                     "entropy has fallen to {value} of what it was in the first steps ({start} to "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from winnow.reporting.alarms.history import LATEST, History, mean, numbers
-from winnow.reporting.alarms.reading import Reading, above, below
+from winnow.reporting.alarms.reading import Reading, State, above, below
 from winnow.reporting.alarms.signal import learned
 
 _FAIR = 4.0
@@ -27,7 +27,8 @@ def nothing_kept(history: History, threshold: float) -> Reading | None:
     }
     if count == 0 or learned(history):
         return Reading(float(count), "well", facts)
-    return Reading(float(count), "alarming" if count >= threshold else "between", facts)
+    state: State = "alarming" if count >= threshold else "between"
+    return Reading(float(count), state, facts, "none" if facts["survivors"] == "0" else "")
 
 
 def one_prompt(history: History, threshold: float) -> Reading | None:
