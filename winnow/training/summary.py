@@ -23,7 +23,7 @@ def opening(config: Config, phases: Sequence[Phase], prompts: PromptSet) -> str:
     """The summary: the algorithms and the arithmetic of the batches."""
     files = [phase.file.summary for phase in phases if phase.file is not None]
     sampled = any(phase.file is None for phase in phases)
-    told = files + [f"{len(prompts.train)} training prompts"] * sampled
+    told = files + [number_of(len(prompts.train), "training prompt")] * sampled
     told.append(f"{len(prompts.held_out)} held out")
     if prompts.test:
         told.append(f"{len(prompts.test)} to test the best with")
