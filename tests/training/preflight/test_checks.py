@@ -16,7 +16,7 @@ from winnow.config.schema import from_dict
 from winnow.prompts.loading import PromptSet
 from winnow.rewards.factory import make_reward
 from winnow.training.forecast import Disk, Memory, Work
-from winnow.training.preflight import machine
+from winnow.training.preflight import importing, machine
 from winnow.training.preflight.budget import SAMPLING, WHOLE, Plan, first_sample, that_fit
 from winnow.training.preflight.forecast import seconds_of_update, time_check, times
 from winnow.training.preflight.importing import broken
@@ -80,6 +80,19 @@ def test_extras(monkeypatch) -> None:
         "reasoning-gym": "skipped",
     }
     assert "does not work: ImportError: libx" in found["pandas"].text
+
+
+def test_an_extra_that_is_slow_to_import_may_work(tmp_path, monkeypatch) -> None:
+    (tmp_path / "slow_one.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(importing, "_LONGEST", 0.5)
+    assert broken(["slow_one"]) == {"slow_one": importing.SLOW}
+    monkeypatch.setattr(machine, "version", lambda _: "1.0")
+    monkeypatch.setattr(machine, "broken", lambda _: {"peft": importing.SLOW})
+    peft = next(check for check in machine.extras({}) if check.name == "peft")
+    assert peft.status == "warned"
+    assert "does not work" not in peft.text
+    assert "pip" not in peft.remedy
 
 
 def test_threads_against_cores(monkeypatch) -> None:
@@ -149,7 +162,10 @@ def test_prompts_that_do_not_fit() -> None:
     long = PromptSet(tuple(prompts("abcd", "abcde")), ())
     found = room_check(Characters(), config, long, 8)
     assert found.status == "failed"
-    assert "1 of 2 prompts do not fit 12 tokens; the longest prompt is 'p1', 5 tokens" in found.text
+    assert (
+        "1 of 2 prompts do not fit 12 tokens; the longest prompt (id 'p1') has 5 tokens"
+        in found.text
+    )
     assert room_check(Characters(), config, PromptSet((), ()), 8).status == "skipped"
     unknown = Characters()
     unknown.context = None

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 
 _LONGEST = 60.0
 """Seconds."""
+SLOW = f"not imported after {_LONGEST:g} s"
+"""Of one that may work: a busy machine or a slow disk is enough for that."""
 
 
 def broken(modules: Sequence[str]) -> dict[str, str]:
@@ -26,7 +28,7 @@ def broken(modules: Sequence[str]) -> dict[str, str]:
         done = subprocess.run(command, capture_output=True, timeout=_LONGEST, check=False)
         told, why = _told(done.stdout), f"importing it ends Python (exit {done.returncode})"
     except subprocess.TimeoutExpired as late:
-        told, why = _told(late.stdout or b""), f"importing it takes over {_LONGEST:g} s"
+        told, why = _told(late.stdout or b""), SLOW
     rest = [name for name in modules if name not in told]
     # What comes after the one that ended the process has not been tried.
     return _bad(told) | dict.fromkeys(rest[:1], why) | broken(rest[1:])

@@ -18,7 +18,7 @@ from winnow.reporting.memory import host_memory
 from winnow.storage.sizes import human
 from winnow.training.forecast import Disk, Memory
 from winnow.training.preflight.check import Check, failed, passed, skipped, warned
-from winnow.training.preflight.importing import broken
+from winnow.training.preflight.importing import SLOW, broken
 
 _OURS = "winnow-rl"
 _NEEDED = ("torch", "transformers", "pyarrow")
@@ -103,7 +103,7 @@ def processor(threads: int, own: float) -> Check:
         return warned("processor", f"{told}{by}: they wait for each other", remedy)
     if busy >= own:
         text = f"{told}{by}, and other work runs here (load {busy:.1f})"
-        return warned("processor", text, "end it: what times are told below are too long")
+        return warned("processor", text, "the times below are too long: end that work if you can")
     if asked and threads < own - 0.5:
         remedy = f"unset OMP_NUM_THREADS, or set threads = {int(own)}, if nothing else runs here"
         return warned("processor", f"{told}{by}: the others idle", remedy)
@@ -146,6 +146,9 @@ def extras(admitted: Mapping[str, Requirement]) -> Iterator[Check]:
         asked = admitted.get(name)
         if extra not in found:
             yield skipped(name, f"not installed; the extra {extra!r}", install_extra(extra))
+        elif faults.get(module) == SLOW:
+            remedy = "look again when nothing else runs here, then install it anew"
+            yield warned(name, f"{found[extra]} is installed, and {SLOW}", remedy)
         elif module in faults:
             text = f"{found[extra]} is installed and does not work: {faults[module]}"
             yield warned(name, text, f"install it anew: {install_extra(extra)}")

@@ -54,7 +54,7 @@ def room_check(engine: Engine, config: Config, prompts: PromptSet, most: int) ->
     if not found:
         return skipped(name, "no prompts: the samples are a file's")
     length, limit, setting, prompt = max(found, key=lambda one: one[0] + one[1])
-    told = f"the longest prompt is {prompt!r}, {length} tokens, with {setting} = {limit}"
+    told = f"the longest prompt (id {prompt!r}) has {length} tokens, with {setting} = {limit}"
     context = engine.context
     if context is None:
         return passed(name, f"{told}; the model does not say how much it takes")
@@ -83,7 +83,7 @@ def duplicates(train: Sequence[Prompt]) -> Check:
     near = len(rows) - len({plain(prompt) for prompt in rows}) - len(again)
     folded = f"; {near} more differ in case, space or punctuation alone" if near else ""
     if not again:
-        return passed("duplicates", f"none among {len(rows)} training prompts{folded}")
+        return passed("duplicates", f"none among {number_of(len(rows), 'training prompt')}{folded}")
     share = len(again) / len(rows)
     text = (
         f"{len(again)} of {len(rows)} training prompts ({share:.1%}) are another one again, such "

@@ -138,7 +138,7 @@ def signal(first: First, phase: Phase) -> Check:
         return passed(name, told)
     remedy = "take easier prompts, a larger model, examples in the prompt, or more samples a prompt"
     if kinds["all-right"] > kinds["all-wrong"]:
-        remedy = "take harder prompts: these are solved"
+        remedy = "take harder prompts: these are solved, if the verifier is right"
     return warned(name, f"little or none: {told}", remedy)
 
 
