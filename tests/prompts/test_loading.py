@@ -197,6 +197,7 @@ class TestHoldingOut:
         evaluation = EvalConfig(source=str(test), size=size)
         found = load_prompts(config(source=str(train), limit=9), evaluation, 0)
         assert [p.text for p in found.train] == [f"q {i}" for i in range(8)]
+        assert found.left_out == 2  # q 8 and q 9
         assert len(found.held_out) == min(size, 4)
         if size:
             alone = load_held_out(config(source="no.jsonl"), evaluation, 0)

@@ -12,10 +12,14 @@ import pytest
 import winnow
 from tests import local, tiny
 from tests.cli.test_main import contents, in_process
+from winnow.config.phases import phases_of
 from winnow.config.recipe import load
+from winnow.config.schema import from_dict
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.policy import LocalPolicy
+from winnow.prompts.loading import PromptSet
 from winnow.training.preview import preview
+from winnow.training.summary import opening
 from winnow.types import Prompt
 
 RECIPE = """
@@ -212,3 +216,10 @@ def test_chat_prompts_are_shown_as_the_template_makes_them(tiny_model) -> None:
     )
     prompt = Prompt("p", "1+1", messages=({"role": "user", "content": "1+1"},))
     assert engine.decode(engine.encode(prompt)).endswith("user<other> 1+1\n<end>")
+
+
+def test_the_summary_tells_of_prompts_that_are_left_out() -> None:
+    config = from_dict({"eval": {"source": "test.jsonl"}})
+    prompts = PromptSet((Prompt("a", "1 + 1"),), (Prompt("b", "2 + 2"),), left_out=3)
+    said = opening(config, phases_of(config), prompts)
+    assert "; 1 training prompt (without 3 that eval.source has too), 1 held out\n" in said

@@ -25,11 +25,13 @@ class PromptSet:
 
     Attributes:
         test: Those that the chosen checkpoint is tested on, which have no part in choosing it.
+        left_out: How many of `prompts.source` are not trained on, as `eval.source` has them too.
     """
 
     train: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
     test: tuple[Prompt, ...] = ()
+    left_out: int = 0
 
     @property
     def every(self) -> tuple[Prompt, ...]:
@@ -65,6 +67,7 @@ def load_prompts(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> Pr
     unseen = [*held_out, *test] if evaluation.source is None else others
     excluded = {family(prompt) for prompt in unseen}
     train = [prompt for prompt in prompts if family(prompt) not in excluded]
+    left_out = 0 if evaluation.source is None else len(prompts) - len(train)
     if not train and evaluation.source is not None:
         problem = f"every prompt of {config.source!r} is in it too, so none is left to train on"
         raise UserError("eval.source", problem, "leave it out to hold some out instead")
@@ -73,7 +76,7 @@ def load_prompts(config: PromptsConfig, evaluation: EvalConfig, seed: int) -> Pr
     train = train[: config.limit]
     if config.source == "arithmetic":
         train = evenly(train)
-    return PromptSet(tuple(train), tuple(held_out), tuple(test))
+    return PromptSet(tuple(train), tuple(held_out), tuple(test), left_out)
 
 
 def _none_left(

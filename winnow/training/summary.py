@@ -23,7 +23,8 @@ def opening(config: Config, phases: Sequence[Phase], prompts: PromptSet) -> str:
     """The summary: the algorithms and the arithmetic of the batches."""
     files = [phase.file.summary for phase in phases if phase.file is not None]
     sampled = any(phase.file is None for phase in phases)
-    told = files + [number_of(len(prompts.train), "training prompt")] * sampled
+    train = number_of(len(prompts.train), "training prompt") + left_out(prompts)
+    told = files + [train] * sampled
     told.append(f"{len(prompts.held_out)} held out")
     if prompts.test:
         told.append(f"{len(prompts.test)} to test the best with")
@@ -35,6 +36,11 @@ def opening(config: Config, phases: Sequence[Phase], prompts: PromptSet) -> str:
             lines.append(f"phase {phase.number}, steps {phase.before + 1} to {phase.last}")
         lines += [_row(phase.algorithm), _arithmetic(phase)]
     return "\n".join([*lines, model] if len(phases) > 1 else [lines[0], model, lines[1]])
+
+
+def left_out(prompts: PromptSet) -> str:
+    """How many prompts of the training source are not trained on; empty where none are."""
+    return f" (without {prompts.left_out} that eval.source has too)" if prompts.left_out else ""
 
 
 def _row(algorithm: Algorithm) -> str:

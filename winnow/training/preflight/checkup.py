@@ -36,6 +36,7 @@ from winnow.training.preflight.serving import serving
 from winnow.training.preflight.verifier import asks_a_judge, verifier_check
 from winnow.training.preview import no_bytecode
 from winnow.training.setup import Plan, plan
+from winnow.training.summary import left_out
 from winnow.types import Prompt
 
 _OF_A_FILE = 256
@@ -72,8 +73,8 @@ def checkup(config: Config, progress: Progress, out: Path) -> Iterator[Check]:
 
 def _recipe(checked: Plan) -> str:
     phases, prompts = checked.phases, checked.prompts
-    sets = f"{len(prompts.train)} training and {len(prompts.held_out)} held-out prompts"
-    return f"settings fit each other; {number_of(phases[-1].last, 'step')}; {sets}"
+    sets = f"{len(prompts.train)} training{left_out(prompts)} and {len(prompts.held_out)} held-out"
+    return f"settings fit each other; {number_of(phases[-1].last, 'step')}; {sets} prompts"
 
 
 def _of_plan(checked: Plan, progress: Progress, out: Path) -> Iterator[Check]:
