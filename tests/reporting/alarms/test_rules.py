@@ -256,6 +256,7 @@ NUMBERS: list[tuple[str, list[dict[str, Any]], str | None]] = [
     ("nothing_kept", [{"right_rate": 0.1}] + [{"updates": 0, "right_rate": 1.0}] * 12, "well"),
     ("one_prompt", [{"largest_prompt_share": 0.6}] * 5, "alarming"),
     ("one_prompt", [{"largest_prompt_share": 0.6}] * 4, None),
+    ("one_prompt", [{"largest_prompt_share": 0.6, "right_rate": 0.88}] * 5, "between"),
     ("one_prompt", [{"largest_prompt_share": 0.6, "prompts": 6}] * 5, "between"),  # 4 / 6 = 0.67
     ("one_prompt", [{"largest_prompt_share": 1.0, "prompts": 3}] * 5, None),
     ("one_prompt", [{"largest_prompt_share": 0.1}] * 5, "well"),

@@ -15,6 +15,8 @@ _SEVERAL = 5
 _OUTSTANDING = 3.0
 """How far above all earlier ones a gradient is that is more than the noise of a small one."""
 _TWO = 2
+_NEARLY = 0.85
+"""Right samples of the window from where on it is no wonder that few prompts are left to learn."""
 
 
 def nothing_kept(history: History, threshold: float) -> Reading | None:
@@ -42,7 +44,9 @@ def one_prompt(history: History, threshold: float) -> Reading | None:
         return None
     bound = max(threshold, min(1.0, _FAIR / prompts))
     facts = {"prompts": str(prompts), "steps": str(len(rows))}
-    return Reading(value, "well" if learned(history) else above(value, bound), facts)
+    nearly = (mean(history.values("right_rate")) or 0.0) >= _NEARLY
+    state = "well" if learned(history) else above(value, bound, if_=not nearly)
+    return Reading(value, state, facts)
 
 
 def updates_skipped(history: History, threshold: float) -> Reading | None:
