@@ -92,7 +92,7 @@ def test_what_fails_ends_with_exit_code_2(here, monkeypatch, capsys) -> None:
 
 def test_a_recipe_that_is_refused_is_a_failed_check(here, monkeypatch, capsys) -> None:
     found = told(monkeypatch, capsys, "--set", "minibatch_prompts=7", code=2)
-    assert list(found) == ["python", "recipe"]
+    assert list(found) == ["python", "recipe", "other checks"]
     assert found["recipe"]["text"].startswith("minibatch_prompts: an update cannot hold more")
     assert found["recipe"]["remedy"].startswith("set minibatch_prompts = 6 or less")
 

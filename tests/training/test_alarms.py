@@ -248,6 +248,20 @@ def test_an_alarm_that_stops_saves_the_run_which_can_be_resumed(tmp_path) -> Non
     ]  # fmt: skip
 
 
+def test_a_resumed_run_says_what_is_still_on(tmp_path, monkeypatch) -> None:
+    """Causes first: all is cut off, so that all is wrong."""
+    given = case("cut_off", tmp_path, monkeypatch) | sick.files(tmp_path, "x" * 16)
+    listener = KillAt()
+    run(from_dict(given), out=tmp_path / "whole", observers=listener)
+    ends = [i for i, (stage, _) in enumerate(listener.heard, start=1) if stage == "checkpoint"]
+    with pytest.raises(Killed):
+        run(from_dict(given), out=tmp_path / "run", observers=KillAt(ends[-1]))
+    run(resume=tmp_path / "run", observers=(told := KillAt()))
+    assert [name for name, _ in raised(tmp_path / "run")][:2] == ["cut_off", "no_signal"]
+    (said,) = (note for note in told.notes if note.startswith("alarms still on: "))
+    assert "cut_off (since step 1), no_signal (since step 1)" in said
+
+
 def test_a_threshold_may_change_where_a_run_is_resumed(tmp_path, monkeypatch) -> None:
     """An alarm that was off is raised by the next step; with more steps there is one."""
     given = {**case("no_signal", tmp_path, monkeypatch), "steps": 2}

@@ -130,9 +130,7 @@ class Observers(Observer):
             raise self.failed from cause
         if self.alarm is not None:
             alarm, folder = self.alarm, self._start and self._start.folder
-            how = (
-                f"; all is saved; to go on: winnow train --resume {shown(folder)}" if folder else ""
-            )
+            how = f"; all is saved; resume: winnow train --resume {shown(folder)}" if folder else ""
             text = alarm.text.rstrip(".")
             raise StoppedByAlarm(f"stopped by the alarm {alarm.name}: {text}{how}")
 

@@ -11,6 +11,7 @@ from winnow.reporting.alarms.history import PromptScores
 from winnow.reporting.alarms.scores import scores_counted
 from winnow.reporting.alarms.watch import Alarms
 from winnow.reporting.observer import Observers
+from winnow.storage.paths import shown
 from winnow.storage.run_folder import RunStore
 from winnow.training.sources import Passes
 
@@ -34,6 +35,10 @@ def alarms_of(
     if step:
         told = [row for row in store.lines("alarms.jsonl") if row["step"] <= step]
         alarms.replay(_done(store, phases, step), told)
+        if alarms.on:
+            since = {row["name"]: row["step"] for row in told}
+            names = ", ".join(f"{name} (since step {since[name]})" for name in alarms.on)
+            observers.note(f"alarms still on: {names}; {shown(store.folder / 'alarms.jsonl')}")
     return [alarms]
 
 

@@ -74,6 +74,18 @@ def test_no_signal(prompts, first_right, expected) -> None:
     assert (found and (found.state, found.value, found.variant)) == expected
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "variant"),
+    [(0.3, 0.0, "lost"), (0.3, 0.05, "lost"), (0.3, 0.07, "wrong"), (0.04, 0.0, "wrong")],
+)
+def test_a_signal_that_was_lost_is_no_prompt_too_hard(before, now, variant) -> None:
+    """One right sample in 25 may have been luck; a fifth of what there was is not lost."""
+    rows = [{"right_rate": before}, *[{"right_rate": now}] * 10]
+    found = read("no_signal", history(*rows, prompts=[[MIXED] * 8, [WRONG] * 8]))
+    assert found is not None
+    assert (found.state, found.variant) == ("alarming", variant)
+
+
 def test_graded_rewards_that_differ_are_a_signal() -> None:
     """None right by `reward.right_at`, and yet one is better than another."""
     made = History(10)

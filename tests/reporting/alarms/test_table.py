@@ -75,7 +75,7 @@ def _facts(name: str) -> set[str]:
     [
         ({"stop": ["no_signl"]}, r"alarms\.stop: unknown alarm 'no_signl'; did you mean 'no_sig"),
         ({"off": "entropy"}, r"alarms\.off: unknown alarm 'entropy'; did you mean 'entropy_"),
-        ({"off": ["{x}"]}, r"alarms\.off: unknown alarm '\(x\)'; available: no_signal, "),
+        ({"off": ["{x}"]}, r"alarms\.off: unknown alarm '\(x\)'; available: verifier_errors, "),
         ({"stop": ["ess"], "off": ["ess"]}, r"alarms: stop names 'ess', which off switches off; "),
         ({"no_signal": 2.0}, r"alarms\.no_signal: must be from 1e-06 to 1 \(got 2\.0\)"),
         ({"nothing_kept": 0}, r"alarms\.nothing_kept: must be from 1 to 1,000,000,000 \(got 0\)"),

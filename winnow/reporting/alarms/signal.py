@@ -16,6 +16,9 @@ LEARNED = 0.9
 """Right samples of the window from where on there is little left to learn."""
 _EASY = 0.8
 """Right samples of the run's first step from where on its prompts are too easy from the start."""
+_COULD, _LOST = 0.05, 0.2
+"""Right samples of the first step from where on the model can do some of it, and the part of them
+below which it no longer can."""
 _VISITS, _SAMPLES = 2, 32
 """A prompt never right in fewer is no sign: of those with 7 % right one in ten has none in 32."""
 _LABEL_SAMPLES, _LABEL_PROMPTS = 64, 8
@@ -45,7 +48,12 @@ def no_signal(history: History, threshold: float) -> Reading | None:
         "right": str(solved),
         "wrong": str(sum(one.right == 0 for one in tied)),
     }
+    before = (history.begun or {}).get("right_rate") or 0.0
+    facts["before"] = f"{before:.0%}"
     variant = "right" if 2 * solved > len(tied) else "wrong"
+    rate = mean(history.values("right_rate"))
+    if variant == "wrong" and rate is not None and before >= _COULD and rate < _LOST * before:
+        variant = "lost"
     if variant == "right" and not easy_from_the_start(history):
         return Reading(value, "well", facts, variant)
     enough = value == 1 or len(prompts) >= _ENOUGH

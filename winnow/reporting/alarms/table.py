@@ -1,5 +1,7 @@
 """Every alarm: its name, what it measures, from where on it is one, and what it says.
 
+Causes come before what comes of them, as they are told in this order.
+
 The name is also its setting in `[alarms]`, whose value is the threshold.
 """
 
@@ -8,30 +10,49 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from winnow.reporting.alarms import held_out, sampled, signal, spread, updates
+from winnow.reporting.alarms.advice import ANEW, LESS_ENTROPY, LESS_OFF_POLICY, MORE_ENTROPY
 from winnow.reporting.alarms.rule import Rule, Says
 
 WINDOW = 10
 """Default of `alarms.window`."""
 
 
-_ANEW = "Begin again with an earlier checkpoint (model = its folder)."
-_MORE_ENTROPY = (
-    "Try a lower optimizer.lr, an entropy bonus (algorithm.entropy = 0.001), a KL "
-    "(algorithm.kl = 'in-loss(0.04)') or fewer passes (algorithm.epochs)."
-)
-_LESS_ENTROPY = (
-    "Try a lower optimizer.lr, no or a smaller algorithm.entropy, or a KL "
-    "(algorithm.kl = 'in-loss(0.04)'). " + _ANEW
-)
-_LESS_OFF_POLICY = (
-    "Try a lower optimizer.lr, a larger minibatch_prompts (fewer updates a step) or fewer passes "
-    "(algorithm.epochs)."
-)
-
-
 ALARMS: Mapping[str, Rule] = {
     rule.name: rule
     for rule in (
+        Rule(
+            "verifier_errors",
+            "Share of samples that the verifier failed on.",
+            ("errors", "samples"),
+            "share",
+            0.1,
+            sampled.verifier_errors,
+            {
+                "": Says(
+                    "the verifier failed on {errors} of {samples} samples ({value}).",
+                    "They are in no statistic and no update, so the rest is no fair selection.",
+                    "winnow show --errors prints them: fix the verifier, or raise "
+                    "reward.time_limit; a resumed run scores again what its last checkpoint has "
+                    "not.",
+                ),
+            },
+        ),
+        Rule(
+            "cut_off",
+            "Share of samples cut off at sampling.max_tokens.",
+            ("cut_off_rate", "samples", "right_rate"),
+            "share",
+            0.5,
+            sampled.cut_off,
+            {
+                "": Says(
+                    "{value} of {samples} samples were cut off at sampling.max_tokens.",
+                    "What they would have answered is unknown, and they mostly score as wrong.",
+                    "Raise sampling.max_tokens, or set sampling.stop to a text that ends a "
+                    "completion; winnow show tells what they look like.",
+                ),
+            },
+        ),
         Rule(
             "no_signal",
             "Share of prompts whose samples all have the same reward.",
@@ -48,6 +69,14 @@ ALARMS: Mapping[str, Rule] = {
                     "Look at some with winnow show: is the verifier right, does the prompt say how "
                     "to answer? Then try easier prompts, more samples_per_prompt, a better model, "
                     "or algorithm.refill.",
+                ),
+                "lost": Says(
+                    "{tied} of {prompts} prompts have the same reward on all their samples: "
+                    "{wrong} are all wrong, {right} all right. In the first step {before} of the "
+                    "samples were right.",
+                    "The policy can no longer do what it could: the updates have broken it.",
+                    "Begin again from the start or an earlier checkpoint (model = its folder), "
+                    "with a lower optimizer.lr; winnow show tells what it says instead.",
                 ),
                 "right": Says(
                     "{tied} of {prompts} prompts have the same reward on all their samples: "
@@ -139,14 +168,14 @@ ALARMS: Mapping[str, Rule] = {
                     "token), and nearly no prompt has different rewards, with {right} of the "
                     "samples right.",
                     "The policy says the same each time, so it cannot find what it does not know.",
-                    f"{_MORE_ENTROPY} {_ANEW}",
+                    f"{MORE_ENTROPY} {ANEW}",
                 ),
                 "slope": Says(
                     "entropy has fallen to {value} of what it was in the first steps ({start} to "
                     "{now} nats a token), and will be gone in {left} steps, while the reward does "
                     "not rise.",
                     "A policy that says the same each time cannot find what it does not know.",
-                    _MORE_ENTROPY,
+                    MORE_ENTROPY,
                 ),
             },
             falls=True,
@@ -162,13 +191,13 @@ ALARMS: Mapping[str, Rule] = {
                 "": Says(
                     "entropy is {value} what it was ({base} to {now} nats a token).",
                     "The policy comes apart: its samples get random.",
-                    _LESS_ENTROPY,
+                    LESS_ENTROPY,
                 ),
                 "slope": Says(
                     "entropy has risen to {value} what it was ({base} to {now} nats a token) and "
                     "rises fast, while the reward does not.",
                     "The policy comes apart: its samples get random.",
-                    _LESS_ENTROPY,
+                    LESS_ENTROPY,
                 ),
             },
         ),
@@ -190,39 +219,6 @@ ALARMS: Mapping[str, Rule] = {
                 ),
             },
             falls=True,
-        ),
-        Rule(
-            "cut_off",
-            "Share of samples cut off at sampling.max_tokens.",
-            ("cut_off_rate", "samples", "right_rate"),
-            "share",
-            0.5,
-            sampled.cut_off,
-            {
-                "": Says(
-                    "{value} of {samples} samples were cut off at sampling.max_tokens.",
-                    "What they would have answered is unknown, and they mostly score as wrong.",
-                    "Raise sampling.max_tokens, or set sampling.stop to a text that ends a "
-                    "completion; winnow show tells what they look like.",
-                ),
-            },
-        ),
-        Rule(
-            "verifier_errors",
-            "Share of samples that the verifier failed on.",
-            ("errors", "samples"),
-            "share",
-            0.1,
-            sampled.verifier_errors,
-            {
-                "": Says(
-                    "the verifier failed on {errors} of {samples} samples ({value}).",
-                    "They are in no statistic and no update, so the rest is no fair selection.",
-                    "winnow show --errors prints them: fix the verifier, or raise "
-                    "reward.time_limit; a resumed run scores again what its last checkpoint has "
-                    "not.",
-                ),
-            },
         ),
         Rule(
             "identical_samples",
@@ -285,7 +281,7 @@ ALARMS: Mapping[str, Rule] = {
                 "": Says(
                     "the mean ratio of the policy to the one that sampled is {ratio}{clipped}.",
                     "The updates of a step go so far that its samples are no longer its own.",
-                    _LESS_OFF_POLICY,
+                    LESS_OFF_POLICY,
                 ),
             },
         ),
@@ -301,7 +297,7 @@ ALARMS: Mapping[str, Rule] = {
                     "the importance weights of the samples are so uneven that they are worth "
                     "{value} of their number{weight}.",
                     "A few samples have nearly all of the weight.",
-                    _LESS_OFF_POLICY,
+                    LESS_OFF_POLICY,
                 ),
             },
             falls=True,
@@ -317,7 +313,7 @@ ALARMS: Mapping[str, Rule] = {
                 "": Says(
                     "within a step the policy moves {value} a token from the one that sampled.",
                     "What is learned from its samples is no longer about the policy.",
-                    _LESS_OFF_POLICY,
+                    LESS_OFF_POLICY,
                 ),
             },
         ),

@@ -63,6 +63,11 @@ class Alarms(Observer):
         self._history = History(window, phases)
         self._standing = {name: Standing() for name in ALARMS if name in thresholds}
 
+    @property
+    def on(self) -> list[str]:
+        """The names of those that are on."""
+        return [name for name, standing in self._standing.items() if standing.on]
+
     def on_samples(self, samples: SamplesScored) -> None:
         if samples.split == "train":
             self._history.add_samples(scores_of(samples.groups))

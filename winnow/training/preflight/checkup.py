@@ -39,6 +39,7 @@ from winnow.training.setup import Plan, plan
 from winnow.training.summary import left_out
 from winnow.types import Prompt
 
+_LEFT_OUT = "left out: they need what failed above"
 _OF_A_FILE = 256
 """Groups of a file of samples that are looked at."""
 
@@ -46,7 +47,7 @@ _OF_A_FILE = 256
 def checkup(config: Config, progress: Progress, out: Path) -> Iterator[Check]:
     """Check machine, recipe, model, prompts, verifier, a first sample and a step, in turn.
 
-    What cannot be looked at, as something before it failed, is left out.
+    Where something fails without which others cannot be looked at, the last check says so.
 
     Args:
         out: Where the run's folder would be made.
@@ -57,6 +58,7 @@ def checkup(config: Config, progress: Progress, out: Path) -> Iterator[Check]:
         yield check
         fine = fine and check.status != "failed"
     if not fine:
+        yield skipped("other checks", _LEFT_OUT)
         return
     try:
         config = located_config(config)
@@ -69,6 +71,7 @@ def checkup(config: Config, progress: Progress, out: Path) -> Iterator[Check]:
             yield from _of_plan(checked, progress, out)
     except WinnowError as error:
         yield failing("recipe", error)
+        yield skipped("other checks", _LEFT_OUT)
 
 
 def _recipe(checked: Plan) -> str:
@@ -92,6 +95,7 @@ def _of_plan(checked: Plan, progress: Progress, out: Path) -> Iterator[Check]:
         yield passed("model", _model(config, engine, time.monotonic() - begun))
     except WinnowError as error:
         yield failing("model", error)
+        yield skipped("other checks", _LEFT_OUT)
         return
     told = engine.conventions()
     yield from guarded("model", lambda: conventions_checks(told, config, prompts.every))
@@ -99,7 +103,9 @@ def _of_plan(checked: Plan, progress: Progress, out: Path) -> Iterator[Check]:
     fits = list(guarded("context", lambda: [room_check(engine, config, prompts, most)]))
     yield from fits
     yield from data_checks(prompts)
-    if all(check.status != "failed" for check in fits):
+    if any(check.status == "failed" for check in fits):
+        yield skipped("other checks", _LEFT_OUT)
+    else:
         yield from guarded("verifier", lambda: _scored(checked, engine, progress))
 
 
