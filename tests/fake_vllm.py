@@ -53,6 +53,7 @@ class FakeVLLM(ThreadingHTTPServer):
         self.script: list[Callable[[FakeVLLM, dict[str, Any]], Any]] = []
         self.asked: list[dict[str, Any]] = []
         self.calls: list[str] = []
+        self.labels_had: list[str] = []
         self.paused = threading.Event()
         self.most_at_once = self._now = 0
         self.lock, self.released = threading.Lock(), threading.Event()
@@ -96,6 +97,7 @@ class FakeVLLM(ThreadingHTTPServer):
                 self.cache.clear()
             return {"success": self.resets}
         if route == "/update_weight_version" and self.labels:
+            self.labels_had.append(self.label)
             self.label = body["new_version"]
         if route == "/v1/models":
             return {"data": [{"id": "fake", "max_model_len": self.context}]}
@@ -187,6 +189,13 @@ def aborted(server: FakeVLLM, body: dict[str, Any]) -> Any:
 def restarted(server: FakeVLLM, body: dict[str, Any]) -> Any:
     """The answer of a server that somebody has started anew: it has its first weights."""
     server.label, server.logits = "default", [0.0] * 10
+    return server.sampled(body)
+
+
+def late(server: FakeVLLM, body: dict[str, Any]) -> Any:
+    """The answer of a server that is back at the weights that it had before these."""
+    assert server.label != server.labels_had[-1]
+    server.label = server.labels_had[-1]
     return server.sampled(body)
 
 

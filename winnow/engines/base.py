@@ -134,6 +134,10 @@ class Sampler(Protocol):
         """What went wrong while sampling and was put right, in sentences."""
         ...
 
+    def measures(self) -> dict[str, float]:
+        """What it did since this was last asked, as metrics of a step; nothing, of most."""
+        ...
+
     def close(self) -> None:
         """End what was started to sample with. It samples no more."""
         ...

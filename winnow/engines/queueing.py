@@ -48,6 +48,10 @@ class QueuedSampler(ABC):
             self._under_way.close()
             self._under_way = None
 
+    def measures(self) -> dict[str, float]:
+        """What it did since this was last asked, as metrics of a step; nothing, of most."""
+        return {}
+
     def close(self) -> None:
         """Let go of what it samples with; nothing, of most."""
         self.cancel()

@@ -38,6 +38,10 @@ OF_SAMPLING = (
     "identical_pairs",
     "identical_expected",
     "retokenised_rate",
+    "transfer_seconds",
+    "requests_resent",
+    "servers_failed",
+    "servers_back",
 )
 """Measures that are taken when samples are made or read."""
 _LOG_LARGEST = math.log(np.finfo(np.float64).max)
@@ -98,6 +102,7 @@ def step_metrics(
 
 def _of_samples(groups: Sequence[Group], fresh: bool) -> Metrics:
     samples = [sample for group in groups for sample in group.samples]
+    pairs = [pair for group in groups for pair in zip(group.samples, group.right, strict=True)]
     values = [value for group in groups for value in group.values]
     kinds = Counter(group.kind for group in groups)
     return {
@@ -113,15 +118,7 @@ def _of_samples(groups: Sequence[Group], fresh: bool) -> Metrics:
         "errors": len(samples) - len(values),
         "survivors": sum(outcome.survived for group in groups for outcome in group.outcomes),
         "entropy": _mean([x for sample in samples for x in sample.entropies]),
-        "entropy_right": _mean(
-            [
-                x
-                for group in groups
-                for sample, right in zip(group.samples, group.right, strict=True)
-                if right
-                for x in sample.entropies
-            ]
-        ),
+        "entropy_right": _mean([x for sample, right in pairs if right for x in sample.entropies]),
         "completion_tokens_mean": _mean([len(sample.token_ids) for sample in samples]),
         "cut_off_rate": _ratio(sum(s.finish_reason == "length" for s in samples), len(samples)),
         "tokens_sampled": sum(len(sample.token_ids) for sample in samples) if fresh else 0,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from winnow.engines.base import START
 from winnow.errors import NoServer
@@ -88,8 +89,9 @@ def train(run: Run) -> None:
 
 
 def _measured(run: Run, batch: Batch) -> Batch:
-    """The batch with what its samples say of the sampler, if they are not of a file."""
+    """The batch with what is known of the sampler: by its samples, if they are not of a file."""
     batch = with_diversity(batch)
+    batch = replace(batch, measures={**batch.measures, **run.context.sampler.measures()})
     if run.phase.file is not None:
         return batch
     return with_collisions(batch, true_logprobs=run.context.sampler.capabilities.true_logprobs)

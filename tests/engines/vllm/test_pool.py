@@ -8,7 +8,7 @@ import pytest
 
 from tests.engines.vllm.given import END, engine, load, moved, requests, sampled, sampler, soon
 from tests.fake_engine import logp
-from tests.fake_vllm import FakeVLLM, aborted, hang, nonsense, restarted
+from tests.fake_vllm import FakeVLLM, aborted, hang, late, nonsense, restarted
 from winnow.engines.vllm.protocol import sample_seed
 from winnow.errors import NoServer, UserError
 
@@ -95,13 +95,15 @@ class TestTrouble:
             (hang, "no answer within 0.5 seconds"),
             (nonsense, "its log-probs are of other tokens"),
             (restarted, "it sampled from version 'default', not '3-"),
+            (late, "it sampled from version '2-"),
         ],
     )
     def test_one_of_two(self, behave, said, tmp_path) -> None:
         policy = engine(tmp_path)
-        moved(policy, 4)
         with FakeVLLM() as one, FakeVLLM() as two:
             made, heard = sampler([one, two], policy, timeout=0.5)
+            load(made, policy.publish(2))
+            moved(policy, 4)
             load(made, policy.publish(3))
             one.script = [behave]
             groups = sampled(made, requests(10))
@@ -111,6 +113,11 @@ class TestTrouble:
         assert heard[0].startswith(f"{one.url} failed, and others take its requests: ")
         assert said in heard[0]
         assert f"{one.url} is back" in heard
+        measures = made.measures()
+        assert measures.pop("transfer_seconds") > 0
+        assert measures.pop("requests_resent") >= 1
+        assert measures == {"servers_failed": 1, "servers_back": 1}
+        assert set(made.measures().values()) == {0}
         assert re.search(rf"sent again \(\d that {one.url} lost\)", made.notes()[0])
         with FakeVLLM() as alone:  # the same samples as without trouble
             again, _ = sampler([alone], policy)

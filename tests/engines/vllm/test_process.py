@@ -160,6 +160,9 @@ class TestRuns:
             for row in steps
         ]
         assert versions == [{row["policy_version"] - row["updates"]} for row in steps]
+        told = ("servers_failed", "servers_back", "requests_resent")
+        failed, back, resent = (sum(row[name] for row in steps) for name in told)
+        assert 0 < back <= failed <= resent
         gc.collect()  # the fake engine is in a circle of references
         assert not list((tmp_path / "sent").iterdir())
 

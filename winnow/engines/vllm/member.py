@@ -57,7 +57,7 @@ class Member:
         busy: Requests that it has.
         epoch: How often it has joined: what fails of an earlier time is no news.
         has: What it was given last.
-        before: What it had before, which samples under way may be of.
+        before: What it had before, which samples may be of that were under way then.
         coming: What it is being given, which samples under way may be of too.
         context: Most tokens that it takes; ``None`` if it does not say.
         gap: The largest difference of log-probs from the learner's that its canaries had.
@@ -123,15 +123,19 @@ class Member:
             WrongVersion: it is of weights that the server was not to have.
             Passing, BadAnswer, Refused: no answer to use.
         """
-        known = self._known()
-        assert self.has is not None
-        name = self.has.name(self.served)
+        had, may = self.has, [self.has, self.coming]
+        assert had is not None
+        name = had.name(self.served)
         body = question(name, job.ids, job.params, job.seed, ends)
         answer = self.link.post(GENERATE, body, tokens=job.params.max_tokens)
         made = read(answer, job.params, ends)
-        known |= self._known()
+        may += [self.has, self.coming]
+        if self.has is not had:  # more than one transfer may have come meanwhile
+            may.append(self.before)
+        known = {delivery.label for delivery in may if delivery is not None}
         wrong = [label for _, label in made.labels if label not in known]
         if wrong:
+            assert self.has is not None
             raise WrongVersion(f"it sampled from version {wrong[0]!r}, not {self.has.label!r}")
         return made
 
@@ -141,10 +145,6 @@ class Member:
         if self.process is not None:
             self.process.close()
             self.process = None
-
-    def _known(self) -> set[str]:
-        """Labels of weights that it may sample from."""
-        return {d.label for d in (self.before, self.has, self.coming) if d is not None}
 
     def _give(self, delivery: Delivery, *, begun: bool) -> None:
         self.coming = delivery

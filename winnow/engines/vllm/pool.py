@@ -39,6 +39,10 @@ class Pool:
         members: Not there yet: `give` has them join.
         retries: Times that a job which failed is sent again.
         tell: Hears of servers that fail and come back, from any thread.
+
+    Attributes:
+        resent: Requests that were sent again, by why.
+        failed, back: Times that a server failed, and that one which had took part again.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Pool:
     ) -> None:
         self.members = members
         self.resent: Counter[str] = Counter()
+        self.failed = self.back = 0
         self._retries, self._tell = retries, tell
         self._changed = threading.Condition()
         self._delivery: Delivery | None = None
@@ -218,6 +223,7 @@ class Pool:
         self._changed.notify_all()
 
     def _lost(self, member: Member, error: Exception) -> None:
+        self.failed += 1
         member.failures += 1
         member.reason = str(error)
         if member.failures > MOST_JOINS:
@@ -258,6 +264,7 @@ class Pool:
                     member.state, member.epoch = "up", member.epoch + 1
                     self._changed.notify_all()
                     if again:
+                        self.back += 1
                         self._tell(f"{member.name} is back")
                     return
 

@@ -114,7 +114,8 @@ class VLLMSampler(QueuedSampler):
         self._asked: deque[tuple[int, ...]] = deque(maxlen=_SEQUENCES)
         self._due: Delivery | None = None
         self.seconds: list[float] = []
-        """That each transfer took."""
+        """That each transfer took, the first with the start of the servers."""
+        self._measured: dict[str, float] = {}
 
     _reader: Reader | None
 
@@ -183,6 +184,18 @@ class VLLMSampler(QueuedSampler):
                 "begin a little off 1"
             )
         return said
+
+    def measures(self) -> dict[str, float]:
+        pool = self._pool
+        so_far: dict[str, float] = {
+            "transfer_seconds": sum(self.seconds[1:]),
+            "requests_resent": pool.resent.total(),
+            "servers_failed": pool.failed,
+            "servers_back": pool.back,
+        }
+        new = {name: round(so_far[name] - self._measured.get(name, 0), 3) for name in so_far}
+        self._measured = so_far
+        return new
 
     def _delivery(self, folder: Path, base: Path | None, label: str) -> Delivery:
         terms, heat = self._terms, self._terms.temperature or 1.0
