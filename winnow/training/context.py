@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from winnow.config.phases import Phase
 from winnow.engines.base import Engine, Learner
+from winnow.errors import NoServer
 from winnow.rollouts.context import Context
 from winnow.training.sft_mix import Anchor
 from winnow.training.sources import Source
@@ -23,6 +24,7 @@ class Run:
         empty_steps: Steps of this phase, since it was begun or resumed, without an update.
         protect: Steps whose checkpoints must be kept.
         number: Of the phase, in a run that has several.
+        lost: What ended an evaluation, and ends the run once the step is saved.
     """
 
     phase: Phase
@@ -36,6 +38,7 @@ class Run:
     empty_steps: int = 0
     protect: Sequence[int] = ()
     number: int | None = None
+    lost: NoServer | None = None
 
     def publish(self) -> None:
         """Have the sampler use the weights as they are now."""

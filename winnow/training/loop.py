@@ -14,14 +14,14 @@ from winnow.errors import NoServer
 from winnow.evaluation.held_out import evaluate
 from winnow.reporting.events import CheckpointSaved, SamplesScored, StepEnd
 from winnow.reporting.memory import peak_host_gib
-from winnow.reporting.metrics import Evaluation, Metrics, step_metrics
+from winnow.reporting.metrics import Metrics, step_metrics
 from winnow.reporting.timing import utc_now
 from winnow.rollouts.collisions import with_collisions
 from winnow.rollouts.diversity import with_diversity
 from winnow.rollouts.rollout import Rollout
-from winnow.storage.paths import shown
 from winnow.training.context import Run
 from winnow.training.early_stopping import BestSoFar, best_of_evaluations
+from winnow.training.owed import OWED, held_out_accuracy, say_how_to_resume
 from winnow.training.updates import update
 from winnow.types import Batch
 
@@ -34,6 +34,7 @@ def train(run: Run) -> None:
     Raises:
         UserError: the verifier mostly failed, three steps running; or a callback raised.
         StoppedByAlarm: an alarm of `alarms.stop` was raised.
+        NoServer: nothing is left that samples; the last step that was done is saved.
         WinnowError: loss or gradient were not finite, two updates running.
     """
     config, context = run.phase.config, run.context
@@ -79,9 +80,11 @@ def train(run: Run) -> None:
         offline = not run.phase.samples_each_step
         observers.on_step(StepEnd(step, {**metrics, **_memory(run), "time": utc_now()}, offline))
         save = last or enough or found.step == step or step % config.checkpoint.every == 0
-        if save or observers.ending:  # the step is not to be lost
+        if save or observers.ending or run.lost:  # the step is not to be lost
             checkpoint(run, step)
         observers.check()
+        if run.lost:
+            raise run.lost
         if enough:
             break
     if patience:
@@ -95,11 +98,6 @@ def _measured(run: Run, batch: Batch) -> Batch:
     if run.phase.file is not None:
         return batch
     return with_collisions(batch, true_logprobs=run.context.sampler.capabilities.true_logprobs)
-
-
-def held_out_accuracy(run: Run, step: int) -> Evaluation:
-    """Evaluate on the held-out prompts."""
-    return evaluate(run.context, step=step, engine=run.engine, algorithm=run.phase.algorithm)
 
 
 def _memory(run: Run) -> Metrics:
@@ -117,6 +115,7 @@ def checkpoint(run: Run, step: int) -> None:
     with context.watch("checkpoint"):
         context.observers.progress("checkpoint", 0, 1)
         state = {"policy_version": run.learner.version, "source": dict(run.source.state())}
+        state |= {OWED: True} if run.lost else {}
         best = best_so_far(run).step if config.eval.patience else None
         protect = {*run.protect, *(() if best is None else (best,))}
         keep = config.checkpoint.keep
@@ -132,8 +131,7 @@ def saving(run: Run, step: int) -> Iterator[None]:
     except NoServer as error:
         if step > 0 and step not in dict(run.context.store.checkpoints()):
             checkpoint(run, step)
-        again = f"winnow train --resume {shown(run.context.store.folder)}"
-        error.add_note(f"what was sampled is kept; resume: {again}")
+        say_how_to_resume(run, error)
         raise
 
 

@@ -25,6 +25,7 @@ from winnow.storage.run_folder import FINAL
 from winnow.training.context import Run
 from winnow.training.early_stopping import chosen_checkpoint
 from winnow.training.file_source import Recorded
+from winnow.training.owed import make_up, owes
 from winnow.training.retokenise import Retokeniser, same_vocabulary
 from winnow.training.sft_mix import Anchor
 from winnow.training.sources import EveryStep, Once, Source
@@ -94,7 +95,8 @@ class PhaseRunner:
         With adapters they are: a base that is damaged is written again as it is loaded.
         """
         adapters = self.context.config.lora.rank > 0
-        return not adapters and not self._todo() and self._left() is None
+        owed = owes(self.context.store, self._state)
+        return not adapters and not owed and not self._todo() and self._left() is None
 
     def _check_reference(self, name: str) -> None:
         """Raise a `UserError` if a model cannot be loaded or has other tokens, without weights."""
@@ -103,7 +105,10 @@ class PhaseRunner:
 
     def runs(self) -> Iterator[Run]:
         """A run of the loop for each phase that is not done, each set up in its turn."""
-        self.context.store.rewind(self._state["step"])
+        step = self._state["step"]
+        self.context.store.rewind(step)
+        if owes(self.context.store, self._state):
+            make_up(self.context, self.engine, step, self._version)
         for phase in self._todo():
             learner, self._learner = self._learner or self._prepared(phase), None
             yield self._run(phase, learner)

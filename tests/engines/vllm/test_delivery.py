@@ -22,6 +22,13 @@ def updated(policy, made, version: int) -> None:
     load(made, policy.publish(version))
 
 
+def damaged(ref: WeightsRef) -> WeightsRef:
+    assert isinstance(ref.where, Path)
+    path = ref.where / "logits.json"
+    path.write_text(path.read_text().replace("0.0", "0.5", 1))
+    return ref
+
+
 class TestDelivery:
     def test_the_steps_in_their_order(self, tmp_path) -> None:
         policy = engine(tmp_path)
@@ -173,6 +180,15 @@ class TestDelivery:
             with pytest.raises(WinnowError, match=said):
                 load(made, change(policy.publish(1)))
         assert one.calls == []
+
+    def test_damaged_weights_give_no_sample(self, tmp_path) -> None:
+        policy = engine(tmp_path)
+        with FakeVLLM() as one:
+            made, _ = sampler([one], policy)
+            made.load(damaged(policy.publish(1)))
+            with pytest.raises(NoServer, match=r"nats from the learner's, more than 0.001"):
+                sampled(made, requests(2))
+        assert one.asked == []
 
 
 class TestCanary:
