@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 
@@ -132,6 +133,26 @@ class TestTrouble:
             one.script = [restarted]
             assert len(sampled(made, requests(3))) == 3
         assert heard[-1] == f"{one.url} is back"
+
+    def test_one_that_is_waited_for_is_told_of(self, tmp_path) -> None:
+        policy, goes_on = engine(tmp_path), threading.Event()
+        with FakeVLLM() as one:
+            made, heard = sampler([one], policy)
+            load(made, policy.publish(0))
+            answer, one.script = one.answer, [nonsense]
+
+            def late_back(path, body):
+                if path == "/health":
+                    goes_on.wait(20)
+                return answer(path, body)
+
+            one.answer = late_back
+            thread = threading.Thread(target=sampled, args=(made, requests(3)))
+            thread.start()
+            told = soon(lambda: bool(heard))
+            goes_on.set()
+            thread.join()
+        assert told
 
     def test_what_is_given_up_for_new_weights_is_asked_again(self, tmp_path) -> None:
         policy = engine(tmp_path)

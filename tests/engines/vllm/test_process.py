@@ -134,6 +134,8 @@ class TestCommand:
         assert (said["VLLM_CPU_OMP_THREADS_BIND"], said["OMP_NUM_THREADS"]) == ("0-2,5", "4")
         assert said["VLLM_CPU_KVCACHE_SPACE"] == "1.5"
         assert "LD_PRELOAD" not in said  # there is no such file
+        command = _command(plan("py"), Path("/m"), 8123)
+        assert "--no-enable-chunked-prefill" in command
 
 
 class TestRuns:

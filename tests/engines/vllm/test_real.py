@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import random
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -238,6 +239,19 @@ def test_a_recipe_trains_with_one_server(tmp_path: Path) -> None:
             )
         if row["updates"]:
             assert row["ratio_mean"] == pytest.approx(1, abs=1e-3)
+
+
+def test_more_prompt_tokens_at_once_than_are_read_at_once(two: Pool) -> None:
+    """48 prompts of 179 tokens that have no first block in common, at two servers."""
+    draw = random.Random(1)
+    texts = [" ".join(str(draw.randrange(10, 99)) for _ in range(60)) for _ in range(48)]
+    how = SamplingParams(max_tokens=8)
+    before = len(two.said)
+    groups = sampled(
+        two.sampler, [Request(Prompt(str(i), text), 2, i, how) for i, text in enumerate(texts)]
+    )
+    assert len(two.said) == before
+    assert largest(two, groups[:4], 1.0) < 1e-4
 
 
 def test_none_that_cannot_start_is_waited_for(tmp_path: Path) -> None:

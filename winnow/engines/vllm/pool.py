@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from winnow.engines.vllm.delivery import Delivery
 from winnow.engines.vllm.member import FAILURES, Job, Member, WrongVersion
@@ -39,6 +39,7 @@ class Pool:
         members: Not there yet: `give` has them join.
         retries: Times that a job which failed is sent again.
         tell: Hears of servers that fail and come back, from any thread.
+        meanwhile: Called again and again where completions are waited for.
 
     Attributes:
         resent: Requests that were sent again, by why.
@@ -46,12 +47,16 @@ class Pool:
     """
 
     def __init__(
-        self, members: Sequence[Member], retries: int, tell: Callable[[str], None]
+        self,
+        members: Sequence[Member],
+        retries: int,
+        tell: Callable[[str], None],
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         self.members = members
         self.resent: Counter[str] = Counter()
         self.failed = self.back = 0
-        self._retries, self._tell = retries, tell
+        self._retries, self._tell, self._meanwhile = retries, tell, meanwhile
         self._changed = threading.Condition()
         self._delivery: Delivery | None = None
         self._round: _Round | None = None
@@ -105,7 +110,7 @@ class Pool:
             thread.start()
         try:
             for _ in jobs:
-                item = work.made.get()
+                item = self._awaited(work)
                 if item is None:
                     assert work.error is not None
                     raise work.error
@@ -152,6 +157,13 @@ class Pool:
                 f"canaries: the servers' log-probs are at most {gap:.2g} nats from the learner's"
             )
         return said
+
+    def _awaited(self, work: _Round) -> tuple[Job, Completion] | None:
+        while True:
+            try:
+                return work.made.get(timeout=_TICK)
+            except Empty:
+                self._meanwhile()
 
     def _work(self, work: _Round) -> None:
         """Take jobs, one at a time, each to the least busy server."""

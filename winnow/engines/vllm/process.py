@@ -152,6 +152,10 @@ class Process:
                 os.killpg(self.group, signal.SIGKILL)
 
 
+_ON_A_CPU = ("--enforce-eager", "--no-enable-chunked-prefill")
+"""The second: there a prompt of a request with a seed that is read in two parts ends vLLM 0.32."""
+
+
 def _command(plan: Plan, model: Path, port: int) -> list[str]:
     command = [plan.where.python, "-W", "ignore", "-m", "vllm.entrypoints.openai.api_server"]
     options: dict[str, object] = {
@@ -175,7 +179,7 @@ def _command(plan: Plan, model: Path, port: int) -> list[str]:
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     command += ["--enable-scale-out", "--disable-uvicorn-access-log"]
-    command += ["--enforce-eager"] if plan.where.cpu else []
+    command += _ON_A_CPU if plan.where.cpu else []
     command += ["--enable-lora"] if plan.rank else []
     return [*command, *plan.arguments]
 

@@ -106,7 +106,7 @@ class VLLMSampler(QueuedSampler):
     ) -> None:
         super().__init__()
         self._heard: deque[str] = deque()
-        self._pool = Pool(members, retries, self._heard.append)
+        self._pool = Pool(members, retries, self._heard.append, self._say)
         self._engine, self._terms, self._tell = engine, terms, tell
         self._make_reader, self._reader = reader or reader_of, None
         self._texts: dict[tuple[str, ...], Texts] = {}
