@@ -189,6 +189,7 @@ class TestDelivery:
             with pytest.raises(NoServer, match=r"nats from the learner's, more than 0.001"):
                 sampled(made, requests(2))
         assert one.asked == []
+        assert made.measures()["servers_failed"] == 1
 
 
 class TestCanary:

@@ -291,6 +291,7 @@ class Pool:
         with self._changed:
             if self._closed:
                 return
+            self.failed += 1
             member.reason, member.state = str(error), "out"
             self._tell(f"{member.name} is given up: {error}")
             self._changed.notify_all()
