@@ -35,7 +35,7 @@ def alarms_of(
     if step:
         told = [row for row in store.lines("alarms.jsonl") if row["step"] <= step]
         alarms.replay(_done(store, phases, step), told)
-        if alarms.on:
+        if alarms.on and step < phases[-1].last:
             since = {row["name"]: row["step"] for row in told}
             names = ", ".join(f"{name} (since step {since[name]})" for name in alarms.on)
             observers.note(f"alarms still on: {names}; {shown(store.folder / 'alarms.jsonl')}")
