@@ -18,6 +18,7 @@ from typing import Any
 from tests.fake_engine import Engine
 from winnow.config.schema import from_dict
 from winnow.engines import factory
+from winnow.reporting.alarms.table import ALARMS
 from winnow.reporting.events import Alarm, StepEnd
 from winnow.reporting.observer import Observer, Observers
 from winnow.training.run import run
@@ -40,6 +41,7 @@ SETTINGS: dict[str, Any] = {
     "optimizer": {"lr": 2.0},
     "eval": {"size": 4, "samples": 8, "every": 1},
     "checkpoint": {"every": 2, "keep": 1},
+    "alarms": {"off": list(ALARMS)},
 }
 
 
@@ -65,18 +67,18 @@ class Watcher(Observer):
                 self._observers.on_alarm(alarm)
 
 
-class KilledIn(Observers):
-    """Ends the process in the update of a step."""
+class Watched(Observers):
+    """Has that alarm besides, and ends the process in the update of a step; 0: never."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__()
+    def __init__(self, step: int = 0) -> None:
+        super().__init__(callbacks=[Watcher(self)])
         self._left = step
 
     def progress(self, stage: str, done: int, total: int) -> None:
         super().progress(stage, done, total)
         if stage == "update" and done == 0:
             self._left -= 1
-            if not self._left:
+            if self._left == 0:
                 time.sleep(FLUSHED)
                 os._exit(9)
 
@@ -101,8 +103,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     guarded(folder)
     factory.ENGINES["local"] = factory.Kind(Engine, lambda *_: None)
-    observers = KilledIn(int(sys.argv[2])) if len(sys.argv) > 2 else Observers()
-    observers.watchers = [Watcher(observers)]
+    observers = Watched(*map(int, sys.argv[2:]))
     if (folder / "run").is_dir():
         run(resume=folder / "run", observers=observers)
         return
