@@ -51,8 +51,7 @@ def audit_reward(
     from winnow.config.recipe import load
     from winnow.evaluation.audit import audit, gold, read_labelled
     from winnow.prompts.loading import load_prompts
-    from winnow.rewards.factory import LENGTH
-    from winnow.rollouts.rewards import reward_for
+    from winnow.rollouts.rewards import counts_tokens, reward_for
     from winnow.storage.atomic import refuse, write_text
 
     config = load(recipe, [*([f"reward={reward}"] if reward else []), *(sets or ())])
@@ -66,7 +65,7 @@ def audit_reward(
         items, left = read_labelled(labels, config.prompts, label_column)
         note = f"{number_of(left, 'row')} without a label left out" if left else ""
     name = ", ".join(table.name for _, table in config.reward.each)
-    if LENGTH in name.split(", ") and (not config.reward.parts or config.reward.right_by == "sum"):
+    if counts_tokens(config):
         problem = "'length' counts tokens, which labeled texts do not have"
         raise UserError("reward", problem, "audit the part that says what is right: --reward NAME")
     right_at = 1.0 if config.reward.right_at is None else config.reward.right_at

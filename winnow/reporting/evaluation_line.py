@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from winnow.errors import number_of
 from winnow.reporting.step_table import formatted
@@ -32,3 +33,10 @@ def evaluation_line(result: Evaluation) -> str:
         f"{result.samples} samples of {result.prompts} prompts{errors}, {result.seconds:.0f} "
         f"s{detail}"
     )
+
+
+def accuracy_of(row: Mapping[str, Any]) -> str:
+    """The accuracy in a row of evals.jsonl, with its interval where it has one."""
+    low, high = row.get("low"), row.get("high")
+    interval = "" if low is None or high is None else f" [{low:.1%}, {high:.1%}]"
+    return f"{row['accuracy']:.1%}{interval}"

@@ -72,6 +72,13 @@ def reward_for(
         yield whole
 
 
+def counts_tokens(config: Config) -> bool:
+    """Whether what is right depends on a length in tokens, which texts alone do not have."""
+    reward = config.reward
+    named = any(table.name == LENGTH for _, table in reward.each)
+    return named and (not reward.parts or reward.right_by == "sum")
+
+
 def check_reward(config: Config) -> None:
     """Raise a `UserError` if the reward of a config is not there, without loading a model."""
     for key, table in config.reward.each:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -18,10 +19,11 @@ from winnow.rewards.factory import make_reward
 from winnow.training.forecast import Disk, Memory, Work
 from winnow.training.preflight import importing, machine
 from winnow.training.preflight.budget import SAMPLING, WHOLE, Plan, first_sample, that_fit
+from winnow.training.preflight.check import Check
 from winnow.training.preflight.forecast import seconds_of_update, time_check, times
 from winnow.training.preflight.importing import broken
 from winnow.training.preflight.learned import Step, agreement, unmoved
-from winnow.training.preflight.prompts import answers, duplicates, leaks, plain, room_check
+from winnow.training.preflight.prompts import answers, plain, repeats, room_check
 from winnow.training.preflight.sampled import First, endings, scores, signal
 from winnow.training.preflight.verifier import verifier_check
 from winnow.types import Group, Prompt, Sample, Score, StepStats
@@ -189,14 +191,18 @@ def test_what_makes_two_prompts_one(one, other, same) -> None:
     assert (plain(Prompt("a", one)) == plain(Prompt("b", other))) is same
 
 
+def repeated(train: list[Prompt], kept: Sequence[Prompt] = ()) -> list[Check]:
+    return list(repeats(PromptSet(tuple(train), tuple(kept))))
+
+
 def test_duplicates_and_leaks() -> None:
     clean = prompts("one", "two", "three")
-    assert duplicates([*clean, *clean]).status == "passed"  # rows that are repeated on purpose
-    assert "1 more differ" in duplicates([*clean, Prompt("q", "One!")]).text
-    found = duplicates([*clean, Prompt("q", "one")])
+    assert repeated([*clean, *clean])[0].status == "passed"  # rows that are repeated on purpose
+    assert "1 more differ" in repeated([*clean, Prompt("q", "One!")])[0].text
+    (found,) = repeated([*clean, Prompt("q", "one")])
     assert (found.status, "1 of 4 training prompts" in found.text) == ("warned", True)
-    assert leaks(clean, prompts("four")).status == "passed"
-    near = leaks(clean, prompts("Two?", "four", "one"))
+    assert repeated(clean, prompts("four"))[1].status == "passed"
+    _, near = repeated(clean, prompts("Two?", "four", "one"))
     assert near.status == "warned"
     assert "2 of 3 held-out prompts are trained on (1 word for word, 1 but for case" in near.text
     assert answers(clean).status == "passed"

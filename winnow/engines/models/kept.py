@@ -58,8 +58,8 @@ def keep(file: Path, model: Any, tokenizer: Any) -> str | None:
     Returns:
         Why it cannot be kept, in a sentence; ``None`` if it is, or is not to be.
     """
-    weights = {id(p): p.numel() * p.element_size() for p in model.parameters()}
-    if str(model.dtype) != "torch.float32" or sum(weights.values()) > _LARGEST:
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    if str(model.dtype) != "torch.float32" or weights > _LARGEST:
         return None
 
     def write(partial: Path) -> None:

@@ -7,6 +7,7 @@ from statistics import NormalDist
 
 from winnow.reporting.alarms.history import Evaluated, History, Row
 from winnow.reporting.alarms.reading import Reading, above
+from winnow.reporting.evaluation_line import accuracy_of
 
 _DONE = 0.95
 """Held-out accuracy from where on there is nothing left to gain by."""
@@ -110,8 +111,4 @@ def _interval(row: Row) -> tuple[float, float] | None:
 
 
 def _told(row: Row) -> str:
-    if row.get("accuracy") is None:
-        return "no accuracy"
-    interval = _interval(row)
-    within = "" if interval is None else f" [{interval[0]:.1%}, {interval[1]:.1%}]"
-    return f"{row['accuracy']:.1%}{within}"
+    return "no accuracy" if row.get("accuracy") is None else accuracy_of(row)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from winnow.errors import number_of
+from winnow.reporting.evaluation_line import accuracy_of
 from winnow.reporting.page.view import Measure, Row, View, graded
 
 Tone = Literal["good", "bad", "plain", "warn"]
@@ -62,8 +63,8 @@ def _outcome(view: View) -> Sentence | None:
         return None
     if before is None or before is after or before.get("accuracy") is None:
         of = number_of(after["prompts"], "prompt")
-        return Sentence("plain", f"Held-out accuracy is {_rate(after)} on {of}.")
-    text = f"held-out accuracy went from {_rate(before)} to {_rate(after)}"
+        return Sentence("plain", f"Held-out accuracy is {accuracy_of(after)} on {of}.")
+    text = f"held-out accuracy went from {accuracy_of(before)} to {accuracy_of(after)}"
     if gain is None:
         return Sentence("plain", f"{text[:1].upper()}{text[1:]}.")
     tone, judged = _judged(gain)
@@ -188,12 +189,6 @@ def _alarm(row: Row, over: object, times: int) -> Sentence:
 
 def _sum(rows: Sequence[Row], key: str) -> int:
     return int(sum(row.get(key) or 0 for row in rows))
-
-
-def _rate(row: Row) -> str:
-    low, high = row.get("low"), row.get("high")
-    interval = "" if low is None or high is None else f" [{low:.1%}, {high:.1%}]"
-    return f"{row['accuracy']:.1%}{interval}"
 
 
 def _points(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from winnow.config.schema import Config
 from winnow.engines.base import Engine
@@ -67,37 +67,42 @@ def room_check(engine: Engine, config: Config, prompts: PromptSet, most: int) ->
 
 def data_checks(prompts: PromptSet) -> Iterator[Check]:
     """Duplicates in training, leaks into what is held out, answers that clash."""
-    if prompts.train:
-        yield duplicates(prompts.train)
-    kept = [*prompts.held_out, *prompts.test]
-    if prompts.train and kept:
-        yield leaks(prompts.train, kept)
-    yield answers([*prompts.train, *kept])
+    yield from repeats(prompts)
+    yield answers([*prompts.train, *prompts.held_out, *prompts.test])
 
 
-def duplicates(train: Sequence[Prompt]) -> Check:
+def repeats(prompts: PromptSet) -> Iterator[Check]:
+    """Duplicates in training, and leaks into what is held out."""
+    if not prompts.train:
+        return
+    folded = {_exact(prompt): plain(prompt) for prompt in prompts.train}  # what takes the time
+    yield _duplicates(prompts.train, folded)
+    if kept := [*prompts.held_out, *prompts.test]:
+        yield _leaks(folded, kept)
+
+
+def _duplicates(train: Sequence[Prompt], folded: Mapping[str, str]) -> Check:
     """Prompts that are others word for word; rows that a source repeats on purpose aside."""
     rows = list({prompt.id: prompt for prompt in train}.values())
     first: dict[str, Prompt] = {}
     again = [one for one in rows if first.setdefault(_exact(one), one) is not one]
-    near = len(rows) - len({plain(prompt) for prompt in rows}) - len(again)
-    folded = f"; {near} more differ in case, space or punctuation alone" if near else ""
+    near = len(rows) - len({folded[_exact(prompt)] for prompt in rows}) - len(again)
+    beside = f"; {near} more differ in case, space or punctuation alone" if near else ""
     if not again:
-        return passed("duplicates", f"none among {number_of(len(rows), 'training prompt')}{folded}")
+        return passed("duplicates", f"none among {number_of(len(rows), 'training prompt')}{beside}")
     share = len(again) / len(rows)
     text = (
         f"{len(again)} of {len(rows)} training prompts ({share:.1%}) are another one again, such "
-        f"as {_shown(again[0])}{folded}"
+        f"as {_shown(again[0])}{beside}"
     )
     return warned("duplicates", text, "drop them, unless they are to count so often")
 
 
-def leaks(train: Iterable[Prompt], kept: Sequence[Prompt]) -> Check:
+def _leaks(folded: Mapping[str, str], kept: Sequence[Prompt]) -> Check:
     """Held-out and test prompts that are trained on, exactly or nearly: see `plain`."""
-    train = list(train)
-    exact, near = {_exact(one) for one in train}, {plain(one) for one in train}
-    same = [one for one in kept if _exact(one) in exact]
-    like = [one for one in kept if _exact(one) not in exact and plain(one) in near]
+    near = set(folded.values())
+    same = [one for one in kept if _exact(one) in folded]
+    like = [one for one in kept if _exact(one) not in folded and plain(one) in near]
     if not same and not like:
         return passed("leaks", f"none of {len(kept)} held-out prompts is among those trained on")
     parts = [f"{len(same)} word for word"] * bool(same)

@@ -13,7 +13,7 @@ from winnow.training.needs import Needs
 from winnow.training.preflight.check import Check
 from winnow.training.preflight.machine import disk_check, memory_check
 from winnow.training.preflight.model import conventions_checks
-from winnow.training.preflight.prompts import duplicates, leaks
+from winnow.training.preflight.prompts import repeats
 
 
 def enough(need: Needs, room: tuple[int, int] | None, device: str, out: Path) -> list[str]:
@@ -34,13 +34,8 @@ def suited(engine: Engine, config: Config, prompts: PromptSet) -> list[str]:
     Raises:
         UserError: what ruins a run.
     """
-    checks = list(conventions_checks(engine.conventions(), config, prompts.every))
-    kept = [*prompts.held_out, *prompts.test]
-    if prompts.train:
-        checks.append(duplicates(prompts.train))
-    if prompts.train and kept:
-        checks.append(leaks(prompts.train, kept))
-    return told(checks)
+    checks = conventions_checks(engine.conventions(), config, prompts.every)
+    return told([*checks, *repeats(prompts)])
 
 
 def told(checks: Iterable[Check]) -> list[str]:

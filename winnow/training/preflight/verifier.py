@@ -8,8 +8,9 @@ from winnow.config.schema import Config
 from winnow.errors import number_of
 from winnow.evaluation.audit import GOLD, Audit, Labelled, Rate, audit, gold
 from winnow.rewards.base import AnyReward
-from winnow.rewards.factory import JUDGE, LENGTH
+from winnow.rewards.factory import JUDGE
 from winnow.rollouts.reward_errors import failures
+from winnow.rollouts.rewards import counts_tokens
 from winnow.training.preflight.check import Check, failed, passed, skipped, warned
 from winnow.types import Prompt
 
@@ -31,8 +32,7 @@ def asks_a_judge(config: Config) -> bool:
 
 def verifier_check(config: Config, reward: AnyReward, prompts: Sequence[Prompt]) -> Check:
     """Score each gold answer for its own prompt and for another one."""
-    names = [table.name for _, table in config.reward.each]
-    if LENGTH in names and (not config.reward.parts or config.reward.right_by == "sum"):
+    if counts_tokens(config):
         return skipped(_NAME, "it counts tokens, which answers as texts do not have")
     answered = [prompt for prompt in prompts if prompt.answer is not None]
     if not answered:
