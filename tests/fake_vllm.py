@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -226,6 +227,9 @@ def main() -> None:
     """What `python -m vllm.entrypoints.openai.api_server` is asked."""
     told = dict(zip(sys.argv, sys.argv[1:], strict=False))
     port, die_after = int(told["--port"]), int(told.get("--die-after", 0))
+    if "--killed-once" in told and not Path(told["--killed-once"]).exists():
+        Path(told["--killed-once"]).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     with FakeVLLM(Path(told["--model"]), port, die_after):
         threading.Event().wait()
 

@@ -168,6 +168,21 @@ class TestRuns:
         gc.collect()  # the fake engine is in a circle of references
         assert not list((tmp_path / "sent").iterdir())
 
+    def test_one_that_is_killed_while_it_starts_is_started_anew(self, settings, tmp_path) -> None:
+        settings["engine"] |= {"servers": 1, "vllm_args": ["--killed-once", str(tmp_path / "was")]}
+        settings |= {"steps": 2}
+        result = winnow.train(**settings, out=tmp_path / "run", quiet=True)
+        assert (tmp_path / "was").exists()
+        assert len(result.run.metrics) == 2
+        failed = sum(row["servers_failed"] for row in result.run.metrics)
+        back = sum(row["servers_back"] for row in result.run.metrics)
+        assert (failed, back) == (1, 0)  # it had not taken part before
+
+    def test_one_whose_command_fails_is_given_up_at_once(self, settings, tmp_path) -> None:
+        settings["engine"] |= {"servers": 1, "vllm_args": ["--die-after", "nonsense"]}
+        with pytest.raises(winnow.WinnowError, match=r"server 0: it ended with exit code 1: Value"):
+            winnow.train(**settings, out=tmp_path / "run", quiet=True)
+
     def test_commands_use_the_same_pool(self, settings, tmp_path) -> None:
         found = winnow.sample(**settings, out=tmp_path / "pool", quiet=True)
         assert found.sampled.made == 8 * 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ _POLL = 0.25
 _ALIVE = 5.0
 """Seconds that a server may take to say that it is there."""
 
+_BY_SIGNAL = {128 + number: number.name for number in signal.Signals}
+
 State = Literal["joining", "up", "down", "out"]
 """On its way to the weights; sampling; failed, to join again; failed for good."""
 
@@ -39,6 +42,10 @@ class Job:
     ids: tuple[int, ...]
     params: SamplingParams
     seed: int
+
+
+class Killed(Missed):
+    """A server was ended by a signal, so nothing is known to be wrong with how it is started."""
 
 
 class WrongVersion(Exception):
@@ -161,6 +168,8 @@ class Member:
         while goes_on():
             if self.process is not None and (code := self.process.ended) is not None:
                 said = self.process.last_words()
+                if code in _BY_SIGNAL:
+                    raise Killed(f"it was ended by {_BY_SIGNAL[code]}")
                 raise Missed(f"it ended with exit code {code}{said and f': {said}'}")
             try:
                 self.link.get("/health", timeout=_ALIVE)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from queue import Empty, SimpleQueue
 
 from winnow.engines.vllm.delivery import Delivery
-from winnow.engines.vllm.member import FAILURES, Job, Member, WrongVersion
+from winnow.engines.vllm.member import FAILURES, Job, Killed, Member, WrongVersion
 from winnow.engines.vllm.protocol import Completion
 from winnow.errors import NoServer, UserError, WinnowError, number_of
 
@@ -268,6 +268,9 @@ class Pool:
                 if delivery is not self._delivery:  # its folder may be gone by now
                     there = False
                     continue
+                if self._to_start_anew(member, error):
+                    there = False
+                    continue
                 self._out(member, error)
                 return
             there = True
@@ -279,6 +282,18 @@ class Pool:
                         self.back += 1
                         self._tell(f"{member.name} is back")
                     return
+
+    def _to_start_anew(self, member: Member, error: Exception) -> bool:
+        """Whether one that failed on its way is tried again: its command is known to work, or was
+        not what ended it."""
+        with self._changed:
+            known = member.epoch > 0 or isinstance(error, Killed)
+            if self._closed or member.start is None or not known or member.failures >= MOST_JOINS:
+                return False
+            self.failed += 1
+            member.failures += 1
+            self._tell(f"{member.name} failed before it took part, and is started anew: {error}")
+            return True
 
     def _given(self, member: Member, delivery: Delivery) -> None:
         try:

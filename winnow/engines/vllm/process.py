@@ -117,11 +117,12 @@ class Process:
 
     @property
     def ended(self) -> int | None:
-        """The exit code of one that has ended; ``None`` while it runs."""
+        """The exit code of one that has ended, 128 more than a signal's; ``None`` while it runs."""
         code = self._supervisor.poll()
         if code is not None:
             self._kill()  # if the supervisor itself was killed
-        return code
+            return 128 - code if code < 0 else code
+        return None
 
     def close(self) -> None:
         """End it, and wait for that."""

@@ -24,7 +24,7 @@ _GRACE = 10.0
 
 
 def main() -> int:
-    """Run the server until it ends, or is to end; its exit code."""
+    """Run the server until it ends, or is to end; its exit code, or 128 and a signal's number."""
     parent = os.getppid()
     folder, *command = sys.argv[1:]
     server = subprocess.Popen(
@@ -37,7 +37,8 @@ def main() -> int:
     end(server)
     if os.getppid() != parent:
         shutil.rmtree(folder, ignore_errors=True)
-    return server.returncode or 0
+    code = server.returncode
+    return 128 - code if code < 0 else code
 
 
 def end(server: subprocess.Popen[bytes]) -> None:
