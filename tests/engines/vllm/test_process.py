@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import stat
@@ -27,6 +28,7 @@ from winnow.engines.vllm.process import (
     environment_of,
 )
 from winnow.errors import UserError
+from winnow.training.loaded import Run
 
 ROOT = Path(__file__).parents[3]
 
@@ -190,6 +192,16 @@ class TestRuns:
             "server-0.log",
             "server-1.log",
         ]
+
+    def test_evaluation_samples_from_the_pool(self, settings, tmp_path) -> None:
+        found = winnow.evaluate(**settings, out=tmp_path / "eval", quiet=True)
+        assert (found.prompts, found.samples) == (4, 32)
+        groups = list(Run(tmp_path / "eval").samples(0, "eval"))
+        drawn = [sample for group in groups for sample in group.samples]
+        assert [s.logprobs for s in drawn] == [pytest.approx((math.log(0.1),))] * 32
+        assert {s.policy_version for s in drawn} == {0}
+        logs = [path.name for path in sorted((tmp_path / "eval" / "servers").iterdir())]
+        assert logs == ["server-0.log", "server-1.log"]
 
     def test_no_server_left_stops_a_run_that_is_saved(self, settings, tmp_path) -> None:
         settings["engine"]["servers"] = 1
