@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -124,6 +125,37 @@ class TestTrouble:
             again, _ = sampler([alone], policy)
             load(again, policy.publish(3))
             assert sampled(again, requests(10)) == groups
+
+    def test_weights_stay_for_one_that_comes_back_while_the_run_goes_on(self, tmp_path) -> None:
+        """It reads them for as long as four updates take, of which an outbox keeps two."""
+        policy, goes_on, there = engine(tmp_path), threading.Event(), []
+        with FakeVLLM() as one, FakeVLLM() as two:
+            made, heard = sampler([one, two], policy)
+            load(made, policy.publish(0))
+            answer, one.script = one.answer, [nonsense]
+
+            def slow(path, body):
+                if path == "/collective_rpc":
+                    goes_on.wait(20)
+                    there.append(
+                        sorted(p.name for p in Path(body["kwargs"]["weights_path"]).iterdir())
+                    )
+                return answer(path, body)
+
+            one.answer = slow
+            for version in range(1, 5):
+                sampled(made, requests(4))
+                moved(policy, version)
+                load(made, policy.publish(version))
+            goes_on.set()
+            assert soon(lambda: len(made._pool.up) == 2)
+            sampled(made, requests(4))
+        assert len(heard) == 2
+        assert heard[0].startswith(f"{one.url} failed, and others take its requests: ")
+        assert heard[1] == f"{one.url} is back"
+        assert len(there) == 2  # as it came back, then the newest
+        assert all("logits.json" in names for names in there)
+        assert len(list((tmp_path / "sent").glob("*/*"))) == 2
 
     def test_one_alone_is_waited_for(self, tmp_path) -> None:
         policy = engine(tmp_path)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 
 from winnow.engines.vllm.delivery import Delivery
 from winnow.engines.vllm.member import FAILURES, Job, Killed, Member, WrongVersion
 from winnow.engines.vllm.protocol import Completion
+from winnow.engines.weights.outbox import Dropped, held
 from winnow.errors import NoServer, UserError, WinnowError, number_of
 
 MOST_JOINS = 3
@@ -260,13 +262,14 @@ class Pool:
             delivery = self._delivery
             assert delivery is not None
             try:
-                if there:  # newer weights came while it joined
-                    member.give(delivery)
-                else:
-                    member.join(delivery, lambda: not self._closed)
-            except FAILURES as error:
-                if delivery is not self._delivery:  # its folder may be gone by now
-                    there = False
+                with held(delivery.folder) as folder:  # the run goes on, and drops earlier versions
+                    own = replace(delivery, folder=folder)
+                    if there:  # newer weights came while it joined
+                        member.give(own)
+                    else:
+                        member.join(own, lambda: not self._closed)
+            except (*FAILURES, Dropped) as error:
+                if isinstance(error, Dropped) and delivery is not self._delivery:
                     continue
                 if self._to_start_anew(member, error):
                     there = False

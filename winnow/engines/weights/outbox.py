@@ -8,8 +8,8 @@ import socket
 import tempfile
 import uuid
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -70,6 +70,41 @@ class Outbox:
             self.folder.mkdir(parents=True)
             weakref.finalize(self, _remove, self.folder, os.getpid())
         return self.folder / name
+
+
+class Dropped(Exception):
+    """A version is no longer there: newer ones are."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[Path]:
+    """A version's files under another name, where they stay while it is dropped.
+
+    They are links, which take no room, where the file system has them.
+
+    Raises:
+        Dropped: it is not there any more.
+    """
+    own = folder.with_name(f"{folder.name}-held-{uuid.uuid4().hex[:8]}")
+    try:
+        try:
+            shutil.copytree(folder, own, copy_function=_linked)
+        except (FileNotFoundError, shutil.Error) as error:
+            raise Dropped(f"{folder} is not there") from error
+        if not folder.is_dir():  # dropped meanwhile, so perhaps not all of it is linked
+            raise Dropped(f"{folder} is not there")
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _linked(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def hash_of(folder: Path) -> str:
