@@ -16,7 +16,7 @@ from winnow.algorithms.denominators import Totals
 from winnow.algorithms.objective import Term, factors, learned_from
 from winnow.algorithms.own import own_code
 from winnow.algorithms.spec import show
-from winnow.engines.learning.microbatches import Part, cut
+from winnow.engines.learning.microbatches import ALONE, Part, Rank, turns
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, divergences, entropies
 from winnow.engines.models.forward import Contexts, Piece, PolicyForward
@@ -47,6 +47,7 @@ def accumulate(
     temperature: float,
     microbatch_tokens: int,
     version: int | None = None,
+    rank: Rank = ALONE,
 ) -> Sums:
     """Add the gradient of the terms over a mini-batch to the parameters' ``.grad``.
 
@@ -56,6 +57,8 @@ def accumulate(
         temperature: Of the sampler. Ratios are taken at it, likelihoods at 1.
         microbatch_tokens: See `microbatches.cut`.
         version: Of the policy: its own samples are compared with their sampler's log-probs.
+        rank: Which part of the groups is this process's own. All are given the same groups; what
+            is returned is of its own alone, `influence` aside.
     """
     scales = [[factors(group, term, totals) for term in terms] for group in groups]
     done = Sums(
@@ -63,10 +66,11 @@ def accumulate(
             _influence(group, scale, terms) for group, scale in zip(groups, scales, strict=True)
         ]
     )
-    batches = cut(
+    batches, idle = turns(
         groups,
         [learned_from(group, terms) for group in groups],
         microbatch_tokens,
+        rank,
         share=models.forward.shares_prefix,
         whole=any(term.span == "group" for term in terms),
     )
@@ -78,6 +82,33 @@ def accumulate(
         if loss.requires_grad:
             torch.autograd.backward(loss)
         done.loss += float(loss.detach())
+    for parts in idle:
+        loss = _loss(_Seen(models, parts, temperature), terms, scales, Sums())
+        if loss.requires_grad:
+            torch.autograd.backward(loss * 0)
+    return done
+
+
+def together(parts: Sequence[Sums]) -> Sums:
+    """The sums of a mini-batch, of those of each rank."""
+    done = Sums(influence=parts[0].influence)
+    for part in parts:
+        done.loss += part.loss
+        done.samples += part.samples
+        done.tokens += part.tokens
+        done.positions += part.positions
+        done.clipped += part.clipped
+        done.ratio_tokens += part.ratio_tokens
+        done.ratio_sum += part.ratio_sum
+        done.ratio_max = max(done.ratio_max, part.ratio_max)
+        done.kl_sum += part.kl_sum
+        done.token_ratios += part.token_ratios
+        done.log_weights += part.log_weights
+        done.gap_sum += part.gap_sum
+        done.gap_tokens += part.gap_tokens
+        for name, (value, count) in part.measures.items():
+            before = done.measures.get(name, (0.0, 0))
+            done.measures[name] = (before[0] + value, before[1] + count)
     return done
 
 

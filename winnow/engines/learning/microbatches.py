@@ -30,6 +30,69 @@ class Part:
         return [len(self.group.samples[i].token_ids) for i in self.samples]
 
 
+@dataclass(frozen=True)
+class Rank:
+    """Which of several processes this is that share mini-batches."""
+
+    number: int = 0
+    of: int = 1
+
+
+ALONE = Rank()
+
+
+def dealt(
+    groups: Sequence[Group], asked: Sequence[Sequence[int]], ranks: int
+) -> list[list[Sequence[int]]]:
+    """For each rank what `asked` is for it: whole groups, balanced by tokens.
+
+    The longest group goes first, each to the rank that has least.
+    """
+    shares: list[list[Sequence[int]]] = [[()] * len(groups) for _ in range(ranks)]
+    tokens = [
+        len(group.prompt_ids) + sum(len(group.samples[i].token_ids) for i in numbers)
+        for group, numbers in zip(groups, asked, strict=True)
+    ]
+    has = [0] * ranks
+    for place in sorted(range(len(groups)), key=lambda place: -tokens[place]):
+        if asked[place]:
+            rank = has.index(min(has))
+            shares[rank][place] = asked[place]
+            has[rank] += tokens[place]
+    return shares
+
+
+def turns(
+    groups: Sequence[Group],
+    asked: Sequence[Sequence[int]],
+    limit: int,
+    rank: Rank,
+    *,
+    share: bool,
+    whole: bool = False,
+) -> tuple[list[list[Part]], list[list[Part]]]:
+    """Micro-batches of one rank, and those that it goes through besides, for nothing.
+
+    Where ranks hold parts of one model, each pass takes all of them. So all make as many: who has
+    fewer repeats the shortest micro-batch of all. Every rank finds this out by itself.
+
+    Args:
+        groups: Of all ranks, as `asked` is; see `cut` for the others.
+    """
+    every = [
+        cut(groups, own, limit, share=share, whole=whole) for own in dealt(groups, asked, rank.of)
+    ]
+    own = every[rank.number]
+    missing = max(map(len, every)) - len(own)
+    if not missing:
+        return own, []
+    return own, [min((parts for one in every for parts in one), key=_tokens)] * missing
+
+
+def _tokens(parts: Sequence[Part]) -> int:
+    return sum(sum(map(len, part.piece.inputs)) for part in parts)
+
+
 def cut(
     groups: Sequence[Group],
     asked: Sequence[Sequence[int]],

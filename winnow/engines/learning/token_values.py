@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from winnow.engines.base import PerToken
-from winnow.engines.learning.microbatches import cut
+from winnow.engines.learning.microbatches import ALONE, Rank, turns
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.types import Group
 
@@ -24,16 +24,32 @@ def per_token(
     *,
     share: bool,
     microbatch_tokens: int,
+    rank: Rank = ALONE,
 ) -> PerToken:
-    """By group and sample, a number for each token; nothing for samples that are not asked for."""
+    """By group and sample, a number for each token; nothing for samples that are not asked for.
+
+    Args:
+        rank: Which part of the groups is this process's own; it has nothing for others either.
+    """
     found: PerToken = [[()] * len(group.samples) for group in groups]
-    for parts in cut(groups, asked, microbatch_tokens, share=share):
+    own, idle = turns(groups, asked, microbatch_tokens, rank, share=share)
+    for parts in own:
         values = compute([part.piece for part in parts]).double()
         lengths = [length for part in parts for length in part.lengths]
         members = [(part.place, i) for part in parts for i in part.samples]
-        for (place, i), own in zip(members, torch.split(values, lengths), strict=True):
-            found[place][i] = tuple(own.tolist())
+        for (place, i), row in zip(members, torch.split(values, lengths), strict=True):
+            found[place][i] = tuple(row.tolist())
+    for parts in idle:
+        compute([part.piece for part in parts])
     return found
+
+
+def merged(parts: Sequence[PerToken]) -> PerToken:
+    """What `per_token` found, of what each rank found."""
+    return [
+        [next((found for found in one if found), ()) for one in zip(*group, strict=True)]
+        for group in zip(*parts, strict=True)
+    ]
 
 
 def logprobs(forward: PolicyForward, temperature: float) -> Compute:
@@ -41,16 +57,32 @@ def logprobs(forward: PolicyForward, temperature: float) -> Compute:
     return lambda pieces: forward.logprobs(forward.contexts(pieces), temperature)
 
 
-def sequence_logprobs(
-    forward: PolicyForward, groups: Sequence[Group], temperature: float, microbatch_tokens: int
-) -> list[list[float]]:
-    """log pi of every whole completion at a temperature, nats, by group and sample."""
+def completion_logprobs(
+    forward: PolicyForward,
+    groups: Sequence[Group],
+    temperature: float,
+    microbatch_tokens: int,
+    rank: Rank = ALONE,
+) -> PerToken:
+    """log pi of each token of every completion at a temperature, nats; see `per_token`."""
     every = [range(len(group.samples)) for group in groups]
-    found = per_token(
+    return per_token(
         logprobs(forward, temperature),
         groups,
         every,
         share=forward.shares_prefix,
         microbatch_tokens=microbatch_tokens,
+        rank=rank,
     )
+
+
+def summed(found: PerToken) -> list[list[float]]:
+    """log pi of every whole completion, nats, by group and sample."""
     return [[sum(sample) for sample in group] for group in found]
+
+
+def sequence_logprobs(
+    forward: PolicyForward, groups: Sequence[Group], temperature: float, microbatch_tokens: int
+) -> list[list[float]]:
+    """log pi of every whole completion at a temperature, nats, by group and sample."""
+    return summed(completion_logprobs(forward, groups, temperature, microbatch_tokens))

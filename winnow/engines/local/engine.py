@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,17 +25,18 @@ from winnow.engines.devices import peak_memory, pick_device, room
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.kv_cache import token_bytes
 from winnow.engines.local.learner import LocalLearner
-from winnow.engines.local.policy import SMALLER, LocalPolicy
+from winnow.engines.local.policy import LocalPolicy
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.conventions import conventions_of
 from winnow.engines.models.critic import LocalCritic
+from winnow.engines.models.policy import SMALLER
 from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
-from winnow.engines.models.tokenization import PromptEncoder, token_ends
+from winnow.engines.models.spoken import Spoken
 from winnow.engines.weights.outbox import Outbox
-from winnow.types import Group, Prompt
+from winnow.types import Group
 
 
-class LocalEngine(LocalPolicy):
+class LocalEngine(LocalPolicy, Spoken):
     """An `Engine` whose weights are in this process.
 
     Args:
@@ -58,37 +57,15 @@ class LocalEngine(LocalPolicy):
             torch.set_num_threads(config.threads)
         super().__init__(config, device, field, checkpoint, folder)
         self.device = str(device)
-        self._encode = PromptEncoder(self.tokenizer, config.prompts.chat_template_options)
-
-    @cached_property
-    def vocabulary(self) -> str:
-        words = sorted(self.tokenizer.get_vocab().items())
-        return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+        self.speak(self.tokenizer, config.prompts.chat_template_options)
 
     @cached_property
     def _token_bytes(self) -> int | None:
         """Found out by passes of the model, so once for the notes and the samplers."""
         return token_bytes(self.forward())
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        return self._encode(prompt)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(
-            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return text
-
-    def token_ends(self, tokens: Sequence[int], text: str) -> tuple[int, ...]:
-        return token_ends(self.tokenizer, tokens, text)
-
     def conventions(self) -> Conventions:
         return conventions_of(self.tokenizer, self.module())
-
-    def encode_completion(self, text: str, *, ended: bool) -> tuple[int, ...]:
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        last = self.tokenizer.eos_token_id
-        return (*ids, last) if ended and last is not None else tuple(ids)
 
     def sampler(self, sampling: SamplingConfig) -> LocalSampler:
         batch, gib = sampling.batch, sampling.cache_gib

@@ -32,12 +32,18 @@ class Frozen:
 
 
 @torch.no_grad()
-def frozen(forward: PolicyForward, pieces: Sequence[Piece]) -> Frozen:
-    """The distributions of a module as it is now; they outlast changes of its weights."""
+def frozen(forward: PolicyForward, pieces: Sequence[Piece], *, copy: bool = False) -> Frozen:
+    """The distributions of a module as it is now; they outlast changes of its weights.
+
+    Args:
+        copy: Whether of the head's weights too, where others will be in the same place.
+    """
     at = forward.contexts(pieces)
     head = forward.module.get_output_embeddings()  # type: ignore[operator]
     if forward.splits_head and type(head) is nn.Linear:
         weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
+        if copy:
+            weight, bias = weight.clone(), None if bias is None else bias.clone()
         return Frozen(at.features, lambda part: nn.functional.linear(part, weight, bias))
     return Frozen(forward.logits(at.features), lambda part: part)
 

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class ModelSource:
     @property
     def ordinary(self) -> bool:
         """Whether its name is all that `from_pretrained` needs, also with adapters over it."""
-        return self.gguf is None and _base_of(self) is None
+        return self.gguf is None and base_of(self) is None
 
 
 def resolve(name: str, field: str = "model", others: Sequence[str] = ()) -> ModelSource:
@@ -120,7 +120,7 @@ def load_config(source: ModelSource, field: str = "model") -> Any:
 
     source = source.read_from()
     with reading(source, field, weights=False):
-        name = _base_of(source) or source.name
+        name = base_of(source) or source.name
         return AutoConfig.from_pretrained(name, gguf_file=source.gguf)
 
 
@@ -138,12 +138,12 @@ def load_model(
     source = source.read_from()
     with reading(source, field):
         model: Any = AutoModelForCausalLM.from_pretrained(
-            _base_of(source) or source.name,
+            base_of(source) or source.name,
             gguf_file=source.gguf,
             dtype=getattr(torch, dtype),
             disable_mmap=True,
         )
-        if _base_of(source) is not None:
+        if base_of(source) is not None:
             from winnow.engines.models.lora import merged
 
             model = merged(model, source.name, field)
@@ -162,13 +162,21 @@ def check_finite(
     Args:
         but: Names of weights that are not the file's.
     """
+    named = ((name, weight) for name, weight in model.named_parameters() if name not in but)
+    check_weights(named, source, field)
+
+
+def check_weights(
+    named: Iterable[tuple[str, torch.Tensor]], source: ModelSource, field: str
+) -> None:
+    """The same of weights, or parts of them, by their names."""
     import torch
 
     found = []
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for name, weight in named:
             # A sum reads each weight once and makes nothing; as it may overflow, it is only a hint.
-            hint = name not in but and not bool(weight.sum().isfinite())
+            hint = not bool(weight.sum().isfinite())
             if hint and (number := int((~weight.isfinite()).sum())):
                 found.append((name, number, weight.numel()))
     if found:
@@ -187,7 +195,7 @@ def where_of(source: ModelSource) -> str:
     return str(source.file or source.name)
 
 
-def _base_of(source: ModelSource) -> str | None:
+def base_of(source: ModelSource) -> str | None:
     """What the adapters in a folder were trained over; ``None`` of an ordinary model."""
     path = Path(source.name)
     if (path / "config.json").is_file() or not (path / ADAPTERS).is_file():
@@ -217,7 +225,7 @@ def _check_base(source: ModelSource, field: str) -> None:
     """Raise a `UserError` for adapters whose base is a folder that is not there."""
     base = None
     with suppress(ValueError, KeyError, TypeError, OSError):  # `reading` says what is damaged
-        base = _base_of(source)
+        base = base_of(source)
     if base is not None and Path(base).is_absolute() and not Path(base).is_dir():
         problem = f"the adapters in {source.name} were trained over {base}, which is not there"
         raise UserError(field, problem, "put it back there, or a link to it")
@@ -240,7 +248,7 @@ def reading(source: ModelSource, field: str, *, weights: bool = True) -> Iterato
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        for place in (source.name, _base_of(source)):
+        for place in (source.name, base_of(source)):
             if place is not None and Path(place).is_dir():
                 check_model(Path(place), field, (".pt",) if weights else _WEIGHTS)
         with redirect_stderr(io.StringIO()) if source.gguf else nullcontext():

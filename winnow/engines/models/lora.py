@@ -83,14 +83,19 @@ class Adapters:
             yield
 
     def save(self, folder: Path) -> None:
-        """Write the adapters, as peft and `AutoModelForCausalLM.from_pretrained` read them."""
+        """Write the adapters, as peft and `AutoModelForCausalLM.from_pretrained` read them.
+
+        The weights are those that the module has as parameters, also where its `state_dict` gives
+        others, as that of a sharded module does.
+        """
         if self._copy is not None:
             if not self._copy.is_dir():
                 self._write_copy(self._copy)
             way = Path(os.path.relpath(self._copy, folder.absolute())).as_posix()
             self._peft.peft_config["default"].base_model_name_or_path = way
         # Without this, peft asks a hub at every save whether the vocabulary has grown.
-        self._peft.save_pretrained(folder, save_embedding_layers=False)
+        state = plain_state(self._peft)
+        self._peft.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
 
     def _write_copy(self, folder: Path) -> None:
         whole_model(folder, self.base)
@@ -135,7 +140,7 @@ class Adapters:
         module: Any = self._module
         state = {
             name.replace(".base_layer", ""): weight
-            for name, weight in module.state_dict().items()
+            for name, weight in plain_state(module).items()
             if "lora_" not in name
         }
         for name, layer in module.named_modules() if added else ():
@@ -149,6 +154,16 @@ class Adapters:
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self._module.parameters() if p.requires_grad]
+
+
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """What `state_dict` gives of an ordinary module: parameters and buffers that are saved."""
+    found = {name: p.detach() for name, p in module.named_parameters(remove_duplicate=False)}
+    for prefix, inner in module.named_modules(remove_duplicate=False):
+        for name, buffer in inner.named_buffers(recurse=False):
+            if name not in inner._non_persistent_buffers_set:
+                found[f"{prefix}.{name}".lstrip(".")] = buffer
+    return found
 
 
 def check_names(module: nn.Module, targets: Sequence[str]) -> None:

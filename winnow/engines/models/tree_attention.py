@@ -6,10 +6,11 @@ share a key head are taken together, so that keys and values are never repeated 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,12 @@ def looking_at(module: nn.Module, plan: Plan) -> Iterator[None]:
         for c, name in zip(configs, before, strict=True):
             c._attn_implementation = name
         _current.reset(token)
+
+
+def same_again(module: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """What makes a block in which the module's attention follows what it follows here."""
+    plan = _current.get(None)
+    return nullcontext if plan is None else partial(looking_at, module, plan)
 
 
 def attend(

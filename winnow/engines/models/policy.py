@@ -1,0 +1,201 @@
+"""A model, and copies of its trained weights by name, wherever they are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from winnow.config.schema import Config
+from winnow.engines.base import PRESENT, START, ModelSize, Weights
+from winnow.engines.models.forward import PolicyForward
+from winnow.engines.models.loading import (
+    ModelSource,
+    check_finite,
+    context_length,
+    load_config,
+    load_tokenizer,
+    reading,
+    resolve,
+)
+from winnow.engines.models.lora import Adapters
+from winnow.engines.models.sizes import model_size, size_of
+from winnow.errors import WinnowError
+
+SMALLER = "use dtype = 'bfloat16', lora.rank or a smaller model"
+"""What to do where a model does not fit a GPU."""
+
+
+class Policy(ABC):
+    """A causal language model, read when it is first needed, and copies of its trained weights.
+
+    What `weights` gives and `put` takes are plain tensors, one for each trained parameter: the
+    whole of it, or what of it this process holds.
+
+    Args:
+        field: The setting that names the model.
+        checkpoint: Where its present weights are, if not the model's own.
+        folder: Of the run; adapters keep a copy of a base model there that no hub has.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        field: str = "model",
+        checkpoint: Path | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.source = resolve(config.model, field)
+        self.dtype, self.field, self._device = config.dtype, field, device
+        self._config, self._folder, self._checkpoint = config, folder, checkpoint
+        whole = checkpoint is not None and not config.lora.rank
+        self.now = ModelSource(str(checkpoint)) if whole else self.source
+        """Where the present weights are, or what adapters go over."""
+        self.tokenizer = load_tokenizer(self.now, field)
+        self._module: torch.nn.Module | None = None
+        self._forward: PolicyForward | None = None
+        self._adapters: Adapters | None = None
+        self.said: tuple[str, ...] = ()
+        """What a person should know of how it was read."""
+        self._kept: dict[str, Sequence[torch.Tensor]] = {}
+        self._aside: dict[str, Sequence[torch.Tensor]] = {}
+        """In the host's memory."""
+
+    @cached_property
+    def context(self) -> int | None:
+        """A GGUF file is read whole for it."""
+        if self.now.gguf is None and self._module is None:
+            return context_length(load_config(self.now, self.field))
+        return context_length(cast(Any, self.module()).config)
+
+    @abstractmethod
+    def module(self) -> torch.nn.Module:
+        """The module, read on the first call."""
+
+    @abstractmethod
+    def tensors(self) -> list[torch.Tensor]:
+        """The trained parameters as they are held here; writing to them changes the module."""
+
+    @abstractmethod
+    def read(self, source: ModelSource, device: torch.device | None) -> Sequence[torch.Tensor]:
+        """All weights of another model of this shape, as they would be held here.
+
+        Args:
+            device: Where to; default: the module's.
+        """
+
+    def held(self, whole: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """What of whole trained parameters is held here."""
+        return whole
+
+    @abstractmethod
+    def holding(self, where: Weights) -> AbstractContextManager[None]:
+        """In the block, the module has these weights."""
+
+    def _attached(self, module: torch.nn.Module) -> Adapters:
+        path = Path(self.source.name)
+        name = str(path.absolute()) if path.is_dir() else self.source.name
+        made = Adapters(module, self._config.lora, self._config.seed, name)
+        if self._folder is not None and not self.source.ordinary:
+            note = made.keep_base(self._folder / "base")
+            self.said += () if note is None else (note,)
+        if self._checkpoint is not None:
+            source = ModelSource(str(self._checkpoint))
+            with reading(source, self.field):
+                made.load(self._checkpoint)
+            check_finite(module, source, self.field)
+        return made
+
+    def adapters(self) -> Adapters | None:
+        """The adapters that are trained, if they are."""
+        self.module()
+        return self._adapters
+
+    def forward(self) -> PolicyForward:
+        """The module, probed on the first call."""
+        if self._forward is None:
+            self._forward = PolicyForward(self.module())
+        return self._forward
+
+    def trained(self) -> list[torch.nn.Parameter]:
+        """The parameters that are trained."""
+        return [p for p in self.module().parameters() if p.requires_grad]
+
+    def load(self) -> None:
+        self.forward()
+
+    def snapshot(self, name: str, of: Weights = PRESENT, *, aside: bool = False) -> None:
+        if aside:
+            host = torch.device("cpu")
+            self._aside[name] = [w.to(host, copy=of == PRESENT) for w in self.weights(of, host)]
+            return
+        weights = self.weights(of)  # those of another name or a folder are never written to
+        self._kept[name] = [w.clone() for w in weights] if of == PRESENT else weights
+
+    def restore(self, weights: Weights) -> None:
+        self.put(self.weights(weights))
+
+    def weights(self, where: Weights, device: torch.device | None = None) -> Sequence[torch.Tensor]:
+        """Those of a snapshot, a checkpoint's folder, now or at the start; not to be written to.
+
+        Args:
+            device: Where to read a whole model to; default: the module's.
+        """
+        if where == PRESENT:
+            return self.tensors()
+        if isinstance(where, str) and where in self._kept:
+            return self._kept[where]
+        if where != START and not isinstance(where, Path):
+            raise WinnowError(f"no snapshot is called {where!r}")
+        adapters = self.adapters()
+        source = ModelSource(str(where)) if isinstance(where, Path) else self.source
+        if adapters is not None:
+            if not isinstance(where, Path):
+                return self.held(adapters.read(None))
+            with reading(source, self.field):
+                return self.held(adapters.read(where))
+        return self.read(source, device)
+
+    @torch.no_grad()
+    def put(self, weights: Sequence[torch.Tensor]) -> None:
+        """Copy weights into the module."""
+        for own, given in zip(self.tensors(), weights, strict=True):
+            own.copy_(given)
+
+    def average(self, weights: Weights, share: float) -> None:
+        """(1 - share) present + share other; of adapters, the weights that they stand for."""
+        own, adapters = self.weights(PRESENT), self.adapters()
+        if adapters is not None:
+            if weights != START:
+                raise WinnowError("adapters are averaged with the model that they are over, alone")
+            self.put(adapters.towards_base(list(own), share))
+            return
+        other = self.weights(weights)
+        self.put(
+            [
+                torch.lerp(one.float(), two.float(), share).to(one.dtype)
+                for one, two in zip(own, other, strict=True)
+            ]
+        )
+
+    @abstractmethod
+    def save(self, folder: Path, *, merged: bool = False) -> None:
+        """Write the model, adapters by themselves or merged into it, and the tokenizer."""
+
+    def size(self) -> ModelSize:
+        lora = self._config.lora
+        if self._module is None:
+            return model_size(self.source, self.dtype, lora, self.tokenizer, self.field)
+        return size_of(self._module, self.source, self.dtype, lora, self.tokenizer)
+
+    def close(self) -> None:
+        """Let go of module and snapshots."""
+        self._module = self._forward = self._adapters = None
+        self._kept.clear()
+        self._aside.clear()
