@@ -11,8 +11,8 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo install test test-learns test-elsewhere long peers torture verdicts examples docs test-page \
-        test-trackers vllm test-vllm lint check package pins bench bench-sampling bench-selection bench-report \
-        pictures floors check-gpu bench-gpu clean
+        test-fsdp test-trackers vllm test-vllm lint check package pins bench bench-sampling bench-selection \
+        bench-report pictures floors check-gpu bench-gpu clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M-Instruct on two-digit addition
 	$(BIN)/winnow train $(ARGS)
@@ -43,6 +43,9 @@ examples: $(VENV)/tests              ## what is under examples/
 
 docs: $(VENV)/trackers               ## what the README and the docs tell one to run
 	$(BIN)/python -m pytest -m docs
+
+test-fsdp: $(VENV)/tests             ## several processes that share a model, killed among other things
+	$(BIN)/python -m pytest -m fsdp $(ARGS)
 
 test-page: $(VENV)/page              ## drive the page of a run in a headless Chromium (apt-get install chromium)
 	$(BIN)/python -m pytest -m page

@@ -202,6 +202,7 @@ BROAD = {
     ("winnow.reporting.observer", "running"): "raised again, when the observers were told",
     ("winnow.reporting.observer", "_tell"): "a terminal stops no run; what a callback raises waits",
     ("winnow.storage.atomic", "whole_folder"): "raised again, when half a folder is gone",
+    ("winnow.engines.fsdp.crew", "serve"): "told to rank 0, which raises it",
     ("winnow.training.preflight.importing", "main"): "importing a library runs its code",
     ("winnow.engines.models.tokenization", "_pieces"): "`tokenizers` raises no narrower one",
     ("winnow.engines.server.in_thread", "first_error"): "a group of what several requests raised",

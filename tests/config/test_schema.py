@@ -527,7 +527,8 @@ class TestEngine:
     def test_the_model_in_this_process_is_the_default(self) -> None:
         engine = Config().engine
         assert (engine.sampler, engine.learner) == ("local", "local")
-        assert engine.model_dump().keys() == {"sampler", "learner", *OPENAI, *VLLM}
+        of_learners = {"sampler", "learner", "activation_checkpointing"}
+        assert engine.model_dump().keys() == {*of_learners, *OPENAI, *VLLM}
 
     @pytest.mark.parametrize("key", OPENAI)
     def test_what_only_a_server_reads(self, key) -> None:
@@ -596,6 +597,16 @@ class TestEngine:
             from_dict({"engine": {"sampler": "vllm", **given}})
         assert str(caught.value).startswith(f"engine.{said}")
         assert "a:b" not in str(caught.value)
+
+    def test_what_only_a_sharded_learner_reads(self) -> None:
+        how = {"activation_checkpointing": True}
+        assert from_dict({"engine": {"learner": "fsdp", **how}}).engine.activation_checkpointing
+        with pytest.raises(UserError) as caught:
+            from_dict({"engine": how})
+        assert str(caught.value) == (
+            "engine.activation_checkpointing: does nothing with engine.learner = 'local'; set "
+            "engine.learner = 'fsdp', or leave it out"
+        )
 
     def test_what_samples_is_what_the_server_calls_it(self) -> None:
         for called, name in (({}, "a"), ({"served_model": "b"}, "b")):

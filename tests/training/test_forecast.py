@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,13 @@ def test_what_a_run_needs_not_have_where_its_model_is(tiny_model: Path) -> None:
     both = held(algorithm="rft", samples_from=str(tiny_model))
     assert both.others == both.passing == weights
     assert both.total - both.least(gpu=True) == both.cache + weights + weights
+
+
+def test_memory_of_a_process_that_holds_a_part() -> None:
+    """A quarter of 4 bytes of weights, 4 of gradients, 8 of averages and 4 of the start, and the
+    whole in bfloat16 to sample: of 1000 parameters 1000 + 2000, 1000, 2000, 1000."""
+    config = from_dict({"dtype": "bfloat16", "engine": {"learner": "fsdp"}, "eval": {"size": 0}})
+    phases = phases_of(config)
+    size = replace(SIZE, item=2, ranks=4)
+    made = memory(size, config, phases, longest=10, start=True)
+    assert (made.weights, made.gradients, made.optimizer, made.copies) == (3000, 1000, 2000, 1000)

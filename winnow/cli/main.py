@@ -28,6 +28,7 @@ from winnow.cli.options import (
     say,
     unseen,
 )
+from winnow.engines.devices import launched
 from winnow.errors import DiskError, Stopped, UserError, WinnowError, notes
 
 app = typer.Typer(
@@ -197,8 +198,25 @@ for _module in (samples, show, report, analysis, coefficients, audit, upkeep, li
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
+    """Entry point: a user's mistake is one line and exit code 2, never a traceback.
+
+    Of processes that were started together the first runs the command, and the others follow it.
+    """
+    if (number_and_ranks := launched())[0]:
+        from winnow.engines.factory import follow
+
+        sys.exit(follow())
     signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _run()
+    finally:
+        if number_and_ranks[1] > 1:
+            from winnow.engines.factory import dismiss
+
+            dismiss()
+
+
+def _run() -> None:
     try:
         code = app(prog_name="winnow", standalone_mode=False)
         if sys.stdout is not None:

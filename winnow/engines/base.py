@@ -241,6 +241,7 @@ class ModelSize:
         context: Most tokens that it takes; ``None`` if it does not say.
         tokenizer: Bytes of its file.
         found_by_name: Whether `from_pretrained` finds it by its name; else adapters need a copy.
+        ranks: Processes that its weights are sharded over, in float32; 0 if they are not.
     """
 
     parameters: int
@@ -251,6 +252,7 @@ class ModelSize:
     context: int | None
     tokenizer: int
     found_by_name: bool
+    ranks: int = 0
 
 
 @dataclass(frozen=True)

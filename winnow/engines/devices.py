@@ -40,6 +40,15 @@ def hardware() -> tuple[int, list[str]]:
     return torch.get_num_threads(), gpus
 
 
+def launched() -> tuple[int, int]:
+    """The number of this process among those that were started together, and how many they are.
+
+    By the environment, which `torchrun` sets.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE") or 1)
+    return (int(os.environ.get("RANK") or 0), ranks) if ranks > 1 else (0, 1)
+
+
 def gpu_fault() -> str:
     """Why torch's first GPU does not multiply two small matrices right; empty if it does."""
     import torch

@@ -15,7 +15,7 @@ from winnow.config.schema.judge import judge_config
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.validation import check_answers
 from winnow.engines.base import Engine, Sampler
-from winnow.engines.devices import pick_device
+from winnow.engines.devices import launched, pick_device
 from winnow.engines.models.loading import BUILT_IN, resolve
 from winnow.errors import UserError
 from winnow.reporting.observer import Observers
@@ -35,6 +35,34 @@ def _local_engine(
     return LocalEngine(config, field, checkpoint, folder)
 
 
+def _sharded_engine(
+    config: Config, field: str, checkpoint: Path | None, folder: Path | None
+) -> Engine:
+    from winnow.engines.fsdp.crew import lead
+    from winnow.engines.fsdp.engine import ShardedEngine
+    from winnow.engines.local.sampler import LocalSampler
+
+    worker = lead(config.device, LocalSampler)
+    if config.threads:
+        worker.team.run(worker, type(worker).take_threads, config.threads)
+    return ShardedEngine(worker, config, field, checkpoint, folder)
+
+
+def follow() -> int:
+    """Be a process that follows rank 0, where several were started; the exit code."""
+    from winnow.engines.fsdp.crew import follow as serve
+    from winnow.engines.local.sampler import LocalSampler
+
+    return serve(LocalSampler)
+
+
+def dismiss() -> None:
+    """Let processes that follow this one end."""
+    from winnow.engines.fsdp.crew import dismiss as let_go
+
+    let_go()
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of engine: what makes one (see `engine_for`), and what looks for its models."""
@@ -43,7 +71,10 @@ class Kind:
     check: Callable[[str, str, Sequence[str]], object]
 
 
-ENGINES: Mapping[str, Kind] = {"local": Kind(_local_engine, resolve)}
+ENGINES: Mapping[str, Kind] = {
+    "local": Kind(_local_engine, resolve),
+    "fsdp": Kind(_sharded_engine, resolve),
+}
 """By what trains."""
 
 
@@ -141,7 +172,11 @@ def engine_for(
     Raises:
         UserError: no such model or device, or a tokenizer that cannot be loaded.
     """
-    return ENGINES[config.engine.learner].make(config, field, checkpoint, folder)
+    kind, ranks = config.engine.learner, launched()[1]
+    if ranks > 1 and kind != "fsdp":
+        problem = f"{ranks} processes were started, and {kind!r} trains in one"
+        raise UserError("engine.learner", problem, "use 'fsdp', or start winnow train by itself")
+    return ENGINES[kind].make(config, field, checkpoint, folder)
 
 
 def decoder(model: str) -> Callable[[Sequence[int]], str]:

@@ -34,6 +34,8 @@ _FREE = frozenset(
         "reward.probe",
         *(f"reward.options.{key}" for key in ("url", "concurrency", "requests_per_minute")),
         *(f"reward.options.{key}" for key in ("timeout", "retries", "key_env")),
+        "engine.learner",
+        "engine.activation_checkpointing",
         "engine.url",
         "engine.concurrency",
         "engine.requests_per_minute",

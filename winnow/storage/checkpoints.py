@@ -14,6 +14,8 @@ from winnow.storage.digests import STATE, Damaged, check_files, read_seal, resea
 
 OPTIMIZER = "optimizer.pt"
 """What of a checkpoint no more than resuming needs."""
+OPTIMIZER_PARTS = "optimizer"
+"""The folder that holds the same where several processes wrote it."""
 DROPPED = "optimizer_dropped"
 """In the state of a checkpoint that has lost it on purpose."""
 _ASIDE = ".set-aside"
@@ -82,12 +84,15 @@ def drop_optimizer(folder: Path) -> None:
     if not told.get(DROPPED):
         told |= {DROPPED: True}
         if files is not None:
-            left = {name: digest for name, digest in files.items() if name != OPTIMIZER}
+            gone = (OPTIMIZER, OPTIMIZER_PARTS)
+            left = {name: one for name, one in files.items() if Path(name).parts[0] not in gone}
             write_text(folder / STATE, resealed(told, left))
         else:  # of an earlier version, which wrote none
             write_text(folder / STATE, json.dumps(told, indent=2) + "\n")
     with disk(folder):
         (folder / OPTIMIZER).unlink(missing_ok=True)
+        if (folder / OPTIMIZER_PARTS).is_dir():
+            drop_folder(folder / OPTIMIZER_PARTS)
         sync(folder)
 
 

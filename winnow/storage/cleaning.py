@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from winnow.storage.atomic import disk, drop_folder, sync
-from winnow.storage.checkpoints import OPTIMIZER, drop_optimizer, found_in, open_sealed
+from winnow.storage.checkpoints import (
+    OPTIMIZER,
+    OPTIMIZER_PARTS,
+    drop_optimizer,
+    found_in,
+    open_sealed,
+)
 from winnow.storage.digests import STATE, Damaged
 from winnow.storage.sizes import measured
 
@@ -62,9 +68,11 @@ def removable(folder: Path, keep: Collection[int] | None, *, done: bool) -> Iter
         if keep is not None and old and step not in keep:
             why = f"an old checkpoint; step-{newest} is newer and whole"
             yield Removable(path, measured(path), "checkpoint", why)
-        elif done and (path / OPTIMIZER).is_file() and newest is not None:
+        elif done and newest is not None:
             why = "the run is done; without it, it cannot be made longer"
-            yield Removable(path / OPTIMIZER, measured(path / OPTIMIZER), "optimizer", why)
+            for state in (path / OPTIMIZER, path / OPTIMIZER_PARTS):
+                if state.exists():
+                    yield Removable(state, measured(state), "optimizer", why)
 
 
 def remove(one: Removable) -> None:

@@ -50,7 +50,13 @@ class EngineConfig(Section):
         "local",
         description="What samples: this process, an OpenAI-compatible server, vLLM servers.",
     )
-    learner: Literal["local"] = Field("local", description="What trains: this process ('local').")
+    learner: Literal["local", "fsdp"] = Field(
+        "local",
+        description="What trains: this process ('local'), all that torchrun started ('fsdp').",
+    )
+    activation_checkpointing: bool = Field(
+        False, description="Keep no activations of a block, but compute them again."
+    )
     url: Name | None = Field(
         None, validate_default=True, description="E.g. 'http://localhost:8000/v1'."
     )
@@ -149,6 +155,15 @@ class EngineConfig(Section):
             problem = "is missing, and engine.servers needs it"
             remedy = "make an environment with vLLM (make vllm does) and set its bin/python"
             raise PydanticCustomError("no_python", problem, {"remedy": remedy})
+        return value
+
+    @field_validator("activation_checkpointing")
+    @classmethod
+    def _is_of_blocks(cls, value: bool, others: ValidationInfo) -> bool:
+        if value and others.data.get("learner") != "fsdp":
+            problem = "does nothing with engine.learner = 'local'"
+            remedy = "set engine.learner = 'fsdp', or leave it out"
+            raise PydanticCustomError("not_read", problem, {"remedy": remedy})
         return value
 
     @field_validator("url")

@@ -18,6 +18,7 @@ from winnow.engines.devices import lacks_order, reproducible, room
 from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.learning.microbatches import ALONE
 from winnow.engines.learning.optimizer import learning_rate, master_of, zeros_like_each
+from winnow.engines.learning.state_files import read
 from winnow.engines.learning.token_values import Compute, logprobs, per_token
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, frozen
@@ -185,24 +186,29 @@ class AdamLearner:
 
     def _write(self, folder: Path) -> None:
         """Write the optimizer's state."""
+        with (folder / OPTIMIZER).open("wb") as file:
+            torch.save(self._state(), file)
+
+    def _state(self) -> dict[str, Any]:
+        """What the next update depends on, weights aside."""
         state: dict[str, Any] = {
             "adam": self._adam.state_dict(),
             "version": self.version,
             "updates": self._updates,
         }
-        if self._copied:
+        if self._rounded():
             state["masters"] = [*self._masters, *self._critic_masters]
         if self.reference is not None and self.reference.state():
             state["reference"] = self.reference.state()
-        with (folder / OPTIMIZER).open("wb") as file:
-            torch.save(state, file)
+        return state
+
+    def _rounded(self) -> bool:
+        """Whether the weights that are saved are not all that the optimizer steps."""
+        return bool(self._copied)
 
     def _read(self, folder: Path) -> dict[str, Any]:
         """What `_write` wrote."""
-        found: dict[str, Any] = torch.load(
-            folder / OPTIMIZER, map_location="cpu", weights_only=True
-        )
-        return found
+        return read(folder, self._adam.state_dict()["param_groups"])
 
     def load(self, folder: Path) -> None:
         if self._critic is not None:

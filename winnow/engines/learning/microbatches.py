@@ -41,24 +41,34 @@ class Rank:
 ALONE = Rank()
 
 
+def balanced(sizes: Sequence[int], ranks: int) -> list[list[int]]:
+    """For each rank the numbers of what is its own, the sums of their sizes about equal.
+
+    The largest goes first, each to the rank that has least.
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    has = [0] * ranks
+    for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
+        rank = has.index(min(has))
+        shares[rank].append(number)
+        has[rank] += sizes[number]
+    return [sorted(share) for share in shares]
+
+
 def dealt(
     groups: Sequence[Group], asked: Sequence[Sequence[int]], ranks: int
 ) -> list[list[Sequence[int]]]:
-    """For each rank what `asked` is for it: whole groups, balanced by tokens.
-
-    The longest group goes first, each to the rank that has least.
-    """
-    shares: list[list[Sequence[int]]] = [[()] * len(groups) for _ in range(ranks)]
+    """For each rank what `asked` is for it: whole groups, balanced by tokens."""
+    busy = [place for place, numbers in enumerate(asked) if numbers]
     tokens = [
-        len(group.prompt_ids) + sum(len(group.samples[i].token_ids) for i in numbers)
-        for group, numbers in zip(groups, asked, strict=True)
+        len(groups[place].prompt_ids)
+        + sum(len(groups[place].samples[i].token_ids) for i in asked[place])
+        for place in busy
     ]
-    has = [0] * ranks
-    for place in sorted(range(len(groups)), key=lambda place: -tokens[place]):
-        if asked[place]:
-            rank = has.index(min(has))
-            shares[rank][place] = asked[place]
-            has[rank] += tokens[place]
+    shares: list[list[Sequence[int]]] = [[()] * len(groups) for _ in range(ranks)]
+    for share, numbers in zip(shares, balanced(tokens, ranks), strict=True):
+        for number in numbers:
+            share[busy[number]] = asked[busy[number]]
     return shares
 
 

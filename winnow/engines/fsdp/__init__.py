@@ -1,0 +1,1 @@
+"""A learner whose model is sharded over processes by PyTorch's FSDP2."""
