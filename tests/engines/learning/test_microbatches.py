@@ -13,7 +13,7 @@ SIZES = st.lists(st.integers(1, 50), max_size=12)
 
 @given(SIZES, st.integers(1, 4))
 def test_everything_goes_to_one_rank(sizes, ranks) -> None:
-    """No rank has more than a fair share and one of the largest: it had least when it got its last."""
+    """No rank has more than a fair share and one of the largest: it had least before its last."""
     shares = balanced(sizes, ranks)
     assert sorted(i for share in shares for i in share) == list(range(len(sizes)))
     most = max(sum(sizes[i] for i in share) for share in shares)
