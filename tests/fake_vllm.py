@@ -47,7 +47,9 @@ class FakeVLLM(ThreadingHTTPServer):
 
     def __init__(self, model: Path | None = None, port: int = 0, die_after: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.logits = [0.0] * 10 if model is None else read(model)
+        self.logits = [0.0] * 10
+        if model is not None:
+            self.take(model)
         self.cache: dict[tuple[int, ...], list[float]] = {}
         self.label, self.context, self.die_after = "default", 4096, die_after
         self.reads = self.resets = self.empties = self.labels = True
@@ -87,11 +89,11 @@ class FakeVLLM(ThreadingHTTPServer):
             return {"status": "paused"}
         if route == "/collective_rpc":
             if self.reads:
-                self.logits = read(Path(body["kwargs"]["weights_path"]))
+                self.take(Path(body["kwargs"]["weights_path"]))
             return {"results": [None]}
         if route == "/v1/load_lora_adapter":
             if self.reads:
-                self.logits = read(Path(body["lora_path"]))
+                self.take(Path(body["lora_path"]))
             return "Success"
         if route == "/reset_prefix_cache":
             if self.empties:
@@ -103,6 +105,10 @@ class FakeVLLM(ThreadingHTTPServer):
         if route == "/v1/models":
             return {"data": [{"id": "fake", "max_model_len": self.context}]}
         return {"weight_version": self.label}
+
+    def take(self, folder: Path) -> None:
+        """Have the weights in a folder."""
+        self.logits = read(folder)
 
     def generate(self, body: dict[str, Any]) -> Any:
         how = body["sampling_params"]

@@ -17,7 +17,7 @@ from winnow.config.schema import from_dict
 from winnow.engines.base import ModelSize
 from winnow.engines.local.kv_cache import token_bytes
 from winnow.prompts.loading import PromptSet
-from winnow.training.forecast import Memory, checkpoint_bytes, disk, memory, work
+from winnow.training.forecast import Memory, checkpoint_bytes, copy_bytes, disk, memory, work
 from winnow.training.needs import needs
 from winnow.types import Prompt
 
@@ -161,5 +161,10 @@ def test_memory_of_a_process_that_holds_a_part() -> None:
     config = from_dict({"dtype": "bfloat16", "engine": {"learner": "fsdp"}, "eval": {"size": 0}})
     phases = phases_of(config)
     size = replace(SIZE, item=2, ranks=4)
-    made = memory(size, config, phases, longest=10, start=True)
+    made = memory(size, config, phases, longest=10, start=True, others=copy_bytes(size))
     assert (made.weights, made.gradients, made.optimizer, made.copies) == (3000, 1000, 2000, 1000)
+    assert made.others == 1000  # another model, in float32 too
+    sets = PromptSet((), (Prompt("a", "1 + 1 ="),))
+    measured = from_dict({"dtype": "bfloat16", "engine": {"learner": "fsdp"}, "eval": {"size": 1}})
+    held = needs(size, measured, phases_of(measured), sets, 4).memory
+    assert (held.copies, held.aside) == (1000, 1000)  # of the start, for KL

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,20 @@ def launched() -> tuple[int, int]:
     """
     ranks = int(os.environ.get("WORLD_SIZE") or 1)
     return (int(os.environ.get("RANK") or 0), ranks) if ranks > 1 else (0, 1)
+
+
+_LAUNCHER = re.compile(
+    r"((GROUP_|ROLE_|LOCAL_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+)"
+)
+"""Variables by which `torchrun` tells a process which one it is."""
+
+
+def by_itself(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for a process that is none of those that were started together.
+
+    With `torchrun`'s variables torch would take it for one, and wait for the others.
+    """
+    return {name: value for name, value in environment.items() if not _LAUNCHER.fullmatch(name)}
 
 
 def gpu_fault() -> str:

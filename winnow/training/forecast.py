@@ -205,19 +205,20 @@ def memory(
     own = size.trained * (_FLOAT if config.lora.rank else size.item)
     references = [_copy(phase, own, size.trained * _FLOAT) for phase in phases]
     if size.ranks:
-        own, references = size.trained * _FLOAT, [_wide(phase, size) for phase in phases]
+        own = size.trained * _FLOAT
+        references = [_copy(phase, own, own) for phase in phases]
         whole = Memory(
             weights=size.parameters * _FLOAT + adapters,
             gradients=size.trained * _FLOAT,
             optimizer=size.trained * _ADAM,
             copies=own * start + max(references),
-            others=others,
+            others=0,
             cache=0,
         )
         share = {name: -(-value // size.ranks) for name, value in vars(whole).items()}
-        share["weights"] += size.parameters * size.item  # gathered, to sample
+        share["weights"] += size.parameters * size.item  # gathered, to sample and to save
         cache = max(_cache(size, config, phase, longest) for phase in phases)
-        return Memory(**{**share, "cache": cache})
+        return Memory(**{**share, "others": others, "cache": cache})
     return Memory(
         weights=size.parameters * size.item + adapters,
         gradients=size.trained * _FLOAT,
@@ -228,15 +229,18 @@ def memory(
     )
 
 
+def copy_bytes(size: ModelSize) -> int:
+    """What one process holds of a model that is not trained."""
+    if not size.ranks:
+        return size.parameters * size.item
+    return -(-size.parameters * _FLOAT // size.ranks)
+
+
 def _cache(size: ModelSize, config: Config, phase: Phase, longest: int) -> int:
     own = phase.config
     row = size.token_bytes * (longest + own.sampling.max_tokens)
     rows = min(config.sampling.batch, own.prompts_per_step * own.samples_per_prompt)
     return int(min(config.sampling.cache_gib * 2**30, rows * row)) if phase.prompts else 0
-
-
-def _wide(phase: Phase, size: ModelSize) -> int:
-    return _copy(phase, size.trained * _FLOAT, size.trained * _FLOAT)
 
 
 def _copy(phase: Phase, own: int, wide: int) -> int:

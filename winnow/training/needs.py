@@ -13,7 +13,7 @@ from winnow.engines.base import START, ModelSize
 from winnow.engines.factory import engine_for
 from winnow.prompts.loading import PromptSet
 from winnow.rollouts.generate import evaluation_params
-from winnow.training.forecast import Disk, Memory, disk, memory
+from winnow.training.forecast import Disk, Memory, copy_bytes, disk, memory
 from winnow.training.phase_runner import needs_start
 
 
@@ -40,7 +40,7 @@ def needs(
     passing = _bytes(config, "samples_from", config.samples_from) if config.samples_from else 0
     others = passing + _references(config, phases)
     held = memory(size, config, phases, longest=longest, start=start or kl, others=others)
-    aside = size.parameters * size.item if kl and not start else 0
+    aside = copy_bytes(size) if kl and not start else 0
     held_out = len(prompts.held_out) + len(prompts.test)
     return Needs(
         replace(held, aside=aside, passing=passing), disk(size, config, phases, held_out, longest)
@@ -58,7 +58,6 @@ def _references(config: Config, phases: Sequence[Phase]) -> int:
 
 
 def _bytes(config: Config, field: str, name: str) -> int:
-    """Bytes of another model's weights, as a setting names it."""
+    """What one process holds of another model's weights, as a setting names it."""
     other = config.model_copy(update={"model": name, "lora": LoraConfig()})
-    size = engine_for(other, field=field).size()
-    return size.parameters * size.item
+    return copy_bytes(engine_for(other, field=field).size())

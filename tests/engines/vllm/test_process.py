@@ -81,6 +81,19 @@ class TestOneServer:
         assert not runs(process.group)
         process.close()
 
+    def test_it_is_none_of_the_processes_of_torchrun(self, python, tmp_path, monkeypatch) -> None:
+        """Else torch waits in the server for the others, at the port of those that learn."""
+        launcher = ["RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_PORT"]
+        launcher += ["WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"]
+        for name in [*launcher, "TORCHELASTIC_USE_AGENT_STORE", "TORCH_HOME"]:
+            monkeypatch.setenv(name, "1")
+        process = Process(plan(python, folder=tmp_path / "logs"), 0, tmp_path / "missing")
+        told = Path(f"/proc/{process._supervisor.pid}/environ").read_text().split("\0")
+        process.close()
+        names = {word.partition("=")[0] for word in told}
+        assert "TORCH_HOME" in names
+        assert not names & {*launcher, "TORCHELASTIC_USE_AGENT_STORE"}
+
     @pytest.mark.parametrize("whom", ["winnow", "supervisor"])
     def test_kill_dash_nine_leaves_none(self, whom, python, tmp_path) -> None:
         """Of Winnow itself, when the weights on their way go too; or of what watches over it."""

@@ -40,6 +40,7 @@ from winnow.engines.models.loading import (
 from winnow.engines.models.sizes import model_size
 from winnow.engines.models.spoken import Spoken
 from winnow.engines.queueing import QueuedSampler, Results
+from winnow.engines.weights.outbox import outbox_of, published
 from winnow.errors import WinnowError
 from winnow.types import Group, StepStats
 
@@ -72,6 +73,7 @@ class ShardedEngine(Spoken):
         self._config, self._field = config, field
         self._given = config, field, checkpoint, folder
         self._number = next(_numbers)
+        self._outbox = outbox_of(config)
         self._read = False
         self.device = str(self._team.device)
 
@@ -131,9 +133,12 @@ class ShardedEngine(Spoken):
     def save(self, folder: Path, *, merged: bool) -> None:
         self._team.run(self._worker, Worker.save, self.number, folder, merged)
 
+    def save_base(self, folder: Path) -> None:
+        """Write the model that the adapters are over, and the tokenizer."""
+        self._team.run(self._worker, Worker.save_base, self.number, folder)
+
     def publish(self, version: int) -> WeightsRef:
-        """In place: every process samples from the module itself."""
-        return WeightsRef(version, PRESENT)
+        return published(version, self._config, self, self._outbox)
 
     def peak_memory(self) -> float | None:
         """Of the GPU of rank 0."""

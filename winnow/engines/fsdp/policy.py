@@ -170,6 +170,15 @@ class ShardedPolicy(Policy):
                 adapters.save(folder)
             self.tokenizer.save_pretrained(folder)
 
+    def save_base(self, folder: Path) -> None:
+        """Write the model that the adapters are over, and the tokenizer; rank 0 does."""
+        with self.gathered():
+            if self.team.leads:
+                adapters = self.adapters()
+                assert adapters is not None
+                adapters.base(folder)
+                self.tokenizer.save_pretrained(folder)
+
     def close(self) -> None:
         super().close()
         self._parameters = []

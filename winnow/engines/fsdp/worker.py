@@ -94,6 +94,9 @@ class Worker:
     def save(self, number: int, folder: Path, merged: bool) -> None:
         self._policies[number].save(folder, merged=merged)
 
+    def save_base(self, number: int, folder: Path) -> None:
+        self._policies[number].save_base(folder)
+
     @room(SMALLER)
     def logprobs(
         self, number: int, groups: Sequence[Group], temperature: float, of: Weights

@@ -32,7 +32,7 @@ from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.policy import SMALLER
 from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
 from winnow.engines.models.spoken import Spoken
-from winnow.engines.weights.outbox import Outbox
+from winnow.engines.weights.outbox import outbox_of, published
 from winnow.types import Group
 
 
@@ -58,6 +58,7 @@ class LocalEngine(LocalPolicy, Spoken):
         super().__init__(config, device, field, checkpoint, folder)
         self.device = str(device)
         self.speak(self.tokenizer, config.prompts.chat_template_options)
+        self._outbox = outbox_of(config)
 
     @cached_property
     def _token_bytes(self) -> int | None:
@@ -109,20 +110,7 @@ class LocalEngine(LocalPolicy, Spoken):
             return sequence_logprobs(forward, groups, temperature, limit)
 
     def publish(self, version: int) -> WeightsRef:
-        """In place, for the sampler of this engine; for servers, in a folder of the outbox."""
-        engine = self._config.engine
-        if engine.sampler != "vllm":
-            return WeightsRef(version, PRESENT)
-        if engine.transfer == "folder":
-            merged = self._config.lora.rank > 0
-            return self._outbox.put(version, lambda folder: self.save(folder, merged=merged))
-        self._outbox.base(self.save_base)
-        return self._outbox.put(version, lambda folder: self.save(folder, merged=False))
-
-    @cached_property
-    def _outbox(self) -> Outbox:
-        where = self._config.engine.transfer_dir
-        return Outbox(None if where is None else Path(where))
+        return published(version, self._config, self, self._outbox)
 
     def peak_memory(self) -> float | None:
         return peak_memory(self._device)

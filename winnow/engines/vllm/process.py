@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from winnow.engines.devices import by_itself
 from winnow.errors import UserError
 
 SERVED = "policy"
@@ -104,7 +105,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **_variables(plan, number)},
+                env={**by_itself(os.environ), **_variables(plan, number)},
                 start_new_session=True,  # Ctrl-C is for the run, which ends it in its turn
             )
         assert self._supervisor.stdout is not None

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
-from winnow.engines.base import WeightsRef
+from winnow.config.schema import Config
+from winnow.engines.base import PRESENT, WeightsRef
 from winnow.storage.atomic import drop_folder
 from winnow.storage.digests import DIGESTS, whole_model
 
@@ -105,6 +107,39 @@ def _linked(source: str, target: str) -> None:
         raise
     except OSError:
         shutil.copyfile(source, target)
+
+
+class Writer(Protocol):
+    """What an engine writes of its weights."""
+
+    def save(self, folder: Path, *, merged: bool) -> None:
+        """Write the model, adapters merged into it or by themselves."""
+        ...
+
+    def save_base(self, folder: Path) -> None:
+        """Write the model that adapters are over."""
+        ...
+
+
+def outbox_of(config: Config) -> Outbox:
+    """That of a config; nothing is written yet."""
+    where = config.engine.transfer_dir
+    return Outbox(None if where is None else Path(where))
+
+
+def published(version: int, config: Config, engine: Writer, outbox: Outbox) -> WeightsRef:
+    """A version in place, for a sampler of the same engine; for servers, in the outbox.
+
+    Raises:
+        DiskError: there is no room for it.
+    """
+    if config.engine.sampler != "vllm":
+        return WeightsRef(version, PRESENT)
+    if config.engine.transfer == "folder":
+        merged = config.lora.rank > 0
+        return outbox.put(version, lambda folder: engine.save(folder, merged=merged))
+    outbox.base(engine.save_base)
+    return outbox.put(version, lambda folder: engine.save(folder, merged=False))
 
 
 def hash_of(folder: Path) -> str:
