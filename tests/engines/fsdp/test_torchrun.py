@@ -154,7 +154,8 @@ def test_a_signal_ends_all(recipe, tmp_path, tiny_model, how) -> None:
         process.send_signal(how)
         waits("processes are left", lambda: not any(map(alive, found.values())))
         said, _ = process.communicate(timeout=60)
-    assert "winnow: stopped; resume: winnow train --resume run" in said
+    assert said.count("winnow: stopped; resume: winnow train --resume run") == 1
+    assert (process.returncode, said.count("Traceback")) == (1, 1), said  # torchrun's own
     resumes(tmp_path, ranks=2)
 
 
@@ -199,4 +200,6 @@ def test_a_mistake_is_told_once(recipe, tmp_path, words, told) -> None:
     assert code == 1, said  # torchrun's own
     assert said.count(told) == 1, said
     assert "exitcode  : 2 " in said
+    assert "<NO_OTHER_FAILURES>" in said  # the others end with 0
+    assert said.count("Traceback") == 1, said  # torchrun's own
     assert not list(tmp_path.glob("run/checkpoints/*"))
