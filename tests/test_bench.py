@@ -202,3 +202,20 @@ def test_the_gpu_bench_prints_each_side_and_the_ratio_of_a_step(monkeypatch, cap
         "| tiny, float32 | step | all trained | 5.000 against 12.000 | | | 2.40 |",
         "| tiny, float32 | step | 30 % trained | 3.000 against 12.000 | | | 4.00 |",
     ]
+
+
+def test_learners_are_compared_by_their_largest_differences_and_later_steps():
+    from learners import Cost, Side
+
+    def row(loss, seconds, device=None):
+        return {"loss": loss, "seconds": {"update": seconds}, "memory_device_gib": device}
+
+    first = Cost([row(2.0, 9), row(1.0, 3), row(0.5, 1)], [1.5, 0.2])
+    other = Cost([row(2.0, 9), row(1.1, 2), row(0.6, 4, 3.0)], [1.0])
+    assert other.apart(first, "loss") == pytest.approx(0.2)  # .1 of .5, the last
+    assert (first.median("update"), other.median("update")) == (2, 3)  # of the later two
+    assert (first.memory(), Cost(other.rows[2:], []).memory()) == (1.5, 3.0)
+    words = Side("fsdp", 2, ("a=1",)).command(["--out", "x"])
+    assert words[-6:] == ["--out", "x", "--set", "engine.learner=fsdp", "--set", "a=1"]
+    assert "--nproc-per-node" in words
+    assert Side("local", 0).command(["--out", "x"])[1:] == ["-m", "winnow", "train", "--out", "x"]
