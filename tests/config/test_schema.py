@@ -487,6 +487,7 @@ def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path) -> None:
     assert load(str(tmp_path / "r.toml")).steps == 3
 
 
+OF_PARTS = ("activation_checkpointing", "cpu_offload")
 OPENAI = {
     "url": "http://host/v1",
     "served_model": "m",
@@ -527,7 +528,7 @@ class TestEngine:
     def test_the_model_in_this_process_is_the_default(self) -> None:
         engine = Config().engine
         assert (engine.sampler, engine.learner) == ("local", "local")
-        of_learners = {"sampler", "learner", "activation_checkpointing"}
+        of_learners = {"sampler", "learner", *OF_PARTS}
         assert engine.model_dump().keys() == {*of_learners, *OPENAI, *VLLM}
 
     @pytest.mark.parametrize("key", OPENAI)
@@ -598,13 +599,14 @@ class TestEngine:
         assert str(caught.value).startswith(f"engine.{said}")
         assert "a:b" not in str(caught.value)
 
-    def test_what_only_a_sharded_learner_reads(self) -> None:
-        how = {"activation_checkpointing": True}
-        assert from_dict({"engine": {"learner": "fsdp", **how}}).engine.activation_checkpointing
+    @pytest.mark.parametrize("key", OF_PARTS)
+    def test_what_only_a_sharded_learner_reads(self, key) -> None:
+        how = {key: True}
+        assert from_dict({"engine": {"learner": "fsdp", **how}}).engine.model_dump()[key]
         with pytest.raises(UserError) as caught:
             from_dict({"engine": how})
         assert str(caught.value) == (
-            "engine.activation_checkpointing: does nothing with engine.learner = 'local'; set "
+            f"engine.{key}: does nothing with engine.learner = 'local'; set "
             "engine.learner = 'fsdp', or leave it out"
         )
 

@@ -105,6 +105,7 @@ ELSEWHERE = {
     "prompts.system": "the schema: with prompts.chat",
     "prompts.chat_template_options": "the encoder: a note where the template does not read one",
     "engine.activation_checkpointing": "the schema: with engine.learner = 'fsdp'",
+    "engine.cpu_offload": "the schema: with engine.learner = 'fsdp'",
     "reward.right_by": "the schema: with several rewards",
     **{
         f"engine.{key}": "the schema: with engine.sampler = 'openai'"

@@ -168,3 +168,7 @@ def test_memory_of_a_process_that_holds_a_part() -> None:
     measured = from_dict({"dtype": "bfloat16", "engine": {"learner": "fsdp"}, "eval": {"size": 1}})
     held = needs(size, measured, phases_of(measured), sets, 4).memory
     assert (held.copies, held.aside) == (1000, 1000)  # of the start, for KL
+    offloaded = {"learner": "fsdp", "cpu_offload": True}
+    measured = from_dict({"dtype": "bfloat16", "engine": offloaded, "eval": {"size": 1}})
+    held = needs(size, measured, phases_of(measured), sets, 4).memory
+    assert held.least(gpu=True) == 2000  # what is gathered

@@ -36,6 +36,7 @@ _FREE = frozenset(
         *(f"reward.options.{key}" for key in ("timeout", "retries", "key_env")),
         "engine.learner",
         "engine.activation_checkpointing",
+        "engine.cpu_offload",
         "engine.url",
         "engine.concurrency",
         "engine.requests_per_minute",

@@ -82,7 +82,7 @@ class Memory:
         copies: Of the policy's weights: the start, for KL, a reference or restarts.
         others: Further models: another reference, another to sample from, a critic with its own.
         cache: Keys and values of the completions in progress.
-        aside: Of the copies, what waits in the host's memory where a GPU trains.
+        aside: Of all, what waits in the host's memory where a GPU trains.
         passing: Of the other models, what is let go of before the first update.
     """
 
@@ -234,6 +234,11 @@ def copy_bytes(size: ModelSize) -> int:
     if not size.ranks:
         return size.parameters * size.item
     return -(-size.parameters * _FLOAT // size.ranks)
+
+
+def apart(held: Memory, size: ModelSize) -> int:
+    """What of it is in the host's memory with `engine.cpu_offload`: all that is held in parts."""
+    return held.total - held.cache - size.parameters * size.item
 
 
 def _cache(size: ModelSize, config: Config, phase: Phase, longest: int) -> int:

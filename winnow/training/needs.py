@@ -13,7 +13,7 @@ from winnow.engines.base import START, ModelSize
 from winnow.engines.factory import engine_for
 from winnow.prompts.loading import PromptSet
 from winnow.rollouts.generate import evaluation_params
-from winnow.training.forecast import Disk, Memory, copy_bytes, disk, memory
+from winnow.training.forecast import Disk, Memory, apart, copy_bytes, disk, memory
 from winnow.training.phase_runner import needs_start
 
 
@@ -41,6 +41,8 @@ def needs(
     others = passing + _references(config, phases)
     held = memory(size, config, phases, longest=longest, start=start or kl, others=others)
     aside = copy_bytes(size) if kl and not start else 0
+    if config.engine.cpu_offload:
+        aside, passing = apart(held, size), 0
     held_out = len(prompts.held_out) + len(prompts.test)
     return Needs(
         replace(held, aside=aside, passing=passing), disk(size, config, phases, held_out, longest)

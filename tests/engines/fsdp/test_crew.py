@@ -24,6 +24,7 @@ from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.engines.base import PHASE, START, Engine, LearnerPlan, Request, SamplingParams
 from winnow.engines.fsdp.engine import ShardedEngine
+from winnow.engines.fsdp.sharding import parts_of
 from winnow.engines.fsdp.worker import Worker
 from winnow.engines.local.engine import LocalEngine
 from winnow.errors import UserError
@@ -100,6 +101,40 @@ def test_ten_updates_are_those_of_one_process(tiny_model, tmp_path, ranks) -> No
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "all")
     assert loaded.config.architectures == ["LlamaForCausalLM"]
     assert torch.equal(loaded.state_dict()["lm_head.weight"], loaded.lm_head.weight)
+
+
+def in_the_host(worker: Worker, given: Config, *rest: Any) -> Any:
+    """Some updates, and how FSDP2 was told to keep what is not needed."""
+    engine = ShardedEngine(worker, given)
+    found = steps(engine, *rest)
+    parts = parts_of(worker.policy(engine.number).module())
+    groups_ = [part._get_fsdp_state()._fsdp_param_group for part in parts]
+    marked = {p.offload_to_cpu for group in groups_ if group for p in group.fsdp_params}
+    return found, marked, any("cpu_offload changes nothing" in note for note in engine.notes())
+
+
+@pytest.mark.fsdp
+def test_updates_of_weights_that_are_kept_in_the_host(tiny_model, tmp_path) -> None:
+    """On a CPU nothing moves, so they are the same, bit for bit; all parameters are marked."""
+    for name, offload in (("plain", False), ("host", True)):
+        given = config(tiny_model, engine={"learner": "fsdp", "cpu_offload": offload})
+        _, marked, told = led(2, in_the_host, given, plan(RFT), RFT, 3, tmp_path / name)
+        assert (marked, told) == ({offload}, offload)
+    assert apart(tmp_path / "plain", tmp_path / "host") == 0
+    assert (
+        led(
+            2,
+            at_checkpoint,
+            resumed,
+            given,
+            tmp_path / "host",
+            plan(RFT),
+            RFT,
+            tmp_path / "host",
+            tmp_path / "on",
+        )
+        == 5
+    )
 
 
 @pytest.mark.parametrize(

@@ -72,13 +72,19 @@ def exact_norms(module: nn.Module) -> nn.Module:
 
 
 def gradients(
-    team: Team | None, work: dict[str, Job], tie: bool, lora: int, dtype: torch.dtype, again: bool
+    team: Team | None,
+    work: dict[str, Job],
+    tie: bool,
+    lora: int,
+    dtype: torch.dtype,
+    again: bool,
+    offload: bool,
 ) -> dict[str, tuple[float, dict[str, Tensor]]]:
     """For each job the loss and the gradients: over a team, or of a plain module."""
     module = net(tie, lora, dtype)
     forward = PolicyForward(module)
     if team is not None:
-        shard(module, team.mesh, dtype, recompute=again)
+        shard(module, team.mesh, dtype, recompute=again, offload=offload)
         forward = ShardedForward(module, dtype, team.device)
     critic = LocalCritic(forward, CriticConfig())
     nn.init.constant_(critic.head.weight, 0.1)
@@ -123,12 +129,13 @@ def compare(
     lora: int = 0,
     dtype: torch.dtype = torch.float64,
     again: bool = False,
+    offload: bool = False,
     only: Sequence[str] = (),
 ) -> None:
     work = {name: job for name, job in jobs().items() if not only or name in only}
     given = work, tie, lora, dtype
-    expected = gradients(None, *given, False)
-    for found in on(ranks, gradients, *given, again):
+    expected = gradients(None, *given, False, False)
+    for found in on(ranks, gradients, *given, again, offload):
         for name, (loss, grads) in expected.items():
             told, theirs = found[name]
             assert told == pytest.approx(loss, rel=tolerance, abs=tolerance), name
@@ -160,3 +167,10 @@ def test_gradients_whatever_the_number(ranks, tie, again, dtype, near) -> None:
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_gradients_of_adapters(ranks) -> None:
     compare(ranks, 1e-10, lora=4)
+
+
+@pytest.mark.fsdp
+@pytest.mark.parametrize("lora", [0, 4])
+def test_gradients_that_are_kept_in_the_host(lora) -> None:
+    """On a CPU the way is the same, and there is nothing to move."""
+    compare(2, 1e-10, lora=lora, offload=True)

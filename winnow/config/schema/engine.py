@@ -57,6 +57,9 @@ class EngineConfig(Section):
     activation_checkpointing: bool = Field(
         False, description="Keep no activations of a block, but compute them again."
     )
+    cpu_offload: bool = Field(
+        False, description="Keep weights and optimizer in the host's memory between passes."
+    )
     url: Name | None = Field(
         None, validate_default=True, description="E.g. 'http://localhost:8000/v1'."
     )
@@ -157,9 +160,9 @@ class EngineConfig(Section):
             raise PydanticCustomError("no_python", problem, {"remedy": remedy})
         return value
 
-    @field_validator("activation_checkpointing")
+    @field_validator("activation_checkpointing", "cpu_offload")
     @classmethod
-    def _is_of_blocks(cls, value: bool, others: ValidationInfo) -> bool:
+    def _is_of_parts(cls, value: bool, others: ValidationInfo) -> bool:
         if value and others.data.get("learner") != "fsdp":
             problem = "does nothing with engine.learner = 'local'"
             remedy = "set engine.learner = 'fsdp', or leave it out"

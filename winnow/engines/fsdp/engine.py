@@ -151,6 +151,8 @@ class ShardedEngine(Spoken):
         ranks = self._team.rank.of
         if ranks > 1:
             found.append(f"its weights are sharded over {ranks} processes")
+        if self._config.engine.cpu_offload and self._team.device.type == "cpu":
+            found.append("engine.cpu_offload changes nothing where there is no GPU")
         if not forward.shares_prefix:
             found.append(f"prompts are encoded once per sample, {forward.why}")
         return found

@@ -129,7 +129,7 @@ class ShardedLearner(AdamLearner):
         grads = [own.grad for own in masters if own.grad is not None]
         squares = torch.zeros((), device=self._team.device, dtype=torch.float64)
         for each in torch._foreach_norm(grads) if grads else ():
-            squares += each.double() ** 2
+            squares += each.to(squares.device).double() ** 2
         norm = math.sqrt(float(self._team.summed(squares)))
         if math.isfinite(norm) and grads:
             most: float = self._config.max_grad_norm / (norm + 1e-6)  # as `clip_grad_norm_` has it

@@ -47,6 +47,8 @@ class ShardedPolicy(Policy):
         own = folder if team.leads else None  # what is kept there is written once
         super().__init__(config, team.device, field, checkpoint, own)
         self.team = team
+        self._home = torch.device("cpu") if config.engine.cpu_offload else team.device
+        """Where what this process holds is between passes."""
         self._parameters: list[nn.Parameter] = []
 
     @property
@@ -65,9 +67,10 @@ class ShardedPolicy(Policy):
             if made is None or files is None or not files.hold(made):
                 files, made = None, self._whole()
             engine, compute = self._config.engine, getattr(torch, self.dtype)
-            shard(made, self.team.mesh, compute, recompute=engine.activation_checkpointing)
+            again, offload = engine.activation_checkpointing, engine.cpu_offload
+            shard(made, self.team.mesh, compute, recompute=again, offload=offload)
             if files is not None:
-                materialise(made, self._device)
+                materialise(made, self._home)
                 self._fill(made, files, source)
             self._module = made
         return self._module
@@ -110,9 +113,7 @@ class ShardedPolicy(Policy):
 
     def held(self, whole: Sequence[Tensor]) -> list[Tensor]:
         rank = self.team.rank
-        return [
-            part_of(each, rank.number, rank.of).to(self._device, torch.float32) for each in whole
-        ]
+        return [part_of(each, rank.number, rank.of).to(self._home, torch.float32) for each in whole]
 
     def read(self, source: ModelSource, device: torch.device | None) -> list[Tensor]:
         source = source.read_from()
@@ -121,7 +122,7 @@ class ShardedPolicy(Policy):
             with reading(source, self.field):
                 parts = list(files.parts(self.module(), self.team.rank))
             check_weights(parts, source, self.field)
-            return [part.to(device or self._device, torch.float32) for _, part in parts]
+            return [part.to(device or self._home, torch.float32) for _, part in parts]
         other = load_model(source, _WIDE, torch.device("cpu"), self.field)
         return self.held([p.detach() for p in other.parameters()])
 

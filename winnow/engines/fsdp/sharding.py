@@ -15,7 +15,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
@@ -24,25 +30,34 @@ from winnow.engines.models.tree_attention import same_again
 
 
 def shard(
-    module: nn.Module, mesh: DeviceMesh, compute: torch.dtype, *, recompute: bool = False
+    module: nn.Module,
+    mesh: DeviceMesh,
+    compute: torch.dtype,
+    *,
+    recompute: bool = False,
+    offload: bool = False,
 ) -> nn.Module:
     """Shard a causal language model in place: each block, its embeddings if untied, and the rest.
 
     Args:
         compute: Data type of the passes; gradients are reduced in float32.
         recompute: Whether the backward pass computes a block's activations again.
+        offload: Whether what a process holds is in the host's memory, gradients too.
     """
     model = cast(Any, module)
     own = next(module.parameters()).dtype
     mixed = MixedPrecisionPolicy() if compute == own else MixedPrecisionPolicy(compute, own)
+    pinned = mesh.device_type == "cuda"
+    where = CPUOffloadPolicy(pin_memory=pinned) if offload else OffloadPolicy()
+    how: dict[str, Any] = {"mesh": mesh, "mp_policy": mixed, "offload_policy": where}
     for block in blocks_of(module):
         if recompute:
             _recompute(block, module)
-        fully_shard(block, mesh=mesh, mp_policy=mixed)
+        fully_shard(block, **how)
     words, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is not None and head.weight is not words.weight:
-        fully_shard(words, mesh=mesh, mp_policy=mixed)
-    fully_shard(module, mesh=mesh, mp_policy=mixed)
+        fully_shard(words, **how)
+    fully_shard(module, **how)
     for part in parts_of(module):  # neither setting is passed on
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo cannot scale

@@ -165,17 +165,19 @@ def memory_check(need: Memory, room: tuple[int, int] | None, device: str) -> Che
     Args:
         room: Bytes that are free, and all that there are; ``None``: unknown.
     """
-    told = f"{human(need.total)} and activations"
+    gpu = device.startswith("cuda")
+    held = need.total - (need.aside if gpu else 0)
+    told = f"{human(held)} and activations"
     if room is None:
         return skipped("memory", f"{told}; how much is free on {device} is not known here")
     free, total = room
     told = f"{told}, of {human(free)} free on {device}"
     remedy = "use dtype = 'bfloat16', lora.rank, a smaller model, or lower sampling.cache_gib"
-    least = need.least(gpu=device.startswith("cuda"))
+    least = need.least(gpu=gpu)
     if least > total:
         told = f"{human(least)} without any cache, and {device} has "
         return failed("memory", f"{told}{human(total)} in all", remedy)
-    if need.total > _TIGHT * free:
+    if held > _TIGHT * free:
         return warned("memory", told, f"{remedy}, or end what else runs here")
     return passed("memory", told)
 
