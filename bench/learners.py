@@ -3,9 +3,10 @@
     make bench-learners ARGS="--model Llama-3.2-1B --dtype bfloat16"
 
 One set of random samples is trained on by `winnow train` itself: alone, and under `torchrun` with
-as many processes as `--ranks` says, without and with activation checkpointing. Differences are the
-largest over all updates, relative to the local learner's. Memory is the most that a process had in
-RAM, of the largest process; on a GPU the most that tensors took, of rank 0.
+as many processes as `--ranks` says, without and with activation checkpointing, and on a GPU with what
+waits in the host's memory. Differences are the largest over all updates, relative to the local
+learner's. Memory is the most that a process had in RAM, of the largest process; on a GPU the most
+that tensors took, of rank 0.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from winnow.types import Prompt, Score
 
 BUILT_IN = "built-in"
 _CHECKPOINTING = ("engine.activation_checkpointing=true",)
+_OFFLOAD = (*_CHECKPOINTING, "engine.cpu_offload=true")
 _EVERY = 0.1
 """Seconds between looks at what processes there are."""
 
@@ -110,6 +112,8 @@ def main() -> None:
     for ranks in given.ranks:
         name = f"fsdp, {ranks} rank{'s' * (ranks > 1)}"
         sides += [Side(name, ranks), Side(f"{name}, checkpointing", ranks, _CHECKPOINTING)]
+        if torch.cuda.is_available() and given.device != "cpu":
+            sides.append(Side(f"{name}, checkpointing, offload", ranks, _OFFLOAD))
     where = "CPU"
     if torch.cuda.is_available() and given.device != "cpu":
         where = torch.cuda.get_device_name()
