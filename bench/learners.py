@@ -3,8 +3,8 @@
     make bench-learners ARGS="--model Llama-3.2-1B --dtype bfloat16"
 
 One set of random samples is trained on by `winnow train` itself: alone, and under `torchrun` with
-as many processes as `--ranks` says, without and with activation checkpointing, and on a GPU with what
-waits in the host's memory. Differences are the largest over all updates, relative to the local
+as many processes as `--ranks` says, without and with activation checkpointing, and on a GPU with
+what waits in the host's memory. Differences are the largest over all updates, relative to the local
 learner's. Memory is the most that a process had in RAM, of the largest process; on a GPU the most
 that tensors took, of rank 0.
 """
