@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -188,6 +189,7 @@ def measured(side: Side, words: Sequence[str], out: Path) -> Cost:
     if process.returncode:
         sys.exit(f"{side.name} failed:\n{said[-4000:]}")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    shutil.rmtree(out)  # its checkpoint is large
     return Cost([row for row in rows if "loss" in row], list(peaks.values()))
 
 
