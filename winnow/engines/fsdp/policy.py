@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -159,26 +158,17 @@ class ShardedPolicy(Policy):
     def save(self, folder: Path, *, merged: bool = False) -> None:
         """Rank 0 writes."""
         with self.gathered():
-            if not self.team.leads:
-                return
-            adapters = self.adapters()
-            if adapters is None:
-                module = cast(Any, self.module())
-                module.save_pretrained(folder, state_dict=plain_state(module))
-            elif merged:
-                adapters.merged(folder)
-            else:
-                adapters.save(folder)
-            self.tokenizer.save_pretrained(folder)
+            if self.team.leads:
+                super().save(folder, merged=merged)
 
     def save_base(self, folder: Path) -> None:
-        """Write the model that the adapters are over, and the tokenizer; rank 0 does."""
+        """Rank 0 writes."""
         with self.gathered():
             if self.team.leads:
-                adapters = self.adapters()
-                assert adapters is not None
-                adapters.base(folder)
-                self.tokenizer.save_pretrained(folder)
+                super().save_base(folder)
+
+    def _state(self) -> Mapping[str, Tensor]:
+        return plain_state(self.module())
 
     def close(self) -> None:
         super().close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, cast
 
 import torch
 
@@ -80,21 +78,3 @@ class LocalPolicy(Policy):
             yield
         finally:
             self.put(waiting)
-
-    def save(self, folder: Path, *, merged: bool = False) -> None:
-        """Write the model, adapters by themselves or merged into it, and the tokenizer."""
-        adapters = self.adapters()
-        if adapters is None:
-            cast(Any, self.module()).save_pretrained(folder)
-        elif merged:
-            adapters.merged(folder)
-        else:
-            adapters.save(folder)
-        self.tokenizer.save_pretrained(folder)
-
-    def save_base(self, folder: Path) -> None:
-        """Write the model that the adapters are over, and the tokenizer."""
-        adapters = self.adapters()
-        assert adapters is not None
-        adapters.base(folder)
-        self.tokenizer.save_pretrained(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -184,9 +184,27 @@ class Policy(ABC):
             ]
         )
 
-    @abstractmethod
     def save(self, folder: Path, *, merged: bool = False) -> None:
         """Write the model, adapters by themselves or merged into it, and the tokenizer."""
+        adapters = self.adapters()
+        if adapters is None:
+            cast(Any, self.module()).save_pretrained(folder, state_dict=self._state())
+        elif merged:
+            adapters.merged(folder)
+        else:
+            adapters.save(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def save_base(self, folder: Path) -> None:
+        """Write the model that the adapters are over, and the tokenizer."""
+        adapters = self.adapters()
+        assert adapters is not None
+        adapters.base(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def _state(self) -> Mapping[str, torch.Tensor] | None:
+        """What is saved of a module without adapters, if not its `state_dict`."""
+        return None
 
     def size(self) -> ModelSize:
         lora = self._config.lora
