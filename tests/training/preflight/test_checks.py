@@ -127,6 +127,8 @@ def test_memory_and_disk_against_what_is_free(tmp_path, monkeypatch) -> None:
     copied = Memory(4, 4, 8, 4, 0, 4, aside=4)
     assert machine.memory_check(copied, (17, 17), "cpu").status == "failed"
     assert machine.memory_check(copied, (17, 17), "cuda:0").status == "warned"
+    assert machine.memory_check(copied, (26, 26), "cpu").status == "warned"
+    assert machine.memory_check(copied, (26, 26), "cuda:0").status == "passed"
     # 50, of which 30 are gone before 4 + 8 of gradients and averages come: 34 without the cache
     passing = Memory(4, 4, 8, 0, 30, 4, passing=30)
     assert machine.memory_check(passing, (33, 33), "cpu").status == "failed"
