@@ -57,7 +57,7 @@ _LAUNCHER = re.compile(
 
 
 def by_itself(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment for a process that is none of those that were started together.
+    """An environment for a process that is not one of those that were started together.
 
     With `torchrun`'s variables torch would take it for one, and wait for the others.
     """
