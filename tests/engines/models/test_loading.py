@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,30 @@ def test_large_weights_are_finite_though_their_sum_is_not(tmp_path) -> None:
     source = poisoned(tmp_path / "model", {LAYER: [3e38, 3e38]})
     model = load_model(source, "float32", torch.device("cpu"))
     assert not dict(model.named_parameters())[LAYER].sum().isfinite()
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["lm_head.weight"], "lacks lm_head.weight; take another copy"),
+        ([LAYER, "model.norm.weight"], f"lacks {LAYER} and 1 other weight; take another copy"),
+    ],
+)
+def test_weights_that_a_file_lacks_are_not_made_up(names, says, tmp_path) -> None:
+    source = poisoned(tmp_path / "model", {})
+    file = tmp_path / "model" / "model.safetensors"
+    held = {name: w for name, w in load_file(file).items() if name not in names}
+    save_file(held, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=says):
+        load_model(source, "float32", torch.device("cpu"), "model")
+
+
+def test_a_head_that_is_the_embeddings_is_not_missing(tmp_path) -> None:
+    tiny.model(tie_word_embeddings=True).save_pretrained(tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    assert "lm_head.weight" not in held
+    model: Any = load_model(ModelSource(str(tmp_path)), "float32", torch.device("cpu"))
+    assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
 def test_weights_that_are_not_the_files_are_not_its_fault() -> None:

@@ -7,14 +7,14 @@ import io
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from winnow.engines.models import kept
-from winnow.errors import UserError, nearest
+from winnow.errors import UserError, nearest, number_of
 from winnow.storage.digests import check_model
 
 if TYPE_CHECKING:
@@ -130,19 +130,21 @@ def load_model(
     """The causal language model in evaluation mode: dropout would falsify every ratio.
 
     Raises:
-        UserError: it cannot be loaded, or some of its weights are not finite.
+        UserError: it cannot be loaded, or some of its weights are missing or not finite.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     source = source.read_from()
     with reading(source, field):
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model, told = cast(Any, AutoModelForCausalLM).from_pretrained(
             base_of(source) or source.name,
             gguf_file=source.gguf,
             dtype=getattr(torch, dtype),
             disable_mmap=True,
+            output_loading_info=True,
         )
+        check_all_there(told, source, field)
         if base_of(source) is not None:
             from winnow.engines.models.lora import merged
 
@@ -152,6 +154,20 @@ def load_model(
     assert isinstance(model, torch.nn.Module)
     check_finite(model, source, field)
     return model
+
+
+def check_all_there(told: Mapping[str, Any], source: ModelSource, field: str) -> None:
+    """Raise a `UserError` for weights that the files lack: they were made up at random.
+
+    Args:
+        told: By `from_pretrained`, of what it loaded.
+    """
+    lacking = sorted(told["missing_keys"])
+    if lacking:
+        more = f" and {number_of(len(lacking) - 1, 'other weight')}" if lacking[1:] else ""
+        problem = f"{where_of(source)!r} lacks {lacking[0]}{more}"
+        remedy = "take another copy: the model would begin with random numbers there"
+        raise UserError(field, problem, remedy)
 
 
 def check_finite(
