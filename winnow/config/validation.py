@@ -215,6 +215,13 @@ def _rounds(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
     if config.eval.patience and config.phases:
         problem = "a run in phases goes through all of them"
         yield UserError(patience, problem, "leave one of the two out")
+    if config.budget.limits and config.phases:
+        problem = "a run in phases goes through all of them"
+        yield UserError("budget", problem, "leave one of the two out")
+    before = config.samples_file is not None or algorithm.resample == "once"
+    for kind in (kind for kind in ("samples", "tokens") if kind in config.budget.limits and before):
+        problem = "all samples are there before the first update, so none are left to end with"
+        yield UserError(f"budget.{kind}", problem, "set steps, or budget.updates")
     if config.eval.test_size and not config.eval.patience:
         problem = "without early stopping no checkpoint is chosen, so the last evaluation tests it"
         yield UserError("eval.test_size", problem, "leave it out, or set eval.patience")

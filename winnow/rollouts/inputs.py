@@ -160,7 +160,7 @@ def _other(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
 
 
 def _raised(old: object, new: object) -> bool:
-    return isinstance(old, int) and isinstance(new, int) and new > old
+    return isinstance(old, int | float) and isinstance(new, int | float) and new > old
 
 
 def _show(value: object) -> str:

@@ -15,6 +15,7 @@ from winnow.storage.format import check_folder
 from winnow.storage.lock import FolderLock
 from winnow.storage.paths import located, shown
 from winnow.storage.run_folder import RunStore
+from winnow.training.budget import budget_spent
 from winnow.training.early_stopping import best_of_evaluations, stopped_early
 from winnow.training.file_source import open_file
 from winnow.training.resuming import needed_steps
@@ -69,7 +70,9 @@ def _needs(store: RunStore) -> tuple[set[int] | None, bool]:
     if patience and best.step is not None:
         keep.add(best.step)
     ended = phases[-1].last in steps or (stopped_early(rows, patience) and best.last in steps)
+    metrics = store.lines("metrics.jsonl")
+    spent = budget_spent(metrics, config.budget) and metrics[-1]["step"] in steps
     tested = [row["step"] for row in rows if row.get("split") == "test"]
-    ended = ended and (not tested or best.step in tested)
+    ended = (ended or spent) and (not tested or best.step in tested)
     final = config.checkpoint.average > 0 or config.lora.merge
     return keep, ended and (not final or (store.folder / "final").is_dir())

@@ -19,6 +19,7 @@ from winnow.reporting.timing import utc_now
 from winnow.rollouts.collisions import with_collisions
 from winnow.rollouts.diversity import with_diversity
 from winnow.rollouts.rollout import Rollout
+from winnow.training.budget import Spending
 from winnow.training.context import Run
 from winnow.training.early_stopping import BestSoFar, best_of_evaluations
 from winnow.training.owed import OWED, held_out_accuracy, say_how_to_resume
@@ -49,7 +50,8 @@ def train(run: Run) -> None:
             checkpoint(run, 0)
         observers.check()
         watch.read(STAGES)
-    enough = patience > 0 and best_so_far(run).stale >= patience  # a run that had stopped
+    spending = Spending(config.budget, context.store.lines("metrics.jsonl"))
+    enough = spending.over or 0 < patience <= best_so_far(run).stale  # a run that had stopped
     steps = () if enough else range(run.steps_done + 1, run.source.last + 1)
     for step in steps:
         with saving(run, step - 1):
@@ -62,7 +64,7 @@ def train(run: Run) -> None:
                 run.learner.restart(START)
             updates, empty = update(run, step, batch)
         run.publish()
-        last = step == run.source.last
+        last = spending.step(batch, updates, watch.seconds) or step == run.source.last
         due = last or (config.eval.every > 0 and step % config.eval.every == 0)
         result = held_out_accuracy(run, step) if held_out and due else None
         found = best_so_far(run) if patience else BestSoFar()
@@ -85,8 +87,10 @@ def train(run: Run) -> None:
         observers.check()
         if run.lost:
             raise run.lost
-        if enough:
+        if enough or last:
             break
+    if said := spending.told():
+        observers.note(said)
     if patience:
         observers.note(_outcome(best_so_far(run), patience))
 

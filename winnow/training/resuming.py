@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from winnow.config.phases import Phase
+from winnow.config.schema import Config
 from winnow.engines.base import PHASE
 from winnow.errors import UserError
 from winnow.storage.checkpoints import DROPPED, drop_optimizer
 from winnow.storage.digests import Damaged, damage_of
 from winnow.storage.paths import shown
 from winnow.storage.run_folder import FINAL, RunStore
+from winnow.training.budget import budget_spent
 from winnow.training.early_stopping import best_of_evaluations, stopped_early
 
 
@@ -36,7 +38,7 @@ class ResumePoint:
 
 
 def resume_point(
-    store: RunStore, phases: Sequence[Phase], patience: int, notes: Sequence[str] = ()
+    store: RunStore, phases: Sequence[Phase], config: Config, notes: Sequence[str] = ()
 ) -> ResumePoint:
     """Find where a run is resumed; checkpoints that are of no use are set aside.
 
@@ -47,19 +49,24 @@ def resume_point(
         UserError: a line of evals.jsonl is damaged.
     """
     said: list[str] = []
+    patience = config.eval.patience
     found = store.latest_checkpoint(needed_steps(store, phases, patience), said.append)
     point = ResumePoint(found, (*notes, *said))
     rows = [row for row in store.lines("evals.jsonl") if row["step"] <= point.step]
     stopped = stopped_early(rows, patience) and best_of_evaluations(rows).last == point.step
-    if point.step < phases[-1].last and not stopped:
+    done_rows = [row for row in store.lines("metrics.jsonl") if row["step"] <= point.step]
+    spent = budget_spent(done_rows, config.budget)
+    if point.step < phases[-1].last and not (stopped or spent):
         _check_resumable(store, found)
         store.drop_final()  # of an earlier end; made again by the next
         return ResumePoint(found, (*point.notes, _resuming(store, phases, point.step)))
     if (damage := damage_of(store.folder / FINAL)) is not None:
         store.drop_final()
         said.append(f"{FINAL} is damaged ({damage}): it is made again")
-    done = f"it stopped at step {point.step}" if stopped else f"all {point.step} steps are done"
-    raised = "eval.patience" if stopped else "steps"
+    spent = spent and point.step < phases[-1].last
+    early = stopped or spent
+    done = f"it stopped at step {point.step}" if early else f"all {point.step} steps are done"
+    raised = ("budget" if spent else "eval.patience") if early else "steps"
     over = (
         f"{done}, so nothing is trained; for more, raise {raised} in "
         f"{shown(store.folder / 'config.toml')}"

@@ -135,7 +135,7 @@ def run(
         if resume is not None:
             accept = accept_changes or not RunStore(out).begun  # nothing is of other settings
             notes = check_inputs(out, checked.inputs, accept=accept, extends=checked.extends)
-            point = resume_point(RunStore(out), checked.phases, config.eval.patience, notes)
+            point = resume_point(RunStore(out), checked.phases, config, notes)
         start = _start(checked, out, point)
         observers.trackers = make_trackers(config.trackers, observers.note)
         prompts = checked.prompts

@@ -15,6 +15,7 @@ from winnow.config.recipe import values_of
 from winnow.config.reference import names_model
 from winnow.config.schema import Config
 from winnow.config.schema.anchor import AnchorConfig
+from winnow.config.schema.budget import KINDS
 from winnow.config.unread import unread
 from winnow.config.validation import cautions, check_answers, refuse
 from winnow.engines.base import PHASE, START, Engine
@@ -89,7 +90,7 @@ class Plan:
         once = self.config.cycles == 1
         if not (last.samples_each_step and last.config.optimizer.schedule == "constant" and once):
             return set()
-        return {f"{last.name}.steps".lstrip(".")}
+        return {f"{last.name}.steps".lstrip("."), *(f"budget.{kind}" for kind in KINDS)}
 
 
 def plan(config: Config, algorithm: Algorithm | None = None, *, resumed: bool = False) -> Plan:

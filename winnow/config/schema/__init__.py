@@ -20,6 +20,7 @@ from winnow.config.schema.algorithm import AlgorithmConfig
 from winnow.config.schema.anchor import AnchorConfig
 from winnow.config.schema.base import Section, listed
 from winnow.config.schema.bounds import Count, Name, ParallelOrNone, Seed, Size, Times
+from winnow.config.schema.budget import BudgetConfig
 from winnow.config.schema.checkpoint import CheckpointConfig
 from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.engine import EngineConfig
@@ -99,6 +100,7 @@ class Config(Section):
     rounds: RoundsConfig = RoundsConfig()
     anchor: AnchorConfig = AnchorConfig()
     eval: EvalConfig = EvalConfig()
+    budget: BudgetConfig = BudgetConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     alarms: AlarmsConfig = AlarmsConfig()
 
