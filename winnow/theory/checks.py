@@ -25,6 +25,18 @@ def finite(name: str, values: ArrayLike) -> Array:
     return array
 
 
+def outcomes(name: str, values: ArrayLike) -> Array:
+    """`values` as float64, shape (n,).
+
+    Raises:
+        ValueError: There are none, one is nan or infinite, or the shape is another.
+    """
+    array = finite(name, values)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} must be a list of numbers, at least one")
+    return array
+
+
 def logs(name: str, values: ArrayLike) -> Array:
     """Logarithms of weights as float64, shape (..., y); -inf is a weight of zero.
 
