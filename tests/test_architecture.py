@@ -17,6 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     ("cli",),
     ("api",),
+    ("studies",),
     ("training",),
     ("evaluation",),
     ("rollouts",),

@@ -16,6 +16,8 @@ _HOME = {
     "Result": "training.run",
     "load_run": "training.loaded",
     "Run": "training.loaded",
+    "compare": "api",
+    "Comparison": "studies.running",
     "sample": "api",
     "select": "rollouts.select",
     "best_of": "evaluation.best_of",
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from winnow.algorithms.objective import Term as Term
     from winnow.algorithms.predicates import SampleView as SampleView
     from winnow.algorithms.table import ALGORITHMS as ALGORITHMS
+    from winnow.api import compare as compare
     from winnow.api import evaluate as evaluate
     from winnow.api import sample as sample
     from winnow.api import train as train
@@ -74,6 +77,7 @@ if TYPE_CHECKING:
     from winnow.reporting.metrics import Evaluation as Evaluation
     from winnow.reporting.observer import Observer as Observer
     from winnow.rollouts.select import select as select
+    from winnow.studies.running import Comparison as Comparison
     from winnow.training.loaded import Run as Run
     from winnow.training.loaded import load_run as load_run
     from winnow.training.run import Result as Result

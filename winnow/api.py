@@ -39,6 +39,7 @@ from winnow.rollouts.collect import SampleResult, resume_sample, run_sample
 from winnow.storage.atomic import refuse
 from winnow.storage.paths import located
 from winnow.storage.run_folder import next_folder
+from winnow.studies.running import Comparison, run_study
 from winnow.training.run import Result, run
 
 
@@ -134,6 +135,28 @@ def evaluate(
     own = {"eval": "prompts=..."}
     with config_of(recipe, over, folder, own) as config, observing(quiet, callbacks) as observers:
         return run_evaluation(config, out=folder, observers=observers, reward=reward)
+
+
+def compare(
+    study: str | Path | Mapping[str, Any], out: str | Path | None = None, *, quiet: bool = False
+) -> Comparison:
+    """Train every variant of a study with every seed, and compare them over seeds.
+
+    Each run is an ordinary run folder, made by a process of its own. What was stopped or killed is
+    resumed by the same call.
+
+    Args:
+        study: A STUDY.toml, the folder of a study that was begun, or the tables of a STUDY.toml as
+            dicts: docs/compare.md.
+        out: Folder of the study. Default: `studies/NAME`.
+        quiet: Print nothing.
+
+    Raises:
+        UserError: something that the caller can fix.
+        Stopped: by Ctrl-C; the runs end saved.
+        WinnowError: no run has a result. Those that fail beside others that do not are in `failed`.
+    """
+    return run_study(study, out, quiet=quiet)
 
 
 def sample(

@@ -15,7 +15,18 @@ from typing import Annotated, Any
 import typer
 
 from winnow import __version__
-from winnow.cli import analysis, audit, coefficients, doctor, listing, report, samples, show, upkeep
+from winnow.cli import (
+    analysis,
+    audit,
+    coefficients,
+    compare,
+    doctor,
+    listing,
+    report,
+    samples,
+    show,
+    upkeep,
+)
 from winnow.cli.options import (
     Accept,
     Json,
@@ -192,7 +203,18 @@ def evaluate(
         say(f"samples: {shown(located(folder, 'out') / 'rollouts')}")
 
 
-for _module in (samples, show, report, analysis, coefficients, audit, upkeep, listing, doctor):
+for _module in (
+    samples,
+    show,
+    report,
+    compare,
+    analysis,
+    coefficients,
+    audit,
+    upkeep,
+    listing,
+    doctor,
+):
     for _name, (_function, _example) in _module.COMMANDS.items():
         app.command(name=_name, epilog=_example)(_function)
 

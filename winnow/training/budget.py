@@ -86,7 +86,7 @@ class Spending:
         kind = self._over()
         if kind is None:
             return None
-        limit, total = f"{self._limits[kind]:,g}", f"{self._total[kind]:,.0f}"
+        limit, total = f"{self._limits[kind]:,.10g}", f"{self._total[kind]:,.0f}"
         if kind == "seconds":
             total = f"{self._total[kind]:,.1f}"
         return f"stopped: budget.{kind} = {limit} is spent ({total} {kind})"

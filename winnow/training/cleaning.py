@@ -50,6 +50,16 @@ def clean(folder: Path, kinds: Collection[Kind], *, delete: bool) -> Sequence[Re
     return found
 
 
+def has_ended(folder: Path) -> bool:
+    """Whether nothing is left to train, to make or to evaluate in a run folder.
+
+    Raises:
+        UserError: a file of it is damaged.
+    """
+    store = RunStore(folder)
+    return _needs(store)[1] and bool(dict(store.checkpoints()))
+
+
 def _needs(store: RunStore) -> tuple[set[int] | None, bool]:
     """The steps whose checkpoints are needed, ``None``: all; and whether the run is done.
 

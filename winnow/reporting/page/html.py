@@ -93,16 +93,31 @@ def page(runs: Sequence[Shown], *, live: bool = False) -> str:
     for number, run in enumerate(() if live else runs):
         for (name, part), block in run.embedded.parts.items():
             packed[f"{number}/{name}/{part}"] = block
-    data = "\n".join(
-        f'<script type="text/plain" data-part="{key}">{base64.b64encode(made).decode()}</script>'
-        for key, made in packed.items()
-    )
-    script = "\n".join(["", '"use strict";', *(_read(f"{name}.js") for name in SCRIPTS), ""])
+    data = "\n".join(element(key, made) for key, made in packed.items())
+    return assembled(title, "body", SCRIPTS, data, live=live)
+
+
+def element(key: str, made: bytes) -> str:
+    """The element that holds packed data."""
+    return f'<script type="text/plain" data-part="{key}">{base64.b64encode(made).decode()}</script>'
+
+
+def assembled(
+    title: str, body: str, scripts: Sequence[str], data: str, *, live: bool = False
+) -> str:
+    """A page from its parts.
+
+    Args:
+        body, scripts: Names of files under web/.
+        data: Elements that hold what the scripts read.
+        live: Whether it is served.
+    """
+    script = "\n".join(["", '"use strict";', *(_read(f"{name}.js") for name in scripts), ""])
     filled = {
         "title": html.escape(f"{title} - Winnow"),
         "policy": _policy(script, live),
         "style": _read("uPlot.css") + _read("page.css"),
-        "body": _read("body.html"),
+        "body": _read(f"{body}.html"),
         "data": data,
         "script": script,
         "live": "true" if live else "false",

@@ -203,14 +203,14 @@ class Charts {
     const axis = { stroke: () => colourOf("--muted"), grid: { stroke: () => colourOf("--line"), width: 1 },
                    ticks: { stroke: () => colourOf("--line"), width: 1 }, font: "11px system-ui", size: 58 };
     const labels = (share) => (_, values, __, ___, step) => values.map((x) => (has(x) ? (share ? tick(100 * x, 100 * step) + "%" : tick(x, step)) : ""));
-    const axes = [{ ...axis, size: 28, values: (_, values) => values.map((x) => (Number.isInteger(x) ? x : "")) },
+    const axes = [{ ...axis, size: 28, values: (_, values) => values.map((x) => (Number.isInteger(x) ? x.toLocaleString("en") : "")) },
                   { ...axis, values: labels(chart.share) }];
     if (drawn.right) axes.push({ ...axis, scale: "right", side: 1, grid: { show: false }, values: labels(false) });
     const u = new uPlot({
       width: Math.max(inner.clientWidth, 200), height: 200, axes, bands: drawn.bands,
       scales: { x: { time: false, range: (_, low, high) => this.zoomed ?? [Math.min(0, low), Math.max(this.last, high)] },
                 y: { range: (_, low, high) => rangeOf(low, high, chart) }, right: { range: (_, low, high) => rangeOf(low, high, {}) } },
-      series: [{ label: "step", value: (_, x) => number(x) }, ...drawn.series],
+      series: [{ label: drawn.x ?? "step", value: (_, x) => number(x) }, ...drawn.series],
       cursor: { sync: { key: "steps", scales: ["x", null] }, drag: { x: true, y: false }, points: { size: 7 }, bind: { dblclick: () => () => this.zoom(null) } },
       legend: { live: true },
       hooks: { setSelect: [(plot) => this.selected(plot)], draw: [(plot) => this.marks(plot)] },

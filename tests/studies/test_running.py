@@ -1,0 +1,199 @@
+"""Studies of the fake engine: every run in a process of its own, killed where a test says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from tests.fake_engine import Engine
+from tests.studies.faked import COMPARE, ROOT, TRAIN, study
+from winnow.engines import factory
+from winnow.errors import UserError
+from winnow.studies.running import PAGE, RESULT, Comparison, run_study
+from winnow.studies.runs import state_of
+
+
+@pytest.fixture(autouse=True)
+def _without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(factory.ENGINES, "local", factory.Kind(Engine, lambda *_: None))
+
+
+def compared(values: dict[str, Any], out: Path) -> Comparison:
+    return run_study(values, out, quiet=True, train=TRAIN)
+
+
+def told(folder: Path) -> tuple[str, str]:
+    """All that a study says: its JSON and its page."""
+    return (folder / RESULT).read_text(), (folder / PAGE).read_text()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """A study of two variants and two seeds that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    values = study(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(factory.ENGINES, "local", factory.Kind(Engine, lambda *_: None))
+        made = compared(values, folder / "out")
+    assert not made.failed
+    return values, folder / "out"
+
+
+def test_every_run_is_an_ordinary_run_folder(unbroken: tuple[dict[str, Any], Path]) -> None:
+    _, out = unbroken
+    found = sorted(path.relative_to(out).as_posix() for path in (out / "runs").glob("*/*"))
+    assert found == ["runs/raft/seed-0", "runs/raft/seed-1", "runs/rloo/seed-0", "runs/rloo/seed-1"]
+    for folder in found:
+        assert state_of(out / folder) == "done"
+        assert len((out / folder / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_variants_of_a_seed_share_what_is_random(unbroken: tuple[dict[str, Any], Path]) -> None:
+    """All of it, since the two differ in what they learn alone. Seeds differ in it."""
+    result = json.loads((unbroken[1] / RESULT).read_text())
+    (sharing,) = result["sharing"]
+    assert [sharing[key] for key in ("held_out", "order", "samples")] == [2, 2, 2]
+    assert "shares held-out prompts, prompts and their order and samples" in sharing["said"]
+
+
+def test_it_says_why_they_do_not(tmp_path: Path) -> None:
+    variants = {"a": {}, "b": {"prompts_per_step": 2}, "c": {"sampling": {"temperature": 0.7}}}
+    result = compared(study(tmp_path, variants, seeds=[3]), tmp_path / "out").result
+    other_prompts, other_heat = result["sharing"]
+    assert [other_prompts[key] for key in ("held_out", "order", "samples")] == [1, 1, 0]
+    assert "samples of the first step (prompts_per_step differs)" in other_prompts["said"]
+    assert "samples of the first step (sampling.temperature differs)" in other_heat["said"]
+
+
+def test_done_is_not_done_again(unbroken: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    values, before = unbroken
+    out = tmp_path / "out"
+    shutil.copytree(before, out)
+    compared_again = run_study(values, out, quiet=True, train=("/nothing/there",))
+    assert not compared_again.failed
+    assert told(out) == told(before)
+
+
+FEW = {("study", 1.4), ("run", 2.2)}
+MOMENTS = [(whom, after) for whom in ("study", "run") for after in (0.0, 0.6, 1.4, 2.2, 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("whom", "after"),
+    [pytest.param(*one, marks=() if one in FEW else pytest.mark.torture) for one in MOMENTS],
+)
+def test_killed_and_run_again_it_says_the_same(
+    unbroken: tuple[dict[str, Any], Path], tmp_path: Path, whom: str, after: float
+) -> None:
+    """SIGKILL to the study, whose runs then live on and are waited for; or to one of its runs."""
+    values, before = unbroken
+    recipe, out = tmp_path / "unbroken.toml", tmp_path / "out"
+    recipe.write_text(tomli_w.dumps({**values, "study": {**values["study"], "name": "study"}}))
+    process = subprocess.Popen(
+        [*COMPARE, str(recipe), "--out", str(out), "--json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (out / "study.toml").is_file():
+        time.sleep(0.02)
+    time.sleep(after)
+    if whom == "study":
+        process.kill()
+    for child in children_of(process.pid) if whom == "run" else ():
+        os.kill(child, signal.SIGKILL)
+    process.wait(timeout=120)
+    made = compared(values, out)
+    assert not made.failed
+    assert told(out) == told(before)
+
+
+def children_of(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(each) for each in found.read_text().split()] if found.is_file() else []
+
+
+def test_ctrl_c_ends_the_runs_saved(unbroken: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    values, before = unbroken
+    recipe, out = tmp_path / "unbroken.toml", tmp_path / "out"
+    recipe.write_text(tomli_w.dumps({**values, "study": {**values["study"], "name": "study"}}))
+    process = subprocess.Popen(
+        [*COMPARE, str(recipe), "--out", str(out)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not (out / "runs" / "raft" / "seed-0" / "metrics.jsonl").is_file():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "winnow: stopped; to resume, run the same command again"
+    states = {state_of(folder) for folder in (out / "runs").glob("*/*") if folder.is_dir()}
+    assert "running" not in states
+    compared(values, out)
+    assert told(out) == told(before)
+
+
+def test_a_run_that_fails_ends_no_other(tmp_path: Path) -> None:
+    """Its verifier answers with text; the other variant is still run and compared."""
+    (tmp_path / "mine.py").write_text("def score(prompt, completion):\n    return 'x'\n")
+    variants = {"good": {}, "broken": {"reward": f"{tmp_path}/mine.py:score"}}
+    made = compared(study(tmp_path, variants, seeds=1), tmp_path / "out")
+    (line,) = made.failed
+    assert line.startswith("broken seed 0: ")
+    assert made.result["variants"][0]["seeds"] == [0]
+    assert made.result["variants"][1]["seeds"] == []
+    assert "broken: no result for seed 0" in made.result["notes"][0]
+
+
+def test_a_budget_is_held(tmp_path: Path) -> None:
+    """32 samples a step: 100 are reached with the fourth, whatever the variant."""
+    values = study(tmp_path, seeds=1, budget={"samples": 100})
+    result = compared(values, tmp_path / "out").result
+    for variant in result["variants"]:
+        assert variant["steps"] == [4]
+        assert variant["spent"][0]["samples"] == 128
+    assert result["curves"]["raft"]["metric"]["x"] == [0, 64, 128]
+
+
+def test_other_settings_are_refused_and_more_seeds_are_not(
+    unbroken: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    values, before = unbroken
+    out = tmp_path / "out"
+    shutil.copytree(before, out)
+    changed = {**values, "base": {**values["base"], "steps": 7}}
+    with pytest.raises(UserError, match=r"was begun with other settings .*steps 6 -> 7"):
+        compared(changed, out)
+    assert told(out) == told(before)
+    more = compared({**values, "study": {**values["study"], "seeds": 3}}, out)
+    assert [variant["seeds"] for variant in more.result["variants"]] == [[0, 1, 2]] * 2
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="is no folder of a study"):
+        compared(study(tmp_path), out)
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+def test_a_studys_folder_is_a_study(unbroken: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """Its study.toml is resolved: from another working folder it is the same."""
+    out = tmp_path / "moved"
+    shutil.copytree(unbroken[1], out)
+    made = run_study(out, quiet=True, train=TRAIN)
+    assert made.folder == out
+    assert told(out) == told(unbroken[1])

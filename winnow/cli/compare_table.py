@@ -1,0 +1,235 @@
+"""What `winnow compare` prints: 80 columns, whatever the terminal, the same for the same study."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from winnow.reporting.forecast import duration
+
+if TYPE_CHECKING:
+    from winnow.studies.planning import StudyPlan
+    from winnow.studies.preview import StudyPreview
+
+WIDTH = 80
+_NAME = 16
+Row = Sequence[str]
+
+
+def comparison_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """A comparison (`studies.analysis.compared`) as lines."""
+    told = result["study"]
+    budget = "".join(f", {limit:,.10g} {kind} each" for kind, limit in told["budget"].items())
+    yield f"{told['name']}: {len(told['variants'])} variants x {len(told['seeds'])} seeds{budget}"
+    corrected = f"{told['correction']} ({told['comparisons']})"
+    yield f"intervals of {100 * told['level']:.10g} % over seeds; p all: {corrected}"
+    yield ""
+    yield from _variants(result)
+    yield from _differences(result)
+    yield from _quantities(result)
+    yield ""
+    for said in [*result["verdicts"], *(f"note: {note}" for note in result["notes"])]:
+        yield from _wrapped(said, "- ")
+    yield ""
+    for one in result.get("sharing", ()):
+        yield from _wrapped(one["said"], "- ")
+
+
+def _variants(result: Mapping[str, Any]) -> Iterator[str]:
+    told = result["study"]
+    level = told["reach"]
+    reach = f"{told['axis']} to {_value(told, level)}" if level is not None else ""
+    head = ("variant", "seeds", told["metric"], "IQM", "on the way", reach)
+    rows = [
+        (
+            one["name"],
+            str(len(one["seeds"])),
+            _ranged(told, one.get("mean")),
+            _value(told, one["iqm"]["value"]) if one.get("iqm") else "-",
+            _value(told, one["area"]["value"]) if one.get("area") else "-",
+            _reached(one.get("reach")),
+        )
+        for one in result["variants"]
+    ]
+    yield from _table(head, rows, (5, 21, 6, 10, 16))
+
+
+def _reached(reach: Mapping[str, Any] | None) -> str:
+    if not reach or not reach["each"]:
+        return "-"
+    median = "never" if reach["median"] is None else f"{reach['median']:,.0f}"
+    return f"{median} ({reach['reached']}/{len(reach['each'])})"
+
+
+def _differences(result: Mapping[str, Any]) -> Iterator[str]:
+    told = result["study"]
+    own = [one for one in result["differences"] if one["a"] == told["reference"]]
+    if not own:
+        return
+    yield ""
+    unit = "points" if _percent(told) else told["metric"]
+    head = (f"- {told['reference']}", f"paired, {unit}", "unpaired", "p", "p all", "P(better)")
+    rows = [
+        (
+            one["b"],
+            _difference(told, one["paired"]),
+            _difference(told, one["unpaired"]),
+            _p(one["paired"]["p"]),
+            _p(one["adjusted_p"]),
+            f"{one['improvement']['value']:.0%}",
+        )
+        for one in own
+    ]
+    yield from _table(head, rows, (20, 20, 6, 6, 9))
+
+
+_DIGITS = {"entropy": "nats", "kl": "nats", "distinct_right": "share", "pass_at_k": "share"}
+
+
+def _quantities(result: Mapping[str, Any]) -> Iterator[str]:
+    """What is beside the metric, where two variants have the same."""
+    told = result["study"]
+    if not result["quantities"]:
+        return
+    yield ""
+    head = (f"- {told['reference']}", "at equal", told["metric"], "difference", "p all", "told")
+    rows = []
+    for one in result["quantities"]:
+        d = one["paired"]
+        known = d["low"] is not None
+        low, high = (f"{d[end]:.3f}" if known else "" for end in ("low", "high"))
+        size = f"{d['estimate']:+.3f}" + (f" [{low}, {high}]" if known else "")
+        what = one["quantity"].replace("_", " ")
+        where = _value(told, one["metric"])
+        rows.append(
+            (one["b"], what, where, size, _p(one["adjusted_p"]), "yes" if one["told"] else "no")
+        )
+    yield from _table(head, rows, (14, 8, 24, 6, 4))
+
+
+def _table(head: Row, rows: Sequence[Row], widths: Sequence[int]) -> Iterator[str]:
+    """Columns to the right of a name; a name that is too long has a line of its own."""
+
+    def line(name: str, cells: Sequence[str]) -> str:
+        made = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        return " ".join([name.ljust(_NAME), *made]).rstrip()
+
+    for name, *cells in (head, *rows):
+        if len(name) > _NAME:
+            yield name
+            name = ""
+        yield line(name, cells)
+
+
+def _percent(told: Mapping[str, Any]) -> bool:
+    return bool(told["metric"] == "accuracy")
+
+
+def _value(told: Mapping[str, Any], value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if _percent(told) else f"{value:.3f}"
+
+
+def _ranged(told: Mapping[str, Any], found: Mapping[str, float | None] | None) -> str:
+    if found is None:
+        return "-"
+    value = _value(told, found["value"])
+    if found["low"] is None or found["high"] is None:
+        return value
+    scale, digits = (100, 1) if _percent(told) else (1, 3)
+    return f"{value} [{scale * found['low']:.{digits}f}, {scale * found['high']:.{digits}f}]"
+
+
+def _difference(told: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    scale, digits = (100, 1) if _percent(told) else (1, 3)
+    value = f"{scale * found['estimate']:+.{digits}f}"
+    if found["low"] is None:
+        return value
+    return f"{value} [{scale * found['low']:.{digits}f}, {scale * found['high']:.{digits}f}]"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _wrapped(text: str, begin: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=begin,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def plan_lines(plan: StudyPlan) -> Iterator[str]:
+    """How many seeds a difference needs, as lines."""
+    yield from _wrapped(
+        f"to find a difference of {plan.difference:g} in {plan.power:.0%} of studies, "
+        f"intervals of {plan.level:.10g}:",
+        "",
+    )
+    yield ""
+    head = ("variants", "pilot", "sd", "sd unpaired", "seeds", f"of {plan.comparisons} pairs")
+    rows = [
+        (
+            f"{need.b} - {need.a}",
+            str(need.seeds),
+            f"{need.sd:.4f}",
+            f"{need.unpaired_sd:.4f}",
+            _many(need.alone),
+            _many(need.all),
+        )
+        for need in plan.needs
+    ]
+    yield from _table(head, rows, (6, 9, 12, 10, 13))
+    yield ""
+    few = min(need.seeds for need in plan.needs)
+    if few < _FEW:
+        yield from _wrapped(
+            f"sd is of {few} seeds, so it may be far off: run the pilot with more to rely on it", ""
+        )
+    if plan.seeds is not None and plan.samples is not None:
+        yield f"{plan.seeds:,} seeds: {plan.samples:,.0f} training samples"
+    if plan.seconds is not None:
+        times = ", ".join(f"{name} {duration(s)}" for name, s in plan.run_seconds.items())
+        yield f"time, {plan.parallel} runs at a time: {duration(plan.seconds)}"
+        yield from _wrapped(f"a run: {times}", "")
+    elif plan.seeds is not None:
+        yield "time: unknown, since no run of this folder was timed"
+
+
+_FEW = 6
+
+
+def _many(seeds: int | None) -> str:
+    return "too many" if seeds is None else f"{seeds:,}"
+
+
+def preview_lines(made: StudyPreview) -> Iterator[str]:
+    """What a study would run, as lines."""
+    budget = "".join(f"{limit:,.10g} {kind}" for kind, limit in made.budget.items())
+    yield f"folder:  {made.folder}"
+    runs = f"{len(made.variants)} variants x {len(made.seeds)} seeds = {made.runs} runs"
+    yield f"runs:    {runs}, {made.runs - made.left} of them done"
+    yield f"at once: {made.parallel}, {made.threads} threads each"
+    yield f"budget:  {budget or 'none: each ends with its last step'}"
+    took = "unknown, since no run was timed; a first seed would tell"
+    yield f"time:    {took if made.seconds is None else duration(made.seconds)}"
+    if len(made.seeds) < made.least_seeds:
+        yield from _wrapped(
+            f"note: {len(made.seeds)} seeds can tell no difference; {made.least_seeds} are the "
+            "fewest that can",
+            "",
+        )
+    yield ""
+    for one in made.variants:
+        steps = f"{one.steps:,} steps at most, {one.samples:,} samples, {one.done} runs done"
+        yield f"{one.name}: {steps}"
+        if one.name == made.reference:
+            yield "  the reference, with which the others are compared"
+        for setting in one.settings:
+            yield from _wrapped(setting, "  ")
