@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from winnow.studies.preview import StudyPreview
 
 WIDTH = 80
-_NAME = 16
+_NAME = 15
 Row = Sequence[str]
 
 
@@ -69,7 +69,7 @@ def _differences(result: Mapping[str, Any]) -> Iterator[str]:
         return
     yield ""
     unit = "points" if _percent(told) else told["metric"]
-    head = (f"- {told['reference']}", f"paired, {unit}", "unpaired", "p", "p all", "P(better)")
+    head = (f"- {told['reference']}", f"paired, {unit}", "unpaired", "p", "p all", "better")
     rows = [
         (
             one["b"],
@@ -81,7 +81,7 @@ def _differences(result: Mapping[str, Any]) -> Iterator[str]:
         )
         for one in own
     ]
-    yield from _table(head, rows, (20, 20, 6, 6, 9))
+    yield from _table(head, rows, (20, 20, 6, 6, 8))
 
 
 _DIGITS = {"entropy": "nats", "kl": "nats", "distinct_right": "share", "pass_at_k": "share"}

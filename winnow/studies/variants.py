@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ def _planned(study: StudyFile, name: str, seed: int, folder: Path | None, deeply
         config = located_config(config)
         _check_evaluated(config)
         with naming_places(config):
+            phases_of(config, None, open_file)
             resolved = plan(config).values if deeply else values_of(config)
     except UserError as error:
         error.add_note(f"it is in the variant {name!r}, seed {seed}")
@@ -102,6 +104,7 @@ def _settings(study: StudyFile, name: str, folder: Path | None) -> dict[str, Any
             if key in own:
                 said = {"seed": "seeds"}.get(key, key)
                 raise UserError(key, "a study gives it to every run", f"set study.{said}")
+        own = deepcopy(own)  # `merge` writes into the tables that it is given
         merge(values, beside_recipe(own, folder) if folder is not None else own)
     if not isinstance(values.get("recipe", ""), str):
         raise UserError("recipe", "must be a str", "name a recipe or a TOML file")
@@ -124,7 +127,7 @@ def _check_evaluated(config: Config) -> None:
 def _check_budget(study: StudyFile, runs: list[Planned]) -> None:
     """Raise a `UserError` where `steps` ends a variant before the budget: it would not be held."""
     limits = study.study.budget.limits
-    for run in runs:
+    for run in runs if limits else ():
         (phase,) = phases_of(run.config, None, open_file)[-1:]
         per_step = {
             "samples": run.config.prompts_per_step * run.config.samples_per_prompt,

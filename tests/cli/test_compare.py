@@ -1,0 +1,90 @@
+"""`winnow compare` as it is called: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tomli_w
+from typer.testing import CliRunner
+
+from tests.fake_engine import Engine
+from tests.studies.faked import TRAIN, study
+from tests.studies.test_analysis import RUNS
+from tests.studies.test_analysis import study as of_names
+from winnow.cli import main
+from winnow.cli.compare_table import comparison_lines
+from winnow.engines import factory
+from winnow.errors import UserError
+from winnow.studies.analysis import compared
+from winnow.studies.running import run_study
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(factory.ENGINES, "local", factory.Kind(Engine, lambda *_: None))
+    monkeypatch.setitem(run_study.__kwdefaults__, "train", TRAIN)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "STUDY.toml"
+    path.write_text(tomli_w.dumps(study(tmp_path)))
+    return path
+
+
+def said(*words: str) -> str:
+    done = CliRunner().invoke(main.app, ["compare", *words], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_a_dry_run_writes_nothing(recipe: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    printed = said(str(recipe), "--dry-run")
+    assert "2 variants x 2 seeds = 4 runs, 0 of them done" in printed
+    assert "2 seeds can tell no difference; 6 are the fewest that can" in printed
+    assert "rloo: 6 steps at most, 192 samples, 0 runs done" in printed
+    told = json.loads(said(str(recipe), "--dry-run", "--json"))
+    assert [variant["name"] for variant in told["variants"]] == ["raft", "rloo"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_it_runs_and_a_plan_is_made_of_it(recipe: Path, tmp_path: Path) -> None:
+    told = json.loads(said(str(recipe), "--out", "out", "--json"))
+    assert told["failed"] == []
+    assert told == {
+        "folder": str(tmp_path / "out"),
+        "failed": [],
+        **json.loads((tmp_path / "out" / "result.json").read_text()),
+    }
+    assert "cannot tell rloo from raft" in said(str(recipe), "--out", "out", "--resume")
+    plan = said("out", "--plan", "--difference", "0.05")
+    assert "to find a difference of 0.05 in 80% of studies" in plan
+    assert "sd is of 2 seeds" in plan
+    assert "2 runs at a time" in plan
+    preview = said(str(recipe), "--out", "out", "--dry-run")
+    assert "4 runs, 4 of them done" in preview
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--plan"], "--plan: it says how many seeds a difference needs; give --difference"),
+        (["--difference", "1"], "--difference: it is for --plan"),
+        (["--out", "nothing", "--resume"], "--resume: no study was begun in"),
+    ],
+)
+def test_what_does_not_go_together(recipe: Path, words: list[str], problem: str) -> None:
+    with pytest.raises(UserError) as raised:
+        CliRunner().invoke(main.app, ["compare", str(recipe), *words], catch_exceptions=False)
+    assert str(raised.value).startswith(problem)
+
+
+def test_the_table_fits_into_80_columns() -> None:
+    """Also where a name is as long as it may be, and with a reward in place of an accuracy."""
+    long = "n" * 60
+    runs = {"a": RUNS["a"], long: RUNS["b"], "c": RUNS["c"]}
+    for metric in ("accuracy", "reward"):
+        lines = list(comparison_lines(compared(of_names(("a", long, "c"), metric=metric), runs)))
+        assert max(map(len, lines)) <= 80
+        assert sum(line.startswith(long) for line in lines) >= 2
+    assert any(line.startswith("- a ") for line in lines)
