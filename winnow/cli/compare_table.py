@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from winnow.studies.preview import StudyPreview
 
 WIDTH = 80
-_NAME = 15
+_NAME = 13
 Row = Sequence[str]
 
 
@@ -81,7 +81,7 @@ def _differences(result: Mapping[str, Any]) -> Iterator[str]:
         )
         for one in own
     ]
-    yield from _table(head, rows, (20, 20, 6, 6, 8))
+    yield from _table(head, rows, (22, 22, 6, 6, 6))
 
 
 _DIGITS = {"entropy": "nats", "kl": "nats", "distinct_right": "share", "pass_at_k": "share"}
