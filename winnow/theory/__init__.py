@@ -1,8 +1,9 @@
 """The theory that Winnow rests on, in NumPy, without models.
 
 `gibbs` has the optimum of the KL-regularized objective, `rejection` samples from it, `importance`
-weights samples instead, `best_of` and `majority` choose among them, `divergence` estimates KL. `comparison`
-has differences over seeds, `summaries` one number for many runs or for a curve, `verdicts` words.
+weights samples instead, `best_of` and `majority` choose among them, `divergence` estimates KL.
+`comparison` has differences over seeds, `summaries` one number for many runs or for a curve,
+`verdicts` what may be said of them.
 """
 
 from winnow.theory.best_of import (

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -161,30 +162,36 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def seeds_needed(difference: float, sd: float, level: float = 0.95, power: float = 0.8) -> int:
-    """How many seeds find a true difference that often by a paired t test.
+def seeds_needed(
+    difference: float, sd: float, level: float = 0.95, power: float = 0.8, comparisons: int = 1
+) -> int:
+    """How many seeds find a true difference that often: by what `verdicts.told` asks for.
 
-    From the noncentral t distribution (`student.power`); at least `least_seeds`.
+    By the noncentral t distribution (`student.power`), exact for normal differences; at least
+    `least_seeds`, at which flips of signs find it only if all differences have one sign.
 
     Args:
         difference: The true difference, other than 0.
         sd: Standard deviation of the differences over seeds: `Difference.sd`.
         level: 1 - the probability of finding one where there is none.
         power: How often it is to be found, 0 to 1.
+        comparisons: How many are corrected for, as if it were the clearest of them (Bonferroni).
 
     Raises:
-        ValueError: `difference` is 0 or not finite, `sd` below 0, or a probability is not within
-            0 to 1.
+        ValueError: `difference` is 0 or not finite, `sd` below 0, `comparisons` below 1, or a
+            probability is not within 0 to 1.
     """
     if not (math.isfinite(difference) and difference != 0 and sd >= 0 and 0 < power < 1):
         raise ValueError("seeds_needed needs a difference other than 0, sd >= 0 and 0 < power < 1")
-    least = least_seeds(level)
-    if sd == 0:
-        return least
-    effect = abs(difference) / sd
+    if comparisons < 1:
+        raise ValueError("comparisons must be at least 1")
+    least, effect = least_seeds(level), abs(difference) / sd if sd > 0 else math.inf
+    corrected = 1.0 - (1.0 - level) / comparisons
 
     def enough(seeds: int) -> bool:
-        return student.power(effect, seeds, level) >= power
+        if seeds == least and NormalDist().cdf(min(effect, 9.0)) ** seeds < power:
+            return False
+        return effect > 9.0 or student.power(effect, seeds, corrected) >= power
 
     below, above = least - 1, least
     while not enough(above):

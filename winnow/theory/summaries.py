@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,9 +22,10 @@ def interquartile_mean(
     """Mean of the middle half of the runs, and its interval.
 
     Of n runs the floor(n / 4) lowest and as many highest are left out, h remain. The interval is
-    that of Tukey and McLaughlin (1963): Student's t with h - 1 degrees of freedom and the standard
-    error s_w sqrt((n - 1) / (h (h - 1))), s_w the standard deviation after the outermost ones are
-    set to the nearest that remain. For 2 and 3 runs it is that of the mean; one run has none.
+    that of Yuen (1974, *Biometrika* 61:165): Student's t with h - 1 degrees of freedom and the
+    standard error s_w sqrt((n - 1) / (h (h - 1))), s_w the standard deviation after the outermost
+    ones are set to the nearest that remain. For 2 and 3 runs it is that of the mean. ``None`` for
+    one run, or where those that remain are all the same.
 
     Args:
         x: An outcome for each seed, shape (n,).
@@ -39,7 +39,7 @@ def interquartile_mean(
     n, out = values.size, values.size // 4
     middle = values[out : n - out]
     mean, h = float(middle.mean()), middle.size
-    if n < 2:
+    if middle[0] == middle[-1]:
         return mean, None, None
     spread = float(np.clip(values, middle[0], middle[-1]).std(ddof=1))
     half = student.quantile(level, h - 1) * spread * math.sqrt((n - 1) / (h * (h - 1)))
@@ -53,7 +53,8 @@ def probability_of_improvement(
 
     Paired, the share of seeds at which b is above a, with the interval of Clopper and Pearson
     (1934). Unpaired, the share of all pairs of runs (Mann & Whitney 1947), with the interval of
-    Newcombe (2006, *Stat. Med.* 25:559, method 5). ``None`` for one seed.
+    Newcombe (2006, *Stat. Med.* 25:559, method 5), but Student's t with n + m - 2 degrees of
+    freedom in place of z, which at 3 runs each would be too narrow. ``None`` for one seed.
 
     Args:
         a, b: An outcome for each seed; paired, of the same seeds in the same order.
@@ -84,13 +85,13 @@ def _clopper_pearson(successes: float, n: int, level: float) -> tuple[float, flo
 
 
 def _newcombe(value: float, n: int, m: int, level: float) -> tuple[float, float]:
-    """The probabilities theta that are z standard errors, theta's own, from the measured one."""
-    z, half = NormalDist().inv_cdf(0.5 + level / 2), (n + m) / 2 - 1
+    """The probabilities theta that are t standard errors, theta's own, from the measured one."""
+    t, half = student.quantile(level, n + m - 2), (n + m) / 2 - 1
 
     def within(theta: float) -> bool:
         share = (1 - theta) / (2 - theta) + theta / (1 + theta)
         variance = theta * (1 - theta) / (n * m) * (1 + half * share)
-        return abs(theta - value) <= z * math.sqrt(variance)
+        return abs(theta - value) <= t * math.sqrt(variance)
 
     return _edge(value, 0.0, within), _edge(value, 1.0, within)
 

@@ -133,8 +133,7 @@ def more_seeds(d: Difference, rule: Rule) -> int | None:
     """
     if d.sd is None or d.estimate == 0:
         return None
-    level = 1.0 - (1.0 - rule.level) / rule.comparisons
-    needed = seeds_needed(d.estimate, d.sd, level, rule.power)
+    needed = seeds_needed(d.estimate, d.sd, rule.level, rule.power, rule.comparisons)
     return None if needed >= MOST else max(needed, d.seeds + 1)
 
 
