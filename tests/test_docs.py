@@ -16,11 +16,15 @@ from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES, PENALTIES, RULES
 from winnow.algorithms.table import ALGORITHMS
 from winnow.cli import main
+from winnow.cli.render import settings_recipe
 from winnow.config.schema import from_dict
+from winnow.config.schema.describe import describe
 from winnow.engines import base
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer
 from winnow.rewards.factory import REWARDS, make_reward
+from winnow.studies.schema import StudyTable, study_of
+from winnow.studies.variants import planned_runs
 from winnow.types import Prompt
 
 HERE = Path(__file__).parent.parent
@@ -30,6 +34,18 @@ README = (HERE / "README.md").read_text()
 def test_the_settings_are_those_that_are_printed():
     printed = CliRunner().invoke(main.app, ["settings"]).output
     assert printed in (HERE / "docs" / "config.md").read_text()
+
+
+def test_the_settings_of_a_study_are_those_that_are_printed():
+    printed = "\n".join(settings_recipe(describe(StudyTable), None))
+    assert f"```toml\n{printed}\n```" in (HERE / "docs" / "compare.md").read_text()
+
+
+def test_the_study_in_the_manual_is_a_study():
+    text = (HERE / "docs" / "compare.md").read_text().split("```toml\n")[1].split("```")[0]
+    file = study_of(tomllib.loads(text))
+    runs = planned_runs(file, None, deeply=False)
+    assert len(runs) == len(file.variants) * len(file.study.seeds)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

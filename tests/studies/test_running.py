@@ -62,7 +62,7 @@ def test_variants_of_a_seed_share_what_is_random(unbroken: tuple[dict[str, Any],
     result = json.loads((unbroken[1] / RESULT).read_text())
     (sharing,) = result["sharing"]
     assert [sharing[key] for key in ("held_out", "order", "samples")] == [2, 2, 2]
-    assert "shares held-out prompts, prompts and their order and samples" in sharing["said"]
+    assert "share held-out prompts, prompts and their order and samples" in sharing["said"]
 
 
 def test_it_says_why_they_do_not(tmp_path: Path) -> None:

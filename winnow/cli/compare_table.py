@@ -108,15 +108,17 @@ def _quantities(result: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(head, rows, (14, 8, 24, 6, 4))
 
 
-def _table(head: Row, rows: Sequence[Row], widths: Sequence[int]) -> Iterator[str]:
+def _table(
+    head: Row, rows: Sequence[Row], widths: Sequence[int], room: int = _NAME
+) -> Iterator[str]:
     """Columns to the right of a name; a name that is too long has a line of its own."""
 
     def line(name: str, cells: Sequence[str]) -> str:
         made = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-        return " ".join([name.ljust(_NAME), *made]).rstrip()
+        return " ".join([name.ljust(room), *made]).rstrip()
 
     for name, *cells in (head, *rows):
-        if len(name) > _NAME:
+        if len(name) > room:
             yield name
             name = ""
         yield line(name, cells)
@@ -185,7 +187,7 @@ def plan_lines(plan: StudyPlan) -> Iterator[str]:
         )
         for need in plan.needs
     ]
-    yield from _table(head, rows, (6, 9, 12, 10, 13))
+    yield from _table(head, rows, (6, 9, 12, 10, 13), room=25)
     yield ""
     few = min(need.seeds for need in plan.needs)
     if few < _FEW:

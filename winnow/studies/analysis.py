@@ -36,7 +36,7 @@ Runs = Mapping[str, Mapping[int, Outcome]]
 """The outcomes of each variant, by seed."""
 MEASURES = {
     "accuracy": Measure("held-out accuracy"),
-    "reward": Measure("held-out reward", unit="", scale=1.0, digits=3),
+    "reward": Measure("", unit="held-out reward", scale=1.0, digits=3),
 }
 
 

@@ -149,7 +149,7 @@ class Children:
         try:
             state = state_of(child.folder)
         except UserError as error:
-            return Ended(child.run, "unfinished", said=str(error))
+            return Ended(child.run, "unfinished", said=error.problem)
         seconds = time.monotonic() - child.begun
         if state == "running":  # a run of a study that is gone had just begun it
             child.process = None

@@ -144,9 +144,7 @@ def _need(study: Study, a: str, b: str, difference: float, comparisons: int) -> 
         sd=own.sd,
         unpaired_sd=apart.sd,
         alone=_within(seeds_needed(difference, own.sd, table.level, table.power)),
-        all=_within(
-            seeds_needed(difference, own.sd, 1 - (1 - table.level) / comparisons, table.power)
-        ),
+        all=_within(seeds_needed(difference, own.sd, table.level, table.power, comparisons)),
     )
 
 

@@ -57,7 +57,7 @@ class Sharing:
     def sentence(self) -> str:
         """For a person."""
         same = [WHAT[key] for key in WHAT if getattr(self, key) == self.seeds]
-        said = [f"shares {_listed(same)}"] if same else []
+        said = [f"share {_listed(same)}"] if same else []
         for key in WHAT:
             count = getattr(self, key)
             if count < self.seeds:

@@ -13,9 +13,9 @@ from winnow.config.schema import Config
 from winnow.config.schema.bounds import Range
 
 
-def describe() -> list[dict[str, Any]]:
-    """Every setting: its key, type, default and one line of help."""
-    return _describe(Config, "")
+def describe(section: type[BaseModel] = Config) -> list[dict[str, Any]]:
+    """Every setting of a config, or of a table: its key, type, default and one line of help."""
+    return _describe(section, "")
 
 
 def resolved(values: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, str]]:

@@ -82,4 +82,4 @@ function paths(lines, width, share) {
 
 /** Names with their colours. */
 const keyOf = (lines) => make("p", { class: "key" }, ...lines.map((line) =>
-  make("span", {}, make("i", { style: `background: var(${line.colour})` }), line.name)));
+  make("span", {}, make("i", { style: line.dash ? `border: 2px dashed var(${line.colour})` : `background: var(${line.colour})` }), line.name)));
