@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import tomli_w
 
@@ -18,6 +19,10 @@ from tests.fake_engine import Engine
 from tests.studies.faked import COMPARE, ROOT, TRAIN, study
 from winnow.engines import factory
 from winnow.errors import UserError
+from winnow.storage.lines import line_of
+from winnow.storage.rollouts import rollout_files
+from winnow.storage.run_folder import RunStore
+from winnow.studies.outcomes import outcome_of
 from winnow.studies.running import PAGE, RESULT, Comparison, run_study
 from winnow.studies.runs import state_of
 
@@ -72,6 +77,30 @@ def test_it_says_why_they_do_not(tmp_path: Path) -> None:
     assert [other_prompts[key] for key in ("held_out", "order", "samples")] == [1, 1, 0]
     assert "samples of the first step (prompts_per_step differs)" in other_prompts["said"]
     assert "samples of the first step (sampling.temperature differs)" in other_heat["said"]
+
+
+def test_entropy_is_of_the_policy_that_was_evaluated(
+    unbroken: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """By the versions in the files: samples of the step after an evaluation are of its policy."""
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken[1] / "runs" / "rloo" / "seed-0", folder)
+    rows = [{**row, "entropy": row["step"] / 10} for row in RunStore(folder).lines("metrics.jsonl")]
+    (folder / "metrics.jsonl").write_text("".join(map(line_of, rows)))
+    versions = {
+        (split, step): {row["policy_version"] for row in pq.read_table(path).to_pylist()}
+        for step, split, path in rollout_files(folder)
+    }
+    outcome = outcome_of(folder, "accuracy")
+    assert outcome is not None
+    assert [point.step for point in outcome.points] == [0, 2, 4, 6]
+    for point in outcome.points[:-1]:
+        assert versions["eval", point.step] == versions["train", point.step + 1]
+        assert point.quantities["entropy"] == (point.step + 1) / 10
+        assert point.spent["samples"] == 32 * point.step
+    assert "entropy" not in outcome.points[-1].quantities  # nothing was sampled with it
+    assert outcome.last["entropy"] == 0.6
+    assert outcome.final == RunStore(folder).lines("evals.jsonl")[-1]["accuracy"]
 
 
 def test_done_is_not_done_again(unbroken: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
