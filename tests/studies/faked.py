@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 TRAIN = (sys.executable, str(Path(__file__)), "train")
 COMPARE = (sys.executable, str(Path(__file__)), "compare")
+SLOW = "FAKED_SECONDS"
+"""Of the environment: how long each sampling takes, so that a kill falls into a run."""
 BASE: dict[str, Any] = {
     "reward": "exact",
     "steps": 6,
@@ -48,11 +51,18 @@ def study(folder: Path, variants: Any = ("raft", "rloo"), **table: Any) -> dict[
 def main(arguments: Sequence[str]) -> None:
     """The command line with the fake engine."""
     sys.path.insert(0, str(ROOT))
-    from tests.fake_engine import Engine
+    from tests.fake_engine import Engine, Sampler
     from winnow.cli import main as command
     from winnow.engines import factory
     from winnow.studies import children, running
 
+    sample = Sampler._sample
+
+    def slowly(self: Sampler, requests: Any) -> Any:
+        time.sleep(float(os.environ.get(SLOW, "0")))
+        yield from sample(self, requests)
+
+    Sampler._sample = slowly  # type: ignore[method-assign]
     factory.ENGINES["local"] = factory.Kind(Engine, lambda *_: None)  # type: ignore[arg-type]
     children.TRAIN = TRAIN  # type: ignore[misc,assignment]
     running.run_study.__kwdefaults__["train"] = TRAIN

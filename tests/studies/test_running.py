@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 
 from tests.fake_engine import Engine
-from tests.studies.faked import COMPARE, ROOT, TRAIN, study
+from tests.studies.faked import COMPARE, ROOT, SLOW, TRAIN, study
 from winnow.engines import factory
 from winnow.errors import UserError
 from winnow.storage.lines import line_of
@@ -112,38 +112,56 @@ def test_done_is_not_done_again(unbroken: tuple[dict[str, Any], Path], tmp_path:
     assert told(out) == told(before)
 
 
-FEW = {("study", 1.4), ("run", 2.2)}
-MOMENTS = [(whom, after) for whom in ("study", "run") for after in (0.0, 0.6, 1.4, 2.2, 3.0)]
+MOMENTS = {
+    "begun": "study.toml",
+    "a run is made": "runs/raft/seed-0/config.toml",
+    "before a checkpoint": "runs/raft/seed-0/rollouts/train-000001.parquet",
+    "after a checkpoint": "runs/rloo/seed-0/rollouts/train-000004.parquet",
+    "the second seed": "runs/raft/seed-1/rollouts/train-000005.parquet",
+}
+FEW = {("study", "after a checkpoint"), ("run", "the second seed")}
+KILLS = [(whom, moment) for whom in ("study", "run", "both") for moment in MOMENTS]
 
 
 @pytest.mark.parametrize(
-    ("whom", "after"),
-    [pytest.param(*one, marks=() if one in FEW else pytest.mark.torture) for one in MOMENTS],
+    ("whom", "moment"),
+    [pytest.param(*one, marks=() if one in FEW else pytest.mark.torture) for one in KILLS],
 )
 def test_killed_and_run_again_it_says_the_same(
-    unbroken: tuple[dict[str, Any], Path], tmp_path: Path, whom: str, after: float
+    unbroken: tuple[dict[str, Any], Path], tmp_path: Path, whom: str, moment: str
 ) -> None:
-    """SIGKILL to the study, whose runs then live on and are waited for; or to one of its runs."""
+    """SIGKILL to the study, whose runs then live on and are waited for; to its runs; or to all."""
     values, before = unbroken
-    recipe, out = tmp_path / "unbroken.toml", tmp_path / "out"
-    recipe.write_text(tomli_w.dumps({**values, "study": {**values["study"], "name": "study"}}))
-    process = subprocess.Popen(
-        [*COMPARE, str(recipe), "--out", str(out), "--json"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not (out / "study.toml").is_file():
-        time.sleep(0.02)
-    time.sleep(after)
-    if whom == "study":
+    out = tmp_path / "out"
+    process = started(values, tmp_path, out)
+    while not (out / MOMENTS[moment]).is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    children = children_of(process.pid)
+    if whom != "run":
         process.kill()
-    for child in children_of(process.pid) if whom == "run" else ():
+    for child in children if whom != "study" else ():
         os.kill(child, signal.SIGKILL)
-    process.wait(timeout=120)
+    process.communicate(timeout=120)
     made = compared(values, out)
     assert not made.failed
     assert told(out) == told(before)
+    logs = "".join(path.read_text() for path in (out / "logs").glob("*/*"))
+    if whom != "study" and moment in ("after a checkpoint", "the second seed"):
+        assert "resuming from step-" in logs
+
+
+def started(values: dict[str, Any], folder: Path, out: Path) -> subprocess.Popen[str]:
+    """The study in a process of its own, each of its runs a few seconds long."""
+    recipe = folder / "STUDY.toml"
+    recipe.write_text(tomli_w.dumps({**values, "study": {**values["study"], "name": "study"}}))
+    return subprocess.Popen(
+        [*COMPARE, str(recipe), "--out", str(out)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), SLOW: "0.2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def children_of(pid: int) -> list[int]:
@@ -153,15 +171,8 @@ def children_of(pid: int) -> list[int]:
 
 def test_ctrl_c_ends_the_runs_saved(unbroken: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     values, before = unbroken
-    recipe, out = tmp_path / "unbroken.toml", tmp_path / "out"
-    recipe.write_text(tomli_w.dumps({**values, "study": {**values["study"], "name": "study"}}))
-    process = subprocess.Popen(
-        [*COMPARE, str(recipe), "--out", str(out)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    out = tmp_path / "out"
+    process = started(values, tmp_path, out)
     while not (out / "runs" / "raft" / "seed-0" / "metrics.jsonl").is_file():
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
