@@ -179,8 +179,9 @@ def test_ctrl_c_ends_the_runs_saved(unbroken: tuple[dict[str, Any], Path], tmp_p
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == "winnow: stopped; to resume, run the same command again"
-    states = {state_of(folder) for folder in (out / "runs").glob("*/*") if folder.is_dir()}
-    assert "running" not in states
+    assert state_of(out / "runs" / "raft" / "seed-0") == "unfinished"  # it had just begun
+    log = (out / "logs" / "raft" / "seed-0.log").read_text()
+    assert "winnow: stopped; resume: winnow train --resume" in log
     compared(values, out)
     assert told(out) == told(before)
 
