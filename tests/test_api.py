@@ -9,6 +9,8 @@ import pytest
 
 import winnow
 from tests import tiny
+from tests.fake_engine import Engine
+from tests.studies.faked import TRAIN, study
 from winnow.algorithms.advantages import Reward
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.denominators import SampleMeans
@@ -16,6 +18,8 @@ from winnow.algorithms.losses import NLL
 from winnow.algorithms.objective import Term
 from winnow.algorithms.selection import Correct, Everything
 from winnow.algorithms.table import ALGORITHMS
+from winnow.engines import factory
+from winnow.studies.running import run_study
 
 ROWS = tiny.problems()
 
@@ -47,6 +51,17 @@ def small(model: str, out: Path, **changes):
 
 def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_study_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(factory.ENGINES, "local", factory.Kind(Engine, lambda *_: None))
+    monkeypatch.setitem(run_study.__kwdefaults__, "train", TRAIN)
+    made = winnow.compare(study(tmp_path, seeds=1), tmp_path / "out", quiet=True)
+    assert isinstance(made, winnow.Comparison)
+    (said,) = made.verdicts
+    assert said.startswith("cannot tell rloo from raft in held-out accuracy")
+    assert repr(made).endswith(said)
+    assert made.page.is_file()
 
 
 def test_rows_are_written_beside_the_run(model, tmp_path) -> None:

@@ -40,7 +40,7 @@ def test_it_shows_what_the_comparison_says(
     # two variants beside the reference, each with a paired interval and an unpaired one
     assert page.locator("#forest svg line.interval").count() == 4
     assert page.locator("#forest svg line.interval.up").count() == 1
-    assert page.locator("#pairs tbody tr").count() == 3
+    assert page.locator("#pairs tbody tr").count() == 6
     assert page.locator("#charts .chart").count() == 2  # accuracy and entropy
     assert page.locator("#paths svg polyline").count() == 3
     assert page.locator("#sharing li.good").count() == 1

@@ -129,6 +129,24 @@ def test_area_and_level_of_a_variant() -> None:
     assert variant["reach"]["each"] == [25.0, 25.0, 50.0]
 
 
+def test_who_leads_on_the_way_is_compared_too() -> None:
+    """Both end at the same height; b is there at once, a only at the end."""
+    late, soon = ([0.1, 0.1, 0.5], [0.1, 0.5, 0.5])
+    noise = 0.01 * RNG.standard_normal(8)
+    runs = {
+        "a": {seed: outcome([x + own for x in late]) for seed, own in enumerate(noise)},
+        "b": {
+            seed: outcome([x + own + 1e-4 * seed for x in soon]) for seed, own in enumerate(noise)
+        },
+    }
+    result = compared(study(("a", "b")), runs)
+    (end,), (way,) = result["differences"], result["on_the_way"]
+    assert end["paired"]["estimate"] == pytest.approx(1e-4 * 3.5)
+    # heights between evaluations: 0.1, 0.3 against 0.3, 0.5
+    assert way["paired"]["estimate"] == pytest.approx(0.2 + 1e-4 * 3.5)
+    assert way["verdict"].startswith("b is better than a in accuracy on the way by 20.0 points")
+
+
 def test_the_level_is_half_of_the_way_up() -> None:
     result = compared(study(), RUNS)
     best = max(A.mean(), B.mean(), C.mean())

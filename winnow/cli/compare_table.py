@@ -22,11 +22,15 @@ def comparison_lines(result: Mapping[str, Any]) -> Iterator[str]:
     told = result["study"]
     budget = "".join(f", {limit:,.10g} {kind} each" for kind, limit in told["budget"].items())
     yield f"{told['name']}: {len(told['variants'])} variants x {len(told['seeds'])} seeds{budget}"
-    corrected = f"{told['correction']} ({told['comparisons']})"
-    yield f"intervals of {100 * told['level']:.10g} % over seeds; p all: {corrected}"
+    unit = "points" if _percent(told) else told["metric"]
+    yield (
+        f"intervals of {100 * told['level']:.10g} % over seeds; differences in {unit}; "
+        f"p all: Holm over {told['comparisons']} pairs"
+    )
     yield ""
     yield from _variants(result)
-    yield from _differences(result)
+    yield from _differences(result, "differences")
+    yield from _differences(result, "on_the_way")
     yield from _quantities(result)
     yield ""
     for said in [*result["verdicts"], *(f"note: {note}" for note in result["notes"])]:
@@ -62,14 +66,14 @@ def _reached(reach: Mapping[str, Any] | None) -> str:
     return f"{median} ({reach['reached']}/{len(reach['each'])})"
 
 
-def _differences(result: Mapping[str, Any]) -> Iterator[str]:
+def _differences(result: Mapping[str, Any], key: str) -> Iterator[str]:
     told = result["study"]
-    own = [one for one in result["differences"] if one["a"] == told["reference"]]
+    own = [one for one in result[key] if one["a"] == told["reference"]]
     if not own:
         return
     yield ""
-    unit = "points" if _percent(told) else told["metric"]
-    head = (f"- {told['reference']}", f"paired, {unit}", "unpaired", "p", "p all", "better")
+    what = "at the end" if key == "differences" else "on the way"
+    head = (f"- {told['reference']}", f"paired, {what}", "unpaired", "p", "p all", "better")
     rows = [
         (
             one["b"],
@@ -82,9 +86,6 @@ def _differences(result: Mapping[str, Any]) -> Iterator[str]:
         for one in own
     ]
     yield from _table(head, rows, (22, 22, 6, 6, 6))
-
-
-_DIGITS = {"entropy": "nats", "kl": "nats", "distinct_right": "share", "pass_at_k": "share"}
 
 
 def _quantities(result: Mapping[str, Any]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from winnow.studies.curves import Value, curve_of, line_of
@@ -84,8 +84,9 @@ def compared(file: StudyFile, runs: Runs) -> dict[str, Any]:
     """
     study = Study(file, runs)
     level = reach_of(study)
-    pairs = [pair for pair in variant_pairs(study.names, file.reference) if study.both(*pair)]
-    differences = _differences(study, pairs)
+    finals = {n: {seed: run.final for seed, run in own.items()} for n, own in runs.items()}
+    differences = _differences(study, finals, study.measure)
+    on_the_way = replace(study.measure, what=f"{file.study.metric} on the way")
     quantities = compared_at_equal_metric(
         runs, study.names, file.reference, file.study.seeds, study.rule(1)
     )
@@ -93,6 +94,7 @@ def compared(file: StudyFile, runs: Runs) -> dict[str, Any]:
         "study": _told(study, level),
         "variants": [_variant(study, name, level) for name in study.names],
         "differences": differences,
+        "on_the_way": _differences(study, _areas(study), on_the_way),
         "quantities": quantities,
         "curves": _curves(study),
         "verdicts": [each["verdict"] for each in differences if each["a"] == file.reference],
@@ -206,29 +208,44 @@ def _interval(found: tuple[float, float | None, float | None]) -> dict[str, floa
     return dict(zip(("value", "low", "high"), found, strict=True))
 
 
-def _differences(study: Study, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """b minus a for each pair; p corrected for all of them (Holm)."""
+def _areas(study: Study) -> dict[str, dict[int, float]]:
+    """For each variant the area under each run's curve, of those that have one."""
+    axis = study.file.study.over
+    found = {n: {s: area_of(run, axis) for s, run in own.items()} for n, own in study.runs.items()}
+    return {n: {s: a for s, a in own.items() if a is not None} for n, own in found.items()}
+
+
+def _differences(
+    study: Study, values: Mapping[str, Mapping[int, float]], measure: Measure
+) -> list[dict[str, Any]]:
+    """b minus a for each pair of variants; p corrected for all of them (Holm).
+
+    Args:
+        values: One of each run, by variant and seed.
+    """
     found = []
-    for a, b in pairs:
-        seeds = study.both(a, b)
-        one, other = ([study.runs[name][seed].final for seed in seeds] for name in (a, b))
-        found.append((a, b, one, other, paired(one, other, study.level)))
+    for a, b in variant_pairs(study.names, study.file.reference):
+        seeds = [s for s in study.file.study.seeds if s in values[a] and s in values[b]]
+        if seeds:
+            one, other = ([values[name][seed] for seed in seeds] for name in (a, b))
+            found.append((a, b, one, other, paired(one, other, study.level)))
     adjusted = holm([each[-1].p for each in found])
     rule = study.rule(len(found))
     made = []
     for (a, b, one, other, difference), p in zip(found, adjusted, strict=True):
+        apart = unpaired([*values[a].values()], [*values[b].values()], study.level)
         made.append(
             {
                 "a": a,
                 "b": b,
                 "paired": asdict(difference),
                 "sign_flip": asdict(sign_flip(one, other, study.level)),
-                "unpaired": asdict(unpaired(study.finals(a), study.finals(b), study.level)),
+                "unpaired": asdict(apart),
                 "adjusted_p": p,
                 "told": told(difference, p, rule),
                 "improvement": _interval(probability_of_improvement(one, other, True, study.level)),
                 "seeds_needed": more_seeds(difference, rule),
-                "verdict": verdict(difference, p, (a, b), study.measure, rule),
+                "verdict": verdict(difference, p, (a, b), measure, rule),
             }
         )
     return made

@@ -94,11 +94,13 @@ class Study {
   pairs() {
     const level = `${number(100 * this.told.level)} %`;
     $("differences-help").replaceChildren(shown(`${this.told.metric} of each variant minus that of ${this.told.reference}, ${level} intervals over seeds: paired by seed (above, green or red where told), unpaired (below, grey).`));
-    const rows = this.data.differences.map((one) => make("tr", {}, make("td", {}, shown(one.b)), make("td", {}, shown(one.a)),
+    const pairsOf = (all) => all.map((one) => make("tr", {}, make("td", {}, shown(one.b)), make("td", {}, shown(one.a)),
       make("td", {}, this.difference(one.paired)), make("td", {}, this.difference(one.unpaired)), make("td", {}, this.difference(one.sign_flip)),
       make("td", {}, number(one.paired.p)), make("td", {}, number(one.adjusted_p)), make("td", {}, this.ranged(one.improvement, (x) => percent(x))),
       make("td", {}, one.told ? "yes" : "no"), make("td", {}, number(one.seeds_needed))));
-    $("pairs").append(table(["variant", "minus", "paired", "unpaired", "sign flips", "p", `p, corrected`, "P(better), by seed", "told", "seeds needed"], rows));
+    const heads = ["variant", "minus", "paired", "unpaired", "sign flips", "p", "p, corrected", "P(better), by seed", "told", "seeds needed"];
+    for (const [key, title] of [["differences", "At the end"], ["on_the_way", "On the way (area under the curve over its length)"]])
+      if (this.data[key].length) $("pairs").append(make("h3", {}, title), table(heads, pairsOf(this.data[key])));
   }
 
   figures() {
