@@ -123,6 +123,12 @@ def rows(name: str) -> dict[int, list[float]]:
 
 
 class TestDocs:
+    def test_their_example_prints_what_they_show(self, capsys) -> None:
+        section = DOCS.read_text(encoding="utf-8").partition("## Intervals over seeds")[2]
+        code, shown = re.findall(r"```(?:python|text)\n(.*?)```", section, re.DOTALL)[:2]
+        exec(compile(code, "metrics.md", "exec"), {})
+        assert capsys.readouterr().out == shown
+
     @pytest.mark.parametrize("test", calibration.TESTS)
     def test_they_have_how_often_tests_err(self, test) -> None:
         """The verdict's are 5 % at most, to what may be seen by chance; one row is made again."""
