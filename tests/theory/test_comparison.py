@@ -43,6 +43,13 @@ class TestStudent:
             expected = stats.nct.cdf(t, freedom, shift)
             assert student.shifted_cdf(t, freedom, shift) == pytest.approx(expected, abs=1e-9)
 
+    @pytest.mark.parametrize("seeds", [2, 6, 10, 400])
+    def test_its_power_is_that_of_scipys_noncentral_t(self, seeds) -> None:
+        for effect, level in product((-0.6, 0.0, 1.5), (0.95, 0.99)):
+            t, shift = stats.t.ppf(0.5 + level / 2, seeds - 1), effect * math.sqrt(seeds)
+            expected = stats.nct.sf(t, seeds - 1, shift) + stats.nct.cdf(-t, seeds - 1, shift)
+            assert student.power(effect, seeds, level) == pytest.approx(expected, abs=1e-9)
+
     def test_the_beta_distribution_is_scipys(self) -> None:
         for a, b in ((0.5, 0.5), (1.0, 8.0), (7.5, 2.5), (300.0, 0.5)):
             for x in (0.0, 1e-6, 0.2, 0.93, 1.0):
