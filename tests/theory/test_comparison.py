@@ -43,7 +43,7 @@ class TestStudent:
             expected = stats.nct.cdf(t, freedom, shift)
             assert student.shifted_cdf(t, freedom, shift) == pytest.approx(expected, abs=1e-9)
 
-    @pytest.mark.parametrize("seeds", [2, 6, 10, 400])
+    @pytest.mark.parametrize("seeds", [2, 6, 10, 40])
     def test_its_power_is_that_of_scipys_noncentral_t(self, seeds) -> None:
         for effect, level in product((-0.6, 0.0, 1.5), (0.95, 0.99)):
             t, shift = stats.t.ppf(0.5 + level / 2, seeds - 1), effect * math.sqrt(seeds)

@@ -92,6 +92,11 @@ class TestWords:
             said = verdict(within, 0.8, NAMES, ACCURACY, Rule(margin=margin))
             assert said.startswith("cannot tell")
 
+    def test_equal_wants_as_many_seeds(self) -> None:
+        few = Difference(-0.001, -0.009, 0.007, 0.8, 5, "paired t", 0.006, 0.8)
+        assert not equal(few, Rule(margin=0.01))
+        assert verdict(few, 0.8, NAMES, ACCURACY, Rule(margin=0.01)).startswith("cannot tell")
+
     def test_no_minus_before_0(self) -> None:
         d = Difference(-0.0001, -0.02, 0.02, 0.99, 10, "paired t", 0.03, 0.99)
         assert "+0.0 points [-2.0, 2.0]" in verdict(d, 0.99, NAMES, ACCURACY)
