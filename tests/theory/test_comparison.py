@@ -45,7 +45,7 @@ class TestStudent:
 
     @pytest.mark.parametrize("seeds", [2, 6, 10, 40])
     def test_its_power_is_that_of_scipys_noncentral_t(self, seeds) -> None:
-        for effect, level in product((-0.6, 0.0, 1.5), (0.95, 0.99)):
+        for effect, level in product((-0.6, 0.0, 0.8), (0.95, 0.99)):
             t, shift = stats.t.ppf(0.5 + level / 2, seeds - 1), effect * math.sqrt(seeds)
             expected = stats.nct.sf(t, seeds - 1, shift) + stats.nct.cdf(-t, seeds - 1, shift)
             assert student.power(effect, seeds, level) == pytest.approx(expected, abs=1e-9)
