@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from winnow.errors import UserError, notes
+from winnow.prompts.loading import PromptSet, load_prompts
 from winnow.studies.schema import StudyFile, read_study, study_of, variant_pairs
 from winnow.studies.variants import planned_runs
-
-SMALL = {"prompts": "arithmetic", "eval": {"size": 8}}
+from winnow.training import setup
 
 
 def planned(values: dict[str, Any]) -> list[Any]:
@@ -135,3 +135,19 @@ def test_pairs_have_the_reference_first() -> None:
     study = study_of({"variants": ["raft", "grpo"], "study": {"reference": "grpo"}})
     assert isinstance(study, StudyFile)
     assert study.reference == "grpo"
+
+
+def test_prompts_are_read_once_for_runs_that_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each seed, and for each variant with prompts of its own."""
+    read: list[int] = []
+
+    def counted(prompts: Any, evaluation: Any, seed: int) -> PromptSet:
+        read.append(seed)
+        return load_prompts(prompts, evaluation, seed)
+
+    monkeypatch.setattr(setup, "load_prompts", counted)
+    small = {"prompts": {"source": "arithmetic", "size": 50}, "eval": {"size": 5}}
+    variants: dict[str, Any] = {"a": {}, "b": {"algorithm": "grpo"}, "c": {"eval": {"size": 6}}}
+    base = {"recipe": "arithmetic", **small}
+    planned_runs(study_of({"study": {"seeds": 2}, "base": base, "variants": variants}), None)
+    assert sorted(read) == [0, 0, 1, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from copy import deepcopy
@@ -16,6 +17,7 @@ from winnow.config.phases import phases_of
 from winnow.config.recipe import load, merge, values_of
 from winnow.config.schema import Config, from_dict
 from winnow.errors import UserError
+from winnow.prompts.loading import PromptSet
 from winnow.storage.paths import located
 from winnow.studies.schema import StudyFile
 from winnow.training.file_source import open_file
@@ -70,14 +72,27 @@ def planned_runs(study: StudyFile, folder: Path | None, *, deeply: bool = True) 
         UserError: whatever is wrong with one of them.
     """
     runs = {}
+    read: dict[str, PromptSet] = {}
     for name in study.variants:
         for seed in study.study.seeds:
-            runs[name, seed] = _planned(study, name, seed, folder, deeply)
+            runs[name, seed] = _planned(study, name, seed, folder, read if deeply else None)
     _check_budget(study, [runs[name, study.study.seeds[0]] for name in study.variants])
     return [runs[name, seed] for seed in study.study.seeds for name in study.variants]
 
 
-def _planned(study: StudyFile, name: str, seed: int, folder: Path | None, deeply: bool) -> Planned:
+def _planned(
+    study: StudyFile,
+    name: str,
+    seed: int,
+    folder: Path | None,
+    read: dict[str, PromptSet] | None,
+) -> Planned:
+    """One run.
+
+    Args:
+        read: Prompts that were read for other runs, to which its own are added; ``None``: none are
+            read.
+    """
     try:
         values = _settings(study, name, folder)
         recipe = values.pop("recipe", None)
@@ -89,11 +104,22 @@ def _planned(study: StudyFile, name: str, seed: int, folder: Path | None, deeply
         _check_evaluated(config)
         with naming_places(config):
             phases_of(config, None, open_file)
-            resolved = plan(config).values if deeply else values_of(config)
+            resolved = values_of(config) if read is None else _checked(config, read)
     except UserError as error:
         error.add_note(f"it is in the variant {name!r}, seed {seed}")
         raise
     return Planned(name, seed, config, resolved)
+
+
+def _checked(config: Config, read: dict[str, PromptSet]) -> dict[str, Any]:
+    """The settings of a run, resolved, when all that needs no model is checked."""
+    key = json.dumps(
+        [config.seed, config.samples_file, config.prompts.model_dump(), config.eval.model_dump()]
+    )
+    found = plan(config, known=read.get(key))
+    if config.samples_file is None and not config.phases:
+        read[key] = found.prompts
+    return found.values
 
 
 def _settings(study: StudyFile, name: str, folder: Path | None) -> dict[str, Any]:

@@ -93,10 +93,17 @@ class Plan:
         return {f"{last.name}.steps".lstrip("."), *(f"budget.{kind}" for kind in KINDS)}
 
 
-def plan(config: Config, algorithm: Algorithm | None = None, *, resumed: bool = False) -> Plan:
+def plan(
+    config: Config,
+    algorithm: Algorithm | None = None,
+    *,
+    resumed: bool = False,
+    known: PromptSet | None = None,
+) -> Plan:
     """Check a config and read its prompts.
 
     Args:
+        known: Its prompts, where another config with the same settings of them was planned.
         resumed: The config is that of a run that was begun; an earlier version may have let
             settings pass that nothing reads.
 
@@ -122,7 +129,9 @@ def plan(config: Config, algorithm: Algorithm | None = None, *, resumed: bool = 
                 opened[anchor] = open_anchor(anchor, config.prompts, config.seed)
             anchors.append(opened[anchor])
             _check_reference(phase)
-    if any(phase.file is None for phase in phases):
+    if known is not None:
+        prompts = known
+    elif any(phase.file is None for phase in phases):
         prompts = load_prompts(config.prompts, config.eval, config.seed)
     else:
         prompts = _held_out(config, phases)
