@@ -29,8 +29,12 @@ from winnow.cli import (
 )
 from winnow.cli.options import (
     Accept,
+    CompletionTokens,
+    DeviceModel,
     Json,
     Out,
+    PromptTokens,
+    Ranks,
     Recipe,
     Set,
     as_setting,
@@ -39,6 +43,7 @@ from winnow.cli.options import (
     say,
     unseen,
 )
+from winnow.cli.scale import calculated
 from winnow.engines.devices import launched
 from winnow.errors import DiskError, Stopped, UserError, WinnowError, notes
 
@@ -86,6 +91,10 @@ def train(
             "disk and memory.",
         ),
     ] = False,
+    device_model: DeviceModel = None,
+    ranks: Ranks = 1,
+    prompt_tokens: PromptTokens = 256,
+    completion_tokens: CompletionTokens = None,
     as_json: Json = False,
 ) -> None:
     """Sample, score, keep the good samples, learn from them.
@@ -103,8 +112,14 @@ def train(
     if dry_run:
         if resume is not None or accept_changes:
             raise UserError("--dry-run", "it is for a run that is new", "leave out --resume")
-        _dry_run(recipe, sets or [], out, as_json)
+        if device_model is None:
+            _dry_run(recipe, sets or [], out, as_json)
+        else:
+            asked = (device_model, ranks, prompt_tokens, completion_tokens)
+            calculated(recipe, sets or [], asked, as_json)
         return
+    if device_model is not None:
+        raise UserError("--device-model", "it is for a dry run", "give --dry-run with it")
     with observing(as_json) as observers:
         if resume is not None:
             if recipe is not None or sets or out is not None:

@@ -15,7 +15,7 @@ from winnow.errors import UserError, printable
 Recipe = Annotated[
     str | None,
     typer.Argument(
-        help="A TOML file or a built-in recipe: arithmetic, gsm8k, llama2.",
+        help="A TOML file or a built-in recipe: arithmetic, gsm8k, llama2, llama-3b, qwen-7b.",
         autocompletion=recipe_names,
     ),
 ]
@@ -33,6 +33,28 @@ Out = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-0
 Accept = Annotated[
     bool,
     typer.Option("--accept-changes", help="Resume though settings or data have changed."),
+]
+DeviceModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="With --dry-run: calculate what it takes on such GPUs (a100, h100, h200); neither the "
+        "model nor the prompts need be here.",
+    ),
+]
+Ranks = Annotated[
+    int, typer.Option(min=1, max=100_000, help="With --device-model: processes that learn.")
+]
+PromptTokens = Annotated[
+    int, typer.Option(min=1, max=10**6, help="With --device-model: tokens of a prompt.")
+]
+CompletionTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=10**6,
+        help="With --device-model: tokens of a completion, on average. Default: the most.",
+    ),
 ]
 Samples = Annotated[
     list[str], typer.Argument(help="Parquet files, or folders: of winnow sample, of a run.")

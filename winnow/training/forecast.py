@@ -164,7 +164,7 @@ def disk(
     base = config.lora.rank > 0 and not size.found_by_name
     own = work(config, phases, held_out, 0)
     samples = sum(
-        _file_bytes(phase.config.steps, phase.prompts, phase.config, longest)
+        file_bytes(phase.config.steps, phase.prompts, phase.config, longest)
         for phase in phases
         if phase.prompts
     )
@@ -262,7 +262,13 @@ def _master(size: ModelSize, config: Config) -> int:
     return _FLOAT if size.item < _FLOAT and not config.lora.rank else 0
 
 
-def _file_bytes(files: int, prompts: int, config: Config, longest: int) -> int:
+def file_bytes(files: int, prompts: int, config: Config, longest: int) -> int:
+    """Bytes of files of samples that all have `sampling.max_tokens` tokens.
+
+    Args:
+        prompts: In all files, each with its samples.
+        longest: Tokens of a prompt.
+    """
     each = _PER_SAMPLE + _PER_TOKEN * config.sampling.max_tokens
     own = _PER_PROMPT_TOKEN * longest
     return files * _PER_FILE + prompts * (own + config.samples_per_prompt * each)
