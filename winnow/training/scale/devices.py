@@ -39,7 +39,7 @@ DEVICES: Mapping[str, Device] = {
     "h100": Device(989e12, 3.35e12, 80e9, 450e9, _NETWORK, "NVIDIA H100 data sheet, SXM"),
     "h200": Device(989e12, 4.8e12, 141e9, 450e9, _NETWORK, "NVIDIA H200 data sheet, SXM"),
 }
-"""Data sheets also give twice these FLOP/s, with sparsity, and both directions of a link together."""
+"""Data sheets also give FLOP/s with sparsity, twice these, and a link's two directions together."""
 
 
 @dataclass(frozen=True)

@@ -74,16 +74,17 @@ class Stages:
 def kept(shape: Shape, item: int) -> int:
     """Bytes of activations of a position in one block that the backward pass reads.
 
-    Two norms (input in float32, what they give before and after their weight), queries,
+    Two norms (input and scale in float32, what they give before and after their weight), queries,
     keys and values as a tree's attention reads them (keys held twice at most), what comes out and
     its copy for the projection, and four tensors of the gated MLP.
 
     Args:
         item: Bytes of a number in the passes.
     """
-    norms = 2 * (_WIDE + 2 * item) * shape.hidden
+    norms = 2 * ((_WIDE + 2 * item) * shape.hidden + _WIDE)
     if shape.normed:
-        norms += (_WIDE + item) * (shape.queries + shape.keys)
+        heads = shape.heads + shape.kv_heads
+        norms += (_WIDE + item) * (shape.queries + shape.keys) + _WIDE * heads
     attention = item * (3 * shape.queries + 4 * shape.keys) + _WIDE * shape.heads
     return norms + attention + item * 4 * shape.inner
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from winnow.training.scale.shapes import Shape
 from winnow.training.scale.step import Lengths, Spread, Step
 
-REQUEST, REQUEST_TOKEN = 230, 4.6
+REQUEST, REQUEST_TOKEN = 223, 7.3
 """Bytes of a request for one completion, and of each token of its prompt."""
 ANSWER_TOKEN = 134.0
 """Bytes of a token in an answer: its id, twice, and its log-prob, as JSON."""

@@ -1,0 +1,128 @@
+"""What passes take of memory, against what autograd keeps and what a GPU was measured to hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.scale.test_shapes import KINDS, module_of
+from winnow.config.phases import phases_of
+from winnow.config.recipe import load
+from winnow.engines.models.forward import Piece, PolicyForward
+from winnow.training.forecast import memory
+from winnow.training.scale.devices import DEVICES
+from winnow.training.scale.held import Stages, kept, server, stages
+from winnow.training.scale.shapes import KNOWN, Shape
+from winnow.training.scale.step import Lengths, Step, step_of
+from winnow.training.scale.times import updates
+
+FSDP = (Path(__file__).parents[3] / "docs" / "fsdp.md").read_text()
+GIB = 2**30
+BENCH = ["steps=1", "prompts_per_step=32", "samples_per_prompt=8", "microbatch_tokens=16384"]
+"""What `bench/learners.py` trains on: prompts and samples of 128 tokens, one update a step."""
+
+
+def saved(forward: PolicyForward, pieces: list[Piece]) -> int:
+    """Bytes that autograd keeps of a pass, parameters aside."""
+    own = {p.untyped_storage().data_ptr() for p in forward.module.parameters()}
+    found: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    held = []
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        held.append(forward.contexts(pieces))  # alive, so that no place is used twice
+        return sum(found.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_activations_are_what_autograd_keeps(kind: str, dtype: str) -> None:
+    """More layers keep more: their difference is that of the layers alone."""
+    small = KINDS[kind]
+    pieces = [Piece(list(range(1, 20)), [list(range(30, 50)), list(range(50, 70))])]
+    positions = 19 + 2 * 19  # of the last tokens nothing is predicted
+    found = []
+    for layers in (2, 6):
+        shape = Shape(**{**vars(small), "layers": layers})
+        module = module_of(shape, "cpu").to(getattr(torch, dtype))
+        forward = PolicyForward(module)
+        assert forward.shares_prefix
+        found.append(saved(forward, pieces))
+    each = (found[1] - found[0]) / 4 / positions
+    told = kept(small, 2 if dtype == "bfloat16" else 4)
+    # All queries are one block here, so keys and values are held once, not twice as they are at
+    # most: that much less is kept.
+    once = 2 * small.keys * (2 if dtype == "bfloat16" else 4)
+    assert told - once == pytest.approx(each)
+
+
+def test_what_is_held_adds_up() -> None:
+    """Of P parameters a rank of R holds 16 P / R bytes: weights, gradients, two averages."""
+    shape = KNOWN["meta-llama/llama-3.2-1b-instruct"]
+    held, _ = _of_bench(shape, "bfloat16", ranks=4, recompute=True)
+    assert held.held + held.gradients == pytest.approx(16 * shape.parameters / 4, rel=1e-6)
+    assert held.sending == pytest.approx(held.held + 2 * shape.parameters, rel=1e-6)
+    assert held.sampling == held.held
+    assert held.most == max(held.update, held.sending)
+
+
+def _of_bench(shape: Shape, dtype: str, *, ranks: int, recompute: bool) -> tuple[Stages, Step]:
+    config = load(None, [*BENCH, f"dtype={dtype}"]).model_copy(update={"minibatch_prompts": 32})
+    (phase,) = phases_of(config)
+    step = step_of(phase, Lengths(128, 128, 128), ranks)
+    size = shape.size(dtype, config.lora, ranks)
+    held = memory(size, config, [phase], longest=128, start=False)
+    held = type(held)(**{**vars(held), "cache": 0})
+    item = 2 if dtype == "bfloat16" else 4
+    return stages(held, shape, step, 256, item=item, recompute=recompute), step
+
+
+MEASURED = (
+    ("meta-llama/llama-3.2-1b-instruct", "bfloat16", "fsdp, 1 rank", 1),
+    ("meta-llama/llama-3.2-1b-instruct", "bfloat16", "fsdp, 1 rank, checkpointing", 1),
+    ("smollm2-135m", "float32", "fsdp, 1 rank", 2),
+)
+
+
+def _row(side: str, place: int) -> tuple[float, float]:
+    """Seconds and GiB in the table of docs/fsdp.md, which a GPU printed."""
+    rows = re.findall(rf"\| {re.escape(side)} \| ([\d.]+) \| ([\d.]+) \|", FSDP)
+    seconds, gib = rows[place - 1]
+    return float(seconds), float(gib)
+
+
+@pytest.mark.parametrize(("model", "dtype", "side", "place"), MEASURED)
+def test_memory_is_about_what_a_gpu_held(model: str, dtype: str, side: str, place: int) -> None:
+    _, gib = _row(side, place)
+    held, _ = _of_bench(KNOWN[model], dtype, ranks=1, recompute="checkpointing" in side)
+    assert 0.85 < held.update / GIB / gib < 1.15
+
+
+@pytest.mark.parametrize(("model", "dtype", "side", "place"), MEASURED[:2])
+def test_an_update_takes_about_what_a_gpu_took(
+    model: str, dtype: str, side: str, place: int
+) -> None:
+    seconds, _ = _row(side, place)
+    again = "checkpointing" in side
+    _, step = _of_bench(KNOWN[model], dtype, ranks=1, recompute=again)
+    lengths = Lengths(128, 128, 128)
+    told = updates(KNOWN[model], DEVICES["h200"], step, lengths, 1, item=2, recompute=again)
+    assert 0.85 < told.total / seconds < 1.15
+    assert told.network == 0
+
+
+def test_a_server_has_room_for_what_its_weights_leave() -> None:
+    """By hand: 80 GB x 0.9 - 6,425,499,648 B of weights; 114,688 B a token; 1000 tokens each."""
+    found = server(KNOWN["meta-llama/llama-3.2-3b-instruct"], 72e9, 2, 1000)
+    assert found.weights == 2 * 3_212_749_824
+    assert found.cache == 72_000_000_000 - 6_425_499_648
+    assert found.sequences == int(found.cache / (28 * 2 * 8 * 128 * 2 * 1000))
+    assert server(KNOWN["qwen/qwen2.5-math-7b"], 10e9, 2, 1000).sequences == 0
