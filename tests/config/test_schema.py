@@ -842,8 +842,8 @@ class TestCheck:
     @pytest.mark.parametrize("row", ALGORITHMS.values(), ids=ALGORITHMS)
     def test_the_defaults_are_in_order_for_every_row(self, row) -> None:
         check(Config(), row)
-        for recipe in recipes():
-            check(load(recipe), row)
+        for recipe in recipes():  # bfloat16 is too coarse for the narrowest clip
+            check(load(recipe, ["dtype=float32"]), row)
 
 
 def test_naming_a_row_does_not_forget_cells_set_before_it() -> None:

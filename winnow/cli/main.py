@@ -10,7 +10,7 @@ import textwrap
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,9 +43,12 @@ from winnow.cli.options import (
     say,
     unseen,
 )
-from winnow.cli.scale import calculated
+from winnow.cli.scale import Numbers, calculated
 from winnow.engines.devices import launched
 from winnow.errors import DiskError, Stopped, UserError, WinnowError, notes
+
+if TYPE_CHECKING:
+    from winnow.training.run import Result
 
 app = typer.Typer(
     name="winnow",
@@ -92,8 +95,8 @@ def train(
         ),
     ] = False,
     device_model: DeviceModel = None,
-    ranks: Ranks = 1,
-    prompt_tokens: PromptTokens = 256,
+    ranks: Ranks = None,
+    prompt_tokens: PromptTokens = None,
     completion_tokens: CompletionTokens = None,
     as_json: Json = False,
 ) -> None:
@@ -109,17 +112,16 @@ def train(
     from winnow.training.run import run
     from winnow.training.summary import gain_line
 
+    asked = Numbers(device_model, ranks, prompt_tokens, completion_tokens)
+    asked.check(dry_run)
     if dry_run:
         if resume is not None or accept_changes:
             raise UserError("--dry-run", "it is for a run that is new", "leave out --resume")
         if device_model is None:
             _dry_run(recipe, sets or [], out, as_json)
         else:
-            asked = (device_model, ranks, prompt_tokens, completion_tokens)
-            calculated(recipe, sets or [], asked, as_json)
+            calculated(recipe, sets or [], out, asked, as_json)
         return
-    if device_model is not None:
-        raise UserError("--device-model", "it is for a dry run", "give --dry-run with it")
     with observing(as_json) as observers:
         if resume is not None:
             if recipe is not None or sets or out is not None:
@@ -136,27 +138,7 @@ def train(
             where = out or next_folder(_run_name(recipe, config.algorithm.name))
             result = run(config, out=where, observers=observers)
     if as_json:
-        print_json(
-            {
-                "folder": str(result.folder),
-                "checkpoint": str(result.checkpoint),
-                "before": result.before,
-                "after": result.after,
-                "gain": result.gain,
-                "gain_low": result.gain_low,
-                "gain_high": result.gain_high,
-                "tested": result.tested,
-                "selected": result.selected,
-                "evaluations": result.evaluations,
-                "reward_before": result.reward_before,
-                "reward_after": result.reward_after,
-                "reward_gain": result.reward_gain,
-                "reward_gain_low": result.reward_gain_low,
-                "reward_gain_high": result.reward_gain_high,
-                "last_step": result.metrics[-1],
-                "report": None if result.report is None else str(result.report),
-            }
-        )
+        print_json(_result_table(result))
         return
     if line := gain_line(result):
         say(f"\n{line}")
@@ -165,6 +147,28 @@ def train(
     say(f"disk:    {told(result.folder)}")
     if result.report is not None:
         say(f"report:  {shown(result.report)}")
+
+
+def _result_table(result: Result) -> dict[str, Any]:
+    return {
+        "folder": str(result.folder),
+        "checkpoint": str(result.checkpoint),
+        "before": result.before,
+        "after": result.after,
+        "gain": result.gain,
+        "gain_low": result.gain_low,
+        "gain_high": result.gain_high,
+        "tested": result.tested,
+        "selected": result.selected,
+        "evaluations": result.evaluations,
+        "reward_before": result.reward_before,
+        "reward_after": result.reward_after,
+        "reward_gain": result.reward_gain,
+        "reward_gain_low": result.reward_gain_low,
+        "reward_gain_high": result.reward_gain_high,
+        "last_step": result.metrics[-1],
+        "report": None if result.report is None else str(result.report),
+    }
 
 
 def _run_name(recipe: str | None, algorithm: str) -> str:

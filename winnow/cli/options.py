@@ -43,10 +43,12 @@ DeviceModel = Annotated[
     ),
 ]
 Ranks = Annotated[
-    int, typer.Option(min=1, max=100_000, help="With --device-model: processes that learn.")
+    int | None,
+    typer.Option(min=1, max=100_000, help="With --device-model: processes that learn. Default: 1."),
 ]
 PromptTokens = Annotated[
-    int, typer.Option(min=1, max=10**6, help="With --device-model: tokens of a prompt.")
+    int | None,
+    typer.Option(min=1, max=10**6, help="With --device-model: tokens of a prompt. Default: 256."),
 ]
 CompletionTokens = Annotated[
     int | None,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow.cli.options import print_json, say
-from winnow.errors import number_of, printable
+from winnow.errors import UserError, number_of, printable
 from winnow.storage.sizes import human
 
 if TYPE_CHECKING:
@@ -17,22 +18,43 @@ if TYPE_CHECKING:
 _LABEL = 11
 
 
-def calculated(
-    recipe: str | None,
-    sets: Sequence[str],
-    asked: tuple[str, int, int, int | None],
-    as_json: bool,
-) -> None:
-    """Print the forecast of a recipe.
+@dataclass(frozen=True)
+class Numbers:
+    """What the options say that a recipe does not; ``None``: not given."""
 
-    Args:
-        asked: Name of a GPU, ranks, tokens of a prompt, tokens of a completion.
-    """
+    device: str | None
+    ranks: int | None
+    prompt: int | None
+    completion: int | None
+
+    def check(self, dry_run: bool) -> None:
+        """Raise a `UserError` if something was given that nothing would read."""
+        given = {
+            "--ranks": self.ranks,
+            "--prompt-tokens": self.prompt,
+            "--completion-tokens": self.completion,
+        }
+        for name, value in given.items():
+            if value is not None and self.device is None:
+                raise UserError(name, "it is for --device-model", "give --device-model with it")
+        if self.device is not None and not dry_run:
+            raise UserError("--device-model", "it is for a dry run", "give --dry-run with it")
+
+
+def calculated(
+    recipe: str | None, sets: Sequence[str], out: Path | None, given: Numbers, as_json: bool
+) -> None:
+    """Print the forecast of a recipe."""
     from winnow.config.recipe import load
     from winnow.reporting.console import Console
-    from winnow.training.scale.estimate import Asked, forecast
+    from winnow.training.scale.estimate import PROMPT_TOKENS, Asked, forecast
 
-    made = forecast(load(recipe, sets), Asked(*asked))
+    if out is not None:
+        raise UserError("--out", "what is calculated has no run folder", "leave it out")
+    assert given.device is not None
+    prompt = given.prompt or PROMPT_TOKENS
+    asked = Asked(given.device, given.ranks or 1, prompt, given.completion)
+    made = forecast(load(recipe, sets), asked)
     if as_json:
         print_json(as_json_table(made))
         return

@@ -165,8 +165,19 @@ def test_what_cannot_be_calculated_is_refused(says: str) -> None:
     assert str(refused.value).startswith(says)
 
 
-def test_it_is_for_a_dry_run(monkeypatch: Any, capsys: Any) -> None:
-    args = ("train", "qwen-7b", "--device-model", "h100")
-    code, _, err = in_process(monkeypatch, capsys, *args)
-    assert code == 2
-    assert err == "winnow: --device-model: it is for a dry run; give --dry-run with it\n"
+MISUSED = {
+    "--device-model: it is for a dry run": ["--device-model", "h100"],
+    "--ranks: it is for --device-model": ["--dry-run", "--ranks", "2"],
+    "--completion-tokens: it is for --device-model": ["--completion-tokens", "2"],
+    "--out: what is calculated has no run folder": [
+        *("--dry-run", "--device-model", "h100"),
+        *("--out", "run"),
+    ],
+}
+
+
+@pytest.mark.parametrize("says", MISUSED)
+def test_nothing_is_given_for_nothing(says: str, monkeypatch: Any, capsys: Any) -> None:
+    code, out, err = in_process(monkeypatch, capsys, "train", "qwen-7b", *MISUSED[says])
+    assert (code, out) == (2, "")
+    assert err.startswith(f"winnow: {says}; ")

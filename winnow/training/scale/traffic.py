@@ -1,6 +1,7 @@
 """What goes through rank 0 in a step: bytes, and seconds of one of its cores.
 
-The constants are what `bench/scale.py traffic` measured of this code, with simulated servers.
+The constants are what `bench/scale.py traffic` (with simulated servers) and `weights` measured of
+this code, on two cores of a server.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ GROUP_TOKEN = 20.5
 """Bytes of a token in the message to the ranks: id, log-prob, and where it ends in the text."""
 RATIO_TOKEN = 9.0
 """Bytes of a token in the statistics that come back."""
-WRITE_BYTE = 1 / 0.5e9
+WRITE_BYTE = 1 / 0.6e9
 """Seconds to write a byte of the weights, hash it and wait until it is there."""
 
 
