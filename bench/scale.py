@@ -18,6 +18,7 @@ from pathlib import Path
 from winnow.config.recipe import load
 from winnow.storage.sizes import human, measured
 from winnow.training.scale.estimate import Asked, PhaseForecast, forecast
+from winnow.training.scale.shapes import KNOWN
 
 RECIPES = ("qwen-7b", "llama-3b")
 SLOTS = 256
@@ -26,14 +27,14 @@ SLOTS = 256
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("what", choices=["traffic", "weights", "gpus", "split"])
+    options.add_argument("what", choices=[*COMMANDS])
     options.add_argument("--device-model", default="h100")
     options.add_argument("--completion-tokens", type=int, default=1000)
     options.add_argument("--servers", type=int, default=64)
     options.add_argument("--prompts", type=int, default=1024, help="of four samples each")
     options.add_argument("--tokens", type=int, default=1000, help="of a simulated completion")
     given = options.parse_args()
-    {"traffic": traffic, "weights": weights, "gpus": gpus, "split": split}[given.what](given)
+    COMMANDS[given.what](given)
 
 
 def of(recipe: str, ranks: int, servers: int, given: argparse.Namespace) -> PhaseForecast:
@@ -128,6 +129,28 @@ def weights(given: argparse.Namespace) -> None:
             size = measured(ref.where)
     middle = statistics.median(seconds)
     print(f"{human(size)} in {middle:.2f} s (median of {len(seconds)}): {human(size / middle)}/s")
+
+
+def beside(given: argparse.Namespace) -> None:
+    """An H200's updates, of samples of 128 tokens: memory, and seconds in bfloat16."""
+    from tests.training.scale import test_held as held
+
+    print("| | measured, GiB | calculated | measured, s | calculated |")
+    print("|---|---|---|---|---|")
+    for model, dtype, side, place in held.MEASURED:
+        seconds, gib = held.row(side, place)
+        told, update = held.of_bench(KNOWN[model], dtype, recompute="checkpointing" in side)
+        took = f"{seconds:.2f} | {update.total:.2f}" if dtype == "bfloat16" else "|"
+        print(f"| {model}, {dtype}, {side} | {gib:.2f} | {told.update / 2**30:.2f} | {took} |")
+
+
+COMMANDS = {
+    "traffic": traffic,
+    "weights": weights,
+    "beside": beside,
+    "gpus": gpus,
+    "split": split,
+}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from winnow.config.recipe import load
 from winnow.errors import UserError
 from winnow.training.scale.estimate import Asked, PhaseForecast, forecast
 
+ROOT = Path(__file__).parents[3]
 RECIPES = ("qwen-7b", "llama-3b")
 H100 = Asked("h100", ranks=4, completion=1000)
 
@@ -92,6 +97,14 @@ def test_more_of_everything_is_never_slower() -> None:
     assert found[2].sampling.total > found[2].lengths.most * 2 * 7.6e9 / 3.35e12
 
 
+def test_adapters_travel_alone() -> None:
+    """Rank 32 over all linear layers: 32 x (inputs + outputs), 4 bytes each, to each of 4."""
+    found = phase_of("qwen-7b", "lora.rank=32", "engine.transfer=lora").traffic
+    widths = 2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)
+    assert found.written == 4 * 28 * 32 * widths
+    assert found.fetched == 4 * found.written
+
+
 def test_a_day_is_as_many_steps_as_fit() -> None:
     """Checkpoints: 2 bytes a weight, and 12 of the optimizer, every 20 steps."""
     found = phase_of("qwen-7b")
@@ -139,10 +152,18 @@ def test_what_does_not_fit_is_said(says: str) -> None:
     assert phase_of("qwen-7b").notes == ()
 
 
+OPENAI = [
+    *("engine.servers=", "engine.vllm_devices=", "engine.vllm_python="),
+    *("engine.sampler=openai", "engine.url=http://localhost:8000/v1"),
+]
 REFUSED = {
     "--device-model: unknown device 'tpu'": ("qwen-7b", [], Asked("tpu")),
     "engine.learner: only 'fsdp'": ("arithmetic", [], Asked("h100")),
     "model: the shape of 'nobody/nothing'": ("qwen-7b", ["model=nobody/nothing"], H100),
+    "dtype: 'float32' cannot": ("qwen-7b", ["dtype=float32"], H100),
+    "engine.vllm_dtype: 'float32' cannot": ("qwen-7b", ["engine.vllm_dtype=float32"], H100),
+    "algorithm.resample: a run that samples once": ("qwen-7b", ["algorithm=dpo"], H100),
+    "engine.sampler: training needs the model": ("llama-3b", OPENAI, H100),
     "--completion-tokens: must be at most": ("qwen-7b", [], Asked("h100", completion=5000)),
     "samples_from: a second model": (
         "qwen-7b",
@@ -181,3 +202,19 @@ def test_nothing_is_given_for_nothing(says: str, monkeypatch: Any, capsys: Any) 
     code, out, err = in_process(monkeypatch, capsys, "train", "qwen-7b", *MISUSED[says])
     assert (code, out) == (2, "")
     assert err.startswith(f"winnow: {says}; ")
+
+
+def test_the_manual_shows_what_is_printed(monkeypatch: Any, capsys: Any) -> None:
+    manual = (ROOT / "docs" / "scale.md").read_text()
+    monkeypatch.setenv("COLUMNS", "100")
+    (command,) = re.findall(r"^winnow (train .*--device-model .*)$", manual, re.MULTILINE)
+    code, out, _ = in_process(monkeypatch, capsys, *command.split())
+    assert (code, out in manual) == (0, True)
+
+
+@pytest.mark.parametrize("what", ["gpus", "beside"])
+def test_the_tables_of_the_manual_are_those_of_the_command(what: str) -> None:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "bench" / "scale.py"), what]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout in (ROOT / "docs" / "scale.md").read_text()

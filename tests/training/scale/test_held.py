@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from winnow.training.forecast import memory
 from winnow.training.scale.devices import DEVICES
 from winnow.training.scale.held import Stages, kept, server, stages
 from winnow.training.scale.shapes import KNOWN, Shape
-from winnow.training.scale.step import Lengths, Step, step_of
-from winnow.training.scale.times import updates
+from winnow.training.scale.step import Lengths, step_of
+from winnow.training.scale.times import Update, updates
 
 FSDP = (Path(__file__).parents[3] / "docs" / "fsdp.md").read_text()
 GIB = 2**30
@@ -67,22 +68,26 @@ def test_activations_are_what_autograd_keeps(kind: str, dtype: str) -> None:
 def test_what_is_held_adds_up() -> None:
     """Of P parameters a rank of R holds 16 P / R bytes: weights, gradients, two averages."""
     shape = KNOWN["meta-llama/llama-3.2-1b-instruct"]
-    held, _ = _of_bench(shape, "bfloat16", ranks=4, recompute=True)
+    held, _ = of_bench(shape, "bfloat16", ranks=4, recompute=True)
     assert held.held + held.gradients == pytest.approx(16 * shape.parameters / 4, rel=1e-6)
     assert held.sending == pytest.approx(held.held + 2 * shape.parameters, rel=1e-6)
     assert held.sampling == held.held
     assert held.most == max(held.update, held.sending)
 
 
-def _of_bench(shape: Shape, dtype: str, *, ranks: int, recompute: bool) -> tuple[Stages, Step]:
+def of_bench(shape: Shape, dtype: str, *, ranks: int = 1, recompute: bool) -> tuple[Stages, Update]:
+    """What is calculated of an update of `bench/learners.py` on H200s."""
     config = load(None, [*BENCH, f"dtype={dtype}"]).model_copy(update={"minibatch_prompts": 32})
     (phase,) = phases_of(config)
-    step = step_of(phase, Lengths(128, 128, 128), ranks)
+    lengths = Lengths(128, 128, 128)
+    step = step_of(phase, lengths, ranks)
     size = shape.size(dtype, config.lora, ranks)
-    held = memory(size, config, [phase], longest=128, start=False)
-    held = type(held)(**{**vars(held), "cache": 0})
+    held = replace(memory(size, config, [phase], longest=128, start=False), cache=0)
     item = 2 if dtype == "bfloat16" else 4
-    return stages(held, shape, step, 256, item=item, recompute=recompute), step
+    return (
+        stages(held, shape, step, 256, item=item, recompute=recompute),
+        updates(shape, DEVICES["h200"], step, lengths, ranks, item=item, recompute=recompute),
+    )
 
 
 MEASURED = (
@@ -92,7 +97,7 @@ MEASURED = (
 )
 
 
-def _row(side: str, place: int) -> tuple[float, float]:
+def row(side: str, place: int) -> tuple[float, float]:
     """Seconds and GiB in the table of docs/fsdp.md, which a GPU printed."""
     rows = re.findall(rf"\| {re.escape(side)} \| ([\d.]+) \| ([\d.]+) \|", FSDP)
     seconds, gib = rows[place - 1]
@@ -101,8 +106,8 @@ def _row(side: str, place: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("model", "dtype", "side", "place"), MEASURED)
 def test_memory_is_about_what_a_gpu_held(model: str, dtype: str, side: str, place: int) -> None:
-    _, gib = _row(side, place)
-    held, _ = _of_bench(KNOWN[model], dtype, ranks=1, recompute="checkpointing" in side)
+    _, gib = row(side, place)
+    held, _ = of_bench(KNOWN[model], dtype, recompute="checkpointing" in side)
     assert 0.85 < held.update / GIB / gib < 1.15
 
 
@@ -110,11 +115,8 @@ def test_memory_is_about_what_a_gpu_held(model: str, dtype: str, side: str, plac
 def test_an_update_takes_about_what_a_gpu_took(
     model: str, dtype: str, side: str, place: int
 ) -> None:
-    seconds, _ = _row(side, place)
-    again = "checkpointing" in side
-    _, step = _of_bench(KNOWN[model], dtype, ranks=1, recompute=again)
-    lengths = Lengths(128, 128, 128)
-    told = updates(KNOWN[model], DEVICES["h200"], step, lengths, 1, item=2, recompute=again)
+    seconds, _ = row(side, place)
+    _, told = of_bench(KNOWN[model], dtype, recompute="checkpointing" in side)
     assert 0.85 < told.total / seconds < 1.15
     assert told.network == 0
 

@@ -15,7 +15,6 @@ from winnow.engines.base import SamplingParams
 from winnow.engines.fsdp.worker import Worker
 from winnow.engines.vllm.protocol import question, read
 from winnow.rewards.source import dumps
-from winnow.training.scale.shapes import KNOWN
 from winnow.training.scale.step import Lengths, Spread, Step
 from winnow.training.scale.traffic import (
     ANSWER_TOKEN,
@@ -65,11 +64,11 @@ def test_a_group_is_about_as_long_as_told() -> None:
 
 def test_what_a_step_sends_adds_up() -> None:
     """By hand: 4096 completions of 1000 tokens, 64 servers, 64 ranks, 15.2 GB of weights."""
-    shape = KNOWN["qwen/qwen2.5-math-7b"]
+    weights = 2 * 7_615_616_512
     step = Step(1024, 4096, 2, 1, busiest=1, microbatches=1, positions=1)
-    found = traffic(shape, step, Lengths(256, 1000, 3072), Spread(64, 64), 2)
+    found = traffic(step, Lengths(256, 1000, 3072), Spread(64, 64), weights)
     assert found.answered == ANSWER_TOKEN * 4_096_000
     assert found.handed == 63 * GROUP_TOKEN * 4_096_000
-    assert found.fetched == 64 * 2 * 7_615_616_512 == 64 * found.written
-    alone = traffic(shape, step, Lengths(256, 1000, 3072), Spread(1, 0), 2)
+    assert found.fetched == 64 * weights == 64 * found.written
+    alone = traffic(step, Lengths(256, 1000, 3072), Spread(1, 0), weights)
     assert vars(alone) == dict.fromkeys(vars(alone), 0.0)

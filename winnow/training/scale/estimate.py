@@ -145,8 +145,10 @@ def _check(config: Config, phases: Sequence[Phase], asked: Asked) -> None:
     own = config.engine
     if own.learner != "fsdp":
         raise UserError("engine.learner", "only 'fsdp' is calculated for GPUs", "set it")
-    if own.sampler == "openai":
-        raise UserError("engine.sampler", "'openai' cannot sample for training", "use 'vllm'")
+    for name, dtype in (("dtype", config.dtype), ("engine.vllm_dtype", own.vllm_dtype)):
+        if dtype == "float32":
+            problem = "'float32' cannot be calculated: a device's FLOP/s are those of bfloat16"
+            raise UserError(name, problem, "use 'bfloat16'")
     if config.samples_from is not None:
         raise UserError("samples_from", "a second model cannot be calculated", "leave it out")
     for phase in phases:
@@ -202,7 +204,7 @@ def _phase(phase: Phase, shape: Shape, gpu: Device, spread: Spread, asked: Asked
         slots=slots,
         sampling=drawn,
         update=update,
-        traffic=traffic(shape, step, lengths, spread, item),
+        traffic=traffic(step, lengths, spread, _version(config, shape)),
         daily=Daily(0.0, 0.0),
         notes=tuple(_misfits(config, shape, gpu, held, served, longest)),
     )
@@ -215,6 +217,13 @@ def _phase(phase: Phase, shape: Shape, gpu: Device, spread: Spread, asked: Asked
         checkpoints=steps / config.checkpoint.every * checkpoint_bytes(size, config, phase),
     )
     return replace(made, daily=daily)
+
+
+def _version(config: Config, shape: Shape) -> int:
+    """Bytes of what servers are sent: all weights, or adapters alone, which are float32."""
+    if config.engine.transfer == "lora":
+        return shape.adapters(config.lora) * ITEM["float32"]
+    return shape.parameters * ITEM[config.dtype]
 
 
 def _server(

@@ -82,12 +82,14 @@ def step_of(phase: Phase, lengths: Lengths, ranks: int) -> Step:
     """The step of a phase over some ranks: groups go to ranks whole, micro-batches as they are cut.
 
     Raises:
-        UserError: a phase that is trained on a file has no samples of its own.
+        UserError: its steps do not sample.
     """
-    config, algorithm = phase.config, phase.algorithm
+    config, passes = phase.config, phase.algorithm.epochs
     if phase.file is not None:
         raise UserError("samples_file", "a run that samples nothing cannot be calculated")
-    passes = algorithm.epochs if phase.samples_each_step else 1
+    if not phase.samples_each_step:
+        problem = "a run that samples once, before all updates, cannot be calculated"
+        raise UserError("algorithm.resample", problem, "use 'every-step'")
     n, groups = config.samples_per_prompt, min(config.prompts_per_update, config.prompts_per_step)
     group = lengths.prompt + n * lengths.completion
     busiest = ceil(groups / ranks) * group

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from winnow.training.scale.shapes import Shape
 from winnow.training.scale.step import Lengths, Spread, Step
 
 REQUEST, REQUEST_TOKEN = 223, 7.3
@@ -49,11 +48,15 @@ class Traffic:
     writing: float
 
 
-def traffic(shape: Shape, step: Step, lengths: Lengths, spread: Spread, item: int) -> Traffic:
-    """What rank 0 sends and gets in a step."""
+def traffic(step: Step, lengths: Lengths, spread: Spread, version: int) -> Traffic:
+    """What rank 0 sends and gets in a step.
+
+    Args:
+        version: Bytes of the weights that servers are sent: all, or adapters.
+    """
     tokens = step.tokens(lengths)
     served, others = bool(spread.servers), spread.ranks - 1
-    weights = shape.parameters * item * served
+    weights = version * served
     message = GROUP_TOKEN * tokens * step.passes
     return Traffic(
         asked=served * step.samples * (REQUEST + REQUEST_TOKEN * lengths.prompt),
