@@ -79,7 +79,7 @@ def test_the_network_moves_weights_twice_and_gradients_once() -> None:
     assert exchanged(QWEN, 2, 1) == 0
     assert wire(H100, PER_HOST) == 450e9
     assert wire(H100, PER_HOST + 1) == 400e9
-    step = replace(STEP, busiest=8192, microbatches=3, updates=2)
+    step = replace(STEP, busiest=1024, microbatches=3, updates=2)
     found = updates(QWEN, H100, step, LENGTHS, 4, item=2, recompute=True, assumed=PLAIN)
     assert found.network == pytest.approx(2 * 3 * 0.75 * 8 * 7_615_616_512 / 450e9)
     assert found.total == found.network > found.compute

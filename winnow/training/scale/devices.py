@@ -69,7 +69,7 @@ def device_named(name: str) -> Device:
     """A device of the table.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: no device has that name.
     """
     found = DEVICES.get(name.lower())
     if found is None:
