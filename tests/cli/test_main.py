@@ -26,7 +26,7 @@ from winnow.config.schema.describe import describe
 from winnow.errors import WinnowError
 
 COMMANDS = (
-    *("train", "eval", "sample", "select", "show", "report", "watch", "best-of"),
+    *("train", "eval", "sample", "select", "show", "report", "watch", "compare", "best-of"),
     *("overoptimisation", "fit-reward", "coefficients", "audit-reward", "clean"),
     *("algorithms", "settings", "doctor"),
 )
