@@ -3,8 +3,11 @@
     python supervisor.py FOLDER COMMAND...
 
 Its standard input is held open by the parent: that it ends means that the server is to end. If it
-ends because the parent was killed, FOLDER is removed too. The first line that it prints is the
-number of the server's process group.
+ends because the parent was killed, FOLDER is removed too, unless it is empty. The first line that it
+prints is the number of the server's process group.
+
+It is two processes: what ends a parent may kill the parent's own children with it, as Ray does,
+and the one that watches over the server is not one of these.
 """
 
 from __future__ import annotations
@@ -27,6 +30,17 @@ def main() -> int:
     """Run the server until it ends, or is to end; its exit code, or 128 and a signal's number."""
     parent = os.getppid()
     folder, *command = sys.argv[1:]
+    front = os.getpid()
+    if not (watcher := os.fork()):
+        return watch(command, front)
+    code = os.waitstatus_to_exitcode(os.waitpid(watcher, 0)[1])
+    if folder and os.getppid() != parent:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 128 - code if code < 0 else code
+
+
+def watch(command: list[str], parent: int) -> int:
+    """Run the server until it ends, the parent ends or standard input does; see `main`."""
     server = subprocess.Popen(
         command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=sys.stderr
     )
@@ -35,8 +49,6 @@ def main() -> int:
         if select.select([sys.stdin], [], [], _EVERY)[0] and not os.read(0, 1024):
             break
     end(server)
-    if os.getppid() != parent:
-        shutil.rmtree(folder, ignore_errors=True)
     code = server.returncode
     return 128 - code if code < 0 else code
 
