@@ -33,7 +33,7 @@ SIDEWAYS = {("reporting", "storage")}
 RANK = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 DOORS = ("engines.base", "engines.factory", "engines.devices", "engines.reward_models")
 """What of the engines is imported outside of them."""
-HEAVY = {"torch", "transformers", "peft", "openai"}
+HEAVY = {"torch", "transformers", "peft", "openai", "ray"}
 
 
 def name_of(path: Path) -> str:

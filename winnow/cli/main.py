@@ -18,6 +18,7 @@ from winnow import __version__
 from winnow.cli import (
     analysis,
     audit,
+    cluster,
     coefficients,
     compare,
     doctor,
@@ -98,6 +99,14 @@ def train(
     ranks: Ranks = None,
     prompt_tokens: PromptTokens = None,
     completion_tokens: CompletionTokens = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run on a Ray cluster: HOST:PORT, 'auto' (that of RAY_ADDRESS, or of this "
+            "machine), 'local' (one for this run alone).",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Sample, score, keep the good samples, learn from them.
@@ -108,9 +117,7 @@ def train(
     from winnow.reporting.terminal import observing
     from winnow.storage.paths import located, shown
     from winnow.storage.run_folder import RunStore, next_folder
-    from winnow.storage.sizes import told
     from winnow.training.run import run
-    from winnow.training.summary import gain_line
 
     asked = Numbers(device_model, ranks, prompt_tokens, completion_tokens)
     asked.check(dry_run)
@@ -122,21 +129,33 @@ def train(
         else:
             calculated(recipe, sets or [], out, asked, as_json)
         return
+    if resume is not None and (recipe is not None or sets or out is not None):
+        RunStore.open(located(resume, "resume"))  # first: else no settings are kept
+        remedy = (
+            "give no recipe, --set or --out, and to make the run longer raise steps in "
+            f"{shown(resume)}/config.toml"
+        )
+        raise UserError("--resume", "a run keeps its settings", remedy)
+    config = None
+    if resume is None:
+        only_resuming(accept_changes)
+        config = load(recipe, sets or ())
+        out = out or next_folder(_run_name(recipe, config.algorithm.name))
+    if ray is not None:
+        tell = (lambda result: _print_result(result, as_json)) if as_json else None
+        cluster.train(ray, recipe, sets or (), out, resume, accept_changes, tell)
     with observing(as_json) as observers:
-        if resume is not None:
-            if recipe is not None or sets or out is not None:
-                RunStore.open(located(resume, "resume"))  # first: else no settings are kept
-                remedy = (
-                    "give no recipe, --set or --out, and to make the run longer raise steps in "
-                    f"{shown(resume)}/config.toml"
-                )
-                raise UserError("--resume", "a run keeps its settings", remedy)
-            result = run(resume=resume, observers=observers, accept_changes=accept_changes)
-        else:
-            only_resuming(accept_changes)
-            config = load(recipe, sets or ())
-            where = out or next_folder(_run_name(recipe, config.algorithm.name))
-            result = run(config, out=where, observers=observers)
+        result = run(
+            config, out=out, resume=resume, observers=observers, accept_changes=accept_changes
+        )
+    _print_result(result, as_json)
+
+
+def _print_result(result: Any, as_json: bool) -> None:
+    from winnow.storage.paths import shown
+    from winnow.storage.sizes import told
+    from winnow.training.summary import gain_line
+
     if as_json:
         print_json(_result_table(result))
         return

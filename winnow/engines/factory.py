@@ -5,6 +5,7 @@ A new kind is one entry here, and its name in `config/schema/engine.py`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from winnow.config.validation import check_answers
 from winnow.engines.base import Engine, Sampler
 from winnow.engines.devices import launched, pick_device
 from winnow.engines.models.loading import BUILT_IN, resolve
+from winnow.engines.ray.placement import behind
 from winnow.errors import UserError
 from winnow.reporting.observer import Observers
 from winnow.rewards.base import Reward
@@ -61,6 +63,16 @@ def dismiss() -> None:
     from winnow.engines.fsdp.crew import dismiss as let_go
 
     let_go()
+
+
+def launch(
+    address: str, config: Config, words: Sequence[str], folder: Path, show: Callable[[bytes], None]
+) -> int:
+    """Have a Ray cluster run `winnow train`; the exit code. See `engines.ray.driver.launch`."""
+    from winnow.engines.ray.driver import Job
+    from winnow.engines.ray.driver import launch as launched_by_ray
+
+    return launched_by_ray(address, Job(config, tuple(words), folder), show)
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,11 @@ def _server(config: Config, _: Callable[[], Engine], __: Place) -> Sampler:
 def _vllm(config: Config, engine: Callable[[], Engine], place: Place) -> Sampler:
     from winnow.engines.vllm.setup import vllm_sampler
 
-    return vllm_sampler(config, engine(), place.folder, place.note)
+    if (door := behind(os.environ)) is None:
+        return vllm_sampler(config, engine(), place.folder, place.note)
+    from winnow.engines.ray.servers import starter
+
+    return vllm_sampler(config, engine(), place.folder, place.note, starter(*door))
 
 
 SAMPLERS: Mapping[str, Callable[[Config, Callable[[], Engine], Place], Sampler]] = {

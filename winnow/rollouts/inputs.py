@@ -51,6 +51,8 @@ _FREE = frozenset(
     }
 )
 """Settings that say where and how the work is done; of sources, what is in them counts."""
+_PLACES = "ray."
+"""How settings begin that say where the work is done."""
 _PART = re.compile(r"^reward\.parts\.\d+\.")
 """What stands before the settings of one of several rewards."""
 
@@ -115,7 +117,9 @@ def check_inputs(
     free = {
         key
         for key, (old, new) in changed.items()
-        if _PART.sub("reward.", key) in _FREE or (key in extends and _raised(old, new))
+        if _PART.sub("reward.", key) in _FREE
+        or key.startswith(_PLACES)
+        or (key in extends and _raised(old, new))
     }
     shown = {key: f"{key} {_show(old)} -> {_show(new)}" for key, (old, new) in changed.items()}
     serious = [text for key, text in shown.items() if key not in free] + of_data

@@ -28,6 +28,7 @@ from winnow.config.schema.eval import EvalConfig
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.prompts import PromptsConfig
+from winnow.config.schema.ray import RayConfig
 from winnow.config.schema.reward import RewardConfig
 from winnow.config.schema.rounds import RoundsConfig
 from winnow.config.schema.sampling import SamplingConfig
@@ -94,6 +95,7 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     sampling: SamplingConfig = SamplingConfig()
     engine: EngineConfig = EngineConfig()
+    ray: RayConfig = RayConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     critic: CriticConfig = CriticConfig()
     lora: LoraConfig = LoraConfig()

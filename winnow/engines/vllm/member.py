@@ -13,7 +13,7 @@ from winnow.engines.server.client import Passing, Refused
 from winnow.engines.server.protocol import BadAnswer
 from winnow.engines.vllm.delivery import Delivery, Missed
 from winnow.engines.vllm.link import Link
-from winnow.engines.vllm.process import SERVED, Plan, Process
+from winnow.engines.vllm.process import SERVED, Plan, Process, Running
 from winnow.engines.vllm.protocol import GENERATE, Completion, question, read
 
 FAILURES = (Passing, BadAnswer, Missed, Refused)
@@ -26,6 +26,10 @@ _BY_SIGNAL = {128 + number: number.name for number in signal.Signals}
 
 State = Literal["joining", "up", "down", "out"]
 """On its way to the weights; sampling; failed, to join again; failed for good."""
+
+
+GoesOn = Callable[[], bool]
+"""Whether a server that is on its way is still wanted."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Member:
     name: str
     link: Link
     slots: int
-    start: Callable[[Delivery], Process] | None = None
+    start: Callable[[Delivery, GoesOn], Running] | None = None
     served: str = ""
     state: State = "joining"
     busy: int = 0
@@ -85,9 +89,9 @@ class Member:
     context: int | None = None
     gap: float = 0.0
     reason: str = ""
-    process: Process | None = field(default=None, repr=False)
+    process: Running | None = field(default=None, repr=False)
 
-    def join(self, delivery: Delivery, goes_on: Callable[[], bool]) -> None:
+    def join(self, delivery: Delivery, goes_on: GoesOn) -> None:
         """Be there, with these weights. A miss is tried once more.
 
         Args:
@@ -100,7 +104,7 @@ class Member:
         begun = self.start is not None
         if self.start is not None:
             self.close()
-            self.process = self.start(delivery)
+            self.process = self.start(delivery, goes_on)
             self.link = Link(self.process.url, self.link.timeout)
         self._wait(delivery.timeout, goes_on)
         if not self.served or self.context is None:
@@ -162,7 +166,7 @@ class Member:
     def _same(self, one: Delivery, two: Delivery) -> bool:
         return one.label.partition("-")[2] == two.label.partition("-")[2]
 
-    def _wait(self, limit: float, goes_on: Callable[[], bool]) -> None:
+    def _wait(self, limit: float, goes_on: GoesOn) -> None:
         """Wait until it answers."""
         deadline = time.monotonic() + limit
         while goes_on():
@@ -193,12 +197,23 @@ class Member:
         self.context = length if type(length) is int else None
 
 
-def started(plan: Plan, number: int, slots: int, timeout: float) -> Member:
+Start = Callable[[Plan, int, Delivery, GoesOn], Running]
+"""What starts a server, by its number."""
+
+
+def started_here(plan: Plan, number: int, delivery: Delivery, _: GoesOn) -> Running:
+    """A server on this machine."""
+    return Process(plan, number, delivery.model)
+
+
+def started(
+    plan: Plan, number: int, slots: int, timeout: float, start: Start = started_here
+) -> Member:
     """A member that Winnow starts."""
     return Member(
         f"server {number}",
         Link("http://127.0.0.1", timeout),
         slots,
-        lambda delivery: Process(plan, number, delivery.model),
+        lambda delivery, goes_on: start(plan, number, delivery, goes_on),
         SERVED,
     )

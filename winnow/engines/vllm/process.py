@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from winnow.engines.devices import by_itself
 from winnow.errors import UserError
@@ -69,6 +70,9 @@ class Plan:
         cache_gib: Of its KV cache, without a GPU.
         rank: Of adapters; 0: there are none.
         folder: For their logs; ``None``: nobody asked for them.
+        host: The address that they listen at.
+        sweeps: Whether what weights come in is removed where the process that starts a server is
+            killed: it is that process's own.
     """
 
     where: Environment
@@ -82,6 +86,19 @@ class Plan:
     port: int = 0
     rank: int = 0
     folder: Path | None = None
+    host: str = "127.0.0.1"
+    sweeps: bool = True
+
+
+class Running(Protocol):
+    """A server that was started, here or elsewhere; see `Process`."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def ended(self) -> int | None: ...
+    def close(self) -> None: ...
+    def last_words(self) -> str: ...
 
 
 class Process:
@@ -93,9 +110,10 @@ class Process:
     """
 
     def __init__(self, plan: Plan, number: int, model: Path) -> None:
-        self.port = plan.port + number if plan.port else _free_port()
+        self._host = plan.host
+        self.port = plan.port + number if plan.port else free_port(plan.host)
         self.log = None if plan.folder is None else plan.folder / f"server-{number}.log"
-        command = [sys.executable, "-I", str(_SUPERVISOR), str(model.parent)]
+        command = [sys.executable, "-I", str(_SUPERVISOR), str(model.parent) if plan.sweeps else ""]
         command += _command(plan, model, self.port)
         if self.log is not None:
             self.log.parent.mkdir(exist_ok=True)
@@ -114,7 +132,7 @@ class Process:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     @property
     def ended(self) -> int | None:
@@ -163,7 +181,7 @@ def _command(plan: Plan, model: Path, port: int) -> list[str]:
     options: dict[str, object] = {
         "model": model,
         "served-model-name": SERVED,
-        "host": "127.0.0.1",
+        "host": plan.host,
         "port": port,
         "dtype": plan.dtype,
         "max-num-seqs": plan.slots,
@@ -215,8 +233,9 @@ def _cores(binding: str) -> int:
     return sum(int(last or first) - int(first) + 1 for first, _, last in parts if first.isdigit())
 
 
-def _free_port() -> int:
+def free_port(host: str) -> int:
+    """A port at an address of this machine that nobody listens at."""
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
+        listening.bind((host, 0))
         port: int = listening.getsockname()[1]
         return port

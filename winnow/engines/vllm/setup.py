@@ -9,7 +9,7 @@ from winnow.config.schema import Config
 from winnow.engines.base import Engine
 from winnow.engines.server.client import Passing, Refused
 from winnow.engines.vllm.link import Link
-from winnow.engines.vllm.member import Member, started
+from winnow.engines.vllm.member import Member, Start, started, started_here
 from winnow.engines.vllm.process import Environment, Plan, environment_of
 from winnow.engines.vllm.sampler import Terms, VLLMSampler
 from winnow.errors import UserError
@@ -23,12 +23,17 @@ _FOUND = 10.0
 
 
 def vllm_sampler(
-    config: Config, engine: Engine, folder: Path | None, note: Callable[[str], None]
+    config: Config,
+    engine: Engine,
+    folder: Path | None,
+    note: Callable[[str], None],
+    start: Start = started_here,
 ) -> VLLMSampler:
     """A sampler over the servers of a config; none is started yet.
 
     Args:
         folder: Of the run, for the servers' logs.
+        start: Starts a server.
 
     Raises:
         UserError: a server that should run does not answer; no vLLM where it should be.
@@ -49,17 +54,16 @@ def vllm_sampler(
     number = own.servers or len(own.urls)
     slots = -(-config.sampling.batch // number)
     if where is not None:
-        members = _started(config, where, folder, dtype, slots)
+        plan = _plan(config, where, folder, dtype, slots)
+        members = [started(plan, n, slots, own.timeout, start) for n in range(own.servers)]
     else:
         members = [_found(url, own.served_model or "", own.timeout, slots) for url in own.urls]
     return VLLMSampler(members, engine, terms, retries=own.retries, tell=note)
 
 
-def _started(
-    config: Config, where: Environment, folder: Path | None, dtype: str, slots: int
-) -> list[Member]:
+def _plan(config: Config, where: Environment, folder: Path | None, dtype: str, slots: int) -> Plan:
     own = config.engine
-    plan = Plan(
+    return Plan(
         where=where,
         dtype=dtype,
         slots=slots,
@@ -72,7 +76,6 @@ def _started(
         rank=config.lora.rank if own.transfer == "lora" else 0,
         folder=None if folder is None else folder / SERVERS,
     )
-    return [started(plan, number, slots, own.timeout) for number in range(own.servers)]
 
 
 def _found(url: str, served: str, timeout: float, slots: int) -> Member:

@@ -3,7 +3,7 @@
     python supervisor.py FOLDER COMMAND...
 
 Its standard input is held open by the parent: that it ends means that the server is to end. If it
-ends because the parent was killed, FOLDER is removed too, unless it is empty. The first line that it
+ends because the parent was killed, FOLDER is removed too, unless it is "". The first line that it
 prints is the number of the server's process group.
 
 It is two processes: what ends a parent may kill the parent's own children with it, as Ray does,

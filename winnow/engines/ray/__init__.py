@@ -1,0 +1,1 @@
+"""Learner processes and vLLM servers on a Ray cluster, which places, watches and restarts them."""

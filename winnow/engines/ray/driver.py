@@ -1,0 +1,207 @@
+"""`winnow train --ray`: has the processes of a run placed, and begins them again if one is lost.
+
+The processes are those of `torchrun`, with its variables. Ray places them, notices what is lost and
+starts actors of servers anew; an attempt is never retried by Ray itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from winnow.config.schema import Config
+from winnow.engines.ray.cluster import Actors, Ears, connected, placed
+from winnow.engines.ray.placement import bundles, carried, environments
+from winnow.errors import UserError
+from winnow.storage.lock import alone
+from winnow.storage.paths import shown
+
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes of a run that was told to stop."""
+_TICK = 0.5
+_SOON = 20.0
+"""Seconds in which Ray notices what rank 0 has noticed: that another process is gone."""
+_LETS_GO = 60.0
+"""Seconds that what is left of an attempt may take to end."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A `winnow train` to run.
+
+    Attributes:
+        words: Of the command, without Ray's.
+        folder: Of the run.
+    """
+
+    config: Config
+    words: tuple[str, ...]
+    folder: Path
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to resume."""
+        return (self.folder / "config.toml").is_file()
+
+    @property
+    def next_words(self) -> tuple[str, ...]:
+        """The command of the next attempt."""
+        if "--resume" in self.words or not self.begun:
+            return self.words
+        return ("train", "--resume", str(self.folder))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended.
+
+    Attributes:
+        code: Of rank 0.
+        lost: What was lost, if that is why; else empty.
+    """
+
+    code: int
+    lost: str = ""
+
+
+def launch(address: str, job: Job, show: Callable[[bytes], None]) -> int:
+    """Run a command on a cluster; its exit code.
+
+    Args:
+        address: See `cluster.connected`.
+        show: Takes what rank 0 says.
+
+    Raises:
+        UserError: no cluster, or not what the run needs; no such folder on another machine.
+    """
+    learners, servers = bundles(job.config, gpus=False)  # for its errors, before Ray is imported
+    with Ears() as ears, connected(address, [*learners, *servers], ears) as ray:
+        gpus = ray.cluster_resources().get("GPU", 0) > 0
+        learners, servers = bundles(job.config, gpus)
+        words, own = job.words, job.config.ray
+        for number in range(1, own.attempts + 1):
+            with placed(ray, learners, servers, own.wait) as actors:
+                _begin(ray, actors, job, words)
+                ended = _followed(ray, actors.learners, ears, show)
+                ears.forward = None
+            if not ended.lost or ears.heard:
+                return ended.code
+            words = job.next_words
+            last = number == own.attempts
+            show(_told(ended.lost, job, number, own.attempts, last).encode())
+            if not last:
+                _free(job.folder)
+        return 1
+
+
+def _told(lost: str, job: Job, number: int, of: int, last: bool) -> str:
+    resume = f"winnow train --resume {shown(job.folder)}" if job.begun else ""
+    if last:
+        after = f"; resume: {resume}" if resume else ""
+        return f"winnow: {lost} in attempt {number} of {of}{after}\n"
+    what = "resumes" if resume else "begins anew"
+    return f"winnow: {lost}; attempt {number + 1} of {of} {what}\n"
+
+
+def _begin(ray: Any, actors: Actors, job: Job, words: Sequence[str]) -> None:
+    seats = ray.get([actor.seat.remote() for actor in actors.learners])
+    where = ray.get([actor.address.remote() for actor in actors.servers])
+    if job.config.engine.transfer_dir is None and set(where) - {seats[0].address}:
+        problem = "is missing, and servers are on other machines than rank 0"
+        raise UserError("engine.transfer_dir", problem, "set a folder that all machines see")
+    port = ray.get(actors.learners[0].free_port.remote())
+    command, here = carried(os.environ), Path.cwd()
+    started = []
+    for rank, own in enumerate(environments(seats, port)):
+        servers = [] if rank else actors.servers
+        given = list(words), command, own, (here, job.folder), servers
+        started.append(actors.learners[rank].start.remote(*given))
+    for seat, fine in zip(seats, ray.get(started), strict=True):
+        if not fine:
+            problem = f"{here} is not there on {seat.address}"
+            raise UserError("--ray", problem, "run it in a folder that all machines see")
+
+
+def _followed(
+    ray: Any, learners: Sequence[Any], ears: Ears, show: Callable[[bytes], None]
+) -> Ended:
+    """What becomes of the processes of an attempt; what rank 0 says meanwhile is shown."""
+    waits = {actor.wait.remote(): rank for rank, actor in enumerate(learners)}
+    saying = learners[0].said.remote()
+    ears.forward = lambda number: learners[0].signal.remote(number)
+    while True:
+        also = [] if saying is None else [saying]
+        for ref in ray.wait([*also, *waits], timeout=_TICK)[0]:
+            if ref == saying:
+                saying = _shown(ray, learners[0], ref, show)
+                continue
+            rank = waits.pop(ref)
+            code, lost = _end_of(ray, ref, rank)
+            if rank and not lost:
+                continue
+            if rank == 0:
+                _rest(ray, learners[0], saying, show)
+            if rank == 0 and code == 1 and not lost:
+                lost = _soon_lost(ray, waits)
+            return Ended(code, lost)
+
+
+def _end_of(ray: Any, ref: Any, rank: int) -> tuple[int, str]:
+    """A process's exit code, and if it was lost, how."""
+    try:
+        code: int = ray.get(ref)
+    except ray.exceptions.RayActorError as error:
+        why = "its node is gone" if "node" in type(error).__name__.lower() else "its actor is gone"
+        return 1, f"rank {rank} is lost: {why}"
+    if code > 128 and code not in _STOPPED:
+        with suppress(ValueError):
+            return code, f"rank {rank} was ended by {signal.Signals(code - 128).name}"
+    return code, ""
+
+
+def _soon_lost(ray: Any, waits: dict[Any, int]) -> str:
+    """Whether another process was lost, so that rank 0 has failed for that."""
+    deadline = time.monotonic() + _SOON
+    while waits and time.monotonic() < deadline:
+        for ref in ray.wait(list(waits), timeout=_TICK)[0]:
+            _, lost = _end_of(ray, ref, waits.pop(ref))
+            if lost:
+                return lost
+    return ""
+
+
+def _shown(ray: Any, actor: Any, ref: Any, show: Callable[[bytes], None]) -> Any:
+    """Show what was said; what waits for more, if there may be."""
+    try:
+        text: bytes = ray.get(ref)
+    except ray.exceptions.RayActorError:
+        return None
+    if not text:
+        return None
+    show(text)
+    return actor.said.remote()
+
+
+def _rest(ray: Any, actor: Any, saying: Any, show: Callable[[bytes], None]) -> None:
+    """Show what rank 0 has said before its end."""
+    while saying is not None and ray.wait([saying], timeout=10 * _TICK)[0]:
+        saying = _shown(ray, actor, saying, show)
+
+
+def _free(folder: Path) -> None:
+    """Wait until what is left of an attempt no longer writes to the folder."""
+    deadline = time.monotonic() + _LETS_GO
+    while folder.is_dir():
+        try:
+            with alone(folder):
+                return
+        except UserError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_TICK)
