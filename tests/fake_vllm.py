@@ -45,8 +45,14 @@ class FakeVLLM(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, model: Path | None = None, port: int = 0, die_after: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(
+        self,
+        model: Path | None = None,
+        port: int = 0,
+        die_after: int = 0,
+        host: str = "127.0.0.1",
+    ) -> None:
+        super().__init__((host, port), _Handler)
         self.logits = [0.0] * 10
         if model is not None:
             self.take(model)
@@ -229,14 +235,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Not to the terminal."""
 
 
-def main() -> None:
+def main(kind: type[FakeVLLM] = FakeVLLM) -> None:
     """What `python -m vllm.entrypoints.openai.api_server` is asked."""
     told = dict(zip(sys.argv, sys.argv[1:], strict=False))
     port, die_after = int(told["--port"]), int(told.get("--die-after", 0))
     if "--killed-once" in told and not Path(told["--killed-once"]).exists():
         Path(told["--killed-once"]).touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    with FakeVLLM(Path(told["--model"]), port, die_after):
+    with kind(Path(told["--model"]), port, die_after, told["--host"]):
         threading.Event().wait()
 
 

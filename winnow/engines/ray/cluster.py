@@ -87,7 +87,7 @@ def connected(address: str, wanted: Sequence[Bundle], ears: Ears) -> Iterator[An
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         ray.init(namespace=unique(), configure_logging=True, **quiet, **how)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:200]
         remedy = "start one (ray start --head), fix the address, or use --ray local"
         raise UserError("--ray", f"no cluster at {address!r}: {reason}", remedy) from error
