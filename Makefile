@@ -11,7 +11,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo install test test-learns test-elsewhere long peers torture verdicts examples docs test-page \
-        test-fsdp test-trackers vllm test-vllm lint check package pins bench bench-sampling bench-selection \
+        test-fsdp test-ray test-trackers vllm test-vllm lint check package pins bench bench-sampling bench-selection \
         bench-report pictures floors check-gpu bench-gpu bench-learners bench-scale clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M-Instruct on two-digit addition
@@ -46,6 +46,9 @@ docs: $(VENV)/trackers               ## what the README and the docs tell one to
 
 test-fsdp: $(VENV)/tests             ## several processes that share a model, killed among other things
 	$(BIN)/python -m pytest -m fsdp $(ARGS)
+
+test-ray: $(VENV)/ray                ## runs on a Ray cluster of two nodes on this machine, killed among other things
+	$(BIN)/python -m pytest -m ray $(ARGS)
 
 test-page: $(VENV)/page              ## drive the page of a run in a headless Chromium (apt-get install chromium)
 	$(BIN)/python -m pytest -m page
@@ -123,6 +126,10 @@ $(VENV)/page: $(VENV)/tests
 
 $(VENV)/trackers: $(VENV)/tests
 	$(PIP) -e '.[trackers]'
+	touch $@
+
+$(VENV)/ray: $(VENV)/tests
+	$(PIP) -e '.[ray]'
 	touch $@
 
 $(VENV)/peers: $(VENV)/tests

@@ -15,7 +15,7 @@ from winnow.errors import UserError, nearest
 
 _SECRET = ("engine", "engine.key_env", "engine.url", "engine.urls")
 """Settings whose values are not shown: they may hold a key or a password by mistake."""
-_OF_TABLES = ("value_error", "missing", "unreadable", "not_of_templates")
+_OF_TABLES = ("value_error", "missing", "unreadable", "not_of_templates", "no_amount")
 """Kinds of errors about a table as a whole; else a table stands where a value should."""
 _KEYS = ("key_env", "url")
 """Ends of settings likewise, of a judge."""

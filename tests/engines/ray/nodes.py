@@ -67,7 +67,7 @@ def laid_out(folder: Path, model: Path, steps: int = 4, *, servers: bool = False
         "    print('/nowhere'); print('numpy vllm')\n"
         "else:\n"
         f"    served = {str(ROOT / 'tests/engines/ray/served.py')!r}\n"
-        f"    os.execv({sys.executable!r}, ['python', served, *sys.argv])\n"
+        f"    os.execv({sys.executable!r}, [{sys.executable!r}, served, *sys.argv])\n"
     )
     python.chmod(python.stat().st_mode | stat.S_IEXEC)
 
@@ -176,10 +176,11 @@ class Started:
 
     def servers(self) -> list[int]:
         """The processes of servers."""
+        said = {number: command(number) for number in self.processes()}
         return [
-            n
-            for n in self.processes()
-            if command(n).startswith("python ") and "--port" in command(n)
+            number
+            for number, line in said.items()
+            if "served.py" in line and "--model" in line and "supervisor" not in line
         ]
 
     def ports(self) -> list[int]:
@@ -189,6 +190,16 @@ class Started:
             words = command(number).split()
             found.append(words[words.index("--port") + 1])
         return sorted({int(port) for port in found if port})
+
+    def waits(self, what: str, until: Any) -> None:
+        """Wait for what it does, while it runs."""
+
+        def there() -> bool:
+            if self.process.poll() is not None and not until():
+                raise AssertionError(f"{what}: {self.process.communicate()[0]}")
+            return bool(until())
+
+        waits(what, there)
 
     def finished(self, timeout: float = 300) -> tuple[int, str]:
         said, _ = self.process.communicate(timeout=timeout)

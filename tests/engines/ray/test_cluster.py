@@ -32,7 +32,7 @@ def test_a_run_is_that_of_torchrun(two, tmp_path, tiny_model) -> None:
     """Bit for bit: the processes are the same, with the same variables."""
     laid_out(tmp_path, tiny_model)
     with started(tmp_path, *RUN, "--ray", two.address) as run:
-        waits("no ranks", lambda: len(run.ranks()) == 2)
+        run.waits("no ranks", lambda: len(run.ranks()) == 2)
         found = {rank: nodes.environ(number) for rank, number in run.ranks().items()}
         of_actors = [nodes.parent(actor_of(number)) for number in run.ranks().values()]
         code, said = run.finished()
@@ -53,7 +53,7 @@ def test_a_server_that_is_killed_is_replaced(two, tmp_path, tiny_model, whom) ->
     """A server alone by the pool, through its actor; one whose actor is gone by Ray."""
     laid_out(tmp_path, tiny_model, steps=30, servers=True)
     with started(tmp_path, *RUN, "--ray", two.address) as run:
-        waits("no steps", lambda: rows(tmp_path) >= 2)
+        run.waits("no steps", lambda: rows(tmp_path) >= 2)
         servers = run.servers()
         assert len(servers) == 2
         victim = servers[0] if whom == "server" else actor_of(servers[0])
@@ -77,7 +77,7 @@ def test_a_server_that_is_killed_is_replaced(two, tmp_path, tiny_model, whom) ->
 def test_a_signal_ends_all(two, tmp_path, tiny_model, how) -> None:
     laid_out(tmp_path, tiny_model, steps=LONG, servers=True)
     with started(tmp_path, *RUN, "--ray", two.address) as run:
-        waits("no checkpoint", lambda: list(tmp_path.glob("run/checkpoints/step-4")))
+        run.waits("no checkpoint", lambda: list(tmp_path.glob("run/checkpoints/step-4")))
         ports = run.ports()
         run.process.send_signal(how)
         code, said = run.finished(60)
@@ -95,7 +95,7 @@ def test_nothing_is_left_where_the_command_is_killed(two, tmp_path, tiny_model, 
     laid_out(tmp_path, tiny_model, steps=LONG, servers=True)
     address = two.address if where == "two" else "local"
     with started(tmp_path, *RUN, "--ray", address, RAY_TMPDIR=two.folder) as run:
-        waits("no checkpoint", lambda: list(tmp_path.glob("run/checkpoints/step-4")))
+        run.waits("no checkpoint", lambda: list(tmp_path.glob("run/checkpoints/step-4")))
         ports = run.ports()
         run.process.kill()
         waits("processes are left", lambda: not run.processes(), 60)
@@ -139,7 +139,7 @@ def test_a_node_that_is_lost_ends_the_attempt_and_the_next_resumes(tmp_path, tin
         made.add(learner=1)
         second = made.add(learner=1)
         with started(tmp_path, *RUN, "--ray", made.address) as run:
-            waits("no checkpoint", lambda: list(tmp_path.glob("run/checkpoints/step-4")))
+            run.waits("no checkpoint", lambda: list(tmp_path.glob("run/checkpoints/step-4")))
             second.remove()
             made.add(learner=1)
             code, said = run.finished()

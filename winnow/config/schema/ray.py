@@ -38,11 +38,13 @@ class RayConfig(Section):
         for name, amount in value.items():
             if amount > 1 and not float(amount).is_integer():
                 problem = f"has {name} = {amount:g}, and above 1 Ray counts in whole numbers"
-                raise PydanticCustomError("not_whole", problem, {"remedy": "round it"})
+                raise PydanticCustomError("no_amount", problem, {"remedy": "round it"})
         if others.field_name == "learner" and value.get("GPU", 1) not in (0, 1):
-            problem = "has a learner process use more or less of GPUs than one"
-            raise PydanticCustomError("one_gpu", problem, {"remedy": "raise ray.ranks instead"})
+            problem = f"gives a learner process {value['GPU']:g} GPUs, and it uses one or none"
+            raise PydanticCustomError("no_amount", problem, {"remedy": "set ray.ranks instead"})
         if value and not any(value.values()):
             problem = "asks for nothing"
-            raise PydanticCustomError("nothing", problem, {"remedy": "give it a CPU, as {CPU = 1}"})
+            raise PydanticCustomError(
+                "no_amount", problem, {"remedy": "give it a CPU, as {CPU = 1}"}
+            )
         return value

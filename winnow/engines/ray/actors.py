@@ -5,6 +5,7 @@ They hold no torch and no model. What they start is supervised, so it ends when 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -92,9 +93,14 @@ class Learner:
 
 
 class Server:
-    """One vLLM server. An actor that Ray has started anew has none until it is told to."""
+    """One vLLM server. An actor that Ray has started anew has none until it is told to.
 
-    def __init__(self) -> None:
+    Args:
+        command: Variables of the command that was given.
+    """
+
+    def __init__(self, command: Mapping[str, str]) -> None:
+        os.environ.update(command)  # for the server, which gets those of this process
         self._process: Process | None = None
 
     def address(self) -> str:

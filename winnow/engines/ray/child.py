@@ -52,7 +52,8 @@ class Child:
             start_new_session=True,
         )
         assert self._process.stdout is not None
-        told = self._process.stdout.readline()
+        with self._process.stdout as first:
+            told = first.readline()
         self.number = int(told) if told.strip().isdigit() else None
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -96,14 +97,14 @@ class Child:
                 os.killpg(self.number, signal.SIGKILL)
 
     def _read(self) -> None:
-        pipe = self._process.stderr
-        assert pipe is not None
-        while chunk := os.read(pipe.fileno(), _CHUNK):
-            self._unwritten.append(chunk)
-            self._write()
-            with self._changed:
-                self._unsaid.append(chunk)
-                self._changed.notify_all()
+        assert self._process.stderr is not None
+        with self._process.stderr as pipe:
+            while chunk := os.read(pipe.fileno(), _CHUNK):
+                self._unwritten.append(chunk)
+                self._write()
+                with self._changed:
+                    self._unsaid.append(chunk)
+                    self._changed.notify_all()
         self._write()
         with self._changed:
             self._over = True

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from winnow.engines.ray.actors import Learner, Server
-from winnow.engines.ray.placement import Bundle, by_node, told, total
+from winnow.engines.ray.placement import Bundle, by_node, carried, told, total
 from winnow.errors import UserError, install_extra
 
 ALONE = "local"
@@ -153,13 +153,20 @@ def placed(
             made.append(ray.remote(kind).options(**how).remote(*given))
             return made[-1]
 
+        command = carried(os.environ)
         yield Actors(
             [
                 actor(Learner, bundle, f"learner-{rank}", f"learner-{rank}", max_concurrency=8)
                 for rank, bundle in enumerate(order)
             ],
             [
-                actor(Server, len(learners) + number, f"server-{number}", max_restarts=_RESTARTS)
+                actor(
+                    Server,
+                    len(learners) + number,
+                    f"server-{number}",
+                    command,
+                    max_restarts=_RESTARTS,
+                )
                 for number in range(len(servers))
             ],
         )
