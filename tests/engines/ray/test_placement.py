@@ -143,6 +143,22 @@ class TestChild:
         child.close()
         assert child.wait() == 128 + signal.SIGTERM
 
+    def test_it_hears_ctrl_c_where_its_parent_does_not(self, tmp_path) -> None:
+        """As workers of Ray do not."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            child = self.child(tmp_path, "import time; print(1, flush=True); time.sleep(600)")
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        child.said()
+        child.signal(signal.SIGINT)
+        said = b""
+        while text := child.said():
+            said += text
+        assert b"KeyboardInterrupt" in said
+        assert child.wait() == 128 + signal.SIGINT
+        child.close()
+
     def test_it_ends_with_its_parent_even_where_children_of_that_are_killed_too(
         self, tmp_path
     ) -> None:

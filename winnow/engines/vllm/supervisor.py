@@ -28,6 +28,8 @@ _GRACE = 10.0
 
 def main() -> int:
     """Run the server until it ends, or is to end; its exit code, or 128 and a signal's number."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what Ray starts has it blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     parent = os.getppid()
     folder, *command = sys.argv[1:]
     front = os.getpid()
