@@ -170,6 +170,35 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def forsaken(folder: Path, host: str) -> bool:
+    """Remove the lock that a process of another machine has left, which is known to have ended.
+
+    Args:
+        host: The machine's name.
+
+    Returns:
+        Whether there was one.
+    """
+    path = folder / LOCK
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        holder = _holder(handle)
+        if holder is None or holder.host != host:
+            return False
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(handle)
+
+
 def written_to(folder: Path) -> bool:
     """Whether a process seems to write to a folder; asking takes no lock, so it disturbs none."""
     try:

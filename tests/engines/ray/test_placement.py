@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from itertools import pairwise, permutations
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 from tests.engines.ray import nodes
 from tests.test_architecture import TREES, imports
 from winnow.config.schema import from_dict
+from winnow.engines.ray import driver
 from winnow.engines.ray.child import Child
 from winnow.engines.ray.placement import (
     _OF_A_MACHINE,
@@ -29,6 +33,7 @@ from winnow.engines.ray.placement import (
 )
 from winnow.engines.ray.servers import Placed, starter
 from winnow.errors import UserError
+from winnow.storage.lock import LOCK, Holder, alone, forsaken
 
 VLLM = {"sampler": "vllm", "servers": 3, "vllm_python": "python"}
 
@@ -188,6 +193,28 @@ class TestChild:
 def test_rank_0_asks_for_servers_by_what_it_is_told() -> None:
     assert behind({}) is None
     assert behind(door(("127.0.0.1", 5), b"\1\2")) == (("127.0.0.1", 5), b"\1\2")
+
+
+@pytest.mark.parametrize(("host", "free"), [("far", True), ("elsewhere", False)])
+def test_a_lock_that_was_left_on_another_machine(tmp_path, monkeypatch, host, free) -> None:
+    """That of rank 0, killed there, is no hindrance to the next attempt; another's is."""
+    monkeypatch.setattr(driver, "_LETS_GO", 0.2)
+    left = Holder("far", 1, "another boot", "", "", "today")
+    (tmp_path / LOCK).write_text(json.dumps(asdict(left)))
+    with pytest.raises(UserError, match="may be writing"), alone(tmp_path):
+        pass
+    if free:
+        driver._free(tmp_path, host)
+        assert not (tmp_path / LOCK).exists()
+    else:
+        with pytest.raises(UserError, match="may be writing"):
+            driver._free(tmp_path, host)
+
+
+def test_a_lock_that_is_held_is_not_removed(tmp_path) -> None:
+    with alone(tmp_path):
+        assert not forsaken(tmp_path, platform.node())
+        assert (tmp_path / LOCK).exists()
 
 
 class Slow(Placed):

@@ -6,6 +6,7 @@ They hold no torch and no model. What they start is supervised, so it ends when 
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,8 @@ class Learner:
 
         context = ray.get_runtime_context()
         gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
-        return Seat(context.get_node_id(), ray.util.get_node_ip_address(), gpus)
+        address = ray.util.get_node_ip_address()
+        return Seat(context.get_node_id(), address, gpus, platform.node())
 
     def free_port(self) -> int:
         """A port of its machine."""

@@ -19,7 +19,7 @@ from winnow.config.schema import Config
 from winnow.engines.ray.cluster import Actors, Ears, connected, placed
 from winnow.engines.ray.placement import bundles, carried, environments
 from winnow.errors import UserError
-from winnow.storage.lock import alone
+from winnow.storage.lock import alone, forsaken
 from winnow.storage.paths import shown
 
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -87,7 +87,7 @@ def launch(address: str, job: Job, show: Callable[[bytes], None]) -> int:
         words, own = job.words, job.config.ray
         for number in range(1, own.attempts + 1):
             with placed(ray, learners, servers, own.wait) as actors:
-                _begin(ray, actors, job, words)
+                host = _begin(ray, actors, job, words)
                 ended = _followed(ray, actors.learners, ears, show)
                 ears.forward = None
             if not ended.lost or ears.heard:
@@ -96,7 +96,7 @@ def launch(address: str, job: Job, show: Callable[[bytes], None]) -> int:
             last = number == own.attempts
             show(_told(ended.lost, job, number, own.attempts, last).encode())
             if not last:
-                _free(job.folder)
+                _free(job.folder, host)
         return 1
 
 
@@ -109,7 +109,8 @@ def _told(lost: str, job: Job, number: int, of: int, last: bool) -> str:
     return f"winnow: {lost}; attempt {number + 1} of {of} {what}\n"
 
 
-def _begin(ray: Any, actors: Actors, job: Job, words: Sequence[str]) -> None:
+def _begin(ray: Any, actors: Actors, job: Job, words: Sequence[str]) -> str:
+    """Start the processes of an attempt; the name of rank 0's machine."""
     seats = ray.get([actor.seat.remote() for actor in actors.learners])
     where = ray.get([actor.address.remote() for actor in actors.servers])
     if job.config.engine.transfer_dir is None and set(where) - {seats[0].address}:
@@ -126,6 +127,7 @@ def _begin(ray: Any, actors: Actors, job: Job, words: Sequence[str]) -> None:
         if not fine:
             problem = f"{here} is not there on {seat.address}"
             raise UserError("--ray", problem, "run it in a folder that all machines see")
+    return str(seats[0].host)
 
 
 def _followed(
@@ -194,14 +196,21 @@ def _rest(ray: Any, actor: Any, saying: Any, show: Callable[[bytes], None]) -> N
         saying = _shown(ray, actor, saying, show)
 
 
-def _free(folder: Path) -> None:
-    """Wait until what is left of an attempt no longer writes to the folder."""
+def _free(folder: Path, host: str) -> None:
+    """Wait until what is left of an attempt no longer writes to the folder.
+
+    What was killed on another machine leaves a lock that this one cannot judge. By then its process
+    has ended: with its actor, whose end Ray has seen, or with its node.
+
+    Args:
+        host: The name of rank 0's machine.
+    """
     deadline = time.monotonic() + _LETS_GO
     while folder.is_dir():
         try:
             with alone(folder):
                 return
         except UserError:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline and not forsaken(folder, host):
                 raise
         time.sleep(_TICK)

@@ -69,11 +69,13 @@ class Seat:
         node: Its node, by Ray's name.
         address: Of its machine.
         gpus: That it was given, by their numbers there.
+        host: The name of its machine.
     """
 
     node: str
     address: str
     gpus: tuple[str, ...] = ()
+    host: str = ""
 
 
 def environments(seats: Sequence[Seat], port: int) -> list[dict[str, str]]:
