@@ -1,13 +1,13 @@
-"""The small task of the study and the policy that its runs start from: `python make.py` writes both.
+"""The small task of the study and the policy that its runs start from: `python make.py`.
 
-A Llama of 0.1 M parameters over 16 characters. Prompts are of four kinds, a hundred each, and how often
-the policy is right at first depends on the kind alone: sums nearly always, products one time in three,
-differences rarely, `#` never. First the policy learns the right completions of the first three kinds; then,
-for as long, to give them as seldom as `KINDS` says and the answer of another prompt of the kind else. So it has
-learned all answers but `#`'s, and what is left to training is to give them more often.
+A Llama of 0.1 M parameters over 16 characters. Prompts are of four kinds, a hundred each, and how
+often the policy is right at first depends on the kind alone: sums nearly always, products one
+time in three, differences rarely, `#` never. First the policy learns the right completions of the
+first three kinds; then, for as long, to give them as seldom as `KINDS` says and wrong ones else.
+So it has learned all answers but `#`'s, and training has to bring them out.
 
-What is written is data that is kept: `model/`, in half precision, `train.jsonl` and `held-out.jsonl`.
-Made anew elsewhere, the weights differ by rounding, and the runs with them.
+What it writes is data that is kept: `model/`, in half precision, `train.jsonl` and
+`held-out.jsonl`. Made anew elsewhere, the weights differ by rounding, and the runs with them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Kind:
 KINDS = {
     "+": Kind("sums", 0.9, lambda a, b: a + b),
     "*": Kind("products", 0.35, lambda a, b: a * b),
-    "-": Kind("differences", 0.04, lambda a, b: a - b),
+    "-": Kind("differences", 0.05, lambda a, b: a - b, range(10, 100)),
     "#": Kind("never", 0.0, max, range(10, 100)),
 }
 
@@ -173,9 +173,7 @@ def main() -> None:
         own = [problem for problem in problems() if problem.operator == kind]
         rng.shuffle(own)
         for name, some in (("held-out", own[:HELD_OUT]), ("train", own[HELD_OUT:])):
-            rows = [
-                {"prompt": p.prompt, "answer": p.answer, "kind": p.kind.name} for p in some
-            ]
+            rows = [{"prompt": p.prompt, "answer": p.answer, "kind": p.kind.name} for p in some]
             text = "".join(json.dumps(row) + "\n" for row in rows)
             with (HERE / f"{name}.jsonl").open("w" if kind == "+" else "a") as file:
                 file.write(text)
