@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# A study of Winnow's own rows and cells: the short form, eight variants x ten seeds. Killed, the same command
-# goes on where it was.
+# Winnow's own rows and cells compared over seeds, then each finding put to the runs (findings.py).
+# Killed, the same command resumes.
 #
-#   ./run.sh                      # all of it: studies/short
-#   STUDY=long ./run.sh           # all rows and cells x twenty seeds, for a night
-#   STUDY=lm ./run.sh             # a language model
+#   ./run.sh                      # eight variants x ten seeds, into studies/short
+#   STUDY=long ./run.sh           # all rows and fifteen cells x twenty seeds: a night
+#   STUDY=lm ./run.sh             # five rows x three seeds of a language model
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 study=${STUDY:-short}
-work=${WORK:-studies/$study}
+[ -f "$study" ] || study=$here/$study.toml     # or a file of your own
+work=${WORK:-studies/$(basename "$study" .toml)}
 
-winnow compare "$here/$study.toml" --out "$work"
+winnow compare "$study" --out "$work"
 python "$here/findings.py" "$work"
