@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import tomli_w
 
 pytestmark = pytest.mark.examples
 
@@ -78,3 +80,29 @@ def test_difficulty(tmp_path) -> None:
     for name, rows in (("hard", hard), ("hard.control", control)):
         trained = pq.read_table(tmp_path / f"{name}-0/rollouts/train-000001.parquet").to_pylist()
         assert {row["prompt_id"] for row in trained} <= {row["id"] for row in rows}
+
+
+def test_study(tmp_path) -> None:
+    """Three of its variants, one seed, eight steps; the second time nothing is left to run."""
+    folder = EXAMPLES / "study"
+    small = tomllib.loads((folder / "short.toml").read_text(encoding="utf-8"))
+    small["study"] |= {"seeds": [1], "budget": {"samples": 2048}}
+    base = small["base"]
+    base |= {"model": str(folder / "model"), "steps": 8}
+    base["prompts"]["source"] = str(folder / "train.jsonl")
+    base["eval"]["source"] = str(folder / "held-out.jsonl")
+    names = ("grpo", "grpo-centred", "raft++")
+    small["variants"] = {name: small["variants"][name] for name in names}
+    (tmp_path / "small.toml").write_text(tomli_w.dumps(small), encoding="utf-8")
+    given = {"STUDY": str(tmp_path / "small.toml"), "WORK": str(tmp_path / "work")}
+    out = run("study/run.sh", **given)
+
+    def accuracy(name: str) -> float:
+        lines = tmp_path.joinpath(f"work/runs/{name}/seed-1/evals.jsonl").read_text().splitlines()
+        return float(json.loads(lines[-1])["accuracy"])
+
+    after = out.split("raft++ - grpo: accuracy at the end\n")[1]
+    difference = 100 * (accuracy("raft++") - accuracy("grpo"))
+    assert float(after.split()[0]) == pytest.approx(difference, abs=0.05)
+    again = run("study/run.sh", **given)
+    assert again[again.index("short: ") :] == out[out.index("short: ") :]

@@ -26,6 +26,8 @@ LEFT_OUT = {
     "transformers serve": "asks a hub; test_server has such a server",
     "make vllm": "3.5 GB: `.ci/nightly vllm` does it",
     "def short_and_right": "a module, not a script",
+    "winnow compare STUDY.toml": "a file of one's own: tests/studies does it",
+    "examples/study/run.sh": "half an hour: `make examples` runs a part of it",
     "import mlflow": "a library that no extra has",
 }
 SMALLER = {
