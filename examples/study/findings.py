@@ -9,8 +9,10 @@ sign is, and is open otherwise. Student's t over pairs of one seed, told by the 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +20,7 @@ import numpy as np
 
 from winnow.studies.curves import at_metric, common_level, line_of
 from winnow.studies.outcomes import Outcome, outcome_of
+from winnow.studies.runs import state_of
 from winnow.studies.schema import StudyFile, read_study
 from winnow.theory.comparison import Difference, holm, paired, unpaired
 from winnow.theory.summaries import area_under
@@ -219,8 +222,10 @@ def line(found: Found, p: float, rule: Rule) -> str:
     digits = found.claim.measure.digits
 
     def interval(d: Difference) -> str:
-        low, high = (np.nan if end is None else end * scale for end in (d.low, d.high))
-        return f"{d.estimate * scale:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        middle = f"{d.estimate * scale:+.{digits}f}"
+        if d.low is None or d.high is None:
+            return middle
+        return f"{middle} [{d.low * scale:.{digits}f}, {d.high * scale:.{digits}f}]"
 
     sign = {-1: "below 0", 0: f"within {(rule.margin or 0) * scale:g}", 1: "above 0"}[claim.sign]
     where = "" if found.level is None else f" {100 * found.level:.1f}%"
@@ -233,15 +238,14 @@ def line(found: Found, p: float, rule: Rule) -> str:
 
 def runs_of(folder: Path, study: StudyFile) -> dict[str, dict[int, Outcome]]:
     """Those that have ended, by variant and seed."""
-    made: dict[str, dict[int, Outcome]] = {}
-    for name in study.variants:
-        made[name] = {}
-        for seed in study.study.seeds:
-            run = folder / "runs" / name / f"seed-{seed}"
-            if (run / "evals.jsonl").exists():
-                outcome = outcome_of(run, study.study.metric)
-                if outcome is not None:
-                    made[name][seed] = outcome
+    made: dict[str, dict[int, Outcome]] = {name: {} for name in study.variants}
+    for name, seed in product(study.variants, study.study.seeds):
+        run = folder / "runs" / name / f"seed-{seed}"
+        state = state_of(run)
+        if state in ("done", "stopped"):
+            outcome = outcome_of(run, study.study.metric, stopped=state == "stopped")
+            if outcome is not None:
+                made[name][seed] = outcome
     return made
 
 
@@ -256,14 +260,15 @@ def main() -> None:
     adjusted = holm([one.difference.p for one in found])
     rule = Rule(table.level, table.power, table.margin or None, max(1, len(found)))
     print(f"{table.name}: {len(found)} of {len(CLAIMS)} claims can be put to these runs")
-    print(f"  {'paired':>24} {'unpaired':>24} {'p all':>6} {'claimed':>9}")
+    print(f"  {'paired':>24} {'unpaired':>24} {'p all':>6} {'claimed':>9} result")
     for one, p in zip(found, adjusted, strict=True):
         print(line(one, p, rule))
     print()
     for one, p in zip(found, adjusted, strict=True):
         own = rule if one.claim.sign == 0 else Rule(rule.level, rule.power, None, rule.comparisons)
         said = verdict(one.difference, p, (one.claim.a, one.claim.b), one.claim.measure, own)
-        print(f"- {one.claim.finding}: {one.result(p, rule)}; {said}")
+        text = f"- {one.claim.finding}: {one.result(p, rule)}; {said}"
+        print(textwrap.fill(text, 80, subsequent_indent="  "))
 
 
 if __name__ == "__main__":
