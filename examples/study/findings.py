@@ -227,12 +227,13 @@ def line(found: Found, p: float, rule: Rule) -> str:
             return middle
         return f"{middle} [{d.low * scale:.{digits}f}, {d.high * scale:.{digits}f}]"
 
+    told_p = "<0.001" if p < 0.0005 else f"{p:.3f}"
     sign = {-1: "below 0", 0: f"within {(rule.margin or 0) * scale:g}", 1: "above 0"}[claim.sign]
     where = "" if found.level is None else f" {100 * found.level:.1f}%"
     return (
         f"{claim.b} - {claim.a}: {claim.what}{where}\n"
         f"  {interval(found.difference):>24} {interval(found.apart):>24}"
-        f" {p:6.3f} {sign:>9} {found.result(p, rule)}"
+        f" {told_p:>6} {sign:>9} {found.result(p, rule)}"
     )
 
 
@@ -268,7 +269,7 @@ def main() -> None:
         own = rule if one.claim.sign == 0 else Rule(rule.level, rule.power, None, rule.comparisons)
         said = verdict(one.difference, p, (one.claim.a, one.claim.b), one.claim.measure, own)
         text = f"- {one.claim.finding}: {one.result(p, rule)}; {said}"
-        print(textwrap.fill(text, 80, subsequent_indent="  "))
+        print(textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False))
 
 
 if __name__ == "__main__":
