@@ -155,7 +155,7 @@ def test_every_setting_has_a_reader() -> None:
     always = {
         row["key"]
         for row in describe()
-        if row["key"].startswith(("optimizer.", "alarms.")) or row["key"] in READ
+        if row["key"].startswith(("optimizer.", "alarms.", "ray.")) or row["key"] in READ
     }
     table = {key for reader in (*ALWAYS, *TRAINING) for key in reader.keys}
     assert not always & table
