@@ -129,12 +129,19 @@ def test_a_mistake_is_told_once(two, tmp_path, tiny_model, words, told) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_no_cluster(tmp_path, tiny_model) -> None:
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:1", "no cluster at '127.0.0.1:1': Connection refused; start one"),
+        ("ray://127.0.0.1:1", "'ray://127.0.0.1:1' is no address; use HOST:PORT, auto or local"),
+    ],
+)
+def test_no_cluster(tmp_path, tiny_model, address, told) -> None:
     laid_out(tmp_path, tiny_model)
-    with started(tmp_path, *RUN, "--ray", "127.0.0.1:1") as run:
+    with started(tmp_path, *RUN, "--ray", address) as run:
         code, said = run.finished(60)
     assert (code, said.count("\n")) == (2, 1), said
-    assert said.startswith("winnow: --ray: no cluster at '127.0.0.1:1': ")
+    assert said.startswith(f"winnow: --ray: {told}")
 
 
 def test_a_node_that_is_lost_ends_the_attempt_and_the_next_resumes(tmp_path, tiny_model) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,9 @@ from winnow.errors import UserError, install_extra
 ALONE = "local"
 _MEMORY = 100 * 2**20
 """Of a cluster of this machine alone, for objects: lines of text travel."""
+_REMEDY = "start one (ray start --head), fix the address, or use --ray local"
+_ANSWERS = 10.0
+"""Seconds that a head node may take to take a connection."""
 _CLOSES = 45.0
 _RESTARTS = 3
 """Of the actor of a server, by Ray."""
@@ -79,6 +83,7 @@ def connected(address: str, wanted: Sequence[Bundle], ears: Ears) -> Iterator[An
         import ray
     except ImportError as error:
         raise UserError("--ray", "Ray is not installed", install_extra("ray")) from error
+    _check(address)
     how: dict[str, Any] = {"address": address}
     if address == ALONE:
         sums = {name: amount for name, amount in total(wanted).items() if name != "GPU"}
@@ -89,14 +94,27 @@ def connected(address: str, wanted: Sequence[Bundle], ears: Ears) -> Iterator[An
         ray.init(namespace=unique(), configure_logging=True, **quiet, **how)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:200]
-        remedy = "start one (ray start --head), fix the address, or use --ray local"
-        raise UserError("--ray", f"no cluster at {address!r}: {reason}", remedy) from error
+        raise UserError("--ray", f"no cluster at {address!r}: {reason}", _REMEDY) from error
     finally:
         ears.listen()  # Ray has taken SIGTERM
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check(address: str) -> None:
+    """Raise a `UserError` where nobody listens: Ray asks for minutes."""
+    if address in (ALONE, "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise UserError("--ray", f"{address!r} is no address", "use HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWERS).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError("--ray", f"no cluster at {address!r}: {reason}", _REMEDY) from error
 
 
 def unique() -> str:
