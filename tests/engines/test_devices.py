@@ -10,7 +10,8 @@ import winnow
 from tests import kills
 from winnow.config.schema import from_dict
 from winnow.engines.devices import peak_memory, reproducible, room, without_plans
-from winnow.engines.local import decoding, learner
+from winnow.engines.learning import learner
+from winnow.engines.local import decoding
 from winnow.training.setup import plan
 
 

@@ -18,7 +18,9 @@ from tests import kills, tiny
 from tests.kills import FIRST, same, weights
 from tests.kills import samples as rows
 from winnow.config.schema import Config
-from winnow.engines.local import engine, learner
+from winnow.engines.learning import learner
+from winnow.engines.local import engine
+from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.forward import PolicyForward
 from winnow.rewards.in_process import InProcessReward
 from winnow.training.updates import minibatches
@@ -385,8 +387,8 @@ def test_what_a_row_does_not_use_is_not_there(tiny_model, tmp_path, monkeypatch,
     monkeypatch.setattr(engine.LocalCritic, "__init__", never)
     monkeypatch.setattr(engine.LocalEngine, "_reference", never)
     monkeypatch.setattr(engine.LocalEngine, "snapshot", never)
-    monkeypatch.setattr(learner.LocalLearner, "reference_logprobs", never)
-    monkeypatch.setattr(learner.LocalLearner, "values", never)
+    monkeypatch.setattr(LocalLearner, "reference_logprobs", never)
+    monkeypatch.setattr(LocalLearner, "values", never)
     # What an architecture can do is found out on a few answers, with and without a shared prompt.
     probed = 2 * sum(len(piece.answers) for piece in PolicyForward(tiny.model())._probe())
     read = []
