@@ -157,8 +157,16 @@ class TestDelivery:
         policy.outbox.base(policy.save)
         with FakeVLLM() as one:
             made, _ = sampler([one], policy, lora=True)
+            answer, paths = one.answer, []
+
+            def noted(path, body):
+                paths.extend([Path(body["lora_path"])] if "lora_path" in body else [])
+                return answer(path, body)
+
+            one.answer = noted
             updated(policy, made, 1)
             sampled(made, requests(1))
+        assert [path.is_dir() for path in paths] == [True]  # read again whenever vLLM needs them
         assert "/v1/load_lora_adapter" in one.calls
         assert "/collective_rpc" not in one.calls
         assert {body["model"] for body in one.asked} == {"policy-lora"}

@@ -150,6 +150,11 @@ class Member:
             raise WrongVersion(f"it sampled from version {wrong[0]!r}, not {self.has.label!r}")
         return made
 
+    @property
+    def runs(self) -> bool:
+        """Whether it is there, as far as is known."""
+        return self.start is None or (self.process is not None and self.process.ended is None)
+
     def close(self) -> None:
         """End the server, if it was started here."""
         self.link.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 
@@ -262,14 +263,19 @@ class Pool:
             delivery = self._delivery
             assert delivery is not None
             try:
-                with held(delivery.folder) as folder:  # the run goes on, and drops earlier versions
+                # The run goes on, and drops earlier versions. Adapters are read again later, so
+                # theirs has to be the folder that stays.
+                hold = held if delivery.base is None else nullcontext
+                with hold(delivery.folder) as folder:
                     own = replace(delivery, folder=folder)
                     if there:  # newer weights came while it joined
                         member.give(own)
                     else:
                         member.join(own, lambda: not self._closed)
             except (*FAILURES, Dropped) as error:
-                if isinstance(error, Dropped) and delivery is not self._delivery:
+                gone = delivery.base is not None and not delivery.folder.is_dir() and member.runs
+                if delivery is not self._delivery and (gone or isinstance(error, Dropped)):
+                    there = there or gone
                     continue
                 if self._to_start_anew(member, error):
                     there = False
