@@ -147,7 +147,7 @@ class TestCommand:
     def test_on_a_cpu(self) -> None:
         said = _variables(plan("py", devices=["0-2,5"], cache_gib=1.5), 0)
         assert (said["VLLM_CPU_OMP_THREADS_BIND"], said["OMP_NUM_THREADS"]) == ("0-2,5", "4")
-        assert said["VLLM_CPU_KVCACHE_SPACE"] == "1.5"
+        assert said["VLLM_CPU_KVCACHE_SPACE"] == "2"
         assert "LD_PRELOAD" not in said  # there is no such file
         command = _command(plan("py"), Path("/m"), 8123)
         assert "--no-enable-chunked-prefill" in command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -218,7 +219,7 @@ def _variables(plan: Plan, number: int) -> dict[str, str]:
         return said | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
     device = str(number % (os.cpu_count() or 1)) if device is None else device
     said |= {
-        "VLLM_CPU_KVCACHE_SPACE": f"{plan.cache_gib:g}",
+        "VLLM_CPU_KVCACHE_SPACE": str(math.ceil(plan.cache_gib)),  # it takes whole GiB
         "VLLM_CPU_OMP_THREADS_BIND": device,
         "OMP_NUM_THREADS": str(_cores(device)),
         "KMP_BLOCKTIME": "1",  # a thread that waits is not to keep another's core
