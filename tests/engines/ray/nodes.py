@@ -22,6 +22,7 @@ from typing import Any
 
 from tests import tiny
 from tests.engines.fsdp.test_torchrun import alive, below
+from tests.engines.ray.hosts import Host
 
 ROOT = Path(__file__).parents[3]
 RECIPE = """
@@ -46,11 +47,13 @@ SERVERS = """
 engine.sampler = "vllm"
 engine.servers = 2
 engine.vllm_python = "./python"
-engine.timeout = 20.0
+engine.timeout = 120.0
 """
 _MARK = "WINNOW_TEST_MARK"
 _TOKEN = uuid.uuid4().hex
 """Of the clusters here: nobody else on this machine is to use them."""
+_SOON = 900.0
+"""Seconds that anything may take: on a machine that does much else, a run of seconds is minutes."""
 
 
 def laid_out(folder: Path, model: Path, steps: int = 4, *, servers: bool = False) -> None:
@@ -75,22 +78,36 @@ def laid_out(folder: Path, model: Path, steps: int = 4, *, servers: bool = False
 def environment(**more: str) -> dict[str, str]:
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore", "COLUMNS": "100"}
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
+    own |= {"RAY_worker_niceness": "0"}  # by default workers yield to all else on the machine
+    own |= {"RAY_memory_monitor_refresh_ms": "0"}  # what else is on the machine may fill it
     return {**os.environ, "PYTHONPATH": str(ROOT), **quiet, **own, **more}
 
 
 class Node:
-    """A raylet, with the head of the cluster if it is the first."""
+    """A raylet, with the head of the cluster if it is the first.
 
-    def __init__(self, cluster: Cluster, head: bool, resources: dict[str, float]) -> None:
+    Args:
+        host: Where it is, if not beside the others.
+        given: Resources, and variables of its own.
+    """
+
+    def __init__(
+        self, cluster: Cluster, head: bool, host: Host | None, given: dict[str, float | str]
+    ) -> None:
+        resources = {name: value for name, value in given.items() if not isinstance(value, str)}
+        own = {name: value for name, value in given.items() if isinstance(value, str)}
         where = ["--head", f"--port={cluster.port}"] if head else [f"--address={cluster.address}"]
         ray = str(Path(sys.executable).with_name("ray"))
+        words = [
+            *(ray, "start", "--block", *where, "--num-cpus=4"),
+            *(f"--resources={json.dumps(resources)}", f"--object-store-memory={80 * 2**20}"),
+            *(["--include-dashboard=false"] if head else []),
+        ]
         self.process = subprocess.Popen(
-            [
-                *(ray, "start", "--block", *where, "--num-cpus=4"),
-                *(f"--resources={json.dumps(resources)}", f"--object-store-memory={80 * 2**20}"),
-                *(["--include-dashboard=false"] if head else []),
-            ],
-            env=environment(RAY_TMPDIR=cluster.folder, RAY_raylet_start_wait_time_s="120"),
+            words if host is None else host.on(*words),
+            env=environment(
+                **{"RAY_TMPDIR": cluster.folder, "RAY_raylet_start_wait_time_s": "120", **own}
+            ),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -115,28 +132,34 @@ class Node:
 
 
 class Cluster:
-    """Nodes that this process has started, and ends."""
+    """Nodes that this process has started, and ends.
 
-    def __init__(self, folder: str) -> None:
+    Args:
+        head: The host of the first of them, if not this machine.
+    """
+
+    def __init__(self, folder: str, head: Host | None = None) -> None:
         self.folder = folder
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", 0))
             self.port = listening.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{'127.0.0.1' if head is None else head.address}:{self.port}"
         self.nodes: list[Node] = []
 
-    def add(self, **resources: float) -> Node:
-        node = Node(self, not self.nodes, resources)
+    def add(self, host: Host | None = None, **given: float | str) -> Node:
+        if host is not None:
+            host.own(Path(self.folder))
+        node = Node(self, not self.nodes, host, given)
         self.nodes.append(node)
         waits("no raylet", lambda: node.raylet() is not None)
         return node
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
-    """A cluster without nodes."""
+def cluster(head: Host | None = None) -> Iterator[Cluster]:
+    """A cluster without nodes; see `Cluster`."""
     with tempfile.TemporaryDirectory(prefix="wr", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        made = Cluster(folder)
+        made = Cluster(folder, head)
         try:
             yield made
         finally:
@@ -145,12 +168,18 @@ def cluster() -> Iterator[Cluster]:
 
 
 class Started:
-    """`winnow WORDS`, with a mark by which all that it starts is known."""
+    """`winnow WORDS`, with a mark by which all that it starts is known.
 
-    def __init__(self, folder: Path, *words: str, **more: str) -> None:
+    Args:
+        host: Where the command is given, if not here.
+    """
+
+    def __init__(self, folder: Path, *words: str, host: Host | None = None, **more: str) -> None:
         self.mark = uuid.uuid4().hex
+        self._there = host is not None
+        line = [sys.executable, "-m", "winnow", *words]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "winnow", *words],
+            line if host is None else host.on(*line, folder=folder),
             cwd=folder,
             env=environment(**{_MARK: self.mark}, **more),
             text=True,
@@ -158,6 +187,11 @@ class Started:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+    def signal(self, number: int) -> None:
+        """Send the command a signal."""
+        (own,) = children(self.process.pid) if self._there else [self.process.pid]
+        os.kill(own, number)
 
     def processes(self) -> list[int]:
         """All that carry the mark and live, the command itself included."""
@@ -180,7 +214,9 @@ class Started:
         return [
             number
             for number, line in said.items()
-            if "served.py" in line and "--model" in line and "supervisor" not in line
+            if ("served.py" in line or "api_server" in line)
+            and "--model" in line
+            and "supervisor" not in line
         ]
 
     def ports(self) -> list[int]:
@@ -191,17 +227,17 @@ class Started:
             found.append(words[words.index("--port") + 1])
         return sorted({int(port) for port in found if port})
 
-    def waits(self, what: str, until: Any) -> None:
+    def waits(self, what: str, until: Any, seconds: float = _SOON) -> None:
         """Wait for what it does, while it runs."""
 
         def there() -> bool:
             if self.process.poll() is not None and not until():
-                raise AssertionError(f"{what}: {self.process.communicate()[0]}")
+                raise AssertionError(f"{what}: {self.finished()[1]}")
             return bool(until())
 
-        waits(what, there)
+        waits(what, there, seconds)
 
-    def finished(self, timeout: float = 300) -> tuple[int, str]:
+    def finished(self, timeout: float = _SOON) -> tuple[int, str]:
         said, _ = self.process.communicate(timeout=timeout)
         return self.process.returncode, said
 
@@ -214,8 +250,8 @@ class Started:
 
 
 @contextmanager
-def started(folder: Path, *words: str, **more: str) -> Iterator[Started]:
-    made = Started(folder, *words, **more)
+def started(folder: Path, *words: str, host: Host | None = None, **more: str) -> Iterator[Started]:
+    made = Started(folder, *words, host=host, **more)
     try:
         yield made
     finally:
@@ -232,6 +268,10 @@ def actor_of(number: int) -> int:
 
 def parent(number: int) -> int:
     return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def children(number: int) -> list[int]:
+    return [int(n) for n in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
 
 
 def command(number: int) -> str:
@@ -254,7 +294,7 @@ def listened(port: int) -> bool:
         return any(one.connect_ex((host, port)) == 0 for one, host in asking)
 
 
-def waits(what: str, until: Any, seconds: float = 120) -> None:
+def waits(what: str, until: Any, seconds: float = _SOON) -> None:
     end = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < end, what

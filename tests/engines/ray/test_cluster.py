@@ -64,7 +64,7 @@ def test_a_server_that_is_killed_is_replaced(two, tmp_path, tiny_model, whom) ->
         made = rows(tmp_path)
         run.waits("no further steps", lambda: rows(tmp_path) >= made + 3)
         run.process.send_signal(signal.SIGINT)
-        code, said = run.finished(60)
+        code, said = run.finished()
         waits("processes are left", lambda: not run.processes())
     assert code == 130, said
     assert said.count("failed, and others take its requests") == 1
@@ -85,7 +85,7 @@ def test_a_signal_ends_all(two, tmp_path, tiny_model, how) -> None:
         run.waits("no checkpoint", lambda: list(tmp_path.glob("run/checkpoints/step-4")))
         ports = run.ports()
         run.process.send_signal(how)
-        code, said = run.finished(60)
+        code, said = run.finished()
         waits("processes are left", lambda: not run.processes())
     assert code == 128 + how, said
     assert said.count("winnow: stopped; resume: winnow train --resume run") == 1
@@ -103,7 +103,7 @@ def test_nothing_is_left_where_the_command_is_killed(two, tmp_path, tiny_model, 
         run.waits("no checkpoint", lambda: list(tmp_path.glob("run/checkpoints/step-4")))
         ports = run.ports()
         run.process.kill()
-        waits("processes are left", lambda: not run.processes(), 60)
+        waits("processes are left", lambda: not run.processes())
     assert len(ports) == 3
     assert not any(map(listened, ports))
 
@@ -122,7 +122,7 @@ def test_nothing_is_left_where_the_command_is_killed(two, tmp_path, tiny_model, 
 def test_a_mistake_is_told_once(two, tmp_path, tiny_model, words, told) -> None:
     laid_out(tmp_path, tiny_model)
     with started(tmp_path, *RUN, *words, "--ray", two.address) as run:
-        code, said = run.finished(60)
+        code, said = run.finished()
     assert code == 2, said
     assert said.count(told) == 1, said
     assert "Traceback" not in said
@@ -139,7 +139,7 @@ def test_a_mistake_is_told_once(two, tmp_path, tiny_model, words, told) -> None:
 def test_no_cluster(tmp_path, tiny_model, address, told) -> None:
     laid_out(tmp_path, tiny_model)
     with started(tmp_path, *RUN, "--ray", address) as run:
-        code, said = run.finished(60)
+        code, said = run.finished()
     assert (code, said.count("\n")) == (2, 1), said
     assert said.startswith(f"winnow: --ray: {told}")
 

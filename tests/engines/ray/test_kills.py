@@ -59,7 +59,7 @@ def test_killed(two, unbroken, tmp_path, tiny_model, whom, moment) -> None:
         time.sleep(then)
         os.kill(victim(run, whom), signal.SIGKILL)
         code, said = run.finished()
-        waits("processes are left", lambda: not run.processes(), 60)
+        waits("processes are left", lambda: not run.processes())
     if whom == "command":
         assert code == -signal.SIGKILL
         begun = (tmp_path / "run" / "config.toml").is_file()
@@ -87,7 +87,7 @@ def test_all_of_ray_is_killed(unbroken, tmp_path, tiny_model) -> None:
                 os.kill(number, signal.SIGKILL)
             run.process.kill()
             run.finished()
-            waits("processes are left", lambda: not run.processes(), 60)
+            waits("processes are left", lambda: not run.processes())
     with started(tmp_path, "train", "--resume", "run", "--ray", "local") as run:
         code, said = run.finished()
     assert code == 0, said
@@ -106,3 +106,17 @@ def test_attempts_are_counted(two, tmp_path, tiny_model) -> None:
     )
     assert said.count(told) == 1, said
     assert Run(tmp_path / "run").metrics
+
+
+def test_ray_ends_actors_where_memory_is_short(tmp_path, tiny_model) -> None:
+    """An attempt is lost by that, and told in a line. Any memory is too much for this node."""
+    laid_out(tmp_path, tiny_model, 1000)
+    short = {"RAY_memory_monitor_refresh_ms": "250", "RAY_memory_usage_threshold": "0.001"}
+    with nodes.cluster() as made:
+        made.add(learner=2, **short)
+        with started(tmp_path, *RUN, "--set", "ray.attempts=2", "--ray", made.address) as run:
+            code, said = run.finished()
+            waits("processes are left", lambda: not run.processes())
+    assert code == 1, said
+    assert said.count("as the memory of its node is nearly full") == 2, said
+    assert "Traceback" not in said

@@ -86,9 +86,13 @@ def launch(address: str, job: Job, show: Callable[[bytes], None]) -> int:
         learners, servers = bundles(job.config, gpus)
         words, own = job.words, job.config.ray
         for number in range(1, own.attempts + 1):
+            host = ""
             with placed(ray, learners, servers, own.wait) as actors:
-                host = _begin(ray, actors, job, words)
-                ended = _followed(ray, actors.learners, ears, show)
+                try:
+                    host = _begin(ray, actors, job, words)
+                    ended = _followed(ray, actors.learners, ears, show)
+                except _losses(ray) as error:  # before its processes had begun
+                    ended = Ended(1, f"what was placed is lost: {_gone(error)}")
                 ears.forward = None
             if not ended.lost or ears.heard:
                 return ended.code
@@ -158,13 +162,25 @@ def _end_of(ray: Any, ref: Any, rank: int) -> tuple[int, str]:
     """A process's exit code, and if it was lost, how."""
     try:
         code: int = ray.get(ref)
-    except ray.exceptions.RayActorError as error:
-        why = "its node is gone" if "node" in type(error).__name__.lower() else "its actor is gone"
-        return 1, f"rank {rank} is lost: {why}"
+    except _losses(ray) as error:
+        return 1, f"rank {rank} is lost: {_gone(error)}"
     if code > 128 and code not in _STOPPED:
         with suppress(ValueError):
             return code, f"rank {rank} was ended by {signal.Signals(code - 128).name}"
     return code, ""
+
+
+def _losses(ray: Any) -> tuple[type[Exception], ...]:
+    """What Ray raises instead of the answer of an actor that has ended."""
+    found = ray.exceptions
+    return found.RayActorError, found.OutOfMemoryError, found.NodeDiedError
+
+
+def _gone(error: Exception) -> str:
+    """Why an actor has ended, by one of `_losses`."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "Ray has ended its actor, as the memory of its node is nearly full"
+    return "its node is gone" if "node has died" in str(error) else "its actor is gone"
 
 
 def _soon_lost(ray: Any, waits: dict[Any, int]) -> str:
@@ -182,7 +198,7 @@ def _shown(ray: Any, actor: Any, ref: Any, show: Callable[[bytes], None]) -> Any
     """Show what was said; what waits for more, if there may be."""
     try:
         text: bytes = ray.get(ref)
-    except ray.exceptions.RayActorError:
+    except _losses(ray):
         return None
     if not text:
         return None

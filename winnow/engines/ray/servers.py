@@ -61,31 +61,37 @@ class Placed:
             RuntimeError: it cannot be started.
         """
         import ray
-        from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+        from ray.exceptions import (
+            ActorDiedError,
+            ActorUnavailableError,
+            OutOfMemoryError,
+            RayTaskError,
+        )
 
         started, given = self._starts[number]
         if not ray.wait([started], timeout=0)[0]:
             return None
         try:
             return str(ray.get(started))
-        except ActorUnavailableError:  # on its way down: the next call waits until it is back
-            self.start(number, given[0], given[2])
-            return None
         except ActorDiedError as error:
             raise RuntimeError("Ray has given up its actor") from error
         except RayTaskError as error:
             raise RuntimeError(" ".join(str(error.cause).split())[:200]) from None
+        except (ActorUnavailableError, OutOfMemoryError):
+            # It is on its way down: the next call waits until it is back.
+            self.start(number, given[0], given[2])
+            return None
 
     def ended(self, number: int) -> int | None:
         """The exit code of a server that has ended; of one whose actor has, SIGKILL's."""
         import ray
-        from ray.exceptions import GetTimeoutError, RayActorError
+        from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError
 
         try:
             code: int | None = ray.get(self._actors[number].ended.remote(), timeout=_ANSWERS)
         except GetTimeoutError:
             return None
-        except RayActorError:
+        except (RayActorError, OutOfMemoryError):
             return 128 + signal.SIGKILL
         return code
 
