@@ -1,9 +1,10 @@
 """What goes through rank 0 in a step: bytes and seconds of its own, with many simulated samplers.
 
-The servers are `tests/fake_vllm.py` in a process of their own. They answer at once, with recorded
-bytes: a completion of vLLM's form, of random token ids and log-probs. So what is measured is what
-rank 0 does, not what sampling takes: requests, answers read and checked, groups made; then the
-message to the ranks that learn, and what they send back.
+The servers are `tests/fake_vllm.py` in a process of their own. They answer at once, with what vLLM
+0.32 answered once: `vllm_answer.json`, 64 tokens of SmolLM2-135M byte for byte, over and over to
+the length that is wanted. So what is measured is what rank 0 does, not what sampling takes:
+requests, answers read and checked, groups made; then the message to the ranks that learn, and what
+they send back.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tests import fake_vllm
 from tests.engines.vllm import given
 from winnow.engines.base import Request, SamplingParams
@@ -29,8 +28,8 @@ from winnow.engines.vllm.sampler import Reader, Terms, VLLMSampler
 from winnow.rewards.source import dumps
 from winnow.types import Group, Prompt, Sums
 
-VOCABULARY = 152064
-"""Token ids are below this, as Qwen2.5's are."""
+ANSWER = Path(__file__).with_name("vllm_answer.json")
+"""The body of an answer to a request for 64 tokens, as `protocol.question` asks."""
 
 
 class Texts:
@@ -64,12 +63,12 @@ class _Raw(fake_vllm._Handler):
 class Recorded(fake_vllm.FakeVLLM):
     """Answers requests for samples with one recorded completion."""
 
-    def __init__(self, model: Path, tokens: int, seed: int) -> None:
+    def __init__(self, model: Path, tokens: int, first: int) -> None:
         super().__init__(model)
         self.RequestHandlerClass = _Raw
         self.context = 1 << 20
         self.taken = self.sent = self.served = 0
-        self._tokens, self._seed = tokens, seed
+        self._tokens, self._first = tokens, first
         self._made: dict[str, bytes] = {}
 
     def generate(self, body: dict[str, Any]) -> Any:
@@ -77,25 +76,25 @@ class Recorded(fake_vllm.FakeVLLM):
             return self.sampled(body)
         self.served += 1
         if self.label not in self._made:
-            self._made = {self.label: recorded(self._tokens, self._seed, self.label)}
+            self._made = {self.label: recorded(self._tokens, self._first, self.label)}
         return self._made[self.label]
 
 
-def recorded(tokens: int, seed: int, label: str) -> bytes:
-    """A completion as vLLM answers it (docs/vllm.md), of random ids and log-probs."""
-    random = np.random.default_rng(seed)
-    ids = random.integers(1000, VOCABULARY, tokens).tolist()
-    logprobs = (-random.exponential(0.3, tokens)).tolist()
-    content = []
-    for token, logprob in zip(ids, logprobs, strict=True):
-        own = {"token_id": token, "logprob": logprob}
-        content.append({**own, "top_logprobs": [own]})
-    return json.dumps(fake_vllm.choice(ids, content, "length", None, label)).encode()
+def recorded(tokens: int, first: int, label: str) -> bytes:
+    """The recorded answer, of so many tokens; it begins with one of them and names a version."""
+    answer = json.loads(ANSWER.read_bytes())
+    (choice,) = answer["choices"]
+    content = choice["logprobs"]["content"]
+    content = [content[(first + place) % len(content)] for place in range(tokens)]
+    choice["logprobs"]["content"] = content
+    choice["token_ids"] = [entry["token_id"] for entry in content]
+    choice["weight_versions"] = [{"version": label, "start": 0, "end": tokens}]
+    return json.dumps(answer, separators=(",", ":")).encode()
 
 
 def serve(number: int, model: Path, tokens: int, line: Connection) -> None:
     """So many servers, until the line is closed; then what they counted."""
-    servers = [Recorded(model, tokens, seed) for seed in range(number)]
+    servers = [Recorded(model, tokens, first) for first in range(number)]
     for server in servers:
         server.__enter__()
     line.send([server.url for server in servers])

@@ -46,9 +46,10 @@ engine.sampler = "vllm"
 engine.servers = 2
 engine.vllm_python = {json.dumps(PYTHON)}
 engine.vllm_context = 512
+engine.vllm_args = ["--num-gpu-blocks-override", "64"]
 engine.timeout = 300.0
 """
-"""With vLLM itself: `make vllm`. A server on the first core of its host, and one on the second."""
+"""With vLLM itself: `make vllm`. Each server has a core, and a cache of 2048 tokens."""
 
 
 @pytest.fixture

@@ -217,6 +217,19 @@ def test_a_lock_that_is_held_is_not_removed(tmp_path) -> None:
         assert (tmp_path / LOCK).exists()
 
 
+def test_why_an_actor_has_ended() -> None:
+    """As Ray 2.60 words it; where there is Ray, test_kills.py and test_hosts.py see it worded."""
+
+    class OutOfMemoryError(Exception):
+        """By this name Ray's is known."""
+
+    died = "The actor died unexpectedly before finishing this task. "
+    assert driver._gone(Exception(died)) == "its actor is gone"
+    died += "The actor died because its node has died. Node Id: 5a"
+    assert driver._gone(Exception(died)) == "its node is gone"
+    assert "memory" in driver._gone(OutOfMemoryError("2 worker(s) were killed"))
+
+
 class Slow(Placed):
     """Servers that Ray has not started yet."""
 
