@@ -17,7 +17,7 @@ from winnow.config.schema.lora import LoraConfig
 from winnow.config.validation import check_answers
 from winnow.engines.base import Engine, Sampler
 from winnow.engines.devices import launched, pick_device
-from winnow.engines.models.loading import BUILT_IN, resolve
+from winnow.engines.models.loading import BUILT_IN, check_ahead, resolve
 from winnow.engines.ray.placement import behind
 from winnow.errors import UserError
 from winnow.reporting.observer import Observers
@@ -32,6 +32,7 @@ _MAX_TOKENS = "sampling.max_tokens"
 def _local_engine(
     config: Config, field: str, checkpoint: Path | None, folder: Path | None
 ) -> Engine:
+    check_ahead(config.model, field)
     from winnow.engines.local.engine import LocalEngine
 
     return LocalEngine(config, field, checkpoint, folder)

@@ -9,17 +9,24 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests import local, tiny
 from winnow.engines.models import kept, loading
 from winnow.errors import UserError
 
 
+def forget() -> None:
+    """What this process knows of folders, as another would not."""
+    kept._small_files_whole.cache_clear()
+    kept._whole.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def caches(tmp_path, monkeypatch) -> Path:
     """A cache of the test's own, and no memory of other folders that were looked at."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    kept._whole.cache_clear()
+    forget()
     return tmp_path / "caches" / "winnow"
 
 
@@ -117,19 +124,59 @@ def test_another_file_of_the_name_is_another_model(file, caches, readings) -> No
     assert read(file)[1] == weights
 
 
-def test_what_is_damaged_is_read_anew(file, caches, readings) -> None:
-    _, weights = read(file)
-    (folder,) = caches.iterdir()
-    path = folder / "model.safetensors"
+def flipped(path: Path) -> None:
     bits = bytearray(path.read_bytes())
     bits[-1] ^= 1
     path.write_bytes(bits)
-    kept._whole.cache_clear()  # as in another process
-    assert read(file)[1] == weights
-    assert readings == ["small.gguf"] * 2
-    kept._whole.cache_clear()
-    assert read(file)[1] == weights
-    assert readings[2:] == [None]
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def of_another_model(path: Path) -> None:
+    """Whole by itself, and of the same shapes: only the digest tells."""
+    tensors = load_file(path)
+    save_file({name: -tensor for name, tensor in tensors.items()}, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", flipped),
+        ("model.safetensors", truncated),
+        ("model.safetensors", of_another_model),
+        ("model.safetensors", Path.unlink),
+        ("tokenizer.json", flipped),
+        ("config.json", flipped),
+        ("kept.json", flipped),
+    ],
+)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_is_damaged_is_read_anew(file, caches, readings, name, damage, ahead) -> None:
+    _, weights = read(file)
+    (folder,) = caches.iterdir()
+    damage(folder / name)
+    for _ in range(2):
+        forget()  # as in another process
+        if ahead:
+            loading.check_ahead(str(file))
+        assert read(file)[1] == weights
+    assert readings == ["small.gguf"] * 2 + [None]
+
+
+def test_what_was_kept_is_not_written_again(file, caches, monkeypatch) -> None:
+    read(file)
+    monkeypatch.setattr(kept, "whole_folder", None)
+    engine, _ = read(file)
+    assert engine.said == ()
+
+
+def test_the_tokenizer_does_not_wait_for_the_digest_of_the_weights(file, monkeypatch) -> None:
+    read(file)
+    forget()
+    monkeypatch.setattr(kept, "_whole", None)
+    assert loading.load_tokenizer(loading.resolve(str(file))).get_vocab()["ab"] == 7
 
 
 def test_what_is_kept_in_the_place_of_what_was_damaged_stays(file, caches, readings) -> None:
@@ -137,7 +184,7 @@ def test_what_is_kept_in_the_place_of_what_was_damaged_stays(file, caches, readi
     read(file)
     (folder,) = caches.iterdir()
     (folder / "model.safetensors").write_bytes(b"")
-    kept._whole.cache_clear()
+    forget()
     read(file)
     read(file)
     assert readings == ["small.gguf"] * 2 + [None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,35 +23,68 @@ from winnow.storage.paths import shown
 _LARGEST = 2 * 2**30
 """Bytes of weights; a larger model is read anew each time instead of filling the disk."""
 _SEAL = "kept.json"
+_WEIGHTS = (".safetensors",)
 _LAYOUT = "1"
 
 
-def found(file: Path) -> Path | None:
-    """The folder of a GGUF file's model, if it is kept and whole; a damaged one is removed."""
-    try:
-        folder = _folder(file)
-        if not (folder / _SEAL).is_file():
-            return None
-    except (OSError, RuntimeError):  # no such file, or no home
+def found(file: Path, *, weights: bool = True) -> Path | None:
+    """The folder of a GGUF file's model, if it is kept and whole; a damaged one is removed.
+
+    Args:
+        weights: Whether those are going to be read: files that are not need not be whole.
+    """
+    folder = _sealed(file)
+    if folder is None:
         return None
-    if _whole(folder):
+    if _small_files_whole(folder) and (not weights or _whole(folder).result()):
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    _whole.cache_clear()  # another may be put there
+    _small_files_whole.cache_clear()  # another may be put there
+    _whole.cache_clear()
     return None
 
 
-@cache  # reading all of it takes longer than anything else that is done with it
-def _whole(folder: Path) -> bool:
+def check_ahead(file: Path) -> None:
+    """Begin to compare what is kept of a GGUF file with its digests; `found` has the outcome."""
+    folder = _sealed(file)
+    if folder is not None:
+        _whole(folder)
+
+
+def _sealed(file: Path) -> Path | None:
     try:
-        check_files(folder, read_seal(folder / _SEAL)[1] or {})
+        folder = _folder(file)
+        return folder if (folder / _SEAL).is_file() else None
+    except (OSError, RuntimeError):  # no such file, or no home
+        return None
+
+
+@cache
+def _small_files_whole(folder: Path) -> bool:
+    """Whether all but the weights are as they were written."""
+    return _as_sealed(folder, but=_WEIGHTS)
+
+
+@cache  # reading all of it takes longer than anything else that is done with it
+def _whole(folder: Path) -> Future[bool]:
+    """Whether all of it is, found out in a thread while the libraries are imported."""
+    thread = ThreadPoolExecutor(1)
+    outcome = thread.submit(_as_sealed, folder)
+    thread.shutdown(wait=False)
+    return outcome
+
+
+def _as_sealed(folder: Path, but: tuple[str, ...] = ()) -> bool:
+    try:
+        digests = read_seal(folder / _SEAL)[1] or {}
+        check_files(folder, {n: digests[n] for n in digests if not n.endswith(but)})
     except Damaged:
         return False
     return True
 
 
 def keep(file: Path, model: Any, tokenizer: Any) -> str | None:
-    """Keep the model of a GGUF file, as it was read. What was kept of it before is removed.
+    """Keep the model of a GGUF file as it was read, if it is not yet; remove what was before.
 
     Args:
         model: Its weights in float32; others are not the file's.
@@ -69,13 +103,15 @@ def keep(file: Path, model: Any, tokenizer: Any) -> str | None:
 
     try:
         folder = _folder(file)
+        if (folder / _SEAL).is_file():  # it was read from there, or another process was faster
+            return None
         own = folder.with_name(f"{folder.name}.{os.getpid()}")  # others may be at it as well
         whole_folder(own, write)
         name, _, _ = folder.name.rpartition("-")
         for former in folder.parent.glob(f"{name}-*"):
             if former not in (own, folder):
                 shutil.rmtree(former, ignore_errors=True)
-        if folder.is_dir():  # another process was faster
+        if folder.is_dir():  # as above, meanwhile
             shutil.rmtree(own, ignore_errors=True)
         else:
             own.rename(folder)

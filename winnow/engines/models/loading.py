@@ -46,12 +46,15 @@ class ModelSource:
         """The GGUF file."""
         return None if self.gguf is None else Path(self.name, self.gguf)
 
-    def read_from(self) -> ModelSource:
+    def read_from(self, *, weights: bool = True) -> ModelSource:
         """Where it is read from: the folder that a GGUF file's model is kept in, if there is one.
 
         Whoever names it to a person, or writes it down, names the file.
+
+        Args:
+            weights: Whether those are read.
         """
-        folder = None if self.file is None else kept.found(self.file)
+        folder = None if self.file is None else kept.found(self.file, weights=weights)
         return self if folder is None else ModelSource(str(folder))
 
     @property
@@ -92,6 +95,17 @@ def resolve(name: str, field: str = "model", others: Sequence[str] = ()) -> Mode
     raise UserError(field, problem, nearest(name, [BUILT_IN, *others]))
 
 
+def check_ahead(name: str, field: str = "model") -> None:
+    """Begin what must be done before a model is read and needs no library; it takes no time here.
+
+    Raises:
+        UserError: as `resolve` does.
+    """
+    file = resolve(name, field).file
+    if file is not None:
+        kept.check_ahead(file)
+
+
 def load_tokenizer(source: ModelSource, field: str = "model", *, local: bool = False) -> Any:
     """The tokenizer of a model.
 
@@ -103,7 +117,7 @@ def load_tokenizer(source: ModelSource, field: str = "model", *, local: bool = F
     """
     from transformers import AutoTokenizer
 
-    source = source.read_from()
+    source = source.read_from(weights=False)
     with reading(source, field, weights=False):
         return AutoTokenizer.from_pretrained(
             source.name, gguf_file=source.gguf, local_files_only=local
@@ -118,7 +132,7 @@ def load_config(source: ModelSource, field: str = "model") -> Any:
     """
     from transformers import AutoConfig
 
-    source = source.read_from()
+    source = source.read_from(weights=False)
     with reading(source, field, weights=False):
         name = base_of(source) or source.name
         return AutoConfig.from_pretrained(name, gguf_file=source.gguf)
