@@ -45,7 +45,7 @@ from winnow.cli.options import (
     unseen,
 )
 from winnow.cli.scale import Numbers, calculated
-from winnow.engines.devices import launched
+from winnow.engines.devices import collector_paused, launched
 from winnow.errors import DiskError, Stopped, UserError, WinnowError, notes
 
 if TYPE_CHECKING:
@@ -113,11 +113,12 @@ def train(
 
     Without a recipe: SmolLM2-135M-Instruct on two-digit addition.
     """
-    from winnow.config.recipe import load
-    from winnow.reporting.terminal import observing
-    from winnow.storage.paths import located, shown
-    from winnow.storage.run_folder import RunStore, next_folder
-    from winnow.training.run import run
+    with collector_paused():
+        from winnow.config.recipe import load
+        from winnow.reporting.terminal import observing
+        from winnow.storage.paths import located, shown
+        from winnow.storage.run_folder import RunStore, next_folder
+        from winnow.training.run import run
 
     asked = Numbers(device_model, ranks, prompt_tokens, completion_tokens)
     asked.check(dry_run)

@@ -16,7 +16,7 @@ from winnow.config.schema.judge import judge_config
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.validation import check_answers
 from winnow.engines.base import Engine, Sampler
-from winnow.engines.devices import launched, pick_device
+from winnow.engines.devices import collector_paused, launched, pick_device
 from winnow.engines.models.loading import BUILT_IN, check_ahead, resolve
 from winnow.engines.ray.placement import behind
 from winnow.errors import UserError
@@ -33,9 +33,10 @@ def _local_engine(
     config: Config, field: str, checkpoint: Path | None, folder: Path | None
 ) -> Engine:
     check_ahead(config.model, field)
-    from winnow.engines.local.engine import LocalEngine
+    with collector_paused():
+        from winnow.engines.local.engine import LocalEngine
 
-    return LocalEngine(config, field, checkpoint, folder)
+        return LocalEngine(config, field, checkpoint, folder)
 
 
 def _sharded_engine(

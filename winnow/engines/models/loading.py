@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from winnow.engines.devices import collector_paused
 from winnow.engines.models import kept
 from winnow.errors import UserError, nearest, number_of
 from winnow.storage.digests import check_model
@@ -281,7 +282,8 @@ def reading(source: ModelSource, field: str, *, weights: bool = True) -> Iterato
         for place in (source.name, base_of(source)):
             if place is not None and Path(place).is_dir():
                 check_model(Path(place), field, (".pt",) if weights else _WEIGHTS)
-        with redirect_stderr(io.StringIO()) if source.gguf else nullcontext():
+        quiet = redirect_stderr(io.StringIO()) if source.gguf else nullcontext()
+        with quiet, collector_paused():
             yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
