@@ -85,7 +85,7 @@ def sampler(job: Job, kind: str, heat: float) -> Found:
     equal = sum(a.token_ids == b.token_ids for a, b in pairs) / len(pairs)
     cut = all(not any(word in a.text for word in stop) for a, _ in pairs)
     reasons = {a.finish_reason for a, _ in pairs}
-    shares = made.forward().shares_prefix == (kind != "window")
+    shares = made.forward().shares_prefix
     ok = max(gaps.values()) < CLOSE and cut and "stop" in reasons and equal > 0.9 and shares
     told_gaps = ", ".join(f"{name} {gap:.1e}" for name, gap in gaps.items())
     return Found(ok, f"{told_gaps}; samples as on the CPU {equal:.0%}; ends {sorted(reasons)}")

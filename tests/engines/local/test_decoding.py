@@ -12,7 +12,8 @@ from tests import tiny
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.local import kv_cache
 from winnow.engines.local.decoding import _Partial, part
-from winnow.engines.local.kv_cache import Padded, Slots, token_bytes
+from winnow.engines.local.kv_cache import Slots, token_bytes
+from winnow.engines.local.other_caches import Padded
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.forward import PolicyForward
 from winnow.rollouts import generate
@@ -78,9 +79,9 @@ def test_samples_are_those_of_each_answer_alone(
 
 
 def test_the_other_memory_samples_the_same(forward, monkeypatch):
-    """What architectures get that slots cannot serve: padded prompts, or prompts of one length."""
+    """What architectures get that slots cannot serve: prompts padded, of one length, no cache."""
     expected = one_by_one(forward, ask())
-    for pads in (True, False):
+    for pads in (True, False, None):
         sampler = LocalSampler(lambda: forward, tiny.tokenizer(), 7)
         monkeypatch.setattr(sampler, "_token_bytes", None)
         monkeypatch.setattr(sampler, "_pads", pads)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
+from transformers import AutoModelForCausalLM, Gemma2Config
 
 from tests import local, tiny
 from tests.kills import full_disk
@@ -154,17 +154,6 @@ def test_layers_with_windows_keep_their_own_kind_of_cache():
             got = forward.logprobs(forward.contexts([piece]), 1.0)
         recorded = [x for sample in group.samples for x in sample.logprobs]
         np.testing.assert_allclose(got.numpy(), recorded, atol=1e-4)
-
-
-def test_a_model_without_keys_and_values_is_refused_in_one_line():
-    """transformers 5.24 gives a state-space model a cache too, but of states: what was sampled from
-    copies of them was another distribution."""
-    config = MambaConfig(
-        vocab_size=len(tiny.tokenizer()), hidden_size=16, num_hidden_layers=1, state_size=4
-    )
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with pytest.raises(UserError, match=r"^model: Mamba.* keeps no cache of keys and values"):
-        sample(model, requests(["1"], 1, SamplingParams(max_tokens=2)))
 
 
 def stopper(*stop: str) -> Stopper:

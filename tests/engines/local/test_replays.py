@@ -9,6 +9,7 @@ import torch
 
 from tests import tiny
 from tests.engines.local.test_decoding import answers, ask, one_by_one
+from tests.engines.models.architectures import build
 from winnow.engines.local import kv_cache, replays, sampler
 from winnow.engines.local.replays import Replays, rounded_length, rounded_rows
 from winnow.engines.models.forward import PolicyForward
@@ -32,8 +33,9 @@ class Graph:
         logits.copy_(run(given[0], given[1], length))
 
 
-@pytest.mark.parametrize("capacity", [1, 3, 7, 64])
-def test_rounded_steps_and_replayed_ones_change_no_sample(forward, monkeypatch, capacity):
+@pytest.fixture
+def replayed(monkeypatch):
+    """Steps are rounded, captured and replayed; the graphs that were."""
     graphs = []
 
     def capture(self, given, length, logits):
@@ -50,10 +52,24 @@ def test_rounded_steps_and_replayed_ones_change_no_sample(forward, monkeypatch, 
     monkeypatch.setattr(sampler, "Slots", Rounded)
     monkeypatch.setattr(kv_cache, "_GROW", 4)
     monkeypatch.setattr(replays, "_UNIT", 8)
+    return graphs
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 7, 64])
+def test_rounded_steps_and_replayed_ones_change_no_sample(forward, replayed, capacity):
     made = sampler.LocalSampler(lambda: forward, tiny.tokenizer(), capacity)
     requests = ask(n=3)
     assert answers(made, requests) == one_by_one(forward, requests)
-    assert sum(graph.replayed for graph in graphs) > 10
+    assert sum(graph.replayed for graph in replayed) > 10
+
+
+def test_windows_and_sinks_are_rounded_and_replayed_too(replayed):
+    forward = PolicyForward(build("gpt_oss"))
+    made = sampler.LocalSampler(lambda: forward, tiny.tokenizer(), 7)
+    assert made._token_bytes
+    requests = ask(n=3)
+    assert answers(made, requests) == one_by_one(forward, requests)
+    assert sum(graph.replayed for graph in replayed) > 10
 
 
 def test_where_capturing_fails_steps_are_run_one_by_one(monkeypatch):

@@ -25,6 +25,7 @@ from winnow.engines.devices import peak_memory, pick_device, room
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.kv_cache import token_bytes
 from winnow.engines.local.learner import LocalLearner
+from winnow.engines.local.other_caches import padding
 from winnow.engines.local.policy import LocalPolicy
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.conventions import conventions_of
@@ -65,13 +66,23 @@ class LocalEngine(LocalPolicy, Spoken):
         """Found out by passes of the model, so once for the notes and the samplers."""
         return token_bytes(self.forward())
 
+    @cached_property
+    def _pads(self) -> bool | None:
+        """Likewise."""
+        return padding(self.forward())
+
     def conventions(self) -> Conventions:
         return conventions_of(self.tokenizer, self.module())
 
     def sampler(self, sampling: SamplingConfig) -> LocalSampler:
-        batch, gib = sampling.batch, sampling.cache_gib
+        probed = (lambda: self._token_bytes), (lambda: self._pads)
         return LocalSampler(
-            self.forward, self.tokenizer, batch, gib, lambda: self._token_bytes, self._encode
+            self.forward,
+            self.tokenizer,
+            sampling.batch,
+            sampling.cache_gib,
+            probed,
+            self._encode,
         )
 
     @room(SMALLER)
@@ -118,7 +129,12 @@ class LocalEngine(LocalPolicy, Spoken):
     def notes(self) -> list[str]:
         forward = self.forward()
         found = [*self.said, *self._encode.notes()]
-        if self._token_bytes is None:
+        if self._token_bytes is None and self._pads is None:
+            found.append(
+                "every token of a sample is sampled by reading again all that is before it; its "
+                "cache cannot be copied from sample to sample"
+            )
+        elif self._token_bytes is None:
             found.append(
                 "waiting samples start only when all before them have ended; its cache cannot be "
                 "kept a row at a time"

@@ -2,13 +2,14 @@
 
 `Slots` keeps each row's keys and values in a slot of its own, written in place: rows join, split
 and leave at any step, each filled to its own length. The library's own cache would copy all it
-holds at every step, and pad what joins later. `Padded` is for architectures that `Slots` cannot
-serve.
+holds at every step, and pad what joins later. For architectures that `Slots` cannot serve there are
+others (`other_caches.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -20,8 +21,7 @@ from winnow.engines.local.packed_linears import PackedLinears
 from winnow.engines.local.replays import Replays
 from winnow.engines.models.forward import PROBE_ERRORS, PolicyForward, cache_argument
 from winnow.engines.models.prefix_tree import Index, added
-from winnow.engines.models.tree_attention import additive
-from winnow.errors import UserError
+from winnow.engines.models.tree_attention import looking_at, stepping
 
 _PREFILL = 4096
 """Most tokens of prompts that go through the model at a time."""
@@ -150,14 +150,17 @@ class Slots:
 
     def _step(self, tokens: Tensor, places: Tensor, longest: int) -> Tensor:
         """Read a token for each row, to be kept at its place; attention reaches to ``longest``."""
-        seen = torch.arange(longest, device=tokens.device) <= places[:, None]
         rows = torch.arange(len(places), device=tokens.device)
         for layer in self._slots:
             layer.write_at(rows, places, longest)
-        with self._linears.used(), without_plans(tokens.device):
-            out: Any = self._forward.module(
+        windowed, module = self._forward.windowed, self._forward.module
+        plan = stepping(places, longest, self._forward.dtype, windowed=windowed)
+        # Where layers have windows the model makes their masks, with the plan's help.
+        seeing = looking_at(module, plan) if windowed else nullcontext()
+        with self._linears.used(), without_plans(tokens.device), seeing:
+            out: Any = module(
                 input_ids=tokens[:, None],
-                attention_mask=additive(seen, self._forward.dtype)[:, None, None],
+                attention_mask=None if windowed else plan.mask,
                 position_ids=places[:, None],
                 use_cache=True,
                 **{self._argument: self._cache},
@@ -254,81 +257,6 @@ class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]
         return self._at[2] if self._at else 0
 
 
-class Padded:
-    """A cache of the library's: rows begin together, their prompts padded on the left.
-
-    Args:
-        pads: Whether prompts of different lengths may be placed together.
-    """
-
-    joins = False
-
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        prompts: Sequence[Sequence[int]],
-        *,
-        pads: bool,
-        capacity: int,
-    ) -> None:
-        self.capacity = capacity
-        self._module = module
-        self._argument = cache_argument(module)
-        self._prompts = prompts
-        self._pads = pads
-        self._cache: Any = None
-        self._mask = torch.empty(0)
-
-    def kind(self, prompt: int) -> object:
-        return None if self._pads else len(self._prompts[prompt])
-
-    def place(self, prompts: Sequence[int]) -> Tensor:
-        rows = [self._prompts[p] for p in prompts]
-        longest = max(len(row) for row in rows)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for number, row in enumerate(rows):
-            ids[number, longest - len(row) :] = torch.tensor(row)
-            mask[number, longest - len(row) :] = 1
-        device = next(self._module.parameters()).device
-        self._cache, self._mask = None, mask.to(device)
-        return self._read(ids.to(device), (self._mask.cumsum(-1) - 1).clamp_(min=0))
-
-    def forget(self, prompt: int) -> None: ...
-
-    def keep(self, sources: Sequence[int]) -> None:
-        if not sources or list(sources) == list(range(len(self._mask))):
-            return
-        index = torch.tensor(sources, device=self._mask.device)
-        self._mask = self._mask[index]
-        for layer in self._cache.layers:
-            layer.reorder_cache(index)
-
-    def step(self, tokens: Tensor) -> Tensor:
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        return self._read(tokens[:, None], self._mask.sum(-1, keepdim=True) - 1)
-
-    def _read(self, ids: Tensor, positions: Tensor) -> Tensor:
-        cache = {} if self._cache is None else {self._argument: self._cache}
-        with without_plans(ids.device):
-            out: Any = self._module(
-                input_ids=ids,
-                attention_mask=self._mask,
-                position_ids=positions,
-                use_cache=True,
-                logits_to_keep=1,
-                **cache,
-            )
-        self._cache = getattr(out, self._argument, None)
-        # A recurrence's states, once rows are copied, are not those of each sample alone.
-        layers = () if self._cache is None else self._cache.layers
-        if not layers or not all(hasattr(layer, "keys") for layer in layers):
-            problem = f"{type(self._module).__name__} keeps no cache of keys and values to share"
-            raise UserError("model", problem, "use an architecture with attention in every layer")
-        logits: Tensor = out.logits[:, -1]
-        return logits
-
-
 @torch.inference_mode()
 def token_bytes(forward: PolicyForward) -> int | None:
     """Bytes of one token's keys and values in all layers; ``None`` where `Slots` is not exact.
@@ -337,6 +265,11 @@ def token_bytes(forward: PolicyForward) -> int | None:
     """
     if not forward.shares_prefix:
         return None
+    with forward.probing():
+        return _token_bytes(forward)
+
+
+def _token_bytes(forward: PolicyForward) -> int | None:
     size = forward.vocabulary
     prompts = [[(5 * i + 2) % size for i in range(6)], [(3 * i + 1) % size for i in range(4)]]
     nexts = [7 % size, 11 % size]

@@ -7,11 +7,10 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, cast
 
-import torch
-
 from winnow.engines.base import PRESENT, Capabilities, Request, WeightsRef
 from winnow.engines.local.decoding import decode
-from winnow.engines.local.kv_cache import KVCache, Padded, Slots, token_bytes
+from winnow.engines.local.kv_cache import KVCache, Slots, token_bytes
+from winnow.engines.local.other_caches import Padded, Recomputed, padding
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.loading import end_tokens
 from winnow.engines.models.sizes import cache_bytes
@@ -29,7 +28,7 @@ class LocalSampler(QueuedSampler):
         model: Gives the module, probed, when it is first needed.
         batch: Most samples under way at a time.
         cache_gib: Room for their keys and values, in GiB; where it is short, fewer are under way.
-        probed: Gives what `token_bytes` found; default: it is asked.
+        probed: Give what `token_bytes` and `padding` found; default: they are asked.
     """
 
     capabilities = Capabilities(true_logprobs=True, seeds=True, loads_weights=True)
@@ -40,7 +39,7 @@ class LocalSampler(QueuedSampler):
         tokenizer: Any,
         batch: int,
         cache_gib: float = 2.0,
-        probed: Callable[[], int | None] | None = None,
+        probed: tuple[Callable[[], int | None], Callable[[], bool | None]] | None = None,
         encode: PromptEncoder | None = None,
     ) -> None:
         super().__init__()
@@ -97,7 +96,7 @@ class LocalSampler(QueuedSampler):
 
     @cached_property
     def _token_bytes(self) -> int | None:
-        return token_bytes(self._forward) if self._probed is None else self._probed()
+        return token_bytes(self._forward) if self._probed is None else self._probed[0]()
 
     @property
     def _guessed(self) -> int:
@@ -106,8 +105,9 @@ class LocalSampler(QueuedSampler):
         return cache_bytes(config, self._forward.dtype.itemsize)
 
     @cached_property
-    def _pads(self) -> bool:
-        return self._token_bytes is None and _pads_exactly(self._forward)
+    def _pads(self) -> bool | None:
+        """Where `Slots` is not exact: whether prompts may be padded, ``None`` without a cache."""
+        return padding(self._forward) if self._probed is None else self._probed[1]()
 
     def _cache(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> KVCache:
         capacity = min(self._batch, sum(request.n for request in requests))
@@ -115,28 +115,13 @@ class LocalSampler(QueuedSampler):
         token = self._token_bytes or self._guessed
         row = token * (max(len(prompt) for prompt in prompts) + room)
         capacity = max(1, min(capacity, int(self._cache_bytes / row)))
-        if self._token_bytes is None:
-            return Padded(self._forward.module, prompts, pads=self._pads, capacity=capacity)
-        return Slots(self._forward, prompts, room=room, capacity=capacity)
+        if self._token_bytes is not None:
+            return Slots(self._forward, prompts, room=room, capacity=capacity)
+        if self._pads is None:
+            return Recomputed(self._forward, prompts, capacity=capacity)
+        return Padded(self._forward.module, prompts, pads=self._pads, capacity=capacity)
 
     def _stopper(self, stop: tuple[str, ...]) -> Stopper:
         if stop not in self._stoppers:
             self._stoppers[stop] = Stopper(self.tokenizer, self._end_ids, stop)
         return self._stoppers[stop]
-
-
-def _pads_exactly(forward: PolicyForward) -> bool:
-    """Whether a prompt padded on the left gives the logits that it gives alone."""
-    module, device = forward.module, forward.device
-    ids = torch.tensor([[0, 0, 0, *[(5 * i + 2) % forward.vocabulary for i in range(6)]]])
-    mask = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1]])
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    with torch.inference_mode():
-        padded = module(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-        ).logits[:, -1]
-        alone = module(input_ids=ids[:, 3:].to(device)).logits[:, -1]
-    loose = padded.dtype in (torch.bfloat16, torch.float16)
-    return bool((padded - alone).float().abs().mean() <= (0.05 if loose else 1e-4))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from winnow.engines.devices import without_plans
 from winnow.engines.models.chunked_logprobs import logprobs
 from winnow.engines.models.prefix_tree import Index, Tree, grow
 from winnow.engines.models.tree_attention import looking_at, packed
+from winnow.engines.models.windows import is_windowed, narrowed, unknown_kinds
 
 _CHUNK_ELEMENTS, _GPU_CHUNK_ELEMENTS = 2**22, 2**25
 """Logits held at a time where the head is not a plain matrix product, on a CPU and on a GPU."""
@@ -31,6 +33,10 @@ PROBE_ERRORS = (
     AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 """What an architecture may raise while it is probed."""
+_ROW_TOKENS = 4096
+"""Most tokens at a time where each row is read whole for its next token."""
+_NARROW = 3
+"""Windows and chunks while a model is probed: short enough to hide some of a few tokens."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ class PolicyForward:
 
     At construction it probes, on a few tokens, whether this architecture gives the same log-probs
     with a shared prefix as without, and whether its head can be applied on its own. Where not, the
-    plain computation is used; ``shares_prefix``, ``splits_head`` and ``why`` say so.
+    plain computation is used; ``shares_prefix``, ``splits_head`` and ``why`` say so. ``windowed``
+    says whether some layer sees a part of what is before it.
     """
 
     def __init__(self, module: nn.Module, *, share_prefix: bool = True) -> None:
@@ -81,6 +88,7 @@ class PolicyForward:
         self.shares_prefix = False
         self.splits_head = False
         self.why = ""
+        self.windowed = is_windowed(module.config)
         with torch.no_grad():
             self.splits_head = self._head_is_separable()
             if share_prefix:
@@ -153,6 +161,18 @@ class PolicyForward:
             logits = self._over(tree, **kept, logits_to_keep=ends)
         return logits, cache, tree.paths
 
+    def next_logits(self, histories: Sequence[Sequence[int]]) -> Tensor:
+        """Logits of the token after each history, each read in a row of its own, no cache."""
+        order = sorted(range(len(histories)), key=lambda i: -len(histories[i]))
+        found: dict[int, Tensor] = {}
+        while order:
+            size = max(1, _ROW_TOKENS // len(histories[order[0]]))
+            some, order = order[:size], order[size:]
+            hidden, paths = self._rows([histories[i] for i in some])
+            ends = torch.tensor([int(path[-1]) for path in paths], device=self.device)
+            found.update(zip(some, self.logits(hidden[ends]), strict=True))
+        return torch.stack([found[i] for i in range(len(histories))])
+
     def _tree(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, list[Index]]:
         """Features of every node of the inputs' tree, and the nodes of each input."""
         tree = grow(inputs)
@@ -160,8 +180,10 @@ class PolicyForward:
 
     def _over(self, tree: Tree, **more: Any) -> Tensor:
         """Features of a tree's nodes, as one row."""
-        ids, positions, follow = packed(tree, self.dtype, self.device)
-        with looking_at(self.module, follow):
+        ids, positions, plan = packed(tree, self.dtype, self.device, windowed=self.windowed)
+        if self.windowed:  # or positions are taken for those of sequences in a row
+            more["attention_mask"] = torch.ones_like(ids)
+        with looking_at(self.module, plan):
             return self._run(input_ids=ids, position_ids=positions, **more)[0]
 
     def _rows(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, list[Index]]:
@@ -186,6 +208,10 @@ class PolicyForward:
                 features = self.module(**inputs).logits
         assert isinstance(features, Tensor)
         return features
+
+    def probing(self) -> AbstractContextManager[None]:
+        """In the block, windows are so narrow that a few tokens are more than they show."""
+        return narrowed(self.module.config, _NARROW)
 
     def agree(self, values: Tensor, plain: Tensor) -> bool:
         """Whether two results in the module's precision are the same."""
@@ -221,24 +247,29 @@ class PolicyForward:
         ids = torch.tensor([self._probe()[0].prompt], device=self.device)
         if self.module.get_output_embeddings() is None:  # type: ignore[operator]
             return False
+        if self._body is self.module:  # the library does not know it by the name that it has
+            return False
         whole = self.module(input_ids=ids, use_cache=False).logits
         self.splits_head = True
         split = self.logits(self._body(input_ids=ids, use_cache=False).last_hidden_state)
-        # The same operations: anything but rounding means that the model does more to its logits.
-        return split.shape == whole.shape and _agree(split, whole, 1e-3)
+        # The same operations of the same numbers: what differs means that the model does more to
+        # its logits. Caps change small ones little, so even a small difference counts.
+        low = whole.dtype in (torch.bfloat16, torch.float16)
+        return split.shape == whole.shape and _agree(split, whole, 1e-3 if low else 1e-7)
 
     def _prefix_is_shareable(self) -> bool:
-        if _sees_part(self.module.config):
-            self.why = "its attention reaches back a limited way, which a shared row would distort"
+        if unknown := unknown_kinds(self.module.config):
+            self.why = f"it has layers that are no attention over keys ({', '.join(unknown)})"
             return False
         pieces = self._probe()
-        plain = self.logprobs(self.contexts(pieces), 1.0)
-        self.shares_prefix = True
-        try:
-            shared = self.logprobs(self.contexts(pieces), 1.0)
-        except PROBE_ERRORS as error:
-            self.why = f"its attention cannot be laid over a tree ({type(error).__name__})"
-            return False
+        with self.probing():
+            plain = self.logprobs(self.contexts(pieces), 1.0)
+            self.shares_prefix = True
+            try:
+                shared = self.logprobs(self.contexts(pieces), 1.0)
+            except PROBE_ERRORS as error:
+                self.why = f"its attention cannot be laid over a tree ({type(error).__name__})"
+                return False
         if self.agree(shared, plain):
             return True
         self.why = "its log-probs behind a shared prompt differ from those behind their own"
@@ -246,22 +277,13 @@ class PolicyForward:
 
 
 def cache_argument(module: nn.Module) -> str:
-    """The name of the KV cache in a model's forward and its output.
+    """The name of the cache in a model's forward and its output.
 
-    transformers renamed it in 5.24; a model's own code may use either name.
+    transformers renamed it in 5.24; a model's own code may use either name. State-space models had
+    another.
     """
     names = inspect.signature(module.forward).parameters
-    return "cache" if "cache" in names else "past_key_values"
-
-
-def _sees_part(config: Any) -> bool:
-    """Whether some layer's attention has a window or chunks. A short probe would not notice."""
-    config = config.get_text_config(decoder=True)
-    kinds = getattr(config, "layer_types", None)
-    if kinds:
-        return any(kind != "full_attention" for kind in kinds)
-    window = getattr(config, "sliding_window", None)
-    return window is not None and bool(getattr(config, "use_sliding_window", True))
+    return next((name for name in ("cache", "cache_params") if name in names), "past_key_values")
 
 
 def _agree(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -2,6 +2,9 @@
 
 Under ``looking_at(module, plan)`` every attention layer of the module comes here. Query heads that
 share a key head are taken together, so that keys and values are never repeated for them.
+
+Windows and chunks are the library's own mask functions, asked about depths instead of places in the
+row: alone, a node's place is its depth.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
+from winnow.engines.models.capped_attention import capped_attention
 from winnow.engines.models.prefix_tree import Tree, cut
 
-_NAME = "winnow"
+_NAME, _WINDOWED = "winnow", "winnow-windowed"
+"""Attention that takes its masks from the plan alone, and that lets the model narrow them."""
 _BLOCK, _BLOCKS = 64, 8
 """Least nodes of a block, and most blocks of a tree. Nodes of a block read their keys together:
 fewer read fewer keys, more make larger products. Each block holds the keys of its path."""
@@ -31,28 +36,71 @@ multiply what their mask hides."""
 
 @dataclass(frozen=True)
 class Plan:
-    """Who reads what in a single packed row.
+    """Who reads what: the nodes of a packed row, or rows that read a token each.
 
     Attributes:
         mask: Additive, shape (blocks, 1, queries, keys).
-        keys: Nodes that each block reads, shape (blocks, keys).
+        keys: Nodes that each block reads, shape (blocks, keys); ``None``: each row's own, in order.
+        depths: Of queries, shape (blocks, 1, queries, 1), and of keys, (blocks or 1, 1, 1, keys),
+            where some layer has a window or chunks.
+        longest: More than any depth.
     """
 
     mask: Tensor
-    keys: Tensor
-    _repeated: dict[int, Tensor] = field(default_factory=dict)
+    keys: Tensor | None
+    depths: tuple[Tensor, Tensor] | None = None
+    longest: int = 0
+    reaches: list[Tensor | None] = field(default_factory=list)
+    """For each window or chunk that the model asked for: who may be seen, ``None`` for all."""
+    _repeated: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
-    def mask_for(self, heads: int) -> Tensor:
-        """The mask for so many query heads in sequence, the same tensor for every layer."""
-        if heads not in self._repeated:
-            self._repeated[heads] = self.mask.repeat(1, 1, heads, 1) if heads > 1 else self.mask
-        return self._repeated[heads]
+    @property
+    def name(self) -> str:
+        return _NAME if self.depths is None else _WINDOWED
+
+    def mask_for(self, heads: int, allowed: Tensor | None = None) -> Tensor:
+        """The mask for so many query heads in sequence, the same tensor for every layer alike.
+
+        Args:
+            allowed: One of those in ``reaches``.
+
+        Raises:
+            NotImplementedError: it is another.
+        """
+        kind = None if allowed is None else self._kind(allowed)
+        if (heads, kind) not in self._repeated:
+            mask = self.mask if allowed is None else self.mask.masked_fill(~allowed, -torch.inf)
+            self._repeated[heads, kind] = mask.repeat(1, 1, heads, 1) if heads > 1 else mask
+        return self._repeated[heads, kind]
+
+    def _kind(self, allowed: Tensor) -> int:
+        for kind, known in enumerate(self.reaches):
+            if known is allowed:
+                return kind
+        raise NotImplementedError("a mask that the model made by itself")
+
+    def narrowed(self, size: int, function: Callable[..., Tensor]) -> Tensor | None:
+        """Who may be seen by a mask function of the library, ``None`` where it hides nothing.
+
+        Args:
+            size: Of the window or chunk.
+        """
+        allowed = None
+        if size < self.longest:
+            assert self.depths is not None
+            query, key = self.depths
+            nothing = torch.zeros((1, 1, 1, 1), dtype=torch.long, device=query.device)
+            allowed = function(nothing, nothing, query, key)
+        self.reaches.append(allowed)
+        return allowed
 
 
 _current: ContextVar[Plan] = ContextVar("attention plan")
 
 
-def packed(tree: Tree, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Plan]:
+def packed(
+    tree: Tree, dtype: torch.dtype, device: torch.device, *, windowed: bool = False
+) -> tuple[Tensor, Tensor, Plan]:
     """A tree as one row: ids and positions, shape (1, nodes and a few more), and who reads what."""
     blocks = cut(tree, _length(tree, device))
     row = np.zeros((2, blocks.places), dtype=np.int64)
@@ -60,7 +108,19 @@ def packed(tree: Tree, dtype: torch.dtype, device: torch.device) -> tuple[Tensor
     ids, positions = torch.from_numpy(row).to(device)
     keys = torch.from_numpy(blocks.keys).clamp(min=0).to(device)
     mask = additive(torch.from_numpy(blocks.allowed).to(device), dtype)[:, None]
-    return ids[None], positions[None], Plan(mask, keys)
+    plan = Plan(mask, keys)
+    if windowed:
+        depths = positions.view(len(keys), 1, -1, 1), positions[keys][:, None, None]
+        plan = Plan(mask, keys, depths, int(tree.depths.max()) + 1)
+    return ids[None], positions[None], plan
+
+
+def stepping(places: Tensor, longest: int, dtype: torch.dtype, *, windowed: bool) -> Plan:
+    """Rows that read a token each, at their places, shape (rows,), of so many at most."""
+    keys = torch.arange(longest, device=places.device)
+    mask = additive(keys <= places[:, None], dtype)[:, None, None]
+    depths = (places[:, None, None, None], keys[None, None, None]) if windowed else None
+    return Plan(mask, None, depths, longest)
 
 
 def _length(tree: Tree, device: torch.device) -> int:
@@ -80,16 +140,18 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 @contextmanager
 def looking_at(module: nn.Module, plan: Plan) -> Iterator[None]:
     """In the block, the module's attention follows a plan."""
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(_NAME, attend)  # idempotent
+    for name in (_NAME, _WINDOWED):
+        AttentionInterface.register(name, attend)  # idempotent
+    AttentionMaskInterface.register(_WINDOWED, reach)
     config: Any = module.config
     configs = {id(c): c for c in (config, config.get_text_config(decoder=True))}.values()
     before = [c._attn_implementation for c in configs]
     token = _current.set(plan)
     try:
         for c in configs:
-            c._attn_implementation = _NAME
+            c._attn_implementation = plan.name
         yield
     finally:
         for c, name in zip(configs, before, strict=True):
@@ -103,6 +165,26 @@ def same_again(module: nn.Module) -> Callable[[], AbstractContextManager[None]]:
     return nullcontext if plan is None else partial(looking_at, module, plan)
 
 
+def reach(
+    *,
+    mask_function: Callable[..., Tensor],
+    local_size: int | None = None,
+    use_vmap: bool = False,
+    **more: Any,
+) -> Tensor | None:
+    """What a kind of layer may see, as the mask interface asks; ``None``: all that the plan shows.
+
+    Returns:
+        True where a query sees a key, shape (blocks, 1, queries, keys).
+
+    Raises:
+        NotImplementedError: the model changes what is causal.
+    """
+    if use_vmap:
+        raise NotImplementedError("a mask that is more than a window or chunks")
+    return None if local_size is None else _current.get().narrowed(local_size, mask_function)
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -112,31 +194,47 @@ def attend(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as the interface asks: query (1, heads, nodes, width), keys and values likewise.
+    """Attention as the interface asks: query (rows, heads, nodes, width), keys and values likewise.
+
+    Args:
+        attention_mask: What `reach` gave; else not used.
+        sliding_window: Not used either, but the plan must have been asked for one.
+        softcap, s_aux: See `capped_attention`.
 
     Returns:
-        (1, nodes, heads, width of a value), and no weights.
+        (rows, nodes, heads, width of a value), and no weights.
 
     Raises:
-        NotImplementedError: a layer asks for more than a plan says (windows, sinks, caps, biases).
+        NotImplementedError: a layer asks for more than a plan says.
     """
-    for word in ("sliding_window", "softcap", "s_aux", "position_bias"):
-        if more.get(word) is not None:
-            raise NotImplementedError(f"attention with {word}")
     plan = _current.get()
-    _, heads, nodes, width = query.shape
+    if more.get("position_bias") is not None:
+        raise NotImplementedError("attention with position_bias")
+    if sliding_window is not None and not plan.reaches:
+        raise NotImplementedError("attention with sliding_window")
+    rows, heads, nodes, width = query.shape
     shared = key.shape[1]
     blocks, _, length, _ = plan.mask.shape
     # (key heads, query heads of each, blocks, queries of each, width)
-    folded = query.reshape(shared, heads // shared, blocks, length, width)
-    folded = folded.permute(2, 0, 1, 3, 4).reshape(blocks, shared, -1, width)
-    key, value = (_gather(x, plan.keys) for x in (key, value))
-    mask = plan.mask_for(heads // shared)
-    out = scaled_dot_product_attention(folded, key, value, mask, dropout, scale=scaling)
-    out = out.reshape(blocks, shared, heads // shared, length, -1)
-    return out.permute(0, 3, 1, 2, 4).reshape(1, nodes, heads, -1), None
+    folded = query.reshape(rows, shared, heads // shared, blocks // rows, length, width)
+    folded = folded.permute(0, 3, 1, 2, 4, 5).reshape(blocks, shared, -1, width)
+    if plan.keys is not None:
+        key, value = (_gather(x, plan.keys) for x in (key, value))
+    mask = plan.mask_for(heads // shared, attention_mask if plan.depths is not None else None)
+    if softcap is None and s_aux is None:
+        out = scaled_dot_product_attention(folded, key, value, mask, dropout, scale=scaling)
+    else:
+        sinks = None if s_aux is None else s_aux.view(shared, -1, 1).expand(-1, -1, length)
+        sinks = None if sinks is None else sinks.reshape(shared, -1, 1)
+        scale = width**-0.5 if scaling is None else scaling
+        out = capped_attention(folded, key, value, mask, scale, dropout, softcap, sinks)
+    out = out.reshape(rows, blocks // rows, shared, heads // shared, length, -1)
+    return out.permute(0, 1, 4, 2, 3, 5).reshape(rows, nodes, heads, -1), None
 
 
 def _gather(x: Tensor, keys: Tensor) -> Tensor:
