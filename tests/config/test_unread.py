@@ -41,6 +41,8 @@ CASES = [
         (f"lora.{key}", value, {}, {"lora": {"rank": 4}})
         for key, value in {"alpha": 8.0, "targets": ["q_proj"], "merge": True}.items()
     ],
+    ("optimizer.precision", "mixed", {"dtype": "bfloat16"}, {}),
+    ("optimizer.precision", "mixed", {"engine": {"learner": "fsdp"}}, {}),
     ("anchor.split", "test", {"anchor": FILE}, {"anchor": HUB}),
     ("anchor.split", "test", {}, {"anchor": HUB}),
     ("anchor.prompt_column", "q", {"anchor": {"source": "arithmetic"}}, {"anchor": FILE}),

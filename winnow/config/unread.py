@@ -126,6 +126,18 @@ ALWAYS = (
         "use a verifier",
     ),
     Reader(
+        ("optimizer.precision",),
+        lambda config: config.dtype == "float32",
+        "weights in bfloat16 are multiplied in bfloat16 as it is",
+        "set dtype = 'float32'",
+    ),
+    Reader(
+        ("optimizer.precision",),
+        lambda config: config.engine.learner == "local",
+        "engine.learner = 'fsdp' has float32 weights and bfloat16 products with dtype = 'bfloat16'",
+        "set that",
+    ),
+    Reader(
         ("lora.alpha", "lora.targets", "lora.merge"),
         lambda config: config.lora.rank > 0,
         "without a rank there are no adapters",

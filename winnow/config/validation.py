@@ -79,9 +79,10 @@ def _cells(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
         narrow = (
             isinstance(term.loss, SequenceClipped) and max(term.loss.low, term.loss.high) < 0.01
         )
-        if narrow and config.dtype == "bfloat16":
+        if narrow and config.learner_rounds_to == "bfloat16":
+            key = "dtype" if config.dtype == "bfloat16" else "optimizer.precision"
             problem = f"{show(term.loss)} clips at less than what bfloat16 rounds log-probs to"
-            yield UserError("algorithm.loss", problem, "set dtype = 'float32', or widen it")
+            yield UserError("algorithm.loss", problem, f"set {key} = 'float32', or widen it")
         if isinstance(term.loss, Value) and algorithm.advantage.over != "token":
             problem = (
                 f"it needs an advantage by token, and {show(algorithm.advantage)} is by sample"

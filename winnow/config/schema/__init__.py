@@ -152,6 +152,11 @@ class Config(Section):
         """Mini-batches in one pass over the samples of a step."""
         return -(-self.prompts_per_step // self.prompts_per_update)
 
+    @property
+    def learner_rounds_to(self) -> Literal["float32", "bfloat16"]:
+        """The data type of the matrix products that the learner's log-probs are made of."""
+        return "bfloat16" if self.optimizer.precision == "mixed" else self.dtype
+
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, values: Any) -> Any:

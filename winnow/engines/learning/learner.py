@@ -24,6 +24,7 @@ from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, frozen
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.policy import Policy
+from winnow.engines.models.precision import mixed
 from winnow.engines.models.reference import Reference
 from winnow.storage.checkpoints import OPTIMIZER
 from winnow.types import Group, StepStats, Sums
@@ -49,6 +50,7 @@ class AdamLearner:
         self.forward = policy.forward()
         self.reference = reference
         self._policy, self._plan, self._config = policy, plan, plan.optimizer
+        self._mixed = plan.optimizer.precision == "mixed"
         self._critic = critic
         self._critic_config = critic.config if critic is not None else CriticConfig()
         own = critic.trained() if critic is not None else []
@@ -99,14 +101,15 @@ class AdamLearner:
         groups: Sequence[Group],
         asked: Sequence[Sequence[int]],
     ) -> PerToken:
-        return per_token(
-            compute,
-            groups,
-            asked,
-            share=forward.shares_prefix,
-            microbatch_tokens=self._plan.microbatch_tokens,
-            rank=self.rank,
-        )
+        with mixed(self.forward.device, self._mixed):
+            return per_token(
+                compute,
+                groups,
+                asked,
+                share=forward.shares_prefix,
+                microbatch_tokens=self._plan.microbatch_tokens,
+                rank=self.rank,
+            )
 
     @room(_SMALLER)
     def step(
@@ -234,7 +237,8 @@ class AdamLearner:
     ) -> Sums:
         models = Models(self.forward, self._critic, self._distributions)
         limit, rank = self._plan.microbatch_tokens, self.rank
-        with reproducible(self.forward.device, self._ordered):
+        device = self.forward.device
+        with reproducible(device, self._ordered), mixed(device, self._mixed):
             done = self._of_all(
                 accumulate(models, groups, terms, totals, temperature, limit, self.version, rank)
             )

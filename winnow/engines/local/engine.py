@@ -31,6 +31,7 @@ from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.conventions import conventions_of
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.policy import SMALLER
+from winnow.engines.models.precision import low_products_are_slow
 from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
 from winnow.engines.models.spoken import Spoken
 from winnow.engines.weights.outbox import outbox_of, published
@@ -138,6 +139,11 @@ class LocalEngine(LocalPolicy, Spoken):
             found.append(
                 "waiting samples start only when all before them have ended; its cache cannot be "
                 "kept a row at a time"
+            )
+        if self._config.optimizer.precision == "mixed" and low_products_are_slow(self._device):
+            found.append(
+                "optimizer.precision = 'mixed' is slower here than 'float32': this CPU has no "
+                "instructions for products in bfloat16 (avx512_bf16, amx)"
             )
         if not forward.shares_prefix:
             found.append(f"prompts are encoded once per sample, {forward.why}")

@@ -2,6 +2,9 @@
 
 The vocabulary is taken slice by slice, for all positions, and again in the backward pass: the
 largest tensor is (positions, slice). Each slice of the head's gradient is written once.
+
+In a block of `precision.mixed` the products of the backward pass are in bfloat16; logits, which a
+log-prob is the difference of, are never rounded to it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+from winnow.engines.models.precision import LOW, is_mixed, wide_product
 
 _ELEMENTS = 2**21
 """Logits held at a time: 8 MiB in float32, so that they stay in a cache."""
@@ -34,7 +39,9 @@ def logprobs(
     Returns:
         Shape (items,).
     """
-    return cast(Tensor, cast(Any, _Head).apply(features, weight, bias, index, targets, t))
+    return cast(
+        Tensor, cast(Any, _Head).apply(features, weight, bias, index, targets, t, is_mixed())
+    )
 
 
 class _Head(torch.autograd.Function):
@@ -47,13 +54,14 @@ class _Head(torch.autograd.Function):
         index: Tensor,
         targets: Tensor,
         t: float,
+        low: bool,
     ) -> Tensor:
         wide = torch.promote_types(features.dtype, torch.float32)
         top = features.new_full((len(features),), -torch.inf, dtype=wide)
         total = torch.zeros_like(top)
         chosen = torch.empty(len(index), dtype=wide, device=features.device)
         for part in _slices(features, weight):
-            logits = _logits(features, weight, bias, part, t)
+            logits = _logits(features, weight, bias, part, t, low)
             here = _within(targets, part)
             chosen[here] = logits[index[here], targets[here] - part.start]
             new = torch.maximum(top, logits.amax(-1)).clamp_(min=torch.finfo(wide).min)
@@ -61,7 +69,7 @@ class _Head(torch.autograd.Function):
             top = new
         norm = top + total.log_()
         ctx.save_for_backward(features, weight, bias, index, targets, norm)
-        ctx.t = t
+        ctx.t, ctx.low = t, low
         return chosen - norm[index]
 
     @staticmethod
@@ -73,22 +81,25 @@ class _Head(torch.autograd.Function):
         to_features = torch.zeros_like(features, dtype=norm.dtype)  # a sum over many slices
         to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         to_bias = None if bias is None else torch.empty_like(bias)
+        rounded = features.to(LOW) if ctx.low else features
         for part in _slices(features, weight):
-            logits = _logits(features, weight, bias, part, ctx.t)
+            logits = _logits(features, weight, bias, part, ctx.t, ctx.low)
             slope = logits.sub_(norm[:, None]).exp_().mul_(-each[:, None])
             here = _within(targets, part)
             place = (index[here], targets[here] - part.start)
             slope.index_put_(place, grad[here], accumulate=True)
-            slope = (slope.div_(ctx.t) if ctx.t != 1 else slope).to(features.dtype)
-            if features.dtype == norm.dtype:
+            slope = (slope.div_(ctx.t) if ctx.t != 1 else slope).to(rounded.dtype)
+            if rounded.dtype == norm.dtype:
                 to_features.addmm_(slope, weight[part])
             else:
-                to_features += torch.mm(slope, weight[part])
-            if to_weight is not None:
-                torch.mm(slope.t(), features, out=to_weight[part])
+                to_features += torch.mm(slope, weight[part].to(rounded.dtype))
+            if to_weight is not None and rounded.dtype == weight.dtype:
+                torch.mm(slope.t(), rounded, out=to_weight[part])
+            elif to_weight is not None:
+                to_weight[part] = torch.mm(slope.t(), rounded)
             if to_bias is not None:
                 to_bias[part] = slope.sum(0)
-        return to_features.to(features.dtype), to_weight, to_bias, None, None, None
+        return to_features.to(features.dtype), to_weight, to_bias, None, None, None, None
 
 
 def _slices(features: Tensor, weight: Tensor) -> list[slice]:
@@ -97,9 +108,12 @@ def _slices(features: Tensor, weight: Tensor) -> list[slice]:
     return [slice(a, min(a + width, len(weight))) for a in range(0, len(weight), width)]
 
 
-def _logits(features: Tensor, weight: Tensor, bias: Tensor | None, part: slice, t: float) -> Tensor:
+def _logits(
+    features: Tensor, weight: Tensor, bias: Tensor | None, part: slice, t: float, low: bool
+) -> Tensor:
     """Of one slice of the vocabulary, in a tensor of their own, float32 or better."""
-    logits = torch.mm(features, weight[part].t())
+    own = weight[part]
+    logits = wide_product(features, own) if low else torch.mm(features, own.t())
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if bias is not None:
         logits += bias[part]

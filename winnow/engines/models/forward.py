@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicCache
 
 from winnow.engines.devices import without_plans
 from winnow.engines.models.chunked_logprobs import logprobs
+from winnow.engines.models.precision import LOW, is_mixed, products
 from winnow.engines.models.prefix_tree import Index, Tree, grow
 from winnow.engines.models.tree_attention import looking_at, packed
 from winnow.engines.models.windows import is_windowed, narrowed, unknown_kinds
@@ -180,7 +181,8 @@ class PolicyForward:
 
     def _over(self, tree: Tree, **more: Any) -> Tensor:
         """Features of a tree's nodes, as one row."""
-        ids, positions, plan = packed(tree, self.dtype, self.device, windowed=self.windowed)
+        dtype = LOW if is_mixed() else self.dtype
+        ids, positions, plan = packed(tree, dtype, self.device, windowed=self.windowed)
         if self.windowed:  # or positions are taken for those of sequences in a row
             more["attention_mask"] = torch.ones_like(ids)
         with looking_at(self.module, plan):
@@ -201,13 +203,13 @@ class PolicyForward:
         return hidden.flatten(0, 1), paths
 
     def _run(self, **inputs: Any) -> Tensor:
-        with without_plans(self.device):
+        with without_plans(self.device), products(self.device):
             if self.splits_head:
                 features = self._body(**inputs).last_hidden_state
             else:
                 features = self.module(**inputs).logits
         assert isinstance(features, Tensor)
-        return features
+        return features.to(self.dtype) if is_mixed() else features
 
     def probing(self) -> AbstractContextManager[None]:
         """In the block, windows are so narrow that a few tokens are more than they show."""

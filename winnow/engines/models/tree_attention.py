@@ -224,6 +224,9 @@ def attend(
     folded = query.reshape(rows, shared, heads // shared, blocks // rows, length, width)
     folded = folded.permute(0, 3, 1, 2, 4, 5).reshape(blocks, shared, -1, width)
     if plan.keys is not None:
+        if torch.is_autocast_enabled(query.device.type):
+            # What many blocks read gets the sum of their gradients: in float32.
+            key, value = key.float(), value.float()
         key, value = (_gather(x, plan.keys) for x in (key, value))
     mask = plan.mask_for(heads // shared, attention_mask if plan.depths is not None else None)
     if softcap is None and s_aux is None:

@@ -180,7 +180,7 @@ def _learned(checked: Plan, engine: Engine, first: First, progress: Progress) ->
     heat = phase.config.sampling.temperature or 1.0
     groups = some(engine, first.groups, heat, phase.config.prompts_per_update)
     step = zero_step(engine, phase, groups)
-    yield agreement(step, config.dtype, ratio="old" in phase.algorithm.needs)
+    yield agreement(step, config.learner_rounds_to, ratio="old" in phase.algorithm.needs)
     yield unmoved(step)
     prompts = checked.prompts
     need = work(config, checked.phases, len(prompts.held_out), len(prompts.test))

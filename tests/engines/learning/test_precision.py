@@ -1,0 +1,331 @@
+"""An update in mixed precision: products in bfloat16, everything else in float32."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from tests import kills, local, tiny
+from tests.engines.fsdp import ragged
+from winnow.algorithms.algorithm import Algorithm
+from winnow.algorithms.objective import totals
+from winnow.algorithms.table import ALGORITHMS
+from winnow.config.schema import Config, from_dict
+from winnow.config.schema.critic import CriticConfig
+from winnow.config.validation import check
+from winnow.engines.base import LearnerPlan
+from winnow.engines.learning.learner import AdamLearner
+from winnow.engines.learning.token_values import logprobs as own_logprobs
+from winnow.engines.local.engine import LocalEngine
+from winnow.engines.models import precision
+from winnow.engines.models.chunked_logprobs import logprobs
+from winnow.engines.models.forward import Piece, PolicyForward
+from winnow.errors import UserError
+from winnow.reporting.observer import Observers
+from winnow.training.run import run
+from winnow.types import Group
+
+CPU, HOW = torch.device("cpu"), ("float32", "mixed")
+PIECES = [Piece([5, 9, 2], [[3, 4], [7], [6, 6, 8]]), Piece([5, 9, 4, 4], [[8, 2, 2, 2]])]
+GRPO = ALGORITHMS["grpo"]
+ROUNDING = 2.0**-9
+"""Most relative error of a number in bfloat16: it has 8 bits."""
+# On the way to a gradient a number goes through about 10 rounded products in each of 4 layers and
+# back (q, k, v, scores, attention, o, gate, up, down: inputs and results), some 150 roundings. Each
+# is off by 2^-9 / sqrt(3) in the root mean square at most, so together, independent, by
+# sqrt(150) 2^-9 / sqrt(3) = 1.4 %. Where a gradient is a small difference of large terms, by more.
+EXPECTED = 0.014
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights large enough for attention and logits to be far from uniform."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny.model(1, initializer_range=0.15).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def grown(row: Algorithm) -> Algorithm:
+    return row.with_cells({"kl": "in-loss(0.5, full)", "entropy": 0.1})
+
+
+def learner(
+    model: Path, how: str, row: Algorithm = GRPO, limit: int = 64, **settings: object
+) -> tuple[LocalEngine, AdamLearner]:
+    engine = local.engine(model, **settings)
+    plan = LearnerPlan(
+        from_dict({"optimizer": {"precision": how, "lr": 1e-3}}).optimizer,
+        10,
+        limit,
+        critic=CriticConfig() if "values" in row.needs else None,
+        reference="start" if row.refers or "ref" in row.needs else None,
+    )
+    made = engine.learner(plan)
+    with torch.no_grad():  # the reference is elsewhere
+        for number, weight in enumerate(engine.trained()):
+            torch.manual_seed(number)
+            weight.add_(0.02 * torch.randn_like(weight))
+    return engine, made
+
+
+def groups_of(row: Algorithm, model: Path) -> list[Group]:
+    """Groups whose ratios are far from any clip, which rounding would else move tokens over."""
+    engine, made = learner(model, "float32", row)
+    groups = ragged.groups(row)
+    asked = [range(len(group.samples)) for group in groups]
+    told = made._per_token(engine.forward(), own_logprobs(engine.forward(), 0.7), groups, asked)
+    aside = itertools.cycle((0.1, -0.6, 0.6, -0.1))
+
+    def recorded(group: Group, own: Sequence[tuple[float, ...]]) -> Group:
+        samples = [
+            replace(sample, logprobs=tuple(x + by for x in logp))
+            for sample, logp, by in zip(group.samples, own, aside, strict=False)
+        ]
+        return group.with_(samples=tuple(samples))
+
+    return [recorded(group, own) for group, own in zip(groups, told, strict=True)]
+
+
+def gradients(made: AdamLearner, row: Algorithm, groups: Sequence[Group]) -> list[Tensor]:
+    own = [*made._masters, *made._critic_masters]
+    made._forget()
+    made._gradient(groups, row.objective, totals(groups), 0.7, None)
+    found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in own]
+    made._forget()
+    return found
+
+
+def off(found: Tensor, true: Tensor) -> float:
+    return float((found - true).norm() / true.norm())
+
+
+@pytest.mark.parametrize("name", [*ALGORITHMS, "grown"])
+def test_gradients_of_every_row_are_float32s_up_to_rounding(model, name) -> None:
+    row = grown(GRPO) if name == "grown" else ALGORITHMS[name]
+    groups = groups_of(row, model)
+    exact, rough = (gradients(learner(model, how, row)[1], row, groups) for how in HOW)
+    assert all(each.dtype == torch.float32 for each in rough)
+    whole = [torch.cat([each.flatten() for each in side]) for side in (rough, exact)]
+    assert 0 < off(*whole) < 5 * EXPECTED
+    assert cosine_similarity(*whole, dim=0) > 1 - (5 * EXPECTED) ** 2 / 2
+
+
+def test_gradients_by_layer(model) -> None:
+    exact, rough = (gradients(learner(model, how)[1], GRPO, groups_of(GRPO, model)) for how in HOW)
+    worst = max(off(a, b) for a, b in zip(rough, exact, strict=True))
+    assert 0 < worst < 10 * EXPECTED
+
+
+@pytest.mark.parametrize("limit", [1, 20, 64])
+def test_micro_batches_do_not_change_the_gradient(model, limit) -> None:
+    """Each is rounded apart, so up to rounding; a cast that is lost or left over would be seen."""
+    groups = groups_of(GRPO, model)
+    whole, parts = (
+        gradients(learner(model, "mixed", limit=n)[1], GRPO, groups) for n in (999, limit)
+    )
+    assert off(*(torch.cat([x.flatten() for x in side]) for side in (parts, whole))) < 5 * EXPECTED
+
+
+def test_weights_are_rounded_once_for_all_micro_batches_and_anew_after_each_update(model) -> None:
+    """Counted where torch rounds: at most one copy of each weight an update."""
+    engine, made = learner(model, "mixed", limit=8)
+    groups = groups_of(GRPO, model)
+    head = engine.module().get_output_embeddings().weight  # taken by slices
+    weights = {w.data_ptr() for w in engine.trained() if w is not head}
+    rounded: list[int] = []
+
+    class Casts(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            copies = func is torch.ops.aten._to_copy.default
+            if copies and (kwargs or {}).get("dtype") == torch.bfloat16:
+                rounded.append(args[0].data_ptr())
+            return func(*args, **(kwargs or {}))
+
+    for _ in range(2):
+        rounded.clear()
+        with Casts():
+            local.step(made, groups, GRPO.objective, 0.7)
+        own = [pointer for pointer in rounded if pointer in weights]
+        assert len(own) == len(set(own)) == 7 * 4  # linear layers of a block, blocks
+    fresh = PolicyForward(engine.module())
+    with precision.mixed(CPU):
+        now = made.forward.contexts(PIECES).features
+        assert torch.equal(now, fresh.contexts(PIECES).features)
+
+
+def test_the_reference_of_a_kl_is_not_read_from_the_policys_rounded_weights(model) -> None:
+    """Its weights are in the policy's module for a pass, among passes that learn."""
+    row = grown(GRPO)
+    engine, made = learner(model, "mixed", row, limit=8)
+    _, exact = learner(model, "float32", row, limit=8)
+    groups = groups_of(row, model)
+    gradient, true = (
+        torch.cat([g.flatten() for g in gradients(m, row, groups)]) for m in (made, exact)
+    )
+    engine.restore("start")  # a reference that is the policy has no gradient
+    assert off(gradient, true) < 5 * EXPECTED
+
+
+def test_where_the_policy_is_the_reference_their_kl_is_nothing(model) -> None:
+    """Both are computed alike: to float32 they would be a rounding apart."""
+    row = GRPO.with_cells({"kl": "in-loss(0.5, full)"})
+    engine, made = learner(model, "mixed", row)
+    engine.restore("start")
+    groups = groups_of(row, model)
+    asked = [range(len(group.samples)) for group in groups]
+    with precision.mixed(CPU):
+        pieces = [Piece(g.prompt_ids, [s.token_ids for s in g.samples]) for g in groups]
+        at = made.forward.contexts(pieces)
+        own = made.forward.logprobs(at, 0.7)
+    found = made.reference_logprobs(groups, asked, 0.7)
+    told = torch.tensor([x for group in found for sample in group for x in sample])
+    torch.testing.assert_close(own.detach(), told, rtol=0, atol=1e-6)
+
+
+def test_only_products_are_rounded(model) -> None:
+    """What leaves a block, a norm or the head is float32, and the layers' products are not."""
+    engine, made = learner(model, "mixed")
+    kinds: dict[str, torch.dtype] = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda _, __, out, name=name: kinds.__setitem__(
+                name.rpartition(".")[2], (out[0] if isinstance(out, tuple) else out).dtype
+            )
+        )
+        for name, module in engine.module().named_modules()
+        if name and not name.endswith("model")
+    ]
+    with precision.mixed(CPU):
+        at = made.forward.contexts(PIECES)
+        logp = made.forward.logprobs(at, 1.0)
+    for hook in hooks:
+        hook.remove()
+    low = {name for name, kind in kinds.items() if kind == torch.bfloat16}
+    assert low >= {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert not low & {
+        "embed_tokens",
+        "input_layernorm",
+        "post_attention_layernorm",
+        "norm",
+        "0",
+        "3",
+    }
+    assert at.features.dtype == logp.dtype == torch.float32
+
+
+@pytest.mark.parametrize("heat", [1.0, 0.7])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_heads_log_probs_are_exact_and_its_gradients_rounded(heat, bias) -> None:
+    """Against log_softmax in float64. Each product of the backward pass rounds three numbers.
+
+    Features and weights are numbers of bfloat16, so that rounding them as AMX does is nothing.
+    """
+    torch.manual_seed(0)
+    features, weight = (x.bfloat16().float() for x in (torch.randn(40, 32), torch.randn(3000, 32)))
+    shift = torch.randn(3000) if bias else None
+    index, targets = torch.randint(40, (60,)), torch.randint(3000, (60,))
+    slopes = torch.randn(60)
+    leaves = [x.requires_grad_() for x in (features, weight, shift) if x is not None]
+    with precision.mixed(CPU):
+        got = logprobs(features, weight, shift, index, targets, heat)
+    found = torch.autograd.grad((got * slopes).sum(), leaves)
+    wide = [x.detach().double().requires_grad_() for x in leaves]
+    logits = wide[0] @ wide[1].t() + (wide[2] if bias else 0)
+    true = (logits / heat).log_softmax(-1)[index, targets]
+    wanted = torch.autograd.grad((true * slopes.double()).sum(), wide)
+    torch.testing.assert_close(got.double(), true, rtol=0, atol=1e-4)
+    assert all(
+        0 < off(a.double(), b) < 3 * ROUNDING for a, b in zip(found[:2], wanted[:2], strict=True)
+    )
+    assert not bias or off(found[2].double(), wanted[2]) < ROUNDING
+
+
+def test_weights_averages_and_gradients_stay_float32_and_move_less_than_bfloat16_can(model) -> None:
+    """Steps of 1e-6 of weights of 0.1: in bfloat16 most would be lost."""
+    engine, made = learner(model, "mixed")
+    for group in made._adam.param_groups:
+        group["lr"] = 1e-6
+    made._config = made._config.model_copy(update={"lr": 1e-6})
+    before = local.weights(engine)
+    local.step(made, ragged.groups(GRPO), GRPO.objective, 0.7)
+    state = [x for own in made._adam.state.values() for x in own.values()]
+    assert {x.dtype for x in (*engine.trained(), *made._masters, *state)} == {torch.float32}
+    moved = torch.cat([(a - b).flatten() for a, b in zip(engine.trained(), before, strict=True)])
+    assert 0.5e-6 < float(moved.detach().abs().median()) < 1.5e-6
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora": {"rank": 4}}], ids=["all weights", "adapters"])
+@pytest.mark.parametrize("name", ["grpo", "ppo", "grown"])
+def test_an_update_with_adapters_a_critic_and_a_reference(model, settings, name) -> None:
+    row = grown(GRPO) if name == "grown" else ALGORITHMS[name]
+    groups = groups_of(row, model)
+    norms = []
+    for how in HOW:
+        _, made = learner(model, how, row, **settings)
+        norms.append(local.step(made, groups, row.objective, 0.7).grad_norm)
+    assert norms[0] != norms[1]
+    assert norms[1] == pytest.approx(norms[0], rel=5 * EXPECTED)
+
+
+def test_sampling_and_evaluation_are_as_without(model) -> None:
+    """`engine.logprobs` is what KL to the start is read from, the sampler's are its own."""
+    engine, _ = learner(model, "mixed")
+    plain, _ = learner(model, "float32")
+    groups = groups_of(GRPO, model)
+    assert engine.logprobs(groups, 0.7) == plain.logprobs(groups, 0.7)
+
+
+def test_after_a_failed_update_nothing_is_rounded_any_more(model, monkeypatch) -> None:
+    _, made = learner(model, "mixed")
+    monkeypatch.setattr("winnow.engines.learning.gradients._loss", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        local.step(made, ragged.groups(GRPO), GRPO.objective, 0.7)
+    assert not precision.is_mixed()
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path) -> None:
+    """And the precision is in the run's config, so that it is resumed with it."""
+    source = tmp_path / "prompts.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in tiny.problems()))
+
+    def config(**optimizer: object) -> Config:
+        given = {"model": str(tiny_model), "prompts": str(source), "steps": 4, "algorithm": "grpo"}
+        own = {"optimizer": {"lr": 1e-3, **optimizer}, "microbatch_tokens": 16}
+        return from_dict({**kills.SMALL, **given, **own, "checkpoint": {"every": 1}})
+
+    whole = run(config(precision="mixed"), out=tmp_path / "whole", observers=Observers())
+    broken = tmp_path / "broken"
+    with pytest.raises(kills.Killed):
+        run(config(precision="mixed"), out=broken, observers=kills.KillAt(12))
+    resumed = run(resume=broken, observers=Observers())
+    assert 'precision = "mixed"' in (broken / "config.toml").read_text()
+    assert kills.same(kills.weights(resumed.checkpoint), kills.weights(whole.checkpoint))
+    plain = run(config(), out=tmp_path / "plain", observers=Observers())
+    assert not kills.same(kills.weights(plain.checkpoint), kills.weights(whole.checkpoint))
+
+
+def test_a_clip_that_is_narrower_than_rounding_is_refused() -> None:
+    config = from_dict({"optimizer": {"precision": "mixed"}})
+    with pytest.raises(UserError, match=r"bfloat16.*optimizer.precision = 'float32'"):
+        check(config, ALGORITHMS["gspo"])
+    check(from_dict({}), ALGORITHMS["gspo"])
+
+
+@pytest.mark.parametrize(("has", "said"), [(False, 1), (True, 0)])
+def test_a_cpu_without_such_products_is_told(model, monkeypatch, has, said) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    engine = local.engine(model, optimizer={"precision": "mixed"})
+    assert len([note for note in engine.notes() if "optimizer.precision" in note]) == said
+    assert not [note for note in local.engine(model).notes() if "optimizer.precision" in note]
