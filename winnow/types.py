@@ -279,6 +279,9 @@ class Sums:
         gap_sum: Sum of |log pi - log pi_sampler|, nats, over the tokens of samples that these very
             weights sampled: two computations of one number.
         gap_tokens: How many tokens that is.
+        gap_kl_sum: Sum of s - 1 - log s over them, with s = pi / pi_sampler, which estimates
+            KL(pi_sampler || pi) (k3).
+        gap_tv_sum: Sum of |s - 1| / 2 over them, which estimates the total variation.
         influence: For each group, for each of its samples: |coefficient x advantage| summed over
             its tokens, as if nothing were clipped.
         measures: Other measures of the terms, by name: the sum, and of how many.
@@ -297,6 +300,8 @@ class Sums:
     log_weights: list[float] = field(default_factory=list)
     gap_sum: float = 0.0
     gap_tokens: int = 0
+    gap_kl_sum: float = 0.0
+    gap_tv_sum: float = 0.0
     influence: list[list[float]] = field(default_factory=list)
     measures: dict[str, tuple[float, int]] = field(default_factory=dict)
 

@@ -297,7 +297,7 @@ def _over(config: Config, settings: Mapping[str, Any], name: str) -> tuple[Confi
         if key not in _OWN:
             raise UserError(f"{name}.{key}", "a phase cannot set it", "set it above the phases")
     for key in given["sampling"] if isinstance(given.get("sampling"), Mapping) else ():
-        if key in ("batch", "cache_gib"):
+        if key in ("batch", "cache_gib", "dtype"):
             problem = "it must be the same in all phases"
             raise UserError(f"{name}.sampling.{key}", problem, "set it above them")
     values = config.model_dump(exclude_none=True)

@@ -181,6 +181,12 @@ ALWAYS = (
         "set eval.temperature above 0",
     ),
     Reader(
+        ("sampling.dtype",),
+        lambda config: (config.engine.sampler, config.engine.learner) == ("local", "local"),
+        "only engine.sampler = 'local' beside engine.learner = 'local' samples from a copy",
+        "set engine.vllm_dtype for vLLM's servers",
+    ),
+    Reader(
         ("cycles",),
         lambda config: bool(config.phases),
         "there are no phases to repeat",

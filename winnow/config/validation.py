@@ -79,10 +79,13 @@ def _cells(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
         narrow = (
             isinstance(term.loss, SequenceClipped) and max(term.loss.low, term.loss.high) < 0.01
         )
+        rounds = f"{show(term.loss)} clips at less than what bfloat16 rounds log-probs to"
         if narrow and config.learner_rounds_to == "bfloat16":
             key = "dtype" if config.dtype == "bfloat16" else "optimizer.precision"
-            problem = f"{show(term.loss)} clips at less than what bfloat16 rounds log-probs to"
-            yield UserError("algorithm.loss", problem, f"set {key} = 'float32', or widen it")
+            yield UserError("algorithm.loss", rounds, f"set {key} = 'float32', or widen it")
+        if narrow and _samples_in_less(config):
+            remedy = "leave it out, set 'float32', or widen the clip"
+            yield UserError("sampling.dtype", rounds, remedy)
         if isinstance(term.loss, Value) and algorithm.advantage.over != "token":
             problem = (
                 f"it needs an advantage by token, and {show(algorithm.advantage)} is by sample"
@@ -163,11 +166,24 @@ def _sampling(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
         )
         yield UserError("samples_per_prompt", problem, remedy)
     yield from _greedy(config, algorithm)
+    if _samples_in_less(config) and algorithm.needs_one_policy:
+        problem = (
+            f"{algorithm.needs_one_policy} is exact for samples of the policy itself, and those of "
+            "a copy in bfloat16 are another's"
+        )
+        remedy = "leave it out, set 'float32', or use another row (raft, rft)"
+        yield UserError("sampling.dtype", problem, remedy)
     if config.sampling.truncated and "old" in algorithm.needs:
         key = "sampling.top_k" if config.sampling.top_k else "sampling.top_p"
         problem = f"{algorithm.name} divides by the probability of each sample, which this changes"
         remedy = "set top_k = 0 and top_p = 1, or use an algorithm without a ratio (raft, rft)"
         yield UserError(key, problem, remedy)
+
+
+def _samples_in_less(config: Config) -> bool:
+    """Whether samples are, or on some machine may be, of less precision than the policy."""
+    less = config.sampling.dtype in ("bfloat16", "auto") and config.dtype == "float32"
+    return less and config.samples_file is None
 
 
 def _greedy(config: Config, algorithm: Algorithm) -> Iterator[UserError]:

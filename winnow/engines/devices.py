@@ -15,7 +15,10 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow import __version__
@@ -75,6 +78,49 @@ def gpu_fault() -> str:
     except (RuntimeError, AssertionError) as error:
         return " ".join(str(error).split())[:160]
     return "" if found == 64.0**3 else f"64 x 64 ones times themselves sum to {found:g}"
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What Linux says of the CPU; empty elsewhere.
+
+    Attributes:
+        maker: Such as `AuthenticAMD` or `GenuineIntel`.
+        flags: Its instructions, such as `avx512_bf16`.
+    """
+
+    maker: str = ""
+    flags: frozenset[str] = frozenset()
+
+
+@cache
+def processor() -> Processor:
+    """The CPU of this machine."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return Processor()
+    told: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip(), value.strip())
+    flags = told.get("flags") or told.get("Features") or ""
+    return Processor(told.get("vendor_id", ""), frozenset(flags.split()))
+
+
+_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
+"""Instructions of a CPU with which products in bfloat16 are faster than in float32."""
+
+
+def sampling_dtype(name: str, device: torch.device) -> str:
+    """The data type that a sampler's copy has; `auto` is bfloat16 where a device is fast in it."""
+    import torch
+
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if _BFLOAT16 & processor().flags else "float32"
 
 
 def gpu_memory(device: str) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ from winnow.config.schema.judge import judge_config
 from winnow.config.schema.lora import LoraConfig
 from winnow.config.validation import check_answers
 from winnow.engines.base import Engine, Sampler
-from winnow.engines.devices import collector_paused, launched, pick_device
+from winnow.engines.devices import collector_paused, launched, pick_device, sampling_dtype
 from winnow.engines.models.loading import BUILT_IN, check_ahead, resolve
 from winnow.engines.ray.placement import behind
 from winnow.errors import UserError
@@ -291,6 +291,18 @@ def check_device(config: Config) -> None:
     """
     if config.engine.sampler != "openai" and config.device not in ("auto", "cpu"):
         pick_device(config.device)
+
+
+def settled(config: Config) -> Config:
+    """The config with what it leaves to this machine decided: `sampling.dtype = "auto"`.
+
+    What is written of a run says it, so that the run is resumed in it on another machine too.
+    """
+    if config.sampling.dtype != "auto":
+        return config
+    dtype = sampling_dtype("auto", pick_device(config.device))
+    sampling = config.sampling.model_copy(update={"dtype": dtype})
+    return config.model_copy(update={"sampling": sampling})
 
 
 def built_in() -> tuple[str, bool]:

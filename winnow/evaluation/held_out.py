@@ -16,7 +16,7 @@ from winnow.config.unread import unread
 from winnow.config.validation import refuse
 from winnow.engines.base import Engine
 from winnow.engines.devices import environment
-from winnow.engines.factory import check_device, longest_of_evaluation, sampler_for
+from winnow.engines.factory import check_device, longest_of_evaluation, sampler_for, settled
 from winnow.errors import UserError
 from winnow.evaluation.kl import kl_to_start, measures_kl
 from winnow.prompts.loading import clashes, load_held_out
@@ -130,6 +130,7 @@ def _run_evaluation(
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
     refuse(unread(config))
     check_device(config)
+    config = settled(config)
     prompts = load_held_out(config.prompts, config.eval, config.seed)
     start = RunStart(out, "evaluate", values_of(config))
     first = next(iter(prompts.held_out), None)

@@ -19,7 +19,7 @@ from winnow.config.unread import unread
 from winnow.config.validation import refuse
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.engines.devices import environment
-from winnow.engines.factory import check_device, sampler_for
+from winnow.engines.factory import check_device, sampler_for, settled
 from winnow.errors import Stopped, UserError, number_of
 from winnow.prompts.loading import clashes, load_held_out, load_prompts
 from winnow.reporting.events import RunEnd, RunStart
@@ -244,6 +244,7 @@ def run_sample(
     Journal.refuse(out)
     refuse(unread(config))
     check_device(config)
+    config = settled(config)
     with naming_places(config), FolderLock() as lock:
 
         def begin(plan: Plan, device: str) -> Journal:

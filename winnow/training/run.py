@@ -13,6 +13,7 @@ from winnow.config.located import located_config, naming_places
 from winnow.config.recipe import load_folder, naming_folder
 from winnow.config.schema import Config
 from winnow.engines.base import Sampler
+from winnow.engines.factory import settled
 from winnow.errors import OwnCodeError, Stopped, UserError, WinnowError
 from winnow.evaluation.gain import gain_between
 from winnow.reporting.events import RunEnd, RunStart
@@ -131,6 +132,7 @@ def run(
             RunStore.refuse(out)
         with naming_folder(out) if resume is not None else nullcontext():
             checked = plan(config, algorithm, resumed=resume is not None)
+            checked = replace(checked, config=settled(config))
         point = None
         if resume is not None:
             accept = accept_changes or not RunStore(out).begun  # nothing is of other settings

@@ -50,7 +50,8 @@ def update(run: Run, step: int, batch: Batch) -> tuple[Updates, int]:
         own = _are_own(run, begun)
         stats = run.learner.step(groups, terms, totals(groups), heat, auxiliary)
         if not own:
-            stats.gap_sum, stats.gap_tokens = 0.0, 0
+            stats.gap_sum = stats.gap_kl_sum = stats.gap_tv_sum = 0.0
+            stats.gap_tokens = 0
         updates.append((positions, stats))
         run.unhealthy = 0 if stats.applied else run.unhealthy + 1
         if not stats.applied:

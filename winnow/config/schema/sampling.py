@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from winnow.config.schema.base import Section, listed
@@ -20,6 +22,10 @@ class SamplingConfig(Section):
     stop: list[str] = Field([], description="A completion ends before any of these.")
     batch: Size = Field(256, description="Most completions in progress at a time.")
     cache_gib: Gib = Field(2.0, description="GiB for their KV cache; where short, fewer at a time.")
+
+    dtype: Literal["float32", "bfloat16", "auto"] | None = Field(
+        None, description="Sample from a copy of the weights in it. Default: from the weights."
+    )
 
     _one = field_validator("stop", mode="before")(listed)
 

@@ -106,6 +106,8 @@ def together(parts: Sequence[Sums]) -> Sums:
         done.log_weights += part.log_weights
         done.gap_sum += part.gap_sum
         done.gap_tokens += part.gap_tokens
+        done.gap_kl_sum += part.gap_kl_sum
+        done.gap_tv_sum += part.gap_tv_sum
         for name, (value, count) in part.measures.items():
             before = done.measures.get(name, (0.0, 0))
             done.measures[name] = (before[0] + value, before[1] + count)
@@ -296,5 +298,9 @@ def _measure_gap(seen: _Seen, version: int, done: Sums) -> None:
     for row, sample, counts in zip(rows, samples, own, strict=True):
         if counts:
             recorded = torch.tensor(sample.logprobs, dtype=torch.float64)
-            done.gap_sum += float((row - recorded).abs().sum())
+            log_ratio = row - recorded
+            off = log_ratio.expm1()
+            done.gap_sum += float(log_ratio.abs().sum())
             done.gap_tokens += len(row)
+            done.gap_kl_sum += float((off - log_ratio).sum())
+            done.gap_tv_sum += float(off.abs().sum()) / 2

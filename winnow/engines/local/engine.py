@@ -21,11 +21,12 @@ from winnow.engines.base import (
     Weights,
     WeightsRef,
 )
-from winnow.engines.devices import peak_memory, pick_device, room
+from winnow.engines.devices import peak_memory, pick_device, room, sampling_dtype
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.kv_cache import token_bytes
 from winnow.engines.local.learner import LocalLearner
 from winnow.engines.local.other_caches import padding
+from winnow.engines.local.own_copy import OwnCopy
 from winnow.engines.local.policy import LocalPolicy
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.conventions import conventions_of
@@ -61,6 +62,7 @@ class LocalEngine(LocalPolicy, Spoken):
         self.device = str(device)
         self.speak(self.tokenizer, config.prompts.chat_template_options)
         self._outbox = outbox_of(config)
+        self._copies: dict[str, OwnCopy] = {}
 
     @cached_property
     def _token_bytes(self) -> int | None:
@@ -76,15 +78,25 @@ class LocalEngine(LocalPolicy, Spoken):
         return conventions_of(self.tokenizer, self.module())
 
     def sampler(self, sampling: SamplingConfig) -> LocalSampler:
-        probed = (lambda: self._token_bytes), (lambda: self._pads)
+        batch, gib = sampling.batch, sampling.cache_gib
+        own = self._copy(sampling)
+        if own is None:
+            probed = (lambda: self._token_bytes), (lambda: self._pads)
+            return LocalSampler(self.forward, self.tokenizer, batch, gib, probed, self._encode)
+        own.outdate()
+        probed = own.token_bytes, own.pads
         return LocalSampler(
-            self.forward,
-            self.tokenizer,
-            sampling.batch,
-            sampling.cache_gib,
-            probed,
-            self._encode,
+            own.forward, self.tokenizer, batch, gib, probed, self._encode, own.outdate
         )
+
+    def _copy(self, sampling: SamplingConfig) -> OwnCopy | None:
+        """What samplers sample from, if not the module itself; one for all of a data type."""
+        if sampling.dtype is None:
+            return None
+        name = sampling_dtype(sampling.dtype, self._device)
+        if name not in self._copies:
+            self._copies[name] = OwnCopy(self.module, getattr(torch, name))
+        return self._copies[name]
 
     @room(SMALLER)
     def learner(self, plan: LearnerPlan) -> LocalLearner:
@@ -121,8 +133,23 @@ class LocalEngine(LocalPolicy, Spoken):
         with self.holding(of):
             return sequence_logprobs(forward, groups, temperature, limit)
 
+    def put(self, weights: Sequence[torch.Tensor]) -> None:
+        super().put(weights)
+        self._outdate()
+
     def publish(self, version: int) -> WeightsRef:
+        self._outdate()
         return published(version, self._config, self, self._outbox)
+
+    def _outdate(self) -> None:
+        """Have copies of the weights made anew."""
+        for own in self._copies.values():
+            own.outdate()
+
+    def close(self) -> None:
+        super().close()
+        for own in self._copies.values():
+            own.close()
 
     def peak_memory(self) -> float | None:
         return peak_memory(self._device)
@@ -130,12 +157,22 @@ class LocalEngine(LocalPolicy, Spoken):
     def notes(self) -> list[str]:
         forward = self.forward()
         found = [*self.said, *self._encode.notes()]
-        if self._token_bytes is None and self._pads is None:
+        own = self._copy(self._config.sampling)
+        if own is None:
+            slots = self._token_bytes is not None
+            cached = slots or self._pads is not None
+        else:
+            name = str(own.dtype).removeprefix("torch.")
+            found.append(f"samples come from a copy of its weights in {name}")
+            forward = own.forward()
+            slots = own.token_bytes() is not None
+            cached = slots or own.pads() is not None
+        if not cached:
             found.append(
                 "every token of a sample is sampled by reading again all that is before it; its "
                 "cache cannot be copied from sample to sample"
             )
-        elif self._token_bytes is None:
+        elif not slots:
             found.append(
                 "waiting samples start only when all before them have ended; its cache cannot be "
                 "kept a row at a time"

@@ -29,6 +29,7 @@ class LocalSampler(QueuedSampler):
         batch: Most samples under way at a time.
         cache_gib: Room for their keys and values, in GiB; where it is short, fewer are under way.
         probed: Give what `token_bytes` and `padding` found; default: they are asked.
+        outdate: Hears that the weights have changed, where the module is a copy of them.
     """
 
     capabilities = Capabilities(true_logprobs=True, seeds=True, loads_weights=True)
@@ -41,11 +42,12 @@ class LocalSampler(QueuedSampler):
         cache_gib: float = 2.0,
         probed: tuple[Callable[[], int | None], Callable[[], bool | None]] | None = None,
         encode: PromptEncoder | None = None,
+        outdate: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.version = 0
-        self._model, self._probed = model, probed
+        self._model, self._probed, self._outdate = model, probed, outdate
         self._batch = batch
         self._cache_bytes = cache_gib * 2**30
         self._encode = encode or PromptEncoder(tokenizer)
@@ -59,7 +61,7 @@ class LocalSampler(QueuedSampler):
         return []
 
     def load(self, weights: WeightsRef) -> None:
-        """The weights are read in place; only their version is news.
+        """The weights are read in place, or copied when they are next sampled from.
 
         Raises:
             WinnowError: samples are under way, or the weights are elsewhere.
@@ -69,6 +71,7 @@ class LocalSampler(QueuedSampler):
         if weights.where != PRESENT:
             raise WinnowError("a local sampler samples from the module that its learner trains")
         self.version = weights.version
+        self._outdate()
 
     def _sample(self, requests: Sequence[Request]) -> Results:
         """Requests of like parameters that follow each other are sampled side by side."""

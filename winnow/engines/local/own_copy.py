@@ -1,0 +1,147 @@
+"""A sampler's own copy of the policy's weights, in a precision of its own.
+
+The learner keeps its weights as they are; the copy is made of them before the first samples of each
+version. Log-probs that are recorded are the copy's: those of the distribution that was sampled.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from winnow.engines.devices import room
+from winnow.engines.local.kv_cache import token_bytes
+from winnow.engines.local.laid_out import LaidOut, probe
+from winnow.engines.local.other_caches import padding
+from winnow.engines.models.forward import PROBE_ERRORS, PolicyForward
+from winnow.errors import UserError
+
+_LOOSE, _CLOSE = 0.2, 1e-3
+"""Total variation, on average over a few tokens, up to which a copy in bfloat16 or in float32
+counts as one. SmolLM2-135M has 0.03 in bfloat16."""
+
+
+class OwnCopy:
+    """A copy of a module that only samples.
+
+    Args:
+        module: Gives the module whose weights are copied, adapters merged into them.
+        dtype: Of the copy.
+    """
+
+    def __init__(self, module: Callable[[], nn.Module], dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._module = module
+        self._forward: PolicyForward | None = None
+        self._layers: LaidOut | None = None
+        self._token_bytes: int | None = None
+        self._outdated = False
+
+    def outdate(self) -> None:
+        """The weights have changed: they are copied again when they are next sampled from."""
+        self._outdated = True
+
+    @room("sample without sampling.dtype, or use a smaller model")
+    def forward(self) -> PolicyForward:
+        """The copy, of the weights as they are if they have changed.
+
+        Raises:
+            UserError: the architecture does not compute in this precision what it does in its own.
+        """
+        if self._forward is None:
+            self._forward = self._made()
+            self._token_bytes = token_bytes(self._forward)
+        elif self._outdated:
+            self._refresh(self._forward.module)
+        self._outdated = False
+        return self._forward
+
+    def token_bytes(self) -> int | None:
+        """See `kv_cache.token_bytes`; found out once."""
+        self.forward()
+        return self._token_bytes
+
+    def pads(self) -> bool | None:
+        """See `other_caches.padding`."""
+        return padding(self.forward())
+
+    def close(self) -> None:
+        """Let go of the copy, which is made again if it is needed."""
+        self._forward = self._layers = self._token_bytes = None
+
+    def _made(self) -> PolicyForward:
+        module = self._module()
+        own = twin(module, self.dtype)
+        _copy_all(own, fresh(module))
+        try:
+            with torch.no_grad():
+                there, here = (probe(net).softmax(-1) for net in (module, own))
+        except PROBE_ERRORS as error:
+            raise self._unfit(f"it does not run ({type(error).__name__})") from error
+        limit = _LOOSE if self.dtype == torch.bfloat16 else _CLOSE
+        if not float((there - here).abs().sum(-1).mean()) / 2 <= limit:
+            raise self._unfit("it samples other tokens than the learner would")
+        self._layers = LaidOut(own)
+        return PolicyForward(own)
+
+    def _unfit(self, why: str) -> UserError:
+        name = str(self.dtype).removeprefix("torch.")
+        return UserError("sampling.dtype", f"a copy in {name} is of no use: {why}", "leave it out")
+
+    @torch.no_grad()
+    def _refresh(self, own: nn.Module) -> None:
+        weights = fresh(self._module())
+        assert self._layers is not None
+        _copy_all(own, weights, self._layers.names)
+        self._layers.pack(lambda name: weights[name]().to(self.dtype))
+
+
+def twin(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A module of the same structure without adapters, its weights not yet those of the other."""
+    memo: dict[int, Any] = {}
+    for weight in module.parameters():
+        own = torch.empty_like(weight, dtype=dtype if weight.is_floating_point() else None)
+        memo[id(weight)] = nn.Parameter(own, requires_grad=False)
+    made = copy.deepcopy(module, memo)
+    for name, layer in list(made.named_modules()):
+        if _adapted(layer):
+            above, _, last = name.rpartition(".")
+            setattr(made.get_submodule(above), last, layer.base_layer)
+    return made.eval()
+
+
+def fresh(module: nn.Module) -> Mapping[str, Callable[[], Tensor]]:
+    """What gives the present value of each weight, by its name without adapters."""
+    found: dict[str, Callable[[], Tensor]] = {
+        name.replace(".base_layer", ""): weight.detach
+        for name, weight in module.named_parameters(remove_duplicate=False)
+        if "lora_" not in name
+    }
+    for name, layer in module.named_modules():
+        if _adapted(layer):
+            found[f"{name}.weight"] = partial(_merged, layer)
+    return found
+
+
+def _adapted(layer: nn.Module) -> bool:
+    return hasattr(layer, "get_delta_weight")
+
+
+def _merged(layer: Any) -> Tensor:
+    """The weight of a layer with its adapter's part; not in place, which would leave rounding."""
+    added: Tensor = layer.get_delta_weight("default").detach().float()
+    return added + layer.base_layer.weight.detach()
+
+
+@torch.no_grad()
+def _copy_all(
+    own: nn.Module, weights: Mapping[str, Callable[[], Tensor]], but: frozenset[str] = frozenset()
+) -> None:
+    for name, weight in own.named_parameters():
+        if name not in but:
+            weight.copy_(weights[name]())
