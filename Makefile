@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo install test test-learns test-elsewhere long peers torture verdicts examples docs test-page \
         test-fsdp test-ray test-trackers vllm test-vllm lint check package pins bench bench-sampling bench-selection \
-        bench-report pictures floors check-gpu bench-gpu bench-learners bench-scale clean
+        bench-report bench-start pictures floors check-gpu bench-gpu bench-learners bench-scale clean
 
 demo: $(VENV)/installed              ## train SmolLM2-135M-Instruct on two-digit addition
 	$(BIN)/winnow train $(ARGS)
@@ -85,6 +85,9 @@ bench-sampling: $(VENV)/installed    ## the sampler beside generate
 
 bench-selection: $(VENV)/installed   ## a million samples through `winnow select`
 	$(BIN)/python bench/selection.py $(ARGS)
+
+bench-start: $(VENV)/installed       ## from the command to the first sample: where the seconds go
+	$(BIN)/python bench/start.py $(ARGS)
 
 bench-report: $(VENV)/page           ## the page of 100,000 samples: size, seconds to open and search
 	PYTHONPATH=. $(BIN)/python bench/report.py $(ARGS)

@@ -135,7 +135,9 @@ def after(function: Callable[..., Any], then: Callable[[], None]) -> Callable[..
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--times", type=int, default=5, help="starts that are measured")
     parser.add_argument("--python", default=sys.executable, help="another environment's")
     parser.add_argument("--set", action="append", default=[], help="settings, as for winnow train")

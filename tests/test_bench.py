@@ -219,3 +219,19 @@ def test_learners_are_compared_by_their_largest_differences_and_later_steps():
     assert words[-6:] == ["--out", "x", "--set", "engine.learner=fsdp", "--set", "a=1"]
     assert "--nproc-per-node" in words
     assert Side("local", 0).command(["--out", "x"])[1:] == ["-m", "winnow", "train", "--out", "x"]
+
+
+def test_the_stages_of_a_start_add_up():
+    from start import durations, table
+
+    marks = [("interpreter", 10.5, 0.25), ("libraries", 14.0, 4.25), ("model", 14.5, 5.0)]
+    one = durations(marks, begun=10.0)
+    assert one == {
+        "interpreter": (0.5, 0.25), "libraries": (3.5, 4.0), "model": (0.5, 0.75), "all": (4.5, 5.0)
+    }  # fmt: skip
+    other = {stage: (wall + 1, cpu + 2) for stage, (wall, cpu) in one.items()}
+    third = {stage: (wall + 9, cpu + 9) for stage, (wall, cpu) in one.items()}
+    # medians are of the second, the least of the first
+    lines = [line.split() for line in table([third, one, other])]
+    assert lines[2][:5] == ["libraries", "4.50", "3.50", "6.00", "4.00"]
+    assert lines[-1] == ["all", "5.50", "4.50", "7.00", "5.00"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch.utils import deterministic
@@ -9,7 +12,13 @@ from torch.utils import deterministic
 import winnow
 from tests import kills
 from winnow.config.schema import from_dict
-from winnow.engines.devices import peak_memory, reproducible, room, without_plans
+from winnow.engines.devices import (
+    collector_paused,
+    peak_memory,
+    reproducible,
+    room,
+    without_plans,
+)
 from winnow.engines.learning import learner
 from winnow.engines.local import decoding
 from winnow.training.setup import plan
@@ -111,3 +120,42 @@ def test_the_peak_of_a_gpu_is_counted_anew_each_time(monkeypatch):
     assert [peak_memory(device), peak_memory(device)] == [3.0, 0.5]
     assert anew == [device, device]
     assert peak_memory(torch.device("cpu")) is None
+
+
+class Cycle:
+    def __init__(self):
+        self.own = self
+
+
+def test_the_collector_rests_in_the_block_and_finds_afterwards_what_was_left():
+    with collector_paused(), collector_paused():
+        assert not gc.isenabled()
+        left = weakref.ref(Cycle())
+    assert gc.isenabled()
+    assert left() is not None
+    gc.collect()
+    assert left() is None, "what the block left is no longer looked at"
+
+
+def test_the_collector_is_back_after_an_error_and_stays_off_where_it_was():
+    with pytest.raises(KeyError), collector_paused():
+        raise KeyError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with collector_paused():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_what_somebody_else_froze_stays_frozen():
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with collector_paused():
+            pass
+        assert gc.get_freeze_count() == frozen > 0
+    finally:
+        gc.unfreeze()
