@@ -5,14 +5,16 @@ The rows are read by the library's own eager attention, without a cache, padding
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests import tiny
-from tests.engines.models.architectures import ALL, ALONE, SINGLE, WINDOWED, build
+from tests.engines.models.architectures import ALL, ALONE, SHARED, SINGLE, WINDOWED, build
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.forward import Piece, PolicyForward
@@ -158,3 +160,12 @@ def test_a_window_as_long_as_the_longest_row_changes_nothing(name, full):
             found.append(forward.logprobs(forward.contexts(PIECES), 1.0))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+def test_the_docs_name_every_architecture_in_its_row():
+    text = (Path(__file__).parents[3] / "docs" / "engines.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if "| a prefix tree |" in line]
+    rows += [line.split("|") for line in text.splitlines() if "| a row a sample |" in line]
+    named = [set(re.findall(r"`(\w+)`", row[4])) for row in rows]
+    assert named[:2] == [set(SHARED), set(WINDOWED)]
+    assert set().union(*named[2:]) == set(ALONE)

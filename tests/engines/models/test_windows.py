@@ -22,6 +22,7 @@ from transformers.models.mistral import modeling_mistral
 
 from tests.engines.models.architectures import ALONE, WINDOWED, build
 from tests.engines.models.test_architectures import LOGPROB, PIECES, alone
+from winnow.engines.fsdp.sharding import _recompute
 from winnow.engines.local.kv_cache import token_bytes
 from winnow.engines.local.other_caches import padding
 from winnow.engines.models.capped_attention import capped_attention
@@ -160,6 +161,18 @@ def test_a_layer_that_is_no_attention_is_not_shared():
     assert "conv" in PolicyForward(build("lfm2")).why
 
 
+def test_places_in_a_row_that_matter_far_on_are_not_shared():
+    """Llama 4 scales queries from place 8192 on; with 4 instead, its rows show the difference."""
+    model = build("llama4_text", attn_temperature_tuning=True)
+    forward = PolicyForward(model)
+    assert not forward.shares_prefix
+    assert "places" in forward.why
+    assert padding(forward) is False
+    soon = build("llama4_text", attn_temperature_tuning=True, floor_scale=4, attn_scale=1.0)
+    with torch.no_grad():
+        assert float((alone(soon, PIECES) - alone(model, PIECES)).abs().max()) > 100 * LOGPROB
+
+
 @pytest.mark.parametrize("name", WINDOWED)
 def test_windows_are_narrow_for_a_while(name):
     config = build(name).config
@@ -190,3 +203,21 @@ def test_states_that_are_not_copied_are_found_out(name, monkeypatch):
     monkeypatch.setattr(LinearAttentionLayer, "reorder_cache", lambda self, index: None)
     assert padding(forward) is None
     assert name in ALONE
+
+
+@pytest.mark.parametrize("name", ["mistral", "gpt_oss", "gemma2"])
+def test_blocks_that_are_computed_again_see_the_same_windows(name):
+    """As FSDP has them, which keeps no activations: gradients bit for bit."""
+    model, other = build(name), build(name)
+    for block in other.model.layers:
+        _recompute(block, other)
+    one, two = (gradients(m, PolicyForward(m)) for m in (model, other))
+    assert one.keys() == two.keys()
+    for weight, gradient in one.items():
+        assert torch.equal(gradient, two[weight]), weight
+
+
+def gradients(model, forward):
+    assert forward.shares_prefix
+    forward.logprobs(forward.contexts(PIECES), 1.0).sum().backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from winnow.engines.devices import without_plans
 from winnow.engines.models.forward import PROBE_ERRORS, PolicyForward, cache_argument
+from winnow.engines.models.windows import scales_by_place
 
 
 class Padded:
@@ -127,9 +128,10 @@ def padding(forward: PolicyForward) -> bool | None:
 
     Probed on a few tokens, against the module without any cache.
     """
+    may = not scales_by_place(forward.module.config) and _pads_exactly(forward)
     with forward.probing():
-        for pads in (True, False):
-            if (not pads or _pads_exactly(forward)) and _follows(forward, pads):
+        for pads in (True, False) if may else (False,):
+            if _follows(forward, pads):
                 return pads
     return None
 

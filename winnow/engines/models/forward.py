@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from winnow.engines.models.chunked_logprobs import logprobs
 from winnow.engines.models.precision import LOW, is_mixed, products
 from winnow.engines.models.prefix_tree import Index, Tree, grow
 from winnow.engines.models.tree_attention import looking_at, packed
-from winnow.engines.models.windows import is_windowed, narrowed, unknown_kinds
+from winnow.engines.models.windows import is_windowed, narrowed, scales_by_place, unknown_kinds
 
 _CHUNK_ELEMENTS, _GPU_CHUNK_ELEMENTS = 2**22, 2**25
 """Logits held at a time where the head is not a plain matrix product, on a CPU and on a GPU."""
@@ -213,7 +213,7 @@ class PolicyForward:
 
     def probing(self) -> AbstractContextManager[None]:
         """In the block, windows are so narrow that a few tokens are more than they show."""
-        return narrowed(self.module.config, _NARROW)
+        return narrowed(self.module.config, _NARROW) if self.windowed else nullcontext()
 
     def agree(self, values: Tensor, plain: Tensor) -> bool:
         """Whether two results in the module's precision are the same."""
@@ -262,6 +262,9 @@ class PolicyForward:
     def _prefix_is_shareable(self) -> bool:
         if unknown := unknown_kinds(self.module.config):
             self.why = f"it has layers that are no attention over keys ({', '.join(unknown)})"
+            return False
+        if scales_by_place(self.module.config):
+            self.why = "its attention depends on places in the row, not on positions"
             return False
         pieces = self._probe()
         with self.probing():

@@ -32,6 +32,14 @@ def is_windowed(config: Any) -> bool:
     return layer_kinds(config) != {FULL}
 
 
+def scales_by_place(config: Any) -> bool:
+    """Whether queries are scaled by their place in the row, as Llama 4's are from 8192 tokens on.
+
+    A short probe does not see it.
+    """
+    return bool(getattr(config.get_text_config(decoder=True), "attn_temperature_tuning", False))
+
+
 @contextmanager
 def narrowed(config: Any, size: int) -> Iterator[None]:
     """In the block, no window or chunk of a model is longer than this.
@@ -40,7 +48,7 @@ def narrowed(config: Any, size: int) -> Iterator[None]:
     """
     config = config.get_text_config(decoder=True)
     sizes = {name: getattr(config, name, None) for name in _SIZES.values()}
-    own = {name: value for name, value in sizes.items() if value is not None}
+    own = {name: value for name, value in sizes.items() if isinstance(value, int)}
     try:
         for name, value in own.items():
             setattr(config, name, min(value, size))
