@@ -9,6 +9,7 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, Gemma2Config
 
 from tests import local, tiny
+from tests.engines.models.architectures import build
 from tests.kills import full_disk
 from winnow.algorithms.denominators import SampleMeans
 from winnow.algorithms.losses import NLL, Clipped
@@ -154,6 +155,27 @@ def test_layers_with_windows_keep_their_own_kind_of_cache():
             got = forward.logprobs(forward.contexts([piece]), 1.0)
         recorded = [x for sample in group.samples for x in sample.logprobs]
         np.testing.assert_allclose(got.numpy(), recorded, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gpt_oss", []),
+        ("mamba", ["waiting samples start only", "(linear_attention)"]),
+        ("rwkv", ["by reading again all that is before it", "once per sample"]),
+    ],
+)
+def test_a_note_says_what_an_architecture_costs(tmp_path, name, says):
+    build(name, torch.float32).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    made = local.engine(tmp_path)
+    notes = made.notes()
+    assert len(notes) == len(says)
+    assert all(part in note for part, note in zip(says, notes, strict=True))
+    sampler = made.sampler(SamplingConfig(batch=4))
+    ((_, group),) = ask(sampler, requests(["1+2="], 6, SamplingParams(max_tokens=5)))
+    for sample, logp in zip(group.samples, made.logprobs([group], 1.0)[0], strict=True):
+        assert sum(sample.logprobs) == pytest.approx(logp, abs=1e-5)
 
 
 def stopper(*stop: str) -> Stopper:

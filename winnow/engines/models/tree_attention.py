@@ -194,17 +194,14 @@ def attend(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Attention as the interface asks: query (rows, heads, nodes, width), keys and values likewise.
 
     Args:
         attention_mask: What `reach` gave; else not used.
-        sliding_window: Not used either, but the plan must have been asked for one.
-        softcap, s_aux: See `capped_attention`.
+        more: ``softcap`` and ``s_aux``, a score for each head: see `capped_attention`. Of
+            ``sliding_window`` only this: the plan must have been asked for one.
 
     Returns:
         (rows, nodes, heads, width of a value), and no weights.
@@ -215,7 +212,7 @@ def attend(
     plan = _current.get()
     if more.get("position_bias") is not None:
         raise NotImplementedError("attention with position_bias")
-    if sliding_window is not None and not plan.reaches:
+    if more.get("sliding_window") is not None and not plan.reaches:
         raise NotImplementedError("attention with sliding_window")
     rows, heads, nodes, width = query.shape
     shared = key.shape[1]
@@ -229,13 +226,14 @@ def attend(
             key, value = key.float(), value.float()
         key, value = (_gather(x, plan.keys) for x in (key, value))
     mask = plan.mask_for(heads // shared, attention_mask if plan.depths is not None else None)
-    if softcap is None and s_aux is None:
+    cap, sinks = more.get("softcap"), more.get("s_aux")
+    if cap is None and sinks is None:
         out = scaled_dot_product_attention(folded, key, value, mask, dropout, scale=scaling)
     else:
-        sinks = None if s_aux is None else s_aux.view(shared, -1, 1).expand(-1, -1, length)
-        sinks = None if sinks is None else sinks.reshape(shared, -1, 1)
+        if sinks is not None:  # one for each query of each head
+            sinks = sinks.view(shared, -1, 1).expand(-1, -1, length).reshape(shared, -1, 1)
         scale = width**-0.5 if scaling is None else scaling
-        out = capped_attention(folded, key, value, mask, scale, dropout, softcap, sinks)
+        out = capped_attention(folded, key, value, mask, scale, dropout, cap, sinks)
     out = out.reshape(rows, blocks // rows, shared, heads // shared, length, -1)
     return out.permute(0, 1, 4, 2, 3, 5).reshape(rows, nodes, heads, -1), None
 
