@@ -13,7 +13,7 @@ from winnow.training.scale.step import Lengths, Spread, Step
 REQUEST, REQUEST_TOKEN = 223, 7.3
 """Bytes of a request for one completion, and of each token of its prompt."""
 ANSWER_TOKEN = 134.0
-"""Bytes of a token in an answer: its id, twice, and its log-prob, as JSON."""
+"""Bytes of a token in an answer: its id, twice, and its log-prob, as JSON; of vLLM 0.32 135."""
 READ_TOKEN = 3.4e-6
 """Seconds to read a token of an answer, check it and put it into a group."""
 GROUP_TOKEN = 20.5
