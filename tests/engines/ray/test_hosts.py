@@ -175,6 +175,7 @@ def test_the_host_of_rank_0_is_lost(switch, head, cluster, tmp_path, tiny_model,
         code, said = run.finished()
         waits("processes are left", lambda: not run.processes())
     assert code == 0, said
-    assert "winnow: rank 0 is lost: its node is gone; attempt 2 of 3 resumes" in said
+    assert "winnow: rank 0 is lost: its " in said, said  # Ray knows of the node, or not yet
+    assert "; attempt 2 of 3 resumes" in said
     assert test_torchrun.finished(2, tmp_path, "train", "recipe.toml", "--out", "other")[0] == 0
     same(tmp_path / "run", tmp_path / "other", 40)

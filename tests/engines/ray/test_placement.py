@@ -199,6 +199,7 @@ def test_rank_0_asks_for_servers_by_what_it_is_told() -> None:
 def test_a_lock_that_was_left_on_another_machine(tmp_path, monkeypatch, host, free) -> None:
     """That of rank 0, killed there, is no hindrance to the next attempt; another's is."""
     monkeypatch.setattr(driver, "_LETS_GO", 0.2)
+    monkeypatch.setattr(driver, "_GIVES_UP", 1.0)
     left = Holder("far", 1, "another boot", "", "", "today")
     (tmp_path / LOCK).write_text(json.dumps(asdict(left)))
     with pytest.raises(UserError, match="may be writing"), alone(tmp_path):
@@ -223,10 +224,14 @@ def test_why_an_actor_has_ended() -> None:
     class OutOfMemoryError(Exception):
         """By this name Ray's is known."""
 
+    class ActorUnavailableError(Exception):
+        """Likewise."""
+
     died = "The actor died unexpectedly before finishing this task. "
     assert driver._gone(Exception(died)) == "its actor is gone"
     died += "The actor died because its node has died. Node Id: 5a"
     assert driver._gone(Exception(died)) == "its node is gone"
+    assert driver._gone(ActorUnavailableError("keepalive")) == "its actor does not answer"
     assert "memory" in driver._gone(OutOfMemoryError("2 worker(s) were killed"))
 
 

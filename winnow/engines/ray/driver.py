@@ -27,8 +27,11 @@ _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _TICK = 0.5
 _SOON = 20.0
 """Seconds in which Ray notices what rank 0 has noticed: that another process is gone."""
-_LETS_GO = 60.0
-"""Seconds that what is left of an attempt may take to end."""
+_LETS_GO = 120.0
+"""Seconds after which what is left of an attempt has ended: on a machine without network, as Ray
+ends what it runs there once it has found no head node for one of them."""
+_GIVES_UP = 300.0
+"""Seconds after which a folder that is still written to is not waited for."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,8 @@ def _gone(error: Exception) -> str:
     """Why an actor has ended, by one of `_losses`."""
     if type(error).__name__ == "OutOfMemoryError":
         return "Ray has ended its actor, as the memory of its node is nearly full"
+    if type(error).__name__ == "ActorUnavailableError":
+        return "its actor does not answer"
     return "its node is gone" if "node has died" in str(error) else "its actor is gone"
 
 
@@ -221,12 +226,13 @@ def _free(folder: Path, host: str) -> None:
     Args:
         host: The name of rank 0's machine.
     """
-    deadline = time.monotonic() + _LETS_GO
+    begun = time.monotonic()
     while folder.is_dir():
         try:
             with alone(folder):
                 return
         except UserError:
-            if time.monotonic() > deadline and not forsaken(folder, host):
+            waited = time.monotonic() - begun
+            if not (waited > _LETS_GO and forsaken(folder, host)) and waited > _GIVES_UP:
                 raise
         time.sleep(_TICK)
