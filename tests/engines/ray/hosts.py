@@ -97,10 +97,6 @@ class Host:
         rows = [line.split() for line in said.splitlines()]
         return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
 
-    def cut(self) -> None:
-        """Take its cable out: it lives on, and nobody hears of it."""
-        self._do("ip link set eth0 down")
-
     def close(self) -> None:
         """As if its power were cut."""
         with suppress(ProcessLookupError):
