@@ -69,11 +69,6 @@ class LocalEngine(LocalPolicy, Spoken):
         """Found out by passes of the model, so once for the notes and the samplers."""
         return token_bytes(self.forward())
 
-    @cached_property
-    def _pads(self) -> bool | None:
-        """Likewise."""
-        return padding(self.forward())
-
     def conventions(self) -> Conventions:
         return conventions_of(self.tokenizer, self.module())
 
@@ -81,12 +76,12 @@ class LocalEngine(LocalPolicy, Spoken):
         batch, gib = sampling.batch, sampling.cache_gib
         own = self._copy(sampling)
         if own is None:
-            probed = (lambda: self._token_bytes), (lambda: self._pads)
-            return LocalSampler(self.forward, self.tokenizer, batch, gib, probed, self._encode)
+            return LocalSampler(
+                self.forward, self.tokenizer, batch, gib, lambda: self._token_bytes, self._encode
+            )
         own.outdate()
-        probed = own.token_bytes, own.pads
         return LocalSampler(
-            own.forward, self.tokenizer, batch, gib, probed, self._encode, own.outdate
+            own.forward, self.tokenizer, batch, gib, own.token_bytes, self._encode, own.outdate
         )
 
     def _copy(self, sampling: SamplingConfig) -> OwnCopy | None:
@@ -158,21 +153,17 @@ class LocalEngine(LocalPolicy, Spoken):
         forward = self.forward()
         found = [*self.said, *self._encode.notes()]
         own = self._copy(self._config.sampling)
-        if own is None:
-            slots = self._token_bytes is not None
-            cached = slots or self._pads is not None
-        else:
+        token = self._token_bytes
+        if own is not None:
             name = str(own.dtype).removeprefix("torch.")
             found.append(f"samples come from a copy of its weights in {name}")
-            forward = own.forward()
-            slots = own.token_bytes() is not None
-            cached = slots or own.pads() is not None
-        if not cached:
+            forward, token = own.forward(), own.token_bytes()
+        if token is None and padding(forward) is None:
             found.append(
                 "every token of a sample is sampled by reading again all that is before it; its "
                 "cache cannot be copied from sample to sample"
             )
-        elif not slots:
+        elif token is None:
             found.append(
                 "waiting samples start only when all before them have ended; its cache cannot be "
                 "kept a row at a time"

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from winnow.engines.devices import room
 from winnow.engines.local.kv_cache import token_bytes
 from winnow.engines.local.laid_out import LaidOut, probe
-from winnow.engines.local.other_caches import padding
 from winnow.engines.models.forward import PROBE_ERRORS, PolicyForward
 from winnow.errors import UserError
 
@@ -65,10 +64,6 @@ class OwnCopy:
         """See `kv_cache.token_bytes`; found out once."""
         self.forward()
         return self._token_bytes
-
-    def pads(self) -> bool | None:
-        """See `other_caches.padding`."""
-        return padding(self.forward())
 
     def close(self) -> None:
         """Let go of the copy, which is made again if it is needed."""

@@ -28,7 +28,7 @@ class LocalSampler(QueuedSampler):
         model: Gives the module, probed, when it is first needed.
         batch: Most samples under way at a time.
         cache_gib: Room for their keys and values, in GiB; where it is short, fewer are under way.
-        probed: Give what `token_bytes` and `padding` found; default: they are asked.
+        probed: Gives what `token_bytes` found; default: it is asked.
         outdate: Hears that the weights have changed, where the module is a copy of them.
     """
 
@@ -40,7 +40,7 @@ class LocalSampler(QueuedSampler):
         tokenizer: Any,
         batch: int,
         cache_gib: float = 2.0,
-        probed: tuple[Callable[[], int | None], Callable[[], bool | None]] | None = None,
+        probed: Callable[[], int | None] | None = None,
         encode: PromptEncoder | None = None,
         outdate: Callable[[], None] = lambda: None,
     ) -> None:
@@ -99,7 +99,7 @@ class LocalSampler(QueuedSampler):
 
     @cached_property
     def _token_bytes(self) -> int | None:
-        return token_bytes(self._forward) if self._probed is None else self._probed[0]()
+        return token_bytes(self._forward) if self._probed is None else self._probed()
 
     @property
     def _guessed(self) -> int:
@@ -110,7 +110,7 @@ class LocalSampler(QueuedSampler):
     @cached_property
     def _pads(self) -> bool | None:
         """Where `Slots` is not exact: whether prompts may be padded, ``None`` without a cache."""
-        return padding(self._forward) if self._probed is None else self._probed[1]()
+        return padding(self._forward)
 
     def _cache(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> KVCache:
         capacity = min(self._batch, sum(request.n for request in requests))
