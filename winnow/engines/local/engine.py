@@ -153,11 +153,11 @@ class LocalEngine(LocalPolicy, Spoken):
         forward = self.forward()
         found = [*self.said, *self._encode.notes()]
         own = self._copy(self._config.sampling)
-        token = self._token_bytes
+        token = self._token_bytes if own is None else own.token_bytes()
         if own is not None:
             name = str(own.dtype).removeprefix("torch.")
             found.append(f"samples come from a copy of its weights in {name}")
-            forward, token = own.forward(), own.token_bytes()
+            forward = own.forward()
         if token is None and padding(forward) is None:
             found.append(
                 "every token of a sample is sampled by reading again all that is before it; its "
