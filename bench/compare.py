@@ -124,6 +124,7 @@ def main() -> None:
     options.add_argument("--sizes", type=int, nargs="+", help="TRL's micro-batches to try")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--dtype", default="float32")
+    options.add_argument("--sampling-dtype", help="of our sampler's own copy of the weights")
     options.add_argument("--model", help="folder; default: the built-in model")
     options.add_argument("--random", help="random weights of this shape: SmolLM2-135M, ...")
     options.add_argument("--device", default="auto")
@@ -148,7 +149,10 @@ def main() -> None:
             print(line(name, side), flush=True)  # at once: what comes may take long, or fail
             return side
 
-        own = [[*long, "--microbatch-tokens", str(each)] for each in given.tokens or ()] or [long]
+        ours = [*long]
+        if given.sampling_dtype is not None:
+            ours += ["--sampling-dtype", given.sampling_dtype]
+        own = [[*ours, "--microbatch-tokens", str(each)] for each in given.tokens or ()] or [ours]
         found = [(measured("winnow", sys.executable, OURS, words), words) for words in own]
         first, fastest = min(found, key=lambda side: settled(side[0], "step"))
         tried = {
@@ -167,9 +171,14 @@ def main() -> None:
     report([first, again], theirs)
 
 
+def _copied(dtype: str | None) -> str:
+    return "" if dtype is None else f", our samples from a copy in {dtype}"
+
+
 def heading(given: argparse.Namespace) -> None:
     print(
-        f"{given.job}, {given.dtype}, {given.threads} threads, {platform.machine()}; "
+        f"{given.job}, {given.dtype}{_copied(given.sampling_dtype)}, {given.threads} threads, "
+        f"{platform.machine()}; "
         "seconds a step are medians over the later half of the steps"
     )
     heads = ("sample", "update", "step", "first", "tokens/s", "GB")

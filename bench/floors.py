@@ -13,6 +13,7 @@ attention, element-wise work and bookkeeping.
 from __future__ import annotations
 
 import argparse
+import copy
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ def main() -> None:
     options.add_argument("--times", type=int, default=5, help="runs of each stage; their median")
     options.add_argument("--dtype", default="float32")
     options.add_argument("--device", default="cpu")
+    options.add_argument("--sampling-dtype", help="of the sampler's own copy of the weights")
     options.add_argument("--model", help="folder; default: the built-in model")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
@@ -66,7 +68,8 @@ def main() -> None:
         name = given.model or export_model(Path(folder) / "model")
         settings = {"model": name, "dtype": given.dtype, "device": given.device}
         engine = LocalEngine(from_dict(settings))
-        sampler = engine.sampler(SamplingConfig(max_tokens=work.max_tokens))
+        copied = {"dtype": given.sampling_dtype} if given.sampling_dtype else {}
+        sampler = engine.sampler(SamplingConfig(max_tokens=work.max_tokens, **copied))
         plan = LearnerPlan(OptimizerConfig(lr=0.0), 100, work.microbatch_tokens)
         report(given, work, sampler, engine.learner(plan))
 
@@ -74,9 +77,11 @@ def main() -> None:
 def report(given: Any, work: Job, sampler: LocalSampler, learner: LocalLearner) -> None:
     model: Any = learner.forward.module
     size = sizes(model)
-    groups, sample_seconds, rows = sample(work, sampler, model, given.times)
+    sampled: Any = sampler._forward.module  # its own copy, if it has one
+    groups, sample_seconds, rows = sample(work, sampler, sampled, given.times)
     parts = microbatches(learner, groups)
     forward = rates(model, FORWARD)
+    steps = forward if sampled is model else rates(in_dtype(model, sampled), FORWARD)
     both = rates(model, (sum(parts) // len(parts),), backward=True)
     traffic = bandwidth(learner.forward.device)
     adam = ADAM_BYTES * size.parameters / traffic
@@ -97,7 +102,7 @@ def report(given: Any, work: Job, sampler: LocalSampler, learner: LocalLearner) 
             f"{floor.distinct:>10.2f}{seconds / floor.distinct:>7.2f}"
         )
 
-    show("sampling", sample_seconds, sampling_floor(groups, rows, forward))
+    show("sampling", sample_seconds, sampling_floor(groups, rows, steps))
     whole = with_advantages(groups, 1.0)
     some = with_advantages(groups, 0.3)
     taken = {}
@@ -114,6 +119,11 @@ def report(given: Any, work: Job, sampler: LocalSampler, learner: LocalLearner) 
         f"distinct {floor_b.distinct / floor_a.distinct:.3f} "
         f"({b / a / (floor_b.distinct / floor_a.distinct) - 1:+.0%})"
     )
+
+
+def in_dtype(model: Any, sampled: Any) -> Any:
+    """The model in the data type of what is sampled from, its layers not laid out."""
+    return copy.deepcopy(model).to(next(sampled.parameters()).dtype)
 
 
 def median(job: Callable[[], object], times: int) -> float:

@@ -4,14 +4,22 @@
 
 The same model, prompts and number of samples; every sample has the same length (nothing ends
 early). Each prompt is sampled 8 times; `generate` and vLLM are asked as their users would ask them.
+`generate` is tried in each of `--theirs`, run by run in turn with ours, and counts at its best:
+
+    make bench-sampling ARGS="--sampling-dtype auto --theirs float32 bfloat16"
+
+The floor is that of the matrix products alone in the data type that we sample in.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,10 +27,12 @@ from compare import export_model
 from jobs import SAMPLES, job
 from machine import rates, sizes
 
+from winnow.config.schema import from_dict
+from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.base import Request, SamplingParams
 from winnow.engines.devices import pick_device
+from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.sampler import LocalSampler
-from winnow.engines.models.forward import PolicyForward
 from winnow.rollouts.generate import ask
 from winnow.types import Prompt
 
@@ -64,14 +74,15 @@ def vllm(engine: Any, prompts: list[str], seed: int) -> None:
     assert all(len(out.token_ids) == LENGTH for request in sampled for out in request.outputs)
 
 
-def seconds(job: Any, *given: Any, times: int) -> list[float]:
-    """The first run warms up."""
-    found = []
+def seconds(jobs: Sequence[Callable[[int], None]], times: int) -> list[float]:
+    """The median time of each job; they take turns, and their first run warms up."""
+    found: list[list[float]] = [[] for _ in jobs]
     for seed in range(times + 1):
-        start = time.perf_counter()
-        job(*given, 100 * seed)
-        found.append(time.perf_counter() - start)
-    return sorted(found[1:])
+        for run, taken in zip(jobs, found, strict=True):
+            start = time.perf_counter()
+            run(100 * seed)
+            taken.append(time.perf_counter() - start)
+    return [sorted(taken[1:])[times // 2] for taken in found]
 
 
 def main() -> None:
@@ -85,6 +96,8 @@ def main() -> None:
     options.add_argument("--times", type=int, default=3)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--dtype", default="float32")
+    options.add_argument("--sampling-dtype", help="of our own copy of the weights; default: none")
+    options.add_argument("--theirs", nargs="+", help="generate's; default: --dtype")
     options.add_argument("--device", default="cpu")
     options.add_argument("--model", help="folder; default: the built-in model")
     given = options.parse_args()
@@ -92,49 +105,58 @@ def main() -> None:
     device = pick_device(given.device)
     with TemporaryDirectory() as folder:
         name = given.model or export_model(Path(folder) / "model")
-        dtype = getattr(torch, given.dtype)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).eval().to(device)
         tokenizer = AutoTokenizer.from_pretrained(name)
         tokenizer.pad_token = tokenizer.eos_token
-        engine = None
+        models = {
+            each: AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, each))
+            .eval()
+            .to(device)
+            for each in dict.fromkeys(given.theirs or [given.dtype])
+        }
+        made = LocalEngine(from_dict({"model": name, "dtype": given.dtype, "device": given.device}))
+        served = None
         if importlib.util.find_spec("vllm"):
             from vllm import LLM
 
-            engine = LLM(model=name, dtype=given.dtype)
-        report(given, model, tokenizer, engine)
+            served = LLM(model=name, dtype=given.dtype)
+        report(given, made, models, tokenizer, served)
 
 
-def report(given: Any, model: Any, tokenizer: Any, engine: Any) -> None:
-    forward = PolicyForward(model)
-    sampler = LocalSampler(lambda: forward, tokenizer, max(given.batches))
+def report(
+    given: Any, made: LocalEngine, models: Mapping[str, Any], tokenizer: Any, served: Any
+) -> None:
+    copied = {"dtype": given.sampling_dtype} if given.sampling_dtype else {}
+    sampler = made.sampler(SamplingConfig(batch=max(given.batches), **copied))
     sampler._end_ids = frozenset()
-    size = sizes(model)
-    rate = rates(model, tuple(sorted({38, *given.batches})))
+    dtype = sampler._forward.dtype
+    like = copy.deepcopy(made.module()).to(dtype)  # plain layers, as anybody would multiply
+    size, rate = sizes(like), rates(like, tuple(sorted({38, *given.batches})))
     print(
-        f"samples of {LENGTH} tokens, {SAMPLES} a prompt; tokens per second, median of "
-        f"{given.times}"
+        f"samples of {LENGTH} tokens, {SAMPLES} a prompt, ours in {str(dtype)[6:]}; tokens per "
+        f"second, median of {given.times}, in turn"
     )
-    print(
-        f"{'samples':>6} {'winnow':>8} {'generate':>9} {'ratio':>6} {'floor':>7} {'time/floor':>11}"
-    )
+    heads = "".join(f"{f'generate {name}':>19}" for name in models)
+    print(f"{'samples':>6} {'winnow':>8}{heads} {'ratio':>6} {'floor':>7} {'time/floor':>11}")
     for batch in given.batches:
         prompts = [row["prompt"] for row in job("addition", 16).rows[: batch // SAMPLES]]
         tokens = batch * LENGTH
-        own = seconds(ours, sampler, prompts, times=given.times)
-        other = seconds(theirs, model, tokenizer, prompts, times=given.times)
-        mine, generate = own[len(own) // 2], other[len(other) // 2]
+        jobs = [partial(ours, sampler, prompts)]
+        jobs += [partial(theirs, model, tokenizer, prompts) for model in models.values()]
+        mine, *others = seconds(jobs, given.times)
         read = sum(len(tokenizer.encode(prompt)) for prompt in prompts)
         floor = rate.seconds(read, "body") + LENGTH * (
             rate.seconds(batch, "body") + rate.seconds(batch, "head")
         )
+        columns = "".join(f"{tokens / other:>19.0f}" for other in others)
         print(
-            f"{batch:>6} {tokens / mine:>8.0f} {tokens / generate:>9.0f} {generate / mine:>6.2f} "
-            f"{tokens / floor:>7.0f} {mine / floor:>11.2f}"
+            f"{batch:>6} {tokens / mine:>8.0f}{columns} {min(others) / mine:>6.2f} "
+            f"{tokens / floor:>7.0f} {mine / floor:>11.2f}",
+            flush=True,
         )
-        if engine is not None:
-            served = seconds(vllm, engine, prompts, times=given.times)
-            print(f"       vLLM: {tokens / served[len(served) // 2]:.0f}")
-    if engine is None:
+        if served is not None:
+            (other,) = seconds([partial(vllm, served, prompts)], given.times)
+            print(f"       vLLM: {tokens / other:.0f}")
+    if served is None:
         print("vLLM is not installed here", file=sys.stderr)
     print(f"{size.body / 1e6:.0f} M weights in the layers, {size.head / 1e6:.0f} M in the head")
 

@@ -35,9 +35,14 @@ def sampled(run: Path, steps: int) -> tuple[list[list[float]], list[str]]:
     return rewards, [row["prompt"] for row in rows if row["sample"] == 0]
 
 
+def _copied(dtype: str | None) -> dict[str, str]:
+    return {} if dtype is None else {"dtype": dtype}
+
+
 def main() -> None:
     options = arguments()
     options.add_argument("--microbatch-tokens", type=int, help="default: the job's")
+    options.add_argument("--sampling-dtype", help="of the sampler's own copy; default: none")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     work = job(given.job, given.steps)
@@ -58,7 +63,7 @@ def main() -> None:
             samples_per_prompt=SAMPLES,
             minibatch_prompts=work.prompts_per_step,
             microbatch_tokens=given.microbatch_tokens or work.microbatch_tokens,
-            sampling={"max_tokens": work.max_tokens},
+            sampling={"max_tokens": work.max_tokens, **_copied(given.sampling_dtype)},
             optimizer={"lr": LEARNING_RATE},
             eval={"size": 0},
             checkpoint={"every": 10_000},

@@ -296,7 +296,7 @@ def check_device(config: Config) -> None:
 def settled(config: Config) -> Config:
     """The config with what it leaves to this machine decided: `sampling.dtype = "auto"`.
 
-    What is written of a run says it, so that the run is resumed in it on another machine too.
+    What is written of a run says it: the run is resumed in it on another machine too.
     """
     if config.sampling.dtype != "auto":
         return config

@@ -79,7 +79,7 @@ class Memory:
         weights: Of the policy, its adapters included.
         gradients: Of what is trained.
         optimizer: Adam's two averages, and a float32 copy of bfloat16 weights.
-        copies: Of the policy's weights: the start, for KL, a reference or restarts.
+        copies: Of the policy's weights: the start, for KL, a reference or restarts; the sampler's.
         others: Further models: another reference, another to sample from, a critic with its own.
         cache: Keys and values of the completions in progress.
         aside: Of all, what waits in the host's memory where a GPU trains.
@@ -223,10 +223,16 @@ def memory(
         weights=size.parameters * size.item + adapters,
         gradients=size.trained * _FLOAT,
         optimizer=size.trained * (_ADAM + _master(size, config)),
-        copies=own * start + max(references),
+        copies=own * start + max(references) + _sampled_from(size, config),
         others=others + max(trunks, default=0),
         cache=max(_cache(size, config, phase, longest) for phase in phases),
     )
+
+
+def _sampled_from(size: ModelSize, config: Config) -> int:
+    """Bytes of the sampler's own copy."""
+    item = {None: 0, "bfloat16": 2, "float32": _FLOAT, "auto": _FLOAT}[config.sampling.dtype]
+    return size.parameters * item
 
 
 def copy_bytes(size: ModelSize) -> int:

@@ -9,6 +9,7 @@ from winnow.config.phases import Phase
 from winnow.config.schema import Config
 from winnow.reporting.alarms.history import PromptScores
 from winnow.reporting.alarms.scores import scores_counted
+from winnow.reporting.alarms.table import ALARMS
 from winnow.reporting.alarms.watch import Alarms
 from winnow.reporting.observer import Observers
 from winnow.storage.paths import shown
@@ -27,7 +28,7 @@ def alarms_of(
     Raises:
         UserError: a file that it is resumed from is damaged.
     """
-    on = config.alarms.thresholds
+    on = thresholds_of(config)
     if not on:
         return []
     window, stop, several = config.alarms.window, config.alarms.stop, len(config.phases) or 1
@@ -40,6 +41,23 @@ def alarms_of(
             names = ", ".join(f"{name} (since step {since[name]})" for name in alarms.on)
             observers.note(f"alarms still on: {names}; {shown(store.folder / 'alarms.jsonl')}")
     return [alarms]
+
+
+_DISAGREES = "sampler_disagrees"
+_ROUNDED = 0.1
+"""Nats a token that a sampler in bfloat16 may be off a float32 learner: SmolLM2-135M is by 0.04."""
+
+
+def thresholds_of(config: Config) -> Mapping[str, float]:
+    """The thresholds of a run's alarms; where samples are of less precision, rounding is none.
+
+    One that was set to another number than the default is kept.
+    """
+    on = config.alarms.thresholds
+    usual = on.get(_DISAGREES) == ALARMS[_DISAGREES].threshold
+    if usual and (config.dtype, config.sampling.dtype) == ("float32", "bfloat16"):
+        return {**on, _DISAGREES: _ROUNDED}
+    return on
 
 
 Done = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]], Sequence[PromptScores] | None]

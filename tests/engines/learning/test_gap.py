@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -67,6 +68,11 @@ def test_log_probs_recorded_too_high_or_too_low_are_that_far_off(net, heat) -> N
     done = measured(net, groups(net, (0.1, -0.2, 0.3, -0.4), heat), heat=heat)
     assert done.gap_tokens == 8
     assert done.gap_sum == pytest.approx(2.1, abs=1e-9)
+    # s is exp of minus the shift: k3 is s - 1 + shift, the variation |s - 1| / 2
+    shifts = [0.1] * 2 + [-0.2] + [0.3] * 3 + [-0.4] * 2
+    assert done.gap_kl_sum == pytest.approx(sum(math.exp(-by) - 1 + by for by in shifts), abs=1e-9)
+    off = sum(abs(math.exp(-by) - 1) for by in shifts)
+    assert done.gap_tv_sum == pytest.approx(off / 2, abs=1e-9)
     assert measured(net, groups(net, (0.0,) * 4, heat), heat=heat).gap_sum < 1e-12
 
 
@@ -76,6 +82,8 @@ def test_micro_batches_add_up(net, limit) -> None:
     whole, cut = measured(net, made), measured(net, made, limit=limit)
     assert cut.gap_tokens == whole.gap_tokens
     assert cut.gap_sum == pytest.approx(whole.gap_sum, abs=1e-12)
+    assert cut.gap_kl_sum == pytest.approx(whole.gap_kl_sum, abs=1e-12)
+    assert cut.gap_tv_sum == pytest.approx(whole.gap_tv_sum, abs=1e-12)
 
 
 def test_only_samples_of_this_very_version_are_compared(net) -> None:

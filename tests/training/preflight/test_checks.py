@@ -325,6 +325,11 @@ def test_log_probs_of_sampler_and_learner() -> None:
     slight = agreement(step(off=0.04), "float32", ratio=True)
     assert (slight.status, "differ by 1.0e-02 nats a token" in slight.text) == ("warned", True)
     assert agreement(step(off=0.04), "bfloat16", ratio=True).status == "passed"
+    # 0.16 over four tokens, 0.04 a token, is what a copy in bfloat16 rounds to, and 0.08 is not
+    for off, status in ((0.16, "passed"), (0.32, "warned")):
+        rounded = agreement(step(off=off), "float32", ratio=True, copied="bfloat16")
+        assert rounded.status == status
+    assert agreement(step(off=0.16), "float32", ratio=True).status == "warned"
     assert agreement(step(off=0.8), "float32", ratio=True).status == "failed"
     assert agreement(step(off=0.8), "float32", ratio=False).status == "warned"
     assert agreement(step(off=math.nan), "float32", ratio=False).status == "failed"

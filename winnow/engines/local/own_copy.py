@@ -129,8 +129,9 @@ def _adapted(layer: nn.Module) -> bool:
 
 def _merged(layer: Any) -> Tensor:
     """The weight of a layer with its adapter's part; not in place, which would leave rounding."""
-    added: Tensor = layer.get_delta_weight("default").detach().float()
-    return added + layer.base_layer.weight.detach()
+    weight: Tensor = layer.base_layer.weight
+    added: Tensor = layer.get_delta_weight("default")
+    return weight.detach().float() + added.detach().float()
 
 
 @torch.no_grad()

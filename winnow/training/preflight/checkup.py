@@ -11,7 +11,7 @@ from winnow.config.located import located_config, naming_places
 from winnow.config.phases import Phase
 from winnow.config.schema import Config
 from winnow.engines.base import Engine
-from winnow.engines.factory import engine_for, policy_sampler
+from winnow.engines.factory import engine_for, policy_sampler, settled
 from winnow.errors import WinnowError, number_of
 from winnow.reporting.observer import Progress
 from winnow.rollouts.rewards import reward_for
@@ -67,6 +67,7 @@ def checkup(config: Config, progress: Progress, out: Path) -> Iterator[Check]:
                 yield from serving(config, progress)
                 return
             checked = plan(config)
+            checked = replace(checked, config=settled(checked.config))
             yield passed("recipe", _recipe(checked))
             yield from _of_plan(checked, progress, out)
     except WinnowError as error:
@@ -180,7 +181,8 @@ def _learned(checked: Plan, engine: Engine, first: First, progress: Progress) ->
     heat = phase.config.sampling.temperature or 1.0
     groups = some(engine, first.groups, heat, phase.config.prompts_per_update)
     step = zero_step(engine, phase, groups)
-    yield agreement(step, config.learner_rounds_to, ratio="old" in phase.algorithm.needs)
+    ratio, copied = "old" in phase.algorithm.needs, config.sampling.dtype
+    yield agreement(step, config.learner_rounds_to, ratio=ratio, copied=copied)
     yield unmoved(step)
     prompts = checked.prompts
     need = work(config, checked.phases, len(prompts.held_out), len(prompts.test))
