@@ -105,7 +105,7 @@ def test_winnow_sample_and_winnow_eval_sample_from_a_copy_too(
         )
         for name, one in (("half", given), ("plain", plain))
     ]
-    assert evaluations[0]["samples"] == evaluations[1]["samples"]
+    assert evaluations[0].samples == evaluations[1].samples
     entropies = [
         samples(tmp_path / f"eval-{name}", "eval")[0]["entropies"] for name in ("half", "plain")
     ]

@@ -128,13 +128,10 @@ def _of_samples(groups: Sequence[Group], fresh: bool) -> Metrics:
 def _of_updates(applied: Sequence[StepStats]) -> Metrics:
     ratio_tokens = sum(stats.ratio_tokens for stats in applied)
 
-    gap_tokens = sum(stats.gap_tokens for stats in applied)
+    gap_tokens = sum(s.gap_tokens for s in applied)
 
     def per_ratio_token(total: float) -> float | None:
         return total / ratio_tokens if ratio_tokens else None
-
-    def per_gap_token(total: float) -> float | None:
-        return total / gap_tokens if gap_tokens else None
 
     return {
         "tokens_trained": sum(stats.tokens for stats in applied),
@@ -149,9 +146,9 @@ def _of_updates(applied: Sequence[StepStats]) -> Metrics:
         if ratio_tokens
         else None,
         "kl_to_sampling_policy": per_ratio_token(sum(stats.kl_sum for stats in applied)),
-        "logprob_gap": per_gap_token(sum(stats.gap_sum for stats in applied)),
-        "sampler_kl": per_gap_token(sum(stats.gap_kl_sum for stats in applied)),
-        "sampler_tv": per_gap_token(sum(stats.gap_tv_sum for stats in applied)),
+        "logprob_gap": _ratio(sum(s.gap_sum for s in applied), gap_tokens),
+        "sampler_kl": _ratio(sum(s.gap_kl_sum for s in applied), gap_tokens),
+        "sampler_tv": _ratio(sum(s.gap_tv_sum for s in applied), gap_tokens),
         "ratio_quantiles": _quantiles([x for stats in applied for x in stats.token_ratios]),
         **_of_weights([stats.log_weights for stats in applied if stats.log_weights]),
         **{name: _measured(applied, name) for name in MEASURES},
