@@ -130,9 +130,6 @@ def _of_updates(applied: Sequence[StepStats]) -> Metrics:
 
     gap_tokens = sum(s.gap_tokens for s in applied)
 
-    def per_ratio_token(total: float) -> float | None:
-        return total / ratio_tokens if ratio_tokens else None
-
     return {
         "tokens_trained": sum(stats.tokens for stats in applied),
         "positions_trained": sum(stats.positions for stats in applied),
@@ -140,12 +137,12 @@ def _of_updates(applied: Sequence[StepStats]) -> Metrics:
         "grad_norm": _mean([stats.grad_norm for stats in applied]),
         "grad_clip_fraction": _ratio(sum(stats.grad_clipped for stats in applied), len(applied)),
         "lr": applied[-1].lr if applied else None,
-        "clip_fraction": per_ratio_token(sum(stats.clipped for stats in applied)),
-        "ratio_mean": per_ratio_token(sum(stats.ratio_sum for stats in applied)),
+        "clip_fraction": _ratio(sum(s.clipped for s in applied), ratio_tokens),
+        "ratio_mean": _ratio(sum(s.ratio_sum for s in applied), ratio_tokens),
         "ratio_max_deviation": max((s.ratio_max for s in applied), default=None)
         if ratio_tokens
         else None,
-        "kl_to_sampling_policy": per_ratio_token(sum(stats.kl_sum for stats in applied)),
+        "kl_to_sampling_policy": _ratio(sum(s.kl_sum for s in applied), ratio_tokens),
         "logprob_gap": _ratio(sum(s.gap_sum for s in applied), gap_tokens),
         "sampler_kl": _ratio(sum(s.gap_kl_sum for s in applied), gap_tokens),
         "sampler_tv": _ratio(sum(s.gap_tv_sum for s in applied), gap_tokens),

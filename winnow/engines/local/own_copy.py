@@ -113,12 +113,13 @@ def twin(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 def fresh(module: nn.Module) -> Mapping[str, Callable[[], Tensor]]:
     """What gives the present value of each weight, by its name without adapters."""
     found: dict[str, Callable[[], Tensor]] = {
-        name.replace(".base_layer", ""): weight.detach
-        for name, weight in module.named_parameters(remove_duplicate=False)
-        if "lora_" not in name
+        name: weight.detach for name, weight in module.named_parameters(remove_duplicate=False)
     }
     for name, layer in module.named_modules():
         if _adapted(layer):
+            inner = f"{name}.base_layer."
+            for whole in [each for each in found if each.startswith(inner)]:
+                found[f"{name}.{whole.removeprefix(inner)}"] = found[whole]
             found[f"{name}.weight"] = partial(_merged, layer)
     return found
 
