@@ -60,6 +60,7 @@ CASES = [
     ("eval.max_tokens", 5, {"eval": {"size": 0}}, GREEDY),
     ("sampling.top_k", 5, GREEDY, {**GREEDY, "eval": {"temperature": 0.5}}),
     ("sampling.top_p", 0.5, {**GREEDY, "eval": {"temperature": 0.0}}, {}),
+    ("sampling.dtype", "bfloat16", {"engine": {"learner": "fsdp"}}, {}),
     ("eval.every", 5, {"eval": {"size": 0}}, {"eval": {"size": 1}}),
     ("eval.kl_prompts", 5, {"eval": {"size": 0}}, {"eval": {"size": 1}}),
 ]

@@ -183,8 +183,8 @@ ALWAYS = (
     Reader(
         ("sampling.dtype",),
         lambda config: (config.engine.sampler, config.engine.learner) == ("local", "local"),
-        "only engine.sampler = 'local' beside engine.learner = 'local' samples from a copy",
-        "set engine.vllm_dtype for vLLM's servers",
+        "only the local sampler beside the local learner samples from a copy",
+        "set engine.sampler and engine.learner to 'local' (vLLM has engine.vllm_dtype)",
     ),
     Reader(
         ("cycles",),
