@@ -25,7 +25,5 @@ class OptimizerConfig(Section):
     weight_decay: WeightDecay = Field(0.0, description="Decoupled weight decay.")
     max_grad_norm: Coefficient = Field(1.0, description="Larger gradients are scaled down to it.")
     precision: Literal["float32", "mixed"] = Field(
-        "float32",
-        description="Of float32 weights' updates; 'mixed': matrix products in bfloat16, "
-        "all else in float32.",
+        "float32", description="Of an update; 'mixed': its matrix products in bfloat16."
     )
