@@ -129,6 +129,8 @@ def main() -> None:
     options.add_argument("--random", help="random weights of this shape: SmolLM2-135M, ...")
     options.add_argument("--device", default="auto")
     options.add_argument("--tokens", type=int, nargs="+", help="our micro-batches to try")
+    options.add_argument("--precision", default="float32", help="of our updates: float32 or mixed")
+    options.add_argument("--recompute", action="store_true", help="we keep no activations")
     given = options.parse_args()
     steps = given.steps or DEFAULTS[given.job][0]
     sizes = given.sizes or DEFAULTS[given.job][1]
@@ -149,7 +151,7 @@ def main() -> None:
             print(line(name, side), flush=True)  # at once: what comes may take long, or fail
             return side
 
-        ours = [*long]
+        ours = [*long, "--precision", given.precision, *["--recompute"] * given.recompute]
         if given.sampling_dtype is not None:
             ours += ["--sampling-dtype", given.sampling_dtype]
         own = [[*ours, "--microbatch-tokens", str(each)] for each in given.tokens or ()] or [ours]
@@ -177,7 +179,8 @@ def _copied(dtype: str | None) -> str:
 
 def heading(given: argparse.Namespace) -> None:
     print(
-        f"{given.job}, {given.dtype}{_copied(given.sampling_dtype)}, {given.threads} threads, "
+        f"{given.job}, {given.dtype}{_copied(given.sampling_dtype)}, our updates "
+        f"{given.precision}, {given.threads} threads, "
         f"{platform.machine()}; "
         "seconds a step are medians over the later half of the steps"
     )

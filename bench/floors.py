@@ -58,6 +58,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--times", type=int, default=5, help="runs of each stage; their median")
     options.add_argument("--dtype", default="float32")
+    options.add_argument("--precision", default="float32", help="of an update: float32 or mixed")
     options.add_argument("--device", default="cpu")
     options.add_argument("--sampling-dtype", help="of the sampler's own copy of the weights")
     options.add_argument("--model", help="folder; default: the built-in model")
@@ -70,7 +71,9 @@ def main() -> None:
         engine = LocalEngine(from_dict(settings))
         copied = {"dtype": given.sampling_dtype} if given.sampling_dtype else {}
         sampler = engine.sampler(SamplingConfig(max_tokens=work.max_tokens, **copied))
-        plan = LearnerPlan(OptimizerConfig(lr=0.0), 100, work.microbatch_tokens)
+        plan = LearnerPlan(
+            OptimizerConfig(lr=0.0, precision=given.precision), 100, work.microbatch_tokens
+        )
         report(given, work, sampler, engine.learner(plan))
 
 
@@ -82,10 +85,14 @@ def report(given: Any, work: Job, sampler: LocalSampler, learner: LocalLearner) 
     parts = microbatches(learner, groups)
     forward = rates(model, FORWARD)
     steps = forward if sampled is model else rates(in_dtype(model, sampled), FORWARD)
-    both = rates(model, (sum(parts) // len(parts),), backward=True)
+    low = copy.deepcopy(model).bfloat16() if given.precision == "mixed" else model
+    both = rates(low, (sum(parts) // len(parts),), backward=True)
     traffic = bandwidth(learner.forward.device)
     adam = ADAM_BYTES * size.parameters / traffic
-    print(f"{work.name}, {given.dtype}, {given.threads} threads, {platform.machine()}")
+    print(
+        f"{work.name}, {given.dtype}, updates {given.precision}, {given.threads} threads, "
+        f"{platform.machine()}"
+    )
     flops = 2 * (size.body + size.head) / 1e9
     for count in (32, 64, 128, 256, 512):
         at = forward.seconds(count, "body") + forward.seconds(count, "head")

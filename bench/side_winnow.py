@@ -43,6 +43,8 @@ def main() -> None:
     options = arguments()
     options.add_argument("--microbatch-tokens", type=int, help="default: the job's")
     options.add_argument("--sampling-dtype", help="of the sampler's own copy; default: none")
+    options.add_argument("--precision", default="float32", help="of an update: float32 or mixed")
+    options.add_argument("--recompute", action="store_true", help="keep no activations of a block")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     work = job(given.job, given.steps)
@@ -64,7 +66,8 @@ def main() -> None:
             minibatch_prompts=work.prompts_per_step,
             microbatch_tokens=given.microbatch_tokens or work.microbatch_tokens,
             sampling={"max_tokens": work.max_tokens, **_copied(given.sampling_dtype)},
-            optimizer={"lr": LEARNING_RATE},
+            optimizer={"lr": LEARNING_RATE, "precision": given.precision},
+            engine={"activation_checkpointing": given.recompute},
             eval={"size": 0},
             checkpoint={"every": 10_000},
         )
