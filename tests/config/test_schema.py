@@ -487,7 +487,7 @@ def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path) -> None:
     assert load(str(tmp_path / "r.toml")).steps == 3
 
 
-OF_PARTS = ("activation_checkpointing", "cpu_offload")
+OF_PARTS = ("cpu_offload",)
 OPENAI = {
     "url": "http://host/v1",
     "served_model": "m",
@@ -528,7 +528,7 @@ class TestEngine:
     def test_the_model_in_this_process_is_the_default(self) -> None:
         engine = Config().engine
         assert (engine.sampler, engine.learner) == ("local", "local")
-        of_learners = {"sampler", "learner", *OF_PARTS}
+        of_learners = {"sampler", "learner", "activation_checkpointing", *OF_PARTS}
         assert engine.model_dump().keys() == {*of_learners, *OPENAI, *VLLM}
 
     @pytest.mark.parametrize("key", OPENAI)

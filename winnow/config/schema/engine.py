@@ -160,7 +160,7 @@ class EngineConfig(Section):
             raise PydanticCustomError("no_python", problem, {"remedy": remedy})
         return value
 
-    @field_validator("activation_checkpointing", "cpu_offload")
+    @field_validator("cpu_offload")
     @classmethod
     def _is_of_parts(cls, value: bool, others: ValidationInfo) -> bool:
         if value and others.data.get("learner") != "fsdp":

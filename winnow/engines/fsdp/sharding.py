@@ -8,8 +8,7 @@ denominators are global already.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -23,10 +22,9 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
 
 from winnow.engines.models.forward import PolicyForward
-from winnow.engines.models.tree_attention import same_again
+from winnow.engines.models.recompute import blocks_of, compute_again
 
 
 def shard(
@@ -52,7 +50,7 @@ def shard(
     how: dict[str, Any] = {"mesh": mesh, "mp_policy": mixed, "offload_policy": where}
     for block in blocks_of(module):
         if recompute:
-            _recompute(block, module)
+            compute_again(block, module)
         fully_shard(block, **how)
     words, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is not None and head.weight is not words.weight:
@@ -62,12 +60,6 @@ def shard(
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo cannot scale
     return module
-
-
-def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a transformer: the list of modules that holds most parameters."""
-    lists: list[Any] = [inner for inner in module.modules() if isinstance(inner, nn.ModuleList)]
-    return list(max(lists, key=lambda each: sum(p.numel() for p in each.parameters()), default=[]))
 
 
 def parts_of(module: nn.Module) -> list[FSDPModule]:
@@ -155,21 +147,3 @@ class ShardedForward(PolicyForward):
     def _run(self, **inputs: Any) -> Tensor:
         cast(FSDPModule, self.module).unshard()
         return super()._run(**inputs)
-
-
-def _recompute(block: nn.Module, module: nn.Module) -> None:
-    """Have a block keep no activations, and see in the second pass what it saw in the first."""
-    plain = block.forward
-
-    def forward(*given: Any, **more: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return plain(*given, **more)
-        again = same_again(module)
-
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), again()
-
-        run = partial(plain, **more)
-        return checkpoint(run, *given, use_reentrant=False, context_fn=contexts)
-
-    block.forward = forward

@@ -103,7 +103,8 @@ class LocalEngine(LocalPolicy, Spoken):
         reference = None if plan.reference is None else self._reference(plan.reference)
         self._kept.pop(PHASE, None)
         critic = LocalCritic(self.forward(), plan.critic) if plan.critic else None
-        return LocalLearner(self, plan, critic, reference)
+        again = self._config.engine.activation_checkpointing
+        return LocalLearner(self, plan, critic, reference, again=again)
 
     def _reference(self, what: str) -> Reference:
         forward, adapters = self.forward(), self.adapters()

@@ -1,0 +1,42 @@
+"""Blocks of a transformer that keep no activations: the backward pass computes them again."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from winnow.engines.models.tree_attention import same_again
+
+
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """The blocks of a transformer: the list of modules that holds most parameters."""
+    lists: list[Any] = [inner for inner in module.modules() if isinstance(inner, nn.ModuleList)]
+    return list(max(lists, key=lambda each: sum(p.numel() for p in each.parameters()), default=[]))
+
+
+def compute_again(block: nn.Module, module: nn.Module) -> None:
+    """Have a block keep no activations, and see in the second pass what it saw in the first."""
+    plain = block.forward
+
+    def forward(*given: Any, **more: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return plain(*given, **more)
+        again = same_again(module)
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), again()
+
+        run = partial(plain, **more)
+        return checkpoint(run, *given, use_reentrant=False, context_fn=contexts)
+
+    block.forward = forward
+
+
+def keep_activations(block: nn.Module) -> None:
+    """Undo `compute_again`."""
+    del vars(block)["forward"]
