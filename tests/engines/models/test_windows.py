@@ -22,12 +22,12 @@ from transformers.models.mistral import modeling_mistral
 
 from tests.engines.models.architectures import ALONE, WINDOWED, build
 from tests.engines.models.test_architectures import LOGPROB, PIECES, alone
-from winnow.engines.fsdp.sharding import _recompute
 from winnow.engines.local.kv_cache import token_bytes
 from winnow.engines.local.other_caches import padding
 from winnow.engines.models.capped_attention import capped_attention
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.prefix_tree import grow
+from winnow.engines.models.recompute import compute_again
 from winnow.engines.models.tree_attention import packed, stepping
 from winnow.engines.models.windows import is_windowed, narrowed, unknown_kinds
 
@@ -210,7 +210,7 @@ def test_blocks_that_are_computed_again_see_the_same_windows(name):
     """As FSDP has them, which keeps no activations: gradients bit for bit."""
     model, other = build(name), build(name)
     for block in other.model.layers:
-        _recompute(block, other)
+        compute_again(block, other)
     one, two = (gradients(m, PolicyForward(m)) for m in (model, other))
     assert one.keys() == two.keys()
     for weight, gradient in one.items():
