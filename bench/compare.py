@@ -16,6 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def main() -> None:
     options.add_argument("--job", choices=list(DEFAULTS), default="addition")
     options.add_argument("--steps", type=int, help="default: 8 and 4")
     options.add_argument("--sizes", type=int, nargs="+", help="TRL's micro-batches to try")
+    options.add_argument("--peer-dtypes", nargs="+", help="TRL's data types; default: ours")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--dtype", default="float32")
     options.add_argument("--sampling-dtype", help="of our sampler's own copy of the weights")
@@ -141,36 +143,44 @@ def main() -> None:
         else:
             model = given.model or export_model(where)
         common = ["--job", given.job, "--model", model, "--threads", str(given.threads)]
-        common += ["--dtype", given.dtype, "--order", str(Path(folder) / "order.json")]
-        common += ["--device", given.device]
-        long = [*common, "--steps", str(steps)]
+        common += ["--order", str(Path(folder) / "order.json"), "--device", given.device]
         heading(given)
-
-        def measured(name: str, python: str, script: str, words: list[str]) -> Side:
-            side = run(python, script, words)
-            print(line(name, side), flush=True)  # at once: what comes may take long, or fail
-            return side
-
-        ours = [*long, "--precision", given.precision, *["--recompute"] * given.recompute]
+        ours = [*common, "--steps", str(steps), "--dtype", given.dtype]
+        ours += ["--precision", given.precision, *["--recompute"] * given.recompute]
         if given.sampling_dtype is not None:
             ours += ["--sampling-dtype", given.sampling_dtype]
         own = [[*ours, "--microbatch-tokens", str(each)] for each in given.tokens or ()] or [ours]
         found = [(measured("winnow", sys.executable, OURS, words), words) for words in own]
         first, fastest = min(found, key=lambda side: settled(side[0], "step"))
-        tried = {
-            size: measured(
-                f"trl, 2 steps at {size}",
-                given.peer,
-                THEIRS,
-                [*common, "--steps", "2", "--microbatch", str(size)],
-            )
-            for size in sizes
+        peers = {
+            dtype: at_its_best(given.peer, [*common, "--dtype", dtype], steps, sizes, dtype)
+            for dtype in given.peer_dtypes or [given.dtype]
         }
-        best = min(tried, key=lambda size: float(tried[size]["steps"][1]["step"]))
-        words = [*long, "--microbatch", str(best)]
-        theirs = measured(f"trl, micro-batch {best}", given.peer, THEIRS, words)
         again = measured("winnow", sys.executable, OURS, fastest)
-    report([first, again], theirs)
+    for dtype, theirs in peers.items():
+        report([first, again], theirs, dtype)
+
+
+def measured(name: str, python: str, script: str, words: list[str]) -> Side:
+    side = run(python, script, words)
+    print(line(name, side), flush=True)  # at once: what comes may take long, or fail
+    return side
+
+
+def at_its_best(
+    python: str, words: list[str], steps: int, sizes: Sequence[int], dtype: str
+) -> Side:
+    """TRL at its fastest micro-batch, found in two steps at each where there are several."""
+
+    def at(size: int, number: int, name: str) -> Side:
+        more = ["--steps", str(number), "--microbatch", str(size)]
+        return measured(name, python, THEIRS, [*words, *more])
+
+    best = sizes[0]
+    if len(sizes) > 1:
+        tried = {size: at(size, 2, f"trl {dtype}, 2 at {size}") for size in sizes}
+        best = min(tried, key=lambda size: float(tried[size]["steps"][1]["step"]))
+    return at(best, steps, f"trl {dtype}, {best}")
 
 
 def _copied(dtype: str | None) -> str:
@@ -194,13 +204,13 @@ def heading(given: argparse.Namespace) -> None:
     )
 
 
-def report(ours: list[Side], theirs: Side) -> None:
+def report(ours: list[Side], theirs: Side, dtype: str) -> None:
     slower = max(ours, key=lambda side: settled(side, "step"))
     ratios = {
         key: settled(theirs, key) / settled(slower, key) for key in ("sample", "update", "step")
     }
     print(
-        "trl over winnow's slower run: "
+        f"trl in {dtype} over winnow's slower run: "
         + ", ".join(f"{key} {ratio:.1f}x" for key, ratio in ratios.items())
         + f", memory {memory(theirs) / memory(slower):.1f}x"
     )
