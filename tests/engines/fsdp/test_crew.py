@@ -24,6 +24,7 @@ from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.engines.base import PHASE, START, Engine, LearnerPlan, Request, SamplingParams
 from winnow.engines.fsdp.engine import ShardedEngine
+from winnow.engines.fsdp.ranks import Lost
 from winnow.engines.fsdp.sharding import parts_of
 from winnow.engines.fsdp.worker import Worker
 from winnow.engines.local.engine import LocalEngine
@@ -202,6 +203,24 @@ def test_which_rank_samples_a_prompt_changes_nothing(tiny_model, doing) -> None:
         assert found[number].samples[0].logprobs == pytest.approx(
             group.samples[0].logprobs, abs=1e-5
         )
+
+
+def sampling_alone(worker: Worker, given: Config) -> str:
+    """What is said where the connection to another process breaks while weights are gathered."""
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("Read error [127.0.0.1]:30640: Connection reset by peer")
+        yield
+
+    worker.sample = broken  # type: ignore[method-assign]
+    with pytest.raises(Lost) as told:
+        sampled(ShardedEngine(worker, given, "model"), given)
+    return str(told.value)
+
+
+def test_a_process_that_ends_while_all_sample_is_told_in_a_line(tiny_model) -> None:
+    said = led(1, sampling_alone, config(tiny_model))
+    assert said.startswith("another process of this run has ended")
 
 
 def annotated(engine: Engine, plan: LearnerPlan, row: Algorithm) -> Any:

@@ -204,8 +204,9 @@ class ShardedSampler(QueuedSampler):
         team.tell(Worker.follow_sampling, *given, asked)
         finished = False
         try:
-            for place, group in worker.sample(*given, asked[0]):
-                yield shares[0][place], group
+            with team.noticing():
+                for place, group in worker.sample(*given, asked[0]):
+                    yield shares[0][place], group
             finished = True
         finally:
             if not finished:  # the others are not waited for unless there is more to do

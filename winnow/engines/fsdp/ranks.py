@@ -9,8 +9,8 @@ from __future__ import annotations
 import pickle
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, cast
 
@@ -94,12 +94,22 @@ class Team:
             WinnowError: another process has ended, or raised it.
         """
         self.tell(function, *given)
-        try:
+        with self.noticing():
             found = function(worker, *given)
-        except RuntimeError as error:
-            raise self.lost(error) from error
         self.done()
         return found
+
+    @contextmanager
+    def noticing(self) -> Iterator[None]:
+        """In the block, an error that comes of another process's end says so.
+
+        Raises:
+            WinnowError: another process has ended, or told that it failed.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            raise self.lost(error) from error
 
     def hear(self) -> tuple[Callable[..., object], tuple[object, ...]] | None:
         """The next command, for a process that follows; ``None``: the run is over."""
@@ -117,10 +127,8 @@ class Team:
     def everyone(self, own: T) -> list[T]:
         """What each process has, by rank."""
         found: list[Any] = [None] * self.rank.of
-        try:
+        with self.noticing():
             dist.all_gather_object(found, own, group=self.commands)
-        except RuntimeError as error:
-            raise self.lost(error) from error
         return found
 
     def summed(self, tensor: Tensor) -> Tensor:
@@ -182,8 +190,6 @@ class Team:
 
     def _broadcast(self, what: bytes) -> bytes:
         held = [what]
-        try:
+        with self.noticing():
             dist.broadcast_object_list(held, src=0, group=self.commands)
-        except RuntimeError as error:
-            raise self.lost(error) from error
         return held[0]
