@@ -281,10 +281,5 @@ def _token_bytes(forward: PolicyForward) -> int | None:
     except PROBE_ERRORS:
         return None
     rows = [[*prompts[0], nexts[0]], [*prompts[1], nexts[1]], [*prompts[1], nexts[0]]]
-    for row, logits in zip(rows, got, strict=True):
-        ids = torch.tensor([row], device=forward.device)
-        alone: Any = forward.module(input_ids=ids, use_cache=False)
-        plain = alone.logits[0, -1].float().log_softmax(-1)
-        if not forward.agree(logits.float().log_softmax(-1), plain):
-            return None
-    return slots.token_bytes
+    exact = all(forward.follows(row, logits) for row, logits in zip(rows, got, strict=True))
+    return slots.token_bytes if exact else None

@@ -29,10 +29,11 @@ class LocalLearner(AdamLearner):
         super().__init__(policy, plan, critic, reference)
         trunk = critic.trunk if critic is not None else None
         modules = [module for module in (policy.forward().module, trunk) if module is not None]
-        self._recomputed = [block for module in modules for block in blocks_of(module) if again]
+        self._recomputed = []
         for module in modules if again else ():
             for block in blocks_of(module):
                 compute_again(block, module)
+                self._recomputed.append(block)
 
     def close(self) -> None:
         for block in self._recomputed:

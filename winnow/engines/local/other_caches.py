@@ -151,14 +151,7 @@ def _follows(forward: PolicyForward, pads: bool) -> bool:
             got = cache.step(torch.tensor([row[-1] for row in rows], device=forward.device))
     except PROBE_ERRORS:
         return False
-    return all(_alike(forward, row, logits) for row, logits in zip(rows, got, strict=True))
-
-
-def _alike(forward: PolicyForward, row: Sequence[int], logits: Tensor) -> bool:
-    """Whether these are the logits after a history that is read alone."""
-    out: Any = forward.module(input_ids=torch.tensor([row], device=forward.device), use_cache=False)
-    plain = out.logits[0, -1].float().log_softmax(-1)
-    return forward.agree(logits.float().log_softmax(-1), plain)
+    return all(forward.follows(row, logits) for row, logits in zip(rows, got, strict=True))
 
 
 def _pads_exactly(forward: PolicyForward) -> bool:

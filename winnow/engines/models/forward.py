@@ -220,6 +220,17 @@ class PolicyForward:
         low = self.dtype in (torch.bfloat16, torch.float16)
         return _agree(values, plain, 0.05 if low else 1e-4)
 
+    def follows(self, history: Sequence[int], logits: Tensor) -> bool:
+        """Whether these are the logits after a history, as the module gives them without a cache.
+
+        Args:
+            logits: Shape (vocabulary,).
+        """
+        ids = torch.tensor([history], device=self.device)
+        alone: Any = self.module(input_ids=ids, use_cache=False)
+        plain = alone.logits[0, -1].float().log_softmax(-1)
+        return self.agree(logits.float().log_softmax(-1), plain)
+
     @property
     def dtype(self) -> torch.dtype:
         return next(self.module.parameters()).dtype
