@@ -151,12 +151,14 @@ class Slots:
     def _step(self, tokens: Tensor, places: Tensor, longest: int) -> Tensor:
         """Read a token for each row, to be kept at its place; attention reaches to ``longest``."""
         rows = torch.arange(len(places), device=tokens.device)
+        windowed, module = self._forward.windowed, self._forward.module
+        low = self._forward.attends_low()
         for layer in self._slots:
             layer.write_at(rows, places, longest)
-        windowed, module = self._forward.windowed, self._forward.module
-        plan = stepping(places, longest, self._forward.dtype, windowed=windowed)
+        dtype = torch.float32 if low else self._forward.dtype
+        plan = stepping(places, longest, dtype, windowed=windowed, low=low)
         # Where layers have windows the model makes their masks, with the plan's help.
-        seeing = looking_at(module, plan) if windowed else nullcontext()
+        seeing = looking_at(module, plan) if windowed or low else nullcontext()
         with self._linears.used(), without_plans(tokens.device), seeing:
             out: Any = module(
                 input_ids=tokens[:, None],

@@ -82,7 +82,7 @@ class OwnCopy:
         if not float((there - here).abs().sum(-1).mean()) / 2 <= limit:
             raise self._unfit("it samples other tokens than the learner would")
         self._layers = LaidOut(own)
-        return PolicyForward(own)
+        return PolicyForward(own, low_attention=True)
 
     def _unfit(self, why: str) -> UserError:
         name = str(self.dtype).removeprefix("torch.")

@@ -4,7 +4,8 @@ The vocabulary is taken slice by slice, for all positions, and again in the back
 largest tensor is (positions, slice). Each slice of the head's gradient is written once.
 
 In a block of `precision.mixed` the products of the backward pass are in bfloat16; logits, which a
-log-prob is the difference of, are never rounded to it.
+log-prob is the difference of, are never rounded to it. Probabilities, which are rounded before
+those products anyway, are kept for them where they take little room.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _ELEMENTS = 2**21
 _GPU_ELEMENTS = 2**25
 """The same on a GPU, where a small product takes as long as a larger one."""
 _LEAST = 1024
+_KEPT_BYTES = 2**28
+"""Most bytes of rounded probabilities that are kept, not computed again."""
 
 
 def logprobs(
@@ -39,9 +42,8 @@ def logprobs(
     Returns:
         Shape (items,).
     """
-    return cast(
-        Tensor, cast(Any, _Head).apply(features, weight, bias, index, targets, t, is_mixed())
-    )
+    learns = torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad)
+    return cast(Tensor, cast(Any, _Head).apply(features, weight, bias, index, targets, t, learns))
 
 
 class _Head(torch.autograd.Function):
@@ -54,12 +56,15 @@ class _Head(torch.autograd.Function):
         index: Tensor,
         targets: Tensor,
         t: float,
-        low: bool,
+        learns: bool,
     ) -> Tensor:
+        low = is_mixed()
+        keeps = low and learns and LOW.itemsize * len(features) * len(weight) <= _KEPT_BYTES
         wide = torch.promote_types(features.dtype, torch.float32)
         top = features.new_full((len(features),), -torch.inf, dtype=wide)
         total = torch.zeros_like(top)
         chosen = torch.empty(len(index), dtype=wide, device=features.device)
+        ctx.kept = []
         for part in _slices(features, weight):
             logits = _logits(features, weight, bias, part, t, low)
             here = _within(targets, part)
@@ -67,6 +72,8 @@ class _Head(torch.autograd.Function):
             new = torch.maximum(top, logits.amax(-1)).clamp_(min=torch.finfo(wide).min)
             total.mul_((top - new).exp_()).add_(logits.sub_(new[:, None]).exp_().sum(-1))
             top = new
+            if keeps:  # the likeliest so far is 1 and not rounded: where p is near 1, 1 - p counts
+                ctx.kept.append((logits.to(LOW), top))
         norm = top + total.log_()
         ctx.save_for_backward(features, weight, bias, index, targets, norm)
         ctx.t, ctx.low = t, low
@@ -82,11 +89,16 @@ class _Head(torch.autograd.Function):
         to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         to_bias = None if bias is None else torch.empty_like(bias)
         rounded = features.to(LOW) if ctx.low else features
-        for part in _slices(features, weight):
-            logits = _logits(features, weight, bias, part, ctx.t, ctx.low)
-            slope = logits.sub_(norm[:, None]).exp_().mul_(-each[:, None])
+        for number, part in enumerate(_slices(features, weight)):
             here = _within(targets, part)
             place = (index[here], targets[here] - part.start)
+            if ctx.kept:  # of each part once: memory is needed for other gradients now
+                weights, top = ctx.kept[number]
+                ctx.kept[number] = None
+                slope = torch.mul(weights, (-each * (top - norm).exp_())[:, None])
+            else:
+                logits = _logits(features, weight, bias, part, ctx.t, ctx.low)
+                slope = logits.sub_(norm[:, None]).exp_().mul_(-each[:, None])
             slope.index_put_(place, grad[here], accumulate=True)
             slope = (slope.div_(ctx.t) if ctx.t != 1 else slope).to(rounded.dtype)
             if rounded.dtype == norm.dtype:

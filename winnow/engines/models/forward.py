@@ -82,10 +82,16 @@ class PolicyForward:
     with a shared prefix as without, and whether its head can be applied on its own. Where not, the
     plain computation is used; ``shares_prefix``, ``splits_head`` and ``why`` say so. ``windowed``
     says whether some layer sees a part of what is before it.
+
+    Args:
+        low_attention: Whether a module in bfloat16 attends by `low_attention` on a CPU.
     """
 
-    def __init__(self, module: nn.Module, *, share_prefix: bool = True) -> None:
+    def __init__(
+        self, module: nn.Module, *, share_prefix: bool = True, low_attention: bool = False
+    ) -> None:
         self.module = module
+        self._low_attention = low_attention
         self.shares_prefix = False
         self.splits_head = False
         self.why = ""
@@ -181,8 +187,9 @@ class PolicyForward:
 
     def _over(self, tree: Tree, **more: Any) -> Tensor:
         """Features of a tree's nodes, as one row."""
-        dtype = LOW if is_mixed() else self.dtype
-        ids, positions, plan = packed(tree, dtype, self.device, windowed=self.windowed)
+        low = self.attends_low()
+        dtype = torch.float32 if low else LOW if is_mixed() else self.dtype
+        ids, positions, plan = packed(tree, dtype, self.device, windowed=self.windowed, low=low)
         if self.windowed:  # or positions are taken for those of sequences in a row
             more["attention_mask"] = torch.ones_like(ids)
         with looking_at(self.module, plan):
@@ -210,6 +217,12 @@ class PolicyForward:
                 features = self.module(**inputs).logits
         assert isinstance(features, Tensor)
         return features.to(self.dtype) if is_mixed() else features
+
+    def attends_low(self) -> bool:
+        """Whether attention is `low_attention`, here and now."""
+        return self.device.type == "cpu" and (
+            is_mixed() or (self._low_attention and self.dtype == LOW)
+        )
 
     def probing(self) -> AbstractContextManager[None]:
         """In the block, windows are so narrow that a few tokens are more than they show."""

@@ -54,7 +54,8 @@ def products(device: torch.device) -> AbstractContextManager[Any]:
 def wide_product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b.T of float32 matrices in bfloat16, its sums and what it gives in float32.
 
-    On a CPU by oneDNN, which multiplies in bfloat16 only where that is how it is fastest (AMX).
+    On a CPU by oneDNN, which multiplies in bfloat16 only where that is how it is fastest (AMX), and
+    of batches of matrices too.
     """
     if a.is_cuda:
         return torch.mm(a.to(LOW), b.to(LOW).t(), out_dtype=torch.float32)
@@ -62,7 +63,7 @@ def wide_product(a: Tensor, b: Tensor) -> Tensor:
     before = backend.fp32_precision
     backend.fp32_precision = "bf16"
     try:
-        return torch.mm(a, b.t())
+        return torch.matmul(a, b.transpose(-1, -2))
     finally:
         backend.fp32_precision = before
 

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from winnow.engines.models.capped_attention import capped_attention
+from winnow.engines.models.low_attention import low_attention
+from winnow.engines.models.precision import LOW
 from winnow.engines.models.prefix_tree import Tree, cut
 
 _NAME, _WINDOWED = "winnow", "winnow-windowed"
@@ -44,12 +46,14 @@ class Plan:
         depths: Of queries, shape (blocks, 1, queries, 1), and of keys, (blocks or 1, 1, 1, keys),
             where some layer has a window or chunks.
         longest: More than any depth.
+        low: Products in bfloat16 by `low_attention`; the mask is float32 then.
     """
 
     mask: Tensor
     keys: Tensor | None
     depths: tuple[Tensor, Tensor] | None = None
     longest: int = 0
+    low: bool = False
     reaches: list[Tensor | None] = field(default_factory=list)
     """For each window or chunk that the model asked for: who may be seen, ``None`` for all."""
     _repeated: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
@@ -99,7 +103,12 @@ _current: ContextVar[Plan] = ContextVar("attention plan")
 
 
 def packed(
-    tree: Tree, dtype: torch.dtype, device: torch.device, *, windowed: bool = False
+    tree: Tree,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    windowed: bool = False,
+    low: bool = False,
 ) -> tuple[Tensor, Tensor, Plan]:
     """A tree as one row: ids and positions, shape (1, nodes and a few more), and who reads what."""
     blocks = cut(tree, _length(tree, device))
@@ -108,19 +117,21 @@ def packed(
     ids, positions = torch.from_numpy(row).to(device)
     keys = torch.from_numpy(blocks.keys).clamp(min=0).to(device)
     mask = additive(torch.from_numpy(blocks.allowed).to(device), dtype)[:, None]
-    plan = Plan(mask, keys)
+    depths, longest = None, 0
     if windowed:
         depths = positions.view(len(keys), 1, -1, 1), positions[keys][:, None, None]
-        plan = Plan(mask, keys, depths, int(tree.depths.max()) + 1)
-    return ids[None], positions[None], plan
+        longest = int(tree.depths.max()) + 1
+    return ids[None], positions[None], Plan(mask, keys, depths, longest, low)
 
 
-def stepping(places: Tensor, longest: int, dtype: torch.dtype, *, windowed: bool) -> Plan:
+def stepping(
+    places: Tensor, longest: int, dtype: torch.dtype, *, windowed: bool, low: bool = False
+) -> Plan:
     """Rows that read a token each, at their places, shape (rows,), of so many at most."""
     keys = torch.arange(longest, device=places.device)
     mask = additive(keys <= places[:, None], dtype)[:, None, None]
     depths = (places[:, None, None, None], keys[None, None, None]) if windowed else None
-    return Plan(mask, None, depths, longest)
+    return Plan(mask, None, depths, longest, low)
 
 
 def _length(tree: Tree, device: torch.device) -> int:
@@ -227,12 +238,14 @@ def attend(
         key, value = (_gather(x, plan.keys) for x in (key, value))
     mask = plan.mask_for(heads // shared, attention_mask if plan.depths is not None else None)
     cap, sinks = more.get("softcap"), more.get("s_aux")
-    if cap is None and sinks is None:
+    scale = width**-0.5 if scaling is None else scaling
+    if cap is None and sinks is None and plan.low and not dropout:
+        out = low_attention(folded.to(LOW), key.to(LOW), value.to(LOW), mask, scale)
+    elif cap is None and sinks is None:
         out = scaled_dot_product_attention(folded, key, value, mask, dropout, scale=scaling)
     else:
         if sinks is not None:  # one for each query of each head
             sinks = sinks.view(shared, -1, 1).expand(-1, -1, length).reshape(shared, -1, 1)
-        scale = width**-0.5 if scaling is None else scaling
         out = capped_attention(folded, key, value, mask, scale, dropout, cap, sinks)
     out = out.reshape(rows, blocks // rows, shared, heads // shared, length, -1)
     return out.permute(0, 1, 4, 2, 3, 5).reshape(rows, nodes, heads, -1), None
