@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -158,3 +161,32 @@ def test_what_somebody_else_froze_stays_frozen():
         assert gc.get_freeze_count() > 0  # not the same: some of it may have been let go of
     finally:
         gc.unfreeze()
+
+
+SHAPES = """
+import sys, torch
+from winnow.engines.devices import keep_pages
+if sys.argv[1] == "keep":
+    keep_pages()
+weight = torch.ops.mkldnn._reorder_linear_weight(torch.zeros(8, 8), 1)
+for rows in (1, *range(2, 300), 1):
+    torch.ops.mkldnn._linear_pointwise(torch.zeros(rows, 8), weight, None, "none", [], "")
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch has no oneDNN here"
+)
+def test_kernels_of_shapes_that_are_not_seen_again_are_let_go_of():
+    """oneDNN's own account: after 298 other shapes the first one is made again."""
+
+    def made(how):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ONEDNN_")}
+        command = [sys.executable, "-c", SHAPES, how]
+        environment["ONEDNN_VERBOSE"] = "profile_create"
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        rows = [line for line in told.stdout.splitlines() if "mb1ic8oc8" in line]
+        return ["cache_miss" in row for row in rows]
+
+    assert made("plain") == [True, False]
+    assert made("keep") == [True, True]

@@ -27,6 +27,8 @@ _PREFILL = 4096
 """Most tokens of prompts that go through the model at a time."""
 _GROW = 64
 """Least number of tokens by which slots are made longer."""
+_ROUND = 16
+"""`low_attention` reads a multiple of so many keys."""
 
 
 class KVCache(Protocol):
@@ -153,6 +155,8 @@ class Slots:
         rows = torch.arange(len(places), device=tokens.device)
         windowed, module = self._forward.windowed, self._forward.module
         low = self._forward.attends_low()
+        if low:  # oneDNN makes a kernel of its own for each length
+            longest = min(self._room, -(-longest // _ROUND) * _ROUND)
         for layer in self._slots:
             layer.write_at(rows, places, longest)
         dtype = torch.float32 if low else self._forward.dtype
