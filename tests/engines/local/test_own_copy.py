@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config
 
 from tests import local, tiny
+from tests.engines.models import architectures
 from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.base import PRESENT, START, Request, SamplingParams, WeightsRef
@@ -23,6 +24,7 @@ from winnow.engines.local import own_copy
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.own_copy import OwnCopy
 from winnow.engines.local.sampler import LocalSampler
+from winnow.engines.models.forward import PolicyForward
 from winnow.errors import UserError
 from winnow.rollouts.generate import ask
 from winnow.types import Group, Outcome, Prompt, Score
@@ -43,7 +45,8 @@ def sampled(sampler: LocalSampler, n: int = 12, heat: float = 1.0) -> list[Group
 
 
 def own(module: nn.Module, dtype: torch.dtype = torch.bfloat16) -> LocalSampler:
-    made = OwnCopy(lambda: module, dtype)
+    policy = PolicyForward(module)
+    made = OwnCopy(lambda: policy, dtype)
     return LocalSampler(
         made.forward, tiny.tokenizer(), 64, probed=made.token_bytes, outdate=made.outdate
     )
@@ -269,6 +272,20 @@ def test_biases_tied_heads_and_layers_that_are_not_linear(kind: str, tied: bool)
         for parameter in net.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
         sampler.load(WeightsRef(1, PRESENT))
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss", "gptj", "mamba", "rwkv"])
+def test_what_is_shared_is_what_the_module_shares(name: str) -> None:
+    """In bfloat16 a probe of small numbers sees nothing: GPT-J and RWKV would pass it."""
+    net = architectures.build(name, torch.float32, std=0.2)
+    policy = PolicyForward(net)
+    made = OwnCopy(lambda: policy, torch.bfloat16)
+    assert made.forward().shares_prefix == policy.shares_prefix == (name in architectures.WINDOWED)
+    assert (made.token_bytes() is None) == (not policy.shares_prefix)
+    requested = [Request(Prompt("0", "1+2"), 3, 0, SamplingParams(max_tokens=6))]
+    sampler = LocalSampler(made.forward, tiny.tokenizer(), 8, probed=made.token_bytes)
+    ((_, group),) = ask(sampler, requested)
+    assert np.mean(distances(in_half(net), [group])) < 10 * ROUNDING
 
 
 def test_a_copy_that_says_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ class LocalEngine(LocalPolicy, Spoken):
             return None
         name = sampling_dtype(sampling.dtype, self._device)
         if name not in self._copies:
-            self._copies[name] = OwnCopy(self.module, getattr(torch, name))
+            self._copies[name] = OwnCopy(self.forward, getattr(torch, name))
         return self._copies[name]
 
     @room(SMALLER)

@@ -29,13 +29,14 @@ class OwnCopy:
     """A copy of a module that only samples.
 
     Args:
-        module: Gives the module whose weights are copied, adapters merged into them.
+        policy: Gives the module whose weights are copied, adapters merged into them, as it was
+            probed: in bfloat16 a probe would not see what it looks for.
         dtype: Of the copy.
     """
 
-    def __init__(self, module: Callable[[], nn.Module], dtype: torch.dtype) -> None:
+    def __init__(self, policy: Callable[[], PolicyForward], dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self._module = module
+        self._policy = policy
         self._forward: PolicyForward | None = None
         self._layers: LaidOut | None = None
         self._token_bytes: int | None = None
@@ -70,7 +71,8 @@ class OwnCopy:
         self._forward = self._layers = self._token_bytes = None
 
     def _made(self) -> PolicyForward:
-        module = self._module()
+        policy = self._policy()
+        module = policy.module
         own = twin(module, self.dtype)
         _copy_all(own, fresh(module))
         try:
@@ -82,7 +84,7 @@ class OwnCopy:
         if not float((there - here).abs().sum(-1).mean()) / 2 <= limit:
             raise self._unfit("it samples other tokens than the learner would")
         self._layers = LaidOut(own)
-        return PolicyForward(own, low_attention=True)
+        return PolicyForward(own, share_prefix=policy.shares_prefix, low_attention=True)
 
     def _unfit(self, why: str) -> UserError:
         name = str(self.dtype).removeprefix("torch.")
@@ -90,7 +92,7 @@ class OwnCopy:
 
     @torch.no_grad()
     def _refresh(self, own: nn.Module) -> None:
-        weights = fresh(self._module())
+        weights = fresh(self._policy().module)
         assert self._layers is not None
         _copy_all(own, weights, self._layers.names)
         self._layers.pack(lambda name: weights[name]().to(self.dtype))

@@ -277,7 +277,10 @@ class PolicyForward:
             return False
         whole = self.module(input_ids=ids, use_cache=False).logits
         self.splits_head = True
-        split = self.logits(self._body(input_ids=ids, use_cache=False).last_hidden_state)
+        try:
+            split = self.logits(self._body(input_ids=ids, use_cache=False).last_hidden_state)
+        except PROBE_ERRORS:  # some cast what they give their head
+            return False
         # The same operations of the same numbers: what differs means that the model does more to
         # its logits. Caps change small ones little, so even a small difference counts.
         low = whole.dtype in (torch.bfloat16, torch.float16)

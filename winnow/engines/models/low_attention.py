@@ -72,9 +72,9 @@ def _parts(query: Tensor, key: Tensor) -> list[slice]:
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor, scale: float) -> Tensor:
-    with torch.autocast("cpu", enabled=False):
-        if query.shape[-2] < _FEW:  # the matrix that comes second is laid out anew
-            scores = torch.matmul(key, query.transpose(-1, -2)).transpose(-1, -2)
-        else:
+    if query.shape[-2] < _FEW:  # the matrix that comes second is laid out anew
+        scores = torch.matmul(key, query.transpose(-1, -2)).transpose(-1, -2)
+    else:
+        with torch.autocast("cpu", enabled=False):
             scores = wide_product(query.float(), key.float())
-        return torch.add(mask, scores, alpha=scale).softmax(-1).to(query.dtype)
+    return torch.add(mask, scores, alpha=scale).softmax(-1).to(query.dtype)
