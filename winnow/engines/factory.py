@@ -32,7 +32,7 @@ _MAX_TOKENS = "sampling.max_tokens"
 def _local_engine(
     config: Config, field: str, checkpoint: Path | None, folder: Path | None
 ) -> Engine:
-    check_ahead(config.model, field)
+    check_ahead(config.model, field, weights=checkpoint is None or config.lora.rank > 0)
     with collector_paused():
         from winnow.engines.local.engine import LocalEngine
 

@@ -80,13 +80,19 @@ def read_seal(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
     return told, files
 
 
-def check_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Raise `Damaged` if a file is not what its digest says, or is missing."""
+def check_files(
+    folder: Path, files: Mapping[str, str], into: Mapping[str, memoryview] | None = None
+) -> None:
+    """Raise `Damaged` if a file is not what its digest says, or is missing.
+
+    Args:
+        into: Takes files by their names, as they are read: see `digest_of`.
+    """
     for name, digest in files.items():
         path = folder / name
         if not path.is_file():
             raise Damaged(f"{name} is missing")
-        if digest_of(path) != digest:
+        if digest_of(path, (into or {}).get(name)) != digest:
             raise Damaged(f"{name}: not what was written, by its SHA-256")
 
 
@@ -143,18 +149,25 @@ def _digests_in(path: Path) -> Mapping[str, str]:
         return {}  # of a checkpoint, whose state no model needs; or another program's file
 
 
-def digest_of(path: Path) -> str:
+def digest_of(path: Path, into: memoryview | None = None) -> str:
     """The SHA-256 of a file.
+
+    Args:
+        into: Takes what is read, as long as the file; of a longer one the digest is another's.
 
     Raises:
         Damaged: it cannot be read.
     """
     digest = hashlib.sha256()
+    done = 0
     try:
         with path.open("rb", buffering=0) as file:
-            piece = memoryview(bytearray(min(_PIECE, path.stat().st_size) or 1))
-            while size := file.readinto(piece):
+            own = memoryview(bytearray(min(_PIECE, path.stat().st_size) or 1))
+            while size := file.readinto(
+                piece := own if into is None else into[done : done + _PIECE]
+            ):
                 digest.update(piece[:size])
+                done += size
     except OSError as error:
         raise Damaged(f"{path.name} cannot be read: {error.strerror}") from error
     return digest.hexdigest()

@@ -19,7 +19,7 @@ from winnow.errors import UserError
 def forget() -> None:
     """What this process knows of folders, as another would not."""
     kept._small_files_whole.cache_clear()
-    kept._whole.cache_clear()
+    kept._look.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -89,20 +89,30 @@ def readings(monkeypatch) -> list[str | None]:
         told.append(gguf_file)
         return true(*args, gguf_file=gguf_file, **more)
 
+    def in_memory(folder, weights, how):
+        told.append("in memory")
+        return directly(folder, weights, how)
+
+    directly = loading._of_weights
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", tells)
+    monkeypatch.setattr(loading, "_of_weights", in_memory)
     return told
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_is_kept_is_what_was_read(file, caches, tmp_path, readings, dtype) -> None:
+def test_what_is_kept_is_what_was_read(file, caches, tmp_path, readings, dtype, ahead) -> None:
     first, weights = read(file, dtype)
     if dtype == "bfloat16":  # rounded weights are not the file's
         assert not caches.exists()
         read(file)
         readings.clear()
         readings.append("small.gguf")
+    if ahead:
+        forget()
+        loading.check_ahead(str(file))
     again, others = read(file, dtype)
-    assert readings == ["small.gguf", None]
+    assert readings == ["small.gguf", "in memory" if ahead else None]
     assert others == weights
     assert again.tokenizer.get_vocab() == first.tokenizer.get_vocab()
     assert loading.end_tokens(again.module(), again.tokenizer) == {0}
@@ -162,7 +172,7 @@ def test_what_is_damaged_is_read_anew(file, caches, readings, name, damage, ahea
         if ahead:
             loading.check_ahead(str(file))
         assert read(file)[1] == weights
-    assert readings == ["small.gguf"] * 2 + [None]
+    assert readings == ["small.gguf"] * 2 + ["in memory" if ahead else None]
 
 
 def test_what_was_kept_is_not_written_again(file, caches, monkeypatch) -> None:
@@ -172,10 +182,37 @@ def test_what_was_kept_is_not_written_again(file, caches, monkeypatch) -> None:
     assert engine.said == ()
 
 
+def test_weights_in_memory_are_given_once_and_aligned(file) -> None:
+    """A second model of them would be written to by whoever trains the first."""
+    read(file)
+    forget()
+    loading.check_ahead(str(file))
+    folder = kept.found(file)
+    assert folder is not None
+    first = kept.weights_in(folder)
+    assert first is not None
+    assert all(weight.data_ptr() % 64 == 0 for weight in first.values())
+    whole = load_file(folder / "model.safetensors")
+    assert first.keys() == whole.keys()
+    assert all(torch.equal(first[name], whole[name]) for name in whole)
+    storages = {weight.untyped_storage().data_ptr() for weight in first.values()}
+    assert len(storages) == len(first), "one storage would be copied each time it is saved"
+    assert kept.weights_in(folder) is None
+
+
+def test_weights_that_nobody_will_ask_for_are_not_kept_in_memory(file) -> None:
+    read(file)
+    forget()
+    loading.check_ahead(str(file), weights=False)
+    folder = kept.found(file)
+    assert folder is not None
+    assert kept.weights_in(folder) is None
+
+
 def test_the_tokenizer_does_not_wait_for_the_digest_of_the_weights(file, monkeypatch) -> None:
     read(file)
     forget()
-    monkeypatch.setattr(kept, "_whole", None)
+    monkeypatch.setattr(kept, "_look", None)
     assert loading.load_tokenizer(loading.resolve(str(file))).get_vocab()["ab"] == 7
 
 

@@ -96,15 +96,18 @@ def resolve(name: str, field: str = "model", others: Sequence[str] = ()) -> Mode
     raise UserError(field, problem, nearest(name, [BUILT_IN, *others]))
 
 
-def check_ahead(name: str, field: str = "model") -> None:
+def check_ahead(name: str, field: str = "model", *, weights: bool = True) -> None:
     """Begin what must be done before a model is read and needs no library; it takes no time here.
+
+    Args:
+        weights: Whether `load_model` will be asked for its weights.
 
     Raises:
         UserError: as `resolve` does.
     """
     file = resolve(name, field).file
     if file is not None:
-        kept.check_ahead(file)
+        kept.check_ahead(file, weights=weights)
 
 
 def load_tokenizer(source: ModelSource, field: str = "model", *, local: bool = False) -> Any:
@@ -150,14 +153,14 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
-    source = source.read_from()
+    of_file, source = source.file is not None, source.read_from()
+    how = {"dtype": getattr(torch, dtype), "output_loading_info": True}
     with reading(source, field):
-        model, told = cast(Any, AutoModelForCausalLM).from_pretrained(
-            base_of(source) or source.name,
-            gguf_file=source.gguf,
-            dtype=getattr(torch, dtype),
-            disable_mmap=True,
-            output_loading_info=True,
+        folder = Path(source.name)
+        ahead = kept.weights_in(folder) if of_file and source.gguf is None else None
+        found = None if ahead is None else _of_weights(folder, ahead, how)
+        model, told = found or cast(Any, AutoModelForCausalLM).from_pretrained(
+            base_of(source) or source.name, gguf_file=source.gguf, disable_mmap=True, **how
         )
         check_all_there(told, source, field)
         if base_of(source) is not None:
@@ -169,6 +172,29 @@ def load_model(
     assert isinstance(model, torch.nn.Module)
     check_finite(model, source, field)
     return model
+
+
+def _of_weights(folder: Path, weights: Mapping[str, torch.Tensor], how: Mapping[str, Any]) -> Any:
+    """What `from_pretrained` gives of a folder, of its weights, which the model takes as they are.
+
+    Args:
+        how: For it.
+
+    Returns:
+        ``None`` for a kind of model that it does not know: its classes without a name give none.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    kind = cast(Any, MODEL_FOR_CAUSAL_LM_MAPPING).get(type(config), None)
+    if not hasattr(kind, "from_pretrained"):
+        return None
+    generation = GenerationConfig.from_pretrained(folder)
+    made = kind.from_pretrained(
+        None, config=config, state_dict=dict(weights), generation_config=generation, **how
+    )
+    made[0].config.name_or_path = str(folder)
+    return made
 
 
 def check_all_there(told: Mapping[str, Any], source: ModelSource, field: str) -> None:
