@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,10 +26,18 @@ def learning_rate(config: OptimizerConfig, update: int, total: int) -> float:
 
 
 def zeros_like_each(like: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Zeros in one block, cut to shape. Allocated one by one they would take seconds."""
-    block = torch.zeros(sum(w.numel() for w in like), dtype=like[0].dtype, device=like[0].device)
-    parts = torch.split(block, [w.numel() for w in like])
-    return (part.view_as(w) for part, w in zip(parts, like, strict=True))
+    """Zeros in one block, cut to shape. Allocated one by one they would take seconds.
+
+    A CPU's are memory that the system has zeroed, which it does when it is first written to: a run
+    samples before it learns.
+    """
+    sizes = [w.numel() for w in like]
+    dtype, device = like[0].dtype, like[0].device
+    if device.type == "cpu" and dtype == torch.float32:
+        block = torch.from_numpy(np.zeros(sum(sizes), np.float32))
+    else:
+        block = torch.zeros(sum(sizes), dtype=dtype, device=device)
+    return (part.view_as(w) for part, w in zip(torch.split(block, sizes), like, strict=True))
 
 
 def master_of(weight: nn.Parameter, hooks: list[Any]) -> Tensor:
