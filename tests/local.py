@@ -26,7 +26,7 @@ class InMemory(LocalPolicy):
 
     def __init__(self, forward: PolicyForward) -> None:
         self._forward, self._module, self._adapters = forward, forward.module, None
-        self._kept = {}
+        self._kept, self._aside, self._unchanged = {}, {}, set()
         self.tokenizer = tiny.tokenizer()
 
 

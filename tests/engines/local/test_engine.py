@@ -388,8 +388,7 @@ def test_logprobs_of_other_weights_leave_the_present_ones_alone(
         Prompt("x", "1+2="), ids, tuple(Sample(tuple(e), (-1.0,) * len(e), "", "eos") for e in ends)
     )
     torch.manual_seed(0)
-    for weight in made.trained():
-        weight.data.add_(torch.randn_like(weight) * 0.05)
+    made.put([weight + torch.randn_like(weight) * 0.05 for weight in made.tensors()])
     (tmp_path / "now").mkdir()
     made.save(tmp_path / "now")
     before = [w.clone() for w in made.weights("present")]

@@ -128,7 +128,7 @@ class ShardedPolicy(Policy):
     @contextmanager
     def holding(self, where: Weights) -> Iterator[None]:
         adapters = self.adapters()
-        if where == PRESENT:
+        if where == PRESENT or where in self._unchanged:
             yield
         elif where == START and adapters is not None:
             with adapters.away():

@@ -150,6 +150,7 @@ class AdamLearner:
         lr = self._rates()
         finite = all(map(math.isfinite, (norm, critic_norm, done.loss)))
         if finite:
+            self._policy.change()
             self._adam.step()
             self._copy_back()
             self.version += not warming  # the policy has not moved
@@ -221,6 +222,7 @@ class AdamLearner:
         self.version, self._updates = int(state["version"]), int(state["updates"])
         self._refresh_masters()
         masters = [*self._masters, *self._critic_masters]
+        self._policy.change()  # which some of them are
         with torch.no_grad():
             for master, saved in zip(masters, state.get("masters", ()), strict=False):
                 master.copy_(saved)

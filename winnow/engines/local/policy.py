@@ -44,7 +44,7 @@ class LocalPolicy(Policy):
         host's, and what is read from a file is read there.
         """
         adapters = self.adapters()
-        if where == PRESENT:
+        if where == PRESENT or where in self._unchanged:
             yield
         elif where == START and adapters is not None:
             with adapters.away():

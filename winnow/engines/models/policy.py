@@ -66,6 +66,8 @@ class Policy(ABC):
         self._kept: dict[str, Sequence[torch.Tensor]] = {}
         self._aside: dict[str, Sequence[torch.Tensor]] = {}
         """In the host's memory."""
+        self._unchanged: set[str] = set()
+        """Names of those aside that are the present weights still, and copied when they change."""
 
     @cached_property
     def context(self) -> int | None:
@@ -131,9 +133,12 @@ class Policy(ABC):
         self.forward()
 
     def snapshot(self, name: str, of: Weights = PRESENT, *, aside: bool = False) -> None:
+        if aside and of == PRESENT:
+            self._unchanged.add(name)  # a run samples before it learns
+            return
         if aside:
-            host = torch.device("cpu")
-            self._aside[name] = [w.to(host, copy=of == PRESENT) for w in self.weights(of, host)]
+            self._unchanged.discard(name)
+            self._aside[name] = list(self.weights(of, torch.device("cpu")))
             return
         weights = self.weights(of)  # those of another name or a folder are never written to
         self._kept[name] = [w.clone() for w in weights] if of == PRESENT else weights
@@ -162,9 +167,17 @@ class Policy(ABC):
                 return self.held(adapters.read(where))
         return self.read(source, device)
 
+    def change(self) -> None:
+        """Called before the weights change: takes the snapshots that were the present ones."""
+        host = torch.device("cpu")
+        for name in self._unchanged:
+            self._aside[name] = [w.to(host, copy=True) for w in self.weights(PRESENT)]
+        self._unchanged.clear()
+
     @torch.no_grad()
     def put(self, weights: Sequence[torch.Tensor]) -> None:
         """Copy weights into the module."""
+        self.change()
         for own, given in zip(self.tensors(), weights, strict=True):
             own.copy_(given)
 
@@ -217,3 +230,4 @@ class Policy(ABC):
         self._module = self._forward = self._adapters = None
         self._kept.clear()
         self._aside.clear()
+        self._unchanged.clear()
