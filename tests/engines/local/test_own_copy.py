@@ -204,6 +204,26 @@ def test_whoever_samples_after_weights_changed_has_the_new_ones(
     assert says_the_same(fresh, engine, tmp_path / "fresh")
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_copy_of_a_module_that_computes_activations_again_is_its_own(
+    tiny_model: Path, tmp_path: Path, dtype: Any
+) -> None:
+    """The learner is there first, as in a run; its blocks are not the copy's."""
+    engine = local.engine(tiny_model, engine={"activation_checkpointing": True})
+    sampler = engine.sampler(SamplingConfig(dtype=dtype))
+    learner = engine.learner(local.plan())
+    made = sampled(sampler)
+    models: Any = AutoModelForCausalLM
+    engine.save(tmp_path / "plain")
+    again = own(models.from_pretrained(tmp_path / "plain"), getattr(torch, dtype))
+    assert [g.samples for g in made] == [g.samples for g in sampled(again)]
+    learner.close()
+    with torch.no_grad():
+        for weight in engine.trained():
+            weight.zero_()
+    assert [g.samples for g in sampled(sampler)] == [g.samples for g in made]  # nobody told it
+
+
 def test_other_weights_held_for_log_probs_do_not_reach_the_copy(
     tiny_model: Path, tmp_path: Path
 ) -> None:

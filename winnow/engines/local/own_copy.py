@@ -18,6 +18,7 @@ from winnow.engines.devices import room
 from winnow.engines.local.kv_cache import token_bytes
 from winnow.engines.local.laid_out import LaidOut, probe
 from winnow.engines.models.forward import PROBE_ERRORS, PolicyForward
+from winnow.engines.models.recompute import blocks_of
 from winnow.errors import UserError
 
 _LOOSE, _CLOSE = 0.2, 1e-3
@@ -105,6 +106,8 @@ def twin(module: nn.Module, dtype: torch.dtype) -> nn.Module:
         own = torch.empty_like(weight, dtype=dtype if weight.is_floating_point() else None)
         memo[id(weight)] = nn.Parameter(own, requires_grad=False)
     made = copy.deepcopy(module, memo)
+    for block in blocks_of(made):  # one that is computed again would compute the other's
+        vars(block).pop("forward", None)
     for name, layer in list(made.named_modules()):
         if _adapted(layer):
             above, _, last = name.rpartition(".")
