@@ -98,6 +98,14 @@ def test_a_copy_in_float32_records_the_modules_own() -> None:
     assert max(distances(net, sampled(own(net, torch.float32)))) < 1e-4
 
 
+def test_a_copy_in_float32_of_rounded_weights_rounds_nothing_more() -> None:
+    """On a CPU that is slow in bfloat16, say. It is as far from the module as that from it."""
+    half = in_half(tiny.rambling())
+    groups = sampled(own(half, torch.float32))
+    assert max(distances(copy.deepcopy(half).float(), groups)) < 1e-4
+    assert np.mean(distances(half, groups)) > 1e-3
+
+
 def test_completions_follow_the_bfloat16_policy() -> None:
     """Two tokens of one prompt: frequencies against all that a bfloat16 module can say."""
     net, n = tiny.rambling(), 6000
