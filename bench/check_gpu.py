@@ -4,7 +4,8 @@
     make check-gpu ARGS="--device cpu"  the CPU against itself
 
 Log-probs of samples, gradients of every row and loss, updates with critic, references, adapters and
-examples, whole runs and their resumption, sampling and reward models. No network is needed.
+examples, mixed precision, a sampler's own copy of the weights, whole runs and their resumption,
+sampling and reward models. No network is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -27,14 +28,17 @@ import torch
 import transformers
 from gpu_cases import Found, Job
 from gpu_numbers import gradients, repeats, sampler, sampler_bfloat16, update, updates
+from gpu_precision import DType, head, mixed_gradient, mixes, own_copy, replays
 from gpu_runs import reward_model, sampling, training
 from transformers.utils import logging
 
 from winnow.algorithms.table import ALGORITHMS
+from winnow.config.schema.lora import LoraConfig
 from winnow.engines.devices import pick_device
 
 Check = Callable[[], Found]
 
+MIXED = {"optimizer": {"lr": 1e-3, "precision": "mixed"}, "microbatch_tokens": 32}
 RUNS: dict[str, dict[str, Any]] = {
     "grpo in bfloat16": {"dtype": "bfloat16"},
     "ppo in bfloat16": {"dtype": "bfloat16", "algorithm": "ppo"},
@@ -44,6 +48,19 @@ RUNS: dict[str, dict[str, Any]] = {
         "reference": "ema(0.9)",
     },
     "grpo with examples": {"anchor": {"source": "examples"}},
+    "grpo mixed": MIXED,
+    "ppo mixed": {**MIXED, "algorithm": "ppo"},
+    "grpo mixed with adapters": {**MIXED, "lora": {"rank": 4}},
+    "grpo mixed, all of it": {
+        **MIXED,
+        "sampling": {"max_tokens": 4, "dtype": "bfloat16"},
+        "algorithm": {"name": "grpo", "kl": "in-loss(0.1, full)"},
+        "engine": {"activation_checkpointing": True},
+    },
+    "grpo in bfloat16, sampled in float32": {
+        "dtype": "bfloat16",
+        "sampling": {"max_tokens": 4, "dtype": "float32"},
+    },
 }
 """Runs with settings beside those of a row."""
 
@@ -95,8 +112,17 @@ def checks(job: Job) -> Iterator[tuple[str, Check]]:
     groups = cases.sampled(cases.engine(job.models.random, cases.CPU), 0.7)
     for name, row in job.chosen(cases.rows()).items():
         yield f"gradient {name}", partial(gradients, job, row, groups)
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", "bfloat16", "mixed"):
         yield f"gradient again, {dtype}", partial(repeats, job, dtype)
+    mild = cases.sampled(cases.engine(job.models.milder, cases.CPU), 0.7)
+    for name, row, options in mixes():
+        yield f"mixed gradient {name}", partial(mixed_gradient, job, row, mild, **options)
+    for positions in (2000, 3000):
+        yield f"mixed head, {positions} positions", partial(head, job, positions)
+    for own in get_args(DType):
+        yield f"own copy {own}", partial(own_copy, job, own)
+        yield f"own copy {own}, replayed", partial(replays, job, own)
+    yield "own copy bfloat16, adapters", partial(own_copy, job, "bfloat16", LoraConfig(rank=4))
     for name, row, options in updates():
         yield f"update {name}", partial(update, job, row, groups, **options)
     for name, row in job.chosen(dict(ALGORITHMS)).items():

@@ -6,7 +6,9 @@ Both sides sample as many tokens from the same prompts (nothing ends early) and 
 `generate` and the plain update are tried at several batch sizes and shown at their fastest, as is
 Winnow's update at several micro-batches. The plain update is what a trainer does that knows no
 rejection: every sample, in full padded rows, with AdamW on the weights as they are. Winnow steps a
-float32 copy of bfloat16 weights, and shares prompts. No tokenizer or model is downloaded.
+float32 copy of bfloat16 weights, and shares prompts. Of float32 weights it samples from a copy in
+bfloat16 too, made anew each time, and updates in mixed precision. No tokenizer or model is
+downloaded.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests import local
 from winnow.algorithms.table import ALGORITHMS
-from winnow.engines.base import Request, SamplingParams
+from winnow.engines.base import PRESENT, Request, SamplingParams, WeightsRef
 from winnow.engines.devices import pick_device
+from winnow.engines.local.own_copy import OwnCopy
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.forward import PolicyForward
 from winnow.errors import WinnowError
@@ -38,6 +41,7 @@ from winnow.rollouts.generate import ask
 from winnow.types import Group, Prompt
 
 SAMPLES = 8
+COPY = "copy in bfloat16"
 UNKNOWN = "<0>"
 """The word of token 0, and of what is no word."""
 SHAPES: dict[str, dict[str, Any]] = {
@@ -148,22 +152,31 @@ def measure(work: Work) -> None:
     """
     groups, ours = sampled(work)
     free()
-    sample: list[Row] = [("winnow", ours), ("generate", generated(work))]
+    sample: list[Row] = [("winnow", ours)]
+    rounds = work.dtype == "float32"
+    if rounds:
+        sample.append((f"winnow, {COPY}", sampled(work, copied=True)[1]))
+        free()
+    sample.append(("generate", generated(work)))
     free()
     report(work, "sample", sample)
     update = learned(work, groups)
     free()
+    if rounds:
+        update += [(f"{what}, mixed", cost) for what, cost in learned(work, groups, "mixed")]
+        free()
     update.append(("plain", trained(work, groups)))
     free()
     report(work, "update", update)
-    (_, generate), (_, plain) = sample[1], update[-1]
-    for what, mine in zip(("all trained", "30 % trained"), update, strict=False):
-        costs = [ours, mine[1], generate, plain]
+    for number, (_, mine) in enumerate(update[:-1]):
+        what, low = ("all trained", "30 % trained")[number % 2], number > 1
+        first = sample[1][1] if low else ours
+        costs = [first, mine, sample[-1][1], update[-1][1]]
         if None not in costs:
             a, b, c, d = (cost.seconds for cost in costs if cost)
             print(
-                f"| {work.shape}, {work.dtype} | step | {what} | {a + b:.3f} against {c + d:.3f} "
-                f"| | | {(c + d) / (a + b):.2f} |",
+                f"| {work.shape}, {work.dtype} | step | {what}{f', {COPY}, mixed' * low} "
+                f"| {a + b:.3f} against {c + d:.3f} | | | {(c + d) / (a + b):.2f} |",
                 flush=True,
             )
 
@@ -248,17 +261,31 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def sampled(work: Work) -> tuple[list[Group], Cost]:
-    """Our groups, and what they cost: all samples at a time."""
+def sampled(work: Work, copied: bool = False) -> tuple[list[Group], Cost]:
+    """Our groups, and what they cost: all samples at a time.
+
+    Args:
+        copied: From a copy in bfloat16, which is made of the weights each time.
+    """
     tokenizer = words(SHAPES[work.shape]["vocab_size"])
     forward = PolicyForward(model(work))
     sampler = LocalSampler(lambda: forward, tokenizer, work.samples, cache_gib=16.0)
+    if copied:
+        own = OwnCopy(lambda: forward.module, torch.bfloat16)
+        sampler = LocalSampler(
+            own.forward, tokenizer, work.samples, 16.0, own.token_bytes, outdate=own.outdate
+        )
     params = SamplingParams(max_tokens=work.tokens)
     requests = [
         Request(Prompt(id=str(i), text=" ".join(f"t{t}" for t in ids)), SAMPLES, i, params)
         for i, ids in enumerate(work.prompt_ids())
     ]
-    cost = timed(work, lambda: list(ask(sampler, requests)))
+
+    def job() -> None:
+        sampler.load(WeightsRef(0, PRESENT))
+        list(ask(sampler, requests))
+
+    cost = timed(work, job)
     found = dict(ask(sampler, requests))
     groups = [found[i] for i in range(len(requests))]
     assert [list(group.prompt_ids) for group in groups] == work.prompt_ids()
@@ -284,9 +311,9 @@ def generated(work: Work) -> Cost | None:
     return fastest(work, {f"{n} rows": lambda n=n: generate(n) for n in rows})  # type: ignore[misc]
 
 
-def learned(work: Work, groups: Sequence[Group]) -> list[Row]:
+def learned(work: Work, groups: Sequence[Group], precision: str = "float32") -> list[Row]:
     """Our update, of all samples and of three in ten."""
-    learner = local.learner(PolicyForward(model(work)), lr=1e-6)
+    learner = local.learner(PolicyForward(model(work)), lr=1e-6, precision=precision)
     terms = ALGORITHMS["grpo"].terms
 
     def step(batch: Sequence[Group], tokens: int) -> None:

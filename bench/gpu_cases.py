@@ -32,6 +32,7 @@ from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.base import PHASE, START, LearnerPlan, Request, SamplingParams
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.learner import LocalLearner
+from winnow.engines.local.sampler import LocalSampler
 from winnow.reporting.observer import Observers
 from winnow.rollouts.annotate import Annotator
 from winnow.rollouts.generate import ask
@@ -55,10 +56,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Models:
-    """Folders of tiny models: one warmed up, one random, one with a sliding window."""
+    """Folders of tiny models: one warmed up, two random, one with a sliding window."""
 
     warm: Path
     random: Path
+    milder: Path
+    """Random weights of two thirds, so that rounding is further from what it changes."""
     window: Path
 
 
@@ -77,14 +80,15 @@ class Job:
 
 def make_models(folder: Path) -> Models:
     """Random weights are large enough for attention and logits to be far from uniform."""
-    made = Models(folder / "warm", folder / "random", folder / "window")
+    made = Models(folder / "warm", folder / "random", folder / "milder", folder / "window")
     tiny.save(made.warm)
     tiny.model(1, initializer_range=0.15).save_pretrained(made.random)
+    tiny.model(1, initializer_range=0.1).save_pretrained(made.milder)
     config = {**tiny.model().config.to_dict(), "initializer_range": 0.15, "sliding_window": 5}
     config = {k: v for k, v in config.items() if k not in ("model_type", "architectures")}
     torch.manual_seed(2)
     MistralForCausalLM(MistralConfig(**config)).save_pretrained(made.window)
-    for path in (made.random, made.window):
+    for path in (made.random, made.milder, made.window):
         tiny.tokenizer().save_pretrained(path)
     return made
 
@@ -101,12 +105,19 @@ def sampled(
     made: LocalEngine, temperature: float, stop: tuple[str, ...] = (), prompts: int = PROMPTS
 ) -> list[Group]:
     """A group for each of some prompts, fewer under way at a time than there are."""
+    return answered(made.sampler(SamplingConfig(batch=16)), temperature, stop, prompts)
+
+
+def answered(
+    sampler: LocalSampler, temperature: float, stop: tuple[str, ...] = (), prompts: int = PROMPTS
+) -> list[Group]:
+    """What a sampler makes of them."""
     params = SamplingParams(temperature, max_tokens=TOKENS, stop=stop)
     requests = [
         Request(Prompt(id=row["prompt"], text=row["prompt"]), SAMPLES, number, params)
         for number, row in enumerate(tiny.problems()[:prompts])
     ]
-    found = dict(ask(made.sampler(SamplingConfig(batch=16)), requests))
+    found = dict(ask(sampler, requests))
     return [found[number] for number in range(len(requests))]
 
 
@@ -187,6 +198,7 @@ def side(
     critic: CriticConfig | None = None,
     lora: LoraConfig | None = None,
     start: Sequence[Tensor] | None = None,
+    optimizer: OptimizerConfig = ADAM,
 ) -> Side:
     """A policy that has moved a little from its reference and from what sampled.
 
@@ -199,19 +211,27 @@ def side(
     for name in (START, PHASE):
         made.snapshot(name)
     made.put(nudged(own, 4, 0.003))
-    learner = made.learner(
-        LearnerPlan(
-            ADAM,
-            updates=4,
-            microbatch_tokens=128,
-            critic=(critic or CriticConfig(lr=1e-2)) if "values" in row.needs else None,
-            reference=reference if row.refers or "ref" in row.needs else None,
-        )
-    )
+    learner = made.learner(plan(row, optimizer, reference, critic))
     if learner._critic is not None:
         head = learner._critic.head
         head.weight.data.copy_(nudged([head.weight.data], 5, 0.05)[0])
     return Side(made, learner)
+
+
+def plan(
+    row: Algorithm,
+    optimizer: OptimizerConfig = ADAM,
+    reference: str = "start",
+    critic: CriticConfig | None = None,
+) -> LearnerPlan:
+    """Of a learner with the critic and the reference that a row needs."""
+    return LearnerPlan(
+        optimizer,
+        updates=4,
+        microbatch_tokens=128,
+        critic=(critic or CriticConfig(lr=1e-2)) if "values" in row.needs else None,
+        reference=reference if row.refers or "ref" in row.needs else None,
+    )
 
 
 def most(a: Tensor, b: Tensor) -> float:

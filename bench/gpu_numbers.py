@@ -25,6 +25,7 @@ from winnow.engines.learning.gradients import Models, accumulate
 from winnow.engines.learning.token_values import logprobs, per_token
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.models.distributions import frozen
+from winnow.engines.models.precision import mixed
 from winnow.training.retokenise import Retokeniser
 from winnow.training.sft_mix import Anchor
 from winnow.types import Group, Outcome, Prompt, Sample, Score
@@ -146,8 +147,13 @@ def gradients(job: Job, row: Algorithm, groups: Sequence[Group]) -> Found:
 
 
 def repeats(job: Job, dtype: str) -> Found:
-    """The gradient of samples so long that attention shares out their keys: again bit by bit."""
-    module = cases.engine(job.models.random, job.device, dtype)
+    """The gradient of samples so long that attention shares out their keys: again bit by bit.
+
+    Args:
+        dtype: Of the weights, or "mixed".
+    """
+    low = dtype == "mixed"
+    module = cases.engine(job.models.random, job.device, "float32" if low else dtype)
     trained, terms = module.trained(), ALGORITHMS["grpo"].objective
     random = torch.Generator().manual_seed(5)
     size = module.forward().vocabulary
@@ -161,7 +167,7 @@ def repeats(job: Job, dtype: str) -> Found:
         groups.append(Group(prompt, tuple(ids[0]), tuple(samples), advantages=weights, **told))
     found = []
     for _ in range(4):
-        with reproducible(job.device):
+        with reproducible(job.device), mixed(job.device, low):
             accumulate(Models(module.forward()), groups, terms, totals(groups), 0.7, 8192)
         found.append(cases.flat([p.grad for p in trained]))
         for p in trained:

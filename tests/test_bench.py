@@ -173,34 +173,137 @@ def test_the_gpu_check_passes_on_the_cpu_and_fails_where_numbers_differ(monkeypa
     assert [line[:4] for line in lines[1:]] == ["FAIL", "PASS", "PASS", "FAIL", "2 pa"]
 
 
+class Graph:
+    """Runs what a captured graph holds, one step, with what its input says now."""
+
+    def __init__(self, run, given, length, logits):
+        self._all = run, given, length, logits
+
+    def replay(self):
+        run, given, length, logits = self._all
+        logits.copy_(run(given[0], given[1], length))
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """A CPU multiplies in the types of a GPU's branches, and steps are captured and replayed.
+
+    What differs on a GPU still: its kernels, and the lists of `autocast`.
+    """
+    import gpu_precision
+    import torch
+
+    from winnow.engines.local import kv_cache, replays, sampler
+    from winnow.engines.models import chunked_logprobs
+    from winnow.engines.models.forward import PolicyForward
+
+    def product(a, b):
+        return a.bfloat16().float() @ b.bfloat16().float().t()  # as torch.mm with out_dtype
+
+    def capture(self, given, length, logits):
+        graph = Graph(self._run, given, length, logits)
+        self._captured[given.shape[1], length] = replays._Captured(graph, given, logits)
+
+    class Rounded(kv_cache.Slots):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self._replays = replays.Replays(
+                self._step, self._grow, self.capacity, self._forward.agree
+            )
+            self._replays._captures = True
+
+    monkeypatch.setattr(PolicyForward, "attends_low", lambda self: False)
+    monkeypatch.setattr(chunked_logprobs, "wide_product", product)
+    monkeypatch.setattr(gpu_precision, "captures", lambda device: True)
+    monkeypatch.setattr(replays.Replays, "_capture", capture)
+    monkeypatch.setattr(sampler, "Slots", Rounded)
+    return torch
+
+
+def test_the_gpus_checks_of_bfloat16_pass_in_its_types(as_on_a_gpu, check):
+    names = ("mixed gradient grpo", "own copy bfloat16, replayed")
+    code, lines = check(*names)
+    assert (code, lines[-1]) == (0, "2 passed, 0 failed")
+    assert "; 1 graphs" in lines[-2]
+
+
+@pytest.mark.long
+def test_the_gpus_checks_of_bfloat16_fail_where_something_is_wrong(as_on_a_gpu, monkeypatch, check):
+    from winnow.engines.local.own_copy import OwnCopy
+    from winnow.engines.models import chunked_logprobs
+
+    right = chunked_logprobs.wide_product
+    names = ("mixed", "own copy", "train grpo mixed, all")
+    code, lines = check(*names)
+    assert (code, lines[-1]) == (0, "14 passed, 0 failed")
+    # logits that are rounded, a copy of weights that were, graphs that read what they once read
+    monkeypatch.setattr(
+        chunked_logprobs, "wide_product", lambda a, b: right(a, b).bfloat16().float()
+    )
+    monkeypatch.setattr(OwnCopy, "outdate", lambda self: None)
+    monkeypatch.setattr(Graph, "replay", lambda self: None)
+    code, lines = check("mixed head", "own copy")
+    assert code == 1
+    assert {line[:4] for line in lines[1:-1]} == {"FAIL"}
+    # products that are not rounded at all
+    monkeypatch.setattr("winnow.engines.models.precision.LOW", as_on_a_gpu.float32)
+    monkeypatch.setattr(chunked_logprobs, "LOW", as_on_a_gpu.float32)
+    monkeypatch.setattr(chunked_logprobs, "wide_product", lambda a, b: a @ b.t())
+    code, lines = check("mixed gradient")
+    assert code == 1
+    assert {line[:4] for line in lines[1:-1]} == {"FAIL"}
+
+
 def test_the_gpu_bench_prints_each_side_and_the_ratio_of_a_step(monkeypatch, capsys):
-    """With costs as given: 16 samples of 2 tokens, a step of 2 + 3 or 2 + 1 against 4 + 8."""
+    """With costs as given: 16 samples of 2 tokens, a step of 2 + 3 or 2 + 1 against 4 + 8; with a
+    copy and in mixed precision all of ours takes half."""
     import gpu
     import torch
 
     work = gpu.Work("tiny", "float32", torch.device("cpu"), 2, 3, 2, (16,), (512,))
     gpu.measure(work)
     stages = [line.split(" | ")[1:3] for line in capsys.readouterr().out.splitlines()]
-    assert [[stage, what.split(", ")[0]] for stage, what in stages] == [
-        ["sample", "winnow"], ["sample", "generate"], ["update", "winnow"], ["update", "winnow"],
+    said = [[stage, *what.split(", ")] for stage, what in stages]
+    assert [[one for one in line if not one[0].isdigit() or "%" in one] for line in said] == [
+        ["sample", "winnow"], ["sample", "winnow", "copy in bfloat16"], ["sample", "generate"],
+        ["update", "winnow", "all trained"], ["update", "winnow", "30 % trained"],
+        ["update", "winnow", "all trained", "mixed"], ["update", "winnow", "30 % trained", "mixed"],
         ["update", "plain"], ["step", "all trained"], ["step", "30 % trained"],
+        ["step", "all trained", "copy in bfloat16", "mixed"],
+        ["step", "30 % trained", "copy in bfloat16", "mixed"],
     ]  # fmt: skip
-    costs = {"sampled": 2.0, "generated": 4.0, "trained": 8.0}
+    costs = {"generated": 4.0, "trained": 8.0}
     fixed = {name: gpu.Cost(seconds, None, "n") for name, seconds in costs.items()}
-    monkeypatch.setattr(gpu, "sampled", lambda _: ([], fixed["sampled"]))
+    monkeypatch.setattr(
+        gpu, "sampled", lambda _, copied=False: ([], gpu.Cost(1.0 if copied else 2.0, None, "n"))
+    )
     monkeypatch.setattr(gpu, "generated", lambda _: fixed["generated"])
     monkeypatch.setattr(gpu, "trained", lambda *_: fixed["trained"])
-    ours = [("winnow, all", gpu.Cost(3.0, 1.5, "n")), ("winnow, some", gpu.Cost(1.0, None, "n"))]
-    monkeypatch.setattr(gpu, "learned", lambda *_: [*ours])
+
+    def learned(work, groups, precision="float32"):
+        share = 0.5 if precision == "mixed" else 1.0
+        return [
+            ("winnow, all", gpu.Cost(3.0 * share, 1.5, "n")),
+            ("winnow, some", gpu.Cost(share, None, "n")),
+        ]
+
+    monkeypatch.setattr(gpu, "learned", learned)
     gpu.measure(work)
     assert capsys.readouterr().out.splitlines() == [
         "| tiny, float32 | sample | winnow, n | 2.000 | 16 | - | 1.00 |",
+        "| tiny, float32 | sample | winnow, copy in bfloat16, n | 1.000 | 32 | - | 0.50 |",
         "| tiny, float32 | sample | generate, n | 4.000 | 8 | - | 2.00 |",
         "| tiny, float32 | update | winnow, all, n | 3.000 | 11 | 1.5 | 1.00 |",
         "| tiny, float32 | update | winnow, some, n | 1.000 | 32 | - | 0.33 |",
+        "| tiny, float32 | update | winnow, all, mixed, n | 1.500 | 21 | 1.5 | 0.50 |",
+        "| tiny, float32 | update | winnow, some, mixed, n | 0.500 | 64 | - | 0.17 |",
         "| tiny, float32 | update | plain, n | 8.000 | 4 | - | 2.67 |",
         "| tiny, float32 | step | all trained | 5.000 against 12.000 | | | 2.40 |",
         "| tiny, float32 | step | 30 % trained | 3.000 against 12.000 | | | 4.00 |",
+        "| tiny, float32 | step | all trained, copy in bfloat16, mixed | 2.500 against 12.000 "
+        "| | | 4.80 |",
+        "| tiny, float32 | step | 30 % trained, copy in bfloat16, mixed | 1.500 against 12.000 "
+        "| | | 8.00 |",
     ]
 
 
