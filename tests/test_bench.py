@@ -191,7 +191,6 @@ def as_on_a_gpu(monkeypatch):
     What differs on a GPU still: its kernels, and the lists of `autocast`.
     """
     import gpu_precision
-    import torch
 
     from winnow.engines.local import kv_cache, replays, sampler
     from winnow.engines.models import chunked_logprobs
@@ -217,7 +216,6 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(gpu_precision, "captures", lambda device: True)
     monkeypatch.setattr(replays.Replays, "_capture", capture)
     monkeypatch.setattr(sampler, "Slots", Rounded)
-    return torch
 
 
 def test_the_gpus_checks_of_bfloat16_pass_in_its_types(as_on_a_gpu, check):
@@ -229,10 +227,13 @@ def test_the_gpus_checks_of_bfloat16_pass_in_its_types(as_on_a_gpu, check):
 
 @pytest.mark.long
 def test_the_gpus_checks_of_bfloat16_fail_where_something_is_wrong(as_on_a_gpu, monkeypatch, check):
+    import gpu_cases
+    import gpu_precision
+
     from winnow.engines.local.own_copy import OwnCopy
     from winnow.engines.models import chunked_logprobs
 
-    right = chunked_logprobs.wide_product
+    right, mixed = chunked_logprobs.wide_product, gpu_precision.MIXED
     names = ("mixed", "own copy", "train grpo mixed, all")
     code, lines = check(*names)
     assert (code, lines[-1]) == (0, "14 passed, 0 failed")
@@ -245,13 +246,16 @@ def test_the_gpus_checks_of_bfloat16_fail_where_something_is_wrong(as_on_a_gpu, 
     code, lines = check("mixed head", "own copy")
     assert code == 1
     assert {line[:4] for line in lines[1:-1]} == {"FAIL"}
-    # products that are not rounded at all
-    monkeypatch.setattr("winnow.engines.models.precision.LOW", as_on_a_gpu.float32)
-    monkeypatch.setattr(chunked_logprobs, "LOW", as_on_a_gpu.float32)
-    monkeypatch.setattr(chunked_logprobs, "wide_product", lambda a, b: a @ b.t())
+    # products that are not rounded at all, and logits that are a little too large
+    monkeypatch.setattr(gpu_precision, "MIXED", gpu_cases.ADAM)
     code, lines = check("mixed gradient")
-    assert code == 1
-    assert {line[:4] for line in lines[1:-1]} == {"FAIL"}
+    assert [line[:4] for line in lines[1:]] == [*["FAIL"] * 6, "0 pa"]
+    assert all("gradient 0.0e+00" in line for line in lines[1:-1])
+    monkeypatch.setattr(gpu_precision, "MIXED", mixed)
+    monkeypatch.setattr(chunked_logprobs, "wide_product", lambda a, b: 1.1 * right(a, b))
+    code, lines = check("mixed gradient grpo")
+    assert (code, lines[1][:4]) == (1, "FAIL")
+    assert "float32" in lines[1]  # by what it measured
 
 
 def test_the_gpu_bench_prints_each_side_and_the_ratio_of_a_step(monkeypatch, capsys):
