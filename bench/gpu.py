@@ -271,7 +271,7 @@ def sampled(work: Work, copied: bool = False) -> tuple[list[Group], Cost]:
     forward = PolicyForward(model(work))
     sampler = LocalSampler(lambda: forward, tokenizer, work.samples, cache_gib=16.0)
     if copied:
-        own = OwnCopy(lambda: forward.module, torch.bfloat16)
+        own = OwnCopy(lambda: forward, torch.bfloat16)
         sampler = LocalSampler(
             own.forward, tokenizer, work.samples, 16.0, own.token_bytes, outdate=own.outdate
         )
