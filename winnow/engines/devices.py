@@ -139,7 +139,7 @@ def keep_pages() -> None:
     """Ask torch for large pages, and the C library to keep freed memory for the next tensor.
 
     Does nothing where the C library is another one. Memory once used stays with the process. What
-    oneDNN keeps is bounded: it makes a kernel for every shape, and keeps 1024 of about 0.7 MB.
+    oneDNN keeps is bounded: it makes a kernel of about 0.7 MB for every shape, and would keep 1024.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))  # at its first product

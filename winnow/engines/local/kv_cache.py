@@ -159,8 +159,7 @@ class Slots:
             longest = min(self._room, -(-longest // _ROUND) * _ROUND)
         for layer in self._slots:
             layer.write_at(rows, places, longest)
-        dtype = torch.float32 if low else self._forward.dtype
-        plan = stepping(places, longest, dtype, windowed=windowed, low=low)
+        plan = stepping(places, longest, self._forward.dtype, windowed=windowed, low=low)
         # Where layers have windows the model makes their masks, with the plan's help.
         seeing = looking_at(module, plan) if windowed or low else nullcontext()
         with self._linears.used(), without_plans(tokens.device), seeing:

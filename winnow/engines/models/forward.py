@@ -187,9 +187,10 @@ class PolicyForward:
 
     def _over(self, tree: Tree, **more: Any) -> Tensor:
         """Features of a tree's nodes, as one row."""
-        low = self.attends_low()
-        dtype = torch.float32 if low else LOW if is_mixed() else self.dtype
-        ids, positions, plan = packed(tree, dtype, self.device, windowed=self.windowed, low=low)
+        dtype = LOW if is_mixed() else self.dtype
+        ids, positions, plan = packed(
+            tree, dtype, self.device, windowed=self.windowed, low=self.attends_low()
+        )
         if self.windowed:  # or positions are taken for those of sequences in a row
             more["attention_mask"] = torch.ones_like(ids)
         with looking_at(self.module, plan):

@@ -116,7 +116,8 @@ def packed(
     row[:, : len(tree)] = tree.tokens, tree.depths
     ids, positions = torch.from_numpy(row).to(device)
     keys = torch.from_numpy(blocks.keys).clamp(min=0).to(device)
-    mask = additive(torch.from_numpy(blocks.allowed).to(device), dtype)[:, None]
+    allowed = torch.from_numpy(blocks.allowed).to(device)
+    mask = additive(allowed, torch.float32 if low else dtype)[:, None]
     depths, longest = None, 0
     if windowed:
         depths = positions.view(len(keys), 1, -1, 1), positions[keys][:, None, None]
@@ -129,7 +130,7 @@ def stepping(
 ) -> Plan:
     """Rows that read a token each, at their places, shape (rows,), of so many at most."""
     keys = torch.arange(longest, device=places.device)
-    mask = additive(keys <= places[:, None], dtype)[:, None, None]
+    mask = additive(keys <= places[:, None], torch.float32 if low else dtype)[:, None, None]
     depths = (places[:, None, None, None], keys[None, None, None]) if windowed else None
     return Plan(mask, None, depths, longest, low)
 
