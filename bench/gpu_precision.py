@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.local import step, weights
+from tests.rounded import EXPECTED, ROUNDING, far_from_clips
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.objective import totals
 from winnow.algorithms.table import ALGORITHMS
@@ -36,12 +35,6 @@ from winnow.engines.models.precision import mixed
 from winnow.types import Group
 
 MIXED = cases.ADAM.model_copy(update={"precision": "mixed"})
-ROUNDING = 2.0**-9
-"""Most relative error of a number in bfloat16: it has 8 bits."""
-EXPECTED = 0.014
-"""Relative error of a gradient of four layers under rounded products: about 10 rounded numbers in
-each layer and back (q, k, v, scores, attention, o, gate, up, down: inputs and results), some 150,
-each off by 2^-9 / sqrt(3) in the root mean square at most: sqrt(150) 2^-9 / sqrt(3)."""
 HEAT, STEPS = 0.7, 8
 DType = Literal["float32", "bfloat16"]
 SIZES: dict[str, tuple[Callable[[Tensor], float], float, str]] = {
@@ -80,7 +73,7 @@ def mixed_gradient(
         for device, optimizer in ((cases.CPU, cases.ADAM), (job.device, MIXED))
     )
     known = cases.prepared(row, groups, there.learner, HEAT)
-    known = aside(known, told(there, known))
+    known = far_from_clips(known, told(there, known))
     exact, rough = gradient(there, row, known), gradient(here, row, known, kept)
     kinds = {g.dtype for g in rough}
     one, other = cases.flat(exact), cases.flat(rough)
@@ -123,21 +116,6 @@ def told(side: Side, groups: Sequence[Group]) -> PerToken:
     forward = side.engine.forward()
     asked = [range(len(group.samples)) for group in groups]
     return side.learner._per_token(forward, of_policy(forward, HEAT), groups, asked)
-
-
-def aside(groups: Sequence[Group], found: PerToken) -> list[Group]:
-    """With other recorded log-probs, which no ratio is near a clip of: rounding would move tokens
-    over it."""
-    by = itertools.cycle((0.02, -0.8, 0.8, -0.02))
-
-    def moved(group: Group, own: Sequence[Sequence[float]]) -> Group:
-        samples = [
-            replace(sample, logprobs=tuple(x + shift for x in logp))
-            for sample, logp, shift in zip(group.samples, own, by, strict=False)
-        ]
-        return group.with_(samples=tuple(samples))
-
-    return [moved(group, own) for group, own in zip(groups, found, strict=True)]
 
 
 def head(job: Job, positions: int) -> Found:

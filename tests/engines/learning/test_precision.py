@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from torch.nn.functional import cosine_similarity
 
 from tests import kills, local, tiny
 from tests.engines.fsdp import ragged
+from tests.rounded import EXPECTED, ROUNDING, far_from_clips
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.objective import totals
 from winnow.algorithms.table import ALGORITHMS
@@ -36,13 +35,6 @@ from winnow.types import Group
 CPU, HOW = torch.device("cpu"), ("float32", "mixed")
 PIECES = [Piece([5, 9, 2], [[3, 4], [7], [6, 6, 8]]), Piece([5, 9, 4, 4], [[8, 2, 2, 2]])]
 GRPO = ALGORITHMS["grpo"]
-ROUNDING = 2.0**-9
-"""Most relative error of a number in bfloat16: it has 8 bits."""
-# On the way to a gradient a number goes through about 10 rounded products in each of 4 layers and
-# back (q, k, v, scores, attention, o, gate, up, down: inputs and results), some 150 roundings. Each
-# is off by 2^-9 / sqrt(3) in the root mean square at most, so together, independent, by
-# sqrt(150) 2^-9 / sqrt(3) = 1.4 %. Where a gradient is a small difference of large terms, by more.
-EXPECTED = 0.014
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +75,7 @@ def groups_of(row: Algorithm, model: Path) -> list[Group]:
     groups = ragged.groups(row)
     asked = [range(len(group.samples)) for group in groups]
     told = made._per_token(engine.forward(), own_logprobs(engine.forward(), 0.7), groups, asked)
-    aside = itertools.cycle((0.02, -0.8, 0.8, -0.02))
-
-    def recorded(group: Group, own: Sequence[tuple[float, ...]]) -> Group:
-        samples = [
-            replace(sample, logprobs=tuple(x + by for x in logp))
-            for sample, logp, by in zip(group.samples, own, aside, strict=False)
-        ]
-        return group.with_(samples=tuple(samples))
-
-    return [recorded(group, own) for group, own in zip(groups, told, strict=True)]
+    return far_from_clips(groups, told)
 
 
 def gradients(made: AdamLearner, row: Algorithm, groups: Sequence[Group]) -> list[Tensor]:
