@@ -27,6 +27,7 @@ from winnow.engines.local.engine import LocalEngine
 from winnow.engines.models import precision
 from winnow.engines.models.chunked_logprobs import logprobs
 from winnow.engines.models.forward import Piece, PolicyForward
+from winnow.engines.models.rounding import rounded
 from winnow.errors import UserError
 from winnow.reporting.observer import Observers
 from winnow.training.run import run
@@ -118,27 +119,24 @@ def test_micro_batches_do_not_change_the_gradient(model, limit) -> None:
     assert off(*(torch.cat([x.flatten() for x in side]) for side in (parts, whole))) < 5 * EXPECTED
 
 
-def test_weights_are_rounded_once_for_all_micro_batches_and_anew_after_each_update(model) -> None:
-    """Counted where torch rounds: at most one copy of each weight an update."""
+def test_weights_are_rounded_once_for_all_micro_batches_and_anew_after_each_update(
+    model, monkeypatch
+) -> None:
+    """Those of linear layers, 7 in each of 4 blocks, and of the head."""
     engine, made = learner(model, "mixed", limit=8)
     groups = groups_of(GRPO, model)
-    head = engine.module().get_output_embeddings().weight  # taken by slices
-    weights = {w.data_ptr() for w in engine.trained() if w is not head}
-    rounded: list[int] = []
+    seen: list[int] = []
 
-    class Casts(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            copies = func is torch.ops.aten._to_copy.default
-            if copies and (kwargs or {}).get("dtype") == torch.bfloat16:
-                rounded.append(args[0].data_ptr())
-            return func(*args, **(kwargs or {}))
+    def counted(weight: Tensor) -> Tensor:
+        seen.append(weight.data_ptr())
+        return rounded(weight)
 
+    monkeypatch.setattr(precision, "rounded", counted)
     for _ in range(2):
-        rounded.clear()
-        with Casts():
-            local.step(made, groups, GRPO.objective, 0.7)
-        own = [pointer for pointer in rounded if pointer in weights]
-        assert len(own) == len(set(own)) == 7 * 4  # linear layers of a block, blocks
+        seen.clear()
+        local.step(made, groups, GRPO.objective, 0.7)
+        assert len(seen) == len(set(seen)) == 7 * 4 + 1
+        assert set(seen) <= {weight.data_ptr() for weight in engine.trained()}
     fresh = PolicyForward(engine.module())
     with precision.mixed(CPU):
         now = made.forward.contexts(PIECES).features

@@ -156,9 +156,9 @@ def moved(engine: LocalEngine) -> None:
 
 
 def merged(engine: LocalEngine, folder: Path) -> Any:
-    """The present weights as a plain module in bfloat16, by way of a checkpoint."""
+    """The present weights as a plain module, by way of a checkpoint."""
     engine.save(folder, merged=True)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
 
 
 def says_the_same(sampler: LocalSampler, engine: LocalEngine, folder: Path) -> bool:

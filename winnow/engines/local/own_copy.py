@@ -19,6 +19,7 @@ from winnow.engines.local.kv_cache import token_bytes
 from winnow.engines.local.laid_out import LaidOut, probe
 from winnow.engines.models.forward import PROBE_ERRORS, PolicyForward
 from winnow.engines.models.recompute import blocks_of
+from winnow.engines.models.rounding import rounded
 from winnow.errors import UserError
 
 _LOOSE, _CLOSE = 0.2, 1e-3
@@ -97,7 +98,7 @@ class OwnCopy:
         weights = fresh(self._policy().module)
         assert self._layers is not None
         _copy_all(own, weights, self._layers.names)
-        self._layers.pack(lambda name: weights[name]().to(self.dtype))
+        self._layers.pack(lambda name: rounded(weights[name](), self.dtype))
 
 
 def twin(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -147,4 +148,4 @@ def _copy_all(
 ) -> None:
     for name, weight in own.named_parameters():
         if name not in but:
-            weight.copy_(weights[name]())
+            weight.copy_(rounded(weights[name](), weight.dtype))

@@ -3,9 +3,10 @@
 The vocabulary is taken slice by slice, for all positions, and again in the backward pass: the
 largest tensor is (positions, slice). Each slice of the head's gradient is written once.
 
-In a block of `precision.mixed` the products of the backward pass are in bfloat16; logits, which a
-log-prob is the difference of, are never rounded to it. Probabilities, which are rounded before
-those products anyway, are kept for them where they take little room.
+In a block of `precision.mixed` the head's weight is rounded, and the products of the backward pass
+are in bfloat16; logits, which a log-prob is the difference of, are never rounded to it.
+Probabilities, which are rounded before those products anyway, are kept for them where they take
+little room.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from winnow.engines.models.precision import LOW, is_mixed, wide_product
+from winnow.engines.models.precision import is_mixed, low, wide_product
+from winnow.engines.models.rounding import LOW
 
 _ELEMENTS = 2**21
 """Logits held at a time: 8 MiB in float32, so that they stay in a cache."""
@@ -43,7 +45,9 @@ def logprobs(
         Shape (items,).
     """
     learns = torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad)
-    return cast(Tensor, cast(Any, _Head).apply(features, weight, bias, index, targets, t, learns))
+    own = low(weight) if is_mixed() else weight
+    given = (features, weight, own, bias, index, targets, t, learns)
+    return cast(Tensor, cast(Any, _Head).apply(*given))
 
 
 class _Head(torch.autograd.Function):
@@ -52,21 +56,22 @@ class _Head(torch.autograd.Function):
         ctx: Any,
         features: Tensor,
         weight: Tensor,
+        own: Tensor,
         bias: Tensor | None,
         index: Tensor,
         targets: Tensor,
         t: float,
         learns: bool,
     ) -> Tensor:
-        low = is_mixed()
-        keeps = low and learns and LOW.itemsize * len(features) * len(weight) <= _KEPT_BYTES
+        mixed = is_mixed()
+        keeps = mixed and learns and LOW.itemsize * len(features) * len(weight) <= _KEPT_BYTES
         wide = torch.promote_types(features.dtype, torch.float32)
         top = features.new_full((len(features),), -torch.inf, dtype=wide)
         total = torch.zeros_like(top)
         chosen = torch.empty(len(index), dtype=wide, device=features.device)
         ctx.kept = []
-        for part in _slices(features, weight):
-            logits = _logits(features, weight, bias, part, t, low)
+        for part in _slices(features, own):
+            logits = _logits(features, own, bias, part, t, mixed)
             here = _within(targets, part)
             chosen[here] = logits[index[here], targets[here] - part.start]
             new = torch.maximum(top, logits.amax(-1)).clamp_(min=torch.finfo(wide).min)
@@ -75,21 +80,21 @@ class _Head(torch.autograd.Function):
             if keeps:  # the likeliest so far is 1 and not rounded: where p is near 1, 1 - p counts
                 ctx.kept.append((logits.to(LOW), top))
         norm = top + total.log_()
-        ctx.save_for_backward(features, weight, bias, index, targets, norm)
-        ctx.t, ctx.low = t, low
+        ctx.save_for_backward(features, own, bias, index, targets, norm)
+        ctx.t, ctx.mixed, ctx.dtype = t, mixed, weight.dtype
         return chosen - norm[index]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        features, weight, bias, index, targets, norm = ctx.saved_tensors
+        features, own, bias, index, targets, norm = ctx.saved_tensors
         # d/d logits = sum of grads at the target - (sum of grads) x softmax
         each = torch.zeros_like(norm).index_add_(0, index, grad)
         to_features = torch.zeros_like(features, dtype=norm.dtype)  # a sum over many slices
-        to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        to_weight = torch.empty_like(own, dtype=ctx.dtype) if ctx.needs_input_grad[1] else None
         to_bias = None if bias is None else torch.empty_like(bias)
-        rounded = features.to(LOW) if ctx.low else features
-        for number, part in enumerate(_slices(features, weight)):
+        rounded = features.to(LOW) if ctx.mixed else features
+        for number, part in enumerate(_slices(features, own)):
             here = _within(targets, part)
             place = (index[here], targets[here] - part.start)
             if ctx.kept:  # of each part once: memory is needed for other gradients now
@@ -97,21 +102,21 @@ class _Head(torch.autograd.Function):
                 ctx.kept[number] = None
                 slope = torch.mul(weights, (-each * (top - norm).exp_())[:, None])
             else:
-                logits = _logits(features, weight, bias, part, ctx.t, ctx.low)
+                logits = _logits(features, own, bias, part, ctx.t, ctx.mixed)
                 slope = logits.sub_(norm[:, None]).exp_().mul_(-each[:, None])
             slope.index_put_(place, grad[here], accumulate=True)
             slope = (slope.div_(ctx.t) if ctx.t != 1 else slope).to(rounded.dtype)
             if rounded.dtype == norm.dtype:
-                to_features.addmm_(slope, weight[part])
+                to_features.addmm_(slope, own[part])
             else:
-                to_features += torch.mm(slope, weight[part].to(rounded.dtype))
-            if to_weight is not None and rounded.dtype == weight.dtype:
+                to_features += torch.mm(slope, own[part])
+            if to_weight is not None and rounded.dtype == ctx.dtype:
                 torch.mm(slope.t(), rounded, out=to_weight[part])
             elif to_weight is not None:
                 to_weight[part] = torch.mm(slope.t(), rounded)
             if to_bias is not None:
                 to_bias[part] = slope.sum(0)
-        return to_features.to(features.dtype), to_weight, to_bias, None, None, None, None
+        return to_features.to(features.dtype), to_weight, None, to_bias, None, None, None, None
 
 
 def _slices(features: Tensor, weight: Tensor) -> list[slice]:
@@ -121,11 +126,11 @@ def _slices(features: Tensor, weight: Tensor) -> list[slice]:
 
 
 def _logits(
-    features: Tensor, weight: Tensor, bias: Tensor | None, part: slice, t: float, low: bool
+    features: Tensor, weight: Tensor, bias: Tensor | None, part: slice, t: float, mixed: bool
 ) -> Tensor:
     """Of one slice of the vocabulary, in a tensor of their own, float32 or better."""
     own = weight[part]
-    logits = wide_product(features, own) if low else torch.mm(features, own.t())
+    logits = wide_product(features, own) if mixed else torch.mm(features, own.t())
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if bias is not None:
         logits += bias[part]

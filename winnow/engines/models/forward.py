@@ -23,8 +23,9 @@ from transformers.cache_utils import DynamicCache
 
 from winnow.engines.devices import without_plans
 from winnow.engines.models.chunked_logprobs import logprobs
-from winnow.engines.models.precision import LOW, is_mixed, products
+from winnow.engines.models.precision import is_mixed, products
 from winnow.engines.models.prefix_tree import Index, Tree, grow
+from winnow.engines.models.rounding import LOW
 from winnow.engines.models.tree_attention import looking_at, packed
 from winnow.engines.models.windows import is_windowed, narrowed, scales_by_place, unknown_kinds
 

@@ -1,23 +1,27 @@
 """Matrix products in bfloat16 of a model whose weights are float32: ``optimizer.precision``.
 
-Only products are rounded, by `torch.autocast` and by the head (`chunked_logprobs.py`): their inputs
-to bfloat16, 2^-9 of themselves at most, and what a layer's product gives. Weights, the residual
-stream, norms, softmax, logits, losses and the sums of gradients over micro-batches are float32.
+Only products are rounded, those with trained weights here and in the head (`chunked_logprobs.py`),
+others by `torch.autocast`: their inputs to bfloat16, 2^-9 of themselves at most (trained weights
+as in `rounding.py`), and what a layer's product gives. Weights, the residual stream, norms,
+softmax, logits, losses and the sums of gradients over micro-batches are float32.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
 
-LOW = torch.bfloat16
-_mixed: ContextVar[bool] = ContextVar("products in bfloat16", default=False)
+from winnow.engines.models.rounding import LOW, rounded
+
+_block: ContextVar[_Block | None] = ContextVar("products in bfloat16", default=None)
 
 
 @contextmanager
@@ -30,29 +34,131 @@ def mixed(device: torch.device, on: bool = True) -> Iterator[None]:
     if not on:
         yield
         return
-    token = _mixed.set(True)
+    block = _Block()
+    token = _block.set(block)
     try:
-        # Not enabled here but by `products`; torch keeps the rounded weights until the block ends.
+        # Not enabled here but by `products`; torch keeps what it rounded until the block ends.
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        _mixed.reset(token)
+        _block.reset(token)
+        block.low.clear()
 
 
 def is_mixed() -> bool:
     """Whether this is in a block of `mixed`."""
-    return _mixed.get()
+    return _block.get() is not None
+
+
+def low(weight: Tensor) -> Tensor:
+    """A weight as products of this block of `mixed` read it, in bfloat16."""
+    block = _block.get()
+    assert block is not None
+    return block.rounded(weight)
 
 
 def products(device: torch.device) -> AbstractContextManager[Any]:
     """A block for a pass of a model, whose products are in bfloat16 in a block of `mixed`."""
-    if not is_mixed():
-        return nullcontext()
-    return torch.autocast(device.type, LOW, cache_enabled=torch.is_grad_enabled())
+    block = _block.get()
+    return nullcontext() if block is None else _multiplying(device, block)
+
+
+def same_products() -> Callable[[torch.device], AbstractContextManager[Any]]:
+    """What makes a block like this one for products, where a pass is made again."""
+    block = _block.get()
+    if block is None:
+        return lambda device: nullcontext()
+    return lambda device: _multiplying(device, block)
+
+
+@contextmanager
+def _multiplying(device: torch.device, block: _Block) -> Iterator[None]:
+    with torch.autocast(device.type, LOW, cache_enabled=torch.is_grad_enabled()), _Products(block):
+        yield
+
+
+class _Block:
+    """The trained weights of a block, rounded. A pass that does not learn keeps none."""
+
+    def __init__(self) -> None:
+        self.low: dict[int, Tensor] = {}
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() or not weight.requires_grad:
+            return rounded(weight)
+        key = weight.data_ptr()
+        if key not in self.low:
+            self.low[key] = rounded(weight)
+        return self.low[key]
+
+
+class _Products(TorchFunctionMode):
+    """Takes products with trained weights: layers' (`linear`) and GPT-2's (`addmm`)."""
+
+    def __init__(self, block: _Block) -> None:
+        super().__init__()
+        self._block = block
+        self._last: tuple[Tensor, int, Tensor] | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is linear and not kwargs and _trained(args[1]):
+            x, weight, bias = args[0], args[1], args[2] if len(args) > 2 else None
+        elif func is torch.addmm and not kwargs and _trained(args[2]):
+            bias, x, weight = args
+        else:
+            return func(*args, **(kwargs or {}))
+        own = self._block.rounded(weight)
+        own = own.t() if func is torch.addmm else own
+        return cast(Any, _Product).apply(x, self._of(x), weight, own, bias, func is torch.addmm)
+
+    def _of(self, x: Tensor) -> Tensor:
+        """An input, rounded once for the layers that read it one after the other."""
+        if self._last is None or self._last[0] is not x or self._last[1] != x._version:
+            self._last = x, x._version, x.detach().to(LOW)
+        return self._last[2]
+
+
+def _trained(weight: Any) -> bool:
+    return type(weight) is nn.Parameter and weight.requires_grad and weight.dtype == torch.float32
+
+
+class _Product(torch.autograd.Function):
+    """x @ own.T + bias in bfloat16, of inputs and weights that were rounded before."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        low: Tensor,
+        weight: Tensor,
+        own: Tensor,
+        bias: Tensor | None,
+        transposed: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(low, own)
+        ctx.dtype, ctx.biased, ctx.transposed = x.dtype, bias is not None, transposed
+        return linear(low, own, None if bias is None else bias.to(LOW))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        low, own = ctx.saved_tensors
+        to_x = to_weight = to_bias = None
+        if ctx.needs_input_grad[0]:
+            to_x = torch.matmul(grad, own).to(ctx.dtype)
+        rows, given = grad.flatten(0, -2), low.flatten(0, -2)
+        if ctx.needs_input_grad[2]:
+            pair = (given, rows) if ctx.transposed else (rows, given)
+            to_weight = torch.mm(pair[0].t(), pair[1]).float()
+        if ctx.biased and ctx.needs_input_grad[4]:
+            to_bias = rows.sum(0, dtype=torch.float32)
+        return to_x, None, to_weight, None, to_bias, None
 
 
 def wide_product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b.T of float32 matrices in bfloat16, its sums and what it gives in float32.
+    """a @ b.T of matrices in float32 or bfloat16, in the latter; sums and result in float32.
 
     On a CPU by oneDNN, which multiplies in bfloat16 only where that is how it is fastest (AMX), and
     of batches of matrices too.
@@ -63,7 +169,7 @@ def wide_product(a: Tensor, b: Tensor) -> Tensor:
     before = backend.fp32_precision
     backend.fp32_precision = "bf16"
     try:
-        return torch.matmul(a, b.transpose(-1, -2))
+        return torch.matmul(a, b.float().transpose(-1, -2))
     finally:
         backend.fp32_precision = before
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from winnow.engines.models.precision import same_products
 from winnow.engines.models.tree_attention import same_again
 
 
@@ -26,7 +28,12 @@ def compute_again(block: nn.Module, module: nn.Module) -> None:
     def forward(*given: Any, **more: Any) -> Any:
         if not torch.is_grad_enabled():
             return plain(*given, **more)
-        again = same_again(module)
+        seen, multiplied = same_again(module), same_products()
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with seen(), multiplied(next(block.parameters()).device):
+                yield
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
             return nullcontext(), again()

@@ -23,8 +23,8 @@ from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from winnow.engines.models.capped_attention import capped_attention
 from winnow.engines.models.low_attention import low_attention
-from winnow.engines.models.precision import LOW
 from winnow.engines.models.prefix_tree import Tree, cut
+from winnow.engines.models.rounding import LOW
 
 _NAME, _WINDOWED = "winnow", "winnow-windowed"
 """Attention that takes its masks from the plan alone, and that lets the model narrow them."""
