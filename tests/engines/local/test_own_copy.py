@@ -24,7 +24,9 @@ from winnow.engines.local import own_copy
 from winnow.engines.local.engine import LocalEngine
 from winnow.engines.local.own_copy import OwnCopy
 from winnow.engines.local.sampler import LocalSampler
+from winnow.engines.models import tree_attention
 from winnow.engines.models.forward import PolicyForward
+from winnow.engines.models.low_attention import low_attention
 from winnow.errors import UserError
 from winnow.rollouts.generate import ask
 from winnow.types import Group, Outcome, Prompt, Score
@@ -245,6 +247,25 @@ def test_other_weights_held_for_log_probs_do_not_reach_the_copy(
     assert max(abs(a - b) for a, b in zip(now, then, strict=True)) > 0.01
     assert [g.samples for g in sampled(sampler)] == [g.samples for g in groups]
     assert says_the_same(sampler, engine, tmp_path / "now")
+
+
+def test_keys_and_values_are_read_where_they_are(monkeypatch) -> None:
+    """A product in bfloat16 copies what is not in one piece, at every step: rows leave and come."""
+    seen: list[tuple[bool, int]] = []
+
+    def watched(query: Any, key: Any, value: Any, *rest: Any) -> Any:
+        if query.shape[2] < 8:  # a token's, not a prompt's
+            seen.append((key.is_contiguous() and value.is_contiguous(), key.shape[2]))
+        return low_attention(query, key, value, *rest)
+
+    monkeypatch.setattr(tree_attention, "low_attention", watched)
+    sampler = own(tiny.model(0))
+    asked = requests(PROMPTS, 12, SamplingParams(max_tokens=80, stop=("7",)))
+    found = dict(ask(sampler, asked))
+    assert len({len(s.token_ids) for group in found.values() for s in group.samples}) > 3
+    assert seen
+    assert all(whole for whole, _ in seen)
+    assert len({length for _, length in seen}) < 6  # a kernel is made for each
 
 
 def test_an_engine_that_was_closed_copies_anew(tiny_model: Path) -> None:

@@ -27,8 +27,8 @@ _PREFILL = 4096
 """Most tokens of prompts that go through the model at a time."""
 _GROW = 64
 """Least number of tokens by which slots are made longer."""
-_ROUND = 16
-"""`low_attention` reads a multiple of so many keys."""
+_ROUND = 32
+"""`low_attention` reads a multiple of so many keys: for each length a kernel is made."""
 
 
 class KVCache(Protocol):
@@ -109,7 +109,7 @@ class Slots:
             if any(type(x) is not DynamicLayer or x.keys is None for x in prefixes[0].layers):
                 raise NotImplementedError("layers that keep something else than keys and values")
             self._slots = [
-                _Slot(layer, self.capacity, self._longest, self._room)
+                _Slot(layer, self.capacity, self._longest, self._room, self._forward.attends_low())
                 for layer in prefixes[0].layers
             ]
             self._cache.layers = list(self._slots)
@@ -155,10 +155,8 @@ class Slots:
         rows = torch.arange(len(places), device=tokens.device)
         windowed, module = self._forward.windowed, self._forward.module
         low = self._forward.attends_low()
-        if low:  # oneDNN makes a kernel of its own for each length
-            longest = min(self._room, -(-longest // _ROUND) * _ROUND)
         for layer in self._slots:
-            layer.write_at(rows, places, longest)
+            longest = layer.write_at(rows, places, longest)
         plan = stepping(places, longest, self._forward.dtype, windowed=windowed, low=low)
         # Where layers have windows the model makes their masks, with the plan's help.
         seeing = looking_at(module, plan) if windowed or low else nullcontext()
@@ -203,19 +201,25 @@ class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]
     """One layer: keys and values, shape (slots, heads, length, width); grows as needed.
 
     What is not yet written is zero: a masked key must still be a number.
+
+    Args:
+        whole: Whether all of it is shown, not only as far as rows are filled: a product in bfloat16
+            would first copy a part.
     """
 
-    def __init__(self, like: DynamicLayer, slots: int, longest: int, room: int) -> None:
+    def __init__(
+        self, like: DynamicLayer, slots: int, longest: int, room: int, whole: bool = False
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         assert like.keys is not None
         assert like.values is not None
         self.dtype, self.device = like.keys.dtype, like.keys.device  # as older releases keep them
         self.is_initialized = True
         self.keys, self.values = (
-            x.new_zeros(slots, x.shape[1], min(room, longest + _GROW), x.shape[3])
-            for x in (like.keys, like.values)
+            x.new_zeros(slots, x.shape[1], 0, x.shape[3]) for x in (like.keys, like.values)
         )
-        self._room = room
+        self._room, self._whole = room, whole
+        self.grow(longest if whole else min(room, longest + _GROW))
         self._at: tuple[Tensor, Tensor, int] | None = None
 
     def fill(self, slots: Tensor, layer: DynamicLayer, paths: Tensor) -> None:
@@ -231,17 +235,25 @@ class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]
             assert mine is not None
             mine[to, :, :length] = mine[of, :, :length]
 
-    def write_at(self, rows: Tensor, places: Tensor, longest: int) -> None:
-        """Set where the next tokens go, and how far rows will then be filled at most."""
-        self._at = (rows, places, longest)
+    def write_at(self, rows: Tensor, places: Tensor, longest: int) -> int:
+        """Set where the next tokens go, and how far rows will then be filled at most.
+
+        Returns:
+            How far they will be shown.
+        """
         self.grow(longest)
+        assert self.keys is not None
+        longest = self.keys.shape[2] if self._whole else longest
+        self._at = (rows, places, longest)
+        return longest
 
     def grow(self, longest: int) -> None:
         assert self.keys is not None
         assert self.values is not None
         length = self.keys.shape[2]
         if longest > length:
-            more = min(self._room - length, max(_GROW, length // 2, longest - length))
+            ahead = -longest % _ROUND if self._whole else max(_GROW, length // 2) - longest + length
+            more = min(self._room - length, longest - length + max(0, ahead))
             self.keys, self.values = (
                 torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values)
             )
