@@ -32,6 +32,7 @@ from winnow.engines.models import chunked_logprobs
 from winnow.engines.models.chunked_logprobs import logprobs
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.precision import mixed
+from winnow.engines.models.rounding import rounded
 from winnow.types import Group
 
 MIXED = cases.ADAM.model_copy(update={"precision": "mixed"})
@@ -214,9 +215,15 @@ def changed(engine: LocalEngine, groups: Sequence[Group]) -> None:
 
 
 def merged(engine: LocalEngine, folder: Path, dtype: str) -> Any:
-    """The present weights as transformers reads them from a checkpoint, adapters merged."""
+    """The present weights as transformers reads them from a checkpoint, adapters merged, rounded as
+    products read them: on the CPU, so that the device's rounding is held to that.
+    """
     engine.save(folder, merged=True)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    module: Any = AutoModelForCausalLM.from_pretrained(folder)
+    there = getattr(torch, dtype)
+    low = {name: rounded(weight, there) for name, weight in module.state_dict().items()}
+    module.to(there).load_state_dict(low)
+    return module
 
 
 def replays(job: Job, dtype: DType) -> Found:

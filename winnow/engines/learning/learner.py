@@ -26,6 +26,7 @@ from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.policy import Policy
 from winnow.engines.models.precision import mixed
 from winnow.engines.models.reference import Reference
+from winnow.engines.models.rounding import rounded
 from winnow.storage.checkpoints import OPTIMIZER
 from winnow.types import Group, StepStats, Sums
 
@@ -304,4 +305,4 @@ class AdamLearner:
     @torch.no_grad()
     def _copy_back(self) -> None:
         for weight, master in self._copied:
-            weight.copy_(master)
+            weight.copy_(rounded(master, weight.dtype))
