@@ -11,7 +11,7 @@ little room.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -45,9 +45,16 @@ def logprobs(
         Shape (items,).
     """
     learns = torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad)
-    own = low(weight) if is_mixed() else weight
-    given = (features, weight, own, bias, index, targets, t, learns)
-    return cast(Tensor, cast(Any, _Head).apply(*given))
+    mixed = is_mixed()
+    own = low(weight) if mixed else weight
+    how = _How(t, mixed, learns)
+    return cast(Tensor, cast(Any, _Head).apply(features, weight, own, bias, index, targets, how))
+
+
+class _How(NamedTuple):
+    t: float
+    mixed: bool
+    learns: bool
 
 
 class _Head(torch.autograd.Function):
@@ -60,10 +67,9 @@ class _Head(torch.autograd.Function):
         bias: Tensor | None,
         index: Tensor,
         targets: Tensor,
-        t: float,
-        learns: bool,
+        how: _How,
     ) -> Tensor:
-        mixed = is_mixed()
+        t, mixed, learns = how
         keeps = mixed and learns and LOW.itemsize * len(features) * len(weight) <= _KEPT_BYTES
         wide = torch.promote_types(features.dtype, torch.float32)
         top = features.new_full((len(features),), -torch.inf, dtype=wide)
@@ -116,7 +122,7 @@ class _Head(torch.autograd.Function):
                 to_weight[part] = torch.mm(slope.t(), rounded)
             if to_bias is not None:
                 to_bias[part] = slope.sum(0)
-        return to_features.to(features.dtype), to_weight, None, to_bias, None, None, None, None
+        return to_features.to(features.dtype), to_weight, None, to_bias, None, None, None
 
 
 def _slices(features: Tensor, weight: Tensor) -> list[slice]:
