@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
+from transformers.pytorch_utils import Conv1D
 
 from tests import kills, local, tiny
 from tests.engines.fsdp import ragged
+from tests.engines.models import architectures
 from tests.rounded import EXPECTED, ROUNDING, far_from_clips
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.objective import totals
@@ -154,6 +156,50 @@ def test_the_reference_of_a_kl_is_not_read_from_the_policys_rounded_weights(mode
     )
     engine.restore("start")  # a reference that is the policy has no gradient
     assert off(gradient, true) < 5 * EXPECTED
+
+
+def built(kind: str) -> nn.Module:
+    return architectures.build(kind, torch.float32, tie_word_embeddings=False)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("learns", [True, False])
+def test_products_read_weights_that_are_right_on_average(kind, learns) -> None:
+    """As they would read these weights if they were numbers of bfloat16, which stay as they are."""
+    made, low = (built(kind) for _ in range(2))
+    layers = (nn.Linear, Conv1D)
+    with torch.no_grad():
+        for module in low.modules():
+            if isinstance(module, layers):
+                module.weight.copy_(rounded(module.weight).float())
+    told = []
+    for net in (made, low):
+        forward = PolicyForward(net)
+        with precision.mixed(CPU), torch.set_grad_enabled(learns):
+            told.append(forward.logprobs(forward.contexts(PIECES), 1.0).detach())
+        with precision.mixed(CPU), torch.no_grad():
+            assert torch.equal(forward.logprobs(forward.contexts(PIECES), 1.0), told[-1])
+    assert torch.equal(*told)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_gradients_through_products_are_those_of_torchs_own(kind, monkeypatch) -> None:
+    """Where weights are numbers of bfloat16 `torch.autocast` rounds to the same ones."""
+    found = []
+    for own in (True, False):
+        net = built(kind)
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight.copy_(weight.bfloat16())
+        if not own:
+            monkeypatch.setattr(precision, "_trained", lambda weight: False)
+        forward = PolicyForward(net)
+        with precision.mixed(CPU):
+            forward.logprobs(forward.contexts(PIECES), 1.0).sum().backward()
+        found.append(torch.cat([w.grad.flatten() for w in net.parameters() if w.grad is not None]))
+    assert len(found[0]) == len(found[1])
+    assert float(found[0].norm()) > 0
+    assert off(*found) < 1e-3
 
 
 def test_where_the_policy_is_the_reference_their_kl_is_nothing(model) -> None:

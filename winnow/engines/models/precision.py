@@ -12,6 +12,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -103,21 +104,32 @@ class _Products(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is linear and not kwargs and _trained(args[1]):
-            x, weight, bias = args[0], args[1], args[2] if len(args) > 2 else None
-        elif func is torch.addmm and not kwargs and _trained(args[2]):
+        plain = partial(func, *args, **(kwargs or {}))
+        transposed = func is torch.addmm
+        if func is linear:
+            x, weight, bias = _of_linear(*args, **(kwargs or {}))
+        elif transposed and not kwargs:
             bias, x, weight = args
         else:
-            return func(*args, **(kwargs or {}))
+            return plain()
+        if not _trained(weight):
+            return plain()
         own = self._block.rounded(weight)
-        own = own.t() if func is torch.addmm else own
-        return cast(Any, _Product).apply(x, self._of(x), weight, own, bias, func is torch.addmm)
+        own = own.t() if transposed else own
+        return cast(Any, _Product).apply(x, self._of(x), weight, own, bias, transposed)
 
     def _of(self, x: Tensor) -> Tensor:
         """An input, rounded once for the layers that read it one after the other."""
         if self._last is None or self._last[0] is not x or self._last[1] != x._version:
             self._last = x, x._version, x.detach().to(LOW)
         return self._last[2]
+
+
+def _of_linear(
+    input: Tensor, weight: Any, bias: Tensor | None = None
+) -> tuple[Tensor, Any, Tensor | None]:
+    """What `linear` was given, by whatever names."""
+    return input, weight, bias
 
 
 def _trained(weight: Any) -> bool:
