@@ -29,6 +29,7 @@ from winnow.engines.local.engine import LocalEngine
 from winnow.engines.models import precision
 from winnow.engines.models.chunked_logprobs import logprobs
 from winnow.engines.models.forward import Piece, PolicyForward
+from winnow.engines.models.recompute import blocks_of, compute_again
 from winnow.engines.models.rounding import rounded
 from winnow.errors import UserError
 from winnow.reporting.observer import Observers
@@ -200,6 +201,19 @@ def test_gradients_through_products_are_those_of_torchs_own(kind, monkeypatch) -
     assert len(found[0]) == len(found[1])
     assert float(found[0].norm()) > 0
     assert off(*found) < 1e-3
+
+
+def test_activations_that_are_computed_again_are_rounded_as_they_were() -> None:
+    gradients = []
+    for again in (False, True):
+        net = built("llama")
+        for block in blocks_of(net) if again else ():
+            compute_again(block, net)
+        forward = PolicyForward(net)
+        with precision.mixed(CPU):
+            forward.logprobs(forward.contexts(PIECES), 1.0).sum().backward()
+        gradients.append([weight.grad for weight in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_where_the_policy_is_the_reference_their_kl_is_nothing(model) -> None:
