@@ -78,9 +78,8 @@ def test_a_place_is_rounded_alike_each_time_whatever_its_tensor_looks_like() -> 
 
 
 @pytest.mark.parametrize(
-    "dtypes", [(torch.float32, torch.float32), (LOW, LOW), (LOW, torch.float32)]
+    ("had", "wanted"), [(torch.float32, torch.float32), (LOW, LOW), (LOW, torch.float32)]
 )
-def test_other_data_types_are_as_torch_has_them(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
-    given_, wanted = dtypes
-    weight = torch.randn(50).to(given_)
+def test_other_data_types_are_as_torch_has_them(had: torch.dtype, wanted: torch.dtype) -> None:
+    weight = torch.randn(50).to(had)
     assert torch.equal(rounded(weight, wanted), weight.to(wanted))

@@ -219,7 +219,7 @@ class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]
             x.new_zeros(slots, x.shape[1], 0, x.shape[3]) for x in (like.keys, like.values)
         )
         self._room, self._whole = room, whole
-        self.grow(longest if whole else min(room, longest + _GROW))
+        self.grow(longest if whole else longest + _GROW)
         self._at: tuple[Tensor, Tensor, int] | None = None
 
     def fill(self, slots: Tensor, layer: DynamicLayer, paths: Tensor) -> None:
@@ -252,8 +252,9 @@ class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]
         assert self.values is not None
         length = self.keys.shape[2]
         if longest > length:
-            ahead = -longest % _ROUND if self._whole else max(_GROW, length // 2) - longest + length
-            more = min(self._room - length, longest - length + max(0, ahead))
+            ahead = length + max(_GROW, length // 2)
+            wanted = -(-longest // _ROUND) * _ROUND if self._whole else max(longest, ahead)
+            more = min(self._room, wanted) - length
             self.keys, self.values = (
                 torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values)
             )
