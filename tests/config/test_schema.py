@@ -502,7 +502,6 @@ OPENAI = {
 STARTED = {
     "start_timeout": 9.0,
     "vllm_python": "python",
-    "vllm_dtype": "bfloat16",
     "vllm_memory": 0.5,
     "vllm_context": 512,
     "vllm_port": 8100,
@@ -516,6 +515,7 @@ VLLM = {
     "transfer_dir": "/tmp",
     "pause": "abort",
     "canary": 0.1,
+    "vllm_dtype": "bfloat16",
     **STARTED,
 }
 """What only vLLM's servers read; of `urls` and `servers` one is set."""

@@ -8,8 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
-from winnow.engines.models.rounding import rounded
+from tests import tiny
+from winnow.engines.models.lora import plain_state
+from winnow.engines.models.rounding import rounded, rounded_each
 
 LOW = torch.bfloat16
 NORMAL = st.floats(2.0**-100, 2.0**100, width=32) | st.floats(-(2.0**100), -(2.0**-100), width=32)
@@ -32,6 +36,26 @@ def test_a_number_becomes_one_of_its_neighbours_as_often_as_it_is_near(x: float)
     assert ups + int((found == near).sum()) == n
     p = (x - near) / (far - near) if far != near else 0.0
     assert abs(ups - n * p) <= 5 * math.sqrt(n * p * (1 - p)) + 1
+
+
+@given(st.floats(2.0**-14, 60_000, width=32) | st.floats(-60_000, -(2.0**-14), width=32))
+def test_in_float16_too(x: float) -> None:
+    """Its numbers have 11 bits."""
+    n = 20_000
+    step = 2.0 ** (math.frexp(x)[1] - 11)
+    near = math.trunc(x / step) * step
+    far = near + math.copysign(step, x) * (near != x)
+    found = rounded(torch.full((n,), x), torch.float16).double()
+    ups = int((found == far).sum()) if far != near else 0
+    assert ups + int((found == near).sum()) == n
+    p = (x - near) / (far - near) if far != near else 0.0
+    assert abs(ups - n * p) <= 5 * math.sqrt(n * p * (1 - p)) + 5  # by eighths of a draw
+
+
+@given(st.floats(width=16, allow_nan=False))
+def test_numbers_of_float16_stay(x: float) -> None:
+    low = torch.tensor(x).to(torch.float16)
+    assert torch.equal(rounded(low.float().repeat(300_000), torch.float16), low.repeat(300_000))
 
 
 @given(st.floats(width=16, allow_nan=False))
@@ -77,9 +101,32 @@ def test_a_place_is_rounded_alike_each_time_whatever_its_tensor_looks_like() -> 
     assert 0 < int(rows.sum()) < len(rows)  # no column has one draw
 
 
+@given(st.integers(0, 600_000), st.integers(1, 300_000))
+def test_a_part_is_rounded_as_it_is_in_the_whole(start: int, size: int) -> None:
+    weight = torch.linspace(1, 2, 600_000)
+    part = slice(start, start + size)
+    assert torch.equal(rounded(weight[part], start=start), rounded(weight)[part])
+
+
 @pytest.mark.parametrize(
     ("had", "wanted"), [(torch.float32, torch.float32), (LOW, LOW), (LOW, torch.float32)]
 )
 def test_other_data_types_are_as_torch_has_them(had: torch.dtype, wanted: torch.dtype) -> None:
     weight = torch.randn(50).to(had)
     assert torch.equal(rounded(weight, wanted), weight.to(wanted))
+
+
+def test_tied_weights_stay_tied(tmp_path) -> None:
+    net = tiny.model(3, tie_word_embeddings=True)
+    net.save_pretrained(tmp_path, state_dict=rounded_each(plain_state(net), LOW))
+    (file,) = tmp_path.glob("*.safetensors")
+    own = net.get_input_embeddings().weight
+    names = [name for name, weight in load_file(file).items() if weight.shape == own.shape]
+    assert len(names) == 1
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(loaded.lm_head.weight, rounded(own))
+
+
+def test_without_a_data_type_they_are_as_they_were() -> None:
+    weights = {"one": torch.randn(4)}
+    assert rounded_each(weights, None)["one"] is weights["one"]

@@ -28,12 +28,12 @@ _READERS = {
     **dict.fromkeys(("url", "api", "concurrency", "requests_per_minute", "key_env"), ("openai",)),
     **dict.fromkeys(("served_model", "timeout", "retries"), ("openai", "vllm")),
     **dict.fromkeys(("urls", "servers", "transfer", "transfer_dir", "pause", "canary"), ("vllm",)),
+    "vllm_dtype": ("vllm",),
 }
 """Samplers that read a setting which others do not."""
 _STARTED = (
     "start_timeout",
     "vllm_python",
-    "vllm_dtype",
     "vllm_memory",
     "vllm_context",
     "vllm_port",
@@ -97,7 +97,7 @@ class EngineConfig(Section):
         None, validate_default=True, description="Python of the environment that vLLM is in."
     )
     vllm_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="Data type that vLLM computes in. Default: `dtype`."
+        None, description="Data type that vLLM computes in, `urls` too. Default: `dtype`."
     )
     vllm_memory: Mass = Field(0.9, description="Share of its GPU's memory that a server takes.")
     vllm_context: CountOrNone = Field(

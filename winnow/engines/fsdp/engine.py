@@ -130,8 +130,8 @@ class ShardedEngine(Spoken):
     def average(self, weights: Weights, share: float) -> None:
         self._team.run(self._worker, Worker.average, self.number, weights, share)
 
-    def save(self, folder: Path, *, merged: bool) -> None:
-        self._team.run(self._worker, Worker.save, self.number, folder, merged)
+    def save(self, folder: Path, *, merged: bool, dtype: str | None = None) -> None:
+        self._team.run(self._worker, Worker.save, self.number, folder, merged, dtype)
 
     def save_base(self, folder: Path) -> None:
         """Write the model that the adapters are over, and the tokenizer."""

@@ -13,6 +13,7 @@ from winnow.config.schema import Config
 from winnow.engines.base import PRESENT, START, Weights
 from winnow.engines.fsdp.ranks import Team
 from winnow.engines.fsdp.reading import Files, files_of, skeleton
+from winnow.engines.fsdp.rounded_shards import round_shards
 from winnow.engines.fsdp.sharding import (
     ShardedForward,
     gathered,
@@ -27,6 +28,7 @@ from winnow.engines.models.kept import keep
 from winnow.engines.models.loading import ModelSource, check_weights, load_model, reading
 from winnow.engines.models.lora import plain_state
 from winnow.engines.models.policy import Policy
+from winnow.engines.models.rounding import LOW
 
 _WIDE = "float32"
 """What weights are held in, whatever the passes are computed in."""
@@ -71,6 +73,8 @@ class ShardedPolicy(Policy):
             if files is not None:
                 materialise(made, self._home)
                 self._fill(made, files, source)
+            if compute == LOW:
+                round_shards(made)
             self._module = made
         return self._module
 
@@ -155,11 +159,11 @@ class ShardedPolicy(Policy):
         with gathered(self.module()):
             yield forward
 
-    def save(self, folder: Path, *, merged: bool = False) -> None:
+    def save(self, folder: Path, *, merged: bool = False, dtype: str | None = None) -> None:
         """Rank 0 writes."""
         with self.gathered():
             if self.team.leads:
-                super().save(folder, merged=merged)
+                super().save(folder, merged=merged, dtype=dtype)
 
     def save_base(self, folder: Path) -> None:
         """Rank 0 writes."""

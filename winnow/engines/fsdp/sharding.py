@@ -106,7 +106,7 @@ def gathered(module: nn.Module) -> Iterator[None]:
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of a sharded tensor; the same memory."""
     tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local().as_subclass(Tensor) if isinstance(tensor, DTensor) else tensor
 
 
 def rows(length: int, rank: int, ranks: int) -> slice:

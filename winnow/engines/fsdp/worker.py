@@ -91,8 +91,8 @@ class Worker:
     def average(self, number: int, weights: Weights, share: float) -> None:
         self._policies[number].average(weights, share)
 
-    def save(self, number: int, folder: Path, merged: bool) -> None:
-        self._policies[number].save(folder, merged=merged)
+    def save(self, number: int, folder: Path, merged: bool, dtype: str | None) -> None:
+        self._policies[number].save(folder, merged=merged, dtype=dtype)
 
     def save_base(self, number: int, folder: Path) -> None:
         self._policies[number].save_base(folder)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from winnow.config.schema.lora import LoraConfig
+from winnow.engines.models.rounding import rounded_each
 from winnow.errors import UserError, install_extra, nearest
 from winnow.storage.atomic import drop_folder
 from winnow.storage.digests import damage_of, whole_model
@@ -82,11 +83,14 @@ class Adapters:
         with self._peft.disable_adapter():
             yield
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the adapters, as peft and `AutoModelForCausalLM.from_pretrained` read them.
 
         The weights are those that the module has as parameters, also where its `state_dict` gives
         others, as that of a sharded module does.
+
+        Args:
+            dtype: What float32 weights are rounded to; default: as they are.
         """
         if self._copy is not None:
             if not self._copy.is_dir():
@@ -94,7 +98,7 @@ class Adapters:
             way = Path(os.path.relpath(self._copy, folder.absolute())).as_posix()
             self._peft.peft_config["default"].base_model_name_or_path = way
         # Without this, peft asks a hub at every save whether the vocabulary has grown.
-        state = plain_state(self._peft)
+        state = rounded_each(plain_state(self._peft), dtype)
         self._peft.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
 
     def _write_copy(self, folder: Path) -> None:
@@ -126,12 +130,16 @@ class Adapters:
             for name, w in zip(self._names(), weights, strict=True)
         ]
 
-    def merged(self, folder: Path) -> None:
-        """Write an ordinary model: base and adapters in one. The module is not changed."""
-        self._save_plain(folder, added=True)
+    def merged(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write an ordinary model: base and adapters in one. The module is not changed.
+
+        Args:
+            dtype: What float32 weights are rounded to; default: as they are.
+        """
+        self._save_plain(folder, added=True, dtype=dtype)
 
     @torch.no_grad()
-    def _save_plain(self, folder: Path, *, added: bool) -> None:
+    def _save_plain(self, folder: Path, *, added: bool, dtype: torch.dtype | None = None) -> None:
         """Write the module's weights under the names that they have without adapters.
 
         Args:
@@ -147,7 +155,7 @@ class Adapters:
             if hasattr(layer, "get_delta_weight"):
                 weight, delta = state[f"{name}.weight"], layer.get_delta_weight("default")
                 state[f"{name}.weight"] = (weight.float() + delta.float()).to(weight.dtype)
-        module.save_pretrained(folder, state_dict=state)
+        module.save_pretrained(folder, state_dict=rounded_each(state, dtype))
 
     def _names(self) -> list[str]:
         return [name for name, p in self._peft.named_parameters() if p.requires_grad]

@@ -23,7 +23,8 @@ from winnow.engines.models.loading import (
     reading,
     resolve,
 )
-from winnow.engines.models.lora import Adapters
+from winnow.engines.models.lora import Adapters, plain_state
+from winnow.engines.models.rounding import rounded_each
 from winnow.engines.models.sizes import model_size, size_of
 from winnow.errors import WinnowError
 
@@ -197,15 +198,23 @@ class Policy(ABC):
             ]
         )
 
-    def save(self, folder: Path, *, merged: bool = False) -> None:
-        """Write the model, adapters by themselves or merged into it, and the tokenizer."""
-        adapters = self.adapters()
+    def save(self, folder: Path, *, merged: bool = False, dtype: str | None = None) -> None:
+        """Write the model, adapters by themselves or merged into it, and the tokenizer.
+
+        Args:
+            dtype: What float32 weights are rounded to (see `rounding.py`); default: as they are.
+        """
+        adapters, module = self.adapters(), cast(Any, self.module())
+        low = None if dtype is None else getattr(torch, dtype)
         if adapters is None:
-            cast(Any, self.module()).save_pretrained(folder, state_dict=self._state())
+            state = self._state()
+            if low is not None:
+                state = rounded_each(plain_state(module) if state is None else state, low)
+            module.save_pretrained(folder, state_dict=state)
         elif merged:
-            adapters.merged(folder)
+            adapters.merged(folder, low)
         else:
-            adapters.save(folder)
+            adapters.save(folder, low)
         self.tokenizer.save_pretrained(folder)
 
     def save_base(self, folder: Path) -> None:

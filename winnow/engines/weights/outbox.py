@@ -112,8 +112,8 @@ def _linked(source: str, target: str) -> None:
 class Writer(Protocol):
     """What an engine writes of its weights."""
 
-    def save(self, folder: Path, *, merged: bool) -> None:
-        """Write the model, adapters merged into it or by themselves."""
+    def save(self, folder: Path, *, merged: bool, dtype: str | None) -> None:
+        """Write the model, adapters merged into it or by themselves, rounded to a data type."""
         ...
 
     def save_base(self, folder: Path) -> None:
@@ -135,11 +135,12 @@ def published(version: int, config: Config, engine: Writer, outbox: Outbox) -> W
     """
     if config.engine.sampler != "vllm":
         return WeightsRef(version, PRESENT)
-    if config.engine.transfer == "folder":
-        merged = config.lora.rank > 0
-        return outbox.put(version, lambda folder: engine.save(folder, merged=merged))
-    outbox.base(engine.save_base)
-    return outbox.put(version, lambda folder: engine.save(folder, merged=False))
+    whole, dtype = config.engine.transfer == "folder", config.engine.vllm_dtype
+    if not whole:
+        outbox.base(engine.save_base)
+    merged = whole and config.lora.rank > 0
+    # A server would round what it reads to the nearest number, and not see most of an update.
+    return outbox.put(version, lambda folder: engine.save(folder, merged=merged, dtype=dtype))
 
 
 def hash_of(folder: Path) -> str:
