@@ -146,7 +146,10 @@ def test_a_rank_that_is_killed_ends_all(recipe, tmp_path, tiny_model, rank) -> N
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_all(recipe, tmp_path, tiny_model, how) -> None:
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_signal_ends_all(recipe, tmp_path, tiny_model, monkeypatch, how, threads) -> None:
+    """With two, libraries start one as they are imported, which may be the one that is sent it."""
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
     written(tmp_path, tiny_model, steps=1000)
     with started(2, tmp_path, "train", "recipe.toml", "--out", "run") as process:
         waits("no checkpoint", lambda: list(tmp_path.glob("run/checkpoints/step-4")))

@@ -66,9 +66,11 @@ def dismiss() -> None:
 
 def follow(make_sampler: MakeSampler) -> int:
     """Be one of the others until rank 0 ends; the exit code."""
-    heard = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, heard)  # before there are threads, which inherit it
-    threading.Thread(target=_end_after, args=(heard,), daemon=True).start()
+    heard, asked = {signal.SIGINT, signal.SIGTERM}, threading.Event()
+    for number in heard:  # where a library has started threads already, one of them gets it
+        signal.signal(number, lambda *_: asked.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, heard)  # threads that are started now inherit it
+    threading.Thread(target=_end_after, args=(heard, asked), daemon=True).start()
     try:
         team = _joined()
     except (RuntimeError, WinnowError):
@@ -127,11 +129,15 @@ def _meeting() -> Store:
     return PrefixStore(f"winnow/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
-def _end_after(heard: set[signal.Signals]) -> None:
-    """End this process a while after a signal, or when what started it is gone."""
+def _end_after(heard: set[signal.Signals], asked: threading.Event) -> None:
+    """End this process a while after a signal, or when what started it is gone.
+
+    Args:
+        asked: Whether a signal has come that was not blocked.
+    """
     parent = os.getppid()
     while os.getppid() == parent:
-        if signal.sigtimedwait(heard, 1.0) is not None:
+        if signal.sigtimedwait(heard, 1.0) is not None or asked.is_set():
             time.sleep(_GRACE)
             break
     os._exit(1)
