@@ -203,6 +203,46 @@ def test_gradients_through_products_are_those_of_torchs_own(kind, monkeypatch) -
     assert off(*found) < 1e-3
 
 
+@pytest.mark.parametrize("padding", [None, 3, -1])
+def test_rows_and_the_head_add_to_the_gradient_of_one_weight(padding) -> None:
+    """What torch gives of the rows, twice, and what the head gives by itself; padding learns not.
+
+    Rows that are read twice in a pass are added up in one order or another, in float32.
+    """
+    torch.manual_seed(0)
+    words, alone = (nn.Embedding(12, 4, padding_idx=padding) for _ in range(2))
+    alone.load_state_dict(words.state_dict())
+    ids, slopes = torch.tensor([[3, 5, 5, 11, 0]]), torch.randn(1, 5, 4)
+    index, targets = torch.arange(5), torch.tensor([1, 2, 11, 0, 3])
+    with precision.mixed(CPU):
+        head = nn.Parameter(words.weight.detach().clone())
+        logprobs(alone(ids)[0].detach(), head, None, index, targets, 1.0).sum().backward()
+        for _ in range(2):
+            with precision.products(CPU):
+                rows = words(ids)
+            assert torch.equal(rows, alone(ids))
+            (rows * slopes).sum().backward()
+            (alone(ids) * slopes).sum().backward()
+        logprobs(rows[0].detach(), words.weight, None, index, targets, 1.0).sum().backward()
+    torch.testing.assert_close(words.weight.grad, alone.weight.grad + head.grad)
+    assert float(alone.weight.grad.norm()) > 0.1 * float(head.grad.norm()) > 0
+
+
+@pytest.mark.parametrize(
+    "kind", [{"scale_grad_by_freq": True}, {"sparse": True}, {"max_norm": 0.5}]
+)
+def test_embeddings_that_do_more_than_give_rows_are_torchs(kind) -> None:
+    torch.manual_seed(0)
+    words, alone = (nn.Embedding(12, 4, **kind) for _ in range(2))
+    alone.load_state_dict(words.state_dict())
+    ids = torch.tensor([[3, 5, 5, 11, 0]])
+    with precision.mixed(CPU), precision.products(CPU):
+        words(ids).pow(2).sum().backward()
+    alone(ids).pow(2).sum().backward()
+    assert words.weight.grad.is_sparse == alone.weight.grad.is_sparse
+    assert torch.equal(words.weight.grad.to_dense(), alone.weight.grad.to_dense())
+
+
 def test_activations_that_are_computed_again_are_rounded_as_they_were() -> None:
     gradients = []
     for again in (False, True):
@@ -278,7 +318,8 @@ def test_the_heads_log_probs_are_exact_and_its_gradients_rounded(heat, bias) -> 
     leaves = [x.requires_grad_() for x in (features, weight, shift) if x is not None]
     with precision.mixed(CPU):
         got = logprobs(features, weight, shift, index, targets, heat)
-    found = torch.autograd.grad((got * slopes).sum(), leaves)
+        (got * slopes).sum().backward()
+    found = [x.grad for x in leaves]
     wide = [x.detach().double().requires_grad_() for x in leaves]
     logits = wide[0] @ wide[1].t() + (wide[2] if bias else 0)
     true = (logits / heat).log_softmax(-1)[index, targets]

@@ -3,10 +3,10 @@
 The vocabulary is taken slice by slice, for all positions, and again in the backward pass: the
 largest tensor is (positions, slice). Each slice of the head's gradient is written once.
 
-In a block of `precision.mixed` the head's weight is rounded, and the products of the backward pass
-are in bfloat16; logits, which a log-prob is the difference of, are never rounded to it.
-Probabilities, which are rounded before those products anyway, are kept for them where they take
-little room.
+In a block of `precision.mixed` the head's weight is rounded, its gradient is added to `.grad` slice
+by slice, and the products of the backward pass are in bfloat16; logits, which a log-prob is the
+difference of, are never rounded to it. Probabilities, which are rounded before those products
+anyway, are kept for them where they take little room.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from winnow.engines.models.precision import is_mixed, low, wide_product
+from winnow.engines.models.precision import gradient_of, is_mixed, low, wide_product
 from winnow.engines.models.rounding import LOW
 
 _ELEMENTS = 2**21
@@ -87,7 +87,7 @@ class _Head(torch.autograd.Function):
                 ctx.kept.append((logits.to(LOW), top))
         norm = top + total.log_()
         ctx.save_for_backward(features, own, bias, index, targets, norm)
-        ctx.t, ctx.mixed, ctx.dtype = t, mixed, weight.dtype
+        ctx.t, ctx.mixed, ctx.weight = t, mixed, weight
         return chosen - norm[index]
 
     @staticmethod
@@ -97,7 +97,9 @@ class _Head(torch.autograd.Function):
         # d/d logits = sum of grads at the target - (sum of grads) x softmax
         each = torch.zeros_like(norm).index_add_(0, index, grad)
         to_features = torch.zeros_like(features, dtype=norm.dtype)  # a sum over many slices
-        to_weight = torch.empty_like(own, dtype=ctx.dtype) if ctx.needs_input_grad[1] else None
+        learns = ctx.needs_input_grad[1]
+        to_weight = torch.empty_like(own) if learns and not ctx.mixed else None
+        added = gradient_of(ctx.weight) if learns and ctx.mixed else None
         to_bias = None if bias is None else torch.empty_like(bias)
         rounded = features.to(LOW) if ctx.mixed else features
         for number, part in enumerate(_slices(features, own)):
@@ -116,10 +118,10 @@ class _Head(torch.autograd.Function):
                 to_features.addmm_(slope, own[part])
             else:
                 to_features += torch.mm(slope, own[part])
-            if to_weight is not None and rounded.dtype == ctx.dtype:
+            if to_weight is not None:
                 torch.mm(slope.t(), rounded, out=to_weight[part])
-            elif to_weight is not None:
-                to_weight[part] = torch.mm(slope.t(), rounded)
+            if added is not None:
+                added[part] += torch.mm(slope.t(), rounded)
             if to_bias is not None:
                 to_bias[part] = slope.sum(0)
         return to_features.to(features.dtype), to_weight, None, to_bias, None, None, None

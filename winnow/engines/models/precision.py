@@ -4,6 +4,9 @@ Only products are rounded, those with trained weights here and in the head (`chu
 others by `torch.autocast`: their inputs to bfloat16, 2^-9 of themselves at most (trained weights
 as in `rounding.py`), and what a layer's product gives. Weights, the residual stream, norms,
 softmax, logits, losses and the sums of gradients over micro-batches are float32.
+
+The gradient of an embedding, and of the head, which often is the same weight, is added to its sum
+where it is made. By itself it would be as large as the vocabulary, for every micro-batch twice.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import embedding, linear
 from torch.overrides import TorchFunctionMode
 
 from winnow.engines.models.rounding import LOW, rounded
@@ -94,7 +97,9 @@ class _Block:
 
 
 class _Products(TorchFunctionMode):
-    """Takes products with trained weights: layers' (`linear`) and GPT-2's (`addmm`)."""
+    """Takes products with trained weights, layers' (`linear`) and GPT-2's (`addmm`), and rows of
+    trained weights (`embedding`).
+    """
 
     def __init__(self, block: _Block) -> None:
         super().__init__()
@@ -106,6 +111,11 @@ class _Products(TorchFunctionMode):
     ) -> Any:
         plain = partial(func, *args, **(kwargs or {}))
         transposed = func is torch.addmm
+        if func is embedding:
+            ids, weight, padding, usual = _of_embedding(*args, **(kwargs or {}))
+            if not usual or not _trained(weight):
+                return plain()
+            return cast(Any, _Rows).apply(weight, ids, padding)
         if func is linear:
             x, weight, bias = _of_linear(*args, **(kwargs or {}))
         elif transposed and not kwargs:
@@ -130,6 +140,19 @@ def _of_linear(
 ) -> tuple[Tensor, Any, Tensor | None]:
     """What `linear` was given, by whatever names."""
     return input, weight, bias
+
+
+def _of_embedding(
+    input: Tensor,
+    weight: Any,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> tuple[Tensor, Any, int | None, bool]:
+    """What `embedding` was given, and whether it is asked for rows and nothing else."""
+    return input, weight, padding_idx, max_norm is None and not (scale_grad_by_freq or sparse)
 
 
 def _trained(weight: Any) -> bool:
@@ -167,6 +190,34 @@ class _Product(torch.autograd.Function):
         if ctx.biased and ctx.needs_input_grad[4]:
             to_bias = rows.sum(0, dtype=torch.float32)
         return to_x, None, to_weight, None, to_bias, None
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of a weight; their gradients are added to the weight's, that of padding aside."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding: int | None) -> Tensor:
+        ctx.weight, ctx.padding = weight, padding
+        ctx.save_for_backward(ids)
+        return embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (ids,) = ctx.saved_tensors
+        ids, rows = ids.flatten(), grads[0].flatten(0, -2)
+        if ctx.padding is not None:
+            counts = ids != ctx.padding % len(ctx.weight)
+            ids, rows = ids[counts], rows[counts]
+        gradient_of(ctx.weight).index_add_(0, ids, rows)
+        return None, None, None
+
+
+def gradient_of(weight: Tensor) -> Tensor:
+    """The sum of a parameter's gradients so far, to add to."""
+    assert weight.is_leaf
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    return weight.grad
 
 
 def wide_product(a: Tensor, b: Tensor) -> Tensor:
