@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -206,3 +207,28 @@ def test_a_mistake_is_told_once(recipe, tmp_path, words, told) -> None:
     assert "<NO_OTHER_FAILURES>" in said  # the others end with 0
     assert said.count("Traceback") == 1, said  # torchrun's own
     assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+def test_a_signal_is_heard_where_python_is_not_run() -> None:
+    """The main thread is in C, and the thread that is sent the signal was there before."""
+    script = """
+        import ctypes, threading
+        sleep = ctypes.CDLL(None).sleep
+        threading.Thread(target=sleep, args=(60,), daemon=True).start()
+        from winnow.engines.fsdp import crew
+        def joined():
+            print("here", flush=True)
+            sleep(60)
+        crew._joined = joined
+        crew.follow(lambda *given: None)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(timeout=30) == 1
+        finally:
+            process.kill()

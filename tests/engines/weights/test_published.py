@@ -57,3 +57,22 @@ def test_adapters_and_what_they_are_merged_into(tiny_model, tmp_path, transfer) 
     for name, weight in load_file(file).items():
         assert weight.dtype == torch.float32
         assert torch.equal(found[name], rounded(weight)), name
+
+
+def test_what_adapters_add_to_a_base_in_16_bits_is_not_lost(tiny_model, tmp_path) -> None:
+    """The sum is rounded once, not to the nearest before."""
+    engine = {"sampler": "vllm", "transfer_dir": str(tmp_path), "urls": ["http://none"]}
+    made = local.engine(tiny_model, dtype="bfloat16", engine=engine, lora={"rank": 2})
+    with torch.no_grad():
+        for parameter in made.trained():
+            parameter.fill_(0.005)
+    where = made.publish(1).where
+    assert isinstance(where, Path)
+    found = load_file(where / "model.safetensors")
+    changed = 0
+    for name, layer in made.module().named_modules():
+        if hasattr(layer, "get_delta_weight"):
+            total = layer.weight.float() + layer.get_delta_weight("default").float()
+            assert torch.equal(found[f"{name}.weight"], rounded(total)), name
+            changed += not torch.equal(rounded(total), total.bfloat16())
+    assert changed > 0

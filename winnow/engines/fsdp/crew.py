@@ -7,6 +7,7 @@ part of it, until it ends. They let rank 0 answer signals, and end by themselves
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -66,9 +67,12 @@ def dismiss() -> None:
 
 def follow(make_sampler: MakeSampler) -> int:
     """Be one of the others until rank 0 ends; the exit code."""
-    heard, asked = {signal.SIGINT, signal.SIGTERM}, threading.Event()
-    for number in heard:  # where a library has started threads already, one of them gets it
-        signal.signal(number, lambda *_: asked.set())
+    heard = {signal.SIGINT, signal.SIGTERM}
+    asked, woken = os.pipe()
+    os.set_blocking(woken, False)
+    signal.set_wakeup_fd(woken)  # where a library has started threads already, one of them gets it
+    for number in heard:
+        signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_BLOCK, heard)  # threads that are started now inherit it
     threading.Thread(target=_end_after, args=(heard, asked), daemon=True).start()
     try:
@@ -129,15 +133,16 @@ def _meeting() -> Store:
     return PrefixStore(f"winnow/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
-def _end_after(heard: set[signal.Signals], asked: threading.Event) -> None:
+def _end_after(heard: set[signal.Signals], asked: int) -> None:
     """End this process a while after a signal, or when what started it is gone.
 
     Args:
-        asked: Whether a signal has come that was not blocked.
+        asked: What can be read from once a signal has come to a thread that does not block it.
     """
     parent = os.getppid()
     while os.getppid() == parent:
-        if signal.sigtimedwait(heard, 1.0) is not None or asked.is_set():
+        blocked = signal.sigtimedwait(heard, 1.0)
+        if blocked is not None or select.select([asked], [], [], 0)[0]:
             time.sleep(_GRACE)
             break
     os._exit(1)

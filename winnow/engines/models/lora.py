@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from winnow.config.schema.lora import LoraConfig
-from winnow.engines.models.rounding import rounded_each
+from winnow.engines.models.rounding import rounded, rounded_each
 from winnow.errors import UserError, install_extra, nearest
 from winnow.storage.atomic import drop_folder
 from winnow.storage.digests import damage_of, whole_model
@@ -154,7 +154,8 @@ class Adapters:
         for name, layer in module.named_modules() if added else ():
             if hasattr(layer, "get_delta_weight"):
                 weight, delta = state[f"{name}.weight"], layer.get_delta_weight("default")
-                state[f"{name}.weight"] = (weight.float() + delta.float()).to(weight.dtype)
+                whole = weight.float() + delta.float()
+                state[f"{name}.weight"] = rounded(whole, dtype or weight.dtype)
         module.save_pretrained(folder, state_dict=rounded_each(state, dtype))
 
     def _names(self) -> list[str]:

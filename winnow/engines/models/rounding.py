@@ -30,8 +30,8 @@ _MOST = max(_LACKS.values())
 def rounded(weight: Tensor, dtype: torch.dtype = LOW, start: int = 0) -> Tensor:
     """A weight in a data type; from float32 to 16 bits up or down, so that it is right on average.
 
-    Numbers that the data type has stay as they are. Below 2^-14 float16 has fewer bits, and the
-    nearest number is taken.
+    Numbers that the data type has stay as they are. Below 2^-14 float16 has fewer bits, and what is
+    there is less right on average.
 
     Args:
         start: The place of its first number, where it is a part of a tensor.
@@ -44,7 +44,8 @@ def rounded(weight: Tensor, dtype: torch.dtype = LOW, start: int = 0) -> Tensor:
         return weight.to(dtype)
     lacks = _LACKS[dtype]
     out = torch.empty(weight.shape, dtype=dtype, device=weight.device)
-    bits, flat = weight.contiguous().view(-1).view(torch.int32), out.view(-1)
+    numbers, flat = weight.contiguous().view(-1), out.view(-1)
+    bits = numbers.view(torch.int32)
     draws = _draws(weight.device)
     room = torch.empty(min(len(draws), len(bits)), dtype=torch.int32, device=weight.device)
     done = 0
@@ -57,6 +58,7 @@ def rounded(weight: Tensor, dtype: torch.dtype = LOW, start: int = 0) -> Tensor:
         else:
             torch.bitwise_right_shift(own, _MOST - lacks, out=raised).add_(bits[part])
             flat[part] = raised.bitwise_and_(-(2**lacks)).view(torch.float32)
+        flat[part].masked_fill_(numbers[part].isnan(), torch.nan)  # some of which become 0
         done = part.stop
     return out
 
