@@ -26,6 +26,7 @@ from winnow.engines.local.learner import LocalLearner
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.loading import ModelSource
 from winnow.engines.models.reference import Within
+from winnow.engines.models.rounding import rounded
 from winnow.reporting.observer import Observers
 from winnow.training.run import run
 from winnow.types import Group, Outcome, Prompt, Sample, Score
@@ -217,6 +218,7 @@ def test_a_resumed_run_is_the_unbroken_run(tiny_model, tmp_path, dtype):
 
 
 def test_over_bfloat16_the_adapters_are_float32_and_the_base_stays(tiny_model, tmp_path):
+    """Merged, they are rounded right on average; a product in another order may turn a draw."""
     settings = config(
         tiny_model,
         tmp_path,
@@ -236,7 +238,9 @@ def test_over_bfloat16_the_adapters_are_float32_and_the_base_stays(tiny_model, t
         a = saved.get(f"base_model.model.{name.replace('.weight', '.lora_A.weight')}")
         b = saved.get(f"base_model.model.{name.replace('.weight', '.lora_B.weight')}")
         delta = 0 if a is None else 4 * (b @ a)
-        assert torch.equal(weight, (base[name].bfloat16().float() + delta).bfloat16()), name
+        expected = base[name].bfloat16().float() + delta
+        assert int((weight != rounded(expected)).sum()) <= 3, name
+        assert a is None or int((weight != expected.bfloat16()).sum()) > 3, name
 
 
 def test_a_reference_at_the_start_is_the_base_model_and_copies_no_weights(tiny_model):
