@@ -266,11 +266,7 @@ def main() -> None:
     if (number_and_ranks := launched())[0]:
         from winnow.engines.factory import follow
 
-        code = follow()
-        with suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)  # what torch's groups of processes leave running would abort an ordinary end
+        sys.exit(follow())
     signal.signal(signal.SIGTERM, _terminate)
     try:
         _run()
