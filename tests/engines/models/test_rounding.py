@@ -132,6 +132,14 @@ def test_tied_weights_stay_tied(tmp_path) -> None:
     assert torch.equal(loaded.lm_head.weight, rounded(own))
 
 
+@pytest.mark.parametrize("kind", [torch.int64, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [LOW, torch.float32])
+def test_what_is_not_float32_is_as_it_was(kind, dtype) -> None:
+    """Counts in buffers, and weights that are no larger for a server that computes in more bits."""
+    given = torch.arange(300).to(kind)
+    assert rounded_each({"one": given}, dtype)["one"] is given
+
+
 def test_without_a_data_type_they_are_as_they_were() -> None:
     weights = {"one": torch.randn(4)}
     assert rounded_each(weights, None)["one"] is weights["one"]

@@ -1,5 +1,5 @@
 """Parts of parameters in float32 that are gathered in bfloat16, rounded as `models/rounding.py` has
-it. FSDP's own policy rounds to the nearest, which hides most of what an update changes.
+it. FSDP's own policy rounds to the nearest, which hides a part of what an update changes.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def rounded(weight: Tensor, dtype: torch.dtype = LOW, start: int = 0) -> Tensor:
 
 
 def rounded_each(weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Weights by name, each rounded; those that are one tensor by two names stay one.
+    """Weights by name, those in float32 rounded; one tensor by two names stays one.
 
     Args:
         dtype: ``None``: as they are.
@@ -75,7 +75,7 @@ def rounded_each(weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> di
     for weight in weights.values():
         key = weight.data_ptr(), weight.shape
         if key not in made:
-            made[key] = rounded(weight, dtype)
+            made[key] = rounded(weight, dtype) if weight.dtype == torch.float32 else weight
     return {name: made[weight.data_ptr(), weight.shape] for name, weight in weights.items()}
 
 

@@ -139,7 +139,7 @@ def published(version: int, config: Config, engine: Writer, outbox: Outbox) -> W
     if not whole:
         outbox.base(engine.save_base)
     merged = whole and config.lora.rank > 0
-    # A server would round what it reads to the nearest number, and not see most of an update.
+    # A server would round what it reads to the nearest number, and not see all of an update.
     return outbox.put(version, lambda folder: engine.save(folder, merged=merged, dtype=dtype))
 
 
