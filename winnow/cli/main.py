@@ -266,7 +266,11 @@ def main() -> None:
     if (number_and_ranks := launched())[0]:
         from winnow.engines.factory import follow
 
-        sys.exit(follow())
+        code = follow()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)  # what torch's groups of processes leave running would abort an ordinary end
     signal.signal(signal.SIGTERM, _terminate)
     try:
         _run()

@@ -27,7 +27,7 @@ from winnow.errors import WinnowError
 
 _BEGUN = "begun"
 _GRACE = 5.0
-"""Seconds that rank 0 has to end by itself after a signal."""
+"""Seconds that rank 0 has to end by itself after a signal, or after what fails here too."""
 _worker: Worker | None = None
 """Of this process, which has one team at most."""
 
@@ -104,7 +104,18 @@ def serve(worker: Worker) -> int:
                 traceback.print_exc()
             with suppress(RuntimeError):
                 team.failed(error)
-            return 1
+            return 0 if _is_over(team, within=_GRACE) else 1
+
+
+def _is_over(team: Team, within: float) -> bool:
+    """Whether rank 0 ends in some seconds by itself: it made the same mistake, and tells it.
+
+    What started the processes would end it by a signal as soon as another one fails.
+    """
+    until = time.monotonic() + within
+    while not team.over and time.monotonic() < until:
+        time.sleep(0.05)
+    return team.over
 
 
 def own_device(name: str) -> torch.device:
