@@ -85,3 +85,16 @@ def test_weights_that_are_not_the_files_are_not_its_fault() -> None:
     check_finite(model, ModelSource("here"), "model", ["bias"])
     with pytest.raises(UserError, match="2 of 2 weights of bias"):
         check_finite(model, ModelSource("here"), "model")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_no_longer_the_files(dtype, tmp_path) -> None:
+    """The file is written over in place: a model that were mapped from it would change."""
+    folder = tiny.save(tmp_path / "model")
+    model = load_model(ModelSource(str(folder)), dtype, torch.device("cpu"))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    file = folder / "model.safetensors"
+    with file.open("r+b") as open_file:
+        open_file.write(bytes(file.stat().st_size))
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, before[name]), name

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.engines.models.autograd import kept_bytes
 from tests.training.scale.test_shapes import KINDS, module_of
 from winnow.config.phases import phases_of
 from winnow.config.recipe import load
+from winnow.engines.models import forward as forward_module
+from winnow.engines.models import made_again
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.training.forecast import memory
+from winnow.training.scale import held as held_module
 from winnow.training.scale.devices import DEVICES
-from winnow.training.scale.held import Stages, kept, server, stages
+from winnow.training.scale.held import Stages, kept, read, server, stages
 from winnow.training.scale.shapes import KNOWN, Shape
 from winnow.training.scale.step import Lengths, step_of
 from winnow.training.scale.times import Update, updates
@@ -45,9 +51,28 @@ def saved(forward: PolicyForward, pieces: list[Piece]) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_activations_are_what_autograd_keeps(kind: str, dtype: str) -> None:
+def test_activations_are_what_autograd_keeps(
+    kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More layers keep more: their difference is that of the layers alone."""
-    small = KINDS[kind]
+    monkeypatch.setattr(made_again, "_LEAST", 1)
+    item = 2 if dtype == "bfloat16" else 4
+    assert kept(KINDS[kind], item) == pytest.approx(of_a_layer(KINDS[kind], dtype, few))
+    monkeypatch.setattr(forward_module, "made_again", nullcontext)
+    # All queries are one block here, so keys and values are held once, not twice as they are at
+    # most: that much less is read.
+    once = 2 * KINDS[kind].keys * item
+    assert read(KINDS[kind], item) - once == pytest.approx(of_a_layer(KINDS[kind], dtype, saved))
+
+
+def few(forward: PolicyForward, pieces: list[Piece]) -> int:
+    return kept_bytes(lambda: forward.contexts(pieces), list(forward.module.parameters()))
+
+
+def of_a_layer(
+    small: Shape, dtype: str, counted: Callable[[PolicyForward, list[Piece]], int]
+) -> float:
+    """Bytes of a position, counted of models of some layers and of more."""
     pieces = [Piece(list(range(1, 20)), [list(range(30, 50)), list(range(50, 70))])]
     positions = 19 + 2 * 19  # of the last tokens nothing is predicted
     found = []
@@ -56,13 +81,8 @@ def test_activations_are_what_autograd_keeps(kind: str, dtype: str) -> None:
         module = module_of(shape, "cpu").to(getattr(torch, dtype))
         forward = PolicyForward(module)
         assert forward.shares_prefix
-        found.append(saved(forward, pieces))
-    each = (found[1] - found[0]) / 4 / positions
-    told = kept(small, 2 if dtype == "bfloat16" else 4)
-    # All queries are one block here, so keys and values are held once, not twice as they are at
-    # most: that much less is kept.
-    once = 2 * small.keys * (2 if dtype == "bfloat16" else 4)
-    assert told - once == pytest.approx(each)
+        found.append(counted(forward, pieces))
+    return (found[1] - found[0]) / 4 / positions
 
 
 def test_what_is_held_adds_up() -> None:
@@ -97,6 +117,13 @@ MEASURED = (
 )
 
 
+def as_measured(shape: Shape, dtype: str, *, recompute: bool) -> tuple[Stages, Update]:
+    """`of_bench` where all that a block's backward pass reads is kept, as it was at that time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held_module, "kept", held_module.read)
+        return of_bench(shape, dtype, recompute=recompute)
+
+
 def row(side: str, place: int) -> tuple[float, float]:
     """Seconds and GiB in the table of docs/fsdp.md, which a GPU printed."""
     rows = re.findall(rf"\| {re.escape(side)} \| ([\d.]+) \| ([\d.]+) \|", FSDP)
@@ -107,7 +134,7 @@ def row(side: str, place: int) -> tuple[float, float]:
 @pytest.mark.parametrize(("model", "dtype", "side", "place"), MEASURED)
 def test_memory_is_about_what_a_gpu_held(model: str, dtype: str, side: str, place: int) -> None:
     _, gib = row(side, place)
-    held, _ = of_bench(KNOWN[model], dtype, recompute="checkpointing" in side)
+    held, _ = as_measured(KNOWN[model], dtype, recompute="checkpointing" in side)
     assert 0.85 < held.update / GIB / gib < 1.15
 
 

@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicCache
 
 from winnow.engines.devices import without_plans
 from winnow.engines.models.chunked_logprobs import logprobs
+from winnow.engines.models.made_again import made_again
 from winnow.engines.models.precision import is_mixed, products
 from winnow.engines.models.prefix_tree import Index, Tree, grow
 from winnow.engines.models.rounding import LOW
@@ -212,7 +213,7 @@ class PolicyForward:
         return hidden.flatten(0, 1), paths
 
     def _run(self, **inputs: Any) -> Tensor:
-        with without_plans(self.device), products(self.device):
+        with without_plans(self.device), products(self.device), made_again():
             if self.splits_head:
                 features = self._body(**inputs).last_hidden_state
             else:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -160,16 +161,18 @@ def load_model(
         ahead = kept.weights_in(folder) if of_file and source.gguf is None else None
         found = None if ahead is None else _of_weights(folder, ahead, how)
         model, told = found or cast(Any, AutoModelForCausalLM).from_pretrained(
-            base_of(source) or source.name, gguf_file=source.gguf, disable_mmap=True, **how
+            base_of(source) or source.name, gguf_file=source.gguf, **how
         )
+        if found is None and source.gguf is None:
+            take_in(model, device)
         check_all_there(told, source, field)
         if base_of(source) is not None:
             from winnow.engines.models.lora import merged
 
             model = merged(model, source.name, field)
     plain_weights(source, model)
-    model.to(device).eval()
     assert isinstance(model, torch.nn.Module)
+    model.to(device).eval()
     check_finite(model, source, field)
     return model
 
@@ -317,6 +320,18 @@ def reading(source: ModelSource, field: str, *, weights: bool = True) -> Iterato
         where = where_of(source)
         remedy = wheel if source.name == _HUB else ""
         raise UserError(field, f"cannot load {where!r}: {reason}", remedy) from error
+
+
+def take_in(model: torch.nn.Module, device: torch.device) -> None:
+    """Move a model to a device, out of the file that it may be mapped from.
+
+    What stays mapped is in small pages, each of which is copied when it is first written to, and
+    changes as the file does. One tensor at a time, so that no room for a second model is left over.
+    """
+    if device.type == "cpu":
+        for tensor in chain(model.parameters(), model.buffers()):
+            tensor.data = tensor.data.clone()
+    model.to(device)
 
 
 def plain_weights(source: ModelSource, model: Any) -> None:

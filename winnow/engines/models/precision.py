@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 from torch.overrides import TorchFunctionMode
 
+from winnow.engines.models.made_again import make_of_made
 from winnow.engines.models.rounding import LOW, rounded
 
 _block: ContextVar[_Block | None] = ContextVar("products in bfloat16", default=None)
@@ -131,7 +132,7 @@ class _Products(TorchFunctionMode):
     def _of(self, x: Tensor) -> Tensor:
         """An input, rounded once for the layers that read it one after the other."""
         if self._last is None or self._last[0] is not x or self._last[1] != x._version:
-            self._last = x, x._version, x.detach().to(LOW)
+            self._last = x, x._version, make_of_made(_to_low, x)
         return self._last[2]
 
 
@@ -157,6 +158,10 @@ def _of_embedding(
 
 def _trained(weight: Any) -> bool:
     return type(weight) is nn.Parameter and weight.requires_grad and weight.dtype == torch.float32
+
+
+def _to_low(x: Tensor) -> Tensor:
+    return x.detach().to(LOW)
 
 
 class _Product(torch.autograd.Function):

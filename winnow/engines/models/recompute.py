@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from winnow.engines.models.made_again import kept
 from winnow.engines.models.precision import same_products
 from winnow.engines.models.tree_attention import same_again
 
@@ -36,7 +37,7 @@ def compute_again(block: nn.Module, module: nn.Module) -> None:
                 yield
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), again()
+            return kept(), again()
 
         run = partial(plain, **more)
         return checkpoint(run, *given, use_reentrant=False, context_fn=contexts)

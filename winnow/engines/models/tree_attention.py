@@ -23,6 +23,7 @@ from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from winnow.engines.models.capped_attention import capped_attention
 from winnow.engines.models.low_attention import low_attention
+from winnow.engines.models.made_again import make
 from winnow.engines.models.prefix_tree import Tree, cut
 from winnow.engines.models.rounding import LOW
 
@@ -226,21 +227,21 @@ def attend(
         raise NotImplementedError("attention with position_bias")
     if more.get("sliding_window") is not None and not plan.reaches:
         raise NotImplementedError("attention with sliding_window")
-    rows, heads, nodes, width = query.shape
+    rows, heads, _, width = query.shape
     shared = key.shape[1]
     blocks, _, length, _ = plan.mask.shape
     # (key heads, query heads of each, blocks, queries of each, width)
     folded = query.reshape(rows, shared, heads // shared, blocks // rows, length, width)
     folded = folded.permute(0, 3, 1, 2, 4, 5).reshape(blocks, shared, -1, width)
-    if plan.keys is not None:
-        if torch.is_autocast_enabled(query.device.type):
-            # What many blocks read gets the sum of their gradients: in float32.
-            key, value = key.float(), value.float()
-        key, value = (_gather(x, plan.keys) for x in (key, value))
-    mask = plan.mask_for(heads // shared, attention_mask if plan.depths is not None else None)
     cap, sinks = more.get("softcap"), more.get("s_aux")
+    low = plan.low and cap is None and sinks is None and not dropout
+    if plan.keys is not None:
+        # What many blocks read gets the sum of their gradients: in float32.
+        wide = torch.is_autocast_enabled(query.device.type)
+        key, value = (make(_gather, x, plan.keys, wide, low) for x in (key, value))
+    mask = plan.mask_for(heads // shared, attention_mask if plan.depths is not None else None)
     scale = width**-0.5 if scaling is None else scaling
-    if cap is None and sinks is None and plan.low and not dropout:
+    if low:
         out = low_attention(folded.to(LOW), key.to(LOW), value.to(LOW), mask, scale)
     elif cap is None and sinks is None:
         out = scaled_dot_product_attention(folded, key, value, mask, dropout, scale=scaling)
@@ -249,11 +250,25 @@ def attend(
             sinks = sinks.view(shared, -1, 1).expand(-1, -1, length).reshape(shared, -1, 1)
         out = capped_attention(folded, key, value, mask, scale, dropout, cap, sinks)
     out = out.reshape(rows, blocks // rows, shared, heads // shared, length, -1)
-    return out.permute(0, 1, 4, 2, 3, 5).reshape(rows, nodes, heads, -1), None
+    return make(_in_nodes, out), None
 
 
-def _gather(x: Tensor, keys: Tensor) -> Tensor:
-    """(1, heads, nodes, width) -> (blocks, heads, keys, width)."""
+def _in_nodes(x: Tensor) -> Tensor:
+    """(rows, blocks, key heads, query heads, nodes, width) -> (rows, nodes, heads, width)."""
+    rows, blocks, shared, each, length, width = x.shape
+    x = x.permute(0, 1, 4, 2, 3, 5).reshape(rows, blocks * length, shared * each, width)
+    return x.contiguous()  # as its reader would make it
+
+
+def _gather(x: Tensor, keys: Tensor, wide: bool, low: bool) -> Tensor:
+    """(1, heads, nodes, width) -> (blocks, heads, keys, width).
+
+    Args:
+        wide: Whether gradients are summed in float32.
+        low: Whether to round.
+    """
     _, heads, nodes, width = x.shape
+    x = x.float() if wide else x
     rows = embedding(keys, x[0].transpose(0, 1).reshape(nodes, heads * width))
-    return rows.reshape(*keys.shape, heads, width).transpose(1, 2)
+    rows = rows.reshape(*keys.shape, heads, width).transpose(1, 2)
+    return rows.to(LOW) if low else rows

@@ -25,7 +25,9 @@ from winnow.engines.models.loading import (
     plain_weights,
     reading,
     resolve,
+    take_in,
 )
+from winnow.engines.models.made_again import made_again
 from winnow.engines.models.tokenization import (
     NO_TEMPLATE,
     TemplateFailure,
@@ -84,7 +86,8 @@ class RewardModel:
             raise UserError(field, problem)
         self.name = name
         self._column = _column(model.config, label, name, field)
-        self._model: Any = model.to(device).eval()
+        take_in(model, device)
+        self._model: Any = model.eval()
         self._encode = Encoder(tokenizer, model.config, field)
         self._batch_tokens = batch_tokens
 
@@ -185,7 +188,6 @@ def load_classifier(
             gguf_file=source.gguf,
             config=config,
             dtype=getattr(torch, dtype),
-            disable_mmap=True,
             ignore_mismatched_sizes=True,  # reported below, with the missing ones
             output_loading_info=True,
         )
@@ -219,7 +221,7 @@ def read(model: Any, rows: Sequence[Row]) -> Tensor:
     longest = max(map(len, rows))
     ids = [[*row, *[padding] * (longest - len(row))] for row in rows]
     mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
-    with _set(model, pad_token_id=padding, use_cache=False):
+    with _set(model, pad_token_id=padding, use_cache=False), made_again():
         logits: Tensor = model(
             input_ids=torch.tensor(ids, device=device),
             attention_mask=torch.tensor(mask, device=device),

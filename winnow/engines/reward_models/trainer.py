@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from winnow.engines.models.loading import load_tokenizer, resolve
+from winnow.engines.models.loading import load_tokenizer, resolve, take_in
 from winnow.engines.reward_models.model import (
     Encoder,
     Row,
@@ -120,7 +120,8 @@ def fit_reward_model(
     refuse(out)
     source = resolve(base, field)
     tokenizer = load_tokenizer(source, field)
-    model = _with_head(source, how.layers, field).to(device).eval()
+    model = _with_head(source, how.layers, field).eval()
+    take_in(model, device)
     _agree_on_padding(model, tokenizer)
     encode = Encoder(tokenizer, model.config, field)
     rows, held_rows = _readable(encode, pairs), _readable(encode, held_out)

@@ -72,14 +72,27 @@ class Stages:
 
 
 def kept(shape: Shape, item: int) -> int:
-    """Bytes of activations of a position in one block that the backward pass reads.
+    """Bytes of activations of a position in one block that are kept for the backward pass.
 
-    Two norms (input and scale in float32, what they give before and after their weight), queries,
-    keys and values as a tree's attention reads them (keys held twice at most), what comes out and
-    its copy for the projection, and four tensors of the gated MLP.
+    Inputs and scales of the norms in float32, queries, keys, values, what attention gives, and two
+    tensors of the gated MLP. The others are made of them again.
 
     Args:
         item: Bytes of a number in the passes.
+    """
+    norms = 2 * (_WIDE * shape.hidden + _WIDE)
+    if shape.normed:
+        norms += _WIDE * (shape.queries + shape.keys + shape.heads + shape.kv_heads)
+    attention = item * 2 * (shape.queries + shape.keys) + _WIDE * shape.heads
+    return norms + attention + item * 2 * shape.inner
+
+
+def read(shape: Shape, item: int) -> int:
+    """Bytes of activations of a position in one block that its backward pass reads.
+
+    Those of `kept`, and what is made of them: what norms give before and after their weight, keys
+    and values as a tree's attention reads them (held twice at most), a copy of what comes out for
+    the projection, and two tensors more of the MLP.
     """
     norms = 2 * ((_WIDE + 2 * item) * shape.hidden + _WIDE)
     if shape.normed:
@@ -97,7 +110,7 @@ def passing(shape: Shape, step: Step, longest: int, item: int, *, recompute: boo
         recompute: Whether blocks keep no activations.
     """
     positions, around = step.positions, shape.around
-    each = positions * kept(shape, item)
+    each, whole = positions * kept(shape, item), positions * read(shape, item)
     # One for all layers; a block of queries reads its own path's keys and its ancestors'.
     mask = item * positions * min(positions, 2 * longest) * (shape.heads // shape.kv_heads + 1)
     inputs = positions * item * shape.hidden
@@ -106,7 +119,7 @@ def passing(shape: Shape, step: Step, longest: int, item: int, *, recompute: boo
     return Passing(
         gathered=item * (around + 2 * shape.block),
         activations=mask + shape.layers * (inputs if recompute else each),
-        again=each if recompute else 0,
+        again=whole if recompute else whole - each,
         head=_LOGIT * elements + (item + _WIDE) * positions * shape.hidden,
         reduced=item * (around + shape.block) + _WIDE * around,
     )

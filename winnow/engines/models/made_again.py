@@ -1,0 +1,250 @@
+"""Cheap activations, made again in the backward pass from what is kept anyway.
+
+Autograd keeps what each function needs of its inputs. What an activation function, a norm or an
+elementwise product gave, which the next function keeps, takes no time to make again from what it
+was made of, and that is kept for its own derivative: a block of Llama's kind so keeps half as much.
+They are made by the same operations from the same numbers, so gradients are the same bits (as
+"selective activation recomputation", Korthikanti et al. 2022, but by function instead of by block).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+_KEPT: dict[Any, int] = {
+    torch.mul: 2,
+    Tensor.mul: 2,
+    F.silu: 1,
+    F.gelu: 1,
+    F.layer_norm: 1,
+    F.rms_norm: 1,
+}
+"""For each function that is made again, how many of its inputs autograd keeps where they have
+gradients."""
+_CASTS = {Tensor.to, Tensor.float, Tensor.type_as, Tensor.type}
+"""Made again where their input is: autograd keeps nothing of it."""
+_PLAIN = (Tensor, nn.Parameter)
+_LEAST = 2**14
+"""Numbers of a tensor that is worth it."""
+
+_notes: ContextVar[_Notes | None] = ContextVar("how activations were made", default=None)
+
+
+@contextmanager
+def made_again() -> Iterator[None]:
+    """In the block, cheap activations are not kept for the backward pass."""
+    if not torch.is_grad_enabled():
+        yield
+        return
+    notes = _Notes()
+    token = _notes.set(notes)
+    try:
+        with saved_tensors_hooks(notes.pack, _unpack), _Noting(notes):
+            yield
+    finally:
+        _notes.reset(token)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """In the block, nothing is noted: what is in it is made again as a whole."""
+    token = _notes.set(None)
+    try:
+        yield
+    finally:
+        _notes.reset(token)
+
+
+def make(function: Callable[..., Tensor], *given: Any) -> Tensor:
+    """What a function gives; a gradient goes through it, and it is called again for its result.
+
+    Args:
+        given: Kept instead; nothing may be written to them before the backward pass.
+    """
+    made = function(*given)
+    notes = _notes.get()
+    if notes is not None:
+        notes.note(made, function, given)
+    return made
+
+
+def make_of_made(function: Callable[..., Tensor], given: Tensor) -> Tensor:
+    """`make`, where the input itself is made again; else the result is kept."""
+    notes = _notes.get()
+    return function(given) if notes is None or not notes.knows(given) else make(function, given)
+
+
+class _Whole:
+    """A tensor that is kept, and must not be written to: autograd leaves that to the hooks."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._version = tensor, tensor._version
+
+    def read(self) -> Tensor:
+        if self._tensor._version != self._version:
+            kind = f"{self._tensor.dtype} of shape {list(self._tensor.shape)}"
+            raise RuntimeError(f"a tensor ({kind}) was written to before its gradient was computed")
+        return self._tensor
+
+
+class _Made:
+    """How a tensor was made, and from what.
+
+    Args:
+        given: Tensors, how they were made, and other things; then those by name.
+    """
+
+    def __init__(
+        self,
+        tensor: Tensor,
+        function: Callable[..., Tensor],
+        given: Sequence[_Made | _Whole | Any],
+        named: Mapping[str, Any],
+    ) -> None:
+        self._storage: Any = cast(Any, StorageWeakRef)(tensor.untyped_storage())
+        self.shape, self.stride, self.version = tensor.shape, tensor.stride(), tensor._version
+        self.dtype, self.in_a_row = tensor.dtype, tensor.is_contiguous()
+        self._function, self._given, self._named = function, given, named
+        self._uses = 0
+        self._value: Tensor | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether no tensor has its memory any more. Until this is let go of, none has its key."""
+        return bool(self._storage.expired())
+
+    def gave(self, tensor: Tensor) -> bool:
+        """Whether a tensor of this place in memory is it, or a view of all of it in its order."""
+        if (self.version, self.dtype) != (tensor._version, tensor.dtype):
+            return False
+        if (self.shape, self.stride) == (tensor.shape, tensor.stride()):
+            return not tensor.storage_offset()
+        whole = self.shape.numel() == tensor.numel()
+        return whole and self.in_a_row and tensor.is_contiguous()
+
+    def use(self) -> None:
+        """It will be asked for once more."""
+        self._uses += 1
+        if self._uses == 1:
+            for one in (*self._given, *self._named.values()):
+                if isinstance(one, _Made):
+                    one.use()
+
+    def again(self) -> Tensor:
+        """The tensor; held for as long as it will be asked for."""
+        value = self._value
+        if value is None:
+            named = {name: _input(one) for name, one in self._named.items()}
+            with torch.no_grad():
+                value = self._function(*map(_input, self._given), **named)
+        self._uses -= 1
+        self._value = value if self._uses > 0 else None
+        return value
+
+
+class _Notes:
+    """How the tensors of a pass were made that may be made again."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, _Made] = {}
+        self._most = 64
+
+    def note(
+        self,
+        tensor: Tensor,
+        function: Callable[..., Tensor],
+        given: Sequence[Any],
+        named: Mapping[str, Any] | None = None,
+    ) -> None:
+        if len(self._made) >= self._most:
+            alive = {key: m for key, m in self._made.items() if not m.gone}
+            self._made, self._most = alive, 2 * len(alive) + 64
+        if any(_key(one) == _key(tensor) for one in _tensors(given)):
+            return  # a view, or in place
+        inputs = [self._input(one) for one in given]
+        by_name = {name: self._input(one) for name, one in (named or {}).items()}
+        self._made[_key(tensor)] = _Made(tensor, function, inputs, by_name)
+
+    def knows(self, tensor: Tensor) -> bool:
+        return self._find(tensor) is not None
+
+    def pack(self, tensor: Tensor) -> _Whole | tuple[_Made, torch.Size]:
+        """What is kept of a tensor that autograd keeps."""
+        made = self._find(tensor)
+        if made is None:
+            return _Whole(tensor)
+        made.use()
+        return made, tensor.shape
+
+    def _input(self, given: Any) -> _Made | _Whole | Any:
+        if not isinstance(given, Tensor):
+            return given
+        made = self._find(given)
+        return _Whole(given.detach()) if made is None or made.shape != given.shape else made
+
+    def _find(self, tensor: Tensor) -> _Made | None:
+        """How a tensor was made: all of it, in its order."""
+        if type(tensor) not in _PLAIN or tensor.layout != torch.strided:
+            return None
+        made = self._made.get(_key(tensor))
+        return made if made is not None and made.gave(tensor) else None
+
+
+class _Noting(TorchFunctionMode):
+    def __init__(self, notes: _Notes) -> None:
+        super().__init__()
+        self._notes = notes
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        if _notes.get() is self._notes and (func in _KEPT or func in _CASTS):
+            if func in _CASTS:
+                again = isinstance(made, Tensor) and self._notes.knows(args[0])
+            else:
+                again = "out" not in kwargs and _all_kept(made, args, _KEPT[func])
+            if again:
+                self._notes.note(made, func, args, kwargs)
+        return made
+
+
+def _all_kept(made: Tensor, given: tuple[Any, ...], count: int) -> bool:
+    """Whether autograd keeps all that a tensor, one of its own, was made of."""
+    if type(made) is not Tensor or not made.requires_grad or made.numel() < _LEAST:
+        return False
+    tensors = [x for x in _tensors(given[:count]) if type(x) in _PLAIN and x.requires_grad]
+    return len(tensors) == count and all(x.dtype == made.dtype for x in tensors)
+
+
+def _input(given: _Made | _Whole | Any) -> Any:
+    if isinstance(given, _Made):
+        return given.again()
+    return given.read() if isinstance(given, _Whole) else given
+
+
+def _tensors(given: Iterable[Any]) -> list[Tensor]:
+    return [x for x in given if isinstance(x, Tensor)]
+
+
+def _unpack(packed: _Whole | tuple[_Made, torch.Size]) -> Tensor:
+    if isinstance(packed, _Whole):
+        return packed.read()
+    made, shape = packed
+    value = made.again()
+    return value if value.shape == shape else value.view(shape)
+
+
+def _key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
