@@ -8,16 +8,19 @@ counted twice or not at all, by far more than 1e-10.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from tests import tiny
 from tests.engines.fsdp.ragged import groups
 from tests.engines.fsdp.spawned import on
+from tests.engines.models.architectures import build
 from winnow.algorithms.kl import InLoss
 from winnow.algorithms.objective import Term, totals
 from winnow.algorithms.table import ALGORITHMS
@@ -27,6 +30,7 @@ from winnow.engines.fsdp.ranks import Team
 from winnow.engines.fsdp.sharding import ShardedForward, settle, shard
 from winnow.engines.learning.gradients import Models, accumulate, together
 from winnow.engines.learning.microbatches import ALONE
+from winnow.engines.models import made_again
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import frozen
 from winnow.engines.models.forward import PolicyForward
@@ -174,3 +178,29 @@ def test_gradients_of_adapters(ranks) -> None:
 def test_gradients_that_are_kept_in_the_host(lora) -> None:
     """On a CPU the way is the same, and there is nothing to move."""
     compare(2, 1e-10, lora=lora, offload=True)
+
+
+def after_a_norm(team: Team, again: bool) -> list[float]:
+    """Gradients through blocks that end in a norm, whose weight is gathered for its block alone.
+
+    Args:
+        again: Whether cheap activations are made again.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made_again, "_LEAST", 1)
+        module = build("opt", torch.float32, do_layer_norm_before=False)
+        shard(module, team.mesh, torch.float32)
+        with made_again.made_again() if again else nullcontext():
+            logits = module(input_ids=torch.arange(1, 9)[None]).logits
+        logits.pow(2).sum().backward()
+        return [float(settled(p.grad).double().sum()) for p in module.parameters()]
+
+
+def settled(gradient: Tensor | None) -> Tensor:
+    assert isinstance(gradient, DTensor)
+    return gradient.full_tensor()
+
+
+def test_a_block_may_end_in_what_is_made_again() -> None:
+    (made,), (plain,) = (on(1, after_a_norm, again) for again in (True, False))
+    assert made == plain

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
-from winnow.engines.models.loading import ModelSource, check_finite, load_model
+from winnow.engines.models.loading import ModelSource, check_finite, load_model, take_in
 from winnow.errors import UserError
 
 LAYER = "model.layers.2.mlp.up_proj.weight"
@@ -98,3 +98,19 @@ def test_weights_are_no_longer_the_files(dtype, tmp_path) -> None:
         open_file.write(bytes(file.stat().st_size))
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, before[name]), name
+
+
+def test_what_shares_memory_goes_on_to() -> None:
+    model = torch.nn.Linear(2, 3)
+    model.register_parameter("other", torch.nn.Parameter(model.weight.data))
+    model.register_buffer("part", model.weight.data[1:])
+    model.register_buffer("wide", torch.ones(1).expand(1000))
+    before = model.weight.data_ptr()
+    take_in(model, torch.device("cpu"))
+    assert model.weight.data_ptr() != before
+    assert model.other.data_ptr() == model.weight.data_ptr()
+    assert torch.equal(model.part, model.weight[1:])
+    with torch.no_grad():
+        model.weight.fill_(7)
+    assert model.part.eq(7).all()
+    assert model.wide.untyped_storage().nbytes() == 4

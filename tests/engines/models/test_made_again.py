@@ -209,3 +209,60 @@ def test_nothing_is_noted_without_gradients_or_where_it_is_kept(counted):
         out = F.linear(F.silu(x), x)
     out.sum().backward()
     assert not counted
+
+
+def test_a_pass_that_is_dropped_is_gone():
+    """Softmax and exp keep their own results, which must not hold what made them."""
+    x = torch.randn(8, 8, requires_grad=True)
+    with made_again():
+        h = F.silu(x + 1) * (x * 2)
+        place = StorageWeakRef(h.untyped_storage())
+        out = torch.softmax(F.linear(h, x), -1).exp()
+        result = StorageWeakRef(out.untyped_storage())
+    del h, out
+    assert place.expired()
+    assert result.expired()
+
+
+def test_a_value_that_one_reader_writes_to_is_told_to_the_next():
+    class Writes(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x + 0
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return x.mul_(grad)
+
+    x = torch.randn(8, 8, requires_grad=True)
+    with made_again():
+        h = F.silu(x)
+        out = Writes.apply(h) + Writes.apply(h)
+    with pytest.raises(RuntimeError, match="written to"):
+        out.sum().backward()
+
+
+def test_a_frozen_norm_is_made_again_as_well():
+    """As under adapters: what a norm gives is kept for them alone."""
+    x = torch.randn(64, 32, requires_grad=True)
+    weight, a = torch.ones(32), torch.randn(4, 32, requires_grad=True)
+
+    def layer():
+        with made_again():
+            h = x + 1
+            normed = weight * (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True)))
+            return F.linear(normed, a)
+
+    assert kept_bytes(layer, [weight, a]) // (64 * 32 * 4) == 1
+    layer().sum().backward()
+    normed = (x + 1) * torch.rsqrt((x + 1).pow(2).mean(-1, keepdim=True))
+    torch.testing.assert_close(a.grad, normed.detach().sum(0).expand(4, 32))
+
+
+def test_functions_over_batches_are_left_alone():
+    x = torch.randn(3, 8, requires_grad=True)
+    with made_again():
+        out = torch.vmap(lambda row: (F.silu(row) * row).to(torch.float64))(x)
+    assert torch.equal(out, (F.silu(x) * x).double())

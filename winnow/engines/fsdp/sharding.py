@@ -24,6 +24,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from winnow.engines.models.forward import PolicyForward
+from winnow.engines.models.made_again import keep_result
 from winnow.engines.models.recompute import blocks_of, compute_again
 
 
@@ -51,6 +52,7 @@ def shard(
     for block in blocks_of(module):
         if recompute:
             compute_again(block, module)
+        keep_result(block)  # it would be made of weights that are gathered no more
         fully_shard(block, **how)
     words, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is not None and head.weight is not words.weight:

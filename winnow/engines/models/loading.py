@@ -326,11 +326,17 @@ def take_in(model: torch.nn.Module, device: torch.device) -> None:
     """Move a model to a device, out of the file that it may be mapped from.
 
     What stays mapped is in small pages, each of which is copied when it is first written to, and
-    changes as the file does. One tensor at a time, so that no room for a second model is left over.
+    changes as the file does. One tensor at a time, so that no room for a second model is left over;
+    those that share memory go on to.
     """
-    if device.type == "cpu":
-        for tensor in chain(model.parameters(), model.buffers()):
-            tensor.data = tensor.data.clone()
+    own: dict[int, torch.UntypedStorage] = {}
+    for tensor in chain(model.parameters(), model.buffers()) if device.type == "cpu" else ():
+        memory = tensor.untyped_storage()
+        if memory.device.type == "cpu":
+            if memory.data_ptr() not in own:
+                own[memory.data_ptr()] = cast(Any, memory).clone()
+            place = tensor.storage_offset(), tensor.shape, tensor.stride()
+            tensor.data = tensor.new_empty(0).set_(own[memory.data_ptr()], *place)
     model.to(device)
 
 

@@ -3,6 +3,7 @@
 Autograd keeps what each function needs of its inputs. What an activation function, a norm or an
 elementwise product gave, which the next function keeps, takes no time to make again from what it
 was made of, and that is kept for its own derivative: a block of Llama's kind so keeps half as much.
+What writes through `.data` before the backward pass is not noticed.
 They are made by the same operations from the same numbers, so gradients are the same bits (as
 "selective activation recomputation", Korthikanti et al. 2022, but by function instead of by block).
 """
@@ -16,10 +17,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 _KEPT: dict[Any, int] = {
     torch.mul: 2,
@@ -31,9 +34,8 @@ _KEPT: dict[Any, int] = {
 }
 """For each function that is made again, how many of its inputs autograd keeps where they have
 gradients."""
-_CASTS = {Tensor.to, Tensor.float, Tensor.type_as, Tensor.type}
+_CASTS = {Tensor.to, Tensor.float, Tensor.type}
 """Made again where their input is: autograd keeps nothing of it."""
-_PLAIN = (Tensor, nn.Parameter)
 _LEAST = 2**14
 """Numbers of a tensor that is worth it."""
 
@@ -65,6 +67,20 @@ def kept() -> Iterator[None]:
         _notes.reset(token)
 
 
+def keep_result(module: nn.Module) -> None:
+    """Have what a module gives kept, so that nothing outside of it makes it again.
+
+    Needed where the weights that it is made of are there only while the module is run.
+    """
+
+    def forget(_: nn.Module, given: Any, result: Any) -> None:
+        notes = _notes.get()
+        if notes is not None:
+            tree_map_only(Tensor, notes.forget, result)
+
+    module.register_forward_hook(forget)
+
+
 def make(function: Callable[..., Tensor], *given: Any) -> Tensor:
     """What a function gives; a gradient goes through it, and it is called again for its result.
 
@@ -88,7 +104,8 @@ class _Whole:
     """A tensor that is kept, and must not be written to: autograd leaves that to the hooks."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self._tensor, self._version = tensor, tensor._version
+        self._tensor = tensor.detach()  # which holds no graph, or the graph would hold itself
+        self._version = tensor._version
 
     def read(self) -> Tensor:
         if self._tensor._version != self._version:
@@ -116,7 +133,7 @@ class _Made:
         self.dtype, self.in_a_row = tensor.dtype, tensor.is_contiguous()
         self._function, self._given, self._named = function, given, named
         self._uses = 0
-        self._value: Tensor | None = None
+        self._value: _Whole | None = None
 
     @property
     def gone(self) -> bool:
@@ -142,13 +159,14 @@ class _Made:
 
     def again(self) -> Tensor:
         """The tensor; held for as long as it will be asked for."""
-        value = self._value
-        if value is None:
+        if self._value is None:
             named = {name: _input(one) for name, one in self._named.items()}
             with torch.no_grad():
-                value = self._function(*map(_input, self._given), **named)
+                self._value = _Whole(self._function(*map(_input, self._given), **named))
+        value = self._value.read()
         self._uses -= 1
-        self._value = value if self._uses > 0 else None
+        if self._uses <= 0:
+            self._value = None
         return value
 
 
@@ -176,7 +194,13 @@ class _Notes:
         self._made[_key(tensor)] = _Made(tensor, function, inputs, by_name)
 
     def knows(self, tensor: Tensor) -> bool:
-        return self._find(tensor) is not None
+        """Whether a tensor is made again, as it is and not as a view."""
+        made = self._find(tensor)
+        return made is not None and made.shape == tensor.shape
+
+    def forget(self, tensor: Tensor) -> None:
+        if _is_plain(tensor):
+            self._made.pop(_key(tensor), None)
 
     def pack(self, tensor: Tensor) -> _Whole | tuple[_Made, torch.Size]:
         """What is kept of a tensor that autograd keeps."""
@@ -190,11 +214,11 @@ class _Notes:
         if not isinstance(given, Tensor):
             return given
         made = self._find(given)
-        return _Whole(given.detach()) if made is None or made.shape != given.shape else made
+        return _Whole(given) if made is None or made.shape != given.shape else made
 
     def _find(self, tensor: Tensor) -> _Made | None:
         """How a tensor was made: all of it, in its order."""
-        if type(tensor) not in _PLAIN or tensor.layout != torch.strided:
+        if not _is_plain(tensor):
             return None
         made = self._made.get(_key(tensor))
         return made if made is not None and made.gave(tensor) else None
@@ -210,22 +234,30 @@ class _Noting(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
-        if _notes.get() is self._notes and (func in _KEPT or func in _CASTS):
-            if func in _CASTS:
-                again = isinstance(made, Tensor) and self._notes.knows(args[0])
-            else:
-                again = "out" not in kwargs and _all_kept(made, args, _KEPT[func])
-            if again:
-                self._notes.note(made, func, args, kwargs)
+        if _notes.get() is self._notes and self._is_cheap(func, made, args, kwargs):
+            self._notes.note(made, func, args, kwargs)
         return made
 
+    def _is_cheap(self, func: Any, made: Any, given: tuple[Any, ...], named: Any) -> bool:
+        """Whether something was made of what is kept, or made again, anyway."""
+        knows = self._notes.knows
+        if func in _CASTS:
+            return knows(given[0]) and len(_tensors((*given, made, *named.values()))) == 2
+        count = _KEPT.get(func)
+        if count is None or not _is_plain(made) or not made.requires_grad or "out" in named:
+            return False
+        inputs = [x for x in given[:count] if _is_plain(x) and x.dtype == made.dtype]
+        if made.numel() < _LEAST or len(inputs) < count:
+            return False
+        # Of a product with a frozen weight autograd keeps the weight alone.
+        kept = all(x.requires_grad for x in inputs)
+        return kept or any(x.requires_grad and knows(x) for x in inputs)
 
-def _all_kept(made: Tensor, given: tuple[Any, ...], count: int) -> bool:
-    """Whether autograd keeps all that a tensor, one of its own, was made of."""
-    if type(made) is not Tensor or not made.requires_grad or made.numel() < _LEAST:
-        return False
-    tensors = [x for x in _tensors(given[:count]) if type(x) in _PLAIN and x.requires_grad]
-    return len(tensors) == count and all(x.dtype == made.dtype for x in tensors)
+
+def _is_plain(tensor: Any) -> bool:
+    """Whether it is a tensor that is all that it seems, with memory of its own."""
+    kind = type(tensor) is Tensor or type(tensor) is nn.Parameter
+    return kind and tensor.layout == torch.strided and not is_functorch_wrapped_tensor(tensor)
 
 
 def _input(given: _Made | _Whole | Any) -> Any:
