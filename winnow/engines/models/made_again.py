@@ -3,9 +3,11 @@
 Autograd keeps what each function needs of its inputs. What an activation function, a norm or an
 elementwise product gave, which the next function keeps, takes no time to make again from what it
 was made of, and that is kept for its own derivative: a block of Llama's kind so keeps half as much.
-What writes through `.data` before the backward pass is not noticed.
 They are made by the same operations from the same numbers, so gradients are the same bits (as
 "selective activation recomputation", Korthikanti et al. 2022, but by function instead of by block).
+
+What is written to before its gradient is computed is an error, except through `.data`, which leaves
+no trace.
 """
 
 from __future__ import annotations
@@ -250,8 +252,8 @@ class _Noting(TorchFunctionMode):
         if made.numel() < _LEAST or len(inputs) < count:
             return False
         # Of a product with a frozen weight autograd keeps the weight alone.
-        kept = all(x.requires_grad for x in inputs)
-        return kept or any(x.requires_grad and knows(x) for x in inputs)
+        learned = [x for x in inputs if x.requires_grad]
+        return len(learned) == count or any(map(knows, learned))
 
 
 def _is_plain(tensor: Any) -> bool:

@@ -93,6 +93,9 @@ def read(shape: Shape, item: int) -> int:
     Those of `kept`, and what is made of them: what norms give before and after their weight, keys
     and values as a tree's attention reads them (held twice at most), a copy of what comes out for
     the projection, and two tensors more of the MLP.
+
+    Args:
+        item: Bytes of a number in the passes.
     """
     norms = 2 * ((_WIDE + 2 * item) * shape.hidden + _WIDE)
     if shape.normed:
