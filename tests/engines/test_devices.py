@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import subprocess
 import sys
 import weakref
@@ -190,3 +191,43 @@ def test_kernels_of_shapes_that_are_not_seen_again_are_let_go_of():
 
     assert made("plain") == [True, False]
     assert made("keep") == [True, True]
+
+
+PHASES = """
+import os, sys
+from contextlib import nullcontext
+from pathlib import Path
+import torch
+from winnow.engines.devices import for_a_while, keep_pages
+
+if "keep" in sys.argv:
+    keep_pages()
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+before = held()
+with for_a_while() if "while" in sys.argv else nullcontext():
+    one = torch.ones(2**24)  # 64 MiB
+after = torch.ones(2**22)
+del one
+used_after = held() - before
+more = torch.ones(2**23)  # not in the block any more
+del more
+print(used_after, held() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize(
+    ("how", "there", "kept"), [("keep", 80, 80), ("keep while", 16, 48), ("while", 16, 16)]
+)
+def test_what_is_for_a_while_goes_back_and_the_rest_stays(how, there, kept):
+    """MiB held with 16 in use after 64 are freed, and after 32 more that came and went.
+
+    Those fit in what is kept of the 64, and are kept by themselves where that went back. In a
+    process of its own, which has nothing to use again.
+    """
+    command = [sys.executable, "-c", PHASES, *how.split()]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [float(x) for x in told.stdout.split()] == pytest.approx([there, kept], abs=12)

@@ -13,7 +13,7 @@ import platform
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     Device = torch.device
 
 # From glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_MAPPINGS = 65536
+"""Most blocks that are mapped by themselves: the C library's own."""
+_LARGE = 2**20
 _KERNELS = 128
 """A pass needs about thirty at a time."""
 
@@ -146,9 +149,33 @@ def keep_pages() -> None:
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt is not None and not _kept:
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, -1)
+        _kept.append(mallopt)
+
+
+_kept: list[Callable[[int, int], int]] = []
+"""The C library's `mallopt`, once it keeps what is freed."""
+
+
+@contextmanager
+def for_a_while() -> Iterator[None]:
+    """In the block, large tensors that what is kept has no room for go back when they are freed.
+
+    For those that one phase of a step needs and the next does not. What `keep_pages` keeps would
+    grow by them, and what comes next would lie among what is left between them.
+    """
+    if not _kept:
+        yield
+        return
+    mallopt = _kept[0]
+    mallopt(_MMAP_THRESHOLD, _LARGE)
+    mallopt(_MMAP_MAX, _MAPPINGS)
+    try:
+        yield
+    finally:
+        mallopt(_MMAP_MAX, 0)
 
 
 @contextmanager

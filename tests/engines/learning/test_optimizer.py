@@ -1,14 +1,21 @@
-"""Adam's averages: zeros of the weights' shapes, which take memory when they are written to."""
+"""Where Adam's averages and gradients lie in memory."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 import torch
+from torch import nn
 
-from winnow.engines.learning.optimizer import zeros_like_each
+from tests.engines.models.test_forward import GROUPS, TERMS, build
+from winnow.algorithms.objective import totals
+from winnow.engines.learning import gradients
+from winnow.engines.learning.gradients import Models, accumulate
+from winnow.engines.learning.optimizer import side_by_side, zeros_like_each
+from winnow.engines.models.forward import PolicyForward
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -47,3 +54,51 @@ def test_zeros_take_no_memory_before_they_are_written_to() -> None:
     asked, written = map(int, done.stdout.split())
     assert asked < 2**26
     assert written > 2**27
+
+
+def test_gradients_are_moved_into_one_block_as_they_are() -> None:
+    weights = [nn.Parameter(torch.zeros(shape)) for shape in ((3, 5), (7,), (), (4, 2))]
+    gradients_ = [torch.randn(w.shape) for w in weights]
+    gradients_[1][:2] = torch.tensor([-0.0, torch.nan])
+    for weight, gradient in zip(weights, gradients_, strict=True):
+        weight.grad = gradient.clone()
+    weights.append(nn.Parameter(torch.zeros(2)))  # nothing was learned of it
+    side_by_side(weights)
+    assert weights.pop().grad is None
+    assert one_block(weights)
+    for weight, gradient in zip(weights, gradients_, strict=True):
+        assert weight.grad.view(torch.int32).equal(gradient.view(torch.int32))
+    side_by_side(weights[:0])
+
+
+def test_gradients_that_are_not_plain_numbers_in_a_row_stay_where_they_are() -> None:
+    sideways = nn.Parameter(torch.zeros(3, 5))
+    sideways.grad = torch.randn(5, 3).t()
+    sparse = nn.Parameter(torch.zeros(3, 5))
+    sparse.grad = torch.eye(3, 5).to_sparse()
+    double = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    double.grad = torch.ones(2, dtype=torch.float64)
+    before = [w.grad for w in (sideways, sparse, double)]
+    side_by_side([sideways, sparse, double])
+    assert all(w.grad is x for w, x in zip((sideways, sparse, double), before, strict=True))
+
+
+def one_block(weights: Iterable[torch.Tensor]) -> bool:
+    return len({w.grad.untyped_storage().data_ptr() for w in weights}) == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("limit", "moved"), [(1000, False), (20, True)])
+def test_gradients_of_several_micro_batches_lie_together_and_are_the_same(
+    limit: int, moved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit those that stay where they were made; of one micro-batch they do stay."""
+    found = []
+    for how in (side_by_side, lambda stepped: None):
+        monkeypatch.setattr(gradients, "side_by_side", how)
+        net = build("llama", torch.float32)
+        weights = list(net.parameters())
+        models = Models(PolicyForward(net), stepped=weights)
+        accumulate(models, GROUPS, TERMS, totals(GROUPS), 1.0, limit)
+        assert one_block(weights) is (moved and how is side_by_side)
+        found.append([w.grad.clone() for w in weights])
+    assert all(a.equal(b) for a, b in zip(*found, strict=True))

@@ -17,6 +17,7 @@ from winnow.algorithms.objective import Term, factors, learned_from
 from winnow.algorithms.own import own_code
 from winnow.algorithms.spec import show
 from winnow.engines.learning.microbatches import ALONE, Part, Rank, turns
+from winnow.engines.learning.optimizer import side_by_side
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, divergences, entropies
 from winnow.engines.models.forward import Contexts, Piece, PolicyForward
@@ -32,11 +33,13 @@ class Models:
         forward: The policy.
         critic: For terms that read values.
         reference: The reference's whole distributions over some pieces, for terms that read `kl`.
+        stepped: What gathers the gradients.
     """
 
     forward: PolicyForward
     critic: LocalCritic | None = None
     reference: Callable[[Sequence[Piece]], Frozen] | None = None
+    stepped: Sequence[Tensor] = ()
 
 
 def accumulate(
@@ -74,7 +77,9 @@ def accumulate(
         share=models.forward.shares_prefix,
         whole=any(term.span == "group" for term in terms),
     )
-    for parts in batches:
+    for number, parts in enumerate(batches):
+        if number == 1:
+            side_by_side(models.stepped)
         seen = _Seen(models, parts, temperature)
         loss = _loss(seen, terms, scales, done)
         if version is not None:

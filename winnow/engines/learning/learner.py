@@ -238,7 +238,9 @@ class AdamLearner:
         temperature: float,
         beside: AuxiliaryBatch | None,
     ) -> Sums:
-        models = Models(self.forward, self._critic, self._distributions)
+        # In mixed precision it saves no memory, and takes a fortieth longer.
+        stepped = [] if self._mixed else [*self._masters, *self._critic_masters]
+        models = Models(self.forward, self._critic, self._distributions, stepped)
         limit, rank = self._plan.microbatch_tokens, self.rank
         device = self.forward.device
         with reproducible(device, self._ordered), mixed(device, self._mixed):

@@ -1,4 +1,4 @@
-"""The learning rate of an update, and the float32 copies of rounded weights."""
+"""The learning rate of an update, the float32 copies of rounded weights, and where gradients lie."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from winnow.config.schema.optimizer import OptimizerConfig
+from winnow.engines.devices import for_a_while
 
 
 def learning_rate(config: OptimizerConfig, update: int, total: int) -> float:
@@ -38,6 +39,30 @@ def zeros_like_each(like: Sequence[Tensor]) -> Iterator[Tensor]:
     else:
         block = torch.zeros(sum(sizes), dtype=dtype, device=device)
     return (part.view_as(w) for part, w in zip(torch.split(block, sizes), like, strict=True))
+
+
+@torch.no_grad()
+def side_by_side(stepped: Sequence[Tensor]) -> None:
+    """Move the gradients of tensors in a CPU's memory into one block.
+
+    A backward pass leaves them where there was room between what it still kept. What the next
+    micro-batch keeps would not fit in between.
+    """
+    found = [w for w in stepped if w.grad is not None and _is_in_memory(w.grad)]
+    if not found:
+        return
+    with for_a_while():
+        block = torch.empty(sum(w.numel() for w in found))
+    parts = torch.split(block, [w.numel() for w in found])
+    for weight, part in zip(found, parts, strict=True):
+        own = part.view_as(weight)
+        weight.grad = own.copy_(cast(Tensor, weight.grad))
+
+
+def _is_in_memory(x: Tensor) -> bool:
+    """Whether all of it is here, number after number, in float32."""
+    plain = type(x) is Tensor and x.layout == torch.strided and x.device.type == "cpu"
+    return plain and x.dtype == torch.float32 and x.is_contiguous()
 
 
 def master_of(weight: nn.Parameter, hooks: list[Any]) -> Tensor:

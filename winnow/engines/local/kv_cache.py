@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from winnow.engines.devices import without_plans
+from winnow.engines.devices import for_a_while, without_plans
 from winnow.engines.local.packed_linears import PackedLinears
 from winnow.engines.local.replays import Replays
 from winnow.engines.models.forward import PROBE_ERRORS, PolicyForward, cache_argument
@@ -255,9 +255,10 @@ class _Slot(DynamicLayer):  # type: ignore[no-untyped-call]
             ahead = length + max(_GROW, length // 2)
             wanted = -(-longest // _ROUND) * _ROUND if self._whole else max(longest, ahead)
             more = min(self._room, wanted) - length
-            self.keys, self.values = (
-                torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values)
-            )
+            with for_a_while():
+                self.keys, self.values = (
+                    torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values)
+                )
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from winnow.engines.devices import for_a_while
+
 _STEPS = 64
 """Products with each weight from which on reordering it pays."""
 
@@ -31,6 +33,10 @@ class PackedLinears:
         self._forwards: list[tuple[nn.Linear, Callable[[Tensor], Tensor]]] = []
         if steps < _STEPS or not _available():
             return
+        with for_a_while():
+            self._pack(module, rows)
+
+    def _pack(self, module: nn.Module, rows: int) -> None:
         pack: Any = torch.ops.mkl._mkl_reorder_linear_weight
         for layer in module.modules():
             weight: Any = getattr(layer, "weight", None)
