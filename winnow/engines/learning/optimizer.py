@@ -1,4 +1,4 @@
-"""The learning rate of an update, the float32 copies of rounded weights, and where gradients lie."""
+"""The learning rate of an update, float32 copies of rounded weights, where gradients lie."""
 
 from __future__ import annotations
 
