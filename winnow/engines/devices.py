@@ -141,8 +141,9 @@ def gpu_memory(device: str) -> tuple[int, int] | None:
 def keep_pages() -> None:
     """Ask torch for large pages, and the C library to keep freed memory for the next tensor.
 
-    Does nothing where the C library is another one. Memory once used stays with the process. What
-    oneDNN keeps is bounded: it makes a kernel of about 0.7 MB for every shape, and would keep 1024.
+    Pages are kept where the C library is glibc: memory once used stays with the process, what is
+    made in `for_a_while` aside. What oneDNN keeps is bounded: it makes a kernel of about 0.7 MB for
+    every shape, and would keep 1024.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))  # at its first product
@@ -161,10 +162,10 @@ _kept: list[Callable[[int, int], int]] = []
 
 @contextmanager
 def for_a_while() -> Iterator[None]:
-    """In the block, large tensors that what is kept has no room for go back when they are freed.
+    """Large tensors made in the block go back to the system when they are freed.
 
-    For those that one phase of a step needs and the next does not. What `keep_pages` keeps would
-    grow by them, and what comes next would lie among what is left between them.
+    For those that one phase of a step needs and the next does not, where there is no room for them
+    in what `keep_pages` keeps: it would grow by them. Acts on all threads; does not nest.
     """
     if not _kept:
         yield

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests import local
 from tests.engines.models.test_forward import GROUPS, TERMS, build
 from winnow.algorithms.objective import totals
 from winnow.engines.learning import gradients
@@ -102,3 +103,31 @@ def test_gradients_of_several_micro_batches_lie_together_and_are_the_same(
         assert one_block(weights) is (moved and how is side_by_side)
         found.append([w.grad.clone() for w in weights])
     assert all(a.equal(b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [(torch.float32, "float32"), (torch.bfloat16, "float32"), (torch.float32, "mixed")],
+)
+def test_a_learner_moves_what_it_steps_but_not_in_mixed_precision(
+    dtype: torch.dtype, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[list[torch.Tensor]] = []
+    monkeypatch.setattr(gradients, "side_by_side", lambda stepped: moved.append(list(stepped)))
+    net = build("llama", dtype)
+    learner = local.learner(PolicyForward(net), tokens=20, precision=precision)
+    learner.step(GROUPS, TERMS, totals(GROUPS), 1.0)
+    assert moved, "one micro-batch"
+    count = 0 if precision == "mixed" else len(list(net.parameters()))
+    assert [len(stepped) for stepped in moved] == [count]
+    assert all(w.dtype == torch.float32 for stepped in moved for w in stepped)
+
+
+def test_what_lies_in_one_block_is_not_moved_again() -> None:
+    weights = [nn.Parameter(torch.zeros(3)) for _ in range(2)]
+    for weight in weights:
+        weight.grad = torch.ones(3)
+    side_by_side(weights)
+    before = [w.grad for w in weights]
+    side_by_side(weights)
+    assert all(w.grad is x for w, x in zip(weights, before, strict=True))

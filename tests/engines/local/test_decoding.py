@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -203,3 +205,16 @@ def test_memories_say_what_may_be_placed_together(forward):
     assert slots.kind(0) == slots.kind(1)
     padded = Padded(forward.module, prompts, pads=False, capacity=2)
     assert padded.kind(0) == padded.kind(2) != padded.kind(1)
+
+
+def test_slots_go_back_after_sampling(forward, monkeypatch):
+    """In each layer, once where they are made and once where they grow."""
+    blocks = []
+    monkeypatch.setattr(kv_cache, "for_a_while", lambda: blocks.append(1) or nullcontext())
+    slots = Slots(forward, [[1, 2, 3]], room=200, capacity=2)
+    slots.place([0, 0])
+    layers = forward.module.config.num_hidden_layers
+    assert len(blocks) == layers
+    for _ in range(70):
+        slots.step(torch.tensor([1, 2]))
+    assert len(blocks) == 2 * layers

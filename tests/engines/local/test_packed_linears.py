@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
@@ -64,3 +66,22 @@ def test_an_operator_that_gives_something_else_is_not_used(monkeypatch):
 
 def test_half_precision_stays_as_it_is():
     assert PackedLinears(net().bfloat16(), rows=4, steps=1000)._forwards == []
+
+
+@here
+def test_what_is_packed_goes_back_after_sampling(monkeypatch):
+    monkeypatch.setattr(packed_linears, "for_a_while", noted := Noted())
+    PackedLinears(net(), rows=4, steps=1000)
+    assert noted.blocks == 1
+
+
+class Noted:
+    """A block that counts how often it is entered."""
+
+    def __init__(self):
+        self.blocks = 0
+
+    @contextmanager
+    def __call__(self):
+        self.blocks += 1
+        yield

@@ -33,7 +33,8 @@ class Models:
         forward: The policy.
         critic: For terms that read values.
         reference: The reference's whole distributions over some pieces, for terms that read `kl`.
-        stepped: What gathers the gradients.
+        stepped: What the optimizer steps, its gradients to be moved into one block between
+            micro-batches; empty: they stay where they are made.
     """
 
     forward: PolicyForward
