@@ -34,6 +34,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _MAPPINGS = 65536
 """Most blocks that are mapped by themselves: the C library's own."""
 _LARGE = 2**20
+"""Bytes of the least block that is."""
 _KERNELS = 128
 """A pass needs about thirty at a time."""
 

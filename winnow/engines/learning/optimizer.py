@@ -32,13 +32,19 @@ def zeros_like_each(like: Sequence[Tensor]) -> Iterator[Tensor]:
     A CPU's are memory that the system has zeroed, which it does when it is first written to: a run
     samples before it learns.
     """
-    sizes = [w.numel() for w in like]
+    size = sum(w.numel() for w in like)
     dtype, device = like[0].dtype, like[0].device
     if device.type == "cpu" and dtype == torch.float32:
-        block = torch.from_numpy(np.zeros(sum(sizes), np.float32))
+        block = torch.from_numpy(np.zeros(size, np.float32))
     else:
-        block = torch.zeros(sum(sizes), dtype=dtype, device=device)
-    return (part.view_as(w) for part, w in zip(torch.split(block, sizes), like, strict=True))
+        block = torch.zeros(size, dtype=dtype, device=device)
+    return _cut(block, like)
+
+
+def _cut(block: Tensor, like: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Parts of a block, in the shapes of some tensors."""
+    parts = torch.split(block, [w.numel() for w in like])
+    return (part.view_as(w) for part, w in zip(parts, like, strict=True))
 
 
 @torch.no_grad()
@@ -53,9 +59,7 @@ def side_by_side(stepped: Sequence[Tensor]) -> None:
         return
     with for_a_while():
         block = torch.empty(sum(w.numel() for w in found))
-    parts = torch.split(block, [w.numel() for w in found])
-    for weight, part in zip(found, parts, strict=True):
-        own = part.view_as(weight)
+    for weight, own in zip(found, _cut(block, found), strict=True):
         weight.grad = own.copy_(cast(Tensor, weight.grad))
 
 
