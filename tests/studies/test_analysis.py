@@ -14,9 +14,14 @@ from winnow.studies.analysis import compared
 from winnow.studies.curves import at_metric, common_level, curve_of, line_of
 from winnow.studies.outcomes import Outcome, Point
 from winnow.studies.schema import study_of
-from winnow.theory.verdicts import Rule, more_seeds
+from winnow.theory.verdicts import Measure, Rule, more_seeds
 
 AXES = ("samples", "tokens", "updates", "seconds")
+SCORE = Measure("score")
+
+
+def metric(point: Point) -> float:
+    return point.metric
 
 
 def outcome(metrics: Sequence[float], each: float = 100.0, **more: Any) -> Outcome:
@@ -155,7 +160,7 @@ def test_the_level_is_half_of_the_way_up() -> None:
 
 def test_a_curve_has_the_interval_of_scipy_over_seeds() -> None:
     heights = [[0.1, 0.3, 0.5], [0.1, 0.2, 0.6], [0.1, 0.4, 0.4]]
-    curve = curve_of([outcome(h) for h in heights], "samples", lambda point: point.metric, 0.9)
+    curve = curve_of([outcome(h) for h in heights], "samples", metric, SCORE, 0.9)
     assert curve.x == [0, 100, 200]
     for place, (mean, low, high) in enumerate(zip(curve.mean, curve.low, curve.high, strict=True)):
         own = [h[place] for h in heights]
@@ -166,10 +171,39 @@ def test_a_curve_has_the_interval_of_scipy_over_seeds() -> None:
             assert (low, high) == pytest.approx(ends)
 
 
+def test_no_interval_goes_where_a_share_cannot_be() -> None:
+    """Shares of 0.8 and 1.0: Student's t, which knows no bounds, gives -0.37 to 2.17."""
+    runs = {
+        "a": {seed: outcome([0.0, final]) for seed, final in enumerate([0.8, 1.0])},
+        "b": {seed: outcome([0.0, final]) for seed, final in enumerate([0.2, 0.0])},
+    }
+    assert stats.t.interval(0.95, 1, 0.9, stats.sem([0.8, 1.0])) == pytest.approx(
+        (-0.37, 2.17), abs=1e-2
+    )
+    result = compared(study(("a", "b"), seeds=2), runs)
+    for variant in result["variants"]:
+        for what in ("mean", "iqm"):
+            assert (variant[what]["low"], variant[what]["high"]) == (0.0, 1.0)
+        assert (variant["area"]["low"], variant["area"]["high"]) >= (0.0, 0.5)
+        curve = result["curves"][variant["name"]]["metric"]
+        assert (curve["low"][-1], curve["high"][-1]) == (0.0, 1.0)
+        # 2 - metric, above 0 and without an upper bound: 1.1 or 1.9, and 12.706 times 0.1
+        entropy = result["curves"][variant["name"]]["entropy"]
+        wanted = {"a": (0.0, 2.3706), "b": (0.6294, 3.1706)}[variant["name"]]
+        assert (entropy["low"][-1], entropy["high"][-1]) == pytest.approx(wanted, abs=1e-4)
+    (one,) = result["differences"]
+    assert one["paired"]["estimate"] == pytest.approx(-0.8)
+    assert (one["paired"]["low"], one["paired"]["high"]) == (-1.0, 1.0)
+    assert one["unpaired"]["low"] == -1.0
+    assert one["unpaired"]["high"] == pytest.approx(-0.8 + 4.3027 * 0.02**0.5, abs=1e-4)
+    reward = compared(study(("a", "b"), seeds=2, metric="reward"), runs)
+    assert reward["variants"][0]["mean"]["high"] == pytest.approx(2.1706, abs=1e-4)
+
+
 def test_a_curve_of_runs_at_unlike_places_is_on_their_common_part() -> None:
     """Both are the line y = x / 1000, seen at other x: so is their mean, without any spread."""
     one, other = outcome([0.0, 0.1, 0.2, 0.3]), outcome([0.0, 0.05, 0.1, 0.15], each=50.0)
-    curve = curve_of([one, other], "samples", lambda point: point.metric, 0.95)
+    curve = curve_of([one, other], "samples", metric, SCORE, 0.95)
     assert (curve.x[0], curve.x[-1]) == (0, 150)
     assert curve.mean == pytest.approx([x / 1000 for x in curve.x])
     assert curve.high == pytest.approx(curve.mean)

@@ -20,6 +20,7 @@ from winnow.theory.comparison import (
     seeds_needed,
     sign_flip,
     unpaired,
+    within,
 )
 
 LEVELS = (0.5, 0.9, 0.95, 0.99, 1 - 0.05 / 105)
@@ -83,6 +84,24 @@ class TestT:
         mean, low, high = mean_interval(a, level)
         expected = stats.t.interval(level, seeds - 1, loc=a.mean(), scale=stats.sem(a))
         assert (mean, low, high) == pytest.approx((a.mean(), *expected))
+
+    @given(a=OUTCOMES, data=st.data())
+    def test_within_bounds_it_is_the_part_that_lies_there(self, a, data) -> None:
+        b = data.draw(
+            st.lists(st.integers(0, 64).map(lambda x: x / 64), min_size=len(a), max_size=len(a))
+        )
+        whole = mean_interval(a)
+        mean, low, high = within(whole, 0.0, 1.0)
+        assert 0.0 <= low <= mean <= high <= 1.0
+        assert (low, high) == (max(0.0, whole[1]), min(1.0, whole[2]))
+        assert within(whole, -math.inf, math.inf) == whole
+        for d in (paired(a, b), unpaired(a, b)):
+            cut = d.of_outcomes_within(0.0, 1.0)
+            assert (cut.estimate, cut.p, cut.sd) == (d.estimate, d.p, d.sd)
+            if d.low is None:
+                assert cut == d
+            else:
+                assert (cut.low, cut.high) == (max(-1.0, d.low), min(1.0, d.high))
 
     def test_the_sd_is_what_seeds_needed_asks_for(self) -> None:
         a, b = np.array([0.1, 0.4, 0.2]), np.array([0.3, 0.4, 0.5])

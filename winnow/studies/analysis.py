@@ -14,7 +14,11 @@ from typing import Any
 
 from winnow.studies.curves import Value, curve_of, line_of
 from winnow.studies.outcomes import QUANTITIES, Outcome, Point
-from winnow.studies.quantities import compared_at_equal_metric, final_quantities
+from winnow.studies.quantities import (
+    QUANTITY_MEASURES,
+    compared_at_equal_metric,
+    final_quantities,
+)
 from winnow.studies.schema import StudyFile, variant_pairs
 from winnow.theory.comparison import (
     holm,
@@ -35,7 +39,7 @@ from winnow.theory.verdicts import Measure, Rule, more_seeds, told, verdict
 Runs = Mapping[str, Mapping[int, Outcome]]
 """The outcomes of each variant, by seed."""
 MEASURES = {
-    "accuracy": Measure("held-out accuracy"),
+    "accuracy": Measure("held-out accuracy", least=0.0, most=1.0),
     "reward": Measure("", unit="held-out reward", scale=1.0, digits=3),
 }
 
@@ -154,14 +158,15 @@ def _variant(study: Study, name: str, level: float | None) -> dict[str, Any]:
         return made
     axis = study.file.study.over
     areas = [area_of(run, axis) for run in runs]
+    known = [area for area in areas if area is not None]
     reached = [reach_at(run, axis, level) for run in runs] if level is not None else []
     return {
         **made,
-        "mean": _interval(mean_interval(finals, study.level)),
-        "iqm": _interval(interquartile_mean(finals, study.level)),
+        "mean": _interval(study.measure.mean(mean_interval(finals, study.level))),
+        "iqm": _interval(study.measure.mean(interquartile_mean(finals, study.level))),
         "area": None
-        if None in areas
-        else _interval(mean_interval([a for a in areas if a is not None], study.level)),
+        if len(known) < len(areas)
+        else _interval(study.measure.mean(mean_interval(known, study.level))),
         "reach": {
             "level": level,
             "each": reached,
@@ -228,12 +233,14 @@ def _differences(
         seeds = [s for s in study.file.study.seeds if s in values[a] and s in values[b]]
         if seeds:
             one, other = ([values[name][seed] for seed in seeds] for name in (a, b))
-            found.append((a, b, one, other, paired(one, other, study.level)))
+            found.append((a, b, one, other, measure.difference(paired(one, other, study.level))))
     adjusted = holm([each[-1].p for each in found])
     rule = study.rule(len(found))
     made = []
     for (a, b, one, other, difference), p in zip(found, adjusted, strict=True):
-        apart = unpaired([*values[a].values()], [*values[b].values()], study.level)
+        apart = measure.difference(
+            unpaired([*values[a].values()], [*values[b].values()], study.level)
+        )
         made.append(
             {
                 "a": a,
@@ -258,23 +265,27 @@ def _curves(study: Study) -> dict[str, dict[str, Any]]:
     for name in study.names:
         runs = [study.runs[name][seed] for seed in study.seeds(name)]
         if runs:
-            made[name] = {"metric": asdict(curve_of(runs, axis, _metric, study.level))}
+            own = curve_of(runs, axis, _metric, study.measure, study.level)
+            made[name] = {"metric": asdict(own)}
             for quantity in QUANTITIES:
-                curve = curve_of(runs, axis, _of(quantity), study.level)
+                curve = curve_of(
+                    runs, axis, _of(quantity), QUANTITY_MEASURES[quantity], study.level
+                )
                 if curve.x:
                     made[name][quantity] = asdict(curve)
-                    made[name][f"metric_by_{quantity}"] = _beside(runs, axis, quantity, study.level)
+                    made[name][f"metric_by_{quantity}"] = _beside(study, runs, quantity)
     return made
 
 
-def _beside(runs: Sequence[Outcome], axis: str, quantity: str, level: float) -> dict[str, Any]:
+def _beside(study: Study, runs: Sequence[Outcome], quantity: str) -> dict[str, Any]:
     """Mean of a quantity and mean metric at the same x: a path of points."""
+    axis, level = study.file.study.over, study.level
 
     def known(point: Point) -> float | None:
         return point.metric if quantity in point.quantities else None
 
-    own = curve_of(runs, axis, _of(quantity), level)
-    metric = curve_of(runs, axis, known, level)
+    own = curve_of(runs, axis, _of(quantity), QUANTITY_MEASURES[quantity], level)
+    metric = curve_of(runs, axis, known, study.measure, level)
     return {"x": own.mean, "mean": metric.mean, "low": metric.low, "high": metric.high}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from winnow.studies.outcomes import Outcome, Point
 from winnow.theory.comparison import mean_interval
 from winnow.theory.summaries import first_reach
+from winnow.theory.verdicts import Measure
 
 _POINTS = 40
 """Of a curve whose runs were evaluated at unlike x."""
@@ -26,13 +27,16 @@ class Curve:
     high: Sequence[float | None]
 
 
-def curve_of(runs: Sequence[Outcome], axis: str, value: Value, level: float) -> Curve:
+def curve_of(
+    runs: Sequence[Outcome], axis: str, value: Value, measure: Measure, level: float
+) -> Curve:
     """The mean over runs of a value on the way, as far as all of them go.
 
     Args:
         runs: Of one variant, one for each seed.
         axis: Kind of budget that is the x axis.
         value: Of an evaluation; points without one are passed by.
+        measure: What the value is one of.
         level: Of the interval.
     """
     lines = [line_of(run, axis, value) for run in runs]
@@ -45,7 +49,8 @@ def curve_of(runs: Sequence[Outcome], axis: str, value: Value, level: float) -> 
     if not same and last <= first:
         grid = [first] if last == first else []
     heights = [np.interp(grid, x, y) for x, y in lines]
-    found = [mean_interval([h[i] for h in heights], level) for i in range(len(grid))]
+    each = ([h[i] for h in heights] for i in range(len(grid)))
+    found = [measure.mean(mean_interval(values, level)) for values in each]
     mean, low, high = ([one[part] for one in found] for part in range(3))
     return Curve(grid, [m for m in mean if m is not None], low, high)
 

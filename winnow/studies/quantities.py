@@ -16,12 +16,15 @@ from winnow.studies.outcomes import QUANTITIES, Outcome
 from winnow.theory.comparison import holm, mean_interval, paired
 from winnow.theory.verdicts import Measure, Rule, told, verdict
 
-MEASURES = {
-    "entropy": Measure("entropy", "nats", 1.0, 3, None),
-    "distinct_right": Measure("share of distinct right answers", "points", 100.0, 1, None),
-    "kl": Measure("KL to the start", "nats", 1.0, 3, None),
-    "pass_at_k": Measure("pass@k", "points", 100.0, 1, None),
+QUANTITY_MEASURES = {
+    "entropy": Measure("entropy", "nats", 1.0, 3, None, 0.0),
+    "distinct_right": Measure(
+        "share of distinct right answers", "points", 100.0, 1, None, 0.0, 1.0
+    ),
+    "kl": Measure("KL to the start", "nats", 1.0, 3, None, 0.0),
+    "pass_at_k": Measure("pass@k", "points", 100.0, 1, None, 0.0, 1.0),
 }
+_ENDS = ("value", "low", "high")
 
 
 def final_quantities(runs: Sequence[Outcome], level: float) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def final_quantities(runs: Sequence[Outcome], level: float) -> dict[str, Any]:
     for name in QUANTITIES:
         values = [run.last[name] for run in runs if name in run.last]
         if values and len(values) == len(runs):
-            mean, low, high = mean_interval(values, level)
+            mean, low, high = QUANTITY_MEASURES[name].mean(mean_interval(values, level))
             made[name] = {"value": mean, "low": low, "high": high}
     return made
 
@@ -65,7 +68,7 @@ def compared_at_equal_metric(
         for one, p in zip(found, adjusted, strict=True):
             difference = one.pop("difference")
             where = f"at {one['metric']:.3f} of the metric"
-            said = verdict(difference, p, (one["a"], one["b"]), MEASURES[quantity], own)
+            said = verdict(difference, p, (one["a"], one["b"]), QUANTITY_MEASURES[quantity], own)
             made.append(
                 {
                     "quantity": quantity,
@@ -99,9 +102,10 @@ def _at_equal(
     if len(known) < len(values):
         return None
     one, other = ([pair[side] for pair in known] for side in range(2))
-    return {
-        "metric": level,
-        "of_a": dict(zip(("value", "low", "high"), mean_interval(one, rule.level), strict=True)),
-        "of_b": dict(zip(("value", "low", "high"), mean_interval(other, rule.level), strict=True)),
-        "difference": paired(one, other, rule.level),
-    }
+    measure = QUANTITY_MEASURES[quantity]
+    of_a, of_b = (
+        dict(zip(_ENDS, measure.mean(mean_interval(x, rule.level)), strict=True))
+        for x in (one, other)
+    )
+    difference = measure.difference(paired(one, other, rule.level))
+    return {"metric": level, "of_a": of_a, "of_b": of_b, "difference": difference}

@@ -23,6 +23,7 @@ from winnow.theory.comparison import (
     seeds_needed,
     sign_flip,
     unpaired,
+    within,
 )
 from winnow.theory.divergence import ESTIMATORS, Estimator, k1, k2, k3
 from winnow.theory.gibbs import (
@@ -122,4 +123,5 @@ __all__ = [
     "verdict",
     "weight_variance",
     "weight_variance_bound",
+    "within",
 ]

@@ -8,9 +8,10 @@ how often that errs. In all other cases the words are "cannot tell".
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from winnow.theory.comparison import MOST, Difference, least_seeds, seeds_needed
+from winnow.theory.comparison import MOST, Difference, least_seeds, seeds_needed, within
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Measure:
         scale: How many of that unit an outcome of 1 is: 100 points.
         digits: Digits after the point.
         higher_is_better: ``None`` where neither is, as for entropy.
+        least, most: What no outcome is below or above.
     """
 
     what: str
@@ -30,6 +32,18 @@ class Measure:
     scale: float = 100.0
     digits: int = 1
     higher_is_better: bool | None = True
+    least: float = -math.inf
+    most: float = math.inf
+
+    def mean(
+        self, found: tuple[float, float | None, float | None]
+    ) -> tuple[float, float | None, float | None]:
+        """A mean of outcomes and its interval, as far as such a mean can be."""
+        return within(found, self.least, self.most)
+
+    def difference(self, found: Difference) -> Difference:
+        """A difference of means, its interval as far as such a difference can be."""
+        return found.of_outcomes_within(self.least, self.most)
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,7 @@ def verdict(
         measure: What is compared, and how it is written.
         rule: When a difference is told.
     """
+    d = measure.difference(d)
     if told(d, adjusted_p, rule):
         return _better(d, names, measure)
     if equal(d, rule):
