@@ -120,13 +120,24 @@ _BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 
 def sampling_dtype(name: str, device: torch.device) -> str:
     """The data type that a sampler's copy has; `auto` is bfloat16 where a device is fast in it."""
-    import torch
-
     if name != "auto":
         return name
+    return "bfloat16" if _is_fast_in_bfloat16(device) else "float32"
+
+
+def is_slow_in_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are known to be slower on a device than in float32."""
+    if device.type == "cpu" and "sse2" not in processor().flags:
+        return False  # no PC's, or it does not say
+    return device.type in ("cpu", "cuda") and not _is_fast_in_bfloat16(device)
+
+
+def _is_fast_in_bfloat16(device: torch.device) -> bool:
+    import torch
+
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if _BFLOAT16 & processor().flags else "float32"
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(_BFLOAT16 & processor().flags)
 
 
 def gpu_memory(device: str) -> tuple[int, int] | None:

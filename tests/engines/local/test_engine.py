@@ -16,7 +16,9 @@ from winnow.algorithms.losses import NLL, Clipped
 from winnow.algorithms.objective import Term
 from winnow.config.schema.optimizer import OptimizerConfig
 from winnow.config.schema.sampling import SamplingConfig
+from winnow.engines import devices
 from winnow.engines.base import Request, SamplingParams
+from winnow.engines.devices import Processor
 from winnow.engines.factory import check_prompts
 from winnow.engines.learning.optimizer import learning_rate
 from winnow.engines.local import engine as engine_module
@@ -242,6 +244,26 @@ def test_a_key_that_no_chat_template_reads_is_among_the_notes(tiny_model):
     made.encode(Prompt(id="7", text="1+1=", messages=(turn,)))
     (said,) = made.notes()
     assert "does not read the key 'name' of messages (prompt '7' turn 1)" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "slow"),
+    [
+        ({"sse2", "avx2"}, True),
+        ({"sse2", "avx512_bf16"}, False),
+        ({"sse2", "amx_bf16"}, False),
+        ({"asimd", "fp"}, False),  # an ARM's, of which nothing is known
+        (set(), False),
+    ],
+)
+def test_mixed_precision_where_it_is_slower_is_among_the_notes(
+    tiny_model, monkeypatch, flags, slow
+):
+    monkeypatch.setattr(devices, "processor", lambda: Processor("", frozenset(flags)))
+    assert local.engine(tiny_model).notes() == []
+    notes = local.engine(tiny_model, optimizer={"precision": "mixed"}).notes()
+    assert len(notes) == slow
+    assert all("'mixed' is slower here than 'float32'" in note for note in notes)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(tiny_model):

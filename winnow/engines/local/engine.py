@@ -21,7 +21,13 @@ from winnow.engines.base import (
     Weights,
     WeightsRef,
 )
-from winnow.engines.devices import peak_memory, pick_device, room, sampling_dtype
+from winnow.engines.devices import (
+    is_slow_in_bfloat16,
+    peak_memory,
+    pick_device,
+    room,
+    sampling_dtype,
+)
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.kv_cache import token_bytes
 from winnow.engines.local.learner import LocalLearner
@@ -32,7 +38,6 @@ from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.conventions import conventions_of
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.policy import SMALLER
-from winnow.engines.models.precision import low_products_are_slow
 from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
 from winnow.engines.models.spoken import Spoken
 from winnow.engines.weights.outbox import outbox_of, published
@@ -169,10 +174,10 @@ class LocalEngine(LocalPolicy, Spoken):
                 "waiting samples start only when all before them have ended; its cache cannot be "
                 "kept a row at a time"
             )
-        if self._config.optimizer.precision == "mixed" and low_products_are_slow(self._device):
+        if self._config.optimizer.precision == "mixed" and is_slow_in_bfloat16(self._device):
             found.append(
-                "optimizer.precision = 'mixed' is slower here than 'float32': this CPU has no "
-                "instructions for products in bfloat16 (avx512_bf16, amx)"
+                "optimizer.precision = 'mixed' is slower here than 'float32': this device has no "
+                "instructions for products in bfloat16 (a CPU's avx512_bf16 or amx_bf16)"
             )
         if not forward.shares_prefix:
             found.append(f"prompts are encoded once per sample, {forward.why}")

@@ -11,7 +11,6 @@ where it is made. By itself it would be as large as the vocabulary, for every mi
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -240,11 +239,3 @@ def wide_product(a: Tensor, b: Tensor) -> Tensor:
         return torch.matmul(a, b.float().transpose(-1, -2))
     finally:
         backend.fp32_precision = before
-
-
-def low_products_are_slow(device: torch.device) -> bool:
-    """Whether this is an x86 CPU without instructions for products in bfloat16."""
-    cpu: Any = torch.cpu
-    if device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    return not (cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
