@@ -206,22 +206,32 @@ def test_a_stop_string_inside_a_longer_token_is_seen():
     class Words:
         table = ("<end>", "a", "x.\n\ny", "\ufffd")
 
-        def __len__(self):
-            return 4
-
         def encode(self, text, add_special_tokens):
             return [1]
 
         def decode(self, ids, **_):
             return "".join(self.table[i] for i in ids)
 
-        def batch_decode(self, rows, **_):
-            return [self.decode(row) for row in rows]
-
     stop = Stopper(Words(), frozenset({0}), ("\n",))
     assert stop.reason([1, 2], 9) == "stop"
     assert stop.text([1, 2], "stop") == "ax."
     assert stop.reason([1, 3], 9) is None
+
+
+def test_no_more_is_decoded_than_may_complete_a_stop_string(monkeypatch):
+    """Of each token that comes once what it adds, and not of all there are."""
+    words, decoded = tiny.tokenizer(), []
+    stop = Stopper(words, frozenset({0}), ("b",))
+    decode = stop._decode
+    monkeypatch.setattr(stop, "_decode", lambda tokens: decoded.append([*tokens]) or decode(tokens))
+    anchor, *others = words.encode("a12b")
+    one, two, last = others
+    for _ in range(3):
+        assert stop.reason([one, two], 9) is None
+        assert stop.reason([one, two, one], 9) is None
+    assert decoded == [[anchor], [anchor, two], [anchor, one]]
+    assert stop.reason([one, last], 9) == "stop"
+    assert decoded[3:] == [[anchor, last], [one, last]]
 
 
 def test_chat_templates_are_applied_once():

@@ -21,12 +21,13 @@ class Stopper:
         self._tokenizer = tokenizer
         self._end_ids = end_ids
         self._stop = tuple(stop)
+        self._known: dict[int, bool] = {}  # of tokens as they come: of all it takes a second
 
     def reason(self, tokens: Sequence[int], max_tokens: int) -> FinishReason | None:
         """Why the completion ends with the last of these tokens; ``None`` if it does not."""
         if tokens[-1] in self._end_ids:
             return "eos"
-        if tokens[-1] in self._candidates:
+        if self._may_complete(tokens[-1]):
             text = self._decode(tokens)
             if any(stop in text for stop in self._stop):
                 return "stop"
@@ -49,24 +50,24 @@ class Stopper:
         assert isinstance(decoded, str)
         return decoded
 
-    @cached_property
-    def _candidates(self) -> frozenset[int]:
-        """Tokens whose text holds the last character of a stop string.
+    def _may_complete(self, token: int) -> bool:
+        """Whether a token's text holds the last character of a stop string.
 
         A token's text is what it adds after another one: alone, some tokenizers strip its leading
         space. A token that is part of a character (shown as U+FFFD) may complete any.
         """
         if not self._stop:
-            return frozenset()
-        lasts = {stop[-1] for stop in self._stop} | {"\ufffd"}
+            return False
+        known = self._known.get(token)
+        if known is None:
+            anchor, before, lasts = self._anchored
+            text = self._decode([*anchor, token])
+            known = not text.startswith(before) or not lasts.isdisjoint(text[len(before) :])
+            self._known[token] = known
+        return known
+
+    @cached_property
+    def _anchored(self) -> tuple[list[int], str, frozenset[str]]:
+        """A token, its text, and the last characters of stop strings."""
         anchor = self._tokenizer.encode("a", add_special_tokens=False)[-1:]
-        before = self._decode(anchor)
-        pairs = [[*anchor, token] for token in range(len(self._tokenizer))]
-        texts = self._tokenizer.batch_decode(
-            pairs, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return frozenset(
-            token
-            for token, text in enumerate(texts)
-            if not text.startswith(before) or lasts & set(text[len(before) :])
-        )
+        return anchor, self._decode(anchor), frozenset(stop[-1] for stop in self._stop) | {"\ufffd"}
