@@ -11,7 +11,9 @@ import pytest
 from tests.engines.vllm.given import END, engine, load, moved, requests, sampled, sampler, soon
 from tests.fake_engine import logp
 from tests.fake_vllm import FakeVLLM, aborted, hang, late, nonsense, restarted
+from winnow.engines.base import WeightsRef
 from winnow.engines.vllm.protocol import sample_seed
+from winnow.engines.vllm.sampler import VLLMSampler
 from winnow.errors import NoServer, UserError
 
 
@@ -229,3 +231,33 @@ class TestTrouble:
             made.cancel()
             assert made._under_way is None
             assert heard == []  # a request that nobody waits for is no failure
+
+    def test_closing_while_weights_are_on_their_way_is_no_failure(self, tmp_path) -> None:
+        policy, asked = engine(tmp_path), threading.Event()
+        with FakeVLLM() as one, FakeVLLM() as two:
+            made, heard = sampler([one, two], policy)
+            load(made, policy.publish(0))
+            answer = one.answer
+
+            def stuck(path, body):
+                if path == "/collective_rpc":
+                    asked.set()
+                    one.released.wait(20)
+                return answer(path, body)
+
+            one.answer = stuck
+            moved(policy, 4)
+            thread = threading.Thread(target=ended, args=(made, policy.publish(1)))
+            thread.start()
+            assert asked.wait(20)
+            made.close()
+            one.released.set()
+            thread.join(20)
+            assert not thread.is_alive()
+        assert (heard, made._pool.failed) == ([], 0)
+
+
+def ended(made: VLLMSampler, weights: WeightsRef) -> None:
+    """Weights that are not taken any more, as the servers are ended."""
+    with pytest.raises(NoServer, match="the servers were ended"):
+        load(made, weights)

@@ -75,7 +75,7 @@ class Pool:
         """Have every server take weights; returns when those that can have them.
 
         Raises:
-            NoServer: none of them can.
+            NoServer: none of them can, or they are ended meanwhile.
         """
         with self._changed:
             first = self._delivery is None
@@ -91,9 +91,10 @@ class Pool:
         for thread in threads:
             thread.join()
         with self._changed:
+            self._check()
             while not self.up:
-                self._check()
                 self._changed.wait(_TICK)
+                self._check()
 
     def run(
         self, jobs: Sequence[Job], ends: Collection[int]
@@ -309,7 +310,8 @@ class Pool:
             member.give(delivery)
         except FAILURES as error:
             with self._changed:
-                self._lost(member, error)
+                if not self._closed:  # which cuts what is under way
+                    self._lost(member, error)
 
     def _out(self, member: Member, error: Exception) -> None:
         with self._changed:
