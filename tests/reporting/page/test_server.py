@@ -66,8 +66,19 @@ def test_new_samples_are_served_as_they_come(folder: Path, ask: Any) -> None:
 def test_only_what_is_there_is_served(folder: Path, ask: Any) -> None:
     write(folder, 1)
     assert ask("/")[0] == 200
-    for path in ("/data/1/0-0/rows", "/data/0/../texts", "/config.toml", "/data/0/x/y", "/data/"):
+    for path in ("/data/1/0-0/rows", "/data/0/../../rows", "/config.toml", "/data/0/x/y", "/data/"):
         assert ask(path)[0] == 404, path
+    assert ask("/data/0/../texts") == (204, b"")
+
+
+def test_a_block_that_is_gone_is_no_error(folder: Path, ask: Any) -> None:
+    """Each new file changes the last block, and its name; a page may have the name before."""
+    write(folder, 1)
+    head = json.loads(gzip.decompress(ask("/data/head")[1]))["runs"][0]
+    (block,) = head["blocks"]
+    assert ask(f"/data/0/{block['name']}/rows")[0] == 200
+    (folder / "rollouts" / "train-000001.parquet").unlink()
+    assert ask(f"/data/0/{block['name']}/rows") == (204, b"")
 
 
 def test_another_name_for_this_machine_is_refused(ask: Any) -> None:

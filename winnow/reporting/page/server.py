@@ -63,7 +63,10 @@ class Watched:
         return {"mark": mark.hexdigest(), "says": "; ".join(says)}
 
     def data(self, key: str) -> bytes | None:
-        """What the page asks for, compressed; ``None`` where there is no such thing (any more)."""
+        """What the page asks for, compressed; ``None`` where there is no such thing.
+
+        Empty where it is gone: a page may ask for a block that has been written anew meanwhile.
+        """
         if key == "head":
             return pack(heads([self._shown_of(folder) for folder in self._folders]))
         number, _, rest = key.partition("/")
@@ -72,12 +75,10 @@ class Watched:
             return None
         there = self._blocks_in(self._folders[int(number)])
         found = next((block for block in there if block.name == name), None)
-        if found is None:
-            return None
         try:
-            return part_of(found, part)
+            return b"" if found is None else part_of(found, part)
         except UNREADABLE:
-            return None
+            return b""
 
     def html(self) -> str:
         """The page."""
@@ -131,12 +132,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(HTTPStatus.SERVICE_UNAVAILABLE, text, "text/plain")
         if found is None:
             return self._answer(HTTPStatus.NOT_FOUND, b"there is no such thing", "text/plain")
-        return self._answer(HTTPStatus.OK, found, "application/octet-stream")
+        status = HTTPStatus.OK if found else HTTPStatus.NO_CONTENT
+        return self._answer(status, found, "application/octet-stream")
 
     def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        if body:
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()

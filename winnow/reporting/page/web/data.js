@@ -23,7 +23,7 @@ const served = {
   live: true,
   async get(key) {
     const answer = await fetch("data/" + key, { cache: "no-store" });
-    if (answer.status === 404) return null;
+    if (answer.status === 204) return null;
     if (!answer.ok) throw new Error(`${answer.status} for ${key}`);
     return unpacked(await answer.arrayBuffer());
   },
