@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -173,6 +176,35 @@ def test_what_is_damaged_is_read_anew(file, caches, readings, name, damage, ahea
             loading.check_ahead(str(file))
         assert read(file)[1] == weights
     assert readings == ["small.gguf"] * 2 + ["in memory" if ahead else None]
+
+
+def test_half_a_folder_is_replaced(file, caches, readings) -> None:
+    """What is left where a process was killed while it removed a damaged one."""
+    _, weights = read(file)
+    (folder,) = caches.iterdir()
+    (folder / "kept.json").unlink()
+    for _ in range(2):
+        forget()
+        assert read(file)[1] == weights
+    assert readings == ["small.gguf"] * 2 + [None]
+    assert list(caches.iterdir()) == [folder]
+
+
+def test_what_killed_processes_left_is_removed(file, caches) -> None:
+    """What another writes that runs is not, nor another file's."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    caches.mkdir(parents=True)
+    name = kept._folder(file).name
+    left = [f"{name}.{ended.pid}", f".{name}.{ended.pid}.partial"]
+    former = f"{name[:-12]}{'0' * 12}"
+    running = [f"{name}.{os.getppid()}", f".{name}.{os.getppid()}.partial"]
+    others = [*running, f"other-{name[6:]}", f"{name[:-1]}g"]
+    for each in (*left, former, *others):
+        (caches / each).mkdir()
+    read(file)
+    there = {path.name for path in caches.iterdir()}
+    assert there == {name, *others}
 
 
 def test_what_was_kept_is_not_written_again(file, caches, monkeypatch) -> None:

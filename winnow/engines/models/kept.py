@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from winnow.errors import DiskError
 from winnow.storage.atomic import whole_folder, write_text
 from winnow.storage.digests import Damaged, check_files, read_seal, seal
+from winnow.storage.lock import is_running
 from winnow.storage.paths import shown
 
 if TYPE_CHECKING:
@@ -198,17 +200,28 @@ def keep(file: Path, model: Any, tokenizer: Any) -> str | None:
             return None
         own = folder.with_name(f"{folder.name}.{os.getpid()}")  # others may be at it as well
         whole_folder(own, write)
-        name, _, _ = folder.name.rpartition("-")
-        for former in folder.parent.glob(f"{name}-*"):
-            if former not in (own, folder):
-                shutil.rmtree(former, ignore_errors=True)
-        if folder.is_dir():  # as above, meanwhile
+        for former in _left(folder):
+            shutil.rmtree(former, ignore_errors=True)
+        if (folder / _SEAL).is_file():  # as above, meanwhile
             shutil.rmtree(own, ignore_errors=True)
         else:
+            shutil.rmtree(folder, ignore_errors=True)  # half of one, whose removal was killed
             own.rename(folder)
     except (OSError, RuntimeError, DiskError) as error:
         return f"{shown(file)} is read anew each time: it cannot be kept ready ({error!s:.200})"
     return None
+
+
+def _left(folder: Path) -> list[Path]:
+    """What is left of the same file in former states, and of processes that were killed."""
+    name, _, _ = folder.name.rpartition("-")
+    form = re.compile(rf"[.]?{re.escape(name)}-[0-9a-f]{{12}}([.](?P<pid>[0-9]+))?([.]partial)?")
+    found = ((path, form.fullmatch(path.name)) for path in folder.parent.iterdir())
+    return [
+        path
+        for path, told in found
+        if told and path != folder and not (told["pid"] and is_running(int(told["pid"])))
+    ]
 
 
 def _folder(file: Path) -> Path:

@@ -18,6 +18,7 @@ from winnow.config.schema import Config
 from winnow.engines.base import PRESENT, WeightsRef
 from winnow.storage.atomic import drop_folder
 from winnow.storage.digests import DIGESTS, whole_model
+from winnow.storage.lock import is_running
 
 BASE = "base"
 """Beside folders of adapters: the model that they are over."""
@@ -167,16 +168,6 @@ def _sweep(where: Path) -> None:
     begin = before.format(host=socket.gethostname())
     for path in where.glob(f"{begin}*") if where.is_dir() else ():
         pid = path.name.removeprefix(begin).partition(after)[0]
-        if pid.isdecimal() and not _runs(int(pid)):
+        if pid.isdecimal() and not is_running(int(pid)):
             with suppress(OSError):
                 shutil.rmtree(path)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
