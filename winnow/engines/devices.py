@@ -136,7 +136,7 @@ def _is_fast_in_bfloat16(device: torch.device) -> bool:
     import torch
 
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(_BFLOAT16 & processor().flags)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -159,20 +159,34 @@ def test_the_reference_of_a_kl_is_not_read_from_the_policys_rounded_weights(mode
     assert off(gradient, true) < 5 * EXPECTED
 
 
+KINDS = ("llama", "gpt2", "qwen2", "mixtral", "mixtral grouped_mm", "gpt_oss", "llama4_text")
+
+
 def built(kind: str) -> nn.Module:
-    return architectures.build(kind, torch.float32, tie_word_embeddings=False)
+    """A model, and how its experts' products are made: one by one, grouped, Llama 4's batched."""
+    name, _, experts = kind.partition(" ")
+    more = {"moe_layers": [0, 1]} if name == "llama4_text" else {}
+    net = architectures.build(name, torch.float32, tie_word_embeddings=False, **more)
+    net.config._experts_implementation = experts or "eager"
+    return net
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def multiplied(net: nn.Module) -> Iterator[nn.Parameter]:
+    """What products read: weights of layers, their biases, and weights of experts."""
+    for module in net.modules():
+        if isinstance(module, (nn.Linear, Conv1D)):
+            yield from module.parameters()
+    yield from (weight for weight in net.parameters() if weight.dim() == 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("learns", [True, False])
 def test_products_read_weights_that_are_right_on_average(kind, learns) -> None:
     """As they would read these weights if they were numbers of bfloat16, which stay as they are."""
     made, low = (built(kind) for _ in range(2))
-    layers = (nn.Linear, Conv1D)
     with torch.no_grad():
-        for module in low.modules():
-            if isinstance(module, layers):
-                module.weight.copy_(rounded(module.weight).float())
+        for weight in multiplied(low):
+            weight.copy_(rounded(weight).float())
     told = []
     for net in (made, low):
         forward = PolicyForward(net)
@@ -183,7 +197,7 @@ def test_products_read_weights_that_are_right_on_average(kind, learns) -> None:
     assert torch.equal(*told)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "grouped_mm" not in kind])
 def test_gradients_through_products_are_those_of_torchs_own(kind, monkeypatch) -> None:
     """Where weights are numbers of bfloat16 `torch.autocast` rounds to the same ones."""
     found = []
@@ -201,6 +215,20 @@ def test_gradients_through_products_are_those_of_torchs_own(kind, monkeypatch) -
     assert len(found[0]) == len(found[1])
     assert float(found[0].norm()) > 0
     assert off(*found) < 1e-3
+
+
+def test_experts_have_the_same_gradients_one_by_one_and_grouped() -> None:
+    found = []
+    for kind in ("mixtral", "mixtral grouped_mm"):
+        net = built(kind)
+        forward = PolicyForward(net)
+        with precision.mixed(CPU):
+            forward.logprobs(forward.contexts(PIECES), 1.0).sum().backward()
+        own = [w.grad for w in net.parameters() if w.dim() == 3 and w.grad is not None]
+        assert {w.dtype for w in own} == {torch.float32}
+        found.append(torch.cat([w.flatten() for w in own]))
+    assert len(found[0]) == len(found[1]) > 0
+    assert off(*found) < 5 * EXPECTED
 
 
 @pytest.mark.parametrize("padding", [None, 3, -1])
@@ -401,13 +429,3 @@ def test_a_clip_that_is_narrower_than_rounding_is_refused() -> None:
     with pytest.raises(UserError, match=r"bfloat16.*optimizer.precision = 'float32'"):
         check(config, ALGORITHMS["gspo"])
     check(from_dict({}), ALGORITHMS["gspo"])
-
-
-@pytest.mark.parametrize(("has", "said"), [(False, 1), (True, 0)])
-def test_a_cpu_without_such_products_is_told(model, monkeypatch, has, said) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has)
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-    engine = local.engine(model, optimizer={"precision": "mixed"})
-    assert len([note for note in engine.notes() if "optimizer.precision" in note]) == said
-    assert not [note for note in local.engine(model).notes() if "optimizer.precision" in note]

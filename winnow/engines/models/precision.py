@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,21 @@ class _Block:
     def __init__(self) -> None:
         self.low: dict[int, Tensor] = {}
 
+    def of(self, weight: Any) -> Tensor | None:
+        """A trained weight or a view of one, such as one of several experts', rounded.
+
+        ``None`` of anything else.
+        """
+        if _trained(weight):
+            return self.rounded(weight)
+        whole = weight._base if type(weight) is Tensor else None
+        if not _trained(whole) or not whole.is_contiguous() or weight.dtype != whole.dtype:
+            return None
+        place = weight.storage_offset() - whole.storage_offset()
+        if not torch.is_grad_enabled() and weight.is_contiguous():
+            return rounded(weight, LOW, place)
+        return self.rounded(whole).as_strided(weight.shape, weight.stride(), place)
+
     def rounded(self, weight: Tensor) -> Tensor:
         if not torch.is_grad_enabled() or not weight.requires_grad:
             return rounded(weight)
@@ -97,8 +112,8 @@ class _Block:
 
 
 class _Products(TorchFunctionMode):
-    """Takes products with trained weights, layers' (`linear`) and GPT-2's (`addmm`), and rows of
-    trained weights (`embedding`).
+    """Takes products with trained weights, layers' (`linear`), GPT-2's (`addmm`) and experts', and
+    rows of trained weights (`embedding`).
     """
 
     def __init__(self, block: _Block) -> None:
@@ -116,23 +131,49 @@ class _Products(TorchFunctionMode):
             if not usual or not _trained(weight):
                 return plain()
             return cast(Any, _Rows).apply(weight, ids, padding)
+        if func in _OF_EXPERTS:
+            return self._of_experts(func, args, kwargs or {})
         if func is linear:
             x, weight, bias = _of_linear(*args, **(kwargs or {}))
         elif transposed and not kwargs:
             bias, x, weight = args
         else:
             return plain()
-        if not _trained(weight):
+        own = self._block.of(weight)
+        if own is None:
             return plain()
-        own = self._block.rounded(weight)
         own = own.t() if transposed else own
-        return cast(Any, _Product).apply(x, self._of(x), weight, own, bias, transposed)
+        low_bias = self._block.of(bias)
+        low_bias = bias if low_bias is None else low_bias
+        return cast(Any, _Product).apply(x, self._of(x), weight, own, bias, low_bias, transposed)
+
+    def _of_experts(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """A product of which some factors are trained weights."""
+        lows = [self._block.of(one) for one in args]
+        if all(low is None for low in lows):
+            return func(*args, **kwargs)
+        given = [
+            one if low is None else cast(Any, _Seen).apply(one, low)
+            for one, low in zip(args, lows, strict=True)
+        ]
+        if func is not _GROUPED:  # the other factor is rounded by `torch.autocast`
+            return func(*given, **kwargs)
+        given[0] = given[0].to(LOW)
+        return func(*given, **kwargs).to(args[0].dtype)
 
     def _of(self, x: Tensor) -> Tensor:
         """An input, rounded once for the layers that read it one after the other."""
         if self._last is None or self._last[0] is not x or self._last[1] != x._version:
             self._last = x, x._version, make_of_made(_to_low, x)
         return self._last[2]
+
+
+_GROUPED = torch._grouped_mm
+"""What `torch.autocast` leaves as it is."""
+_OF_EXPERTS = {
+    *(torch.bmm, torch.baddbmm, torch.matmul, torch.einsum, Tensor.bmm, Tensor.matmul),
+    _GROUPED,
+}
 
 
 def _of_linear(
@@ -155,12 +196,24 @@ def _of_embedding(
     return input, weight, padding_idx, max_norm is None and not (scale_grad_by_freq or sparse)
 
 
-def _trained(weight: Any) -> bool:
+def _trained(weight: Any) -> TypeGuard[nn.Parameter]:
     return type(weight) is nn.Parameter and weight.requires_grad and weight.dtype == torch.float32
 
 
 def _to_low(x: Tensor) -> Tensor:
     return x.detach().to(LOW)
+
+
+class _Seen(torch.autograd.Function):
+    """A weight as it was rounded before; its gradient is that of the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, own: Tensor) -> Tensor:
+        return own.view_as(own)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0].float(), None
 
 
 class _Product(torch.autograd.Function):
@@ -174,11 +227,12 @@ class _Product(torch.autograd.Function):
         weight: Tensor,
         own: Tensor,
         bias: Tensor | None,
+        low_bias: Tensor | None,
         transposed: bool,
     ) -> Tensor:
         ctx.save_for_backward(low, own)
         ctx.dtype, ctx.biased, ctx.transposed = x.dtype, bias is not None, transposed
-        return linear(low, own, None if bias is None else bias.to(LOW))
+        return linear(low, own, None if low_bias is None else low_bias.to(LOW))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -193,7 +247,7 @@ class _Product(torch.autograd.Function):
             to_weight = torch.mm(pair[0].t(), pair[1]).float()
         if ctx.biased and ctx.needs_input_grad[4]:
             to_bias = rows.sum(0, dtype=torch.float32)
-        return to_x, None, to_weight, None, to_bias, None
+        return to_x, None, to_weight, None, to_bias, None, None
 
 
 class _Rows(torch.autograd.Function):
