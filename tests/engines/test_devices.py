@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,14 +19,29 @@ from tests import kills
 from winnow.config.schema import from_dict
 from winnow.engines.devices import (
     collector_paused,
+    is_slow_in_bfloat16,
     peak_memory,
     reproducible,
     room,
+    sampling_dtype,
     without_plans,
 )
 from winnow.engines.learning import learner
 from winnow.engines.local import decoding
 from winnow.training.setup import plan
+
+
+@pytest.mark.parametrize(("capability", "slow"), [((7, 0), True), ((7, 5), True), ((8, 0), False)])
+def test_a_gpu_that_emulates_bfloat16_is_slow_in_it(monkeypatch, capability, slow):
+    """A V100 and a T4 compute it in float32; torch counts that as support, unless it is asked."""
+    properties = SimpleNamespace(major=capability[0], minor=capability[1])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device=None: properties)
+    monkeypatch.setattr("torch.cuda._check_bf16_tensor_supported", lambda device: True)
+    device = torch.device("cuda")
+    assert is_slow_in_bfloat16(device) == slow
+    assert sampling_dtype("auto", device) == ("float32" if slow else "bfloat16")
 
 
 def test_gradients_on_a_gpu_are_added_up_in_one_order_and_all_is_as_before_afterwards():

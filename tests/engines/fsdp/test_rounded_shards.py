@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
+from tests import local, tiny
+from tests.engines.fsdp import ragged
 from tests.engines.fsdp.spawned import led
+from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema import Config, from_dict
+from winnow.config.schema.optimizer import OptimizerConfig
+from winnow.engines.base import START, Engine, LearnerPlan
 from winnow.engines.fsdp.engine import ShardedEngine
 from winnow.engines.fsdp.worker import Worker
 from winnow.engines.models.rounding import rounded
@@ -67,6 +74,81 @@ def test_what_is_not_trained_is_the_nearest(tiny_model, tmp_path) -> None:
     found = load_file(tmp_path / "base" / "model.safetensors")
     for name, weight in original.items():
         assert torch.equal(found[name], weight.to(LOW)), name
+
+
+def learned(engine: Engine, first: bool, folder: Path) -> list[tuple[float, float]]:
+    """Loss and norm of some updates; the first phase leaves a checkpoint."""
+    row = ALGORITHMS["grpo"]
+    groups = ragged.groups(row)
+    made = engine.learner(LearnerPlan(OptimizerConfig(lr=1e-4), 10, 64))
+    told = [local.step(made, groups, row.objective, 0.7) for _ in range(3)]
+    if first:
+        folder.mkdir()
+        made.save(folder)
+    made.close()
+    return [(one.loss, one.grad_norm) for one in told]
+
+
+def in_phases(engine: Engine, folder: Path) -> list[tuple[float, float]]:
+    learned(engine, True, folder)
+    return learned(engine, False, folder)
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=pytest.mark.fsdp)])
+@pytest.mark.parametrize("more", [{}, {"lora": {"rank": 2}}], ids=["whole", "lora"])
+def test_a_phase_begins_with_what_the_checkpoint_before_it_holds(
+    tiny_model, tmp_path, ranks, more
+) -> None:
+    """Or a run that is resumed there would not be the unbroken one."""
+    given = config(tiny_model, engine={"learner": "fsdp"}, **more)
+    unbroken, resumed = (
+        led(ranks, sharded, given, at, function, tmp_path / "c")
+        for at, function in ((None, in_phases), (tmp_path / "c", resumed_at))
+    )
+    assert unbroken == resumed
+    assert len({loss for loss, _ in unbroken}) == 3
+
+
+def resumed_at(engine: Engine, folder: Path) -> list[tuple[float, float]]:
+    return learned(engine, False, folder)
+
+
+def sharded(worker: Worker, given: Config, at: Path | None, function: Any, *more: Any) -> Any:
+    return function(ShardedEngine(worker, given, "model", at), *more)
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=pytest.mark.fsdp)])
+def test_an_average_takes_back_the_share_that_was_asked_for(tiny_model, tmp_path, ranks) -> None:
+    """Of steps that bfloat16 does not have; the same bits in one process and in parts."""
+    net = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=LOW)
+    begin = {name: weight.detach().float() for name, weight in net.named_parameters()}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.copy_(rounded(weight.float() + 3e-4 * torch.randn_like(weight).sign().float()))
+    after = {name: weight.detach().float() for name, weight in net.named_parameters()}
+    for name, weights in (("start", begin), ("checkpoint", after)):
+        net.load_state_dict(weights, strict=False)
+        net.save_pretrained(tmp_path / name)
+        tiny.tokenizer().save_pretrained(tmp_path / name)
+    step = torch.cat([(after[name] - begin[name]).flatten() for name in begin])
+    for share in (0.2, 0.6):
+        given = config(tmp_path / "start", engine={"learner": "fsdp"})
+        averaged(local.engine(tmp_path / "start", dtype="bfloat16"), share, tmp_path / "one")
+        led(ranks, sharded, given, None, averaged, share, tmp_path / "parts")
+        one, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "parts"))
+        assert all(torch.equal(one[name], parts[name]) for name in one)
+        left = torch.cat([(one[name].float() - begin[name]).flatten() for name in begin])
+        assert float(left @ step / (step @ step)) == pytest.approx(1 - share, abs=0.02)
+        for name in ("one", "parts"):
+            shutil.rmtree(tmp_path / name)
+
+
+def averaged(engine: Engine, share: float, folder: Path) -> None:
+    """As a run makes its final model."""
+    engine.restore(folder.parent / "checkpoint")
+    engine.average(START, share)
+    engine.save(folder, merged=False)
 
 
 def based(worker: Worker, given: Config, folder: Path) -> None:

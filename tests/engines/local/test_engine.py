@@ -28,6 +28,7 @@ from winnow.engines.local.policy import LocalPolicy
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.loading import load_model, resolve
+from winnow.engines.models.reference import EMA
 from winnow.engines.models.stopping import Stopper
 from winnow.engines.models.tokenization import PromptEncoder
 from winnow.errors import UserError, WinnowError
@@ -351,6 +352,34 @@ def test_what_is_below_a_unit_of_bfloat16_is_seen_on_average():
             seen += float((move * (now.detach().double() - before[name])).sum())
             moved += float((move * move).sum())
     assert seen / moved == pytest.approx(1, abs=0.1)
+
+
+def test_an_average_of_the_policy_is_seen_as_the_policy_is():
+    """In bfloat16 too: it follows what is stepped, and is rounded on average.
+
+    Of masters that Adam moves by lr in each of the first steps the average has 0.1, 0.28, ... of a
+    step by hand; with the weights themselves it would be that of what happened to be raised.
+    """
+    net = tiny.model().to(torch.bfloat16)
+    before = [weight.detach().float() for weight in net.parameters()]
+    apprentice = learner(net, lr=1e-5)
+    weights = list(net.parameters())
+    reference = EMA(apprentice.forward, weights, [w.detach() for w in weights], 0.9)
+    apprentice.reference = reference
+    by_hand = [weight.clone() for weight in before]
+    for _ in range(3):
+        local.step(apprentice, [trained_group()], LIKELIHOOD, 1.0)
+        for average, master in zip(by_hand, apprentice._masters, strict=True):
+            average.mul_(0.9).add_(master, alpha=0.1)
+    with reference.used():
+        seen = [weight.detach().float() for weight in net.parameters()]
+    true, found = (
+        torch.cat([(a - b).flatten() for a, b in zip(each, before, strict=True)])
+        for each in (by_hand, seen)
+    )
+    assert float(true @ found / (true @ true)) == pytest.approx(1, abs=0.1)
+    for average, own in zip(reference.state(), by_hand, strict=True):
+        torch.testing.assert_close(average, own, rtol=1e-6, atol=1e-9)
 
 
 def test_whether_a_gradient_was_scaled_down_is_told():

@@ -177,6 +177,30 @@ def test_merging_leaves_the_module_bitwise_as_it_was(tiny_model, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_are_loaded_as_the_model_that_merging_writes(tiny_model, tmp_path, dtype):
+    """Bit for bit, also where they add less than bfloat16 shows of each weight."""
+    AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16).float().save_pretrained(
+        tmp_path / "base"
+    )
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    made = engine(tmp_path / "base", dtype)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in made.trained():
+            weight.add_(1e-3 * torch.randn_like(weight))
+    made.save(tmp_path / "adapters", merged=False)
+    made.save(tmp_path / "whole", merged=True)
+    one, other, base = (
+        dict(local.engine(tmp_path / name, dtype=dtype).module().named_parameters())
+        for name in ("adapters", "whole", "base")
+    )
+    assert one.keys() == other.keys() == base.keys()
+    changed = [name for name in base if not torch.equal(one[name], base[name])]
+    assert len(changed) == 4 * 7
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_only_adapters_are_trained(tiny_model):
     made = engine(tiny_model)
     base = {n: w.clone() for n, w in made.module().state_dict().items() if "lora_" not in n}

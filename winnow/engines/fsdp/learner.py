@@ -49,9 +49,9 @@ class Average(Away):
         self._decay = decay
 
     @torch.no_grad()
-    def follow(self) -> None:
-        for average, now in zip(self._weights, self._policy.tensors(), strict=True):
-            average.lerp_(now, 1 - self._decay)
+    def follow(self, now: Sequence[Tensor]) -> None:
+        for average, own in zip(self._weights, now, strict=True):
+            average.lerp_(own, 1 - self._decay)
 
     def state(self) -> list[Tensor]:
         return self._weights
@@ -141,6 +141,12 @@ class ShardedLearner(AdamLearner):
         if self._critic is not None and self._team.leads:
             self._critic.save(folder)
         self._write(folder)
+
+    def close(self) -> None:
+        """What is learned next begins with the weights that a checkpoint has: with rounded ones."""
+        if self._rounded():
+            self._sharded.put(self._sharded.rounded(self._sharded.tensors()))
+        super().close()
 
     def _write(self, folder: Path) -> None:
         self._parts().write(folder, self._state())

@@ -13,7 +13,7 @@ from winnow.config.schema import Config
 from winnow.engines.base import PRESENT, START, Weights
 from winnow.engines.fsdp.ranks import Team
 from winnow.engines.fsdp.reading import Files, files_of, skeleton
-from winnow.engines.fsdp.rounded_shards import round_shards
+from winnow.engines.fsdp.rounded_shards import first_of, plain, round_shards
 from winnow.engines.fsdp.sharding import (
     ShardedForward,
     gathered,
@@ -28,7 +28,7 @@ from winnow.engines.models.kept import keep
 from winnow.engines.models.loading import ModelSource, check_weights, load_model, reading
 from winnow.engines.models.lora import plain_state
 from winnow.engines.models.policy import Policy
-from winnow.engines.models.rounding import LOW
+from winnow.engines.models.rounding import LOW, rounded
 
 _WIDE = "float32"
 """What weights are held in, whatever the passes are computed in."""
@@ -117,6 +117,13 @@ class ShardedPolicy(Policy):
     def held(self, whole: Sequence[Tensor]) -> list[Tensor]:
         rank = self.team.rank
         return [part_of(each, rank.number, rank.of).to(self._home, torch.float32) for each in whole]
+
+    def rounded(self, weights: Sequence[Tensor], start: int = 0) -> list[Tensor]:
+        """In float32 all the same, as they are held."""
+        low, rank = getattr(torch, self.dtype), self.team.rank
+        firsts = [first_of(p.shape, rank.number, rank.of) for p in self.trained()]
+        pairs = zip(weights, firsts, strict=True)
+        return [rounded(plain(part), low, first + start).float() for part, first in pairs]
 
     def read(self, source: ModelSource, device: torch.device | None) -> list[Tensor]:
         source = source.read_from()

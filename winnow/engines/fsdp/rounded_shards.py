@@ -30,8 +30,8 @@ class RoundedShard(Tensor):
         policy: Any,
     ) -> tuple[tuple[Tensor, ...], Any]:
         each = -(-outer_size[0] // mesh.size())
-        first = mesh.get_local_rank() * each * outer_size[1:].numel()
-        own = rounded(self.as_subclass(Tensor), policy.param_dtype, first)
+        first = first_of(outer_size, mesh.get_local_rank(), mesh.size())
+        own = rounded(plain(self), policy.param_dtype, first)
         if len(own) < each:  # nccl and gloo gather parts of one size
             own = torch.cat([own, own.new_zeros(each - len(own), *outer_size[1:])])
         return (own,), None
@@ -41,6 +41,16 @@ class RoundedShard(Tensor):
     ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """What was gathered is the parameter, padding at its end; ``out`` is the same memory."""
         return (gathered[0], ()) if out is None else None
+
+
+def first_of(whole: torch.Size, rank: int, of: int) -> int:
+    """The place of the first number of a process's rows, in a parameter of this shape."""
+    return rank * -(-whole[0] // of) * whole[1:].numel()
+
+
+def plain(part: Tensor) -> Tensor:
+    """A part as a tensor that nothing is known of."""
+    return part.as_subclass(Tensor)
 
 
 def round_shards(module: nn.Module) -> None:

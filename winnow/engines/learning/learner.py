@@ -157,7 +157,7 @@ class AdamLearner:
             self.version += not warming  # the policy has not moved
             self._updates += 1
             if self.reference is not None:
-                self.reference.follow()
+                self.reference.follow(self._masters)
         self._forget()
         if self._critic is not None:
             done.measures["critic_grad_norm"] = (critic_norm, 1)

@@ -24,7 +24,7 @@ from winnow.engines.models.loading import (
     resolve,
 )
 from winnow.engines.models.lora import Adapters, plain_state
-from winnow.engines.models.rounding import rounded_each
+from winnow.engines.models.rounding import ANEW, rounded, rounded_each
 from winnow.engines.models.sizes import model_size, size_of
 from winnow.errors import WinnowError
 
@@ -190,13 +190,19 @@ class Policy(ABC):
                 raise WinnowError("adapters are averaged with the model that they are over, alone")
             self.put(adapters.towards_base(list(own), share))
             return
-        other = self.weights(weights)
-        self.put(
-            [
-                torch.lerp(one.float(), two.float(), share).to(one.dtype)
-                for one, two in zip(own, other, strict=True)
-            ]
-        )
+        pairs = zip(own, self.weights(weights), strict=True)
+        made = [torch.lerp(one.float(), two.float(), share) for one, two in pairs]
+        self.put(self.rounded(made, ANEW))
+
+    def rounded(self, weights: Sequence[torch.Tensor], start: int = 0) -> list[torch.Tensor]:
+        """Trained weights, or what is held of them, as numbers that passes read (`rounding.py`).
+
+        Args:
+            start: 0, or `ANEW`.
+        """
+        return [
+            rounded(w, own.dtype, start) for w, own in zip(weights, self.trained(), strict=True)
+        ]
 
     def save(self, folder: Path, *, merged: bool = False, dtype: str | None = None) -> None:
         """Write the model, adapters by themselves or merged into it, and the tokenizer.

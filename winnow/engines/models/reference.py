@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from winnow.engines.models.forward import PolicyForward
+from winnow.engines.models.rounding import rounded
 
 
 class Reference(Protocol):
@@ -23,8 +24,12 @@ class Reference(Protocol):
         """The reference, in the block; the policy's weights may be away meanwhile."""
         ...
 
-    def follow(self) -> None:
-        """To be called after each update of the policy."""
+    def follow(self, now: Sequence[Tensor]) -> None:
+        """To be called after each update of the policy.
+
+        Args:
+            now: What was stepped: its trained weights, in float32 if they are rounded of that.
+        """
         ...
 
     def state(self) -> list[Tensor]:
@@ -37,7 +42,7 @@ class Reference(Protocol):
 class Fixed:
     """A reference that never changes."""
 
-    def follow(self) -> None: ...
+    def follow(self, now: Sequence[Tensor]) -> None: ...
 
     def state(self) -> list[Tensor]:
         return []
@@ -86,7 +91,7 @@ class Kept(Fixed):
     def used(self) -> Iterator[PolicyForward]:
         own = [parameter.data for parameter in self._trained]
         for parameter, other in zip(self._trained, self._weights, strict=True):
-            parameter.data = other.to(parameter.dtype)
+            parameter.data = rounded(other, parameter.dtype)
         try:
             yield self._forward
         finally:
@@ -97,7 +102,7 @@ class Kept(Fixed):
 class EMA(Kept):
     """An average of the policy: average <- decay average + (1 - decay) policy, each update.
 
-    Held in float32, so that small steps are not lost.
+    Held in float32, so that small steps are not lost. Passes read it rounded as the policy is.
     """
 
     def __init__(
@@ -112,9 +117,9 @@ class EMA(Kept):
         self._decay = decay
 
     @torch.no_grad()
-    def follow(self) -> None:
-        for average, now in zip(self._weights, self._trained, strict=True):
-            average.lerp_(now.to(average.dtype), 1 - self._decay)
+    def follow(self, now: Sequence[Tensor]) -> None:
+        for average, own in zip(self._weights, now, strict=True):
+            average.lerp_(own.to(average.dtype), 1 - self._decay)
 
     def state(self) -> list[Tensor]:
         return self._weights
