@@ -235,8 +235,76 @@ TOO_LARGE_TO_COMPUTE: list[Verdict] = [
     (MATH, r"\frac{1}{2^{1999}}", r"\boxed{2^{-1999}}", RIGHT),
     (MATH, "720", r"\boxed{6!}", RIGHT),
 ]  # fmt: skip
+LETTERS_AND_UNITS: list[Verdict] = [
+    # a capital is another letter
+    (MATH, r"\frac{R}{r}", r"\boxed{1}", WRONG),
+    (MATH, "R-r", r"\boxed{0}", WRONG),
+    (MATH, "R-r", r"\boxed{r-R}", WRONG),
+    (MATH, r"\pi(R^2-r^2)", r"\boxed{\pi(R+r)(R-r)}", RIGHT),
+    (MATH, "X+x", r"\boxed{2x}", WRONG),
+    # the last letter of a product is no unit, the last word in text is one
+    (MATH, r"\pi r^2 h", r"\boxed{\pi r^2}", WRONG),
+    (MATH, r"\pi r^2 h", r"\boxed{\pi h r^2}", RIGHT),
+    (MATH, r"\frac{1}{3}\pi r^2 h", r"\boxed{\frac{\pi r^2 h}{3}}", RIGHT),
+    (MATH, r"\pi r^2", r"\boxed{\pi r^2 h}", WRONG),
+    (MATH, "v t", r"\boxed{v}", WRONG),
+    (MATH, r"\frac{\sqrt{3}}{2} d", r"\boxed{\frac{\sqrt{3}}{2}}", WRONG),
+    *((MATH, r"36\pi", rf"\boxed{{36\pi{unit}}}", RIGHT) for unit in (
+        r"\text{ cm}", r"\text{ cm}^2", r"\,\mathrm{cm}^3", r" \text{ square units}", " cm",
+        r"~\text{m}", r"\,\mathrm{m/s}",
+    )),
+    *((MATH, r"2\sqrt{3}\text{ meters}", rf"\boxed{{2\sqrt{{3}}{unit}}}", RIGHT) for unit in (
+        "", r"\text{ m}", " meters", r"\mathrm{~m}",
+    )),
+    (MATH, r"36\pi", r"\boxed{36\pi \text{ million}}", WRONG),
+    (MATH, r"36\pi", r"\boxed{36\pi \text{ or less}}", WRONG),
+    (MATH, r"2\pi e", r"\boxed{2\pi\mathrm{e}}", RIGHT),
+    *((ALL, gold, said, RIGHT) for gold in ("12", r"12 \mathrm{~cm}") for said in (
+        r"\boxed{12}", r"\boxed{12~\text{cm}}", r"\boxed{12\mathrm{~cm}}", r"\boxed{12 \text{ cm}}",
+    )),
+    # letters apart are variables
+    *((ALL, "2", rf"\boxed{{{said}}}", WRONG) for said in ("2 a b", "2 r", "2 m n", "2 a", "2 Q")),
+    (MATH, "2 a b", r"\boxed{2 b a}", RIGHT),
+    (MATH, "2 a b", r"\boxed{2}", WRONG),
+    (MATH, "3 r", r"\boxed{3r}", RIGHT),
+    (MATH, "4 R", r"\boxed{4R}", RIGHT),
+    (MATH, "4 R", r"\boxed{4 a}", WRONG),
+    *((("gsm8k", "math"), "5", said, RIGHT) for said in (
+        "He walks 5 a day.", "It is 5 I think.", "At 5 a.m.", "At 5 p.m.", "At 5 o'clock",
+        "At 5 a m",
+    )),
+    # small and Greek digits and letters are no words
+    (MATH, "x^2", r"\boxed{x²}", RIGHT),
+    (MATH, "m³", r"\boxed{m^3}", RIGHT),
+    (MATH, r"2\pi a", r"\boxed{2a\pi}", RIGHT),
+    (MATH, r"2\pi r", r"\boxed{2 r π}", RIGHT),
+    # two signs are two values
+    *((MATH, r"\pm 3", rf"\boxed{{{said}}}", RIGHT) for said in (
+        "3, -3", r"-3 \text{ and } 3", r"\{3, -3\}", r"x = 3 \text{ or } x = -3",
+    )),
+    (MATH, r"\pm 3", r"\boxed{3, 4}", WRONG),
+    (MATH, r"\pm 3", r"\boxed{3}", WRONG),
+    (MATH, r"1\pm\sqrt2", r"\boxed{1-\sqrt2, 1+\sqrt2}", RIGHT),
+    (MATH, r"\varnothing", r"\boxed{\emptyset}", RIGHT),
+    (MATH, r"\emptyset", r"\boxed{∅}", RIGHT),
+    # two numbers are no mixed one
+    *((MATH, "7", rf"\boxed{{3{space}4}}", WRONG) for space in (
+        r"\ ", r" \quad ", r"\;", r"\,", " ", "~",
+    )),
+    # a function that nobody has defined is no number, and no error
+    (MATH, "5", r"\boxed{f(3)}", WRONG),
+    (MATH, "f(x)", r"\boxed{g(x)}", WRONG),
+    (MATH, "P(A)", r"\boxed{P(B)}", WRONG),
+    (MATH, "P(A)", r"\boxed{P(A)}", RIGHT),
+    (MATH, "f(x)+1", r"\boxed{1+f(x)}", RIGHT),
+    # in a function a degree is an angle
+    (MATH, r"\frac{\sqrt{2}}{2}", r"\boxed{\sin 45^\circ}", RIGHT),
+    (MATH, r"\tan 45^\circ", r"\boxed{1}", RIGHT),
+    (MATH, "45", r"\boxed{45^\circ}", RIGHT),
+]  # fmt: skip
 
 TABLES = {
+    "letters and units": LETTERS_AND_UNITS,
     "too large to compute": TOO_LARGE_TO_COMPUTE,
     "digits behind letters": DIGITS_BEHIND_LETTERS,
     "digit groups": DIGIT_GROUPS,

@@ -39,10 +39,12 @@ _JOINING_WORD = re.compile(
 )
 _NAME = re.compile(r"\s*((?:[^0-9+*/^×÷<>=!√±-]|(?<=[_{(A-Za-z])[0-9])+?)\s*=(?!=)\s*")
 _BRACKETS = {"(": ")", "[": "]", r"\{": r"\}", "{": "}"}
+_ALPHA = "[^\\W\\d_π⁰¹²³⁴-⁹₀-₉]"
+"""A letter of a word: small digits count as letters elsewhere."""
 _BRACKET = re.compile(r"\\[{}]|[()\[\]{}]")
 _WORD = re.compile(
-    r"(?!(?:pi|sqrt|frac|sin|cos|tan|cot|sec|csc|log|ln|exp|lim|max|min|gcd|lcm|mod|deg)(?![^\W\d_]))"
-    r"(?<![^\W\d_])[^\W\d_]{2,}",
+    rf"(?!(?:pi|sqrt|frac|sin|cos|tan|cot|sec|csc|log|ln|exp|lim|max|min|gcd|lcm|mod|deg)(?!{_ALPHA}))"
+    rf"(?<!{_ALPHA}){_ALPHA}{{2,}}",
     re.IGNORECASE,
 )
 # A word that stands alone, or any letter of a script without case: 答案是18 is no formula.
@@ -55,6 +57,22 @@ _LITERAL = re.compile(
     r"\d\s*:\s*\d|\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d_\{?\w|[₀-₉]|…|\.\.\."
 )
 
+_UNIT = re.compile(
+    r"""(?<![\^_\\])
+    (?: \\(?:text|textrm|textbf|textit|mathrm|mbox|hbox)
+        \s*\{(?P<text>[\s~.,]*[A-Za-z][A-Za-z\s~./^2-3-]*)\}
+      | (?<=[\s)}0-9π])
+        (?:(?:square|sq\.?|cubic|cu\.?)\s+)?
+        (?: (?:centi|milli|kilo)?met(?:er|re)s? | cm | mm | km | kg | ft | f(?:oo|ee)t | inch(?:es)?
+          | yards? | miles? | units? | dollars? | cents? | degrees? | radians? | rad | hours?
+          | minutes? | seconds? | days? )
+    )
+    (?:\s*\^\s*(?:[23]|\{\s*[23]\s*\})|[²³])?[\s.]*$""",
+    re.VERBOSE,
+)
+_MORE_THAN_A_UNIT = re.compile(
+    r"\b(?:and|or|if|for|not|at|than|less|more|to|mod|hundred|thousand|[mbtr]+illion|dozen|percent)s?\b"
+)
 _POWERS = re.compile(r"(?:[0-9]+|[)}\]])(?:\s*(?:\^|\*\*)[\s{(+-]*[0-9]+)+")
 _LARGE = re.compile(
     r"[0-9]\s*[eE]\s*[+-]?[0-9]{6,}|[0-9]{6,}[\s)}]*!|!(?:\s*!){2,}|!\s*[)}\]]+\s*!|\\(?:Gamma|binom)\s*[({]+\s*[0-9]{6,}"
@@ -146,9 +164,36 @@ def literal_of(formula: str) -> str | None:
 def word_of(formula: str) -> str | None:
     r"""Words that are no mathematics, as they are compared: ``\text{Yes}`` is ``yes``."""
     text = plain(unwrapped(formula))
-    if re.search(r"[\\=+*/^<>$]", text):
+    if re.search(r"[\\=+*/^<>$π√]", text):
         return None
     return " ".join(text.strip("()\"' .").lower().split()) if _WORD.search(text) else None
+
+
+def without_unit(formula: str) -> str:
+    r"""A formula without the unit at its end: ``6\pi\text{ cm}^2`` is ``6\pi``.
+
+    Letters of mathematics are none: the h of ``\pi r^2 h``.
+    """
+    match = _UNIT.search(formula)
+    if match is None:
+        return formula
+    said = (match["text"] or "").strip(" ~.,")
+    if (len(said) == 1 and said not in numbers.UNITS) or _MORE_THAN_A_UNIT.search(said):
+        return formula
+    rest = formula[: match.start()].rstrip(" ~\\,;:")
+    is_more = re.search(r"[0-9π√)}]|\\pi", rest) and not word_of(rest)
+    return rest if is_more else formula
+
+
+def last_side(formula: str) -> str:
+    """The last of more than two sides, ``c`` of ``a = b = c``; else all of it."""
+    sides = _split(formula, "=")
+    return sides[-1] if len(sides) > 2 else formula
+
+
+def has_two_signs(formula: str) -> bool:
+    """Whether it stands for several values by ``±``."""
+    return bool(re.search(r"\\(?:pm|mp)(?![A-Za-z])|[±∓]", formula))
 
 
 def letter_of(formula: str) -> str | None:

@@ -9,14 +9,22 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import sympy  # type: ignore[import-untyped, unused-ignore]
-from math_verify import (  # type: ignore[import-untyped, unused-ignore]
-    LatexExtractionConfig,
-    parse,
-    verify,
+from latex2sympy2_extended import (  # type: ignore[import-untyped, unused-ignore]
+    NormalizationConfig,
+    latex2sympy,
+    normalize_latex,
+)
+from latex2sympy2_extended.latex2sympy2 import (  # type: ignore[import-untyped, unused-ignore]
+    ConversionConfig,
+)
+from math_verify import verify  # type: ignore[import-untyped, unused-ignore]
+from math_verify.grader import (  # type: ignore[import-untyped, unused-ignore]
+    should_treat_as_complex,
 )
 
 from winnow.rewards import formulas, notation
@@ -45,11 +53,14 @@ MOST_WAYS = 3
 MOST_LEVELS_OF_PARTS = 2
 """Functions and roots in each other of which real and imaginary parts are found as formulas."""
 
-_WHAT = (LatexExtractionConfig(boxed_match_priority=0),)
+_NORMAL = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
+_CASED = ConversionConfig(lowercase_symbols=False)
+_ANGLED = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+"""Only in these is a degree more than a unit."""
 _TEX = {
     "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "±": r"\pm ", "π": r"\pi ", "∞": r"\infty ",
     "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "°": r"^\circ ", "²": "^2", "³": "^3",
-    "−": "-",
+    "−": "-", "∅": r"\emptyset ", r"\varnothing": r"\emptyset",
 }  # fmt: skip
 _ROOT = re.compile(r"√\s*(\()?([0-9]+|[A-Za-z])(?(1)\))")
 _STARS = re.compile(r"\s*\*\*\s*([+-]?[0-9A-Za-z.]+|\([^()]*\))")
@@ -114,7 +125,10 @@ def _equal(gold: str, said: str) -> bool:
         if several.bracket == others.bracket or "(" not in several.bracket + others.bracket:
             return _same_parts(several, others)
     elif others and not others.bracket:
-        return False  # 3, 4 is not 4
+        if not formulas.has_two_signs(gold):
+            return False  # 3, 4 is not 4
+        said = rf"\{{{', '.join(others.items)}\}}"
+    gold, said = formulas.without_unit(gold), formulas.without_unit(said)
     word, other_word = formulas.word_of(gold), formulas.word_of(said)
     if not several and (word or other_word):
         return word == other_word
@@ -206,10 +220,10 @@ def _same_values(gold: Any, said: Any, decimal: bool = False) -> bool:
         return False
     if gold.is_infinite or said.is_infinite:
         return False
-    apart = abs(sympy.N(gold - said, DIGITS))
-    size = max(abs(sympy.N(gold, DIGITS)), abs(sympy.N(said, DIGITS)))
-    if not (apart.is_Float or apart.is_Rational) or not size.is_comparable:
-        return bool(sympy.simplify(gold - said) == 0)
+    apart, *sizes = (abs(sympy.N(value, DIGITS)) for value in (gold - said, gold, said))
+    if not all(value.is_Float or value.is_Rational for value in (apart, *sizes)):
+        return bool(sympy.simplify(gold - said) == 0)  # of a function that nobody has defined
+    size = max(sizes)
     if size < EXACT:  # either is zero, or too small to say
         return bool(sympy.simplify(gold - said) == 0)
     rounded = decimal and gold.is_Rational != said.is_Rational
@@ -245,8 +259,8 @@ def _parsed(formula: str) -> Sequence[Any]:
     number = formulas.number_of(formula)
     if number is not None:
         return [sympy.Rational(*number[0].as_integer_ratio())]
-    formula = formula.translate(notation.CHARACTERS)
-    if formulas.is_too_large(formula) or _SEVERAL.fullmatch(formula):
+    formula = formulas.without_unit(formula).translate(notation.CHARACTERS)
+    if formulas.is_too_large(formula) or _SEVERAL.fullmatch(notation.plain(formula)):
         return []
     formula = _STARS.sub(lambda power: f"^{{{power[1]}}}", formula)
     for character, command in _TEX.items():
@@ -254,11 +268,20 @@ def _parsed(formula: str) -> Sequence[Any]:
     formula = _ROOT.sub(r"\\sqrt{\2}", formula)
     formula = _DIGIT_GROUP.sub("", _UPRIGHT.sub(r"\1", formula)).replace("+ -", "- ")
     formula = _IMAGINARY.sub(" i", formula)
-    found: list[Any] = parse(
-        f"\\boxed{{{formula}}}",
-        extraction_config=_WHAT,
-        fallback_mode="no_fallback",
-        parsing_timeout=None,
-        raise_on_error=False,
-    )
-    return [made for made in found if not _undefined(made)]
+    return [made for made in _read(formula) if not _undefined(made)]
+
+
+def _read(formula: str) -> Iterator[Any]:
+    """A formula as SymPy has it, or nothing; of an equation that cannot be read, its last side."""
+    text = normalize_latex(formula, _NORMAL)
+    degrees = bool(_ANGLED.search(text))
+    for each in dict.fromkeys((text, formulas.last_side(text))):
+        with suppress(Exception):  # of any kind
+            yield latex2sympy(
+                each,
+                is_real=not should_treat_as_complex(each),
+                convert_degrees=degrees,
+                normalization_config=None,
+                conversion_config=_CASED,
+            )
+            return

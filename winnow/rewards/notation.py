@@ -92,7 +92,9 @@ _COMMANDS = {
     "&": "&",
     "_": "_",
 }
-_COMMAND = re.compile(r"\\(?:([A-Za-z]++)|([^A-Za-z]))|\{,\}|(?<=[0-9])~(?=[0-9])", re.DOTALL)
+_COMMAND = re.compile(
+    r"\\(?:([A-Za-z]++)|([^A-Za-z]))|\{,\}|(?<=[0-9])~(?=[0-9])|~(?=[A-Za-z\\])", re.DOTALL
+)
 _NO_SPACE = re.compile(r"\\!\s?(?=[0-9])")
 _WORDS = re.compile(
     r"\\(?:text|textbf|textit|textrm|texttt|mathrm|mathbf|mathsf|mathit|mbox|hbox|emph|operatorname)"

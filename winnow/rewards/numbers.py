@@ -94,7 +94,7 @@ _SIGN_AFTER = re.compile(
 )
 
 # --- what stands after --------------------------------------------------------------------------
-_UNITS = "mgshlLdAVWJNCFw"  # letters that are units where they touch a number; 5k, 18x have none
+UNITS = "mgshlLdAVWJNCFw"  # letters that are units where they touch a number; 5k, 18x have none
 _FUNCTION_AFTER = re.compile("pi|sqrt|sin|cos|tan|log|ln|exp|bn|mn|mil|mln|mio|mrd|tn|mod")
 _SCALES = {
     **dict.fromkeys(("hundred", "百", "백"), 10**2),
@@ -119,7 +119,12 @@ _EXPRESSION_AFTER = re.compile(
       | \\(?![\\)\]n]|begin|end|hspace|tag|label|f?boxed|in\b|textdollar) )""",
     re.VERBOSE,
 )
-_VARIABLE_AFTER = re.compile(r"[ ](?:[xyznkMBπ]|bn|mn|mil|pi|i(?=\s*(?:$|[.,)}$=+-])))(?!\w)")
+_VARIABLE_AFTER = re.compile(
+    rf"""[ ](?: bn | mn | mil | pi
+      | (?![{UNITS}iIa])[{CASED}] | [iIa](?=\s*(?:$|[.,)}}$=+-]))
+      | (?![ap][ ]m\b)[A-Za-z](?:[ ][A-Za-z])+ ) (?![\w'’]|\.[mM]\b)""",
+    re.VERBOSE,
+)
 _ELLIPSIS = re.compile(r"\.\.|…|\\overline")
 _CHOICE_AFTER = re.compile(
     rf"""[ ]*[%)}}\]*_$]*[ ]*(?:(?:[{CASED}]+[ ])?or[ ]|(?:and|to|&)[ ]|或|和)[ ]*[-$({{\\*]*[0-9]
@@ -293,7 +298,7 @@ def _part_of_more(left: str, body: str, right: str) -> bool:
     glued = _WORD.match(right)
     if glued:
         word = glued.group()
-        if (len(word) == 1 and word not in _UNITS) or _FUNCTION_AFTER.fullmatch(word):
+        if (len(word) == 1 and word not in UNITS) or _FUNCTION_AFTER.fullmatch(word):
             return True
     if _ELLIPSIS.match(right) and "." in body:
         return True
