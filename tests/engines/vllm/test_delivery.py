@@ -199,6 +199,40 @@ class TestDelivery:
         assert one.asked == []
         assert made.measures()["servers_failed"] == 1
 
+    @pytest.mark.parametrize("step", ["/pause", "/collective_rpc", "/reset_prefix_cache"])
+    def test_a_server_goes_on_whatever_failed(self, step, tmp_path) -> None:
+        """It may be others' too."""
+        policy = engine(tmp_path)
+        with FakeVLLM() as one:
+            made, heard = sampler([one], policy)
+            load(made, policy.publish(0))
+            answer, fails = one.answer, [True] * 2  # a kept connection is tried anew once
+
+            def failing(path, body):
+                if path.startswith(step) and fails:
+                    fails.pop()
+                    answer(path, body)
+                    raise ConnectionAbortedError
+                return answer(path, body)
+
+            one.answer = failing
+            one.calls.clear()
+            moved(policy, 4)
+            load(made, policy.publish(1))
+            assert not one.paused.is_set()
+            calls = [call.partition("?")[0] for call in one.calls]
+            steps = [call for call in calls if call in ("/pause", "/resume", step)]
+            assert steps[steps.index(step) :][:3] == [step, step, "/resume"]
+        assert heard[0].startswith(f"{one.url} failed, and others take its requests")
+
+    def test_a_canary_is_no_longer_than_servers_are_told_to_take(self, tmp_path) -> None:
+        policy = engine(tmp_path)
+        with FakeVLLM() as one:
+            one.context = 64
+            made, _ = sampler([one], policy, context=64)
+            load(made, policy.publish(0))
+            assert len(sampled(made, requests(1, max_tokens=1))) == 1
+
 
 class TestCanary:
     def test_they_are_longer_than_blocks_and_begin_as_what_was_asked(self, tmp_path) -> None:
@@ -222,13 +256,25 @@ class TestOutbox:
         box = Outbox(tmp_path)
         made = [
             box.put(version, lambda f, v=version: (f / "w").write_text(str(v)) and None)
-            for version in (1, 1, 2)
+            for version in (1, 3, 2)
         ]
         assert [Path(ref.where).is_dir() for ref in made] == [False, True, True]
-        assert made[0].hash == made[1].hash != made[2].hash == hash_of(Path(made[2].where))
+        assert len({ref.hash for ref in made}) == 3
+        assert made[2].hash == hash_of(Path(made[2].where))
         folder = box.folder
         del box
         assert not folder.exists()
+
+    def test_weights_that_stay_the_same_stay_where_they_are(self, tmp_path) -> None:
+        """A server may read adapters again from where it found them, however many steps later."""
+        box = Outbox(tmp_path)
+        made = [
+            box.put(version, lambda f: (f / "w").write_text("same") and None)
+            for version in range(4)
+        ]
+        assert [ref.version for ref in made] == [0, 1, 2, 3]
+        assert len({(ref.where, ref.hash) for ref in made}) == 1
+        assert [path.name for path in box.folder.iterdir()] == [Path(made[0].where).name]
 
     def test_what_a_killed_process_left_is_swept(self, tmp_path) -> None:
         mine, other = Outbox(tmp_path), Outbox(tmp_path)

@@ -8,13 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.vllm.given import END, engine, load, moved, requests, sampled, sampler, soon
+from tests.engines.vllm.given import (
+    END,
+    engine,
+    load,
+    moved,
+    reader,
+    requests,
+    sampled,
+    sampler,
+    soon,
+)
 from tests.fake_engine import logp
 from tests.fake_vllm import FakeVLLM, aborted, hang, late, nonsense, restarted
 from winnow.engines.base import WeightsRef
+from winnow.engines.vllm.delivery import Missed
+from winnow.engines.vllm.link import Link
+from winnow.engines.vllm.member import Member
 from winnow.engines.vllm.protocol import sample_seed
-from winnow.engines.vllm.sampler import VLLMSampler
-from winnow.errors import NoServer, UserError
+from winnow.engines.vllm.sampler import Terms, VLLMSampler
+from winnow.errors import NoServer, UserError, WinnowError
 
 
 def seeds(server: FakeVLLM) -> list[int]:
@@ -231,6 +244,52 @@ class TestTrouble:
             made.cancel()
             assert made._under_way is None
             assert heard == []  # a request that nobody waits for is no failure
+
+    @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), StopIteration()])
+    def test_what_nobody_expected_ends_it_instead_of_being_waited_for(
+        self, tmp_path, error
+    ) -> None:
+        def start(delivery, goes_on):
+            raise error
+
+        member = Member("server 0", Link("http://127.0.0.1", 5.0), 4, start, "fake")
+        heard: list[str] = []
+        policy = engine(tmp_path)
+        terms = Terms(temperature=1.0, tolerance=1e-3, timeout=5.0)
+        made = VLLMSampler([member], policy, terms, tell=heard.append, reader=reader())
+        with pytest.raises(NoServer, match=type(error).__name__):
+            load(made, policy.publish(0))
+        made.close()
+        assert heard[0].startswith(f"server 0 is given up: {type(error).__name__}")
+
+    def test_a_job_that_nobody_can_ask_for_ends_it(self, tmp_path, monkeypatch) -> None:
+        def ask(self, job, ends):
+            raise KeyError("no such thing")
+
+        policy = engine(tmp_path)
+        with FakeVLLM() as one:
+            made, _ = sampler([one], policy)
+            load(made, policy.publish(0))
+            monkeypatch.setattr(Member, "ask", ask)
+            with pytest.raises(WinnowError, match=r"KeyError 'no such thing'"):
+                sampled(made, requests(3))
+
+    def test_a_server_that_failed_before_is_not_lost_again(self, tmp_path, monkeypatch) -> None:
+        """Its request failed first, and its way back cuts the weights that are on their way."""
+        policy = engine(tmp_path)
+        with FakeVLLM() as one:
+            made, heard = sampler([one], policy)
+            load(made, policy.publish(0))
+            (member,) = made._pool.members
+
+            def give(self, delivery):
+                self.state = "down"
+                raise Missed("cut")
+
+            monkeypatch.setattr(Member, "give", give)
+            made._pool._given(member, made._pool._delivery)
+            assert (made._pool.failed, heard) == (0, [])
+            member.state = "up"
 
     def test_closing_while_weights_are_on_their_way_is_no_failure(self, tmp_path) -> None:
         policy, asked = engine(tmp_path), threading.Event()

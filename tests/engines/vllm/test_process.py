@@ -17,6 +17,7 @@ import winnow
 from tests.engines.vllm import given
 from tests.engines.vllm.given import soon
 from tests.training.test_fake_engine import SETTINGS, files
+from winnow.config.schema import from_dict
 from winnow.engines import factory
 from winnow.engines.vllm import sampler as sampler_module
 from winnow.engines.vllm.process import (
@@ -27,6 +28,7 @@ from winnow.engines.vllm.process import (
     _variables,
     environment_of,
 )
+from winnow.engines.vllm.setup import vllm_sampler
 from winnow.errors import UserError
 from winnow.training.loaded import Run
 
@@ -80,6 +82,19 @@ class TestOneServer:
         assert "No such file" in process.last_words()
         assert not runs(process.group)
         process.close()
+
+    def test_why_is_not_what_an_earlier_one_said(self, python, tmp_path) -> None:
+        log = tmp_path / "logs" / "server-0.log"
+        log.parent.mkdir()
+        log.write_text("ValueError: of yesterday\n")
+        process = Process(plan(python, folder=log.parent), 0, tmp_path / "missing")
+        assert soon(lambda: process.ended is not None)
+        assert "No such file" in process.last_words()
+        process.close()
+        again = Process(plan(python, folder=log.parent), 0, tmp_path / "missing")
+        assert "yesterday" not in again.last_words()
+        again.close()
+        assert log.read_text().startswith("ValueError: of yesterday")
 
     def test_it_is_none_of_the_processes_of_torchrun(self, python, tmp_path, monkeypatch) -> None:
         """Else torch waits in the server for the others, at the port of those that learn."""
@@ -223,3 +238,16 @@ class TestRuns:
         with pytest.raises(winnow.WinnowError, match="no server is left to sample"):
             winnow.train(**settings, out=tmp_path / "run", quiet=True)
         assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, r"^engine.transfer: 'lora' sends adapters alone, and there are none; set lora.rank"),
+        ({"lora": {"rank": 1024}}, r"^lora.rank: vLLM takes adapters of rank 512 at most"),
+    ],
+)
+def test_adapters_that_cannot_travel_are_refused(python, more, told) -> None:
+    own = {"sampler": "vllm", "servers": 1, "vllm_python": python, "transfer": "lora"}
+    with pytest.raises(UserError, match=told):
+        vllm_sampler(from_dict({"engine": own, **more}), None, None, print)

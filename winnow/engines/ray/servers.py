@@ -65,6 +65,7 @@ class Placed:
             ActorDiedError,
             ActorUnavailableError,
             OutOfMemoryError,
+            RayError,
             RayTaskError,
         )
 
@@ -81,17 +82,19 @@ class Placed:
             # It is on its way down: the next call waits until it is back.
             self.start(number, given[0], given[2])
             return None
+        except RayError as error:
+            raise RuntimeError(" ".join(str(error).split())[:200]) from None
 
     def ended(self, number: int) -> int | None:
         """The exit code of a server that has ended; of one whose actor has, SIGKILL's."""
         import ray
-        from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError
+        from ray.exceptions import GetTimeoutError, RayError
 
         try:
             code: int | None = ray.get(self._actors[number].ended.remote(), timeout=_ANSWERS)
         except GetTimeoutError:
             return None
-        except (RayActorError, OutOfMemoryError):
+        except RayError:
             return 128 + signal.SIGKILL
         return code
 

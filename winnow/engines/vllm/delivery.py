@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from winnow.engines.server.client import Refused
+from winnow.engines.server.client import Passing, Refused
+from winnow.engines.server.protocol import BadAnswer
 from winnow.engines.vllm.link import Link
 from winnow.engines.vllm.protocol import GENERATE, probe, read_probe
 from winnow.engines.weights.canary import Canary, distance
@@ -15,6 +17,8 @@ from winnow.engines.weights.canary import Canary, distance
 ADAPTERS = "policy-lora"
 """The name of the policy's adapters on a server."""
 _RESETS, _BETWEEN = 10, 0.2
+_SOON = 5.0
+"""Seconds that a server may take to go on after what went wrong."""
 
 
 class Missed(Exception):
@@ -71,15 +75,18 @@ class Delivery:
         """
         try:
             keeps = "" if self.resets else "&clear_cache=false"
-            link.post(f"/pause?mode={self.pause}{keeps}", timeout=self.timeout)
             try:
+                link.post(f"/pause?mode={self.pause}{keeps}", timeout=self.timeout)
                 if not begun or self.base is not None:
                     self._read(link)
                 if self.resets:
                     _reset(link)
                 link.post("/update_weight_version", {"new_version": self.label})
-            finally:
-                link.post("/resume")
+            except BaseException:
+                with suppress(Passing, Refused, BadAnswer):  # others may use it
+                    link.post("/resume", timeout=_SOON)
+                raise
+            link.post("/resume")
             return self.check(link, served)
         except Refused as error:
             raise Missed(f"it refuses the weights: {error}") from error

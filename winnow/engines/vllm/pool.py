@@ -136,11 +136,13 @@ class Pool:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        for thread in self._joining:
+            while thread.is_alive():  # it may ask for more, having been cut
+                for member in self.members:
+                    member.link.cut()
+                thread.join(_TICK / 10)
         for member in self.members:
             member.link.cut()
-        for thread in self._joining:
-            if thread.ident is not None:
-                thread.join()
         closers = [threading.Thread(target=member.close) for member in self.members]
         for thread in closers:
             thread.start()
@@ -179,6 +181,11 @@ class Pool:
             except (*FAILURES, WrongVersion) as error:
                 self._failed(work, job, tries, member, epoch, error)
                 continue
+            except Exception as error:  # noqa: BLE001 (as in `_given`)
+                with self._changed:
+                    member.busy -= 1
+                    self._end(work, WinnowError(f"{member.name}: {_told(error)}"))
+                return
             with self._changed:
                 member.busy -= 1
                 if made.reason is None:  # given up for new weights
@@ -241,14 +248,14 @@ class Pool:
     def _lost(self, member: Member, error: Exception) -> None:
         self.failed += 1
         member.failures += 1
-        member.reason = str(error)
+        member.reason = _told(error)
         if member.failures > MOST_JOINS:
             member.state = "out"
-            self._tell(f"{member.name} is given up: {error}")
+            self._tell(f"{member.name} is given up: {member.reason}")
             threading.Thread(target=member.close, daemon=True).start()
             return
         member.state = "down"
-        self._tell(f"{member.name} failed, and others take its requests: {error}")
+        self._tell(f"{member.name} failed, and others take its requests: {member.reason}")
         thread = self._joiner(member)
         self._joining.append(thread)
         thread.start()
@@ -283,6 +290,9 @@ class Pool:
                     continue
                 self._out(member, error)
                 return
+            except Exception as error:  # noqa: BLE001 (as in `_given`)
+                self._out(member, error)
+                return
             there = True
             with self._changed:
                 if delivery is self._delivery:
@@ -306,20 +316,23 @@ class Pool:
             return True
 
     def _given(self, member: Member, delivery: Delivery) -> None:
+        epoch = member.epoch
         try:
             member.give(delivery)
-        except FAILURES as error:
+        except Exception as error:  # noqa: BLE001 (else the thread would end, and be waited for)
             with self._changed:
-                if not self._closed:  # which cuts what is under way
+                # Closing cuts what is under way, and so does a request that failed before.
+                if not self._closed and member.state == "up" and member.epoch == epoch:
                     self._lost(member, error)
+                self._changed.notify_all()
 
     def _out(self, member: Member, error: Exception) -> None:
         with self._changed:
             if self._closed:
                 return
             self.failed += 1
-            member.reason, member.state = str(error), "out"
-            self._tell(f"{member.name} is given up: {error}")
+            member.reason, member.state = _told(error), "out"
+            self._tell(f"{member.name} is given up: {member.reason}")
             self._changed.notify_all()
         member.close()
 
@@ -330,3 +343,9 @@ class Pool:
         if all(member.state == "out" for member in self.members):
             why = ", ".join(f"{member.name}: {member.reason}" for member in self.members)
             raise NoServer(f"no server is left to sample ({why})")
+
+
+def _told(error: Exception) -> str:
+    """What is wrong, also where that has no words."""
+    known = isinstance(error, (*FAILURES, WrongVersion))
+    return str(error) if known else f"{type(error).__name__} {error}".rstrip()

@@ -22,7 +22,7 @@ SERVED = "policy"
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _PROBE = "from importlib.metadata import distributions as d; import sys; print(sys.prefix); "
 _PROBE += "print(*(x.metadata['Name'] for x in d()))"
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Of adapters, that vLLM makes room for."""
 _GRACE = 30.0
 
@@ -119,6 +119,7 @@ class Process:
         if self.log is not None:
             self.log.parent.mkdir(exist_ok=True)
         with open(self.log or os.devnull, "ab") as log:
+            self._before = log.tell()
             self._supervisor = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -162,7 +163,8 @@ class Process:
         """The last line of its log that says something."""
         if self.log is None or not self.log.is_file():
             return ""
-        lines = self.log.read_text("utf-8", "replace")[-20_000:].splitlines()
+        text = self.log.read_bytes()[self._before :][-20_000:].decode("utf-8", "replace")
+        lines = text.splitlines()
         said = [line.strip() for line in lines if line.strip()]
         errors = [line for line in said if "Error" in line]
         return (errors or said or [""])[-1][:200]
@@ -196,7 +198,7 @@ def _command(plan: Plan, model: Path, port: int) -> list[str]:
     else:
         options["gpu-memory-utilization"] = plan.memory
     if plan.rank:
-        options["max-lora-rank"] = next(rank for rank in _RANKS if rank >= plan.rank)
+        options["max-lora-rank"] = next(rank for rank in RANKS if rank >= plan.rank)
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     command += ["--enable-scale-out", "--disable-uvicorn-access-log"]

@@ -71,6 +71,7 @@ class Terms:
         timeout: Seconds that a server may take to start, or to read weights.
         precision: Of the servers, where it is not the learner's.
         untied: Whether a model is sent with a head of its own (see `weights.untied`).
+        context: Most tokens that servers are told to take; 0: the model's.
     """
 
     temperature: float
@@ -80,6 +81,7 @@ class Terms:
     timeout: float = 600.0
     precision: str = ""
     untied: bool = False
+    context: int = 0
 
 
 class VLLMSampler(QueuedSampler):
@@ -199,7 +201,9 @@ class VLLMSampler(QueuedSampler):
 
     def _delivery(self, folder: Path, base: Path | None, label: str) -> Delivery:
         terms, heat = self._terms, self._terms.temperature or 1.0
-        sequences = prefixes(self._engine, list(self._asked), self._engine.context)
+        known = (self._engine.context, terms.context, *(one.context for one in self._pool.members))
+        shortest = min((context for context in known if context), default=None)
+        sequences = prefixes(self._engine, list(self._asked), shortest)
         return Delivery(
             folder=folder,
             base=base,

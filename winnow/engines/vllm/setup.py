@@ -10,7 +10,7 @@ from winnow.engines.base import Engine
 from winnow.engines.server.client import Passing, Refused
 from winnow.engines.vllm.link import Link
 from winnow.engines.vllm.member import Member, Start, started, started_here
-from winnow.engines.vllm.process import Environment, Plan, environment_of
+from winnow.engines.vllm.process import RANKS, Environment, Plan, environment_of
 from winnow.engines.vllm.sampler import Terms, VLLMSampler
 from winnow.errors import UserError
 
@@ -36,9 +36,12 @@ def vllm_sampler(
         start: Starts a server.
 
     Raises:
-        UserError: a server that should run does not answer; no vLLM where it should be.
+        UserError: a server that should run does not answer; no vLLM where it should be; adapters
+            are to travel that there are not, or that are too large.
     """
     own = config.engine
+    if own.transfer == "lora":
+        _check_adapters(config)
     dtype = own.vllm_dtype or config.dtype
     exact = dtype == config.dtype == "float32"
     where = environment_of(own.vllm_python) if own.servers and own.vllm_python else None
@@ -50,6 +53,7 @@ def vllm_sampler(
         timeout=own.start_timeout,
         precision="" if dtype == config.dtype else dtype,
         untied=where is not None and where.cpu,
+        context=own.vllm_context,
     )
     number = own.servers or len(own.urls)
     slots = -(-config.sampling.batch // number)
@@ -59,6 +63,18 @@ def vllm_sampler(
     else:
         members = [_found(url, own.served_model or "", own.timeout, slots) for url in own.urls]
     return VLLMSampler(members, engine, terms, retries=own.retries, tell=note)
+
+
+def _check_adapters(config: Config) -> None:
+    rank, most = config.lora.rank, RANKS[-1]
+    if not rank:
+        remedy = "set lora.rank, or engine.transfer = 'folder'"
+        raise UserError(
+            "engine.transfer", "'lora' sends adapters alone, and there are none", remedy
+        )
+    if config.engine.servers and rank > most:
+        remedy = "lower it, or set engine.transfer = 'folder'"
+        raise UserError("lora.rank", f"vLLM takes adapters of rank {most} at most", remedy)
 
 
 def _plan(config: Config, where: Environment, folder: Path | None, dtype: str, slots: int) -> Plan:

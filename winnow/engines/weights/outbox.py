@@ -48,6 +48,9 @@ class Outbox:
     def put(self, version: int, save: Callable[[Path], None]) -> WeightsRef:
         """Write a version, and drop what no sampler reads any more.
 
+        Weights that are those of the version before stay where they are: a server may read adapters
+        again from where it found them.
+
         Args:
             save: Writes a model into a folder.
 
@@ -57,10 +60,14 @@ class Outbox:
         self._number += 1
         path = self._at(f"{self._number:06}-version-{version}")
         whole_model(path, save)
+        found = hash_of(path)
+        if self._put and self._put[-1].is_dir() and hash_of(self._put[-1]) == found:
+            drop_folder(path)
+            return WeightsRef(version, self._put[-1], found)
         self._put.append(path)
         while len(self._put) > _KEPT:
             drop_folder(self._put.pop(0))
-        return WeightsRef(version, path, hash_of(path))
+        return WeightsRef(version, path, found)
 
     def base(self, save: Callable[[Path], None]) -> None:
         """Write the model that adapters are over, once."""

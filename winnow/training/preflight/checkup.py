@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from winnow.config.located import located_config, naming_places
 from winnow.config.phases import Phase
 from winnow.config.schema import Config
 from winnow.engines.base import Engine
-from winnow.engines.factory import engine_for, policy_sampler, settled
+from winnow.engines.factory import Place, engine_for, policy_sampler, settled
 from winnow.errors import WinnowError, number_of
 from winnow.reporting.observer import Progress
 from winnow.rollouts.rewards import reward_for
@@ -133,9 +135,12 @@ def _scored(checked: Plan, engine: Engine, progress: Progress) -> Iterator[Check
                 "first sample", "there are no prompts to sample: the samples are a file's"
             )
             return
-        sampler = policy_sampler(config, engine, ratio="old" in phase.algorithm.needs)
-        sampler.load(engine.publish(0))
-        first = sampled(phase.config, sampler, trained, progress)
+        with TemporaryDirectory(prefix="winnow-doctor-") as logs:
+            place = Place(Path(logs))
+            ratio = "old" in phase.algorithm.needs
+            with closing(policy_sampler(config, engine, ratio=ratio, place=place)) as sampler:
+                sampler.load(engine.publish(0))
+                first = sampled(phase.config, sampler, trained, progress)
         progress("score", 0, 1)
         if asks_a_judge(config):
             yield skipped("signal", "each score is a question to a server, so none is asked here")
