@@ -126,6 +126,34 @@ def test_nothing_that_exists_is_written_over(model, tmp_path) -> None:
     assert left(tmp_path) == ["old", "run.prompts.jsonl"]
 
 
+def test_rows_that_a_killed_run_left_are_in_nobodys_way(model, tmp_path, monkeypatch) -> None:
+    """It had written them, and not yet a folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/run-001.prompts.jsonl").write_text("{}")
+    assert small(model, None).folder == tmp_path / "runs/run-002"
+    own = tmp_path / "own.prompts.jsonl"
+    own.write_text("".join(json.dumps(dict(row)) + "\n" for row in ROWS))
+    assert small(model, tmp_path / "own").folder == tmp_path / "own"
+    (tmp_path / "other.prompts.jsonl").write_text("somebody's")
+    with pytest.raises(winnow.UserError, match=r"other.prompts.jsonl exists already"):
+        small(model, tmp_path / "other")
+
+
+def test_paths_are_as_good_as_texts(model, tmp_path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(dict(row)) + "\n" for row in ROWS))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("seed = 3\n")
+    result = small(Path(model), tmp_path / "run", prompts=rows, recipe=recipe)
+    assert result.run.config["seed"] == 3
+    found = winnow.evaluate(
+        model=Path(model), prompts=rows, reward="exact", sampling={"max_tokens": 2}, quiet=True,
+        out=tmp_path / "eval",
+    )  # fmt: skip
+    assert found.samples == len(ROWS)
+
+
 def test_what_may_not_be_given_beside_resume(model, tmp_path) -> None:
     small(model, tmp_path / "run")
     for given in ({"reward": "exact"}, {"steps": 3}, {"algorithm": "raft"}, {"out": "x"}):

@@ -38,20 +38,20 @@ from winnow.rewards.given import RewardGiven, reward_setting
 from winnow.rollouts.collect import SampleResult, resume_sample, run_sample
 from winnow.storage.atomic import refuse
 from winnow.storage.paths import located
-from winnow.storage.run_folder import next_folder
+from winnow.storage.run_folder import ROWS, next_folder
 from winnow.studies.running import Comparison, run_study
 from winnow.training.run import Result, run
 
 
 def train(
     *,
-    model: str | None = None,
+    model: str | Path | None = None,
     prompts: Source | None = None,
     reward: RewardGiven | None = None,
     algorithm: str | Algorithm | None = None,
     steps: int | None = None,
-    eval_prompts: str | Rows | None = None,
-    recipe: str | None = None,
+    eval_prompts: str | Path | Rows | None = None,
+    recipe: str | Path | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     accept_changes: bool = False,
@@ -82,15 +82,15 @@ def train(
     """
     own = algorithm if isinstance(algorithm, Algorithm) else None
     given: dict[str, Any] = {
-        "model": model,
-        "prompts": prompts,
+        "model": _text(model),
+        "prompts": _text(prompts),
         "algorithm": None if own else algorithm,
         "steps": steps,
         "reward": reward_setting(reward),
     }
     over = {key: value for key, value in given.items() if value is not None} | settings
     if eval_prompts is not None:
-        merge_section(over, "eval", {"source": eval_prompts})
+        merge_section(over, "eval", {"source": _text(eval_prompts)})
     with observing(quiet, callbacks) as observers:
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out:
@@ -111,10 +111,10 @@ def train(
 
 def evaluate(
     *,
-    model: str | None = None,
-    prompts: str | Rows | None = None,
+    model: str | Path | None = None,
+    prompts: str | Path | Rows | None = None,
     reward: RewardGiven | None = None,
-    recipe: str | None = None,
+    recipe: str | Path | None = None,
     out: str | Path | None = None,
     callbacks: Sequence[Observer] = (),
     quiet: bool = False,
@@ -125,11 +125,11 @@ def evaluate(
     Raises:
         UserError: something that the caller can fix.
     """
-    given = {"model": model, "reward": reward_setting(reward)}
+    given = {"model": _text(model), "reward": reward_setting(reward)}
     over = {key: value for key, value in given.items() if value is not None} | settings
     if prompts is not None:
-        merge_section(over, "eval", {"source": prompts})
-        if not isinstance(prompts, str):
+        merge_section(over, "eval", {"source": _text(prompts)})
+        if isinstance(prompts, Sequence) and not isinstance(prompts, str):
             merge_section(over, "eval", {"size": max(1, len(prompts))})
     folder = located(out, "out") if out is not None else next_folder("eval")
     own = {"eval": "prompts=..."}
@@ -161,11 +161,11 @@ def compare(
 
 def sample(
     *,
-    model: str | None = None,
-    prompts: str | Rows | None = None,
+    model: str | Path | None = None,
+    prompts: str | Path | Rows | None = None,
     reward: RewardGiven | None = None,
     n: int | None = None,
-    recipe: str | None = None,
+    recipe: str | Path | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     held_out: bool = False,
@@ -189,11 +189,12 @@ def sample(
     Raises:
         UserError: something that the caller can fix.
     """
-    given = {"model": model, "prompts": prompts, "reward": reward_setting(reward)}
+    given = {"model": _text(model), "prompts": _text(prompts), "reward": reward_setting(reward)}
     over = {key: value for key, value in given.items() if value is not None} | settings
     if n is not None:
         over["samples_per_prompt"] = n
-    if isinstance(prompts, Sequence) and not isinstance(prompts, str) and "eval" not in over:
+    rows = isinstance(prompts, Sequence) and not isinstance(prompts, str)
+    if rows and not held_out and "eval" not in over:
         merge_section(over, "eval", {"size": 0})  # all of the rows that were given
     with observing(quiet, callbacks) as observers:
         if resume is not None:
@@ -211,6 +212,11 @@ def sample(
             )
 
 
+def _text(given: Any) -> Any:
+    """What was given, a path as the text that settings have."""
+    return str(given) if isinstance(given, Path) else given
+
+
 def _only_resuming(accept_changes: bool) -> None:
     if accept_changes:
         raise UserError("accept_changes", "it is for what is resumed", "give resume with it")
@@ -219,13 +225,13 @@ def _only_resuming(accept_changes: bool) -> None:
 Rows = Sequence[Mapping[str, Any]]
 
 
-Source = str | Rows | Mapping[str, Any]
+Source = str | Path | Rows | Mapping[str, Any]
 """A source as in a recipe; rows; or the whole table of settings, `source` (either) among them."""
 
 
 @contextmanager
 def config_of(
-    recipe: str | None,
+    recipe: str | Path | None,
     over: Mapping[str, Any],
     folder: Path,
     called: Mapping[str, str] = MappingProxyType({"eval": "eval_prompts=..."}),
@@ -245,15 +251,17 @@ def config_of(
         table = dict(table) if isinstance(table, Mapping) else {"source": table}
         rows = table.get("source")
         if isinstance(rows, Sequence) and not isinstance(rows, str):
-            path = folder.with_name(f"{folder.name}.{section}.jsonl")
+            path = folder.with_name(f"{folder.name}{ROWS[section]}")
             given[section] = [_json_line(section, row) for row in rows]
             written[path] = "".join(given[section])
             values[section] = {**table, "source": str(path)}
-    config = load(recipe, over=values) if recipe is not None else from_dict(values)
+    config = load(str(recipe), over=values) if recipe is not None else from_dict(values)
     for section, lines in given.items():
         _check_rows(lines, config, section, called.get(section, f"{section}=..."))
-    for path in (folder, *written):
-        refuse(path)
+    refuse(folder)
+    for path, text in written.items():
+        if not (path.is_file() and path.read_text("utf-8", "replace") == text):  # of one killed
+            refuse(path)
     for path, text in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -282,9 +290,17 @@ def _json_line(section: str, row: object) -> str:
         )
     try:
         return json.dumps(dict(row)) + "\n"
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(section, f"a row cannot be written as JSON: {error}") from error
 
 
 def merge_section(over: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
-    over[section] = {**over.get(section, {}), **values}
+    """Add settings to a section.
+
+    Raises:
+        UserError: what was given for it is no table.
+    """
+    given = over.get(section, {})
+    if not isinstance(given, Mapping):
+        raise UserError(section, "must be a table", "write it like {'size': 64}")
+    over[section] = {**given, **values}

@@ -118,6 +118,19 @@ class TestSamples:
         pq.write_table(pq.read_table(path).drop_columns(["version_spans"]), path)
         assert store.groups("train", 1)[0].samples == group.samples
 
+    def test_samples_that_are_set_aside_again_are_kept_too(self, store) -> None:
+        group = Group(Prompt("a", "a"), (1,), (Sample((1,), (-1.0,), "b", "eos", 3),))
+        for version in range(3):
+            sample = replace(group.samples[0], policy_version=version)
+            store.write_samples("train", 2, [group.with_(samples=(sample,))])
+            store.set_aside(1)
+        aside = sorted((store.folder / "superseded").iterdir())
+        assert [path.name for path in aside] == [
+            f"train-000002-before-1{number}.parquet" for number in (".1", ".2", "")
+        ]
+        found = [pq.read_table(path)["policy_version"].to_pylist() for path in aside]
+        assert found == [[1], [2], [0]]
+
     def test_the_columns_say_what_happened(self, store) -> None:
         third = float(np.float32(1) / 3)
         group = Group(

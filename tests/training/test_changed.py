@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import winnow
-from tests.kills import KillAt, check_same, lines
+from tests import fake_engine
+from tests.kills import KillAt, Killed, check_same, lines
 from tests.training.faked import settings, trained
 from tests.training.test_fake_engine import ROWS
-from winnow.errors import UserError, notes
+from winnow.config.recipe import load_folder
+from winnow.config.schema import from_dict
+from winnow.errors import UserError, WinnowError, notes
+from winnow.prompts.loading import load_prompts
+from winnow.rollouts.inputs import check_inputs, inputs_of, text_of
 from winnow.training.run import run
 
 
@@ -203,3 +210,128 @@ def test_what_holds_nothing_yet_takes_other_settings(given: dict[str, Any], tmp_
     edit(folder, r"^lr = 0.5$", "lr = 1.0")
     with pytest.raises(UserError, match="begun with other settings"):
         resumed(folder)
+
+
+def test_the_data_of_test_prompts(given: dict[str, Any], tmp_path: Path) -> None:
+    """What they were tested with at the start is what they are tested with at the end."""
+    given["eval"] = {"size": 3, "samples": 8, "every": 1, "patience": 4, "test_size": 3}
+    folder = trained(given, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints/step-4")
+    inputs = json.loads((folder / "inputs.json").read_text())
+    assert [key for key in inputs["data"] if "of the test prompts" in key]
+    config = load_folder(folder)
+    test = {prompt.text for prompt in load_prompts(config.prompts, config.eval, config.seed).test}
+    rows = [{**row, "answer": "8"} if row["prompt"] in test else row for row in ROWS]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError) as caught:
+        resumed(folder)
+    assert "the answers of the test prompts" in str(caught.value)
+    assert "held-out prompts" not in str(caught.value)
+    data = {key: value for key, value in inputs["data"].items() if "of the test" not in key}
+    earlier = {"settings": inputs["settings"], "data": data}
+    (folder / "inputs.json").write_text(text_of(earlier))
+    resumed(folder)
+
+
+@pytest.mark.parametrize(
+    ("more", "pattern", "new", "goes_on"),
+    [
+        ({"budget": {"updates": 2}}, r"^updates = 2$", "updates = 9", True),
+        ({"budget": {"updates": 2}}, r"^updates = 2$", "updates = 0", True),
+        ({"budget": {"updates": 2}}, r"^updates = 2$", "updates = 1", False),
+        ({"eval": {"patience": 1}}, r"^patience = 1$", "patience = 9", True),
+    ],
+)
+def test_what_a_run_that_stopped_is_told_to_raise(
+    given: dict[str, Any],
+    tmp_path: Path,
+    more: dict[str, Any],
+    pattern: str,
+    new: str,
+    goes_on: bool,
+) -> None:
+    """A schedule runs over all steps, whatever ends them before."""
+    given["optimizer"] = {"lr": 0.0 if "eval" in more else 2.0, "schedule": "linear"}
+    given["eval"] = {"size": 4, "samples": 8, "every": 1, **more.pop("eval", {})}
+    given["checkpoint"] = {"every": 1, "keep": 9}
+    folder = trained({**given, **more}, tmp_path / "run")
+    done = len(lines(folder, "metrics.jsonl"))
+    assert done < 4
+    told = "\n".join(resumed(folder))
+    assert re.search(r"for more, raise (budget|eval\.patience) in ", told)
+    edit(folder, pattern, new)
+    if goes_on:
+        resumed(folder)
+        assert len(lines(folder, "metrics.jsonl")) > done
+    else:
+        with pytest.raises(UserError, match=r"budget.updates 2 -> 1"):
+            resumed(folder)
+
+
+@pytest.mark.parametrize("more", [{"algorithm": "rft"}, {"optimizer": {"schedule": "linear"}}])
+def test_what_cannot_be_made_longer_is_told_so(
+    given: dict[str, Any], tmp_path: Path, more: dict[str, Any]
+) -> None:
+    folder = trained({**given, **more}, tmp_path / "run")
+    told = "\n".join(resumed(folder))
+    assert re.search(r"for more, begin a new run with its model: --set model=.*/step-\d+", told)
+
+
+def test_a_change_that_is_refused_later_is_not_recorded(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    given["checkpoint"] = {"every": 2, "keep": 1, "keep_optimizer": False}
+    folder = trained(given, tmp_path / "run")
+    edit(folder, r"^steps = 4$", "steps = 6")
+    with pytest.raises(UserError, match="it cannot be made longer"):
+        resumed(folder)
+    edit(folder, r"^steps = 6$", "steps = 4")
+    assert not [note for note in resumed(folder) if "changed" in note]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "values"),
+    [
+        ("engine", "urls", (["http://a:8000"], ["http://b:8000"])),
+        ("engine", "servers", (1, 2)),
+        ("engine", "vllm_port", (0, 9000)),
+        ("engine", "transfer_dir", ("/a", "/b")),
+        ("reward", "import_seconds", (60.0, 120.0)),
+        ("reward", "memory_gib", (1.0, 2.0)),
+    ],
+)
+def test_where_and_how_may_change(
+    tmp_path: Path, section: str, key: str, values: tuple[Any, Any]
+) -> None:
+    old, new = (inputs_of({section: {key: value}}, {}) for value in values)
+    (tmp_path / "inputs.json").write_text(text_of(old))
+    (note,) = check_inputs(tmp_path, new, accept=False)
+    assert f"{section}.{key}" in note
+
+
+def test_updates_in_a_row_that_are_not_finite_are_counted_over_a_kill(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second stops the run, also where the first was before it."""
+    real = fake_engine.Learner.step
+
+    def failing(self: Any, *batch: Any) -> Any:
+        done = real(self, *batch)
+        return replace(
+            done, applied=self.version < 3, loss=done.loss if self.version < 3 else math.nan
+        )
+
+    monkeypatch.setattr(fake_engine.Learner, "step", failing)
+    given |= {"checkpoint": {"every": 1, "keep": 1}, "eval": {"size": 0}, "minibatch_prompts": 6}
+    with pytest.raises(WinnowError, match=r"^step 4: not finite for the second update running"):
+        trained(given, tmp_path / "whole")
+
+    class Killing(KillAt):
+        def on_checkpoint(self, event: Any) -> None:
+            if event.step == 3:
+                raise Killed
+
+    with pytest.raises(Killed):
+        run(from_dict(given), out=tmp_path / "broken", observers=Killing())
+    with pytest.raises(WinnowError, match=r"^step 4: not finite for the second update running"):
+        resumed(tmp_path / "broken")

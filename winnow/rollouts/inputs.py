@@ -24,12 +24,15 @@ _FREE = frozenset(
         "device",
         "threads",
         "trackers",
+        "report",
         "sampling.batch",
         "sampling.cache_gib",
         "checkpoint.every",
         "checkpoint.keep",
         "checkpoint.keep_optimizer",
         "reward.time_limit",
+        "reward.import_seconds",
+        "reward.memory_gib",
         "reward.workers",
         "reward.probe",
         *(f"reward.options.{key}" for key in ("url", "concurrency", "requests_per_minute")),
@@ -43,6 +46,11 @@ _FREE = frozenset(
         "engine.timeout",
         "engine.retries",
         "engine.key_env",
+        "engine.urls",
+        "engine.servers",
+        "engine.transfer_dir",
+        "engine.start_timeout",
+        *(f"engine.vllm_{key}" for key in ("python", "memory", "port", "devices")),
         "prompts.source",
         "eval.source",
         "anchor.source",
@@ -51,6 +59,8 @@ _FREE = frozenset(
     }
 )
 """Settings that say where and how the work is done; of sources, what is in them counts."""
+_SINCE = re.compile(r".* of the test prompts")
+"""Data of which earlier versions recorded nothing."""
 _PLACES = "ray."
 """How settings begin that say where the work is done."""
 _PART = re.compile(r"^reward\.parts\.\d+\.")
@@ -94,23 +104,46 @@ def check_inputs(
 ) -> list[str]:
     """Compare what a folder was begun with and what it would be resumed with; record what is new.
 
+    Raises:
+        UserError: as `compared`, which has the arguments too.
+    """
+    notes, text = compared(folder, present, accept=accept, extends=extends)
+    record(folder, text)
+    return notes
+
+
+def record(folder: Path, text: str | None) -> None:
+    """Write what `compared` gave to be written."""
+    if text is not None:
+        write_text(folder / INPUTS, text)
+
+
+def compared(
+    folder: Path,
+    present: Mapping[str, Any],
+    *,
+    accept: bool,
+    extends: Collection[str] = (),
+) -> tuple[list[str], str | None]:
+    """Compare what a folder was begun with and what it would be resumed with.
+
     Args:
         accept: Whether changes are accepted that change what comes out.
         extends: Settings that only make the work longer where they are raised.
 
     Returns:
-        Notes on what has changed.
+        Notes on what has changed, and what is to be recorded when it is resumed, if anything is.
 
     Raises:
         UserError: something has changed that is not accepted; names all of it.
     """
     path = folder / INPUTS
     if not path.is_file():
-        write_text(path, text_of(present))
-        return [
+        note = (
             f"{folder} has no {INPUTS} (an earlier version wrote it): its settings and data "
             "may have changed since it was begun"
-        ]
+        )
+        return [note], text_of(present)
     begun = _read(path)
     changed = _changed(begun["settings"], present["settings"])
     of_data = [f"the {name}" for name in sorted(_other(begun["data"], present["data"]))]
@@ -119,7 +152,7 @@ def check_inputs(
         for key, (old, new) in changed.items()
         if _PART.sub("reward.", key) in _FREE
         or key.startswith(_PLACES)
-        or (key in extends and _raised(old, new))
+        or (key in extends and _raised(key, old, new))
     }
     shown = {key: f"{key} {_show(old)} -> {_show(new)}" for key, (old, new) in changed.items()}
     serious = [text for key, text in shown.items() if key not in free] + of_data
@@ -131,10 +164,9 @@ def check_inputs(
         )
     said = [*shown.values(), *of_data]
     if not said:
-        return []
-    record = {**present, "changes": [*begun.get("changes", ()), said]}
-    write_text(path, text_of(record))
-    return [f"changed since {folder} was begun: {', '.join(said)}"]
+        return [], None
+    text = text_of({**present, "changes": [*begun.get("changes", ()), said]})
+    return [f"changed since {folder} was begun: {', '.join(said)}"], text
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -160,11 +192,20 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[
 
 
 def _other(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
-    return {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    return {
+        key
+        for key in old.keys() | new.keys()
+        if old.get(key) != new.get(key) and not (key not in old and _SINCE.fullmatch(key))
+    }
 
 
-def _raised(old: object, new: object) -> bool:
-    return isinstance(old, int | float) and isinstance(new, int | float) and new > old
+def _raised(key: str, old: object, new: object) -> bool:
+    """Whether a setting only makes the work longer; a 0 is no budget, and no patience."""
+    if not (isinstance(old, int | float) and isinstance(new, int | float)):
+        return False
+    if key.startswith("budget."):
+        return old > 0 and (new == 0 or new > old)
+    return new > old and (old > 0 or key != "eval.patience")
 
 
 def _show(value: object) -> str:

@@ -31,6 +31,7 @@ import math
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -187,9 +188,12 @@ class RunStore:
         try:
             table = read_written(path, columns)
         except UNREADABLE as error:
-            raise UserError(
-                "resume", f"{path} is damaged", "remove it to have its samples made anew"
-            ) from error
+            if not path.is_file():
+                raise UserError("resume", f"{path} is not there") from error
+            remedy = (
+                "remove it to have its samples made anew; before the last checkpoint, restore it"
+            )
+            raise UserError("resume", f"{path} is damaged", remedy) from error
         for row in table.to_pylist():
             by_group.setdefault(row["group"], []).append(row)
         return by_group
@@ -217,8 +221,10 @@ class RunStore:
         """Move samples made after a step's update to `superseded/`: its scores have changed."""
         for number, split, path in rollout_files(self.folder):
             if number >= step + (split == "train"):
-                (self.folder / "superseded").mkdir(exist_ok=True)
-                path.replace(self.folder / "superseded" / f"{path.stem}-before-{step}.parquet")
+                to = self.folder / "superseded"
+                to.mkdir(exist_ok=True)
+                names = (f"{path.stem}-before-{step}{(n and f'.{n}') or ''}" for n in count())
+                path.replace(next(p for n in names if not (p := to / f"{n}.parquet").exists()))
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Append a line to a file of such lines; it is on the disk before this returns.
@@ -373,9 +379,13 @@ def _finite(value: object) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
+ROWS = {section: f".{section}.jsonl" for section in ("prompts", "eval")}
+"""What ends the names of files beside a folder, with the rows that a program gave."""
+
+
 def next_folder(name: str, parent: Path = Path("runs")) -> Path:
     """`runs/NAME-001`, or the first number that is free."""
     number, parent = 1, located(parent, "out")
-    while (parent / f"{name}-{number:03d}").exists():
+    while any(exists(parent / f"{name}-{number:03d}{rows}") for rows in ("", *ROWS.values())):
         number += 1
     return parent / f"{name}-{number:03d}"

@@ -12,6 +12,9 @@ from winnow.rollouts.context import Context
 from winnow.training.sft_mix import Anchor
 from winnow.training.sources import Source
 
+UNHEALTHY = "unhealthy"
+"""What a checkpoint's state calls a `Run`'s."""
+
 
 @dataclass
 class Run:

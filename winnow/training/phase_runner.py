@@ -22,7 +22,7 @@ from winnow.storage.checkpoints import DROPPED
 from winnow.storage.digests import whole_model
 from winnow.storage.paths import shown
 from winnow.storage.run_folder import FINAL
-from winnow.training.context import Run
+from winnow.training.context import UNHEALTHY, Run
 from winnow.training.early_stopping import chosen_checkpoint
 from winnow.training.file_source import Recorded
 from winnow.training.owed import make_up, owes
@@ -192,6 +192,7 @@ class PhaseRunner:
             steps_done=self._state["step"] if resumed else phase.before,
             protect=(phase.before,) if begun else (),
             number=phase.number if len(self.phases) > 1 else None,
+            unhealthy=self._state.get(UNHEALTHY, 0) if resumed else 0,
         )
 
     def _source(self, phase: Phase, learner: Learner) -> Source:

@@ -38,12 +38,17 @@ class ResumePoint:
 
 
 def resume_point(
-    store: RunStore, phases: Sequence[Phase], config: Config, notes: Sequence[str] = ()
+    store: RunStore,
+    phases: Sequence[Phase],
+    config: Config,
+    notes: Sequence[str] = (),
+    extends: Collection[str] = (),
 ) -> ResumePoint:
     """Find where a run is resumed; checkpoints that are of no use are set aside.
 
     Args:
         notes: Further ones, before its own.
+        extends: Settings that make it longer where they are raised.
 
     Raises:
         UserError: a line of evals.jsonl is damaged.
@@ -66,11 +71,12 @@ def resume_point(
     spent = spent and point.step < phases[-1].last
     early = stopped or spent
     done = f"it stopped at step {point.step}" if early else f"all {point.step} steps are done"
-    raised = ("budget" if spent else "eval.patience") if early else "steps"
-    over = (
-        f"{done}, so nothing is trained; for more, raise {raised} in "
-        f"{shown(store.folder / 'config.toml')}"
-    )
+    raised = ("budget" if spent else "eval.patience") if early else None
+    raised = raised or next((key for key in extends if key.rpartition(".")[2] == "steps"), None)
+    more = f"begin a new run with its model: --set model={shown(found[0])}" if found else ""
+    if raised is not None:
+        more = f"raise {raised} in {shown(store.folder / 'config.toml')}"
+    over = f"{done}, so nothing is trained; for more, {more}"
     return ResumePoint(found, (*notes, *said, over))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from winnow.reporting.metrics_file import MetricsFile
 from winnow.reporting.observer import Observers
 from winnow.reporting.trackers.factory import make_trackers
 from winnow.rewards.given import RewardGiven
-from winnow.rollouts.inputs import check_inputs
+from winnow.rollouts.inputs import compared, record
 from winnow.rollouts.rewards import from_judge, reward_for
 from winnow.storage.atomic import and_then
 from winnow.storage.lock import FolderLock
@@ -136,8 +136,10 @@ def run(
         point = None
         if resume is not None:
             accept = accept_changes or not RunStore(out).begun  # nothing is of other settings
-            notes = check_inputs(out, checked.inputs, accept=accept, extends=checked.extends)
-            point = resume_point(RunStore(out), checked.phases, config, notes)
+            inputs, longer = checked.inputs, checked.extends
+            notes, changed = compared(out, inputs, accept=accept, extends=longer)
+            point = resume_point(RunStore(out), checked.phases, config, notes, longer)
+            record(out, changed)
         start = _start(checked, out, point)
         observers.trackers = make_trackers(config.trackers, observers.note)
         prompts = checked.prompts
@@ -250,7 +252,9 @@ def result_of(folder: Path) -> Result:
     patience = load_folder(folder).eval.patience
     chosen, step = chosen_checkpoint(store, patience)
     ends = reported(evals, patience, step)
-    found = gain_between(store, ends.before, ends.after) if ends else None
+    found = None
+    with suppress(UserError):  # of damaged samples; the report names them
+        found = gain_between(store, ends.before, ends.after) if ends else None
     selected = ends.selected if ends else None
     return Result(
         folder=folder,

@@ -78,6 +78,7 @@ class Plan:
         prompts = {
             "training prompts": self.prompts.train,
             "held-out prompts": self.prompts.held_out,
+            "test prompts": self.prompts.test,
             "anchor's examples": examples,
         }
         files = [part.path for one in self.phases if one.file for part in one.file.table.parts]
@@ -86,11 +87,12 @@ class Plan:
     @property
     def extends(self) -> set[str]:
         """Settings that leave the steps before as they are where they are raised."""
+        found = {*(f"budget.{kind}" for kind in KINDS), "eval.patience"}
         last = self.phases[-1]
         once = self.config.cycles == 1
-        if not (last.samples_each_step and last.config.optimizer.schedule == "constant" and once):
-            return set()
-        return {f"{last.name}.steps".lstrip("."), *(f"budget.{kind}" for kind in KINDS)}
+        if last.samples_each_step and last.config.optimizer.schedule == "constant" and once:
+            found.add(f"{last.name}.steps".lstrip("."))
+        return found
 
 
 def plan(
