@@ -158,6 +158,13 @@ def test_the_level_is_half_of_the_way_up() -> None:
     assert result["study"]["reach"] == pytest.approx((0.1 + best) / 2, abs=5e-4)
 
 
+def test_the_level_is_above_the_start_however_little_was_learned() -> None:
+    runs = {"a": {seed: outcome([0.0001, 0.0004]) for seed in range(3)}}
+    result = compared(study(("a",), seeds=3, metric="reward"), runs)
+    assert result["study"]["reach"] == pytest.approx(0.00025)
+    assert result["variants"][0]["reach"]["each"] == [pytest.approx(50.0)] * 3
+
+
 def test_a_curve_has_the_interval_of_scipy_over_seeds() -> None:
     heights = [[0.1, 0.3, 0.5], [0.1, 0.2, 0.6], [0.1, 0.4, 0.4]]
     curve = curve_of([outcome(h) for h in heights], "samples", metric, SCORE, 0.9)

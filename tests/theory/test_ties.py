@@ -105,10 +105,10 @@ def test_levels_say_what_all_equal_says_in_any_order(values, order) -> None:
 
 @given(several, st.integers(-60, 60), st.booleans())
 def test_a_power_of_two_and_a_sign_change_nothing(values, power, flipped) -> None:
-    """They change no bit of the fraction; but a fraction that becomes whole becomes exact."""
+    """They change no bit of the fraction; but one that becomes whole, or a half, becomes exact."""
     values = np.where(np.abs(values) < 1e-200, 0.0, values)  # that none loses bits
     other = values * 2.0**power * (-1 if flipped else 1)
-    assume((values != np.rint(values)).any() and (other != np.rint(other)).any())
+    assume(all((2 * x != np.rint(2 * x)).any() for x in (values, other)))
     assert all_equal(other) == all_equal(values)
 
 
@@ -127,12 +127,20 @@ def test_neighbours_are_equal_in_every_format(value) -> None:
     bits = torch.tensor(here).bfloat16().view(torch.int16) + 1
     above = bits.view(torch.bfloat16).double().numpy()
     both = np.concatenate([here, above])
-    if _significant_bits(both) == 8 and (both != np.rint(both)).any():
+    if _significant_bits(both) == 8 and (2 * both != np.rint(2 * both)).any():
         assert all_equal(both)
     single = np.float32(value)
     assume(_significant_bits(np.array([single], dtype=np.float64)) > 8)
     assert all_equal([single, np.nextafter(single, np.float32(1e9))])
-    assert all_equal([value, np.nextafter(value, 1e9)]) or value == round(value)
+    assert all_equal([value, np.nextafter(value, 1e9)]) or 2 * value == round(2 * value)
+
+
+@pytest.mark.parametrize("points", [[72.5, 73], [99.5, 100], [80, 79.5, 79.5, 80], [64.5, 65]])
+def test_half_points_are_no_rounding(points) -> None:
+    """Though they have as many bits as a bfloat16."""
+    assert not all_equal(points)
+    assert len(set(levels(points).tolist())) == 2
+    assert all_equal([points[0]] * 3)
 
 
 @given(several)

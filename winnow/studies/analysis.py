@@ -118,7 +118,9 @@ def reach_of(study: Study) -> float | None:
     means = [statistics.fmean(study.finals(name)) for name in study.names if study.runs[name]]
     if not begins or max(means) <= statistics.fmean(begins):
         return None
-    return round((statistics.fmean(begins) + max(means)) / 2, 3)
+    begin, top = statistics.fmean(begins), max(means)
+    digits = max(3, 2 - math.floor(math.log10(top - begin)))
+    return round((begin + top) / 2, digits)
 
 
 def _told(study: Study, level: float | None) -> dict[str, Any]:

@@ -47,8 +47,9 @@ def rounding(values: ArrayLike, unit: float = 0.0) -> float:
 
     2^(1 - bits) x spacings x max |value|, of the coarsest of bfloat16, float32 and float64 that
     holds all of them exactly: 2^-7, 2^-20 or 2^-42 of the largest. The format is read from all
-    numbers: one float64 that is no float32 makes the others float64s too. Whole numbers, and
-    fractions with fewer bits than bfloat16 has (127/128), are exact: 0, and the unit's.
+    numbers: one float64 that is no float32 makes the others float64s too. Whole numbers are exact:
+    0. So are halves, which are points (72.5 of 100), and fractions with fewer bits than bfloat16
+    has (127/128): the unit's.
 
     Args:
         values: Shape (n,), finite.
@@ -61,7 +62,8 @@ def rounding(values: ArrayLike, unit: float = 0.0) -> float:
         return 0.0
     needed = _significant_bits(array)
     left_of_unit = abs(unit) * _FORMATS[-1].step
-    if needed < _FORMATS[0].bits:
+    halves = 2 * largest <= _EXACT and bool((2 * array == np.rint(2 * array)).all())
+    if needed < _FORMATS[0].bits or halves:
         return left_of_unit
     return max(largest * next(f.step for f in _FORMATS if needed <= f.bits), left_of_unit)
 

@@ -218,7 +218,7 @@ def test_a_preference_is_learned_and_the_folder_is_the_reward_model(base, tmp_pa
     scores = judged(done.folder, held_out)
     right = [better > worse for better, worse in scores]
     assert done.held_out_accuracy == pytest.approx(np.mean(right))
-    named = [pair.prompt.id for pair in held_out]
+    named = [pair.prompt.text for pair in held_out]  # which may have several ids
     prompts = [named.index(name) for name in named]
     told = (done.held_out_accuracy, done.held_out_low, done.held_out_high)
     assert told == clustered_interval(np.array(right, dtype=float), np.array(prompts))

@@ -217,7 +217,7 @@ def _readable(encode: Encoder, pairs: Sequence[Pair]) -> list[_Rows]:
     better = encode([(pair.prompt, pair.better) for pair in pairs])
     worse = encode([(pair.prompt, pair.worse) for pair in pairs])
     return [
-        _Rows(b, w, (pair.prompt.id, pair.prompt.text))
+        _Rows(b, w, (pair.prompt.text, str(pair.prompt.messages)))
         for pair, b, w in zip(pairs, better, worse, strict=True)
         if not isinstance(b, str) and not isinstance(w, str) and b != w
     ]
