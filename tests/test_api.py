@@ -152,6 +152,7 @@ def test_paths_are_as_good_as_texts(model, tmp_path) -> None:
         out=tmp_path / "eval",
     )  # fmt: skip
     assert found.samples == len(ROWS)
+    assert small(model, tmp_path / "table", prompts={"source": rows}).metrics
 
 
 def test_what_may_not_be_given_beside_resume(model, tmp_path) -> None:

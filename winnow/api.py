@@ -82,15 +82,15 @@ def train(
     """
     own = algorithm if isinstance(algorithm, Algorithm) else None
     given: dict[str, Any] = {
-        "model": _text(model),
-        "prompts": _text(prompts),
+        "model": model,
+        "prompts": prompts,
         "algorithm": None if own else algorithm,
         "steps": steps,
         "reward": reward_setting(reward),
     }
     over = {key: value for key, value in given.items() if value is not None} | settings
     if eval_prompts is not None:
-        merge_section(over, "eval", {"source": _text(eval_prompts)})
+        merge_section(over, "eval", {"source": eval_prompts})
     with observing(quiet, callbacks) as observers:
         if resume is not None:
             if over.keys() - {"reward"} or isinstance(reward, str) or recipe or out:
@@ -125,10 +125,10 @@ def evaluate(
     Raises:
         UserError: something that the caller can fix.
     """
-    given = {"model": _text(model), "reward": reward_setting(reward)}
+    given = {"model": model, "reward": reward_setting(reward)}
     over = {key: value for key, value in given.items() if value is not None} | settings
     if prompts is not None:
-        merge_section(over, "eval", {"source": _text(prompts)})
+        merge_section(over, "eval", {"source": prompts})
         if isinstance(prompts, Sequence) and not isinstance(prompts, str):
             merge_section(over, "eval", {"size": max(1, len(prompts))})
     folder = located(out, "out") if out is not None else next_folder("eval")
@@ -189,7 +189,7 @@ def sample(
     Raises:
         UserError: something that the caller can fix.
     """
-    given = {"model": _text(model), "prompts": _text(prompts), "reward": reward_setting(reward)}
+    given = {"model": model, "prompts": prompts, "reward": reward_setting(reward)}
     over = {key: value for key, value in given.items() if value is not None} | settings
     if n is not None:
         over["samples_per_prompt"] = n
@@ -213,7 +213,9 @@ def sample(
 
 
 def _text(given: Any) -> Any:
-    """What was given, a path as the text that settings have."""
+    """What was given, paths in it as the texts that settings have; rows as they are."""
+    if isinstance(given, Mapping):
+        return {key: _text(value) for key, value in given.items()}
     return str(given) if isinstance(given, Path) else given
 
 
@@ -243,7 +245,7 @@ def config_of(
     Args:
         called: What was given the rows of a section, for messages.
     """
-    values = dict(over)
+    values: dict[str, Any] = _text(over)
     written: dict[Path, str] = {}
     given: dict[str, list[str]] = {}
     for section in ("prompts", "eval"):

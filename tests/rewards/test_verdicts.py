@@ -262,6 +262,23 @@ LETTERS_AND_UNITS: list[Verdict] = [
     *((ALL, gold, said, RIGHT) for gold in ("12", r"12 \mathrm{~cm}") for said in (
         r"\boxed{12}", r"\boxed{12~\text{cm}}", r"\boxed{12\mathrm{~cm}}", r"\boxed{12 \text{ cm}}",
     )),
+    *((MATH, gold, rf"\boxed{{{gold}{unit}}}", RIGHT) for gold, unit in (
+        ("x+y", r"\text{ cm}"), (r"\frac{60}{7}", r"\,\frac{\text{km}}{\text{h}}"),
+        ("10", r"\,\mathrm{m\,s^{-1}}"), (r"\sqrt2", r"\,\text{kg}\cdot\text{m}"),
+        (r"4\sqrt{3}", r"\text{ cm}^2\text{.}"), ("300", r"\text{ K}"),
+        (r"2\sqrt3", r"\text{ units squared}"),
+    )),
+    (MATH, r"a+b\text{ cm}", r"\boxed{a+b}", RIGHT),
+    (MATH, r"\frac{60}{7}", r"\boxed{\mathbf{\frac{60}{7}}}", RIGHT),
+    *((MATH, r"\sqrt2", rf"\boxed{{\sqrt2\text{{ {more}}}}}", WRONG) for more in (
+        "squared", "minus one", "over two", "squared plus one", "is wrong", "or its negative",
+    )),
+    (MATH, "6k", r"\boxed{6k\text{ where k is even}}", WRONG),
+    (MATH, r"2\pi", r"\boxed{2\pi\text{ degrees}}", WRONG),
+    (MATH, r"2\pi", r"\boxed{2\pi\text{ radians}}", RIGHT),
+    # a choice is one in any case
+    *((MATH, "C", said, RIGHT) for said in (r"\boxed{c}", "(c)", r"\boxed{\text{(c)}}", "C. 18")),
+    (MATH, "C", r"\boxed{b}", WRONG),
     # letters apart are variables
     *((ALL, "2", rf"\boxed{{{said}}}", WRONG) for said in ("2 a b", "2 r", "2 m n", "2 a", "2 Q")),
     (MATH, "2 a b", r"\boxed{2 b a}", RIGHT),
@@ -271,7 +288,10 @@ LETTERS_AND_UNITS: list[Verdict] = [
     (MATH, "4 R", r"\boxed{4 a}", WRONG),
     *((("gsm8k", "math"), "5", said, RIGHT) for said in (
         "He walks 5 a day.", "It is 5 I think.", "At 5 a.m.", "At 5 p.m.", "At 5 o'clock",
-        "At 5 a m",
+        "At 5 a m", "At 5 p m", "She bought 5 T-shirts.", "It costs 5 U.S. dollars",
+        "5 D batteries.", "So the total is 5 e-mails.", "Ответ: 5 в день",
+        "La respuesta es 5 o más",
+        "It is 5 p.", "Réponse : 5 à la fin", "It is 5 K.", "10 R&B albums, so 5 R&B albums",
     )),
     # small and Greek digits and letters are no words
     (MATH, "x^2", r"\boxed{x²}", RIGHT),
@@ -301,6 +321,7 @@ LETTERS_AND_UNITS: list[Verdict] = [
     (MATH, r"\frac{\sqrt{2}}{2}", r"\boxed{\sin 45^\circ}", RIGHT),
     (MATH, r"\tan 45^\circ", r"\boxed{1}", RIGHT),
     (MATH, "45", r"\boxed{45^\circ}", RIGHT),
+    (MATH, r"90^\circ - \sin^{-1} x", r"\boxed{90 - \sin^{-1} x}", RIGHT),
 ]  # fmt: skip
 
 TABLES = {

@@ -52,26 +52,36 @@ _PROSE = re.compile(
     rf"(?<![\\\w])(?!(?:pi|sqrt|sin|cos|tan|log|ln|exp)\b)[{CASED}]{{2,}}(?![\w(])|[^\W\d_{CASED}]"
 )
 _LETTER = re.compile(r"([A-Z])[.):]?|\(([A-Z])\)|(?:\(([A-Z])\)|([A-Z])[.):])\s.*", re.DOTALL)
+_SMALL = re.compile(r"\(?[a-z]\)?[.:]?")
 # Notations that mathematics reads as something else: a time, a date, a base, "and so on"
 _LITERAL = re.compile(
     r"\d\s*:\s*\d|\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d_\{?\w|[₀-₉]|…|\.\.\."
 )
 
+_TEXT = (
+    r"\\(?:text|textrm|textbf|textit|mathrm|mbox|hbox)\s*"
+    r"\{[\s~.,]*[A-Za-z](?:[A-Za-z\s~./23-]|\\[, ]|\^\{?-?[123]\}?)*\}"
+)
+_POWER = r"(?:\s*\^\s*(?:-?[123]|\{\s*-?[123]\s*\})|[²³])?"
 _UNIT = re.compile(
-    r"""(?<![\^_\\])
-    (?: \\(?:text|textrm|textbf|textit|mathrm|mbox|hbox)
-        \s*\{(?P<text>[\s~.,]*[A-Za-z][A-Za-z\s~./^2-3-]*)\}
-      | (?<=[\s)}0-9π])
-        (?:(?:square|sq\.?|cubic|cu\.?)\s+)?
+    rf"""(?<![\^_\\])
+    (?: (?P<text> \\frac\s*\{{{_TEXT}\}}\s*\{{{_TEXT}{_POWER}\}}
+          | {_TEXT}{_POWER} (?:(?:\\cdot|\\,|/|·|\s)*{_TEXT}{_POWER}){{0,3}} )
+      | (?<=[\s)}}0-9π])
+        (?P<plain> (?:(?:square|sq\.?|cubic|cu\.?)\s+)?
         (?: (?:centi|milli|kilo)?met(?:er|re)s? | cm | mm | km | kg | ft | f(?:oo|ee)t | inch(?:es)?
           | yards? | miles? | units? | dollars? | cents? | degrees? | radians? | rad | hours?
-          | minutes? | seconds? | days? )
+          | minutes? | seconds? | days? ) ){_POWER}
     )
-    (?:\s*\^\s*(?:[23]|\{\s*[23]\s*\})|[²³])?[\s.]*$""",
+    (?:\\text\{{\.\}})?[\s.]*$""",
     re.VERBOSE,
 )
+_IN_TEXT = re.compile(r"\\(?:text[a-z]*|mathrm|mbox|hbox)\s*\{([^{}]*)")
+_SQUARED = re.compile(r"(?<=[A-Za-z]) (?:squared|cubed)\b")
 _MORE_THAN_A_UNIT = re.compile(
-    r"\b(?:and|or|if|for|not|at|than|less|more|to|mod|hundred|thousand|[mbtr]+illion|dozen|percent)s?\b"
+    r"\b(?:and|or|if|for|not|no|at|than|less|more|to|mod|hundred|thousand|[mbtr]+illion|dozen|percent"
+    r"|plus|minus|times|over|by|divided|multiplied|squared|cubed|half|is|are|was|were|where|when|only"
+    r"|negative|of|with|equals?|does|cannot|undefined|wrong|one|two|three|four|five|six|ten)s?\b"
 )
 _POWERS = re.compile(r"(?:[0-9]+|[)}\]])(?:\s*(?:\^|\*\*)[\s{(+-]*[0-9]+)+")
 _LARGE = re.compile(
@@ -177,12 +187,14 @@ def without_unit(formula: str) -> str:
     match = _UNIT.search(formula)
     if match is None:
         return formula
-    said = (match["text"] or "").strip(" ~.,")
-    if (len(said) == 1 and said not in numbers.UNITS) or _MORE_THAN_A_UNIT.search(said):
-        return formula
+    said = " ".join(_IN_TEXT.findall(match["text"] or "") or [match["plain"] or ""]).strip(" ~.,")
     rest = formula[: match.start()].rstrip(" ~\\,;:")
-    is_more = re.search(r"[0-9π√)}]|\\pi", rest) and not word_of(rest)
-    return rest if is_more else formula
+    words = _SQUARED.sub(" ", said).split()
+    letter = len(said) == 1 and said not in numbers.UNITS + "K"
+    if letter or len(words) > 3 or _MORE_THAN_A_UNIT.search(" ".join(words)):
+        return formula
+    angle = said.startswith(("deg", "rad")) and re.search(r"π|\\pi", rest)
+    return rest if rest and not word_of(rest) and not (angle and said[0] == "d") else formula
 
 
 def last_side(formula: str) -> str:
@@ -200,6 +212,12 @@ def letter_of(formula: str) -> str | None:
     """The choice that a formula is: C for ``C``, ``(C)``, ``C. 18``; ``None`` for others."""
     match = _LETTER.fullmatch(plain(unwrapped(formula)).strip())
     return None if match is None else match[match.lastindex or 0]
+
+
+def choice_of(formula: str) -> str | None:
+    """`letter_of`, also of a small letter that stands alone: C for ``c``, ``(c)``."""
+    text = plain(unwrapped(formula)).strip()
+    return letter_of(text.upper() if _SMALL.fullmatch(text) else text)
 
 
 def depth(formula: str) -> int:

@@ -55,7 +55,7 @@ MOST_LEVELS_OF_PARTS = 2
 
 _NORMAL = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
 _CASED = ConversionConfig(lowercase_symbols=False)
-_ANGLED = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_ANGLED = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z]|\s*\^\s*\{?\s*-)")
 """Only in these is a degree more than a unit."""
 _TEX = {
     "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "±": r"\pm ", "π": r"\pi ", "∞": r"\infty ",
@@ -63,6 +63,7 @@ _TEX = {
     "−": "-", "∅": r"\emptyset ", r"\varnothing": r"\emptyset",
 }  # fmt: skip
 _ROOT = re.compile(r"√\s*(\()?([0-9]+|[A-Za-z])(?(1)\))")
+_BOLD = re.compile(r"\s*\\(?:mathbf|boldsymbol|bm)\s*\{(.*)\}\s*")
 _STARS = re.compile(r"\s*\*\*\s*([+-]?[0-9A-Za-z.]+|\([^()]*\))")
 _SEVERAL = re.compile(r"[0-9.]+(?:\s+[0-9.]+)+")  # math-verify reads 3 4 as a mixed number, 7
 _UPRIGHT = re.compile(r"\\(?:mathrm|operatorname|text|textrm)\s*\{\s*([ei])\s*\}")
@@ -115,7 +116,7 @@ def _equal(gold: str, said: str) -> bool:
             return True
         return number[1] != other[1] and number[0] / 100 ** number[1] == other[0] / 100 ** other[1]
     letter = formulas.letter_of(gold)  # of A to Z, a variable too
-    if letter and letter == formulas.letter_of(said):
+    if letter and letter == formulas.choice_of(said):
         return True
     literal, other_literal = formulas.literal_of(gold), formulas.literal_of(said)
     if literal or other_literal:
@@ -265,6 +266,7 @@ def _parsed(formula: str) -> Sequence[Any]:
     formula = _STARS.sub(lambda power: f"^{{{power[1]}}}", formula)
     for character, command in _TEX.items():
         formula = formula.replace(character, command)
+    formula = _BOLD.sub(r"\1", formula)
     formula = _ROOT.sub(r"\\sqrt{\2}", formula)
     formula = _DIGIT_GROUP.sub("", _UPRIGHT.sub(r"\1", formula)).replace("+ -", "- ")
     formula = _IMAGINARY.sub(" i", formula)

@@ -119,10 +119,12 @@ _EXPRESSION_AFTER = re.compile(
       | \\(?![\\)\]n]|begin|end|hspace|tag|label|f?boxed|in\b|textdollar) )""",
     re.VERBOSE,
 )
+_ENDS = r"[\s*_`]*(?:$|[,)}\]$=+*/^π√]|\.(?!\w))"
+# Letters that are no unit, and stand for no word: 5 p, 5 c and 5 t are money and mass, 300 K is hot
 _VARIABLE_AFTER = re.compile(
-    rf"""[ ](?: bn | mn | mil | pi
-      | (?![{UNITS}iIa])[{CASED}] | [iIa](?=\s*(?:$|[.,)}}$=+-]))
-      | (?![ap][ ]m\b)[A-Za-z](?:[ ][A-Za-z])+ ) (?![\w'’]|\.[mM]\b)""",
+    rf"""[ ](?![ap][ ]?\.?[ ]?m\b)
+    (?: (?:bn|mn|mil|pi|[xyznkMBπ])(?!\w) | i(?=\s*(?:$|[.,)}}$=+-]))
+      | (?![{UNITS}pctKeo])[A-Za-z](?={_ENDS}) | [A-Za-z](?:[ ][A-Za-z])+(?={_ENDS}) )""",
     re.VERBOSE,
 )
 _ELLIPSIS = re.compile(r"\.\.|…|\\overline")

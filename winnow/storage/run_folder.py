@@ -191,7 +191,7 @@ class RunStore:
             if not path.is_file():
                 raise UserError("resume", f"{path} is not there") from error
             remedy = (
-                "remove it to have its samples made anew; before the last checkpoint, restore it"
+                "remove it to have its samples made anew, or restore it, before the last checkpoint"
             )
             raise UserError("resume", f"{path} is damaged", remedy) from error
         for row in table.to_pylist():

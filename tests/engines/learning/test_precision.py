@@ -217,6 +217,29 @@ def test_gradients_through_products_are_those_of_torchs_own(kind, monkeypatch) -
     assert off(*found) < 1e-3
 
 
+@pytest.mark.parametrize("learns", [True, False])
+def test_views_of_a_weight_are_parts_of_what_it_is_rounded_to(learns) -> None:
+    torch.manual_seed(0)
+    experts, x = nn.Parameter(torch.randn(4, 96, 64)), torch.randn(5, 64)
+    low = rounded(experts)
+    with precision.mixed(CPU), precision.products(CPU), torch.set_grad_enabled(learns):
+        for e in range(4):
+            wanted = x.to(torch.bfloat16) @ low[e].t()
+            for found in (nn.functional.linear(x, experts[e]), x @ experts[e].t()):
+                assert torch.equal(found, wanted)
+        wide = x[:, :48].repeat(1, 2)
+        assert torch.equal(torch.mm(wide, experts[2]), wide.to(torch.bfloat16) @ low[2])
+
+
+def test_where_a_model_multiplies_in_float32_by_itself_it_does() -> None:
+    """As routers do, in a block of their own."""
+    experts, x = nn.Parameter(torch.randn(4, 96, 64)), torch.randn(5, 64)
+    with precision.mixed(CPU), precision.products(CPU), torch.autocast("cpu", enabled=False):
+        for found in (x @ experts[1].t(), nn.functional.linear(x, experts[1])):
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, x @ experts.detach()[1].t())
+
+
 def test_experts_have_the_same_gradients_one_by_one_and_grouped() -> None:
     found = []
     for kind in ("mixtral", "mixtral grouped_mm"):

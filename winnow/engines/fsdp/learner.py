@@ -144,9 +144,9 @@ class ShardedLearner(AdamLearner):
 
     def close(self) -> None:
         """What is learned next begins with the weights that a checkpoint has: with rounded ones."""
+        super().close()
         if self._rounded():
             self._sharded.put(self._sharded.rounded(self._sharded.tensors()))
-        super().close()
 
     def _write(self, folder: Path) -> None:
         self._parts().write(folder, self._state())

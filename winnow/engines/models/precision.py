@@ -97,9 +97,14 @@ class _Block:
         whole = weight._base if type(weight) is Tensor else None
         if not _trained(whole) or not whole.is_contiguous() or weight.dtype != whole.dtype:
             return None
+        if not torch.is_autocast_enabled(weight.device.type):
+            return None  # as the model asks in a block of its own
         place = weight.storage_offset() - whole.storage_offset()
-        if not torch.is_grad_enabled() and weight.is_contiguous():
-            return rounded(weight, LOW, place)
+        if not torch.is_grad_enabled():  # nothing is kept, so no more than is read
+            if weight.is_contiguous():
+                return rounded(weight, LOW, place)
+            if weight.dim() > 1 and weight.mT.is_contiguous():
+                return rounded(weight.mT, LOW, place).mT
         return self.rounded(whole).as_strided(weight.shape, weight.stride(), place)
 
     def rounded(self, weight: Tensor) -> Tensor:
@@ -150,7 +155,9 @@ class _Products(TorchFunctionMode):
     def _of_experts(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """A product of which some factors are trained weights."""
         lows = [self._block.of(one) for one in args]
-        if all(low is None for low in lows):
+        known = next((one for one in args if isinstance(one, Tensor)), None)
+        asked = known is not None and torch.is_autocast_enabled(known.device.type)
+        if not asked or all(low is None for low in lows):
             return func(*args, **kwargs)
         given = [
             one if low is None else cast(Any, _Seen).apply(one, low)
@@ -171,7 +178,8 @@ class _Products(TorchFunctionMode):
 _GROUPED = torch._grouped_mm
 """What `torch.autocast` leaves as it is."""
 _OF_EXPERTS = {
-    *(torch.bmm, torch.baddbmm, torch.matmul, torch.einsum, Tensor.bmm, Tensor.matmul),
+    *(torch.mm, torch.bmm, torch.baddbmm, torch.matmul, torch.einsum),
+    *(Tensor.mm, Tensor.bmm, Tensor.matmul),
     _GROUPED,
 }
 
