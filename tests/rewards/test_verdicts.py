@@ -270,6 +270,8 @@ LETTERS_AND_UNITS: list[Verdict] = [
     )),
     (MATH, r"a+b\text{ cm}", r"\boxed{a+b}", RIGHT),
     (MATH, r"\frac{60}{7}", r"\boxed{\mathbf{\frac{60}{7}}}", RIGHT),
+    (MATH, r"\mathbf{a}+2\mathbf{b}", r"\boxed{2\mathbf{b}+\mathbf{a}}", RIGHT),
+    (MATH, r"\mathbf{a}+2\mathbf{b}", r"\boxed{\mathbf{b}+2\mathbf{a}}", WRONG),
     *((MATH, r"\sqrt2", rf"\boxed{{\sqrt2\text{{ {more}}}}}", WRONG) for more in (
         "squared", "minus one", "over two", "squared plus one", "is wrong", "or its negative",
     )),

@@ -193,8 +193,9 @@ def without_unit(formula: str) -> str:
     letter = len(said) == 1 and said not in numbers.UNITS + "K"
     if letter or len(words) > 3 or _MORE_THAN_A_UNIT.search(" ".join(words)):
         return formula
-    angle = said.startswith(("deg", "rad")) and re.search(r"π|\\pi", rest)
-    return rest if rest and not word_of(rest) and not (angle and said[0] == "d") else formula
+    if said.startswith("deg") and re.search(r"π|\\pi", rest):  # 2 pi degrees are not 2 pi
+        return formula
+    return rest if rest and not word_of(rest) else formula
 
 
 def last_side(formula: str) -> str:

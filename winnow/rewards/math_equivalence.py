@@ -63,7 +63,7 @@ _TEX = {
     "−": "-", "∅": r"\emptyset ", r"\varnothing": r"\emptyset",
 }  # fmt: skip
 _ROOT = re.compile(r"√\s*(\()?([0-9]+|[A-Za-z])(?(1)\))")
-_BOLD = re.compile(r"\s*\\(?:mathbf|boldsymbol|bm)\s*\{(.*)\}\s*")
+_BOLD = re.compile(r"\\(?:mathbf|boldsymbol|bm)(?![A-Za-z])")
 _STARS = re.compile(r"\s*\*\*\s*([+-]?[0-9A-Za-z.]+|\([^()]*\))")
 _SEVERAL = re.compile(r"[0-9.]+(?:\s+[0-9.]+)+")  # math-verify reads 3 4 as a mixed number, 7
 _UPRIGHT = re.compile(r"\\(?:mathrm|operatorname|text|textrm)\s*\{\s*([ei])\s*\}")
@@ -266,7 +266,7 @@ def _parsed(formula: str) -> Sequence[Any]:
     formula = _STARS.sub(lambda power: f"^{{{power[1]}}}", formula)
     for character, command in _TEX.items():
         formula = formula.replace(character, command)
-    formula = _BOLD.sub(r"\1", formula)
+    formula = _BOLD.sub("", formula)
     formula = _ROOT.sub(r"\\sqrt{\2}", formula)
     formula = _DIGIT_GROUP.sub("", _UPRIGHT.sub(r"\1", formula)).replace("+ -", "- ")
     formula = _IMAGINARY.sub(" i", formula)

@@ -154,10 +154,10 @@ class _Products(TorchFunctionMode):
 
     def _of_experts(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """A product of which some factors are trained weights."""
-        lows = [self._block.of(one) for one in args]
         known = next((one for one in args if isinstance(one, Tensor)), None)
         asked = known is not None and torch.is_autocast_enabled(known.device.type)
-        if not asked or all(low is None for low in lows):
+        lows = [self._block.of(one) if asked else None for one in args]
+        if all(low is None for low in lows):
             return func(*args, **kwargs)
         given = [
             one if low is None else cast(Any, _Seen).apply(one, low)
