@@ -77,7 +77,8 @@ def _parts(query: Tensor, key: Tensor) -> list[slice]:
 def _weights(query: Tensor, key: Tensor, mask: Tensor, scale: float) -> Tensor:
     if query.shape[-2] < _FEW:
         scores = torch.matmul(query, key.transpose(-1, -2))
-    else:
-        with torch.autocast("cpu", enabled=False):
-            scores = wide_product(query.float(), key.float())
-    return torch.add(mask, scores, alpha=scale).softmax(-1).to(query.dtype)
+        return torch.add(mask, scores, alpha=scale).softmax(-1).to(query.dtype)
+    with torch.autocast("cpu", enabled=False):
+        scores = wide_product(query.float(), key.float())
+    torch.add(mask, scores, alpha=scale, out=scores)  # in place: a second tensor leaves the cache
+    return scores.softmax(-1).to(query.dtype)
