@@ -112,3 +112,8 @@ def test_a_folder_of_an_earlier_version_had_16_above_its_phases() -> None:
     assert [phase.config.prompts_per_update for phase in checked] == [4, 8]
     with pytest.raises(UserError, match=r"^minibatch_prompts: every phase has its own"):
         phases_of(from_dict({"minibatch_prompts": 2, "phases": own}))
+
+
+def test_phases_are_counted_from_one() -> None:
+    with pytest.raises(UserError, match=r"^phases\.2: must be a table \(got 7\)"):
+        load(over={"phases": [{"algorithm": "raft"}, 7]})

@@ -13,6 +13,7 @@ from tests.training.faked import settings, trained
 from winnow.config.schema import from_dict
 from winnow.errors import DiskError, UserError
 from winnow.training import report
+from winnow.training.loaded import load_run
 from winnow.training.report import files_of, view_of, write_report
 from winnow.training.run import result_of, run
 
@@ -91,6 +92,19 @@ def test_a_page_that_cannot_be_written_takes_nothing_away(
     assert result.report is None
     assert len(result.metrics) == 4
     assert heard.notes[-1].startswith("report.html cannot be written; winnow report ")
+
+
+@pytest.mark.parametrize("said", ["eval = 3", "[eval]\npatience = 'long'"])
+def test_settings_that_no_run_has_are_named_and_the_rest_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    folder = trained(settings(tmp_path, monkeypatch), tmp_path / "run")
+    (folder / "config.toml").write_text(said)
+    head = Parsed(write_report([folder]).read_text(encoding="utf-8")).unpacked("head")["runs"][0]
+    assert head["metrics"]["step"] == [1, 2, 3, 4]
+    assert head["verdict"][-1]["text"].endswith("is not shown: config.toml.")
+    with pytest.raises(UserError, match=r"config\.toml is damaged"):
+        load_run(folder).checkpoint  # noqa: B018
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

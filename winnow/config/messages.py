@@ -199,10 +199,13 @@ def _keys_beside(where: Sequence[str], model: type[BaseModel]) -> list[str]:
 
 
 def _tables(model: type[BaseModel], path: list[str]) -> bool:
-    """Whether a setting is a list of tables."""
+    """Whether a setting is a list of tables, of whatever settings (phases) or its own."""
     above = _section(model, path[:-1]).model_fields if path else {}
     field = above.get(path[-1]) if path else None
-    return field is not None and _item(field.annotation) is not None
+    if field is None or get_origin(field.annotation) is not list:
+        return False
+    (item,) = get_args(field.annotation)
+    return _table(item) is not None or get_origin(item) is dict
 
 
 def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:

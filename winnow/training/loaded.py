@@ -58,7 +58,13 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """The settings, as config.toml has them."""
-        return _parsed(self.folder / "config.toml", tomllib.loads)
+        path = self.folder / "config.toml"
+        values = _parsed(path, tomllib.loads)
+        section = values.get("eval", {})
+        if not (isinstance(section, dict) and isinstance(section.get("patience", 0), int)):
+            problem = f"{shown(path)} is damaged (eval says what no run has)"
+            raise UserError("", problem, "restore it")
+        return values
 
     @property
     def environment(self) -> dict[str, Any]:
