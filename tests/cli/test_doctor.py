@@ -208,7 +208,7 @@ def test_training_does_not_begin_where_no_checkpoint_fits(here, monkeypatch, cap
 
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Full)
     code, out = notes_of(monkeypatch, capsys, "mine.toml", "--out", "run")
-    assert code == 2
+    assert code == 74
     assert "disk: a checkpoint takes 160 B, of 100 B free; make room" in out
     assert not (here / "run").exists()
 

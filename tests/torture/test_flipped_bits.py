@@ -211,10 +211,12 @@ def found(folder: Path) -> object:
     """What the readers of a folder of a run find in it."""
     result, store = result_of(folder), RunStore(folder)
     numbers = (result.before, result.after, result.gain, result.gain_low, result.gain_high)
-    groups = [store.groups("train", int(row["step"])) for row in result.metrics]
+    evals = store.lines("evals.jsonl")
+    steps = [("train", row["step"]) for row in result.metrics] + [("eval", r["step"]) for r in evals]
+    groups = [store.groups(split, int(step)) for split, step in steps]
     rows = [
         [{k: v for k, v in row.items() if k not in OF_THE_CLOCK} for row in some]
-        for some in (result.metrics, store.lines("evals.jsonl"))
+        for some in (result.metrics, evals)
     ]
     return (rows, numbers, result.checkpoint.name, groups)
 

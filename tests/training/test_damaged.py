@@ -208,6 +208,14 @@ def test_weights_and_optimizer(tiny_model: Path, tmp_path: Path) -> None:
         check_same(whole, broken)
 
 
+def test_damaged_samples_of_an_evaluation_are_told(fake: dict[str, Any], tmp_path: Path) -> None:
+    folder = trained(fake, tmp_path / "run")
+    flip(folder / "rollouts/eval-000000.parquet")
+    notes = [note for note in resumed(folder) if note.startswith("what was gained cannot be told")]
+    assert len(notes) == 1
+    assert "eval-000000.parquet" in notes[0]
+
+
 def test_a_final_model_is_made_again(fake: dict[str, Any], tmp_path: Path) -> None:
     fake["checkpoint"]["average"] = 0.25
     whole, broken = trained(fake, tmp_path / "whole"), tmp_path / "broken"

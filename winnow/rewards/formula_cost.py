@@ -7,6 +7,7 @@ wrote is measured first. Time is linear in the formula.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -18,6 +19,12 @@ MOST_TERMS = 1000
 """Terms that a sum or a product of :math:`\sum` and :math:`\prod` may have to be computed."""
 
 _ENDLESS = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative)
+
+_POWERS = re.compile(r"(?:[0-9]+|[)}\]])(?:\s*(?:\^|\*\*)[\s{(+-]*[0-9]+)+")
+_LARGE = re.compile(
+    r"[0-9]\s*[eE]\s*[+-]?[0-9]{6,}|[0-9]{6,}[\s)}]*!|!(?:\s*!){2,}|!\s*[)}\]]+\s*!|\\(?:Gamma|binom)\s*[({]+\s*[0-9]{6,}"
+)
+_LARGEST_EXPONENT = 10**6
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,25 @@ ALLOWED = Cost(digits=20_000, terms=500, levels=4, depth=20)
 """What is computed for any answer."""
 MOST_DIGITS = 10**6
 """Digits above which nothing is computed, whatever the gold answer is."""
+
+
+def is_too_large(formula: str) -> bool:
+    """Whether it has a power or a factorial that nothing can compute: ``9^{9^{9^9}}``.
+
+    An exponent may be a million, the number of a factorial have five digits.
+    """
+    if _LARGE.search(formula):
+        return True
+    for chain in _POWERS.finditer(formula):
+        below, *levels = re.findall(r"[0-9]+|[)}\]](?=\s*[\^*])", chain.group())
+        exponent = 1
+        for level in reversed([int(digits) for digits in levels if digits.isdigit()]):
+            if level > 1 and exponent * math.log10(level) > math.log10(_LARGEST_EXPONENT):
+                return True
+            exponent = level**exponent
+        if exponent > _LARGEST_EXPONENT and below not in ("0", "1"):
+            return True
+    return False
 
 
 def is_too_hard(said: Any, gold: Any) -> bool:

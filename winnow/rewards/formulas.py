@@ -5,13 +5,13 @@ Time is linear in the text; an answer of more than `MAX_FORMULA` characters is n
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 
 from winnow.rewards import numbers
 from winnow.rewards.answer_extraction import after_marker, final_text, has_box, last_boxed
+from winnow.rewards.letter_products import has_variables
 from winnow.rewards.notation import CASED, plain
 
 MAX_FORMULA = 1000
@@ -38,6 +38,7 @@ _JOINING_WORD = re.compile(
     r"(?:\\?\s)*"
 )
 _NAME = re.compile(r"\s*((?:[^0-9+*/^×÷<>=!√±-]|(?<=[_{(A-Za-z])[0-9])+?)\s*=(?!=)\s*")
+_LONE_NAME = re.compile(r"[A-Za-z](?:_(?:\w|\{\w+\}))?(?:\([a-z]\))?")
 _BRACKETS = {"(": ")", "[": "]", r"\{": r"\}", "{": "}"}
 _ALPHA = "[^\\W\\d_π⁰¹²³⁴-⁹₀-₉]"
 """A letter of a word: small digits count as letters elsewhere."""
@@ -83,11 +84,6 @@ _MORE_THAN_A_UNIT = re.compile(
     r"|plus|minus|times|over|by|divided|multiplied|squared|cubed|half|is|are|was|were|where|when|only"
     r"|negative|of|with|equals?|does|cannot|undefined|wrong|one|two|three|four|five|six|ten)s?\b"
 )
-_POWERS = re.compile(r"(?:[0-9]+|[)}\]])(?:\s*(?:\^|\*\*)[\s{(+-]*[0-9]+)+")
-_LARGE = re.compile(
-    r"[0-9]\s*[eE]\s*[+-]?[0-9]{6,}|[0-9]{6,}[\s)}]*!|!(?:\s*!){2,}|!\s*[)}\]]+\s*!|\\(?:Gamma|binom)\s*[({]+\s*[0-9]{6,}"
-)
-_LARGEST_EXPONENT = 10**6
 
 
 @dataclass(frozen=True)
@@ -156,7 +152,7 @@ def is_formula(text: str) -> bool:
 def number_of(formula: str) -> tuple[Fraction, bool] | None:
     """The exact number that a formula is, and whether it is a percentage; ``None`` for others."""
     text = plain(formula)
-    value = numbers.single(text)
+    value = None if has_variables(formula, text) else numbers.single(text)
     return None if value is None else (value, text.rstrip(" .$)}").endswith("%"))
 
 
@@ -174,7 +170,7 @@ def literal_of(formula: str) -> str | None:
 def word_of(formula: str) -> str | None:
     r"""Words that are no mathematics, as they are compared: ``\text{Yes}`` is ``yes``."""
     text = plain(unwrapped(formula))
-    if re.search(r"[\\=+*/^<>$π√]", text):
+    if re.search(r"[\\=+*/^<>$π√·×]", text):
         return None
     return " ".join(text.strip("()\"' .").lower().split()) if _WORD.search(text) else None
 
@@ -239,8 +235,10 @@ def is_plain(formula: str) -> bool:
 
 
 def without_name(formula: str) -> str:
-    """What a formula says about a name (``x = 5``) or as a sum (``2 + 3 = 5``): its right side."""
+    """What a formula says about a name (``x = 5``, ``5 = x``) or as a sum (``2 + 3 = 5``)."""
     sides = _split(formula, "=")
+    if len(sides) == 2 and _LONE_NAME.fullmatch(sides[1]) and not _NAME.match(formula):
+        return sides[0]
     if len(sides) > 1 and (_NAME.match(formula) or not re.search("[A-Za-z]", formula)):
         return sides[-1]
     return formula
@@ -274,23 +272,18 @@ def parts(formula: str) -> Parts | None:
     return Parts(bare, names if all(names) else (), bracket)
 
 
-def is_too_large(formula: str) -> bool:
-    """Whether it has a power or a factorial that nothing can compute: ``9^{9^{9^9}}``.
+def as_coordinates(several: Parts, others: Parts) -> tuple[Parts, Parts]:
+    """The same, ``x = 1, y = 2`` as ``(1, 2)`` where the other is a tuple."""
 
-    An exponent may be a million, the number of a factorial have five digits.
-    """
-    if _LARGE.search(formula):
-        return True
-    for chain in _POWERS.finditer(formula):
-        below, *levels = re.findall(r"[0-9]+|[)}\]](?=\s*[\^*])", chain.group())
-        exponent = 1
-        for level in reversed([int(digits) for digits in levels if digits.isdigit()]):
-            if level > 1 and exponent * math.log10(level) > math.log10(_LARGEST_EXPONENT):
-                return True
-            exponent = level**exponent
-        if exponent > _LARGEST_EXPONENT and below not in ("0", "1"):
-            return True
-    return False
+    def ordered(named: Parts, tuple_: Parts) -> Parts:
+        if tuple_.bracket != "(" or tuple_.names or named.bracket or len(set(named.names)) < 2:
+            return named
+        if len(set(named.names)) < len(named.items):
+            return named
+        pairs = sorted(zip(named.names, named.items, strict=True))
+        return Parts(tuple(item for _, item in pairs), (), "(")
+
+    return ordered(several, others), ordered(others, several)
 
 
 def _bounded(text: str) -> str | None:

@@ -28,8 +28,11 @@ from math_verify.grader import (  # type: ignore[import-untyped, unused-ignore]
 )
 
 from winnow.rewards import formulas, notation
-from winnow.rewards.formula_cost import cost, is_too_hard
+from winnow.rewards.formula_cost import cost, is_too_hard, is_too_large
 from winnow.rewards.formulas import Parts
+from winnow.rewards.letter_products import is_product, same_product
+from winnow.rewards.solution_sets import same_numbers
+from winnow.rewards.spelled_out import in_tex
 from winnow.rewards.verifiers import needed_answer
 from winnow.types import Prompt
 
@@ -65,6 +68,7 @@ _TEX = {
 _ROOT = re.compile(r"√\s*(\()?([0-9]+|[A-Za-z])(?(1)\))")
 _BOLD = re.compile(r"\\(?:mathbf|boldsymbol|bm)(?![A-Za-z])")
 _STARS = re.compile(r"\s*\*\*\s*([+-]?[0-9A-Za-z.]+|\([^()]*\))")
+_NEGATIVE = re.compile(r"\^\s*(-\s*(?:[0-9]+|[A-Za-z]))")
 _SEVERAL = re.compile(r"[0-9.]+(?:\s+[0-9.]+)+")  # math-verify reads 3 4 as a mixed number, 7
 _UPRIGHT = re.compile(r"\\(?:mathrm|operatorname|text|textrm)\s*\{\s*([ei])\s*\}")
 _DECIMAL = re.compile(r"\.[0-9]")
@@ -85,10 +89,11 @@ def math(prompt: Prompt, completion: str) -> float:
     """
     answer = needed_answer(prompt)
     gold = formulas.gold_formula(answer)
+    gold = None if gold is None else in_tex(gold)
     if gold is None or not _readable(gold):
         raise ValueError(f"the prompt's answer cannot be read as mathematics: {answer!r:.80}")
     said = formulas.answer_formula(completion)
-    return float(said is not None and _equal(gold, said))
+    return float(said is not None and _equal(gold, in_tex(said)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -104,7 +109,7 @@ def _readable(gold: str) -> bool:
 
 def _equal(gold: str, said: str) -> bool:
     """Whether two formulas are equal."""
-    if gold == said:
+    if gold == said or same_product(gold, said):
         return True
     about = _about(said)
     if len(about) > 1 and len(_about(gold)) == 1:
@@ -121,8 +126,12 @@ def _equal(gold: str, said: str) -> bool:
     literal, other_literal = formulas.literal_of(gold), formulas.literal_of(said)
     if literal or other_literal:
         return literal == other_literal
+    numbers = same_numbers(gold, said, _parsed)
+    if numbers is not None:
+        return numbers
     several, others = formulas.parts(gold), formulas.parts(said)
     if several and others:
+        several, others = formulas.as_coordinates(several, others)
         if several.bracket == others.bracket or "(" not in several.bracket + others.bracket:
             return _same_parts(several, others)
     elif others and not others.bracket:
@@ -132,7 +141,12 @@ def _equal(gold: str, said: str) -> bool:
     gold, said = formulas.without_unit(gold), formulas.without_unit(said)
     word, other_word = formulas.word_of(gold), formulas.word_of(said)
     if not several and (word or other_word):
-        return word == other_word
+        if word == other_word:
+            return True
+        if word and not is_product(gold, not other_word):
+            return False
+        if other_word and not is_product(said, not word):
+            return False
     return _same_formulas(gold, said)
 
 
@@ -261,13 +275,14 @@ def _parsed(formula: str) -> Sequence[Any]:
     if number is not None:
         return [sympy.Rational(*number[0].as_integer_ratio())]
     formula = formulas.without_unit(formula).translate(notation.CHARACTERS)
-    if formulas.is_too_large(formula) or _SEVERAL.fullmatch(notation.plain(formula)):
+    if is_too_large(formula) or _SEVERAL.fullmatch(notation.plain(formula)):
         return []
     formula = _STARS.sub(lambda power: f"^{{{power[1]}}}", formula)
     for character, command in _TEX.items():
         formula = formula.replace(character, command)
     formula = _BOLD.sub("", formula)
     formula = _ROOT.sub(r"\\sqrt{\2}", formula)
+    formula = _NEGATIVE.sub(r"^{\1}", formula)
     formula = _DIGIT_GROUP.sub("", _UPRIGHT.sub(r"\1", formula)).replace("+ -", "- ")
     formula = _IMAGINARY.sub(" i", formula)
     return [made for made in _read(formula) if not _undefined(made)]

@@ -111,7 +111,8 @@ _SCALE = re.compile(
 _WORD = re.compile(rf"[{CASED}]+")
 _EXPRESSION_AFTER = re.compile(
     rf"""[ ]*(?: \^ | [⁰¹²³⁴-⁹⁻₀-₉] | [×·÷±∓√π∞≠≤≥∈∪] | [<>](?![<>/|]|[a-z]+>) | \+
-      | (?<=[ ])[0-9] | (?:\.\.\.|…)[ ]?[0-9] | \*\*?[0-9(]
+      | (?<=[ ])[0-9] | (?:\.\.\.|…)[ ]?[0-9] | \*\*?[0-9(π√]
+      | \*(?:pi\b|\\[a-z])
       | (?<=[ ])\*\*?[ ] | \*[{CASED}(\\](?!\w) | ![ ]*[-+*/×=] | :[0-9] | [ ]:[ ]?[0-9]
       | -[ ]?[0-9(\\$] | -[ ]*(?![aIA]\b)[{CASED}]\b(?!-) | [ ]?/[ ]?[0-9(\\] | /[ ]?[xyznkabc]\b
       | =[ ]?-?[0-9] | '[0-9] | _\{{?[^\W_] | \.[0-9] | ,[0-9] | e[-+]?[0-9]
@@ -124,7 +125,8 @@ _ENDS = r"[\s*_`]*(?:$|[,)}\]$=+*/^π√]|\.(?!\w))"
 _VARIABLE_AFTER = re.compile(
     rf"""[ ](?![ap][ ]?\.?[ ]?m\b)
     (?: (?:bn|mn|mil|pi|[xyznkMBπ])(?!\w) | i(?=\s*(?:$|[.,)}}$=+-]))
-      | (?![{UNITS}pctKeo])[A-Za-z](?={_ENDS}) | [A-Za-z](?:[ ][A-Za-z])+(?={_ENDS}) )""",
+      | (?![{UNITS}pctKeo])[A-Za-z](?={_ENDS}) | [A-Za-z](?:[ ][A-Za-z])+(?={_ENDS})
+      | e\^ | [A-Za-z]\([A-Za-z]\) )""",
     re.VERBOSE,
 )
 _ELLIPSIS = re.compile(r"\.\.|…|\\overline")
@@ -308,6 +310,8 @@ def _part_of_more(left: str, body: str, right: str) -> bool:
         return True
     after = re.match(r"[*_`%]*", right)
     rest = right[after.end() :] if after and right[:1] == "%" else right
+    if right[:1] == "%" and re.match(r"[A-Za-z](?![A-Za-z])", rest):
+        return True
     if _EXPRESSION_AFTER.match(rest) or _VARIABLE_AFTER.match(rest) or _CHOICE_AFTER.match(right):
         return True
     return bool(_LIST.search(left)) and not re.match(r"[ ]?[^\W\d_]", right)

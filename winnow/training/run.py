@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ def run(
                     runner.finish()
                 if not config.checkpoint.keep_optimizer:
                     drop_optimizers(store)
-            result = result_of(out)
+            result = result_of(out, observers.note)
             if result.metrics and not any(row["updates"] for row in result.metrics):
                 observers.note(
                     "no step had an update: the model is the one that the run began with"
@@ -244,8 +244,12 @@ def _end(result: Result) -> RunEnd:
     )
 
 
-def result_of(folder: Path) -> Result:
-    """The result in a run folder."""
+def result_of(folder: Path, say: Callable[[str], None] | None = None) -> Result:
+    """The result in a run folder; what was gained is missing where samples are damaged.
+
+    Args:
+        say: Is told of those.
+    """
     store = RunStore.open(folder)
     evals = store.lines("evals.jsonl")
     final = folder / FINAL
@@ -253,8 +257,11 @@ def result_of(folder: Path) -> Result:
     chosen, step = chosen_checkpoint(store, patience)
     ends = reported(evals, patience, step)
     found = None
-    with suppress(UserError):  # of damaged samples; the report names them
+    try:
         found = gain_between(store, ends.before, ends.after) if ends else None
+    except UserError as error:  # of damaged samples
+        if say is not None:
+            say(f"what was gained cannot be told: {error}")
     selected = ends.selected if ends else None
     return Result(
         folder=folder,

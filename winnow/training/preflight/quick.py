@@ -7,7 +7,7 @@ from pathlib import Path
 
 from winnow.config.schema import Config
 from winnow.engines.base import Engine
-from winnow.errors import UserError
+from winnow.errors import DiskError, UserError
 from winnow.prompts.loading import PromptSet
 from winnow.training.needs import Needs
 from winnow.training.preflight.check import Check
@@ -23,9 +23,14 @@ def enough(need: Needs, room: tuple[int, int] | None, device: str, out: Path) ->
         room: Bytes of memory that were free before the model was read, and all.
 
     Raises:
-        UserError: there is less than a run cannot do without.
+        UserError: there is less memory than a run cannot do without.
+        DiskError: no checkpoint would fit on the disk, which is as good as full.
     """
-    return told([memory_check(need.memory, room, device), disk_check(need.disk, out)])
+    notes = told([memory_check(need.memory, room, device)])
+    disk = disk_check(need.disk, out)
+    if disk.status == "failed":
+        raise DiskError(f"{disk.name}: {disk.text}; {disk.remedy}")
+    return [*notes, *told([disk])]
 
 
 def suited(engine: Engine, config: Config, prompts: PromptSet) -> list[str]:

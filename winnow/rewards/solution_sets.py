@@ -1,0 +1,77 @@
+r"""Sets of numbers in two notations: ``[3, 5)`` and ``3 \le x < 5``.
+
+Imported where SymPy is, in the process of a verifier alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sympy  # type: ignore[import-untyped, unused-ignore]
+from sympy.core.relational import Relational  # type: ignore[import-untyped, unused-ignore]
+
+_INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:[lg](?:e|eq|t|eqslant)|neq?|in)(?![A-Za-z])|∈")
+_OR, _AND = (
+    re.compile(rf"(?<![A-Za-z\\]){word}(?![A-Za-z])|[{sign}]")
+    for word, sign in (("or", "∨"), ("and", "∧"))
+)
+
+
+def same_numbers(one: str, other: str, parsed: Callable[[str], Sequence[Any]]) -> bool | None:
+    """Whether an inequality and a set hold for the same numbers.
+
+    Args:
+        parsed: What a formula may mean.
+
+    Returns:
+        ``None`` where they are not one of each, or are none that is read here.
+    """
+    if bool(_INEQUALITY.search(one)) == bool(_INEQUALITY.search(other)):
+        return None
+    found = [_set(formula, parsed) for formula in (one, other)]
+    return None if None in found else bool(found[0] == found[1])
+
+
+def _set(formula: str, parsed: Callable[[str], Sequence[Any]]) -> Any:
+    meant = parsed(formula)
+    if not meant:
+        return None
+    made = meant[0]
+    if not _INEQUALITY.search(formula):
+        return made if isinstance(made, sympy.Set) and not made.free_symbols else None
+    if len(getattr(made, "free_symbols", ())) != 1:
+        return None
+    if isinstance(made, sympy.FiniteSet):  # inequalities that words join
+        joins = bool(_OR.search(formula)), bool(_AND.search(formula))
+        if joins == (True, False):
+            made = sympy.Or(*made)
+        elif joins == (False, True):
+            made = sympy.And(*made)
+        else:
+            return None
+    return _solutions(made)
+
+
+def _solutions(made: Any) -> Any:
+    """The real numbers for which inequalities of one variable and numbers hold."""
+    if isinstance(made, sympy.And | sympy.Or):
+        parts = [_solutions(part) for part in made.args]
+        if None in parts:
+            return None
+        return (sympy.Intersection if isinstance(made, sympy.And) else sympy.Union)(*parts)
+    if not isinstance(made, Relational):
+        return None
+    if isinstance(made, sympy.Eq):  # x in a set
+        return made.rhs if isinstance(made.rhs, sympy.Set) else None
+    if made.rhs.is_Symbol:
+        made = made.reversed
+    if not made.lhs.is_Symbol or made.rhs.free_symbols or not made.rhs.is_real:
+        return None
+    bound = made.rhs
+    if isinstance(made, sympy.Ne):
+        return sympy.Complement(sympy.Reals, sympy.FiniteSet(bound))
+    if made.rel_op in ("<", "<="):
+        return sympy.Interval(-sympy.oo, bound, True, made.rel_op == "<")
+    return sympy.Interval(bound, sympy.oo, made.rel_op == ">", True)
