@@ -212,7 +212,9 @@ def found(folder: Path) -> object:
     result, store = result_of(folder), RunStore(folder)
     numbers = (result.before, result.after, result.gain, result.gain_low, result.gain_high)
     evals = store.lines("evals.jsonl")
-    steps = [("train", row["step"]) for row in result.metrics] + [("eval", r["step"]) for r in evals]
+    steps = [("train", row["step"]) for row in result.metrics] + [
+        ("eval", r["step"]) for r in evals
+    ]
     groups = [store.groups(split, int(step)) for split, step in steps]
     rows = [
         [{k: v for k, v in row.items() if k not in OF_THE_CLOCK} for row in some]

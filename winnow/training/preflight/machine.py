@@ -188,13 +188,12 @@ def disk_check(need: Disk, folder: Path) -> Check:
     if free is None:
         return skipped("disk", f"{need}; how much is free in {folder} is not known")
     told = f"{need}, of {human(free)} free"
-    remedy = "make room (winnow clean), give --out on another disk, or lower checkpoint.keep"
+    remedy = "make room (winnow clean), give --out on another disk"
     if need.checkpoint > free:
-        return failed(
-            "disk", f"a checkpoint takes {human(need.checkpoint)}, of {human(free)} free", remedy
-        )
+        told = f"a checkpoint takes {human(need.checkpoint)}, of {human(free)} free"
+        return failed("disk", told, remedy.replace(", ", " or "))
     if need.total > free:
-        return warned("disk", told, remedy)
+        return warned("disk", told, f"{remedy}, or lower checkpoint.keep")
     return passed("disk", told)
 
 
