@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+from collections import Counter
+
 import pytest
 
 import winnow
 from winnow.algorithms.registry import RULES, VOCABULARIES
 from winnow.algorithms.spec import parse
+from winnow.config import foreign
 from winnow.config.foreign import FOREIGN, hint
 from winnow.config.phases import phases_of
 from winnow.config.recipe import load
@@ -15,6 +20,10 @@ from winnow.config.schema.describe import describe
 from winnow.errors import UserError
 from winnow.rewards.factory import REWARDS
 
+PLAIN = {
+    *(("dtype", "bfloat16"), ("reward.name", "model:FOLDER")),
+    *(("engine.sampler", "vllm"), ("engine.learner", "fsdp")),
+}
 KEYS = {row["key"] for row in describe()}
 
 
@@ -31,7 +40,18 @@ def test_every_name_leads_to_a_setting_that_exists(name: str) -> None:
         if table == "algorithm":
             parse(key, found.value, VOCABULARIES[cell])  # no error
         else:
-            assert (key, found.value) in {("dtype", "bfloat16"), ("reward.name", "model:FOLDER")}
+            assert (key, found.value) in PLAIN
+
+
+def test_no_name_is_given_twice() -> None:
+    """The second would be the answer, and nobody would notice."""
+    tree = ast.parse(inspect.getsource(foreign))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    at = {"_same": 1, "_none": 0}
+    named = [(at[call.func.id], call) for call in calls if getattr(call.func, "id", "") in at]
+    names = Counter(name for place, c in named for name in ast.literal_eval(c.args[place]).split())
+    assert names.keys() == FOREIGN.keys()
+    assert max(names.values()) == 1
 
 
 def test_cells_that_notes_name_exist() -> None:
@@ -50,7 +70,11 @@ SAID = {
     "training.learning_rate": "unknown setting 'training.learning_rate'; here it is optimizer.lr",
     "per_device_train_batch_size": "unknown setting 'per_device_train_batch_size'; here it is "
     "minibatch_prompts; it counts prompts, not samples",
-    "report_to": "unknown setting 'report_to'; there is none here; a run writes metrics.jsonl",
+    "report_to": "unknown setting 'report_to'; here it is trackers; a list, such as ['wandb']",
+    "use_vllm": "unknown setting 'use_vllm'; here it is engine.sampler = 'vllm'",
+    "reward_weights": "unknown setting 'reward_weights'; here it is reward.parts; each [[reward]]",
+    "fsdp": "unknown setting 'fsdp'; here it is engine.learner = 'fsdp'",
+    "gradient_checkpointing": "unknown setting 'gradient_checkpointing'; here it is engine.activa",
     "stepz": "unknown setting 'stepz'; did you mean 'steps'?",
     "lora.r": "unknown setting 'lora.r'; here it is lora.rank",
     "sampling.max_token": "unknown setting 'sampling.max_token'; did you mean 'sampling.max_tok",

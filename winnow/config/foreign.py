@@ -53,8 +53,6 @@ def _none(names: str, note: str) -> dict[str, Foreign]:
 
 _PROMPTS = "it counts prompts, not samples"
 _STEPS = "a step samples anew, and may have several updates"
-_LOG = "a run writes metrics.jsonl, and docs/callbacks.md sends it elsewhere"
-_ONE = "a run trains on one device, in this process"
 _SPLIT = "it counts tokens, not samples, and does not change a gradient"
 
 FOREIGN: Mapping[str, Foreign] = {
@@ -158,19 +156,28 @@ FOREIGN: Mapping[str, Foreign] = {
         "eval.temperature",
         "eval_temperature actor_rollout_ref.rollout.val_kwargs.temperature",
     ),
-    **_none(
-        "use_vllm vllm_mode fast_inference vllm_num_engines actor_rollout_ref.rollout.name",
-        "the local engine samples while training, and winnow sample takes a server's: "
-        "engine.sampler = 'openai' and engine.url",
+    **_same(
+        "engine.sampler",
+        "use_vllm vllm_mode fast_inference actor_rollout_ref.rollout.name",
+        "vllm",
+        "see docs/vllm.md",
     ),
     **_same(
-        "engine.url", "vllm_server_base_url vllm_server_host", note="for winnow sample, with /v1"
+        "engine.urls",
+        "vllm_server_base_url vllm_server_host",
+        note="a list, for engine.sampler = 'vllm'",
     ),
+    **_same("engine.servers", "vllm_num_engines"),
     **_same(
-        "sampling.cache_gib",
+        "engine.vllm_memory",
         "vllm_gpu_memory_utilization gpu_memory_utilization "
         "actor_rollout_ref.rollout.gpu_memory_utilization",
-        note="GiB of KV cache, not a share of the GPU",
+        note="a share of the GPU; of the local sampler it is sampling.cache_gib",
+    ),
+    **_same(
+        "engine.vllm_args",
+        "vllm_tensor_parallel_size actor_rollout_ref.rollout.tensor_model_parallel_size",
+        note="vLLM's own options, such as ['--tensor-parallel-size', '2']",
     ),
     # the algorithm
     **_same(
@@ -282,7 +289,6 @@ FOREIGN: Mapping[str, Foreign] = {
         "reward_pretrain reward_model.path reward_model.model.path",
         "model:FOLDER",
     ),
-    **_none("reward_weights", "a reward is one function, which can weigh what it adds up"),
     # the run
     **_same(
         "checkpoint.every",
@@ -299,19 +305,22 @@ FOREIGN: Mapping[str, Foreign] = {
         "resume_from_checkpoint load_checkpoint trainer.resume_mode trainer.resume_from_path",
         "resume with winnow train --resume FOLDER",
     ),
-    **_none(
-        "report_to logging_steps run_name use_wandb wandb_project wandb.project use_tensorboard "
-        "trainer.logger trainer.project_name trainer.experiment_name",
-        _LOG,
+    **_same(
+        "trackers",
+        "report_to run_name use_wandb wandb_project wandb.project use_tensorboard trainer.logger "
+        "trainer.project_name trainer.experiment_name",
+        note="a list, such as ['wandb']; metrics.jsonl is written in any case",
     ),
-    **_none(
-        "deepspeed fsdp zero_stage actor_num_gpus_per_node trainer.n_gpus_per_node trainer.nnodes "
-        "actor_rollout_ref.rollout.tensor_model_parallel_size vllm_tensor_parallel_size",
-        _ONE,
+    **_none("logging_steps", "every step is logged"),
+    **_same(
+        "engine.learner",
+        "deepspeed fsdp zero_stage actor_num_gpus_per_node trainer.n_gpus_per_node trainer.nnodes",
+        "fsdp",
+        "in processes of torchrun or of --ray, see docs/fsdp.md",
     ),
-    **_none(
+    **_same(
+        "engine.activation_checkpointing",
         "gradient_checkpointing actor_rollout_ref.model.enable_gradient_checkpointing",
-        "microbatch_tokens bounds the memory of a forward pass",
     ),
 }
 """Every name that is known, in the words of its own trainer."""
