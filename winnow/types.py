@@ -97,6 +97,10 @@ def ends_fit(ends: Sequence[int], length: int, text: str) -> bool:
     return not ends or (len(ends) == length and rising)
 
 
+LARGEST_REWARD = 1e100
+"""In size: of larger ones no mean and no spread can be computed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """The score of a sample: a finite number or an error, never one made of the other.
@@ -123,10 +127,14 @@ class Score:
         """The score of a verifier's return value; an error if it is no finite number."""
         number = getattr(value, "item", lambda: value)()  # a NumPy or torch scalar
         if isinstance(number, (bool, int, float)):
-            number = float(number)
-            if math.isfinite(number):
+            try:
+                number = float(number)
+            except OverflowError:  # an int of hundreds of digits
+                number = math.inf
+            if abs(number) <= LARGEST_REWARD:
                 return cls(number)
-            return cls.failed(f"the verifier returned {number}, not a finite number")
+            what = "too large a number" if math.isfinite(number) else "not a finite number"
+            return cls.failed(f"the verifier returned {number}, {what}")
         return cls.failed(f"the verifier returned {value!r:.80}, not a number")
 
     def right(self, right_at: float) -> bool:

@@ -174,6 +174,16 @@ def test_the_command_on_labels(tmp_path):
     assert "exists already" in str(again)
 
 
+@pytest.mark.parametrize("odd", [{}, {"completion": None}, {"completion": ["2"]}])
+def test_a_label_without_a_completion_is_no_mistake_of_the_verifier(tmp_path, odd):
+    row = {"prompt": "1+2=", "answer": "3", "label": False, **odd}
+    path = written(tmp_path, [{"completion": "5", "label": None}, *ROWS[:1], row])
+    with pytest.raises(
+        winnow.UserError, match=r"^--labels: row 3 of .* has no text as 'completion'"
+    ):
+        read_labelled(path, PromptsConfig())
+
+
 def test_without_labels_the_exit_code_says_whether_all_is_well(tmp_path):
     rows = [{"prompt": f"{n}", "answer": f"{n} or {n + 1}" if n == 3 else f"{n}"} for n in range(9)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -111,6 +111,8 @@ def misbehave(how: str) -> object:
         return math.nan
     if how == "inf":
         return np.float64("inf")
+    if how == "huge":
+        return -1e101
     if how == "huge int":
         return 10**400
     if how == "unpicklable":
@@ -142,6 +144,7 @@ MISBEHAVIOUR = {
     "huge str": "the verifier returned 'xxxx",
     "nan": "the verifier returned nan, not a finite number",
     "inf": "the verifier returned inf, not a finite number",
+    "huge": "the verifier returned -1e+101, too large a number",
     "huge int": "OverflowError: ",
     "unpicklable": "the verifier returned <function",
     "odd": r"the verifier returned two lines \udc80, not a number",
@@ -173,7 +176,7 @@ def test_misbehaviour_is_the_error_of_its_sample_alone(misbehaving: Reward, how:
 @pytest.mark.parametrize(
     ("value", "number"),
     [
-        *[(True, 1.0), (False, 0.0), (3, 3.0), (-0.25, -0.25), (1e308, 1e308)],
+        *[(True, 1.0), (False, 0.0), (3, 3.0), (-0.25, -0.25), (1e100, 1e100)],
         *[(np.float32(0.5), 0.5), (np.int64(2), 2.0), (np.bool_(True), 1.0)],
     ],
 )

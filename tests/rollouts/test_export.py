@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tests.build import group
 from winnow.errors import UserError, WinnowError
 from winnow.rollouts import export as export_module
+from winnow.rollouts.export import check_output
 from winnow.rollouts.select import select
 from winnow.storage.sample_table import read_samples
 from winnow.storage.schema import SCHEMA, write_groups
@@ -384,3 +385,14 @@ class TestWholeFiles:
         out = samples.with_name("all.parquet")
         select(samples, ["length(5, 6)"], out=out, rejected=True)
         assert pq.read_table(out)["reason"].to_pylist() == ["too short"] * 2
+
+
+@pytest.mark.parametrize("inside", ["samples", "rollouts"])
+def test_nothing_is_written_among_the_samples_of_a_folder(tmp_path: Path, inside: str) -> None:
+    """The next that reads the folder would count what was kept twice."""
+    (tmp_path / inside).mkdir()
+    (tmp_path / "config.toml").touch()
+    check_output(tmp_path / "kept.parquet")
+    for name in ("kept.parquet", "kept.jsonl"):
+        with pytest.raises(UserError, match=f"^out: .*{inside} holds what was sampled"):
+            check_output(tmp_path / inside / name)

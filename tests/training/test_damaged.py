@@ -210,7 +210,7 @@ def test_weights_and_optimizer(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_damaged_samples_of_an_evaluation_are_told(fake: dict[str, Any], tmp_path: Path) -> None:
     folder = trained(fake, tmp_path / "run")
-    flip(folder / "rollouts/eval-000000.parquet")
+    (folder / "rollouts/eval-000000.parquet").write_bytes(b"PAR1")
     notes = [note for note in resumed(folder) if note.startswith("what was gained cannot be told")]
     assert len(notes) == 1
     assert "eval-000000.parquet" in notes[0]
@@ -286,3 +286,27 @@ def test_a_missing_file_of_a_checkpoint_of_an_earlier_version(
     assert checkpoint.name in str(told.value)
     assert name in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evals.jsonl"])
+@pytest.mark.parametrize("how", ["gone", "a row less", "no last newline", "empty"])
+def test_rows_that_a_checkpoint_counts_on_are_missed(
+    fake: dict[str, Any], tmp_path: Path, name: str, how: str
+) -> None:
+    """A budget, early stopping and what was gained are read from them."""
+    fake["eval"] = {**fake.get("eval", {}), "every": 1}
+    folder = trained(fake, tmp_path / "run")
+    path, step = folder / name, 4
+    rows = path.read_bytes().splitlines(keepends=True)
+    if how == "gone":
+        path.unlink()
+    else:
+        less = {"a row less": [rows[0], *rows[2:]], "empty": []}
+        path.write_bytes(b"".join(less.get(how, rows)).removesuffix(b"\n"))
+        if how == "a row less":
+            path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(UserError, match=rf"{name} lacks .* rows? ") as caught:
+        run(resume=folder, observers=KillAt())
+    assert f"checkpoints/step-{step}" in caught.value.remedy
+    path.write_bytes(b"".join(rows))
+    assert "all 4 steps are done" in resumed(folder)[-1]

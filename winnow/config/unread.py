@@ -203,6 +203,7 @@ TRAINING = (
             "eval.top_p",
             "eval.max_tokens",
             "eval.every",
+            "eval.source",
             "eval.kl_prompts",
         ),
         lambda config: config.eval.size != 0,

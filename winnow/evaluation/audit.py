@@ -221,9 +221,16 @@ def read_labelled(
     known = [label for label in labels if label is not None]
     if not known:
         raise UserError(_FIELD, f"no row of {path} has a label in {column!r}", "label some")
+    texts = [
+        _text(row.get(text), text, f"row {n + 1} of {path}")
+        for n, (row, label) in enumerate(zip(rows, labels, strict=True))
+        if label is not None
+    ]
     made = [
-        Labelled(prompt, _text(row[text]), right, _part(row))
-        for prompt, row, right in zip(_prompts(kept, prompts, path), kept, known, strict=True)
+        Labelled(prompt, completion, right, _part(row))
+        for prompt, completion, row, right in zip(
+            _prompts(kept, prompts, path), texts, kept, known, strict=True
+        )
     ]
     return made, len(rows) - len(kept)
 
@@ -257,8 +264,10 @@ def _part(row: Mapping[str, Any]) -> str:
     return CUT_OFF if row.get("finish_reason") == "length" else FINISHED
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
+def _text(value: object, column: str, where: str) -> str:
+    if not isinstance(value, str | int | float):
+        raise UserError(_FIELD, f"{where} has no text as {column!r}", "write one, or drop the row")
+    return str(value)
 
 
 def _label(value: object, where: str) -> bool | None:

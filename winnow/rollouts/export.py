@@ -20,6 +20,7 @@ from winnow.rollouts.selected import Selected
 from winnow.storage.atomic import disk, refuse, whole
 from winnow.storage.format import METADATA
 from winnow.storage.parquet import opened, read_schema, read_table, writer
+from winnow.storage.paths import shown
 from winnow.storage.sample_table import Part, SampleTable, readable
 from winnow.storage.schema import SCHEMA, clean, prompt_of
 from winnow.types import Prompt
@@ -38,9 +39,13 @@ def check_form(form: str, field: str = "form") -> None:
 
 
 def check_output(path: Path) -> None:
-    """Raise a `UserError` for an unknown kind of file, or a path that exists."""
+    """Raise a `UserError` for an unknown kind of file, a path that exists, or among own samples."""
     if path.suffix not in (".parquet", ".jsonl"):
         raise UserError("out", f"unknown kind of file {path.name!r}", "use .parquet or .jsonl")
+    inside = path.absolute().parent
+    if inside.name in ("rollouts", "samples") and (inside.parent / "config.toml").is_file():
+        problem = f"{shown(inside)} holds what was sampled, and what it holds counts as that"
+        raise UserError("out", problem, "write to another folder")
     refuse(path)
 
 

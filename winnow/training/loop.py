@@ -22,7 +22,7 @@ from winnow.rollouts.rollout import Rollout
 from winnow.training.budget import Spending
 from winnow.training.context import UNHEALTHY, Run
 from winnow.training.early_stopping import BestSoFar, best_of_evaluations
-from winnow.training.owed import OWED, held_out_accuracy, say_how_to_resume
+from winnow.training.owed import OWED, evaluated, held_out_accuracy, say_how_to_resume
 from winnow.training.updates import update
 from winnow.types import Batch
 
@@ -119,7 +119,7 @@ def checkpoint(run: Run, step: int) -> None:
     with context.watch("checkpoint"):
         context.observers.progress("checkpoint", 0, 1)
         state = {"policy_version": run.learner.version, "source": dict(run.source.state())}
-        state |= {OWED: True} if run.lost else {}
+        state |= evaluated(context.store) | ({OWED: True} if run.lost else {})
         state |= {UNHEALTHY: run.unhealthy} if run.unhealthy else {}
         best = best_so_far(run).step if config.eval.patience else None
         protect = {*run.protect, *(() if best is None else (best,))}

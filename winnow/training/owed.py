@@ -1,8 +1,8 @@
-"""Evaluations that the last server was lost in: a resumed run makes them."""
+"""Evaluations that a checkpoint counts on, or lacks as the last server was lost in them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from winnow.engines.base import Engine
@@ -16,6 +16,22 @@ from winnow.training.context import Run
 
 OWED = "evaluation_owed"
 """In the state of a checkpoint: its evaluation is still to be made."""
+_EVALUATED = "evaluations"
+"""Likewise: how many were told of in evals.jsonl, that of a final model aside."""
+
+
+def evaluated(store: RunStore) -> dict[str, int]:
+    """What a checkpoint's state says of them."""
+    return {_EVALUATED: _number(store.lines("evals.jsonl"))}
+
+
+def lost_rows(state: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many rows of evals.jsonl up to a checkpoint are gone since it was saved."""
+    return max(0, int(state.get(_EVALUATED, 0)) - _number(rows))
+
+
+def _number(rows: Sequence[Mapping[str, Any]]) -> int:
+    return sum(row.get("split") != "final" for row in rows)
 
 
 def held_out_accuracy(run: Run, step: int) -> Evaluation | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,16 @@ from typing import Any
 from winnow.config.phases import Phase
 from winnow.config.schema import Config
 from winnow.engines.base import PHASE
-from winnow.errors import UserError
+from winnow.errors import UserError, number_of
 from winnow.storage.checkpoints import DROPPED, drop_optimizer
 from winnow.storage.digests import Damaged, damage_of
 from winnow.storage.paths import shown
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.budget import budget_spent
 from winnow.training.early_stopping import best_of_evaluations, stopped_early
+from winnow.training.owed import lost_rows
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,16 @@ def resume_point(
         extends: Settings that make it longer where they are raised.
 
     Raises:
-        UserError: a line of evals.jsonl is damaged.
+        UserError: a line of metrics.jsonl or evals.jsonl is damaged or missing.
     """
     said: list[str] = []
     patience = config.eval.patience
     found = store.latest_checkpoint(needed_steps(store, phases, patience), said.append)
     point = ResumePoint(found, (*notes, *said))
     rows = [row for row in store.lines("evals.jsonl") if row["step"] <= point.step]
-    stopped = stopped_early(rows, patience) and best_of_evaluations(rows).last == point.step
     done_rows = [row for row in store.lines("metrics.jsonl") if row["step"] <= point.step]
+    _check_rows(store, point, done_rows, rows)
+    stopped = stopped_early(rows, patience) and best_of_evaluations(rows).last == point.step
     spent = budget_spent(done_rows, config.budget)
     if point.step < phases[-1].last and not (stopped or spent):
         _check_resumable(store, found)
@@ -78,6 +82,26 @@ def resume_point(
         more = f"raise {raised} in {shown(store.folder / 'config.toml')}"
     over = f"{done}, so nothing is trained; for more, {more}"
     return ResumePoint(found, (*notes, *said, over))
+
+
+def _check_rows(
+    store: RunStore, point: ResumePoint, done: Sequence[Row], evaluated: Sequence[Row]
+) -> None:
+    """Raise a `UserError` if rows are missing that were there when a checkpoint was saved.
+
+    A budget, early stopping and what was gained are read from them.
+    """
+    lacking = {*range(1, point.step + 1)} - {row["step"] for row in done}
+    missing = f"the row of step {min(lacking)}" if lacking else ""
+    name = "metrics.jsonl"
+    if point.found is not None and point.step and not missing:
+        name, lost = "evals.jsonl", lost_rows(point.found[1], evaluated)
+        missing = f"{number_of(lost, 'row')} that step-{point.step} counts on" if lost else ""
+    if missing:
+        problem = f"{shown(store.folder / name)} lacks {missing}"
+        more = f"or begin a new run with its model: --set model={shown(store.folder)}/checkpoints/"
+        remedy = f"restore it from a copy, {more}step-{point.step}"
+        raise UserError("resume", problem, remedy)
 
 
 def _check_resumable(store: RunStore, found: tuple[Path, dict[str, Any]] | None) -> None:
@@ -111,10 +135,8 @@ def _resuming(store: RunStore, phases: Sequence[Phase], step: int) -> str:
         if rewarded < count:
             break
     if steps:
-        number_of = (
-            f"{samples} samples" if samples >= expected else f"{samples} of {expected} samples"
-        )
-        said += f"; {number_of} of {_numbers(steps)} are reused"
+        made = f"{samples} samples" if samples >= expected else f"{samples} of {expected} samples"
+        said += f"; {made} of {_numbers(steps)} are reused"
         if scored < samples:
             said += f", {scored} of them with their scores"
     after = step if step else -1
