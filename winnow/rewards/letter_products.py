@@ -16,7 +16,7 @@ _OF_UNITS = """
     nm um mm cm dm km in ft yd mi ly au pc ha ac sq cc ml cl dl kl gal pt pts qt cup tsp
     fg pg ng ug mg cg dg kg gm gr gms kgs lb lbs oz st ton
     ms ns us ps sec min hr hrs yr yrs mo wk day mth bps bpm rpm fps mph kph kmh kmp kn kt kts
-    hz khz mhz ghz thz ev kev mev gev kj mj gj mn gn kw mw gw kwh wh mwh kv mv ma ah mah
+    hz khz mhz ghz thz ev kev mev gev kj mj gj gn kw mw gw kwh wh mwh kv mv ma ah mah
     pa kpa mpa gpa hpa bar atm psi torr mol cal deg rad sr db dba ohm lux lm cd bq gy sv tw
     bit kb mb gb tb pb kib mib gib px dpi
     am pm ad bc ce bce nd rd th

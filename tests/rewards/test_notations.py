@@ -1,0 +1,96 @@
+"""Answers in other notations of the same: what `math` reads as equal, and what it does not."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from winnow.rewards import math_equivalence
+from winnow.rewards.letter_products import is_product
+from winnow.rewards.spelled_out import in_tex
+from winnow.types import Prompt
+
+EQUAL = [
+    ("2ab", "2ba"), ("2ab", "2 b a"), ("2ab", r"2a \cdot b"), ("xy", "yx"), ("xy", r"x \cdot y"),
+    ("xyz", "zyx"), ("mn", r"n \times m"), ("2mn", "2nm"), ("12AB", "12 AB"),
+    ("2.5ab", r"\frac{5}{2}ab"), ("2ab^2", "2b^2a"), (r"\frac{2ab}{c}", "2ab/c"),
+    (r"\frac12 bh", "bh/2"), ("5", "5mm"), ("5", r"5\text{pcs}"), ("18", "18 apples"),
+    (r"6\pi", "6pi"), (r"6\pi", "6 pi"), (r"9\pi", "9*pi"), (r"\pi r^2", "pi*r**2"),
+    (r"2\pi r", "2pir"), (r"\sqrt{3}", "sqrt3"), (r"3\sqrt{2}", "3 sqrt(2)"),
+    (r"\sqrt{x+\sqrt{2}}", "sqrt(x + sqrt(2))"), (r"\sqrt[3]{2}", "cbrt(2)"),
+    ("e^{-x^2}", "exp(-x^2)"), ("|x|", "abs(x)"), (r"\sin x", "sinx"), (r"\sin^2 x", "sin^2(x)"),
+    (r"\sin\theta", "sin θ"), (r"3\ln 2", "3ln2"), (r"\log_2 3", "log_2(3)"),
+    (r"\arctan 2", "arctan(2)"), (r"\arcsin x", "asin(x)"), (r"\theta", "theta"),
+    (r"\alpha+\beta", "alpha+beta"), (r"(-\infty,3)", "(-oo, 3)"),
+    (r"6\pi\text{ cm}^2", "6pi cm^2"), (r"\frac13", r"0.\overline{3}"),
+    (r"\frac16", r"0.1\overline{6}"), (r"3\times10^8", "3x10^8"), ("0.001", "10^-3"),
+    (r"\frac x2", "1/2 x"), ("y=2x+1", "2x+1=y"), ("(1,2)", "y=2, x=1"),
+    (r"[3,\infty)", "x >= 3"), ("[3,5)", r"3 \le x < 5"), ("x<3", r"(-\infty,3)"),
+    (r"(-\infty,-1]\cup[2,\infty)", "x<=-1 or x>=2"), ("(-3,5)", r"x>-3 \text{ and } x<5"),
+]  # fmt: skip
+UNEQUAL = [
+    ("2ab", "2cd"), ("2ab", "2"), ("2", "2ab"), ("3", "3pq"), ("no", "on"), ("bca", "abc"),
+    ("AB", "BA"), ("if", "fi"), ("2ab", "2a"), ("2", "2 exp(3)"), ("2", "2 f(x)"),
+    ("10", r"10\%x"), ("9", "9*pi"), ("3", "3 sin x"), ("2", "2 theta"), (r"2\pi", "2p"),
+    (r"\theta", "alpha"), (r"\sqrt3", "sqrt(5)"), ("The alpha particle", "the beta particle"),
+    (r"[3,\infty)", "x > 3"), ("[3,5)", "3<=x<=5"), ("(1,2)", "x=2, y=1"),
+    (r"\frac13", "0.3"), ("(1,3)", "x<1 or x>3"),
+]  # fmt: skip
+
+
+def verdict(gold: str, said: str) -> float:
+    return math_equivalence.math(Prompt("p", "", gold), rf"The answer is \boxed{{{said}}}.")
+
+
+@pytest.mark.parametrize(("gold", "said"), EQUAL)
+def test_another_notation_is_right(gold: str, said: str) -> None:
+    assert verdict(gold, said) == 1.0
+    assert verdict(said, gold) == 1.0
+
+
+@pytest.mark.parametrize(("gold", "said"), UNEQUAL)
+def test_what_only_looks_alike_is_wrong(gold: str, said: str) -> None:
+    assert verdict(gold, said) == 0.0
+    assert verdict(said, gold) == 0.0
+
+
+@given(st.integers(2, 99), st.lists(st.sampled_from("abpqrxyz"), min_size=2, max_size=3))
+def test_the_order_of_factors_changes_nothing_and_another_factor_does(
+    number: int, letters: list[str]
+) -> None:
+    gold = f"{number}{''.join(letters)}"
+    if not is_product(gold):  # 5 pa, 3 rad: a unit
+        return
+    for order in permutations(letters):
+        assert verdict(gold, f"{number}{''.join(order)}") == 1.0
+        assert verdict(gold, f"{number}{' '.join(order)}") == 1.0
+    assert verdict(gold, f"{number}{''.join(letters[:-1])}k") == 0.0
+    assert verdict(gold, f"{number + 1}{''.join(letters)}") == 0.0
+    assert verdict(gold, str(number)) == 0.0
+
+
+@given(st.integers(0, 99), st.integers(0, 3), st.integers(1, 999))
+def test_repeating_decimals_are_fractions(whole: int, zeros: int, again: int) -> None:
+    """w.0...0(again) = w + again / (10^zeros (10^d - 1)), the geometric series."""
+    digits = str(again)
+    above = whole * 10**zeros * (10 ** len(digits) - 1) + again
+    below = 10**zeros * (10 ** len(digits) - 1)
+    shared = math.gcd(above, below)
+    gold = rf"\frac{{{above // shared}}}{{{below // shared}}}"
+    assert verdict(gold, rf"{whole}.{'0' * zeros}\overline{{{digits}}}") == 1.0
+    assert verdict(gold, f"{whole}.{'0' * zeros}({digits})") == 1.0
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_written_in_tex_once(text: str) -> None:
+    made = in_tex(text)
+    assert in_tex(made) == made
+
+
+@given(st.text(alphabet="sqrtabexpcb()[]{}\\^ 12", max_size=200))
+def test_brackets_that_nobody_closes_end(text: str) -> None:
+    in_tex(text)
