@@ -287,6 +287,21 @@ def test_what_is_dead_decides_nothing(rule, sampled):
     )
 
 
+@pytest.mark.parametrize("rule", [rule for rule in EACH if rule.leaves_one], ids=str)
+@given(
+    sampled=st.lists(st.tuples(DRAW, st.booleans()), min_size=1, max_size=7), seed=st.integers(0)
+)
+def test_one_of_those_alive_is_always_left(rule, sampled, seed):
+    scored = made([one for one, _ in sampled])
+    mask = [lives for _, lives in sampled]
+    assert any(kept(scored, Only(mask), rule)) == any(kept(scored, Only(mask)))
+
+
+def test_what_may_leave_no_sample_of_a_prompt():
+    left = {"everything", "best", "distinct", "distinct-text", "at-most", "rso"}
+    assert {name for name, rule in RULES.items() if rule.leaves_one} == left
+
+
 def test_what_an_earlier_selection_kept():
     judged = group([0, 1, None, 1]).with_(
         outcomes=(

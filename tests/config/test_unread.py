@@ -9,7 +9,7 @@ from winnow.config.phases import phases_of
 from winnow.config.recipe import load, recipes
 from winnow.config.schema import Config, from_dict
 from winnow.config.schema.describe import describe
-from winnow.config.unread import ALWAYS, TRAINING, unread
+from winnow.config.unread import ALWAYS, TRAINING, unread, unused
 from winnow.errors import UserError
 
 FILE = {"source": "a.jsonl"}
@@ -104,7 +104,7 @@ ELSEWHERE = {
     "eval.test_size": "validation: needs eval.patience",
     "budget.samples": "validation: not of a file, nor with resample 'once'",
     "budget.tokens": "validation: likewise",
-    "algorithm.refill": "validation: likewise",
+    "algorithm.refill": "validation: likewise, and unused",
     "algorithm.kl": "validation: not where the advantage reads no rewards",
     "algorithm.critic": "validation: needs an advantage by token",
     "algorithm.reward_scale": "unused",
@@ -188,6 +188,23 @@ def test_rows_written_out_are_not_refused(row) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cells", "refused"),
+    [
+        ({"name": "grpo", "refill": 2}, True),
+        ({"name": "raft", "select": ["best(1)"], "refill": 2}, True),
+        ({"name": "dapo", "select": ["everything"], "refill": 2}, True),
+        ({"name": "dapo", "select": ["everything"], "refill": 3}, False),  # its own, written out
+        ({"name": "grpo", "select": ["best(4)", "mixed"], "refill": 2}, False),
+        ({"name": "raft", "refill": 2}, False),
+    ],
+)
+def test_no_prompts_are_sampled_again_where_all_have_survivors(cells, refused) -> None:
+    config = from_dict({"algorithm": cells})
+    said = [error.setting for error in unused(config, [config.algorithm.build()])]
+    assert said == ["algorithm.refill"] * refused
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"critic": {"lr": 0.5}, "phases": [{"algorithm": "ppo"}, {"algorithm": "dpo"}]},
@@ -209,6 +226,10 @@ def test_a_phase_is_not_blamed_for_what_is_above_it(settings) -> None:
         (
             {"algorithm": {"name": "raft", "reward_scale": "-1/+1"}},
             r"phases\.2\.algorithm\.reward_scale: advantage one is the same with either scale",
+        ),
+        (
+            {"algorithm": {"name": "grpo", "refill": 1}},
+            r"phases\.2\.algorithm\.refill: every prompt has survivors with algorithm\.select = ",
         ),
     ],
 )

@@ -53,9 +53,11 @@ def test_why_there_is_no_update() -> None:
     said = no_update(with_advantages([group([0.0] * 8)] * 2, row), Config(), row, path)
     assert said.startswith("no update: all 16 samples have reward 0; try easier prompts, ")
     assert said.endswith("or look at the samples in a.parquet: is the reward what you mean?")
+    assert ", algorithm.refill, " in said
     grpo = ALGORITHMS["grpo"]
     said = no_update(with_advantages([group([1.0] * 4)], grpo), Config(), grpo, path)
     assert said.startswith("no update: all 4 samples have reward 1; try harder prompts, ")
+    assert ", algorithm.select = ['mixed'] with algorithm.refill, " in said  # alone it does nothing
     dapo = ALGORITHMS["dapo"]
     two = with_advantages([group([1.0, 1.0]), group([0.0, None])], dapo)
     said = no_update(two, from_dict({"algorithm": "dapo"}), dapo, path)

@@ -128,6 +128,11 @@ class Algorithm:
         return self.advantage.of_rewards or not all(rule.right_alone for rule in self.select)
 
     @property
+    def may_refill(self) -> bool:
+        """Whether a prompt whose samples have scores may be left without a survivor."""
+        return not all(rule.leaves_one for rule in self.select)
+
+    @property
     def needs_group(self) -> str | None:
         """The cell that means nothing with one sample a prompt, if there is one."""
         if self.advantage.over == "group":

@@ -93,7 +93,7 @@ class RSO(Rule):
     beta: float
     k: int = 8
     cell = "rso"
-    one_policy = True
+    one_policy = leaves_one = True
     reads = frozenset({"text"})
 
     def __post_init__(self) -> None:

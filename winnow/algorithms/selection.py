@@ -48,6 +48,8 @@ class Rule(Cell):
     """Whether of a reward it looks at no more than whether it is right."""
     pairs: ClassVar[bool] = False
     """Whether it leaves a pair of each group: a better and a worse sample."""
+    leaves_one: ClassVar[bool] = False
+    """Whether it never rejects all samples of a group that are still alive."""
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         """The reason to reject each sample. That of one no longer alive is not read."""
@@ -124,7 +126,7 @@ class Everything(ScoreRule):
     """Every sample survives."""
 
     cell = "everything"
-    right_alone = True
+    right_alone = leaves_one = True
     blind = True
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
@@ -164,6 +166,7 @@ class Best(ScoreRule):
 
     k: int = 1
     cell = "best"
+    leaves_one = True
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -183,7 +186,7 @@ class Distinct(Rule):
     """One survivor for each distinct reasoning path: RFT (2308.01825). The first is kept."""
 
     cell = "distinct"
-    right_alone = True
+    right_alone = leaves_one = True
     reads = frozenset({"text"})
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
@@ -195,7 +198,7 @@ class DistinctText(Rule):
     """One survivor for each distinct text, case and white space aside. The first is kept."""
 
     cell = "distinct-text"
-    right_alone = True
+    right_alone = leaves_one = True
     reads = frozenset({"text"})
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
@@ -379,7 +382,7 @@ class AtMost(ScoreRule):
 
     m: int
     cell = "at-most"
-    right_alone = True
+    right_alone = leaves_one = True
     blind = True
 
     def __post_init__(self) -> None:

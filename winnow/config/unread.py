@@ -238,7 +238,8 @@ def unused(config: Config, algorithms: Sequence[Algorithm]) -> Iterator[UserErro
     if config.critic != _defaults().critic and not any("values" in row.needs for row in algorithms):
         remedy = "leave it out, or use an algorithm with a critic (ppo)"
         yield UserError("critic", f"{names} has no critic", remedy)
-    own = ALGORITHMS.get(config.algorithm.name, Algorithm("")).reward_scale
+    usual = Algorithm("")
+    own = ALGORITHMS.get(config.algorithm.name, usual).reward_scale
     if config.algorithm.reward_scale not in (None, own) and all(
         isinstance(row.advantage, _ANY_SCALE) for row in algorithms
     ):
@@ -246,3 +247,9 @@ def unused(config: Config, algorithms: Sequence[Algorithm]) -> Iterator[UserErro
         problem = f"advantage {what} is the same with either scale"
         remedy = "leave it out, or use another advantage (reward, centred)"
         yield UserError("algorithm.reward_scale", problem, remedy)
+    asked = [r for r in algorithms if r.refill not in (0, ALGORITHMS.get(r.name, usual).refill)]
+    if asked and not any(row.may_refill for row in asked):
+        rules = [show(rule) for rule in asked[0].select]
+        problem = f"every prompt has survivors with algorithm.select = {rules}"
+        remedy = "leave it out, or set algorithm.select = ['mixed'], as dapo has"
+        yield UserError("algorithm.refill", problem, remedy)

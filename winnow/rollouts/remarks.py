@@ -74,6 +74,7 @@ def no_update(groups: Sequence[Group], config: Config, algorithm: Algorithm, pat
     tries = ["harder prompts" if right else "easier prompts"]
     tries.append(f"more than {config.samples_per_prompt} samples_per_prompt")
     if algorithm.resample == "every-step" and not algorithm.refill and config.samples_file is None:
-        tries.append("algorithm.refill")
+        first = "" if algorithm.may_refill else "algorithm.select = ['mixed'] with "
+        tries.append(f"{first}algorithm.refill")
     tries.append(f"or look at the samples in {path}: is the reward what you mean?")
     return f"no update: {why}; try {', '.join(tries)}"

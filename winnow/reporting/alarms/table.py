@@ -68,7 +68,7 @@ ALARMS: Mapping[str, Rule] = {
                     "nothing to learn from it.",
                     "Look at some with winnow show: is the verifier right, does the prompt say how "
                     "to answer? Then try easier prompts, more samples_per_prompt, a better model, "
-                    "or algorithm.refill.",
+                    "or algorithm.select = ['mixed'] with algorithm.refill, as dapo has.",
                 ),
                 "lost": Says(
                     "{tied} of {prompts} prompts have the same reward on all their samples: "
@@ -126,7 +126,8 @@ ALARMS: Mapping[str, Rule] = {
                     "survived the selection and {trained} had an advantage.",
                     "The run costs time and changes nothing.",
                     "Samples of a prompt that all have the same reward have none: try easier or "
-                    "harder prompts, more samples_per_prompt, or algorithm.refill.",
+                    "harder prompts, more samples_per_prompt, or algorithm.select = ['mixed'] with "
+                    "algorithm.refill, as dapo has.",
                 ),
                 "none": Says(
                     "no update in {value} steps in a row: of {samples} samples none survived the "
@@ -150,7 +151,7 @@ ALARMS: Mapping[str, Rule] = {
                     "average over {steps} steps.",
                     "A step learns that prompt by heart rather than what they have in common.",
                     "Try other prompts or more samples_per_prompt, so that more of them count, a "
-                    "larger prompts_per_step, or algorithm.denominator = 'survivor-means', by "
+                    "larger prompts_per_step, or algorithm.denominator = 'group-means', by "
                     "which each prompt counts the same.",
                 ),
             },
