@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.build import group, with_advantages
 from tests.reporting.alarms.test_rules import history
+from winnow.algorithms.denominators import Totals
+from winnow.algorithms.objective import factors
+from winnow.algorithms.table import ALGORITHMS
 from winnow.config.schema import from_dict
 from winnow.config.schema.alarms import AlarmsConfig
 from winnow.config.schema.describe import describe
@@ -38,6 +42,21 @@ def test_its_sentences_name_settings_that_there_are(name) -> None:
                 assert word in SETTINGS, word
             assert text.endswith(".")
         assert len(says.advice) < 330
+
+
+def test_the_denominator_against_one_prompt_lets_each_count_the_same() -> None:
+    """Prompts with 4 and 1 of 8 right: means over samples or survivors give 0.8 and 0.2."""
+    (says,) = ALARMS["one_prompt"].says.values()
+    (named,) = re.findall(r"algorithm\.denominator = '([a-z-]+)'", says.advice)
+    row = ALGORITHMS["raft++"].with_cells({"denominator": named})
+    groups = with_advantages([group([1.0] * k + [0.0] * (8 - k)) for k in (4, 1)], row)
+    (term,) = row.terms
+    totals = Totals(prompts=2, samples=16, survivors=5, tokens=16, survivor_tokens=5, groups=2)
+    shares = [
+        sum(f * a for f, a in zip(factors(g, term, totals), g.advantages, strict=True))
+        for g in groups
+    ]
+    assert shares == pytest.approx([0.5, 0.5])
 
 
 def test_the_manual_has_the_table() -> None:
