@@ -313,9 +313,8 @@ class TestTextAlone:
     def test_no_ratio_without(self, tiny_model, samples, tmp_path, column, what) -> None:
         """A server may tell log-probs, but they are not those of tokens that are known here."""
         file = changed(samples, tmp_path / "text.parquet", **{column: None})
-        with pytest.raises(
-            UserError, match=rf"^samples_file: .*lacks the {what}.*algorithm without a ratio"
-        ):
+        said = rf"^samples_file: .*lacks the {what}.* without a ratio \(rft, .*, iterative-dpo\)"
+        with pytest.raises(UserError, match=said):
             train(tiny_model, file, tmp_path / "run", algorithm="raft++")
         assert not (tmp_path / "run").exists()
 

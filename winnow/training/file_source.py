@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.assignment import assign_advantages, remark
 from winnow.algorithms.selection import AsRecorded, columns_read, with_rejections
+from winnow.algorithms.table import ALGORITHMS
 from winnow.config.phases import File, Phase
 from winnow.config.schema import Config
 from winnow.errors import UserError
@@ -107,7 +108,8 @@ def _read(path: str, right_at: float | None, columns: Collection[str]) -> Sample
 
 
 def _check_ratio(path: str, table: SampleTable, temperature: float) -> None:
-    advice = "use an algorithm without a ratio (rft, raft, gibbs, snis)"
+    rows = ", ".join(name for name, row in ALGORITHMS.items() if "old" not in row.needs)
+    advice = f"use an algorithm without a ratio ({rows})"
     for column, what in (("logprobs", "log-probs"), ("token_ids", "token ids")):
         if column not in table or table.empty_lists(column):
             problem = f"{path} lacks the {what} of its samples, which this loss divides by"
