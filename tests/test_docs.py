@@ -19,9 +19,11 @@ from winnow.cli import main
 from winnow.cli.render import settings_recipe
 from winnow.config.schema import from_dict
 from winnow.config.schema.describe import describe
+from winnow.config.schema.engine import _READERS, _STARTED, EngineConfig
 from winnow.engines import base
 from winnow.reporting.metrics import Evaluation
 from winnow.reporting.observer import Observer
+from winnow.reporting.step_table import _OFFLINE, _SAMPLED
 from winnow.rewards.factory import REWARDS, make_reward
 from winnow.studies.schema import StudyTable, study_of
 from winnow.studies.variants import planned_runs
@@ -122,6 +124,40 @@ def test_the_house_is_as_drawn():
 def test_the_recipe_in_the_readme_is_a_recipe():
     (text,) = re.findall(r"```toml\n(# recipe\.toml.*?)```", README, re.DOTALL)
     assert from_dict(tomllib.loads(text)).algorithm.build().name == "grpo"
+
+
+def test_every_column_of_the_terminal_is_in_the_manual():
+    manual = (HERE / "docs" / "metrics.md").read_text()
+    told = manual.partition("Columns of the terminal")[2].partition("\n## ")[0]
+    for column in (*_SAMPLED, *_OFFLINE):
+        assert f"`{column.heading}`" in told or column.heading == "step", column.heading
+
+
+def test_which_sampler_reads_a_setting_is_in_the_manual():
+    manual = (HERE / "docs" / "config.md").read_text()
+    told = manual.partition("`engine.sampler` names what samples")[2].partition("\n\n")[0]
+    alone, both, after = told.partition("For `openai` alone are")[2].split(";")
+    readers = {part: re.findall(r"`(\w+)`", part) for part in (alone, both)}
+    assert readers[alone] == [name for name, of in _READERS.items() if of == ("openai",)]
+    assert readers[both] == [name for name, of in _READERS.items() if of == ("openai", "vllm")]
+    fields = [*EngineConfig.model_fields]
+    others = set(fields[fields.index("urls") :])
+    assert "`urls` and all keys after it" in after
+    assert others == {name for name, of in _READERS.items() if of == ("vllm",)} | {*_STARTED}
+
+
+def test_rows_without_a_ratio_are_in_the_manual():
+    names = [f"`{name}`" for name, row in ALGORITHMS.items() if "old" not in row.needs]
+    manual = (HERE / "docs" / "samples.md").read_text()
+    assert f"rows without a ratio ({', '.join(names)})" in manual
+
+
+def test_every_table_of_the_manual_is_whole():
+    """No blank line parts a row from its table."""
+    for page in HERE.glob("docs/*.md"):
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for first, second in re.findall(r"^\n(\|.*)\n(.*)", text, re.MULTILINE):
+            assert second.startswith("|--"), (page.name, first)
 
 
 def test_every_page_is_in_the_index():

@@ -30,7 +30,7 @@ ALARMS: Mapping[str, Rule] = {
             {
                 "": Says(
                     "the verifier failed on {errors} of {samples} samples ({value}).",
-                    "They are in no statistic and no update, so the rest is no fair selection.",
+                    "They are in no mean reward and no update, so the rest is no fair selection.",
                     "winnow show --errors prints them: fix the verifier, or raise "
                     "reward.time_limit; a resumed run scores again what its last checkpoint has "
                     "not.",
