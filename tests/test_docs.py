@@ -12,6 +12,7 @@ from typing import get_type_hints
 import pytest
 from typer.testing import CliRunner
 
+from winnow import errors
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES, PENALTIES, RULES
 from winnow.algorithms.table import ALGORITHMS
@@ -158,6 +159,18 @@ def test_every_table_of_the_manual_is_whole():
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
         for first, second in re.findall(r"^\n(\|.*)\n(.*)", text, re.MULTILINE):
             assert second.startswith("|--"), (page.name, first)
+
+
+def test_every_exit_code_is_in_the_manual():
+    manual = (HERE / "docs" / "run-folder.md").read_text()
+    told = manual.partition("## Exit codes")[2].partition("\n## ")[0]
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    codes = {kind.exit_code for kind in kinds if issubclass(kind, errors.WinnowError)}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", told, re.MULTILINE)} == {
+        *codes,
+        0,
+        main._TERMINATED,
+    }
 
 
 def test_every_page_is_in_the_index():
