@@ -641,6 +641,13 @@ class TestHelp:
             for recipe in recipes():
                 assert recipe in helps[f"{command} --help"].stdout
 
+    @pytest.mark.parametrize(
+        ("command", "name"), [("train", "ALGORITHM"), ("eval", "eval"), ("sample", "sample")]
+    )
+    def test_the_default_folder_is_named(self, helps, command, name) -> None:
+        text = "".join(helps[f"{command} --help"].stdout.split())
+        assert f"Default:runs/NAME-{name}-001" in text
+
     def test_help_loads_little(self) -> None:
         """Nothing that takes a tenth of a second: models, data, settings, tables."""
         code = (

@@ -128,6 +128,20 @@ def test_of_several_rewards_only_what_was_set_is_listed(
     }
 
 
+@pytest.mark.parametrize(
+    ("phases", "name"),
+    [("", "mine-raft++-001"), ("[[phases]]\nalgorithm = 'raft'", "mine-001")],
+)
+def test_a_run_in_phases_is_named_after_no_algorithm(
+    here, no_weights, monkeypatch, capsys, phases, name
+) -> None:
+    recipe = here / "mine.toml"
+    recipe.write_text(f"{recipe.read_text()}{phases}")
+    code, out, _ = in_process(monkeypatch, capsys, "train", "--dry-run", "mine.toml")
+    assert code == 0
+    assert f"\nrun folder: runs/{name} (" in out
+
+
 def test_pairs_are_counted_as_samples_of_their_file(
     here, no_weights, tiny_model, monkeypatch, capsys
 ) -> None:

@@ -44,7 +44,10 @@ _SampleBy = Annotated[
     str | None, typer.Option(help="Where no samples are given: the recipe to sample by.")
 ]
 _SampleTo = Annotated[
-    Path | None, typer.Option(help="Where no samples are given: the folder for them.")
+    Path | None,
+    typer.Option(
+        help="Where no samples are given: the folder for them. Default: runs/NAME-best-of-001."
+    ),
 ]
 
 

@@ -32,12 +32,13 @@ from winnow.cli.options import (
     Accept,
     CompletionTokens,
     DeviceModel,
+    EvalOut,
     Json,
-    Out,
     PromptTokens,
     Ranks,
     Recipe,
     Set,
+    TrainOut,
     as_setting,
     only_resuming,
     print_json,
@@ -49,6 +50,7 @@ from winnow.engines.devices import collector_paused, launched
 from winnow.errors import DiskError, Stopped, UserError, WinnowError, notes
 
 if TYPE_CHECKING:
+    from winnow.config.schema import Config
     from winnow.training.run import Result
 
 app = typer.Typer(
@@ -82,7 +84,7 @@ def winnow(
 def train(
     recipe: Recipe = None,
     sets: Set = None,
-    out: Out = None,
+    out: TrainOut = None,
     resume: Annotated[
         Path | None, typer.Option(help="Resume this run folder where it stopped.")
     ] = None,
@@ -141,7 +143,7 @@ def train(
     if resume is None:
         only_resuming(accept_changes)
         config = load(recipe, sets or ())
-        out = out or next_folder(_run_name(recipe, config.algorithm.name))
+        out = out or next_folder(_run_name(recipe, config))
     if ray is not None:
         tell = (lambda result: _print_result(result, as_json)) if as_json else None
         cluster.train(ray, recipe, sets or (), out, resume, accept_changes, tell)
@@ -191,8 +193,10 @@ def _result_table(result: Result) -> dict[str, Any]:
     }
 
 
-def _run_name(recipe: str | None, algorithm: str) -> str:
-    return f"{Path(recipe or 'arithmetic').stem}-{algorithm}"
+def _run_name(recipe: str | None, config: Config) -> str:
+    """Of the recipe and its algorithm; of phases each has its own."""
+    stem = Path(recipe or "arithmetic").stem
+    return stem if config.phases else f"{stem}-{config.algorithm.name}"
 
 
 def _dry_run(recipe: str | None, sets: list[str], out: Path | None, as_json: bool) -> None:
@@ -203,7 +207,7 @@ def _dry_run(recipe: str | None, sets: list[str], out: Path | None, as_json: boo
     from winnow.training.preview import preview
 
     config = load(recipe, sets)
-    folder = out or next_folder(_run_name(recipe, config.algorithm.name))
+    folder = out or next_folder(_run_name(recipe, config))
     made = preview(config, out=folder, recipe=recipe, sets=sets)
     if as_json:
         print_json(as_json_table(made))
@@ -218,7 +222,7 @@ def _dry_run(recipe: str | None, sets: list[str], out: Path | None, as_json: boo
     "A whole file: --set eval.source=FILE.jsonl --set eval.size=100000.",
 )
 def evaluate(
-    recipe: Recipe = None, sets: Set = None, out: Out = None, as_json: Json = False
+    recipe: Recipe = None, sets: Set = None, out: EvalOut = None, as_json: Json = False
 ) -> None:
     """Sampled accuracy on held-out prompts.
 

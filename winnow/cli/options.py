@@ -29,7 +29,9 @@ Set = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-001, -002, ...")]
+_NEXT = "Run folder. Default: runs/NAME-{}-001, -002, ..."
+TrainOut = Annotated[Path | None, typer.Option(help=_NEXT.format("ALGORITHM"))]
+EvalOut = Annotated[Path | None, typer.Option(help=_NEXT.format("eval"))]
 Accept = Annotated[
     bool,
     typer.Option("--accept-changes", help="Resume though settings or data have changed."),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from winnow.rewards.given import RewardGiven
 
 _Folder = Annotated[
-    Path | None, typer.Option(help="Folder for the samples. Default: runs/NAME-001.")
+    Path | None, typer.Option(help="Folder for the samples. Default: runs/NAME-sample-001.")
 ]
 
 
