@@ -12,6 +12,7 @@ from typing import get_type_hints
 import pytest
 from typer.testing import CliRunner
 
+import winnow
 from winnow import errors
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.registry import ADVANTAGES, CRITICS, DENOMINATORS, LOSSES, PENALTIES, RULES
@@ -159,6 +160,13 @@ def test_every_table_of_the_manual_is_whole():
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
         for first, second in re.findall(r"^\n(\|.*)\n(.*)", text, re.MULTILINE):
             assert second.startswith("|--"), (page.name, first)
+
+
+def test_every_function_is_in_the_manual():
+    manual = README + "".join(page.read_text() for page in HERE.glob("docs/*.md"))
+    for name in winnow.__all__:
+        if inspect.isfunction(getattr(winnow, name)):
+            assert f"winnow.{name}" in manual, name
 
 
 def test_every_exit_code_is_in_the_manual():
