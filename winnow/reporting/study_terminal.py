@@ -47,7 +47,7 @@ class StudyTerminal(Shown):
     """On standard error: live lines in a terminal, elsewhere a line for each run that ends."""
 
     def __init__(self) -> None:
-        self.console = Console(file=sys.stderr, highlight=False)
+        self.console = Console(file=sys.stderr, highlight=False, markup=False)
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
@@ -102,7 +102,7 @@ class StudyTerminal(Shown):
         self.console.print(line, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        self.console.print(text, style="yellow", soft_wrap=True)
+        self.console.tell(text, style="yellow")
 
     def _left(self, part: float) -> str:
         """How long the rest will take, at the pace so far."""
