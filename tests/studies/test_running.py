@@ -18,11 +18,12 @@ import tomli_w
 from tests.fake_engine import Engine
 from tests.studies.faked import COMPARE, ROOT, SLOW, TRAIN, study
 from winnow.engines import factory
-from winnow.errors import UserError
+from winnow.errors import DiskError, UserError
 from winnow.storage.lines import line_of
 from winnow.storage.rollouts import rollout_files
 from winnow.storage.run_folder import RunStore
 from winnow.studies.outcomes import outcome_of
+from winnow.studies.preview import preview_study
 from winnow.studies.running import PAGE, RESULT, Comparison, run_study
 from winnow.studies.runs import state_of
 
@@ -229,6 +230,26 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no folder of a study"):
         compared(study(tmp_path), out)
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("place", ["afile", "afile/x", "afile/x/y"])
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, place: str) -> None:
+    """Also by what only tells what would be run."""
+    (tmp_path / "afile").write_text("x")
+    out = tmp_path / place
+    problem = "exists already" if place == "afile" else f"cannot make .*{place}: .*afile is not a"
+    for does in (compared, preview_study):
+        with pytest.raises(UserError, match=problem) as told:
+            does(study(tmp_path), out)
+        assert (told.value.setting, told.value.remedy) == ("out", "choose another --out")
+
+
+@pytest.mark.parametrize("there", ["logs", "recipes", "runs"])
+def test_a_folder_that_cannot_be_made_within_a_study_is_told(tmp_path: Path, there: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / there).write_text("x")
+    with pytest.raises(DiskError, match="cannot write"):
+        compared(study(tmp_path), tmp_path / "out")
 
 
 def test_a_studys_folder_is_a_study(unbroken: tuple[dict[str, Any], Path], tmp_path: Path) -> None:

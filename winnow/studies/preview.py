@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from winnow.rollouts.inputs import flat
-from winnow.studies.running import opened, seconds_of, study_folder
+from winnow.studies.running import opened, refuse_other, seconds_of, study_folder
 from winnow.studies.runs import folder_of, state_of
 from winnow.studies.variants import Planned, planned_runs, threads_of
 from winnow.theory.comparison import least_seeds
@@ -67,6 +67,7 @@ def preview_study(
     """
     file, beside = opened(study)
     folder = study_folder(study, out, file)
+    refuse_other(folder)
     runs = planned_runs(file, beside)
     left = [run for run in runs if state_of(folder_of(folder, run)) not in ("done", "stopped")]
     first = {run.variant: run for run in reversed(runs)}

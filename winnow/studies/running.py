@@ -13,6 +13,7 @@ Which runs are done is read from their own folders, so it is resumed by the same
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ import tomli_w
 from winnow.errors import UserError, WinnowError, number_of
 from winnow.reporting.page.study import study_page
 from winnow.reporting.study_terminal import Quiet, Shown, StudyTerminal
-from winnow.storage.atomic import make_folder, write_text
+from winnow.storage.atomic import disk, make_folder, refuse, write_text
 from winnow.storage.lines import line_of, rows_of
 from winnow.storage.lock import FolderLock
 from winnow.storage.paths import located, shown
@@ -105,10 +106,11 @@ def run_study(
     """
     file, beside = opened(study)
     folder = study_folder(study, out, file)
+    refuse_other(folder)
     runs = planned_runs(file, beside)
     with FolderLock("out") as lock:
-        _refuse_other(folder)
-        make_folder(folder)
+        with disk(folder):
+            make_folder(folder)
         lock.take(folder)
         prepare(folder, runs, _text(file, runs))
         left = [run for run in runs if state_of(folder_of(folder, run)) not in ("done", "stopped")]
@@ -128,11 +130,13 @@ def study_folder(
     return located(Path("studies") / file.study.name, "out")
 
 
-def _refuse_other(folder: Path) -> None:
-    """Raise a `UserError` if a folder holds anything but a study."""
-    if folder.exists() and not (folder / STUDY).is_file():
+def refuse_other(folder: Path) -> None:
+    """Raise a `UserError` if a folder holds anything but a study, or cannot be made."""
+    if not os.path.isdir(folder):
+        refuse(folder)
+    elif not (folder / STUDY).is_file():
         others = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
-        if not folder.is_dir() or set(others) - {RUNS, "recipes", "logs"}:
+        if set(others) - {RUNS, "recipes", "logs"}:
             problem = f"{shown(folder)} is there and is no folder of a study"
             raise UserError("out", problem, "choose another --out")
 

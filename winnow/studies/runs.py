@@ -9,7 +9,7 @@ from typing import Any, Literal
 from winnow.config.recipe import CONFIG, load_folder
 from winnow.errors import UserError
 from winnow.rollouts.inputs import flat
-from winnow.storage.atomic import make_folder, write_text
+from winnow.storage.atomic import disk, make_folder, write_text
 from winnow.storage.checkpoints import found_in
 from winnow.storage.lines import rows_of
 from winnow.storage.lock import written_to
@@ -82,11 +82,12 @@ def prepare(study: Path, runs: Sequence[Planned], text: str) -> None:
             _check_same(folder, run)
     for run in runs:
         path = recipe_of(study, run)
-        if not path.is_file() or path.read_text(encoding="utf-8") != run.text:
-            make_folder(path.parent)
-            write_text(path, run.text)
-        make_folder(log_of(study, run).parent)
-        make_folder(folder_of(study, run).parent)
+        with disk(path):
+            if not path.is_file() or path.read_text(encoding="utf-8") != run.text:
+                make_folder(path.parent)
+                write_text(path, run.text)
+            make_folder(log_of(study, run).parent)
+            make_folder(folder_of(study, run).parent)
     write_text(study / STUDY, text)
 
 
