@@ -10,6 +10,7 @@ import pytest
 import winnow
 from tests import tiny
 from tests.fake_engine import Engine
+from tests.kills import full_disk
 from tests.studies.faked import TRAIN, study
 from winnow.algorithms.advantages import Reward
 from winnow.algorithms.algorithm import Algorithm
@@ -19,6 +20,7 @@ from winnow.algorithms.objective import Term
 from winnow.algorithms.selection import Correct, Everything
 from winnow.algorithms.table import ALGORITHMS
 from winnow.engines import factory
+from winnow.errors import DiskError
 from winnow.studies.running import run_study
 
 ROWS = tiny.problems()
@@ -260,3 +262,11 @@ def test_names_are_found_where_they_live() -> None:
     assert set(winnow.__all__) <= set(dir(winnow))
     with pytest.raises(AttributeError, match="'winnow' has no attribute 'trian'"):
         winnow.trian  # noqa: B018
+
+
+def test_a_disk_without_room_for_rows_is_told(tmp_path: Path) -> None:
+    """Nothing half-written is left, which would be refused when there is room."""
+    rows = [{"prompt": f"{number}?", "answer": "7"} for number in range(12)]
+    with full_disk(64), pytest.raises(DiskError, match="cannot write .*make room"):
+        winnow.evaluate(prompts=rows, reward="exact", out=tmp_path / "x", quiet=True)
+    assert list(tmp_path.iterdir()) == []

@@ -36,7 +36,7 @@ from winnow.reporting.observer import Observer
 from winnow.reporting.terminal import observing
 from winnow.rewards.given import RewardGiven, reward_setting
 from winnow.rollouts.collect import SampleResult, resume_sample, run_sample
-from winnow.storage.atomic import refuse
+from winnow.storage.atomic import disk, make_folder, refuse, write_text
 from winnow.storage.paths import located
 from winnow.storage.run_folder import ROWS, next_folder
 from winnow.studies.running import Comparison, run_study
@@ -265,8 +265,9 @@ def config_of(
         if not (path.is_file() and path.read_text("utf-8", "replace") == text):  # of one killed
             refuse(path)
     for path, text in written.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        with disk(path):
+            make_folder(path.parent)
+        write_text(path, text)
     try:
         yield config
     finally:
