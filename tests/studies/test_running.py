@@ -24,7 +24,7 @@ from winnow.storage.rollouts import rollout_files
 from winnow.storage.run_folder import RunStore
 from winnow.studies.outcomes import outcome_of
 from winnow.studies.preview import preview_study
-from winnow.studies.running import PAGE, RESULT, Comparison, run_study
+from winnow.studies.running import PAGE, RESULT, TIMES, Comparison, run_study, seconds_of
 from winnow.studies.runs import state_of
 
 
@@ -197,6 +197,32 @@ def test_a_run_that_fails_ends_no_other(tmp_path: Path) -> None:
     assert made.result["variants"][0]["seeds"] == [0]
     assert made.result["variants"][1]["seeds"] == []
     assert "broken: no result for seed 0" in made.result["notes"][0]
+
+
+def test_only_whole_runs_are_timed(unbroken: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """One that fails says nothing of how long a run takes, nor the rest of one that was killed.
+
+    A line that a kill has cut short is no part of the next.
+    """
+    values, before = unbroken
+    out = tmp_path / "out"
+    shutil.copytree(before, out)
+    times = out / TIMES
+    timed = {(name, seed) for name in values["variants"] for seed in (0, 1)}
+    assert set(seconds_of(out)) == timed
+    whole = times.read_bytes()
+    times.write_bytes(b"".join(whole.splitlines(keepends=True)[:1]) + b'{"variant": "ra')
+    (known,) = seconds_of(out)
+    shutil.rmtree(out / "runs" / "raft" / "seed-1")
+    shutil.rmtree(out / "runs" / "rloo" / "seed-1")
+    assert len(run_study(values, out, quiet=True, train=("false",)).failed) == 2
+    assert set(seconds_of(out)) == {known}
+    killed = out / "runs" / "rloo" / "seed-1"
+    shutil.copytree(before / "runs" / "rloo" / "seed-1", killed)
+    shutil.rmtree(killed / "checkpoints" / "step-6")
+    assert state_of(killed) == "unfinished"
+    assert not compared(values, out).failed
+    assert set(seconds_of(out)) == {known, ("raft", 1)}
 
 
 def test_a_budget_is_held(tmp_path: Path) -> None:

@@ -47,10 +47,15 @@ def row_of(line: bytes) -> dict[str, Any]:
 
 def whole_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """`rows_of` a file that lines are appended to; one that a kill cut short is removed from it."""
-    lines, _, cut = path.read_bytes().rpartition(b"\n")
-    if cut:
-        whole(path, lambda partial: partial.write_bytes(lines + b"\n"))
+    drop_cut(path)
     yield from rows_of(path)
+
+
+def drop_cut(path: Path) -> None:
+    """Remove a last line that a kill cut short: what is appended would be a part of it."""
+    lines, end, cut = path.read_bytes().rpartition(b"\n")
+    if cut:
+        whole(path, lambda partial: partial.write_bytes(lines + end))
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -31,13 +31,14 @@ class Child:
 
     Attributes:
         process: ``None``: it was begun by a study that is gone, and is only waited for.
-        begun: Seconds, by the clock of `time.monotonic`.
+        begun: When it was begun, by the clock of `time.monotonic`; ``None``: a part of it was made
+            before, so that the time of the rest is that of no run.
     """
 
     run: Planned
     folder: Path
     process: subprocess.Popen[bytes] | None
-    begun: float
+    begun: float | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Ended:
 
     Attributes:
         state: What has become of it.
-        seconds: How long its process ran; ``None`` where it was another study's.
+        seconds: How long it took; ``None`` where it failed, or this process made only a part of it.
         said: The last line that it printed, where it failed.
     """
 
@@ -114,7 +115,7 @@ class Children:
             if state == "new":
                 how = [str(recipe_of(self._study, run)), "--out", str(folder)]
             process = self._started([*self._train, *how], log_of(self._study, run))
-        return Child(run, folder, process, time.monotonic())
+        return Child(run, folder, process, time.monotonic() if state == "new" else None)
 
     def _started(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         try:
@@ -150,12 +151,13 @@ class Children:
             state = state_of(child.folder)
         except UserError as error:
             return Ended(child.run, "unfinished", said=error.problem)
-        seconds = time.monotonic() - child.begun
         if state == "running":  # a run of a study that is gone had just begun it
-            child.process = None
+            child.process = child.begun = None
             return None
-        said = "" if state in ("done", "stopped") else self._last_line(child, code)
-        return Ended(child.run, state, seconds, said)
+        if state not in ("done", "stopped"):
+            return Ended(child.run, state, said=self._last_line(child, code))
+        seconds = None if child.begun is None else time.monotonic() - child.begun
+        return Ended(child.run, state, seconds)
 
     def _last_line(self, child: Child, code: int) -> str:
         log = log_of(self._study, child.run)

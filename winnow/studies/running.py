@@ -24,8 +24,8 @@ import tomli_w
 from winnow.errors import UserError, WinnowError, number_of
 from winnow.reporting.page.study import study_page
 from winnow.reporting.study_terminal import Quiet, Shown, StudyTerminal
-from winnow.storage.atomic import disk, make_folder, refuse, write_text
-from winnow.storage.lines import line_of, rows_of
+from winnow.storage.atomic import append_line, disk, make_folder, refuse, write_text
+from winnow.storage.lines import drop_cut, line_of, rows_of
 from winnow.storage.lock import FolderLock
 from winnow.storage.paths import located, shown
 from winnow.studies.analysis import compared
@@ -167,7 +167,7 @@ def _run(
 
     def ended(end: Ended) -> None:
         if end.seconds is not None:
-            _record(folder, end)
+            _record(folder, end.run, end.seconds)
         if end.failed:
             failed.append(f"{end.run.name}: {end.said}")
             shows.note(f"{end.run.name} failed: {end.said}")
@@ -191,19 +191,19 @@ def _came_to(file: StudyFile, outcome: Outcome | None) -> str:
     return f"{what} {outcome.final:.3f} after {number_of(outcome.steps, 'step')}"
 
 
-def _record(folder: Path, end: Ended) -> None:
-    row = {"variant": end.run.variant, "seed": end.run.seed, "seconds": round(end.seconds or 0, 1)}
-    with (folder / TIMES).open("a", encoding="utf-8") as file:
-        file.write(line_of(row))
+def _record(folder: Path, run: Planned, seconds: float) -> None:
+    row = {"variant": run.variant, "seed": run.seed, "seconds": round(seconds, 1)}
+    path = folder / TIMES
+    if path.is_file():
+        drop_cut(path)
+    append_line(path, line_of(row))
 
 
 def seconds_of(folder: Path) -> dict[tuple[str, int], float]:
-    """How long each run's processes took together, of those that were timed."""
-    path, found = folder / TIMES, dict[tuple[str, int], float]()
-    for _, row in rows_of(path) if path.is_file() else ():
-        key = (row["variant"], row["seed"])
-        found[key] = found.get(key, 0.0) + row["seconds"]
-    return found
+    """How long each run took, of those that were timed: runs that one process made whole."""
+    path = folder / TIMES
+    rows = rows_of(path) if path.is_file() else ()
+    return {(row["variant"], row["seed"]): row["seconds"] for _, row in rows}
 
 
 def outcomes_of(
