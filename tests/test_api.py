@@ -267,6 +267,6 @@ def test_names_are_found_where_they_live() -> None:
 def test_a_disk_without_room_for_rows_is_told(tmp_path: Path) -> None:
     """Nothing half-written is left, which would be refused when there is room."""
     rows = [{"prompt": f"{number}?", "answer": "7"} for number in range(12)]
-    with full_disk(64), pytest.raises(DiskError, match="cannot write .*make room"):
+    with full_disk(64), pytest.raises(DiskError, match=r"cannot write .*make room"):
         winnow.evaluate(prompts=rows, reward="exact", out=tmp_path / "x", quiet=True)
     assert list(tmp_path.iterdir()) == []
