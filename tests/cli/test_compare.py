@@ -48,6 +48,17 @@ def test_a_dry_run_writes_nothing(recipe: Path, tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_dry_run_counts_every_phase(tmp_path: Path, recipe: Path) -> None:
+    """Twice 3 steps of 32 samples and 5 of 8."""
+    phases = [{"algorithm": "raft", "steps": 3}, {"algorithm": "rloo", "samples_per_prompt": 2}]
+    turns = {"phases": phases, "cycles": 2}
+    path = tmp_path / "phases.toml"
+    path.write_text(tomli_w.dumps(study(tmp_path, {"plain": {}, "turns": {**turns, "steps": 5}})))
+    printed = said(str(path), "--dry-run")
+    assert "turns: 16 steps at most, 272 samples, 0 runs done" in printed
+    assert "plain: 6 steps at most, 192 samples, 0 runs done" in printed
+
+
 def test_it_runs_and_a_plan_is_made_of_it(recipe: Path, tmp_path: Path) -> None:
     told = json.loads(said(str(recipe), "--out", "out", "--json"))
     assert told["failed"] == []

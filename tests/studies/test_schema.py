@@ -101,6 +101,15 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
         "steps",
         "5 of them are at most 640 samples, and the budget is 4,000",
     ),
+    (  # 3 rounds, two passes over each, of two mini-batches
+        {
+            "variants": {"a": {"algorithm": {"name": "rft", "epochs": 2}, "steps": 3}},
+            "base": {"prompts_per_step": 4, "minibatch_prompts": 2},
+            "study": {"budget": {"updates": 13}},
+        },
+        "steps",
+        "3 of them are at most 12 updates, and the budget is 13; set 4 or more",
+    ),
     ({**VARIANTS, "runs": 3}, "", "unknown setting 'runs'"),
 ]
 
@@ -120,6 +129,13 @@ def test_a_mistake_names_its_variant() -> None:
     with pytest.raises(UserError) as raised:
         planned({"variants": {"fine": {}, "off": {"optimizer": {"lr": -1.0}}}})
     assert notes(raised.value) == ["it is in the variant 'off', seed 0"]
+
+
+def test_restarting_rounds_make_the_updates_of_a_budget() -> None:
+    """5 rounds of two mini-batches each: the learning rate begins anew with each."""
+    variants = {"a": {"rounds": {"restart": True}, "prompts_per_step": 4, "minibatch_prompts": 2}}
+    budget = {"study": {"budget": {"updates": 10}}}
+    assert planned({"variants": variants, "base": {"steps": 5}, **budget})
 
 
 def test_what_is_no_study(tmp_path: Path) -> None:

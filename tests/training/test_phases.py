@@ -408,6 +408,7 @@ def test_the_updates_of_a_schedule_are_those_that_are_counted(
         held = [p for each in range(steps) if 0 <= number - each <= merge for p in range(prompts)]
         rounds.append(2 * len(range(0, len(held), batch)))
     assert phase.updates == (max(rounds) if restart else sum(rounds))
+    assert phase.all_updates == sum(rounds)
 
 
 def test_the_longest_schedule_is_counted_at_once():

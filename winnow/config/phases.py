@@ -119,17 +119,26 @@ class Phase:
     @property
     def updates(self) -> int:
         """Updates of its learning-rate schedule, which is that of one round if each restarts."""
-        config, merge = self.config, min(self.config.rounds.merge, self.steps - 1)
-        passes = self.algorithm.epochs if self.samples_each_step else 1
+        return self._passes * self._most if self.config.rounds.restart else self.all_updates
 
-        def batches(rounds: int) -> int:
-            return -(-config.prompts_per_step * rounds // config.prompts_per_update)
-
+    @property
+    def all_updates(self) -> int:
+        """Updates of all its steps, where none is skipped."""
         # The first rounds have fewer earlier ones than are merged, all others as many.
-        most = batches(merge + 1)
-        if config.rounds.restart:
-            return passes * most
-        return passes * (sum(map(batches, range(1, merge + 1))) + most * (self.steps - merge))
+        merge = min(self.config.rounds.merge, self.steps - 1)
+        first = sum(map(self._batches, range(1, merge + 1)))
+        return self._passes * (first + self._most * (self.steps - merge))
+
+    @property
+    def _passes(self) -> int:
+        return self.algorithm.epochs if self.samples_each_step else 1
+
+    @property
+    def _most(self) -> int:
+        return self._batches(min(self.config.rounds.merge, self.steps - 1) + 1)
+
+    def _batches(self, rounds: int) -> int:
+        return -(-self.config.prompts_per_step * rounds // self.config.prompts_per_update)
 
     @property
     def prompts(self) -> int:

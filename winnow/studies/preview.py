@@ -8,11 +8,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from winnow.config.phases import phases_of
 from winnow.rollouts.inputs import flat
 from winnow.studies.running import opened, refuse_other, seconds_of, study_folder
 from winnow.studies.runs import folder_of, state_of
 from winnow.studies.variants import Planned, planned_runs, threads_of
 from winnow.theory.comparison import least_seeds
+from winnow.training.file_source import open_file
+from winnow.training.forecast import work
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,13 @@ def preview_study(
     variants = []
     for name in file.variants:
         config = first[name].config
-        steps = config.steps
+        found = work(config, phases_of(config, None, open_file), 0, 0)
         variants.append(
             VariantPreview(
                 name,
                 _changed(reference, first[name]),
-                steps,
-                steps * config.prompts_per_step * config.samples_per_prompt,
+                found.steps,
+                found.samples,
                 len(file.study.seeds) - sum(run.variant == name for run in left),
             )
         )

@@ -21,6 +21,7 @@ from winnow.prompts.loading import PromptSet
 from winnow.storage.paths import located
 from winnow.studies.schema import StudyFile
 from winnow.training.file_source import open_file
+from winnow.training.forecast import work
 from winnow.training.setup import plan
 
 _STUDYS = ("seed", "budget", "threads")
@@ -154,18 +155,17 @@ def _check_budget(study: StudyFile, runs: list[Planned]) -> None:
     """Raise a `UserError` where `steps` ends a variant before the budget: it would not be held."""
     limits = study.study.budget.limits
     for run in runs if limits else ():
-        (phase,) = phases_of(run.config, None, open_file)[-1:]
-        per_step = {
-            "samples": run.config.prompts_per_step * run.config.samples_per_prompt,
-            "updates": run.config.minibatches * phase.algorithm.epochs,
-        }
-        for kind in limits.keys() & per_step.keys():
-            most = phase.last * per_step[kind]
-            if most < limits[kind]:
-                problem = f"{phase.last} of them are at most {most:,} {kind}, and the budget is "
-                needed = -(-int(limits[kind]) // per_step[kind])
+        (phase,) = phases_of(run.config, None, open_file)
+        found = work(run.config, [phase], 0, 0)
+        most = {"samples": found.samples, "updates": found.updates}
+        of_file = "algorithm.epochs", phase.algorithm.epochs
+        setting, now = ("steps", run.config.steps) if phase.file is None else of_file
+        for kind in limits.keys() & most.keys():
+            if most[kind] < limits[kind]:
+                problem = f"{now} of them are at most {most[kind]:,} {kind}, and the budget is "
+                needed = -(-int(limits[kind]) * now // most[kind])
                 error = UserError(
-                    "steps", f"{problem}{limits[kind]:,.10g}", f"set {needed} or more"
+                    setting, f"{problem}{limits[kind]:,.10g}", f"set {needed} or more"
                 )
                 error.add_note(f"it is in the variant {run.variant!r}")
                 raise error

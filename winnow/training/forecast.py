@@ -121,7 +121,7 @@ def work(config: Config, phases: Sequence[Phase], held_out: int, test: int) -> W
     tests = 2 if test else 0
     return Work(
         steps=last,
-        updates=sum(phase.updates for phase in phases),
+        updates=sum(phase.all_updates for phase in phases),
         samples=sum(phase.prompts * phase.config.samples_per_prompt for phase in phases),
         evaluations=evaluations,
         evaluated=config.eval.samples * (evaluations * held_out + tests * test),
