@@ -57,6 +57,10 @@ def test_a_dry_run_counts_every_phase(tmp_path: Path, recipe: Path) -> None:
     printed = said(str(path), "--dry-run")
     assert "turns: 16 steps at most, 272 samples, 0 runs done" in printed
     assert "plain: 6 steps at most, 192 samples, 0 runs done" in printed
+    (turned,) = json.loads(said(str(path), "--dry-run", "--json"))["variants"][1:]
+    assert "cycles = 2" in turned["settings"]
+    assert "algorithm.select: unset" in turned["settings"]
+    assert not any("None" in setting for setting in turned["settings"])
 
 
 def test_it_runs_and_a_plan_is_made_of_it(recipe: Path, tmp_path: Path) -> None:

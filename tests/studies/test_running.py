@@ -244,6 +244,10 @@ def test_other_settings_are_refused_and_more_seeds_are_not(
     changed = {**values, "base": {**values["base"], "steps": 7}}
     with pytest.raises(UserError, match=r"was begun with other settings .*steps 6 -> 7"):
         compared(changed, out)
+    shorter = {**values["base"]["eval"], "max_tokens": 3}
+    changed = {**values, "base": {**values["base"], "eval": shorter}}
+    with pytest.raises(UserError, match=r"other settings \(eval.max_tokens unset -> 3\)"):
+        compared(changed, out)
     assert told(out) == told(before)
     more = compared({**values, "study": {**values["study"], "seeds": 3}}, out)
     assert [variant["seeds"] for variant in more.result["variants"]] == [[0, 1, 2]] * 2

@@ -154,7 +154,7 @@ def compared(
         or key.startswith(_PLACES)
         or (key in extends and _raised(key, old, new))
     }
-    shown = {key: f"{key} {_show(old)} -> {_show(new)}" for key, (old, new) in changed.items()}
+    shown = {key: f"{key} {worded(old)} -> {worded(new)}" for key, (old, new) in changed.items()}
     serious = [text for key, text in shown.items() if key not in free] + of_data
     if serious and not accept:
         raise UserError(
@@ -208,7 +208,8 @@ def _raised(key: str, old: object, new: object) -> bool:
     return new > old and (old > 0 or key != "eval.patience")
 
 
-def _show(value: object) -> str:
+def worded(value: object) -> str:
+    """The value of a setting, for a message."""
     return "unset" if value is None else f"{json.dumps(value):.60}"
 
 

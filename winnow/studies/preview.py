@@ -23,7 +23,7 @@ class VariantPreview:
     """A variant that would run.
 
     Attributes:
-        settings: Those that are not the reference's, as `key = value`; all that is its own.
+        settings: Those that are not the reference's, as `key = value`, or `key: unset`.
         steps: At most.
         samples: Training samples of all its steps, refilling aside.
         done: Runs that have ended.
@@ -106,7 +106,7 @@ def preview_study(
 def _changed(reference: Planned, run: Planned) -> list[str]:
     one, other = flat(reference.values), flat(run.values)
     changed = [key for key in dict.fromkeys([*other, *one]) if one.get(key) != other.get(key)]
-    return [f"{key} = {other.get(key)}" for key in changed]
+    return [f"{key} = {other[key]}" if key in other else f"{key}: unset" for key in changed]
 
 
 def _seconds(folder: Path, left: Sequence[Planned], parallel: int) -> float | None:

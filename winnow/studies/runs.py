@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from winnow.config.recipe import CONFIG, load_folder
 from winnow.errors import UserError
-from winnow.rollouts.inputs import flat
+from winnow.rollouts.inputs import flat, worded
 from winnow.storage.atomic import disk, make_folder, write_text
 from winnow.storage.checkpoints import found_in
 from winnow.storage.lines import rows_of
@@ -95,7 +95,7 @@ def _check_same(folder: Path, run: Planned) -> None:
     begun = _comparable(load_folder(folder).model_dump(exclude_none=True))
     wanted = _comparable(run.values)
     changed = [
-        f"{key} {begun.get(key)!r:.60} -> {wanted.get(key)!r:.60}"
+        f"{key} {worded(begun.get(key))} -> {worded(wanted.get(key))}"
         for key in dict.fromkeys([*begun, *wanted])
         if begun.get(key) != wanted.get(key)
     ]
