@@ -303,6 +303,7 @@ class TestCommand:
         [
             ("d.parquet", "missing option '--proxy'"),
             ("d.parquet --proxy lenght", "reward: unknown reward 'lenght'"),
+            ("d.parquet --proxy verifier --n 0", "n: the study needs 4 samples a prompt"),
             ("d.parquet --proxy verifier --n 3", "n: the study needs 4 samples a prompt"),
             (
                 "d.parquet --proxy verifier --n 17",

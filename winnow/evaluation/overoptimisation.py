@@ -62,19 +62,20 @@ def overoptimisation(
         table = scored_samples(samples, ["text"], [proxy, gold], None, pool, "the study")
         by_proxy, by_gold = (scores(table, scorer, observers) for scorer in (proxy, gold))
         proxies, golds = [], []
+        fewest = 1 if largest is None else largest
         for number in range(len(table)):
             rows = table.rows_of(number)
             rows = rows[np.isfinite(by_proxy[rows]) & np.isfinite(by_gold[rows])]
-            if len(rows) >= (largest or 1):
+            if len(rows) >= fewest:
                 proxies.append(by_proxy[rows])
                 golds.append(by_gold[rows])
         if len(proxies) < 2:
             raise UserError(
                 "samples",
-                f"the study needs 2 prompts with {largest or 1} samples that have both scores, "
+                f"the study needs 2 prompts with {fewest} samples that have both scores, "
                 f"and there are {len(proxies)}",
             )
-        top = largest or min(map(len, proxies))
+        top = min(map(len, proxies)) if largest is None else largest
         if top < 4:
             raise UserError("n", f"the study needs 4 samples a prompt at least (got {top})")
         ns = sizes(top)
