@@ -255,3 +255,21 @@ def test_a_budget_that_was_not_reached_is_said() -> None:
     assert any(
         "ended before its budget of 500 samples at 1 of 1 seeds" in n for n in result["notes"]
     )
+
+
+def test_only_more_steps_make_a_variant_longer_that_had_too_few() -> None:
+    """Of four seeds 200 samples are one's all steps; an alarm and its patience ended two; one more
+    is held to its budget."""
+    runs = [
+        outcome([0.1, 0.2, 0.3]),
+        outcome([0.1, 0.2, 0.3], stopped=True),
+        outcome([0.1, 0.2, 0.3], early=True),
+        outcome([0.1, 0.2, 0.3], each=250.0),
+    ]
+    of_a = dict(enumerate(runs))
+    notes = compared(study(("a",), seeds=4, budget={"samples": 500}), {"a": of_a})["notes"]
+    assert notes == [
+        "a: ended by an alarm at seed 1; what it came to counts",
+        "a: ended before its budget of 500 samples at 1 of 4 seeds: raise steps",
+        "a: ended before its budget of 500 samples at 1 of 4 seeds: eval.patience ended it",
+    ]

@@ -11,7 +11,7 @@ from winnow.config.recipe import load_folder
 from winnow.storage.run_folder import RunStore
 from winnow.studies.schema import Metric
 from winnow.training.budget import spent_by
-from winnow.training.early_stopping import chosen_checkpoint, reported
+from winnow.training.early_stopping import chosen_checkpoint, reported, stopped_early
 
 Row = Mapping[str, Any]
 QUANTITIES = ("entropy", "distinct_right", "kl", "pass_at_k")
@@ -45,6 +45,7 @@ class Outcome:
         k: Of `pass_at_k`, the largest; ``None`` with one sample a prompt.
         temperature: At which training samples, and with them the entropy, are.
         stopped: Whether an alarm ended it.
+        early: Whether `eval.patience` did.
     """
 
     points: Sequence[Point]
@@ -55,6 +56,7 @@ class Outcome:
     steps: int
     spent: Mapping[str, float]
     stopped: bool = False
+    early: bool = False
 
 
 def outcome_of(folder: Path, metric: Metric, *, stopped: bool = False) -> Outcome | None:
@@ -92,6 +94,7 @@ def outcome_of(folder: Path, metric: Metric, *, stopped: bool = False) -> Outcom
         steps=len(steps),
         spent=spent[max(spent)],
         stopped=stopped,
+        early=stopped_early(evaluations, config.eval.patience),
     )
 
 
