@@ -18,7 +18,7 @@ from winnow.cli.compare_table import comparison_lines
 from winnow.engines import factory
 from winnow.errors import UserError
 from winnow.studies.analysis import compared
-from winnow.studies.running import run_study
+from winnow.studies.running import FailedRuns, run_study
 
 
 @pytest.fixture
@@ -85,6 +85,9 @@ def test_it_runs_and_a_plan_is_made_of_it(recipe: Path, tmp_path: Path) -> None:
     [
         (["--plan"], "--plan: it says how many seeds a difference needs; give --difference"),
         (["--difference", "1"], "--difference: it is for --plan"),
+        (["--plan", "--difference", "1", "--dry-run"], "--dry-run: it does not go with --plan"),
+        (["--plan", "--resume"], "--resume: it does not go with --plan; give one of them"),
+        (["--dry-run", "--resume"], "--resume: it does not go with --dry-run"),
         (["--out", "nothing", "--resume"], "--resume: no study was begun in"),
     ],
 )
@@ -92,6 +95,14 @@ def test_what_does_not_go_together(recipe: Path, words: list[str], problem: str)
     with pytest.raises(UserError) as raised:
         CliRunner().invoke(main.app, ["compare", str(recipe), *words], catch_exceptions=False)
     assert str(raised.value).startswith(problem)
+
+
+def test_one_run_that_failed_is_one_run(tmp_path: Path, recipe: Path) -> None:
+    (tmp_path / "mine.py").write_text("def score(prompt, completion):\n    return 'x'\n")
+    variants = {"good": {}, "broken": {"reward": f"{tmp_path}/mine.py:score"}}
+    recipe.write_text(tomli_w.dumps(study(tmp_path, variants, seeds=1)))
+    with pytest.raises(FailedRuns, match=r"^1 run failed: broken seed 0: "):
+        CliRunner().invoke(main.app, ["compare", str(recipe)], catch_exceptions=False)
 
 
 def test_the_table_fits_into_80_columns() -> None:

@@ -235,6 +235,15 @@ def test_a_budget_is_held(tmp_path: Path) -> None:
     assert result["curves"]["raft"]["metric"]["x"] == [0, 64, 128]
 
 
+def test_patience_is_why_a_run_ended_before_its_budget(tmp_path: Path) -> None:
+    """It learns nothing, so that an evaluation is no better soon."""
+    own = {"eval": {"patience": 1}, "optimizer": {"lr": 0.0}, "steps": 40}
+    values = study(tmp_path, {"a": own}, seeds=1, budget={"samples": 1200})
+    notes = compared(values, tmp_path / "out").result["notes"]
+    said = "a: ended before its budget of 1,200 samples at 1 of 1 seeds: eval.patience ended it"
+    assert said in notes
+
+
 def test_other_settings_are_refused_and_more_seeds_are_not(
     unbroken: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:

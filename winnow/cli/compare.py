@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from winnow.cli.options import Json, print_json, say
-from winnow.errors import UserError
+from winnow.errors import UserError, number_of
 
 
 def compare(
@@ -44,6 +44,10 @@ def compare(
     """
     from winnow.studies.running import FailedRuns, opened, run_study
 
+    ways = {"--plan": plan, "--dry-run": dry_run, "--resume": resume}
+    given = [option for option, asked in ways.items() if asked]
+    if len(given) > 1:
+        raise UserError(given[1], f"it does not go with {given[0]}", "give one of them")
     if plan:
         _plan(study, out, difference, as_json)
         return
@@ -73,7 +77,8 @@ def compare(
     if made.failed:
         some = "; ".join(made.failed[:3])
         more = f"; and {len(made.failed) - 3} more" if len(made.failed) > 3 else ""
-        raise FailedRuns(f"{len(made.failed)} runs failed: {some}{more}; fix it and run it again")
+        failed = number_of(len(made.failed), "run")
+        raise FailedRuns(f"{failed} failed: {some}{more}; fix it and run it again")
 
 
 def _plan(study: Path, out: Path | None, difference: float | None, as_json: bool) -> None:
