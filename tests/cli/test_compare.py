@@ -48,6 +48,13 @@ def test_a_dry_run_writes_nothing(recipe: Path, tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_one_is_no_plural(tmp_path: Path, recipe: Path) -> None:
+    recipe.write_text(tomli_w.dumps(study(tmp_path, ["raft"], seeds=1)))
+    printed = said(str(recipe), "--dry-run")
+    assert "runs:    1 variant x 1 seed = 1 run, 0 of them done" in printed
+    assert "note: 1 seed can tell no difference" in printed
+
+
 def test_a_dry_run_counts_every_phase(tmp_path: Path, recipe: Path) -> None:
     """Twice 3 steps of 32 samples and 5 of 8."""
     phases = [{"algorithm": "raft", "steps": 3}, {"algorithm": "rloo", "samples_per_prompt": 2}]

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from winnow.errors import number_of
 from winnow.reporting.forecast import duration
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def comparison_lines(result: Mapping[str, Any]) -> Iterator[str]:
     """A comparison (`studies.analysis.compared`) as lines."""
     told = result["study"]
     budget = "".join(f", {limit:,.10g} {kind} each" for kind, limit in told["budget"].items())
-    yield f"{told['name']}: {len(told['variants'])} variants x {len(told['seeds'])} seeds{budget}"
+    yield f"{told['name']}: {_counted(told['variants'], told['seeds'])}{budget}"
     unit = "points" if _percent(told) else told["metric"]
     yield (
         f"intervals of {100 * told['level']:.10g} % over seeds; differences in {unit}; "
@@ -38,6 +39,10 @@ def comparison_lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     for one in result.get("sharing", ()):
         yield from _wrapped(one["said"], "- ")
+
+
+def _counted(variants: Sequence[object], seeds: Sequence[int]) -> str:
+    return f"{number_of(len(variants), 'variant')} x {number_of(len(seeds), 'seed')}"
 
 
 def _variants(result: Mapping[str, Any]) -> Iterator[str]:
@@ -199,7 +204,7 @@ def plan_lines(plan: StudyPlan) -> Iterator[str]:
         yield f"{plan.seeds:,} seeds: {plan.samples:,.0f} training samples"
     if plan.seconds is not None:
         times = ", ".join(f"{name} {duration(s)}" for name, s in plan.run_seconds.items())
-        yield f"time, {plan.parallel} runs at a time: {duration(plan.seconds)}"
+        yield f"time, {number_of(plan.parallel, 'run')} at a time: {duration(plan.seconds)}"
         yield from _wrapped(f"a run: {times}", "")
     elif plan.seeds is not None:
         yield "time: unknown, since no run of this folder was timed"
@@ -216,7 +221,7 @@ def preview_lines(made: StudyPreview) -> Iterator[str]:
     """What a study would run, as lines."""
     budget = "".join(f"{limit:,.10g} {kind}" for kind, limit in made.budget.items())
     yield f"folder:  {made.folder}"
-    runs = f"{len(made.variants)} variants x {len(made.seeds)} seeds = {made.runs} runs"
+    runs = f"{_counted(made.variants, made.seeds)} = {number_of(made.runs, 'run')}"
     yield f"runs:    {runs}, {made.runs - made.left} of them done"
     yield f"at once: {made.parallel}, {made.threads} threads each"
     yield f"budget:  {budget or 'none: each ends with its last step'}"
@@ -224,14 +229,14 @@ def preview_lines(made: StudyPreview) -> Iterator[str]:
     yield f"time:    {took if made.seconds is None else duration(made.seconds)}"
     if len(made.seeds) < made.least_seeds:
         yield from _wrapped(
-            f"note: {len(made.seeds)} seeds can tell no difference; {made.least_seeds} are the "
-            "fewest that can",
+            f"note: {number_of(len(made.seeds), 'seed')} can tell no difference; "
+            f"{made.least_seeds} are the fewest that can",
             "",
         )
     yield ""
     for one in made.variants:
-        steps = f"{one.steps:,} steps at most, {one.samples:,} samples, {one.done} runs done"
-        yield f"{one.name}: {steps}"
+        done = number_of(one.done, "run")
+        yield f"{one.name}: {one.steps:,} steps at most, {one.samples:,} samples, {done} done"
         if one.name == made.reference:
             yield "  the reference, with which the others are compared"
         for setting in one.settings:

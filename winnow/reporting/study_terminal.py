@@ -10,6 +10,7 @@ from typing import Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from winnow.errors import number_of
 from winnow.reporting.console import Console
 from winnow.reporting.forecast import duration
 from winnow.reporting.progress_file import progress_of
@@ -74,7 +75,8 @@ class StudyTerminal(Shown):
         self._begun = time.monotonic()
         self._all = self._bar.add_task("all runs", total=total, completed=done, says="")
         before = f", {done} of them done before" if done else ""
-        self.console.print(f"{total} runs{before}; {parallel} at a time", soft_wrap=True)
+        runs = number_of(total, "run")
+        self.console.print(f"{runs}{before}; {parallel} at a time", soft_wrap=True)
 
     def going(self, runs: Sequence[tuple[str, Path]]) -> None:
         now = time.monotonic()
