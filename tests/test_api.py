@@ -142,6 +142,15 @@ def test_rows_that_a_killed_run_left_are_in_nobodys_way(model, tmp_path, monkeyp
         small(model, tmp_path / "other")
 
 
+def test_rows_of_a_run_that_begins_are_not_anothers_to_remove(model, tmp_path) -> None:
+    """It has written them, and has no folder yet; the other is the same call, and fails."""
+    rows = tmp_path / "run.prompts.jsonl"
+    rows.write_text("".join(json.dumps(dict(row)) + "\n" for row in ROWS))
+    with pytest.raises(winnow.UserError):
+        small(model, tmp_path / "run", reward="nowhere:x")
+    assert left(tmp_path) == ["run.prompts.jsonl"]
+
+
 def test_paths_are_as_good_as_texts(model, tmp_path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(dict(row)) + "\n" for row in ROWS))

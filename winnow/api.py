@@ -253,6 +253,8 @@ def config_of(
         table = dict(table) if isinstance(table, Mapping) else {"source": table}
         rows = table.get("source")
         if isinstance(rows, Sequence) and not isinstance(rows, str):
+            if not folder.name:
+                refuse(folder)
             path = folder.with_name(f"{folder.name}{ROWS[section]}")
             given[section] = [_json_line(section, row) for row in rows]
             written[path] = "".join(given[section])
@@ -264,16 +266,17 @@ def config_of(
     for path, text in written.items():
         if not (path.is_file() and path.read_text("utf-8", "replace") == text):  # of one killed
             refuse(path)
-    for path, text in written.items():
-        with disk(path):
-            make_folder(path.parent)
-        write_text(path, text)
+    own = [path for path in written if not path.exists()]  # others are another run's that begins
     try:
+        for path in own:
+            with disk(path):
+                make_folder(path.parent)
+            write_text(path, written[path])
         yield config
     finally:
         if not folder.exists():
-            for path in written:
-                path.unlink()
+            for path in own:
+                path.unlink(missing_ok=True)
 
 
 def _check_rows(lines: Sequence[str], config: Config, section: str, called: str) -> None:

@@ -100,6 +100,12 @@ def test_settings_that_name_what_is_there(home: Path) -> None:
     assert config.phases[0]["samples_file"] == str(Path("there").absolute())
 
 
+@pytest.mark.parametrize("odd", [5, None, b"run", ["run"]])
+def test_what_is_no_path(odd: Any) -> None:
+    with pytest.raises(UserError, match=r"^out: .* is no path; give it as text"):
+        located(odd, "out")
+
+
 def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()

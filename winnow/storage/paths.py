@@ -19,9 +19,11 @@ def located(path: str | Path, setting: str) -> Path:
         setting: What gave it, for messages.
 
     Raises:
-        UserError: there is no such home, the working folder is gone, or it is not in UTF-8, in
-            which the files of a run name it.
+        UserError: it is no path, there is no such home, the working folder is gone, or it is not in
+            UTF-8, in which the files of a run name it.
     """
+    if not isinstance(path, str | Path):
+        raise UserError(setting, f"{path!r:.60} is no path", "give it as text")
     try:
         found = Path(os.path.abspath(Path(path).expanduser()))
         str(found).encode()
