@@ -305,14 +305,13 @@ def _notes(study: Study, level: float | None) -> list[str]:
             notes.append(f"{name}: ended by an alarm at seed {seeds}; what it came to counts")
     for kind, limit in table.budget.limits.items():
         for name in study.names:
-            seeds = study.seeds(name)
-            runs = [study.runs[name][seed] for seed in seeds]
+            runs = [study.runs[name][seed] for seed in study.seeds(name)]
             short = [run.early for run in runs if run.spent[kind] < limit and not run.stopped]
             for early, why in ((False, "raise steps"), (True, "eval.patience ended it")):
                 if early in short:
                     notes.append(
                         f"{name}: ended before its budget of {limit:,.10g} {kind} at "
-                        f"{short.count(early)} of {len(seeds)} seeds: {why}"
+                        f"{short.count(early)} of {len(runs)} seeds: {why}"
                     )
     if level is None and study.file.study.reach is None:
         notes.append("no variant rose above the start, so there is no level to reach")

@@ -261,7 +261,7 @@ def result_of(folder: Path, say: Callable[[str], None] | None = None) -> Result:
         found = gain_between(store, ends.before, ends.after) if ends else None
     except UserError as error:  # of damaged samples
         if say is not None:
-            say(f"what was gained cannot be told: {error}")
+            say(f"what was gained cannot be told: {error.problem}")
     selected = ends.selected if ends else None
     return Result(
         folder=folder,
