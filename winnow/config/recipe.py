@@ -120,7 +120,7 @@ def _read(recipe: str) -> dict[str, Any]:
         known = recipes()
         if recipe not in known:
             file = f"{recipe}.toml"
-            remedy = f"did you mean {file}?" if Path(file).is_file() else nearest(recipe, known)
+            remedy = f"did you mean {file}?" if os.path.isfile(file) else nearest(recipe, known)
             raise UserError("recipe", f"unknown recipe {recipe!r}", remedy)
         text = (files("winnow.config") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
     try:

@@ -27,6 +27,7 @@ from winnow.rollouts.export import Form, check_form, check_output, export
 from winnow.rollouts.rewards import check_reward
 from winnow.rollouts.selected import Selected
 from winnow.storage.paths import Paths, paths_of
+from winnow.storage.reading import has_folder
 from winnow.storage.sample_table import SampleTable
 from winnow.theory.best_of import sizes
 from winnow.theory.checks import Array
@@ -145,7 +146,7 @@ def check(
         raise UserError("votes", problem, "set by, or leave it out")
     for path in outputs:
         check_output(path)
-        if not path.absolute().parent.is_dir():
+        if not has_folder(path.absolute().parent, "out"):
             raise UserError("out", f"no folder {path.parent}")
     if plot is not None:
         check_picture(paths_of(plot, "plot")[0])

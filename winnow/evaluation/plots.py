@@ -14,6 +14,7 @@ from winnow.errors import UserError, choices
 from winnow.evaluation.curves import Curves, Point
 from winnow.evaluation.overoptimisation_fit import Measured, Study, fitted
 from winnow.storage.atomic import whole
+from winnow.storage.reading import has_folder
 
 _KINDS = (".png", ".pdf", ".svg")
 _COLOURS = {"one": "#1b6ca8", "two": "#c8553d", "faint": "#8a8a8a"}
@@ -25,7 +26,7 @@ def check_picture(path: Path) -> None:
     """Raise a `UserError` for a wrong path of a picture, or without Matplotlib."""
     if path.suffix not in _KINDS:
         raise UserError("plot", f"unknown kind of picture {path.name!r}", choices(_KINDS))
-    if not path.absolute().parent.is_dir():
+    if not has_folder(path.absolute().parent, "plot"):
         raise UserError("plot", f"no folder {path.parent}")
     if path.is_dir():
         raise UserError("plot", f"{path} is a folder", "name a file")

@@ -87,7 +87,7 @@ def read_parquet(path: str, field: str = "prompts.source") -> list[Row]:
 
     _check_file(path, field)
     try:
-        with opened(Path(path).expanduser()) as file:
+        with opened(Path(path).expanduser(), setting=field) as file:
             names = file.schema_arrow.names
             twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
             if twice:

@@ -14,6 +14,7 @@ from winnow.config.schema.alarms import AlarmsConfig
 from winnow.errors import UserError
 from winnow.storage.atomic import write_text
 from winnow.storage.digests import Damaged, read_signed, signed
+from winnow.storage.reading import has_file
 from winnow.types import Prompt
 
 INPUTS = "inputs.json"
@@ -138,7 +139,7 @@ def compared(
         UserError: something has changed that is not accepted; names all of it.
     """
     path = folder / INPUTS
-    if not path.is_file():
+    if not has_file(path, "resume"):
         note = (
             f"{folder} has no {INPUTS} (an earlier version wrote it): its settings and data "
             "may have changed since it was begun"

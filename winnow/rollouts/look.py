@@ -32,6 +32,7 @@ from winnow.rollouts.look_filters import (
 )
 from winnow.storage.parquet import UNREADABLE, opened
 from winnow.storage.paths import Paths, paths_of, shown
+from winnow.storage.reading import CannotRead, has_file, has_folder, listed
 from winnow.storage.sample_table import JOURNAL, Part, read_part
 from winnow.types import Split
 
@@ -82,14 +83,14 @@ class Look:
         return sum(len(group.rows) for group in self.groups)
 
     def _files(self, path: Path) -> list[Path]:
-        if path.is_file():
+        if has_file(path, "samples"):
             return [path]
-        if not path.is_dir():
+        if not has_folder(path, "samples"):
             raise UserError("samples", f"no file or folder {path}")
         journal = path / JOURNAL
-        waiting = journal.is_file() and journal.stat().st_size > 1
-        for pattern in ("samples/*.parquet", "rollouts/*.parquet", "*.parquet"):
-            if found := sorted(path.glob(pattern)):
+        waiting = has_file(journal, "samples") and journal.stat().st_size > 1
+        for inside in ("samples", "rollouts", ""):
+            if found := listed(path / inside, "*.parquet"):
                 if waiting:
                     self.notes.append(
                         f"{shown(path)} is not complete: what is only in its {JOURNAL} is left out"
@@ -111,6 +112,9 @@ class Look:
                 table = read_part(path, _LIGHT)
             except UNREADABLE as error:
                 failed.append(UserError("samples", _damage(path, error)))
+                continue
+            except CannotRead as error:
+                failed.append(error)
                 continue
             parts.append(Part(path, sum(part.rows for part in parts), table.num_rows))
             tables.append(table)
@@ -179,6 +183,8 @@ class Look:
                     yield part.first + number, row
             except UNREADABLE as error:
                 self.notes.append(f"{_damage(part.path, error)}; its texts are left out")
+            except CannotRead as error:
+                self.notes.append(f"{error.problem}; its texts are left out")
 
 
 def _by_name(files: Sequence[Path], filters: Filters) -> tuple[list[Path], str, str]:

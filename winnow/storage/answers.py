@@ -11,6 +11,7 @@ from typing import Any
 from winnow.errors import UserError
 from winnow.storage.atomic import append_line
 from winnow.storage.lines import line_of, whole_rows
+from winnow.storage.reading import has_file
 from winnow.storage.schema import clean
 
 
@@ -49,7 +50,7 @@ class Answers:
     def _read(self) -> dict[str, str]:
         if self._known is None:
             self._known = {}
-            if self._path is not None and self._path.is_file():
+            if self._path is not None and has_file(self._path):
                 for number, row in whole_rows(self._path):
                     if not all(isinstance(row.get(k), str) for k in ("request", "answer")):
                         problem = f"{self._path} line {number} is damaged"

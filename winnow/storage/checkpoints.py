@@ -11,6 +11,7 @@ from typing import Any
 
 from winnow.storage.atomic import disk, drop_folder, exists, sync, write_text
 from winnow.storage.digests import STATE, Damaged, check_files, read_seal, resealed
+from winnow.storage.reading import has_file, listed, reading
 
 OPTIMIZER = "optimizer.pt"
 """What of a checkpoint no more than resuming needs."""
@@ -36,7 +37,7 @@ def open_sealed(folder: Path) -> tuple[dict[str, Any], bool]:
     _check_shape(folder, told)
     if files is None:
         for path in sorted(folder.rglob("*")):
-            if path.is_file():
+            if has_file(path):
                 _check_whole(path)
         return told, False
     check_files(folder, files)
@@ -50,7 +51,7 @@ def found_in(parent: Path, end: str = "") -> Iterator[tuple[int, Path]]:
         end: Of the names, after the step.
     """
     pattern = re.compile(rf"step-(\d+){re.escape(end)}")
-    named = [(pattern.fullmatch(path.name), path) for path in parent.glob("step-*")]
+    named = [(pattern.fullmatch(path.name), path) for path in listed(parent, "step-*")]
     yield from sorted((int(match.group(1)), path) for match, path in named if match)
 
 
@@ -107,16 +108,17 @@ def _check_shape(folder: Path, state: Mapping[str, Any]) -> None:
 def _check_whole(path: Path) -> None:
     """Raise if a file is visibly cut short: what can be known without a digest."""
     try:
-        if path.stat().st_size == 0:
-            raise Damaged(f"{path.name} is empty")
-        if path.suffix == ".json":
-            json.loads(path.read_bytes())
-        elif path.suffix == ".pt":
-            with zipfile.ZipFile(path) as parts:
-                if (bad := parts.testzip()) is not None:
-                    raise Damaged(f"{path.name}: {bad} in it is not what was written")
-        elif path.suffix == ".safetensors":
-            _check_safetensors(path)
+        with reading(path):
+            if path.stat().st_size == 0:
+                raise Damaged(f"{path.name} is empty")
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            elif path.suffix == ".pt":
+                with zipfile.ZipFile(path) as parts:
+                    if (bad := parts.testzip()) is not None:
+                        raise Damaged(f"{path.name}: {bad} in it is not what was written")
+            elif path.suffix == ".safetensors":
+                _check_safetensors(path)
     except (ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
         raise Damaged(f"{path.name} is not whole") from error
 

@@ -22,6 +22,7 @@ from winnow.storage.checkpoints import (
     open_sealed,
 )
 from winnow.storage.digests import STATE, Damaged
+from winnow.storage.reading import has_file, listed
 from winnow.storage.sizes import measured
 
 Kind = Literal["leftover", "checkpoint", "optimizer"]
@@ -61,7 +62,7 @@ def removable(folder: Path, keep: Collection[int] | None, *, done: bool) -> Iter
     parent = folder / "checkpoints"
     for _, path in found_in(parent, ".set-aside"):
         yield Removable(path, measured(path), "leftover", "damaged and set aside")
-    steps = [(step, path) for step, path in found_in(parent) if (path / STATE).is_file()]
+    steps = [(step, path) for step, path in found_in(parent) if has_file(path / STATE)]
     newest = next((step for step, path in reversed(steps) if _whole(path)), None)
     for step, path in steps:
         old = newest is not None and step < newest
@@ -97,7 +98,7 @@ def remove(one: Removable) -> None:
 def _leftovers(folder: Path) -> Iterator[Path]:
     for name in _WITHIN:
         for pattern in _HALVES:
-            yield from sorted((folder / name).glob(pattern))
+            yield from listed(folder / name, pattern)
 
 
 def _whole(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from winnow.errors import UserError
 from winnow.storage.atomic import whole_folder, write_text
+from winnow.storage.reading import has_file, reading
 
 STATE = "state.json"
 """What a checkpoint has: its digests, and what the run resumes with."""
@@ -90,7 +91,7 @@ def check_files(
     """
     for name, digest in files.items():
         path = folder / name
-        if not path.is_file():
+        if not has_file(path):
             raise Damaged(f"{name} is missing")
         if digest_of(path, (into or {}).get(name)) != digest:
             raise Damaged(f"{name}: not what was written, by its SHA-256")
@@ -109,7 +110,7 @@ def whole_model(path: Path, save: Callable[[Path], None]) -> None:
 def damage_of(folder: Path) -> str | None:
     """What is damaged in a folder of `whole_model`; ``None`` if nothing is known to be."""
     try:
-        if (folder / DIGESTS).is_file():
+        if has_file(folder / DIGESTS):
             check_files(folder, read_seal(folder / DIGESTS)[1] or {})
     except Damaged as damage:
         return str(damage)
@@ -139,7 +140,7 @@ def check_model(folder: Path, field: str, but: Collection[str]) -> None:
 
 
 def _digests_in(path: Path) -> Mapping[str, str]:
-    if not path.is_file():
+    if not has_file(path):
         return {}
     try:
         return read_seal(path)[1] or {}
@@ -156,12 +157,13 @@ def digest_of(path: Path, into: memoryview | None = None) -> str:
         into: Takes what is read, as long as the file; of a longer one the digest is another's.
 
     Raises:
-        Damaged: it cannot be read.
+        Damaged: there is none.
+        CannotRead: nobody can know.
     """
     digest = hashlib.sha256()
     done = 0
     try:
-        with path.open("rb", buffering=0) as file:
+        with reading(path), path.open("rb", buffering=0) as file:
             own = memoryview(bytearray(min(_PIECE, path.stat().st_size) or 1))
             while size := file.readinto(
                 piece := own if into is None else into[done : done + _PIECE]
@@ -179,7 +181,8 @@ def _of_values(told: Mapping[str, Any]) -> str:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_bytes())
+        with reading(path):
+            told = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise Damaged(f"{path.name} is missing") from error
     except (OSError, ValueError) as error:

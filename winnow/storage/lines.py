@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from winnow.errors import UserError
-from winnow.storage.atomic import whole
+from winnow.storage.atomic import disk, whole
+from winnow.storage.reading import reading
 
 CHECK = "crc32"
 """The key of the checksum: of the line as it is without it, in eight hexadecimal digits."""
@@ -53,7 +54,8 @@ def whole_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def drop_cut(path: Path) -> None:
     """Remove a last line that a kill cut short: what is appended would be a part of it."""
-    lines, end, cut = path.read_bytes().rpartition(b"\n")
+    with disk(path), reading(path):
+        lines, end, cut = path.read_bytes().rpartition(b"\n")
     if cut:
         whole(path, lambda partial: partial.write_bytes(lines + end))
 
@@ -62,9 +64,11 @@ def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a file with the numbers of their lines, without a last one that was cut short.
 
     Raises:
-        UserError: another line is damaged.
+        UserError: another line is damaged, or the file cannot be read.
     """
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    with reading(path):
+        lines = path.read_bytes().split(b"\n")[:-1]
+    for number, line in enumerate(lines, start=1):
         if line:
             try:
                 yield number, row_of(line)

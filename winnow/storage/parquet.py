@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from winnow.storage.reading import reading
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
 """What pyarrow raises for a damaged file: a name in it may not even be text."""
@@ -22,18 +25,27 @@ def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, schema, write_page_checksum=True)
 
 
-def opened(path: Path, read_dictionary: Sequence[str] = ()) -> pq.ParquetFile:
+@contextmanager
+def opened(
+    path: Path, read_dictionary: Sequence[str] = (), setting: str = ""
+) -> Iterator[pq.ParquetFile]:
     """A file to read; one without checksums is read as well.
 
     Args:
         read_dictionary: Columns whose distinct values are held once.
+        setting: What gave the file, for messages.
 
     Raises:
-        UNREADABLE: it is damaged, which is known when a page is read.
+        CannotRead: it may be whole, and cannot be read.
+        UNREADABLE: it is damaged, which is known when a page is read, or not there.
     """
-    return pq.ParquetFile(
-        path, read_dictionary=list(read_dictionary), page_checksum_verification=True
-    )
+    with (
+        reading(path, setting),
+        pq.ParquetFile(
+            path, read_dictionary=list(read_dictionary), page_checksum_verification=True
+        ) as file,
+    ):
+        yield file
 
 
 def read_schema(path: Path) -> pa.Schema:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import cast, get_args
 
+from winnow.storage.reading import listed
 from winnow.types import Split
 
 FOLDER = "rollouts"
@@ -29,7 +30,7 @@ def rollout_files(folder: Path, split: Split | None = None) -> list[tuple[int, S
     Args:
         split: Default: all of them, those of one step by name.
     """
-    there = [(rollout_of(path), path) for path in (folder / FOLDER).glob("*.parquet")]
+    there = [(rollout_of(path), path) for path in listed(folder / FOLDER, "*.parquet")]
     found = [(*named, path) for named, path in there if named is not None]
     chosen = [one for one in found if split in (None, one[1])]
     return sorted(chosen)

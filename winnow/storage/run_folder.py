@@ -56,6 +56,7 @@ from winnow.storage.lines import line_of, rows_of
 from winnow.storage.lock import FolderLock
 from winnow.storage.parquet import UNREADABLE
 from winnow.storage.paths import located, shown
+from winnow.storage.reading import has_file, listed, reading
 from winnow.storage.rollouts import rollout_file, rollout_files
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import PROMPT_KEY, clean, group_of, read_written, write_groups
@@ -109,7 +110,7 @@ class RunStore:
     @classmethod
     def open(cls, folder: Path) -> RunStore:
         """The folder of a run, to resume; a `UserError` if it is none."""
-        if not (folder / "config.toml").is_file():
+        if not has_file(folder / "config.toml", "resume"):
             raise UserError(
                 "resume", f"{shown(folder)} is not a run folder (it has no config.toml)"
             )
@@ -130,7 +131,7 @@ class RunStore:
     def groups_sampled(self, split: Split, step: int) -> int:
         """How many groups `write_samples` wrote; 0 if it never did or the file is damaged."""
         path = self._rollouts(split, step)
-        if not path.is_file():
+        if not has_file(path):
             return 0
         try:
             last = pc.max(read_written(path, ["group"])["group"]).as_py()
@@ -147,7 +148,7 @@ class RunStore:
             UserError: the prompts have changed since, or the file is damaged.
         """
         path = self._rollouts(split, step)
-        if not path.is_file():
+        if not has_file(path):
             return None
         by_group = self._by_group(path)
         same = len(by_group) == len(prompts) and all(
@@ -174,7 +175,7 @@ class RunStore:
             UserError: the file is damaged.
         """
         path = self._rollouts(split, step)
-        if not path.is_file():
+        if not has_file(path):
             return None
         columns = ["group", *PROMPT_KEY, "difficulty", "reward", "right_by", "right_at"]
         by_group = self._by_group(path, columns)
@@ -188,7 +189,7 @@ class RunStore:
         try:
             table = read_written(path, columns)
         except UNREADABLE as error:
-            if not path.is_file():
+            if not has_file(path):
                 raise UserError("resume", f"{path} is not there") from error
             remedy = (
                 "remove it to have its samples made anew, or restore it, before the last checkpoint"
@@ -202,7 +203,7 @@ class RunStore:
     def begun(self) -> bool:
         """Whether it holds samples or a checkpoint."""
         inside = (self.folder / "rollouts", self.folder / "checkpoints")
-        return any(path.is_dir() and any(path.iterdir()) for path in inside)
+        return any(listed(path, "*") for path in inside)
 
     def kept(self, split: Split, after: int) -> dict[int, tuple[int, int]]:
         """For each step after one: how many samples are on the disk, and how many have a reward.
@@ -247,7 +248,7 @@ class RunStore:
         """
         path = self.folder / name
         rows = []
-        for number, row in rows_of(path) if path.is_file() else ():
+        for number, row in rows_of(path) if has_file(path) else ():
             if type(row.get("step")) is not int:
                 problem = f"{path} line {number} is damaged (it has no step)"
                 raise UserError("", problem, "fix or remove it")
@@ -305,7 +306,7 @@ class RunStore:
 
     def _drop_partial(self) -> None:
         """Remove what a run that was killed had not written whole."""
-        for left in (self.folder / "checkpoints").glob(".step-*"):
+        for left in listed(self.folder / "checkpoints", ".step-*"):
             shutil.rmtree(left)
 
     def latest_checkpoint(
@@ -370,7 +371,7 @@ class RunStore:
     def checkpoints(self) -> Iterator[tuple[int, Path]]:
         """The step and the folder of each checkpoint, in order."""
         there = found_in(self.folder / "checkpoints")
-        yield from ((step, path) for step, path in there if (path / STATE).is_file())
+        yield from ((step, path) for step, path in there if has_file(path / STATE))
 
 
 def _finite(value: object) -> bool:
@@ -386,6 +387,7 @@ ROWS = {section: f".{section}.jsonl" for section in ("prompts", "eval")}
 def next_folder(name: str, parent: Path = Path("runs")) -> Path:
     """`runs/NAME-001`, or the first number that is free."""
     number, parent = 1, located(parent, "out")
-    while any(exists(parent / f"{name}-{number:03d}{rows}") for rows in ("", *ROWS.values())):
-        number += 1
+    with reading(parent, "out"):
+        while any(exists(parent / f"{name}-{number:03d}{rows}") for rows in ("", *ROWS.values())):
+            number += 1
     return parent / f"{name}-{number:03d}"

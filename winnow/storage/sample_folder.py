@@ -26,6 +26,7 @@ from winnow.storage.lines import line_of, whole_rows
 from winnow.storage.lock import FolderLock
 from winnow.storage.parquet import UNREADABLE
 from winnow.storage.paths import shown
+from winnow.storage.reading import has_file, listed
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import (
     PROMPT_KEY,
@@ -96,7 +97,7 @@ class Journal:
     @staticmethod
     def check(folder: Path) -> None:
         """Raise a `UserError` if a folder cannot be resumed."""
-        if not (folder / JOURNAL).is_file():
+        if not has_file(folder / JOURNAL, "resume"):
             raise UserError("resume", f"{shown(folder)} is not a folder of winnow sample")
         if not (folder / "config.toml").is_file():
             problem = f"{folder} was stopped before anything was sampled (it has no config.toml)"
@@ -214,7 +215,7 @@ class Journal:
         return bool(self._parts()) or bool((self.folder / JOURNAL).read_bytes().strip())
 
     def _parts(self) -> list[Path]:
-        return sorted((self.folder / "samples").glob("part-*.parquet"))
+        return listed(self.folder / "samples", "part-*.parquet")
 
 
 def _closed(path: Path, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
@@ -263,7 +264,7 @@ def _changed(path: Path) -> UserError:
 
 
 def _hint(folder: Path) -> str:
-    if not (folder / JOURNAL).is_file():
+    if not has_file(folder / JOURNAL, "out"):
         return ""
     if not (folder / "config.toml").is_file():
         return ", or remove it: it was stopped before anything was sampled"

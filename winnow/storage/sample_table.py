@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from winnow.storage.format import check_file
 from winnow.storage.parquet import UNREADABLE, opened, read_schema
 from winnow.storage.paths import Paths, paths_of
 from winnow.storage.policies import described
+from winnow.storage.reading import has_file, has_folder, listed
 from winnow.storage.schema import PROMPT_KEY, SCHEMA, group_of
 from winnow.storage.table_checks import check_columns, check_kind, check_nulls, check_texts
 from winnow.theory.ties import all_equal
@@ -284,35 +286,30 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for name in paths:
         path = Path(name).expanduser()
-        if path.is_dir():
+        if has_folder(path, "samples"):
             found += _in_folder(path)
-        elif path.is_file():
+        elif has_file(path, "samples"):
             found.append(path)
         else:
             raise UserError("samples", f"no file or folder {path}")
-    once: set[Path] = set()
+    once: set[str] = set()
     for path in found:
-        if path.resolve() in once:
+        if (real := os.path.realpath(path)) in once:
             raise UserError("samples", f"{path} is given twice", "name each file or folder once")
-        once.add(path.resolve())
+        once.add(real)
     return found
 
 
 def _in_folder(folder: Path) -> list[Path]:
     journal = folder / JOURNAL
-    if journal.is_file() and (journal.stat().st_size or not (folder / "config.toml").is_file()):
+    config = folder / "config.toml"
+    if has_file(journal, "samples") and (journal.stat().st_size or not config.is_file()):
         remedy = f"finish it with winnow sample --resume {folder}"
-        if any((folder / "samples").glob("*.parquet")):
+        if listed(folder / "samples", "*.parquet"):
             remedy += f", or read {folder / 'samples'}"
         raise UserError("samples", f"{folder} is not complete", remedy)
-    for pattern in (
-        "samples/*.parquet",
-        "rollouts/train-*.parquet",
-        "rollouts/*.parquet",
-        "*.parquet",
-    ):
-        files = sorted(folder.glob(pattern))
-        if files:
+    for inside, names in (("samples", "*"), ("rollouts", "train-*"), ("rollouts", "*"), ("", "*")):
+        if files := listed(folder / inside, f"{names}.parquet"):
             return files
     raise UserError("samples", f"folder {folder} has no .parquet file, so it holds no samples")
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from winnow.errors import UserError
+from winnow.storage.reading import reading
 from winnow.storage.schema import SCHEMA
 
 _NOT_NULL = ("prompt", "finish_reason", "tokens")
@@ -18,7 +19,7 @@ _NOT_NULL = ("prompt", "finish_reason", "tokens")
 
 def check_kind(path: Path) -> None:
     """Raise a `UserError` for a file of JSON, which other trainers read."""
-    with path.open("rb") as file:
+    with reading(path, "samples"), path.open("rb") as file:
         begin = file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()
     if begin[:1] in (b"{", b"["):
         remedy = (

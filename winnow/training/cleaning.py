@@ -14,6 +14,7 @@ from winnow.storage.digests import Damaged
 from winnow.storage.format import check_folder
 from winnow.storage.lock import FolderLock
 from winnow.storage.paths import located, shown
+from winnow.storage.reading import has_file, has_folder
 from winnow.storage.run_folder import RunStore
 from winnow.training.budget import budget_spent
 from winnow.training.early_stopping import best_of_evaluations, stopped_early
@@ -33,7 +34,7 @@ def clean(folder: Path, kinds: Collection[Kind], *, delete: bool) -> Sequence[Re
         DiskError: something cannot be deleted.
     """
     folder = located(folder, "RUN")
-    if not (folder / "config.toml").is_file() or not (folder / "checkpoints").is_dir():
+    if not (has_file(folder / "config.toml", "RUN") and has_folder(folder / "checkpoints", "RUN")):
         problem = f"{shown(folder)} is no run folder (it lacks config.toml or checkpoints)"
         raise UserError("RUN", problem, "name a folder that winnow train made")
     check_folder("RUN", folder)

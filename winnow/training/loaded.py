@@ -17,6 +17,7 @@ from winnow.reporting.notebook import run_html
 from winnow.storage.format import ENVIRONMENT, check_folder
 from winnow.storage.lines import rows_of
 from winnow.storage.paths import located, shown
+from winnow.storage.reading import has_file, listed
 from winnow.storage.rollouts import rollout_files
 from winnow.storage.run_folder import FINAL, RunStore
 from winnow.storage.sample_table import JOURNAL, read_samples
@@ -105,7 +106,7 @@ class Run:
 
     def _gathered(self) -> Iterator[Group]:
         folder = self.folder / "samples"
-        if any(folder.glob("*.parquet")):
+        if listed(folder, "*.parquet"):
             yield from read_samples([folder], ["text"], why="load_run", optional=SCHEMA.names)
 
     def _stored(self, step: int | None, split: str | None) -> Iterator[Group]:
@@ -143,7 +144,7 @@ def load_run(folder: str | Path) -> Run:
         UserError: it is none, or of a later version.
     """
     path = located(folder, "folder")
-    if not (path / "config.toml").is_file():
+    if not has_file(path / "config.toml", "folder"):
         what = f"{shown(path)} is not a run folder (it has no config.toml)"
         problem = what if path.is_dir() else f"no folder {shown(path)}"
         raise UserError("folder", problem, "name a folder of winnow.train, evaluate or sample")

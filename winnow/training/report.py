@@ -21,6 +21,7 @@ from winnow.storage.atomic import write_text
 from winnow.storage.format import check_folder
 from winnow.storage.lines import rows_of
 from winnow.storage.paths import located, shown
+from winnow.storage.reading import has_file, has_folder, listed
 from winnow.storage.run_folder import RunStore
 from winnow.training.early_stopping import Reported, chosen_checkpoint, reported
 from winnow.training.loaded import Run
@@ -70,9 +71,9 @@ def opened(folder: str | Path) -> Path:
         UserError: it is none.
     """
     path = located(folder, "run")
-    if not path.is_dir():
+    if not has_folder(path, "run"):
         raise UserError("", f"there is no folder {shown(path)}", "give a run folder")
-    if not (files_of(path) or (path / "config.toml").is_file()):
+    if not (files_of(path) or has_file(path / "config.toml", "run")):
         problem = f"{shown(path)} holds no samples and no config.toml"
         raise UserError("", problem, "give the folder of a run, an evaluation or samples")
     check_folder("run", path)
@@ -102,12 +103,9 @@ def served_blocks(folder: Path) -> list[Block]:
 
 def files_of(folder: Path) -> list[Path]:
     """The files of samples of a folder, in the order in which they were made."""
-    if rollouts := list(folder.glob("rollouts/*.parquet")):
+    if rollouts := listed(folder / "rollouts", "*.parquet"):
         return sorted(rollouts, key=_made)
-    for pattern in ("samples/*.parquet", "*.parquet"):
-        if found := sorted(folder.glob(pattern)):
-            return found
-    return []
+    return listed(folder / "samples", "*.parquet") or listed(folder, "*.parquet")
 
 
 def _made(path: Path) -> tuple[int, int, str]:

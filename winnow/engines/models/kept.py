@@ -26,6 +26,7 @@ from winnow.storage.atomic import whole_folder, write_text
 from winnow.storage.digests import Damaged, check_files, read_seal, seal
 from winnow.storage.lock import is_running
 from winnow.storage.paths import shown
+from winnow.storage.reading import CannotRead
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +92,7 @@ def _small_files_whole(folder: Path) -> bool:
     try:
         digests = read_seal(folder / _SEAL)[1] or {}
         check_files(folder, {n: digests[n] for n in digests if not n.endswith(_WEIGHTS)})
-    except Damaged:
+    except (Damaged, CannotRead):
         return False
     return True
 
@@ -133,7 +134,7 @@ class _Look:
                 self._weights = _room_for(self._folder / _FILE)
             into = {} if self._weights is None else {_FILE: self._weights.data}
             check_files(self._folder, digests, into)
-        except Damaged:
+        except (Damaged, CannotRead):
             self._weights = None
             return False
         return True

@@ -18,6 +18,7 @@ from winnow.engines.devices import collector_paused
 from winnow.engines.models import kept
 from winnow.errors import UserError, nearest, number_of
 from winnow.storage.digests import check_model
+from winnow.storage.reading import has_file
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +87,7 @@ def resolve(name: str, field: str = "model", others: Sequence[str] = ()) -> Mode
             raise UserError(field, f"no file {name}")
         return ModelSource(str(path.parent), path.name)
     if is_folder:
-        if not any((path / file).is_file() for file in ("config.json", ADAPTERS)):
+        if not any(has_file(path / file, field) for file in ("config.json", ADAPTERS)):
             raise UserError(field, f"folder {name} has no config.json, so it holds no model")
         source = ModelSource(str(path))
         _check_base(source, field)

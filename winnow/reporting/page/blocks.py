@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from winnow.storage.parquet import UNREADABLE, opened
+from winnow.storage.reading import CannotRead
 from winnow.storage.schema import read_written
 
 PROMPT = ("prompt_id", "prompt", "messages", "answer", "difficulty")
@@ -58,7 +59,7 @@ class Block:
 
 
 def blocks_of(files: Sequence[Path], least: int = 4096) -> tuple[list[Block], list[Path]]:
-    """Files as blocks of at least so many rows, but for the last; and the files that are damaged.
+    """Files as blocks of at least so many rows, but for the last; and those that cannot be read.
 
     Args:
         files: In the order in which their samples were made.
@@ -71,7 +72,7 @@ def blocks_of(files: Sequence[Path], least: int = 4096) -> tuple[list[Block], li
         try:
             with opened(path) as file:
                 waiting.append((path, file.metadata.num_rows))
-        except UNREADABLE:
+        except (*UNREADABLE, CannotRead):
             damaged.append(path)
             continue
         if sum(count for _, count in waiting) >= least:

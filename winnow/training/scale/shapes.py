@@ -11,6 +11,7 @@ from typing import Any
 from winnow.config.schema.lora import LoraConfig
 from winnow.engines.base import ModelSize
 from winnow.errors import UserError, choices
+from winnow.storage.reading import has_file
 
 ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number, by data type."""
@@ -177,7 +178,7 @@ def shape_of(model: str) -> Shape:
     if found is not None:
         return found
     path = Path(model) / "config.json"
-    if not path.is_file():
+    if not has_file(path, "model"):
         problem = f"the shape of {model!r} is not known here"
         remedy = f"name a folder with its config.json, or {choices(list(KNOWN))}"
         raise UserError("model", problem, remedy)
