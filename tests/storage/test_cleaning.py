@@ -135,6 +135,18 @@ class Count:
         return operation
 
 
+def test_of_what_is_elsewhere_the_link_alone_goes(run, tmp_path):
+    inside = run / "checkpoints"
+    for name in ("step-2", "step-5.set-aside"):
+        (inside / name).rename(tmp_path / name)
+        (inside / name).symlink_to(tmp_path / name)
+    (inside / ".step-3.gone").symlink_to(tmp_path / "nowhere")
+    clean(run)
+    assert sorted(os.listdir(inside)) == ["step-6"]
+    for name in ("step-2", "step-5.set-aside"):
+        assert (tmp_path / name / "model.safetensors").is_file()
+
+
 def test_a_checkpoint_without_digests_says_too_that_it_lost_it(run):
     """Those of an earlier version had none."""
     folder = run / "checkpoints" / "step-6"

@@ -427,6 +427,29 @@ class TestCheckpoints:
         store.checkpoint(7, save, {}, keep=1)
         assert store.latest_checkpoint()[1] == {"step": 7}
 
+    @pytest.mark.parametrize("newest", ["linked", "dangling", "a file"])
+    def test_what_is_no_folder_is_removed_as_one(self, store, tmp_path, newest) -> None:
+        """A checkpoint may be moved to another disk and linked; what is there stays."""
+        inside = store.folder / "checkpoints"
+        for step in (1, 2):
+            path, away = store.checkpoint(step, save, {}, keep=2), tmp_path / f"away-{step}"
+            path.rename(away)
+            path.symlink_to(away)
+        if newest == "dangling":
+            away.rename(tmp_path / "moved again")
+        elif newest == "a file":
+            path.unlink()
+            path.touch()
+        (inside / ".step-0.gone").symlink_to(tmp_path / "away-1")  # as an earlier version left it
+        said: list[str] = []
+        expected = 2 if newest == "linked" else 1
+        assert store.latest_checkpoint(note=said.append)[1] == {"step": expected}
+        assert ["state.json is missing" in note for note in said] == [True] * (2 - expected)
+        for step in (2, 3) if newest != "linked" else (3,):
+            store.checkpoint(step, save, {}, keep=1)
+        assert self.kept(store) == ["step-3"]
+        assert (tmp_path / "away-1" / "weights").read_text() == "w"
+
     def test_everything_is_on_the_disk_before_it_has_its_name(self, store, monkeypatch) -> None:
         synced: list[str] = []
         real = disk_module.sync

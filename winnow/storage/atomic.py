@@ -38,8 +38,7 @@ def whole_folder(path: Path, write: Callable[[Path], object]) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     with disk(path):
-        if partial.exists():  # of a run that was killed meanwhile
-            shutil.rmtree(partial)
+        discard(partial)  # of a run that was killed meanwhile
         make_folder(path.parent)
         partial.mkdir()
         try:
@@ -67,14 +66,21 @@ def make_folder(path: Path) -> None:
         sync(path.parent)
 
 
+def discard(path: Path) -> None:
+    """Remove whatever has that name, if anything has; of a link, not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def drop_folder(path: Path) -> None:
     """Remove a folder. Renamed first: half of one must never be taken for a whole one."""
     gone = path.with_name(f".{path.name}.gone")
-    if gone.exists():  # of a removal that was killed
-        shutil.rmtree(gone)
+    discard(gone)  # of a removal that was killed
     path.rename(gone)
     sync(path.parent)
-    shutil.rmtree(gone)
+    discard(gone)
 
 
 def write_text(path: Path, text: str) -> None:

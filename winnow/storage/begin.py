@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from winnow.errors import UserError
-from winnow.storage.atomic import exists, make_folder, sync, write_text
+from winnow.storage.atomic import discard, exists, make_folder, sync, write_text
 from winnow.storage.format import ENVIRONMENT, FORMAT
 from winnow.storage.lock import LOCK, FolderLock
 
@@ -66,7 +66,5 @@ def _told(environment: Mapping[str, Any]) -> str:
 def _empty(partial: Path) -> None:
     """Remove what a kill has left, but not the lock."""
     for path in partial.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
+        if path.name != LOCK:
+            discard(path)

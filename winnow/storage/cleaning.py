@@ -7,13 +7,12 @@ are written without a file before that file goes.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from winnow.storage.atomic import disk, drop_folder, sync
+from winnow.storage.atomic import discard, disk, drop_folder, sync
 from winnow.storage.checkpoints import (
     OPTIMIZER,
     OPTIMIZER_PARTS,
@@ -88,10 +87,8 @@ def remove(one: Removable) -> None:
             drop_optimizer(one.path.parent)
         elif one.kind == "checkpoint":
             drop_folder(one.path)
-        elif one.path.is_dir():
-            shutil.rmtree(one.path)
         else:
-            one.path.unlink(missing_ok=True)
+            discard(one.path)
         sync(one.path.parent)
 
 

@@ -183,7 +183,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         with reading(path):
             told = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise Damaged(f"{path.name} is missing") from error
     except (OSError, ValueError) as error:
         raise Damaged(f"{path.name} is not JSON") from error

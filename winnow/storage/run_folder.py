@@ -28,7 +28,6 @@ renamed.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
@@ -40,6 +39,7 @@ import pyarrow.compute as pc
 from winnow.errors import UserError
 from winnow.storage.atomic import (
     append_line,
+    discard,
     disk,
     drop_folder,
     exists,
@@ -307,7 +307,7 @@ class RunStore:
     def _drop_partial(self) -> None:
         """Remove what a run that was killed had not written whole."""
         for left in listed(self.folder / "checkpoints", ".step-*"):
-            shutil.rmtree(left)
+            discard(left)
 
     def latest_checkpoint(
         self,
