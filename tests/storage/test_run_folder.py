@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from winnow.errors import DiskError, UserError, WinnowError
 from winnow.storage import atomic as disk_module
 from winnow.storage.run_folder import RunStore
-from winnow.types import Group, Origin, Outcome, Prompt, Sample, Score, TokenAnnotations
+from winnow.types import (
+    LARGEST_REWARD,
+    Group,
+    Origin,
+    Outcome,
+    Prompt,
+    Sample,
+    Score,
+    TokenAnnotations,
+)
 
 HALF = "\ud83d"
 """Half a character: some tokenizers make such text of the pieces of an emoji."""
@@ -68,9 +77,8 @@ def samples(sample) -> Sample:
 def groups(sample) -> Group:
     made = tuple(sample(st.lists(samples(), min_size=1, max_size=4)))
     number = len(made)
-    scores = st.builds(Score, st.floats(allow_nan=False, allow_infinity=False)) | st.builds(
-        Score.failed, TEXT
-    )
+    rewards = st.floats(-LARGEST_REWARD, LARGEST_REWARD)
+    scores = st.builds(Score, rewards) | st.builds(Score.failed, TEXT)
 
     def each(strategy, stage: bool):
         return tuple(sample(strategy) for _ in range(number)) if stage else ()

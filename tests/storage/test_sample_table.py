@@ -19,7 +19,16 @@ from winnow.errors import UserError
 from winnow.storage.run_folder import RunStore
 from winnow.storage.sample_table import SampleTable, read_samples
 from winnow.storage.schema import SCHEMA, write_groups
-from winnow.types import Group, Origin, Outcome, Prompt, Sample, Score, TokenAnnotations
+from winnow.types import (
+    LARGEST_REWARD,
+    Group,
+    Origin,
+    Outcome,
+    Prompt,
+    Sample,
+    Score,
+    TokenAnnotations,
+)
 
 HALF = "\ud83d"
 """Half a character; files hold U+FFFD in its place."""
@@ -29,6 +38,7 @@ ALL += ["token_ids", "logprobs", "entropies", "finish_reason"]
 WHOLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
 TEXT = st.lists(WHOLE | st.just(HALF), max_size=3).map("".join)
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
+REWARD = st.floats(-LARGEST_REWARD, LARGEST_REWARD)
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False, max_value=0)
 JSON = st.none() | st.booleans() | st.integers() | FLOAT | TEXT | st.lists(TEXT, max_size=2)
 
@@ -86,7 +96,7 @@ def groups(sample, name: str) -> Group:
         prompt=prompt,
         prompt_ids=tuple(sample(st.lists(st.integers(0, 2**31 - 1), max_size=3))),
         samples=made,
-        scores=each(st.builds(Score, FLOAT) | st.builds(Score.failed, TEXT)),
+        scores=each(st.builds(Score, REWARD) | st.builds(Score.failed, TEXT)),
         outcomes=each(st.builds(Outcome, st.booleans(), TEXT)),
         right_at=sample(FLOAT),
         origin=sample(st.none() | st.builds(Origin, TEXT, FLOAT, st.booleans())),
