@@ -58,6 +58,26 @@ def test_what_only_looks_alike_is_wrong(gold: str, said: str) -> None:
     assert verdict(said, gold) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("gold", "completion", "expected"),
+    [
+        (r"6\pi", "The answer is 6 pi square units.", 1.0),
+        (r"6\pi", "#### 6pi", 1.0),
+        (r"3\sqrt2", "#### 3sqrt(2)\nThat is it.", 1.0),
+        (r"\frac{\pi}{6}", "The answer is pi/6.", 1.0),
+        (r"\frac43\pi r^3", r"\boxed{(4/3)pi r^3}", 1.0),
+        (r"x \in [0, \pi]", r"\boxed{[0, pi]}", 1.0),
+        ("0", r"\boxed{[0,\pi]}", 0.0),
+        (r"\frac43", r"\boxed{(4/3)\pi r^3}", 0.0),
+        ("2", r"\boxed{(2, \pi)}", 0.0),
+        ("3", "#### 3 or 4", 0.0),
+        ("5", "The answer is 5 pi cm.", 0.0),
+    ],
+)
+def test_completions(gold: str, completion: str, expected: float) -> None:
+    assert math_equivalence.math(Prompt("p", "", gold), completion) == expected
+
+
 @given(st.integers(2, 99), st.lists(st.sampled_from("abpqrxyz"), min_size=2, max_size=3))
 def test_the_order_of_factors_changes_nothing_and_another_factor_does(
     number: int, letters: list[str]

@@ -104,8 +104,8 @@ class Parts:
 def answer_formula(completion: str, *, bare_words: bool = True) -> str | None:
     r"""The formula, number or word that a completion answers; ``None`` if there is none.
 
-    The last ``\boxed{...}``; without one, the number after the first ``####``; a text that is one
-    formula; what follows ``the answer is``; or the last formula (``$...$``, ``\(...\)``) or number,
+    The last ``\boxed{...}``; without one, the number or formula after the first ``####``; a text that is
+    one formula; what follows ``the answer is``; or the last formula (``$...$``, ``\(...\)``) or number,
     whichever comes last.
 
     Args:
@@ -116,8 +116,11 @@ def answer_formula(completion: str, *, bare_words: bool = True) -> str | None:
         return _bounded(last_boxed(text) or "")
     text = text.strip()
     marked = after_marker(text) if "####" in text else None
+    if marked is not None and marked.value is not None:
+        return str(marked.value)
     if marked is not None:
-        return None if marked.value is None else str(marked.value)
+        line = text.partition("####")[2].strip().partition("\n")[0]
+        return _bounded(line) if is_formula(line) else None
     if is_formula(text):
         return _bounded(text)
     stated = _stated(text)
@@ -318,7 +321,7 @@ def _stated(text: str) -> str | None:
     said = unwrapped(sentence[: end.start()] if end else sentence)
     if not said:
         return None
-    if number_of(said) or is_formula(said) or letter_of(said):
+    if number_of(said) or is_formula(without_unit(said)) or letter_of(said):
         return said
     return said if len(said) <= 60 and not re.search(r"\d", said) else None
 

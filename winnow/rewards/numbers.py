@@ -140,7 +140,7 @@ _NAME = re.compile(r"(?:[^0-9+*/^×÷<>=√±-]|(?<=[_{(A-Za-z])[0-9])*+")  # x,
 _WORDS = re.compile(r"[\s*_\"'`({\[$]*+(?:\([A-Z]\))?(?:(?:[^\W\d_]{2,}|[aAI]\b)[\s:'’*(\[{$]*)*+")
 _RIGHT_OF_SINGLE = re.compile(
     rf"""[ ]? (?: [{CASED}°%'’.,\-/()$\s*_}}\]"!\\{_CURRENCY}。]
-      | (?<=\w)\^(?:[23]|\{{[23]\}}) | (?<=\w)[²³] | (?<=[{CASED}])[0-9] | [^\W\d_{CASED}] )*+""",
+      | (?<=\w)\^(?:[23]|\{{[23]\}}) | (?<=\w)[²³] | (?<=[{CASED}])[0-9] | [^\W\d_{CASED}π] )*+""",
     re.VERBOSE,
 )
 _JOINS = re.compile(r"\b(?:or|and|and/or|to|plus|minus|times|by)\b|或|和")
