@@ -70,6 +70,8 @@ def test_what_only_looks_alike_is_wrong(gold: str, said: str) -> None:
         ("0", r"\boxed{[0,\pi]}", 0.0),
         (r"\frac43", r"\boxed{(4/3)\pi r^3}", 0.0),
         ("2", r"\boxed{(2, \pi)}", 0.0),
+        ("100", r"\boxed{100^\circ - x}", 0.0),
+        ("12", r"\boxed{12 \quad x}", 0.0),
         ("3", "#### 3 or 4", 0.0),
         ("5", "The answer is 5 pi cm.", 0.0),
     ],

@@ -104,9 +104,9 @@ class Parts:
 def answer_formula(completion: str, *, bare_words: bool = True) -> str | None:
     r"""The formula, number or word that a completion answers; ``None`` if there is none.
 
-    The last ``\boxed{...}``; without one, the number or formula after the first ``####``; a text that is
-    one formula; what follows ``the answer is``; or the last formula (``$...$``, ``\(...\)``) or number,
-    whichever comes last.
+    The last ``\boxed{...}``; without one, the number or formula after the first ``####``; a text
+    that is one formula; what follows ``the answer is``; or the last formula (``$...$``,
+    ``\(...\)``) or number, whichever comes last.
 
     Args:
         bare_words: Whether a short text without any of these is an answer: ``Yes``.

@@ -123,7 +123,7 @@ _EXPRESSION_AFTER = re.compile(
 _ENDS = r"[\s*_`]*(?:$|[,)}\]$=+*/^π√]|\.(?!\w))"
 # Letters that are no unit, and stand for no word: 5 p, 5 c and 5 t are money and mass, 300 K is hot
 _VARIABLE_AFTER = re.compile(
-    rf"""[ ](?![ap][ ]?\.?[ ]?m\b)
+    rf"""[ ]{{1,4}}(?![ap][ ]?\.?[ ]?m\b)
     (?: (?:bn|mn|mil|pi|[xyznkMBπ])(?!\w) | i(?=\s*(?:$|[.,)}}$=+-]))
       | (?![{UNITS}pctKeo])[A-Za-z](?={_ENDS}) | [A-Za-z](?:[ ][A-Za-z])+(?={_ENDS})
       | e\^ | [A-Za-z]\([A-Za-z]\) )""",
@@ -308,9 +308,9 @@ def _part_of_more(left: str, body: str, right: str) -> bool:
         return True
     if body.isdigit() and re.match(r"\.\\", right):
         return True
-    after = re.match(r"[*_`%]*", right)
-    rest = right[after.end() :] if after and right[:1] == "%" else right
-    if right[:1] == "%" and re.match(r"[A-Za-z](?![A-Za-z])", rest):
+    after = re.match(r"[%°][*_`%]*", right)
+    rest = right[after.end() :] if after else right
+    if after and right[0] == "%" and re.match(r"[A-Za-z](?![A-Za-z])", rest):
         return True
     if _EXPRESSION_AFTER.match(rest) or _VARIABLE_AFTER.match(rest) or _CHOICE_AFTER.match(right):
         return True
