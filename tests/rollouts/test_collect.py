@@ -569,6 +569,25 @@ def test_a_file_that_was_removed(tmp_path, small) -> None:
 # what stands in the way
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_a_folder_that_lost_its_settings(tmp_path, small, groups) -> None:
+    """With samples in the journal, in closed files, or in neither."""
+    folder, plan = tmp_path / "a", plan_of()
+    stop_after(folder, plan, groups) if groups < 3 else run(folder, plan)
+    assert bool(parts(folder)) == (groups == 3)
+    (folder / "config.toml").unlink()
+    with pytest.raises(UserError, match=r"^resume: .* has samples and no config\.toml; restore"):
+        Journal.check(folder)
+    with pytest.raises(UserError, match=r", or restore its config\.toml and resume it: winnow sa"):
+        Journal.refuse(folder)
+    begin(tmp_path / "b", plan)
+    (tmp_path / "b" / "config.toml").unlink()
+    with pytest.raises(UserError, match=r"was stopped before anything was sampled .*; remove"):
+        Journal.check(tmp_path / "b")
+    with pytest.raises(UserError, match="or remove it: it was stopped before anything was sa"):
+        Journal.refuse(tmp_path / "b")
+
+
 def changed(name: str, plan: Plan) -> Plan:
     first, *others = plan.prompts
     return replace(
@@ -794,6 +813,8 @@ def test_a_folder_that_is_there(tiny_model, here, monkeypatch, capsys) -> None:
         code, _, err = command(monkeypatch, capsys, "--resume", "a", "--json")
         assert (code, "another winnow is writing to a" in err) == (2, True)
     Path("a/config.toml").unlink()
+    for part in Path("a/samples").iterdir():
+        part.unlink()
     code, _, err = command(monkeypatch, capsys, "--resume", "a")
     assert (code, "(it has no config.toml); remove it" in err) == (2, True)
     code, _, err = command(monkeypatch, capsys, *options, "--out", "a")

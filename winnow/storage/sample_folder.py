@@ -26,7 +26,7 @@ from winnow.storage.lines import line_of, whole_rows
 from winnow.storage.lock import FolderLock
 from winnow.storage.parquet import UNREADABLE
 from winnow.storage.paths import shown
-from winnow.storage.reading import has_file, listed
+from winnow.storage.reading import has_file, listed, reading
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import (
     PROMPT_KEY,
@@ -100,6 +100,9 @@ class Journal:
         if not has_file(folder / JOURNAL, "resume"):
             raise UserError("resume", f"{shown(folder)} is not a folder of winnow sample")
         if not (folder / "config.toml").is_file():
+            if _begun(folder):
+                problem = f"{shown(folder)} has samples and no config.toml"
+                raise UserError("resume", problem, "restore that from a copy")
             problem = f"{folder} was stopped before anything was sampled (it has no config.toml)"
             raise UserError("resume", problem, "remove it and begin anew")
         check_folder("resume", folder)
@@ -111,7 +114,7 @@ class Journal:
             UserError: the prompts have changed since, or a file is damaged.
         """
         there: dict[int, set[int]] = {}
-        for path in self._parts():
+        for path in _parts(self.folder):
             for prompt, number in _closed(path, prompts):
                 there.setdefault(prompt, set()).add(number)
         for number, line in whole_rows(self.folder / JOURNAL):
@@ -193,7 +196,7 @@ class Journal:
         """Write the journal's samples as a Parquet file, then begin the journal anew."""
         places = sorted(self._open)
         if places:
-            parts = self._parts()
+            parts = _parts(self.folder)
             number = 1 + int(parts[-1].stem.removeprefix("part-")) if parts else 1
             write_groups(
                 self.folder / "samples" / f"part-{number:05d}.parquet",
@@ -212,10 +215,16 @@ class Journal:
     @property
     def begun(self) -> bool:
         """Whether it holds samples."""
-        return bool(self._parts()) or bool((self.folder / JOURNAL).read_bytes().strip())
+        return _begun(self.folder)
 
-    def _parts(self) -> list[Path]:
-        return listed(self.folder / "samples", "part-*.parquet")
+
+def _begun(folder: Path) -> bool:
+    with reading(folder / JOURNAL):
+        return bool(_parts(folder)) or bool((folder / JOURNAL).read_bytes().strip())
+
+
+def _parts(folder: Path) -> list[Path]:
+    return listed(folder / "samples", "part-*.parquet")
 
 
 def _closed(path: Path, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
@@ -266,6 +275,9 @@ def _changed(path: Path) -> UserError:
 def _hint(folder: Path) -> str:
     if not has_file(folder / JOURNAL, "out"):
         return ""
-    if not (folder / "config.toml").is_file():
-        return ", or remove it: it was stopped before anything was sampled"
-    return f", or resume it: winnow sample --resume {shown(folder)}"
+    resume = f"resume it: winnow sample --resume {shown(folder)}"
+    if (folder / "config.toml").is_file():
+        return f", or {resume}"
+    if _begun(folder):
+        return f", or restore its config.toml and {resume}"
+    return ", or remove it: it was stopped before anything was sampled"
