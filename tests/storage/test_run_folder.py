@@ -126,6 +126,13 @@ class TestSamples:
         pq.write_table(pq.read_table(path).drop_columns(["version_spans"]), path)
         assert store.groups("train", 1)[0].samples == group.samples
 
+    def test_samples_that_cannot_be_set_aside(self, store) -> None:
+        store.write_samples("train", 2, [one_group()])
+        (store.folder / "superseded").touch()
+        with pytest.raises(WinnowError, match=r"^cannot write .*superseded: File exists; "):
+            store.set_aside(1)
+        assert store.groups_sampled("train", 2) == 1
+
     def test_samples_that_are_set_aside_again_are_kept_too(self, store) -> None:
         group = Group(Prompt("a", "a"), (1,), (Sample((1,), (-1.0,), "b", "eos", 3),))
         for version in range(3):

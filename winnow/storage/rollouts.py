@@ -6,11 +6,20 @@ import re
 from pathlib import Path
 from typing import cast, get_args
 
-from winnow.storage.reading import listed
+from winnow.storage.reading import has_file, has_folder, listed
 from winnow.types import Split
 
 FOLDER = "rollouts"
 _NAMED = re.compile(rf"({'|'.join(get_args(Split))})-(\d{{6,12}})\.parquet")
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, which it stays without its checkpoints."""
+    return (
+        has_folder(folder / "checkpoints")
+        or has_file(folder / "metrics.jsonl")
+        or bool(rollout_files(folder, "train"))
+    )
 
 
 def rollout_file(folder: Path, split: Split, step: int) -> Path:

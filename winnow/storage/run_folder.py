@@ -56,8 +56,8 @@ from winnow.storage.lines import line_of, rows_of
 from winnow.storage.lock import FolderLock
 from winnow.storage.parquet import UNREADABLE
 from winnow.storage.paths import located, shown
-from winnow.storage.reading import has_file, listed, reading
-from winnow.storage.rollouts import rollout_file, rollout_files
+from winnow.storage.reading import has_file, has_folder, listed, reading
+from winnow.storage.rollouts import holds_run, rollout_file, rollout_files
 from winnow.storage.sample_table import JOURNAL
 from winnow.storage.schema import PROMPT_KEY, clean, group_of, read_written, write_groups
 from winnow.types import Group, Prompt, Split
@@ -102,7 +102,7 @@ class RunStore:
         """Raise a `UserError` if a folder exists or cannot be made."""
 
         def hint() -> str:
-            resumable = (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir()
+            resumable = has_file(folder / "config.toml", "out") and holds_run(folder)
             return f", or resume it: winnow train --resume {shown(folder)}" if resumable else ""
 
         refuse(folder, hint)
@@ -117,10 +117,13 @@ class RunStore:
         if (folder / JOURNAL).is_file():
             problem = f"{shown(folder)} is a folder of winnow sample"
             raise UserError("resume", problem, f"resume it: winnow sample --resume {shown(folder)}")
-        if not (folder / "checkpoints").is_dir():
+        if not holds_run(folder):
             raise UserError(
                 "resume", f"{shown(folder)} holds an evaluation, which cannot be resumed"
             )
+        inside = folder / "checkpoints"
+        if exists(inside) and not has_folder(inside):  # a link, say, to a disk that is not there
+            raise UserError("resume", f"{shown(inside)} is no folder", "restore it")
         check_folder("resume", folder)
         return cls(folder)
 
@@ -223,9 +226,10 @@ class RunStore:
         for number, split, path in rollout_files(self.folder):
             if number >= step + (split == "train"):
                 to = self.folder / "superseded"
-                to.mkdir(exist_ok=True)
                 names = (f"{path.stem}-before-{step}{(n and f'.{n}') or ''}" for n in count())
-                path.replace(next(p for n in names if not (p := to / f"{n}.parquet").exists()))
+                with disk(to):
+                    to.mkdir(exist_ok=True)
+                    path.replace(next(p for n in names if not (p := to / f"{n}.parquet").exists()))
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Append a line to a file of such lines; it is on the disk before this returns.
@@ -322,7 +326,7 @@ class RunStore:
             needed: The steps of other checkpoints that a run needs to resume from one.
             note: Is told what is damaged, and what is not known.
         """
-        damaged = False
+        lost = not has_folder(self.folder / "checkpoints")
         with disk(self.folder / "checkpoints"):
             self._drop_partial()
             for step, folder in reversed(list(found_in(self.folder / "checkpoints"))):
@@ -331,13 +335,13 @@ class RunStore:
                     for other in needed(step):
                         self._opened(other)
                 except Damaged as damage:
-                    damaged = True
+                    lost = True
                     note(f"{damage}: {folder.name} is set aside as {set_aside(folder).name}")
                     continue
                 if not sealed:
                     note(f"{folder.name} has no digests (an earlier version wrote it)")
                 return folder, state
-        if damaged:
+        if lost:
             note("no checkpoint is left: the run begins anew, from the samples that it has")
         return None
 
@@ -361,7 +365,6 @@ class RunStore:
     def keep_skipped(self, step: int, update: int, groups: Sequence[Group]) -> Path:
         """Write a batch whose loss or gradient was not finite, for inspection."""
         path = self.folder / "skipped" / f"step-{step:06d}-update-{update}.parquet"
-        path.parent.mkdir(exist_ok=True)
         write_groups(path, "train", step, groups)
         return path
 

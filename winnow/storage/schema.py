@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from winnow.storage.atomic import whole
+from winnow.storage.atomic import sync, whole
 from winnow.storage.format import METADATA
 from winnow.storage.messages import conversation
 from winnow.storage.parquet import opened, write_table
@@ -105,7 +105,14 @@ def write_groups(
         for row in _rows(split, step, place, first, group)
     ]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    whole(path, lambda partial: write_table(table, partial))
+
+    def write(partial: Path) -> None:
+        if not partial.parent.is_dir():  # only this one: a whole folder that is gone stays gone
+            partial.parent.mkdir()
+            sync(partial.parent.parent)
+        write_table(table, partial)
+
+    whole(path, write)
 
 
 def read_written(

@@ -22,6 +22,7 @@ from winnow.storage.format import check_folder
 from winnow.storage.lines import rows_of
 from winnow.storage.paths import located, shown
 from winnow.storage.reading import has_file, has_folder, listed
+from winnow.storage.rollouts import holds_run
 from winnow.storage.run_folder import RunStore
 from winnow.training.early_stopping import Reported, chosen_checkpoint, reported
 from winnow.training.loaded import Run
@@ -121,7 +122,7 @@ def view_of(folder: Path, damaged: Sequence[Path] = ()) -> View:
     unread = [] if values is not None else ["config.toml"]
     values = values or {}
     evaluations, metrics = (_lines(folder / f"{name}.jsonl") for name in ("evals", "metrics"))
-    is_run = (folder / "checkpoints").is_dir()
+    is_run = holds_run(folder)
     kind: Kind = "run" if is_run else "evaluation" if evaluations else "samples"
     judged = _judged(folder, values, evaluations) if is_run else None
     found = judged[1] if judged else None
