@@ -337,7 +337,10 @@ class TestFiles:
                 b'{"prompt": "\\ud83d"}',
                 "line 1 is not a JSON object: it has half a character, '\\u",
             ),
-            (b'{"a": ' + b"9" * 5000 + b"}", "line 1 is not a JSON object: Exceeds the limit"),
+            (
+                b'{"a": 1}\n{"a": -' + b"9" * 5000 + b"}",
+                "line 2 has a number of 5000 digits; write it as text, in quotes",
+            ),
             (b"[" * 100_000, "line 1 is not a JSON object: maximum recursion depth"),
             (b"\x89PNG\r\n\x1a\n\xff\xfe", "is not text in UTF-8"),
             (b"", "holds no prompts"),

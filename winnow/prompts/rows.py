@@ -45,6 +45,8 @@ def numbered_jsonl(path: str, field: str) -> list[tuple[int, Row]]:
     except UnicodeDecodeError as error:
         remedy = "name it .parquet" if _begins(path, b"PAR1") else ""
         raise UserError(field, f"{path} is not text in UTF-8", remedy) from error
+    except RowError as error:
+        raise UserError(field, f"{path} line {number} {error.what}", error.remedy) from error
     except (ValueError, RecursionError) as error:
         wrong = f"{error.msg}, column {error.colno}" if _is_json_error(error) else str(error)
         raise UserError(field, f"{path} line {number} is not a JSON object: {wrong}") from error
@@ -52,7 +54,7 @@ def numbered_jsonl(path: str, field: str) -> list[tuple[int, Row]]:
 
 
 def _json_object(line: str) -> Row:
-    row = json.loads(line, object_pairs_hook=_once)
+    row = json.loads(line, object_pairs_hook=_once, parse_int=_integer)
     if not isinstance(row, dict):
         raise ValueError(f"{row!r:.60}")
     if "\\ud" in line.lower():  # only such an escape can make half a character
@@ -71,6 +73,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"it has two keys {next(key for key in keys if keys.count(key) > 1)!r}")
     return made
+
+
+def _integer(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError as error:  # of Python's own, on thousands of digits
+        problem = f"has a number of {len(digits.removeprefix('-'))} digits"
+        raise RowError("", problem, "write it as text, in quotes") from error
 
 
 def _is_json_error(error: Exception) -> TypeGuard[json.JSONDecodeError]:
