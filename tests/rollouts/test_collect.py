@@ -22,7 +22,7 @@ from tests import tiny
 from winnow.cli import main
 from winnow.engines.base import Capabilities, Request, SamplingParams, WeightsRef
 from winnow.engines.queueing import QueuedSampler, Results
-from winnow.errors import UserError
+from winnow.errors import DiskError, UserError
 from winnow.reporting.events import Note
 from winnow.reporting.observer import Observer, Observers
 from winnow.rollouts import collect as sampling_module
@@ -567,6 +567,14 @@ def test_a_file_that_was_removed(tmp_path, small) -> None:
 
 
 # what stands in the way
+
+
+def test_a_folder_that_is_removed_as_it_begins(tmp_path) -> None:
+    plan = plan_of()
+    journal = begin(tmp_path / "a", plan)
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(DiskError, match=r"^cannot write .*journal\.jsonl: No such file or dir"):
+        collect(plan, Sampler(), Verifier(), journal, Observers())
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
