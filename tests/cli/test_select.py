@@ -311,8 +311,9 @@ MISTAKES = {
     ),
     "pairs in Parquet": (
         ["--out", "a.parquet", "--form", "preference"],
-        "form: only a .jsonl file holds pairs; name one as output",
+        "form: only a .jsonl file has one, and none is to be written; name one as output, or",
     ),
+    "form of nothing": (["--form", "messages"], "form: only a .jsonl file has one, and none is"),
     "control": (["--control"], "control: it is written beside a file of prompts; add --prompts"),
     "prompts": (["--prompts", "hard.parquet"], "prompts: cannot write 'hard.parquet'; use .jsonl"),
     "prompts exist": (

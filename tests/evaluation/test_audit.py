@@ -199,3 +199,14 @@ def test_without_labels_the_exit_code_says_whether_all_is_well(tmp_path):
     generous = invoke(*given, "--reward", f"{all_right}:always")
     assert "mistaken about 9 of 18 answers" in str(generous.exception)
     assert "false right, 3 of 9:" in generous.output
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--label-column", "right"], "--label-column: it is for --labels; give --labels with it"),
+        (["--labels", "none", "--seed", "0"], "--seed: labels leave no answers to shuffle; leave"),
+    ],
+)
+def test_an_option_that_nothing_reads_is_refused(given, says):
+    assert str(invoke(*given).exception).startswith(says)

@@ -292,6 +292,12 @@ MISTAKES = {
         "best-of d.parquet --form preference --out w.jsonl",
         "form: only winners are written, and a pair needs a loser; use winnow select",
     ),
+    "form of nothing": Case(
+        "best-of d.parquet --form messages", "form: only a .jsonl file has one, and none is to be"
+    ),
+    "form of columns": Case(
+        "best-of d.parquet --form messages --out w.parquet", "form: only a .jsonl file has one, and"
+    ),
     "policies": Case(
         "best-of d.parquet e.parquet", "samples of 2 policies (a at temperature 1; b at"
     ),
@@ -308,6 +314,8 @@ MISTAKES = {
     "sampled, then by": Case("best-of --by nummber", "reward: unknown reward 'nummber'"),
     "sampled, then model": Case("best-of --by model:none", "reward: 'none' is not a folder"),
     "sampled, then form": Case("best-of --form chat", "--form: unknown form 'chat'"),
+    "sampled, then pairs": Case("best-of --form preference", "form: only winners are written, and"),
+    "sampled, then no lines": Case("best-of --form messages", "form: only a .jsonl file has one"),
 }
 """Those without samples would sample with the built-in model, were they not found before."""
 

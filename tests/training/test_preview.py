@@ -209,6 +209,7 @@ def test_what_a_run_refuses_a_dry_run_refuses(here, no_weights, monkeypatch, cap
         (["--set", "minibatch_prompts=9"], "minibatch_prompts: an update cannot hold more prompts"),
         (["--out", "there"], "out: "),
         (["--resume", "there"], "--dry-run: it is for a run that is new"),
+        (["--ray", "auto"], "--dry-run: it asks no cluster; leave out --ray"),
     ):
         recipe = [] if "--resume" in args else ["mine.toml"]
         code, out, err = in_process(monkeypatch, capsys, "train", "--dry-run", *recipe, *args)

@@ -84,9 +84,8 @@ def best_of(
     from winnow.cli.render import best_of_report
     from winnow.evaluation import best_of
 
-    written = [*(out or ()), *([plot] if plot else ())]
-    shape = form_of(form)
-    best_of.check(n, by=by, votes=votes, answers=answers, outputs=list(out or ()), plot=plot)
+    files, shape = list(out or ()), form_of(form)
+    best_of.check(n, by=by, votes=votes, answers=answers, outputs=files, form=shape, plot=plot)
     if samples and (recipe or sets or folder):
         raise UserError(
             "--recipe, --set, --folder", "they say how to sample", "give them or samples"
@@ -102,7 +101,7 @@ def best_of(
         by=by,
         votes=votes,
         answers=answers,  # type: ignore[arg-type]  # checked above
-        out=list(out or ()),
+        out=files,
         form=shape,
         plot=plot,
         right_at=right_at,
@@ -116,7 +115,7 @@ def best_of(
         print_json(shown)
         return
     best_of_report(made)
-    for path in written:
+    for path in [*files, *([plot] if plot else ())]:
         say(f"written:  {path}")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from winnow.cli.options import Json, Recipe, Seed, Set, print_json, say
+from winnow.cli.options import Json, Recipe, Set, print_json, say
 from winnow.errors import UserError, number_of
 
 if TYPE_CHECKING:
@@ -27,8 +27,11 @@ def audit_reward(
         typer.Option(help="A .jsonl or .parquet file of completions that are labelled."),
     ] = None,
     label_column: Annotated[
-        str, typer.Option(help="Its column with the label: true or false, right or wrong.")
-    ] = "label",
+        str | None,
+        typer.Option(
+            help="Its column with the label: true or false, right or wrong. Default: label."
+        ),
+    ] = None,
     reward: Annotated[
         str | None, typer.Option(help="Audit this reward instead of the recipe's.")
     ] = None,
@@ -37,7 +40,10 @@ def audit_reward(
         typer.Option(help="A .jsonl file for all completions that it is mistaken about."),
     ] = None,
     examples: Annotated[int, typer.Option(min=0, help="Examples of each kind to print.")] = 3,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="Without --labels: how answers are shuffled."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Count the false rights and false wrongs of a verifier.
@@ -54,15 +60,19 @@ def audit_reward(
     from winnow.rollouts.rewards import counts_tokens, reward_for
     from winnow.storage.atomic import refuse, write_text
 
+    if labels is None and label_column is not None:
+        raise UserError("--label-column", "it is for --labels", "give --labels with it")
+    if labels is not None and seed is not None:
+        raise UserError("--seed", "labels leave no answers to shuffle", "leave it out")
     config = load(recipe, [*([f"reward={reward}"] if reward else []), *(sets or ())])
     if out is not None:
         refuse(out)
     if labels is None:
         prompts = load_prompts(config.prompts, config.eval, config.seed).every
-        items, left = gold(prompts, seed)
+        items, left = gold(prompts, seed or 0)
         note = f"{left} shuffled answers are left out: equal to the prompt's own" if left else ""
     else:
-        items, left = read_labelled(labels, config.prompts, label_column)
+        items, left = read_labelled(labels, config.prompts, label_column or "label")
         note = f"{number_of(left, 'row')} without a label left out" if left else ""
     name = ", ".join(table.name for _, table in config.reward.each)
     if counts_tokens(config):

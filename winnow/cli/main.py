@@ -127,6 +127,8 @@ def train(
     if dry_run:
         if resume is not None or accept_changes:
             raise UserError("--dry-run", "it is for a run that is new", "leave out --resume")
+        if ray is not None:
+            raise UserError("--dry-run", "it asks no cluster", "leave out --ray")
         if device_model is None:
             _dry_run(recipe, sets or [], out, as_json)
         else:

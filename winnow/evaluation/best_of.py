@@ -23,7 +23,7 @@ from winnow.reporting.observer import Observers
 from winnow.reporting.terminal import observing
 from winnow.rewards.factory import make_reward
 from winnow.rewards.given import RewardFunction, reward_name
-from winnow.rollouts.export import Form, check_form, check_output, export
+from winnow.rollouts.export import Form, check_lines, check_output, export
 from winnow.rollouts.rewards import check_reward
 from winnow.rollouts.selected import Selected
 from winnow.storage.paths import Paths, paths_of
@@ -98,11 +98,7 @@ def best_of(
         UserError: something that the caller can fix, such as n above the number of samples.
     """
     outputs = paths_of(out, "out")
-    check_form(form)
-    if form == "preference":
-        problem = "only winners are written, and a pair needs a loser"
-        raise UserError("form", problem, "use winnow select SAMPLES --form preference")
-    check(n, by=by, votes=votes, answers=answers, outputs=outputs, plot=plot)
+    check(n, by=by, votes=votes, answers=answers, outputs=outputs, form=form, plot=plot)
     name = reward_name(by) or ""
     scorer = _scorer(by, votes)
     with observing(quiet) as observers:
@@ -132,6 +128,7 @@ def check(
     votes: str | RewardFunction,
     answers: str,
     outputs: Sequence[Path],
+    form: Form,
     plot: str | Path | None,
 ) -> None:
     """Raise a `UserError` for wrong arguments, before anything is sampled or scored."""
@@ -144,6 +141,10 @@ def check(
     if votes != RECORDED and by != "weighted":
         problem = "it is read only with by = 'weighted'"
         raise UserError("votes", problem, "set by, or leave it out")
+    if form == "preference":
+        problem = "only winners are written, and a pair needs a loser"
+        raise UserError("form", problem, "use winnow select SAMPLES --form preference")
+    check_lines(form, outputs)
     for path in outputs:
         check_output(path)
         if not has_folder(path.absolute().parent, "out"):

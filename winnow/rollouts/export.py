@@ -7,7 +7,7 @@ alone what they do not know.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,6 +36,14 @@ def check_form(form: str, field: str = "form") -> None:
     """Raise a `UserError` for an unknown form of lines."""
     if form not in get_args(Form):
         raise UserError(field, f"unknown form {form!r}", choices(get_args(Form)))
+
+
+def check_lines(form: str, files: Sequence[Path]) -> None:
+    """Raise a `UserError` for an unknown form of lines, and for one that no file would have."""
+    check_form(form)
+    if form != "auto" and not any(path.suffix == ".jsonl" for path in files):
+        problem = "only a .jsonl file has one, and none is to be written"
+        raise UserError("form", problem, "name one as output, or leave it out")
 
 
 def check_output(path: Path) -> None:

@@ -56,9 +56,7 @@ class Outputs:
 
     def check_options(self, rules: Sequence[Rule]) -> None:
         """Raise a `UserError` for what does not go together, whatever is on the disk."""
-        export.check_form(self.form)
-        if self.form == "preference" and self.files and not self.lines:
-            raise UserError("form", "only a .jsonl file holds pairs", "name one as output")
+        export.check_lines(self.form, self.files)
         if rules[-1].pairs and self.lines and not self.paired:
             problem = f"{show(rules[-1])} keeps the worst too, which is nothing to imitate"
             remedy = "write pairs with --form preference, or .parquet"
