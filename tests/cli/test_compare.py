@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,26 @@ def test_the_table_fits_into_80_columns() -> None:
         assert max(map(len, lines)) <= 80
         assert sum(line.startswith(long) for line in lines) >= 2
     assert any(line.startswith("- a ") for line in lines)
+
+
+@pytest.mark.parametrize("scale", [-1.0, 1.0, 30.0, -300.0, 4000.0])
+def test_rewards_of_any_size_are_in_line(scale: float) -> None:
+    """Fewer decimals where a cell would pass its column."""
+    runs = {
+        name: {
+            seed: replace(
+                run,
+                final=scale * run.final,
+                points=[replace(point, metric=scale * point.metric) for point in run.points],
+            )
+            for seed, run in own.items()
+        }
+        for name, own in RUNS.items()
+    }
+    lines = list(comparison_lines(compared(of_names(metric="reward"), runs)))
+    assert max(map(len, lines)) <= 80
+    first, second, *_ = (n for n, line in enumerate(lines) if line.startswith("- a  "))
+    rows = [*lines[first : first + 3], *lines[second : second + 3]]
+    assert {len(row) for row in rows} == {80}
+    heading, *variants = lines[3:7]
+    assert {row.index("]") for row in variants} == {heading.index("reward") + 5}

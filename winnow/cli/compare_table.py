@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from winnow.errors import number_of
@@ -48,20 +48,21 @@ def _counted(variants: Sequence[object], seeds: Sequence[int]) -> str:
 def _variants(result: Mapping[str, Any]) -> Iterator[str]:
     told = result["study"]
     level = told["reach"]
-    reach = f"{told['axis']} to {_value(told, level)}" if level is not None else ""
+    widths, to = (5, 21, 6, 10, 16), f"{told['axis']} to "
+    reach = f"{to}{_value(told, level, widths[4] - len(to))}" if level is not None else ""
     head = ("variant", "seeds", told["metric"], "IQM", "on the way", reach)
     rows = [
         (
             one["name"],
             str(len(one["seeds"])),
-            _ranged(told, one.get("mean")),
-            _value(told, one["iqm"]["value"]) if one.get("iqm") else "-",
-            _value(told, one["area"]["value"]) if one.get("area") else "-",
+            _ranged(told, one.get("mean"), widths[1]),
+            _value(told, one["iqm"]["value"], widths[2]) if one.get("iqm") else "-",
+            _value(told, one["area"]["value"], widths[3]) if one.get("area") else "-",
             _reached(one.get("reach")),
         )
         for one in result["variants"]
     ]
-    yield from _table(head, rows, (5, 21, 6, 10, 16))
+    yield from _table(head, rows, widths)
 
 
 def _reached(reach: Mapping[str, Any] | None) -> str:
@@ -79,18 +80,19 @@ def _differences(result: Mapping[str, Any], key: str) -> Iterator[str]:
     yield ""
     what = "at the end" if key == "differences" else "on the way"
     head = (f"- {told['reference']}", f"paired, {what}", "unpaired", "p", "p all", "better")
+    widths = (22, 22, 6, 6, 6)
     rows = [
         (
             one["b"],
-            _difference(told, one["paired"]),
-            _difference(told, one["unpaired"]),
+            _difference(told, one["paired"], widths[0]),
+            _difference(told, one["unpaired"], widths[1]),
             _p(one["paired"]["p"]),
             _p(one["adjusted_p"]),
             f"{one['improvement']['value']:.0%}",
         )
         for one in own
     ]
-    yield from _table(head, rows, (22, 22, 6, 6, 6))
+    yield from _table(head, rows, widths)
 
 
 def _quantities(result: Mapping[str, Any]) -> Iterator[str]:
@@ -100,18 +102,15 @@ def _quantities(result: Mapping[str, Any]) -> Iterator[str]:
         return
     yield ""
     head = (f"- {told['reference']}", "at equal", told["metric"], "difference", "p all", "told")
-    rows = []
+    rows, widths = [], (14, 8, 24, 6, 4)
     for one in result["quantities"]:
-        d = one["paired"]
-        known = d["low"] is not None
-        low, high = (f"{d[end]:.3f}" if known else "" for end in ("low", "high"))
-        size = f"{d['estimate']:+.3f}" + (f" [{low}, {high}]" if known else "")
+        size = _sized(one["paired"], 1, 3, widths[2])
         what = one["quantity"].replace("_", " ")
-        where = _value(told, one["metric"])
+        where = _value(told, one["metric"], widths[1])
         rows.append(
             (one["b"], what, where, size, _p(one["adjusted_p"]), "yes" if one["told"] else "no")
         )
-    yield from _table(head, rows, (14, 8, 24, 6, 4))
+    yield from _table(head, rows, widths)
 
 
 def _table(
@@ -134,28 +133,44 @@ def _percent(told: Mapping[str, Any]) -> bool:
     return bool(told["metric"] == "accuracy")
 
 
-def _value(told: Mapping[str, Any], value: float | None) -> str:
+def _fitting(text: Callable[[int], str], digits: int, width: int) -> str:
+    """A cell with so many decimals, or as many as leave it within its width."""
+    made = [text(fewer) for fewer in range(digits, -1, -1)]
+    return next((cell for cell in made if len(cell) <= width), made[-1])
+
+
+def _value(told: Mapping[str, Any], value: float | None, width: int) -> str:
     if value is None:
         return "-"
-    return f"{value:.1%}" if _percent(told) else f"{value:.3f}"
+    if _percent(told):
+        return f"{value:.1%}"
+    return _fitting(lambda digits: f"{value:.{digits}f}", 3, width)
 
 
-def _ranged(told: Mapping[str, Any], found: Mapping[str, float | None] | None) -> str:
+def _ranged(told: Mapping[str, Any], found: Mapping[str, float | None] | None, width: int) -> str:
     if found is None:
         return "-"
-    value = _value(told, found["value"])
-    if found["low"] is None or found["high"] is None:
-        return value
-    scale, digits = (100, 1) if _percent(told) else (1, 3)
-    return f"{value} [{scale * found['low']:.{digits}f}, {scale * found['high']:.{digits}f}]"
+    value, low, high = (found[key] for key in ("value", "low", "high"))
+    if low is None or high is None:
+        return _value(told, value, width)
+    if _percent(told):
+        return f"{value:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+    return _fitting(lambda d: f"{value:.{d}f} [{low:.{d}f}, {high:.{d}f}]", 3, width)
 
 
-def _difference(told: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    scale, digits = (100, 1) if _percent(told) else (1, 3)
-    value = f"{scale * found['estimate']:+.{digits}f}"
-    if found["low"] is None:
-        return value
-    return f"{value} [{scale * found['low']:.{digits}f}, {scale * found['high']:.{digits}f}]"
+def _difference(told: Mapping[str, Any], found: Mapping[str, Any], width: int) -> str:
+    return _sized(found, *((100, 1) if _percent(told) else (1, 3)), width)
+
+
+def _sized(found: Mapping[str, Any], scale: float, digits: int, width: int) -> str:
+    value, low, high = (found[key] for key in ("estimate", "low", "high"))
+    if low is None:
+        return _fitting(lambda d: f"{scale * value:+.{d}f}", digits, width)
+    return _fitting(
+        lambda d: f"{scale * value:+.{d}f} [{scale * low:.{d}f}, {scale * high:.{d}f}]",
+        digits,
+        width,
+    )
 
 
 def _p(value: float) -> str:
