@@ -170,6 +170,20 @@ def test_a_file_hears_of_each_stage_once_and_then_every_half_minute() -> None:
     assert "\x1b" not in file.getvalue()
 
 
+def test_accuracies_by_difficulty_are_broken_at_words_below_their_step() -> None:
+    observer, file = terminal(Clock(), force_terminal=True, width=60, color_system=None)
+    observer.on_start(START)
+    rates = {f"a kind of number {number}": number / 10 for number in range(9)}
+    observer.on_step(StepEnd(1, row(success_by_difficulty=rates)))
+    first, *rest = file.getvalue().splitlines()[2:]
+    assert first.startswith("      a kind of number 0: 0%  a")
+    assert len(rest) > 2
+    assert all(line.startswith(" " * 8) and not line.startswith(" " * 9) for line in rest)
+    assert max(map(len, [first, *rest])) <= 60
+    told = " ".join(" ".join([first, *rest]).split())
+    assert told == " ".join(f"{label}: {rate:.0%}" for label, rate in rates.items())
+
+
 def test_other_commands_say_something_only_when_they_take_long() -> None:
     clock = Clock()
     observer, file = terminal(clock)

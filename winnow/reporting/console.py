@@ -39,12 +39,16 @@ def columns_of(console: rich.console.Console) -> int | None:
 
 
 def reflowed(text: str, width: int | None) -> str:
-    """Lines broken at words to fit; a path or a command is not broken."""
+    """Lines broken at words to fit, the rest further in; a path or a command is not broken."""
     if width is None:
         return text
     return "\n".join(
         textwrap.fill(
-            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+            line,
+            width,
+            subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
         )
         for line in text.split("\n")
     )

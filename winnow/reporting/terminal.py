@@ -29,6 +29,8 @@ _QUIET = 30.0
 """Seconds without a line after which there is one of what is done, where there is no live line."""
 _LOOK = 5.0
 """Seconds between two looks at whether it is time."""
+_BELOW = " " * 6
+"""Before what is below the line of a step."""
 
 
 class Terminal(Observer):
@@ -133,7 +135,7 @@ class Terminal(Observer):
         by_difficulty = metrics["success_by_difficulty"]
         if len(by_difficulty) > 1:
             shown = "  ".join(f"{label}: {rate:.0%}" for label, rate in by_difficulty.items())
-            self.console.print(f"      {shown}", style="dim", soft_wrap=True)
+            self._print(self._reflowed(f"{_BELOW}{shown}"), style="dim")
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         self._standing.evaluated(evaluation)
