@@ -165,6 +165,23 @@ def test_the_command_lists_and_deletes_with_yes_alone(copy):
     assert "nothing to delete" in said().output
 
 
+def test_a_run_that_is_named_twice_is_counted_once(copy, monkeypatch):
+    def found(*given: str):
+        return json.loads(CliRunner().invoke(main.app, ["clean", *given, "--json"]).output)
+
+    once = found(str(copy))
+    monkeypatch.chdir(copy)
+    (copy.parent / "link").symlink_to(copy)
+    assert found(str(copy), f"{copy}/", ".", "../link") == once
+
+
+def test_leftovers_of_no_bytes_are_not_deleted_without_yes_either(copy):
+    clean(copy, KINDS, delete=True)
+    (copy / "rollouts" / ".train-000007.parquet.partial").touch()
+    said = CliRunner().invoke(main.app, ["clean", str(copy)]).output
+    assert said.splitlines()[-1] == "0 B in all; nothing is deleted without --yes"
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(winnow.UserError, match=r"^RUN: .*no run folder"):
         clean(tmp_path, KINDS, delete=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -40,11 +41,14 @@ def clean(
     kinds: list[Kind] = ["leftover"]
     kinds += ["checkpoint"] if checkpoints or both else []
     kinds += ["optimizer"] if optimizer or both else []
-    told, total, places = [], 0, 0
+    each: dict[str, Path] = {}
     for run in runs:
+        each.setdefault(os.path.realpath(run), run)
+    told, total = [], 0
+    for run in each.values():
         found = found_in(run, kinds, delete=yes)
         size = sum(one.size for one in found)
-        total, places = total + size, places + len(found)
+        total += size
         told += [{**vars(one), "path": str(one.path), "run": str(run)} for one in found]
         if as_json:
             continue
@@ -56,7 +60,7 @@ def clean(
             say(f"deleted {human(size)} of {shown(run)}, which has {human(measured(run))}")
     if as_json:
         print_json({"deleted": yes, "bytes": total, "found": told})
-    elif total and not yes:
+    elif told and not yes:
         say(f"{human(total)} in all; nothing is deleted without --yes")
 
 
