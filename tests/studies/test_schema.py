@@ -85,6 +85,9 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({**VARIANTS, "base": {"recipe": "nothing"}}, "recipe", "unknown recipe 'nothing'"),
     ({**VARIANTS, "base": {"recipe": 3}}, "recipe", "must be a str"),
     ({**VARIANTS, "base": {"steps": "x"}}, "steps", "must be an int"),
+    ({**VARIANTS, "study": {"name": "../../x"}}, "study.name", "must be the name of a folder"),
+    ({**VARIANTS, "study": {"name": ".."}}, "study.name", "must be the name of a folder"),
+    ({**VARIANTS, "study": {"name": "/x"}}, "study.name", "must be the name of a folder"),
     ({**VARIANTS, "study": {"seeds": 0}}, "study.seeds", "must be from 1 to 1,000"),
     ({**VARIANTS, "study": {"seeds": [1, 1]}}, "study.seeds", "a seed is named twice"),
     ({**VARIANTS, "study": {"sedes": 1}}, "", "unknown setting 'study.sedes'"),
@@ -123,6 +126,12 @@ def test_a_mistake_is_one_line(values: dict[str, Any], setting: str, problem: st
     assert problem in said
     assert "\n" not in said
     assert raised.value.remedy or "from 1 to" in said or "named twice" in said or "must be" in said
+
+
+@pytest.mark.parametrize("name", ["my study (2)", "Größe", "a.b", "...", "{x}"])
+def test_any_folder_is_a_name(name: str) -> None:
+    """It is a file's by default, which is called whatever a person calls it."""
+    assert study_of({**VARIANTS}, name).study.name == name
 
 
 def test_a_mistake_names_its_variant() -> None:

@@ -59,6 +59,14 @@ class StudyTable(Section):
     )
     budget: BudgetConfig = BudgetConfig()
 
+    @field_validator("name")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        if Path(value).name != value or value == "..":
+            remedy = {"remedy": "leave out / and .."}
+            raise PydanticCustomError("unreadable", "must be the name of a folder", remedy)
+        return value
+
     @field_validator("seeds", mode="before")
     @classmethod
     def _counted(cls, value: Any) -> Any:
