@@ -276,6 +276,10 @@ class TestFiles:
             Look(tmp_path, Filters())
         with pytest.raises(UserError, match="--split: unknown split 'dev'; use train, eval"):
             Look(tmp_path, Filters(split="dev"))
+        pq.write_table(pa.table({"a": [1]}), tmp_path / "foreign.parquet")
+        missing = r"has no column prompt_id \(or prompt\), which show needs; it has a$"
+        with pytest.raises(UserError, match=missing):
+            Look(tmp_path, Filters())
 
 
 def test_completions_are_read_where_they_are_shown_alone(tmp_path) -> None:

@@ -109,7 +109,7 @@ class Look:
         failed: list[UserError] = []
         for path in files:
             try:
-                table = read_part(path, _LIGHT)
+                table = read_part(path, _LIGHT, why="show")
             except UNREADABLE as error:
                 failed.append(UserError("samples", _damage(path, error)))
                 continue

@@ -236,7 +236,7 @@ def read_samples(
     asked = dict.fromkeys([*_IDENTITY, *_SCORES, *needed, *optional])
     for path in _files(paths):
         with readable(path):
-            table = read_part(path, list(asked), needed, why)
+            table = read_part(path, list(asked), needed, why=why)
         parts.append(Part(path, sum(part.rows for part in parts), table.num_rows))
         tables.append(table)
     try:
@@ -249,7 +249,7 @@ def read_samples(
 
 
 def read_part(
-    path: Path, asked: Sequence[str], needed: Sequence[str] = (), why: str = ""
+    path: Path, asked: Sequence[str], needed: Sequence[str] = (), *, why: str
 ) -> pa.Table:
     """The columns of one file that are asked for, and those that tell its prompts apart.
 
