@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import tomli_w
 
+from tests.closed import closed
 from tests.fake_engine import Engine
 from tests.studies.faked import COMPARE, ROOT, SLOW, TRAIN, study
 from winnow.engines import factory
@@ -24,7 +25,15 @@ from winnow.storage.rollouts import rollout_files
 from winnow.storage.run_folder import RunStore
 from winnow.studies.outcomes import outcome_of
 from winnow.studies.preview import preview_study
-from winnow.studies.running import PAGE, RESULT, TIMES, Comparison, run_study, seconds_of
+from winnow.studies.running import (
+    PAGE,
+    RESULT,
+    TIMES,
+    Comparison,
+    opened,
+    run_study,
+    seconds_of,
+)
 from winnow.studies.runs import state_of
 
 
@@ -298,3 +307,13 @@ def test_a_studys_folder_is_a_study(unbroken: tuple[dict[str, Any], Path], tmp_p
     made = run_study(out, quiet=True, train=TRAIN)
     assert made.folder == out
     assert told(out) == told(unbroken[1])
+
+
+def test_a_study_in_a_closed_folder_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    with (
+        closed(folder),
+        pytest.raises(UserError, match=r"^study: cannot read .*: Permission denied"),
+    ):
+        opened(folder / "study.toml")

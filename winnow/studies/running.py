@@ -28,6 +28,7 @@ from winnow.storage.atomic import append_line, disk, make_folder, refuse, write_
 from winnow.storage.lines import drop_cut, line_of, rows_of
 from winnow.storage.lock import FolderLock
 from winnow.storage.paths import located, shown
+from winnow.storage.reading import has_file, has_folder
 from winnow.studies.analysis import compared
 from winnow.studies.children import TRAIN, Child, Children, Ended
 from winnow.studies.outcomes import Outcome, outcome_of
@@ -77,9 +78,9 @@ def opened(study: str | Path | Mapping[str, Any]) -> tuple[StudyFile, Path | Non
     if isinstance(study, Mapping):
         return study_of(study), None
     path = located(study, "study")
-    if path.is_dir():
+    if has_folder(path, "study"):
         path = path / STUDY
-        if not path.is_file():
+        if not has_file(path, "study"):
             problem = f"{shown(path.parent)} is no folder of a study (it has no {STUDY})"
             raise UserError("study", problem, "name a STUDY.toml, or what winnow compare made")
     return read_study(path), path.parent
