@@ -6,6 +6,7 @@ reason to make it anew, to set it aside or to pass over it.
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import stat
@@ -25,14 +26,14 @@ def reading(path: Path, setting: str = "") -> Iterator[None]:
     """In the block, an `OSError` that keeps a path from being read is a `CannotRead`.
 
     Others pass: that there is no such file, or a folder in its place, and what libraries raise of
-    the bytes in a file, which has no number.
+    the bytes in a file, which has no number, or that of a place that a damaged one names.
     """
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise
     except OSError as error:
-        if error.errno is None:
+        if error.errno in (None, errno.EINVAL):
             raise
         raise CannotRead(setting, f"cannot read {path}: {os.strerror(error.errno)}") from error
 
