@@ -55,9 +55,9 @@ def whole_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def drop_cut(path: Path) -> None:
     """Remove a last line that a kill cut short: what is appended would be a part of it."""
     with disk(path), reading(path):
-        lines, end, cut = path.read_bytes().rpartition(b"\n")
+        lines, _, cut = path.read_bytes().rpartition(b"\n")
     if cut:
-        whole(path, lambda partial: partial.write_bytes(lines + end))
+        whole(path, lambda partial: partial.write_bytes(lines + b"\n"))
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
