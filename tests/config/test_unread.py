@@ -61,7 +61,6 @@ CASES = [
     ("sampling.top_k", 5, GREEDY, {**GREEDY, "eval": {"temperature": 0.5}}),
     ("sampling.top_p", 0.5, {**GREEDY, "eval": {"temperature": 0.0}}, {}),
     ("sampling.dtype", "bfloat16", {"engine": {"learner": "fsdp"}}, {}),
-    ("eval.source", "held.jsonl", {"eval": {"size": 0}}, {}),
     ("eval.every", 5, {"eval": {"size": 0}}, {"eval": {"size": 1}}),
     ("eval.kl_prompts", 5, {"eval": {"size": 0}}, {"eval": {"size": 1}}),
 ]
@@ -145,7 +144,7 @@ READ = {
     *("budget.updates", "budget.seconds"),
     *("prompts.source", "prompts.template", "prompts.chat", "prompts.limit"),
     "reward.parts",
-    *("reward.right_at", "lora.rank", "anchor.source", "eval.size"),
+    *("reward.right_at", "lora.rank", "anchor.source", "eval.source", "eval.size"),
     *(f"algorithm.{cell}" for cell in ("name", "select", "advantage", "loss", "denominator")),
     *(f"algorithm.{cell}" for cell in ("resample", "epochs", "entropy")),
     *(f"sampling.{key}" for key in ("temperature", "max_tokens", "stop", "batch", "cache_gib")),

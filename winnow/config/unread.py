@@ -203,7 +203,6 @@ TRAINING = (
             "eval.top_p",
             "eval.max_tokens",
             "eval.every",
-            "eval.source",
             "eval.kl_prompts",
         ),
         lambda config: config.eval.size != 0,
