@@ -31,6 +31,16 @@ EQUAL = [
     (r"\frac x2", "1/2 x"), ("y=2x+1", "2x+1=y"), ("(1,2)", "y=2, x=1"),
     (r"[3,\infty)", "x >= 3"), ("[3,5)", r"3 \le x < 5"), ("x<3", r"(-\infty,3)"),
     (r"(-\infty,-1]\cup[2,\infty)", "x<=-1 or x>=2"), ("(-3,5)", r"x>-3 \text{ and } x<5"),
+    ("(2,3)", "m=2, b=3"), ("(1,2)", "B=2, A=1"),
+    (r"(3,\frac{\pi}{2})", r"r=3, \theta=\frac{\pi}{2}"),
+    ("(1,2)", "x_2=2, x_1=1"), (r"\frac{3\pi}{2}", "3/2 pi"), (r"\frac{4}{3}\pi r^3", "4/3 π r^3"),
+    ("4ac", "4ca"), (r"\frac{1}{2}mv^2", r"\frac{mv^2}{2}"), (r"\frac{3}{4}x", "(3/4)x"),
+    (r"k \ge -\frac{1}{4}", r"[-0.25, \infty)"), ("[0.5,1)", r"\frac12 \le x < 1"),
+    (r"[\frac{1}{\sqrt3},\infty)", r"x \ge \frac{\sqrt3}{3}"), (r"\frac12", "1/2 of the cake"),
+    (r"\frac12", "1/2 per day"), ("3/8", r"\frac{3}{8} of the pie"), ("2ab", r"2\,ab"),
+    (r"\frac12 ab", "1/2 ab"), ("10", "10kΩ"), ("10", "10 μF"), (r"\text{infinity}", "infinity"),
+    (r"\text{Gamma}", "Gamma"), ("5", "5wks"), ("5", r"\$5per hour"), ("9.8", "9.8 m/sec^2"),
+    ("5", "5 cm^2"), (r"\sqrt{12.5}", "sqrt12.5"), (r"2\mu", "2μ"),
 ]  # fmt: skip
 UNEQUAL = [
     ("2ab", "2cd"), ("2ab", "2"), ("2", "2ab"), ("3", "3pq"), ("no", "on"), ("bca", "abc"),
@@ -39,6 +49,9 @@ UNEQUAL = [
     (r"\theta", "alpha"), (r"\sqrt3", "sqrt(5)"), ("The alpha particle", "the beta particle"),
     (r"[3,\infty)", "x > 3"), ("[3,5)", "3<=x<=5"), ("(1,2)", "x=2, y=1"),
     (r"\frac13", "0.3"), ("(1,3)", "x<1 or x>3"),
+    ("(2,3)", "m=3, b=2"), ("2.5", "sqrt12.5"), (r"\frac{3}{2\pi}", "3/2 pi"), ("4ac", "4"),
+    (r"\frac{1}{2}mv^2", r"\frac12"), (r"\frac34", "(3/4)x"), (r"\frac12", "(1/2)mv^2"),
+    ("5", "(5)x"), ("2AB", "2ab"), ("2mn", "2MN"), (r"\frac12", "1/2 xy"),
 ]  # fmt: skip
 
 
@@ -72,12 +85,30 @@ def test_what_only_looks_alike_is_wrong(gold: str, said: str) -> None:
         ("2", r"\boxed{(2, \pi)}", 0.0),
         ("100", r"\boxed{100^\circ - x}", 0.0),
         ("12", r"\boxed{12 \quad x}", 0.0),
+        ("2ab", "So the area is 2ab.", 1.0),
+        (r"\frac12", "The answer is 1/2 of the pizza.", 1.0),
+        ("5", "So it is 5mm.", 1.0),
         ("3", "#### 3 or 4", 0.0),
         ("5", "The answer is 5 pi cm.", 0.0),
     ],
 )
 def test_completions(gold: str, completion: str, expected: float) -> None:
     assert math_equivalence.math(Prompt("p", "", gold), completion) == expected
+
+
+@pytest.mark.parametrize(
+    ("gold", "said"),
+    [
+        ("5", f"x<{'exp(' * 100}1{')' * 100}"),
+        ("x<5", "[" * 900),
+        ("5", f"x<a{'=a' * 400}"),
+        ("5", f"x<{'1/2 ' * 220}"),
+        ("[3,5)", r"x>\sin(10^{500000}) \text{ and } x<1"),
+        ("[3,5)", r"x>\sqrt{1+\sqrt{7}} \text{ and } x<\sqrt{1+\sqrt{7.0}}"),
+    ],
+)
+def test_what_is_too_long_or_hard_to_order_is_wrong(gold: str, said: str) -> None:
+    assert verdict(gold, said) == 0.0
 
 
 @given(st.integers(2, 99), st.lists(st.sampled_from("abpqrxyz"), min_size=2, max_size=3))

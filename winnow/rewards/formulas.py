@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from winnow.rewards import numbers
 from winnow.rewards.answer_extraction import after_marker, final_text, has_box, last_boxed
-from winnow.rewards.letter_products import has_variables
+from winnow.rewards.letter_products import has_variables, variables_at
 from winnow.rewards.notation import CASED, plain
 
 MAX_FORMULA = 1000
@@ -275,20 +275,6 @@ def parts(formula: str) -> Parts | None:
     return Parts(bare, names if all(names) else (), bracket)
 
 
-def as_coordinates(several: Parts, others: Parts) -> tuple[Parts, Parts]:
-    """The same, ``x = 1, y = 2`` as ``(1, 2)`` where the other is a tuple."""
-
-    def ordered(named: Parts, tuple_: Parts) -> Parts:
-        if tuple_.bracket != "(" or tuple_.names or named.bracket or len(set(named.names)) < 2:
-            return named
-        if len(set(named.names)) < len(named.items):
-            return named
-        pairs = sorted(zip(named.names, named.items, strict=True))
-        return Parts(tuple(item for _, item in pairs), (), "(")
-
-    return ordered(several, others), ordered(others, several)
-
-
 def _bounded(text: str) -> str | None:
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
     text = " ".join(unwrapped(text).split()) if len(text) <= 2 * MAX_FORMULA else ""
@@ -345,6 +331,8 @@ def _last(text: str) -> str | None:
     rest = plain(text[end:])
     number = numbers.last(rest)
     if number is not None:
+        if letters := variables_at(rest, number.end):
+            return f"{rest[number.start : number.end]}{letters}"
         if number.value is not None:
             return str(number.value)
         return _run(rest, number)

@@ -28,6 +28,7 @@ from math_verify.grader import (  # type: ignore[import-untyped, unused-ignore]
 )
 
 from winnow.rewards import formulas, notation
+from winnow.rewards.coordinates import as_coordinates
 from winnow.rewards.formula_cost import cost, is_too_hard, is_too_large
 from winnow.rewards.formulas import Parts
 from winnow.rewards.letter_products import is_product, same_product
@@ -88,12 +89,17 @@ def math(prompt: Prompt, completion: str) -> float:
         ValueError: The prompt has no answer, or it cannot be read; or the comparison itself fails.
     """
     answer = needed_answer(prompt)
-    gold = formulas.gold_formula(answer)
-    gold = None if gold is None else in_tex(gold)
-    if gold is None or not _readable(gold):
+    written = formulas.gold_formula(answer)
+    gold = None if written is None else in_tex(written)
+    if written is None or gold is None or not _readable(gold):
         raise ValueError(f"the prompt's answer cannot be read as mathematics: {answer!r:.80}")
     said = formulas.answer_formula(completion)
-    return float(said is not None and _equal(gold, in_tex(said)))
+    if said is None:
+        return 0.0
+    word = formulas.word_of(written) if r"\text" in written + said else None
+    if word and word == formulas.word_of(said):
+        return 1.0  # before infinity and alpha become symbols: one of them is a text
+    return float(_equal(gold, in_tex(said)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -126,12 +132,12 @@ def _equal(gold: str, said: str) -> bool:
     literal, other_literal = formulas.literal_of(gold), formulas.literal_of(said)
     if literal or other_literal:
         return literal == other_literal
-    numbers = same_numbers(gold, said, _parsed)
+    numbers = None if _is_longer(said, gold) else same_numbers(gold, said, _easy)
     if numbers is not None:
         return numbers
     several, others = formulas.parts(gold), formulas.parts(said)
     if several and others:
-        several, others = formulas.as_coordinates(several, others)
+        several, others = as_coordinates(several, others)
         if several.bracket == others.bracket or "(" not in several.bracket + others.bracket:
             return _same_parts(several, others)
     elif others and not others.bracket:
@@ -140,7 +146,7 @@ def _equal(gold: str, said: str) -> bool:
         said = rf"\{{{', '.join(others.items)}\}}"
     gold, said = formulas.without_unit(gold), formulas.without_unit(said)
     word, other_word = formulas.word_of(gold), formulas.word_of(said)
-    if not several and (word or other_word):
+    if not several and (word or other_word) and not (is_product(gold) and is_product(said)):
         if word == other_word:
             return True
         if word and not is_product(gold, not other_word):
@@ -182,12 +188,22 @@ def _same_formulas(gold: str, said: str) -> bool:
         gold, said = formulas.without_name(gold), formulas.without_name(said)
         if formulas.is_equation(said):
             return False  # an equation is no value
-    if len(said) > max(MOST_CHARACTERS, len(gold)):
-        return False
-    if formulas.depth(said) > max(MOST_BRACKETS, formulas.depth(gold)):
+    if _is_longer(said, gold):
         return False
     decimal = bool(_DECIMAL.search(gold) or _DECIMAL.search(said))
     return any(_same(g, s, decimal) for g in _parsed(gold) for s in _parsed(said))
+
+
+def _is_longer(said: str, gold: str) -> bool:
+    """Whether what is said has more characters or brackets than are read for this gold answer."""
+    deeper = formulas.depth(said) > max(MOST_BRACKETS, formulas.depth(gold))
+    return deeper or len(said) > max(MOST_CHARACTERS, len(gold))
+
+
+def _easy(formula: str) -> Sequence[Any]:
+    """What a formula may mean, computed, if that is little work."""
+    found = [made for made in _parsed(formula) if isinstance(made, sympy.Basic)]
+    return [_rational(made).doit() for made in found if not is_too_hard(made, sympy.S.Zero)]
 
 
 def _same(gold: Any, said: Any, decimal: bool) -> bool:

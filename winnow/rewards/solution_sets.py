@@ -30,8 +30,12 @@ def same_numbers(one: str, other: str, parsed: Callable[[str], Sequence[Any]]) -
     """
     if bool(_INEQUALITY.search(one)) == bool(_INEQUALITY.search(other)):
         return None
-    found = [_set(formula, parsed) for formula in (one, other)]
-    return None if None in found else bool(found[0] == found[1])
+    try:
+        mine = _set(one, parsed)
+        its = None if mine is None else _set(other, parsed)
+        return None if its is None else bool(mine == its)
+    except (TypeError, NotImplementedError, RecursionError):  # bounds that SymPy cannot order
+        return None
 
 
 def _set(formula: str, parsed: Callable[[str], Sequence[Any]]) -> Any:

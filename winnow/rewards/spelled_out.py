@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from winnow.rewards.letter_products import is_unit
 from winnow.rewards.numbers import UNITS
 
 _GREEK = (
@@ -16,13 +17,14 @@ _SMALL = "\u0391-\u03c9"
 _FIRST = r"(?<![A-Za-z\\_])"
 _ROOT = re.compile(
     rf"{_FIRST}(?:[Ss]qrt|(?P<cube>cbrt)|(?P<power>exp)|(?P<bars>[Aa]bs(?=\s*\()))\s*"
-    r"(?:(?P<opens>\()|(?P<of>[0-9]+(?![.,][0-9])|[A-Za-z](?![A-Za-z])))"
+    r"(?:(?P<opens>\()|(?P<of>[0-9]++(?:\.[0-9]++)?+(?![.,][0-9])|[A-Za-z](?![A-Za-z])))"
 )
 _SPELLED = re.compile(
     rf"""(?P<tex> \\(?:text[a-z]*|math[a-z]+|mbox|hbox|operatorname)\s*\{{[^{{}}]*\}}
           | \\[A-Za-z]+ )
       | {_FIRST} (?P<inverse> a(?:rc)?(?=sin|cos|tan) )?
-        (?P<function> sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|Sin|Cos|Tan|Ln|Log )
+        (?P<function> sinh|cosh|tanh|sin|cos|tan|cot|(?<![A-Za-z]/)sec|csc|ln|log
+          | Sin|Cos|Tan|Ln|Log )
         (?: _\{{?(?P<base>[0-9a-z]+)\}}? )?
         (?= \s*(?:[\^(0-9\\√{_SMALL}] | (?:pi|[xyz]|{_GREEK})(?![A-Za-z]))
           | \s+[A-Za-z](?![A-Za-z]) )
@@ -34,7 +36,7 @@ _SPELLED = re.compile(
 )
 _TIMES = re.compile(
     r"(?<![0-9A-Za-z)}.,/^])(?<![0-9] )([0-9]{1,9})/([0-9]{1,9})[ ]+"
-    rf"(?=[(\\]|(?!(?:[A-Za-z]{{2,}}|[{UNITS}])[.\s]*$)[A-Za-z])"
+    rf"(?=[(\\]|(?!(?:[A-Za-z]{{4,}}|[{UNITS}])[.\s]*$|[A-Za-z]+\s+[A-Za-z]{{2}})(?P<letters>[A-Za-z]+))"
 )
 """Times what stands behind the space: of ``1/2x`` nobody can say."""
 _TIMES_TEN = re.compile(r"(?<=[0-9])\s*[xX*]\s*10(?=\s*\^)")
@@ -54,11 +56,10 @@ def in_tex(formula: str) -> str:
 
     A text with other words stays as it is.
     """
-    formula = _TIMES.sub(r"\\frac{\1}{\2} ", formula)
     formula = _TIMES_TEN.sub(r"\\times 10", _REPEATING.sub(_fraction, formula))
     made = _SPELLED.sub(_command, _roots(formula))
     rest = _SPELLED.sub(lambda match: " " if match["tex"] else match.group(), made)
-    return formula if _WORD.search(_UNIT.sub("", rest)) else made
+    return formula if _WORD.search(_UNIT.sub("", rest)) else _TIMES.sub(_times, made)
 
 
 def _command(match: re.Match[str]) -> str:
@@ -68,12 +69,24 @@ def _command(match: re.Match[str]) -> str:
         base = f"_{{{match['base']}}}" if match["base"] else ""
         return rf"\{'arc' if match['inverse'] else ''}{match['function'].lower()}{base} "
     if match["sign"]:
+        before = match.string[: match.start()].rstrip(" kM")[-1:]
+        after = match.string[match.end() :][:1]
+        if before.isdigit() and (
+            match["sign"] == "Ω" or (match["sign"] == "μ" and after.isalpha())
+        ):
+            return match.group()  # ohms, micrometres
         name = unicodedata.name(match["sign"], "").rpartition(" ")[2]
         name = "lambda" if name == "LAMDA" else name.lower()
         name = name if match["sign"].islower() else name.capitalize()
         return rf"\{name} " if re.fullmatch(rf"{_GREEK}|pi|eta|psi", name) else match.group()
     name = "pi" if match["pi"] else "infty" if match["infinite"] else match["letter"]
     return rf"\{name} "
+
+
+def _times(match: re.Match[str]) -> str:
+    if match["letters"] and is_unit(match["letters"]):
+        return match.group()
+    return rf"\frac{{{match[1]}}}{{{match[2]}}} "
 
 
 def _fraction(match: re.Match[str]) -> str:
