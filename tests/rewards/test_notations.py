@@ -103,6 +103,7 @@ def test_completions(gold: str, completion: str, expected: float) -> None:
         ("x<5", "[" * 900),
         ("5", f"x<a{'=a' * 400}"),
         ("5", f"x<{'1/2 ' * 220}"),
+        (r"\{7, 1\}", r"x^{99} < |x| \approx 0 \ne 1 = x \le x"),
         ("[3,5)", r"x>\sin(10^{500000}) \text{ and } x<1"),
         ("[3,5)", r"x>\sqrt{1+\sqrt{7}} \text{ and } x<\sqrt{1+\sqrt{7.0}}"),
     ],

@@ -18,6 +18,12 @@ _OR, _AND = (
     for word, sign in (("or", "∨"), ("and", "∧"))
 )
 
+_CANNOT = (
+    *(ArithmeticError, AttributeError, LookupError, NotImplementedError),
+    *(RecursionError, TypeError, ValueError),
+)
+"""What SymPy raises of bounds that it cannot order, and of relations in each other."""
+
 
 def same_numbers(one: str, other: str, parsed: Callable[[str], Sequence[Any]]) -> bool | None:
     """Whether an inequality and a set hold for the same numbers.
@@ -34,7 +40,7 @@ def same_numbers(one: str, other: str, parsed: Callable[[str], Sequence[Any]]) -
         mine = _set(one, parsed)
         its = None if mine is None else _set(other, parsed)
         return None if its is None else bool(mine == its)
-    except (TypeError, NotImplementedError, RecursionError):  # bounds that SymPy cannot order
+    except _CANNOT:
         return None
 
 
