@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from string import ascii_lowercase
 
 from winnow.rewards.formulas import Parts
 
 _INDEXED = re.compile(r"[A-Za-z]_(?:\d|\{\d\})")
-_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
 def as_coordinates(several: Parts, others: Parts) -> tuple[Parts, Parts]:
@@ -24,7 +24,7 @@ def _ordered(named: Parts, tuple_: Parts) -> Parts:
     if not plain_tuple or named.bracket or not 1 < len(set(names)) == len(named.items):
         return named
     letters = "".join(sorted(names))
-    follow = len(letters) == len(names) and letters.lower() in _ALPHABET
+    follow = len(letters) == len(names) and letters.lower() in ascii_lowercase
     indexed = len({name[0] for name in names}) == 1 and all(map(_INDEXED.fullmatch, names))
     items = dict(zip(names, named.items, strict=True))
     return Parts(

@@ -60,7 +60,7 @@ def is_product(formula: str, other: bool = False) -> bool:
         return False
     letters = match["letters"]
     if match["number"]:
-        return letters.lower() not in _UNITS
+        return not is_unit(letters)
     if other:
         return letters.islower()
     return bool(_VARIABLES.fullmatch(letters)) and letters not in _UNITS | _WORDS
@@ -86,10 +86,10 @@ def variables_at(text: str, place: int) -> str:
 
 
 def _variables(match: re.Match[str] | None) -> str:
-    letters = match["letters"] if match else ""
-    small = letters.lower()
-    known = _RAISED if match and match["power"] else _UNITS
-    return "" if small in known else letters
+    if match is None:
+        return ""
+    letters = match["letters"]
+    return "" if letters.lower() in (_RAISED if match["power"] else _UNITS) else letters
 
 
 def same_product(one: str, other: str) -> bool:

@@ -13,11 +13,8 @@ import sympy  # type: ignore[import-untyped, unused-ignore]
 from sympy.core.relational import Relational  # type: ignore[import-untyped, unused-ignore]
 
 _INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:[lg](?:e|eq|t|eqslant)|neq?|in)(?![A-Za-z])|∈")
-_OR, _AND = (
-    re.compile(rf"(?<![A-Za-z\\]){word}(?![A-Za-z])|[{sign}]")
-    for word, sign in (("or", "∨"), ("and", "∧"))
-)
-
+_OR = re.compile(r"(?<![A-Za-z\\])or(?![A-Za-z])|∨")
+_AND = re.compile(r"(?<![A-Za-z\\])and(?![A-Za-z])|∧")
 _CANNOT = (
     *(ArithmeticError, AttributeError, LookupError, NotImplementedError),
     *(RecursionError, TypeError, ValueError),

@@ -188,12 +188,12 @@ def disk_check(need: Disk, folder: Path) -> Check:
     if free is None:
         return skipped("disk", f"{need}; how much is free in {folder} is not known")
     told = f"{need}, of {human(free)} free"
-    remedy = "make room (winnow clean), give --out on another disk"
     if need.checkpoint > free:
         told = f"a checkpoint takes {human(need.checkpoint)}, of {human(free)} free"
-        return failed("disk", told, remedy.replace(", ", " or "))
+        return failed("disk", told, "make room (winnow clean) or give --out on another disk")
     if need.total > free:
-        return warned("disk", told, f"{remedy}, or lower checkpoint.keep")
+        remedy = "make room (winnow clean), give --out on another disk, or lower checkpoint.keep"
+        return warned("disk", told, remedy)
     return passed("disk", told)
 
 
