@@ -76,6 +76,18 @@ def test_log_probs_recorded_too_high_or_too_low_are_that_far_off(net, heat) -> N
     assert measured(net, groups(net, (0.0,) * 4, heat), heat=heat).gap_sum < 1e-12
 
 
+def test_in_float32_a_small_kl_to_the_sampling_policy_is_more_than_rounding(net) -> None:
+    """Recorded 3e-4 too high: k3 = exp(-x) - 1 + x = x^2 / 2 = 4.5e-8 a token, and exp(-x) alone is
+    rounded by up to 6e-8; recorded as it is, it is 0 and never below."""
+    single = tiny.model(3)
+    single.load_state_dict({name: x.float() for name, x in net.state_dict().items()})
+    done = measured(single, groups(single, (3e-4,) * 4))
+    assert done.kl_sum / done.ratio_tokens == pytest.approx(4.5e-8, rel=0.05)
+    for seed in range(8):
+        own = tiny.model(seed)
+        assert 0 <= measured(own, groups(own, (0.0,) * 4)).kl_sum < 1e-11
+
+
 @pytest.mark.parametrize("limit", [1, 7, 20])
 def test_micro_batches_add_up(net, limit) -> None:
     made = groups(net, (0.1, -0.2, 0.3, -0.4))

@@ -283,7 +283,8 @@ def _measure_ratio(seen: _Seen, term: Term, done: Sums) -> None:
     done.ratio_tokens += ratio.numel()
     done.ratio_sum += float(ratio.sum())
     done.ratio_max = max(done.ratio_max, float((ratio - 1).abs().max())) if len(ratio) else 0.0
-    done.kl_sum += float((ratio - 1 - log_ratio).sum())
+    exact = log_ratio.double()  # near 0 a float32 leaves nothing of it but rounding
+    done.kl_sum += float((exact.expm1() - exact).sum())
     with own_code(term.loss, "loss"):
         clipped = term.loss.clips(*given.values())
     if clipped is not None:
