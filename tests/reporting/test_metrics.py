@@ -97,6 +97,19 @@ def test_a_row_by_hand():
     assert (out["ess_last"], out["ess_samples"], out["weight_mean"]) == pytest.approx((0.8, 2, 2))
 
 
+def test_samples_of_earlier_rounds_are_in_the_numbers_of_updates_alone():
+    """As docs/metrics.md says at `merged`: two groups of this step, one of an earlier round."""
+    groups = with_advantages(
+        [group([1, 0], name="a"), group([0, 0], name="b"), group([1, 1, 1], name="c")],
+        ALGORITHMS["raft++"],
+    )
+    updates = [((0, 1, 2), stats([[0.5, 0], [0, 0], [0.5] * 3]))]
+    out = row(groups, updates, batch=Batch(groups, True, merged=1))
+    counts = ("merged", "prompts", "samples", "survivors", "samples_trained", "tokens_sampled")
+    assert [out[name] for name in counts] == [1, 2, 4, 1, 1, 4]
+    assert out["effective_survivors"] == pytest.approx(4)
+
+
 def weighed(*log_weights):
     """The metrics of weights, of one update for each list."""
     updates = [((0,), stats([[1.0, 0.0]], log_weights=list(own))) for own in log_weights]
