@@ -763,6 +763,10 @@ class TestCheck:
                 "rounds.restart: samples made once",
             ),
             ({"algorithm": {"name": "rft", "refill": 1}}, "algorithm.refill: samples made once"),
+            (
+                {"algorithm": {"name": "raft", "select": ["distinct", "as-recorded"]}},
+                "algorithm.select: as-recorded keeps what a file says, and this run samples its",
+            ),
             ({"algorithm": "raft", "reference": "phase"}, "reference: raft does not compare"),
             ({"algorithm": "raft", "critic": {"lr": 1.0}}, "critic: raft has no critic"),
             (

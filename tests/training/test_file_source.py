@@ -99,6 +99,18 @@ def test_selection_and_weights_are_the_algorithms(tiny_model, samples, tmp_path)
         assert {sample["survived"] for sample in group} == {mixed}
 
 
+def test_samples_that_nobody_has_judged_pass_as_recorded_with_a_note(samples, tmp_path) -> None:
+    """All 160 of `winnow sample`, right or wrong; none of them where each has an outcome."""
+    config = from_dict({"samples_file": str(samples), "algorithm": {"name": "rft"}})
+    recorded = config.algorithm.build().with_cells({"select": ["as-recorded"]})
+    told = "as-recorded: 160 samples have no outcome in the file and pass"
+    assert told in file_source.open_file(config, recorded).notes
+    assert told not in file_source.open_file(config, config.algorithm.build()).notes
+    winnow.select(samples, ["correct"], out=tmp_path / "all.parquet", rejected=True)
+    judged = from_dict({"samples_file": str(tmp_path / "all.parquet")})
+    assert not any("no outcome" in note for note in file_source.open_file(judged, recorded).notes)
+
+
 RANDOM = [
     ["at-most(2)"],
     ["best(1)"],  # rewards are 0 or 1: mostly ties

@@ -9,6 +9,7 @@ from winnow.algorithms.advantages import Extremes, Standardised
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.losses import DPO, NLL, SequenceClipped, Value
+from winnow.algorithms.selection import AsRecorded
 from winnow.algorithms.spec import show
 from winnow.config.schema import Config, from_dict
 from winnow.config.schema.optimizer import OptimizerConfig
@@ -127,6 +128,10 @@ def _samples(config: Config, algorithm: Algorithm) -> Iterator[UserError]:
         yield UserError(
             "samples_from", "samples come from a file", "leave out samples_file or samples_from"
         )
+    recorded = [show(rule) for rule in algorithm.select if isinstance(rule, AsRecorded)]
+    if recorded and config.samples_file is None:
+        problem = f"{recorded[0]} keeps what a file says, and this run samples its own"
+        yield UserError("algorithm.select", problem, "leave it out, or set samples_file")
     if config.engine.sampler == "openai":
         remedy = (
             "sample from the server with winnow sample, then train with --set samples_file=FOLDER"

@@ -196,7 +196,6 @@ def _graded(rules: Sequence[Rule]) -> list[str]:
 def _notes(table: SampleTable, rules: Sequence[Rule], tallies: Sequence[Tally]) -> list[str]:
     """Notes on whether the survivors are exact samples, and why not."""
     notes = []
-    unselected = table.rows - table.count("survived", True) - table.count("survived", False)
     for place, rule in enumerate(rules):
         if isinstance(rule, Gibbs):
             notes.append(_claim(table, rules, place, tallies))
@@ -205,9 +204,17 @@ def _notes(table: SampleTable, rules: Sequence[Rule], tallies: Sequence[Tally]) 
                 f"{show(rule)}: NOT exact samples from pi*: as published, r_max is the largest "
                 "reward among those left, and sampling is without replacement"
             )
-        elif isinstance(rule, AsRecorded) and unselected:
-            notes.append(f"{show(rule)}: {unselected} samples have no outcome in the file and pass")
+        elif isinstance(rule, AsRecorded):
+            notes.extend(unselected(table, rule))
     return notes
+
+
+def unselected(table: SampleTable, rule: AsRecorded) -> list[str]:
+    """That samples pass `as-recorded` since the file says nothing of them, as a note."""
+    rows = table.rows - table.count("survived", True) - table.count("survived", False)
+    if not rows:
+        return []
+    return [f"{show(rule)}: {rows} samples have no outcome in the file and pass"]
 
 
 def _claim(table: SampleTable, rules: Sequence[Rule], place: int, tallies: Sequence[Tally]) -> str:

@@ -17,7 +17,7 @@ from winnow.config.schema import Config
 from winnow.errors import UserError
 from winnow.rollouts.annotate import Annotator
 from winnow.rollouts.context import Context
-from winnow.rollouts.select import refuse_greedy, select_groups
+from winnow.rollouts.select import refuse_greedy, select_groups, unselected
 from winnow.storage.sample_table import SampleTable, read_samples
 from winnow.training.pair_file import read_pairs
 from winnow.training.retokenise import Retokeniser
@@ -75,6 +75,8 @@ def _opened(path: str, config: Config, algorithm: Algorithm) -> File:
     out = table.count("survived", False)
     if out:
         notes.append(f"{path}: {out} of {table.rows} samples were rejected before and stay out")
+    for rule in algorithm.select:
+        notes += unselected(table, rule) if isinstance(rule, AsRecorded) else []
     clashes = table.clashes()
     if clashes:
         group, text = clashes[0]
