@@ -299,7 +299,9 @@ def test_one_of_those_alive_is_always_left(rule, sampled, seed):
 
 def test_what_may_leave_no_sample_of_a_prompt():
     left = {"everything", "best", "distinct", "distinct-text", "at-most", "rso"}
-    assert {name for name, rule in RULES.items() if rule.leaves_one} == left
+    assert {name for name, rule in RULES.items() if rule.leaves_one is True} == left
+    # u < exp(0) = 1 for the largest reward itself
+    assert (Gibbs(0.5).leaves_one, Gibbs(0.5, 1.0).leaves_one) == (True, False)
 
 
 def test_what_an_earlier_selection_kept():

@@ -24,7 +24,7 @@ from winnow.config.schema import Config, from_dict
 from winnow.config.schema.describe import describe
 from winnow.config.schema.engine import EngineConfig
 from winnow.config.secrets import is_bare
-from winnow.config.validation import check
+from winnow.config.validation import cautions, check
 from winnow.errors import UserError
 
 FREE_TEXT = st.text(max_size=20)
@@ -821,6 +821,34 @@ class TestCheck:
         config = from_dict(settings)
         with pytest.raises(UserError, match=f"^{said}"):
             check(config, config.algorithm.build())
+
+    @pytest.mark.parametrize(
+        ("rule", "least"),
+        [("best(2)", 3), ("rso(0.5, 4)", 5), ("gibbs(0.5)", 2), ("gibbs(0.5, 1)", 1)],
+    )
+    def test_a_rule_that_keeps_all_is_told_of(self, rule, least) -> None:
+        """The k best of k or fewer, and of one sample the one whose reward is the largest."""
+        for n in range(1, 7):
+            config = from_dict(
+                {"algorithm": {"name": "rft", "select": [rule]}, "samples_per_prompt": n}
+            )
+            row = config.algorithm.build()
+            told = [text for text in cautions(config, row) if "whatever the rewards" in text]
+            assert len(told) == (n < least)
+            assert not list(cautions(config.model_copy(update={"samples_file": "a.jsonl"}), row))
+
+    def test_a_rule_that_leaves_one_gives_refill_nothing_to_do(self) -> None:
+        for rule, refused in (("gibbs(0.5)", True), ("gibbs(0.5, 1)", False)):
+            config = from_dict({"algorithm": {"name": "raft", "select": [rule], "refill": 1}})
+            if not refused:
+                check(config, config.algorithm.build())
+                continue
+            with pytest.raises(UserError, match=r"^algorithm\.refill: every prompt has survivors"):
+                check(config, config.algorithm.build())
+
+    def test_adapters_at_a_small_learning_rate_are_told_of_without_rounds(self) -> None:
+        config = from_dict({"algorithm": "rft", "lora": {"rank": 4}})
+        assert "adapters learn little" in list(cautions(config, ALGORITHMS["rft"], rounds=False))[0]
 
     @pytest.mark.parametrize(
         ("cells", "heat"),

@@ -53,6 +53,14 @@ class Gibbs(ScoreRule):
                 reasons[place] = None if taken else "rejected at random"
         return reasons
 
+    @property
+    def leaves_one(self) -> bool:  # type: ignore[override]
+        return self.r_max == "sample"  # the largest reward itself is accepted with certainty
+
+    def keeps_all(self, n: int) -> bool:
+        """Whether it accepts n samples of a prompt, whatever their rewards."""
+        return n == 1 and self.leaves_one
+
     def chances(self, group: Group, alive: Sequence[bool]) -> Array:
         """With what probability each sample still alive is accepted; 0 for the others.
 
@@ -101,6 +109,10 @@ class RSO(Rule):
             raise ValueError("beta must be above 0 and finite")
         if self.k < 1:
             raise ValueError("k must be at least 1")
+
+    def keeps_all(self, n: int) -> bool:
+        """Whether it takes n samples of a prompt, equal texts aside, whatever their rewards."""
+        return n <= self.k
 
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         reasons = first_of_each(group, alive, str, "text")

@@ -172,6 +172,10 @@ class Best(ScoreRule):
         if self.k < 1:
             raise ValueError("k must be at least 1")
 
+    def keeps_all(self, n: int) -> bool:
+        """Whether it keeps n samples of a prompt, whatever their rewards."""
+        return n <= self.k
+
     def __call__(self, group: Group, alive: Sequence[bool], rng: Generator) -> Reasons:
         living, level = _ranked(group, alive)
         rank = np.full(len(alive), len(alive))

@@ -9,7 +9,8 @@ from winnow.algorithms.advantages import Extremes, Standardised
 from winnow.algorithms.algorithm import Algorithm
 from winnow.algorithms.kl import InReward
 from winnow.algorithms.losses import DPO, NLL, SequenceClipped, Value
-from winnow.algorithms.selection import AsRecorded
+from winnow.algorithms.rejection import RSO, Gibbs
+from winnow.algorithms.selection import AsRecorded, Best
 from winnow.algorithms.spec import show
 from winnow.config.schema import Config, from_dict
 from winnow.config.schema.optimizer import OptimizerConfig
@@ -32,10 +33,14 @@ def check(config: Config, algorithm: Algorithm) -> None:
         refuse(complaints(config, algorithm))
 
 
-def cautions(config: Config, algorithm: Algorithm) -> Iterator[str]:
-    """What is allowed, and does something that a person may not expect."""
+def cautions(config: Config, algorithm: Algorithm, *, rounds: bool = True) -> Iterator[str]:
+    """What is allowed, and does something that a person may not expect.
+
+    Args:
+        rounds: Whether each step makes its own samples.
+    """
     heat = config.sampling.temperature
-    likelihood = any(type(term.loss) is NLL for term in algorithm.terms)
+    likelihood = rounds and any(type(term.loss) is NLL for term in algorithm.terms)
     if likelihood and heat == 0:
         yield (
             f"{algorithm.name}: samples are at temperature 0, so each round makes the policy "
@@ -47,6 +52,13 @@ def cautions(config: Config, algorithm: Algorithm) -> Iterator[str]:
             f"{algorithm.name}: nll is at temperature 1 and samples are at {heat:g}, so each round "
             f"makes the policy {way}, whatever the rewards; set algorithm.loss = 'nll-tempered'"
         )
+    n = config.samples_per_prompt
+    for rule in algorithm.select if config.samples_file is None else ():
+        if isinstance(rule, Best | RSO | Gibbs) and rule.keeps_all(n):
+            yield (
+                f"{algorithm.name}: {show(rule)} keeps all that it is given where "
+                f"samples_per_prompt = {n}, whatever the rewards"
+            )
     if config.lora.rank and config.optimizer.lr == OptimizerConfig().lr:
         yield (
             f"adapters learn little at optimizer.lr = {config.optimizer.lr:g}, the default for all "

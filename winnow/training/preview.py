@@ -198,8 +198,7 @@ def _notes(checked: Plan) -> list[str]:
     found = [
         caution
         for phase in checked.phases
-        if phase.samples_each_step
-        for caution in cautions(phase.config, phase.algorithm)
+        for caution in cautions(phase.config, phase.algorithm, rounds=phase.samples_each_step)
     ]
     if prompts.held_out:
         same = alike(config.eval.samples, evaluation_params(config), "eval.samples")

@@ -225,7 +225,7 @@ def assemble(
         texts = {"config.toml": tomli_w.dumps(plan.values), INPUTS: text_of(plan.inputs)}
         RunStore.create(out, texts, environment(engine.device), lock=lock)
     for phase in plan.phases:
-        for caution in cautions(phase.config, phase.algorithm) if phase.samples_each_step else ():
+        for caution in cautions(phase.config, phase.algorithm, rounds=phase.samples_each_step):
             observers.note(caution)
     if config.eval.patience and not plan.prompts.test:
         observers.note(
