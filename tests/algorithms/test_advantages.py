@@ -90,6 +90,18 @@ def test_what_cancels_is_no_advantage():
     assert out.advantages == (0.0,) * 3
 
 
+def test_extremes_of_survivors_that_differ_by_what_cancels_in_the_verifier():
+    """.1 + .2 - .3 is 6e-17 beside a 0; the right one is too long. A .1 is no rounding."""
+    row = ALGORITHMS["raft"].with_cells({"select": ["length(high=3)"], "advantage": "extremes"})
+    scored = group([1.0, 0.1 + 0.2 - 0.3, 0.0], lengths=[9, 1, 1])
+    (out,) = with_advantages([scored], row)
+    assert out.advantages == (0.0,) * 3
+    said = ["too long", "all rewards equal", "all rewards equal"]
+    assert [outcome.reason for outcome in out.outcomes] == said
+    (out,) = with_advantages([group([1.0, 0.1, 0.0], lengths=[9, 1, 1])], row)
+    assert out.advantages == (0.0, 1.0, -1.0)
+
+
 def test_extremes_of_more_than_two_ties_by_rounding():
     """The best two are equal, and so are the worst two."""
     rewards = np.array([0.3, 0.1 + 0.2, 0.2, 0.1, 0.1 + 1e-17 + 2e-17])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from winnow.algorithms.advantages import Advantage, RewardScale
 from winnow.algorithms.kl import InReward
@@ -61,7 +62,9 @@ def assign_advantages(
     """
     if advantage.over == "token":
         return _token_advantages(groups, advantage, scale, penalty)
-    rewards = [rescale(_values(group), scale) - _taken(group, penalty) for group in groups]
+    rewards = [
+        rescale(_values(group, advantage), scale) - _taken(group, penalty) for group in groups
+    ]
     if advantage.over == "set":
         ends = np.cumsum([len(values) for values in rewards])[:-1]
         advantages = np.split(_called(advantage, np.concatenate(rewards)), ends)
@@ -81,7 +84,7 @@ def remark(groups: Sequence[Group], advantage: Advantage, scale: RewardScale) ->
     scored = [group for group in groups if any(group.valid)]
     if not scored:
         return None
-    rewards = [rescale(_values(group), scale) for group in scored]
+    rewards = [rescale(_values(group, advantage), scale) for group in scored]
     right = [np.array(group.right)[np.array(group.valid)] for group in scored]
     return advantage.remark(rewards, right)
 
@@ -95,7 +98,8 @@ def referred(group: Group, advantage: Advantage) -> tuple[int, ...]:
 
 def _explained(group: Group, advantage: Advantage, rewards: Array) -> Group:
     """The group, its survivors' reason changed where they count 0 because all rewards are equal."""
-    if advantage.over != "group" or any(group.advantages) or not all_equal(rewards):
+    compared = rewards[_survived(group)] if advantage.of_survivors else rewards
+    if advantage.over != "group" or any(group.advantages) or not all_equal(compared):
         return group
     return group.with_(
         outcomes=tuple(
@@ -104,15 +108,24 @@ def _explained(group: Group, advantage: Advantage, rewards: Array) -> Group:
     )
 
 
-def _values(group: Group) -> Array:
+def _values(group: Group, advantage: Advantage) -> Array:
     """The scores of a group's valid samples, shape (valid,); one number if all are equal.
 
-    Decided before they are rescaled: 2 r - 1 leaves nothing but the rounding of an r near 1/2.
+    So too of the survivors, where only they are compared. Decided before they are rescaled: 2 r - 1
+    leaves nothing but the rounding of an r near 1/2.
     """
     values = np.array(group.values, dtype=np.float64)
-    if all_equal(values, group.right_at):
-        values = np.full_like(values, values.max(initial=-math.inf))
+    every = np.ones(len(values), dtype=bool)
+    for among in (every, _survived(group)) if advantage.of_survivors else (every,):
+        if all_equal(values[among], group.right_at):
+            values[among] = values[among].max(initial=-math.inf)
     return values
+
+
+def _survived(group: Group) -> NDArray[np.bool_]:
+    """Whether each of the valid samples of a group survived, shape (valid,)."""
+    pairs = zip(group.outcomes, group.valid, strict=True)
+    return np.array([outcome.survived for outcome, valid in pairs if valid], dtype=bool)
 
 
 def _taken(group: Group, penalty: InReward | None) -> Array:
@@ -181,8 +194,7 @@ def _of_group(advantage: Advantage, group: Group, rewards: Array) -> Array:
     """Advantages of the valid samples of a group, from their rewards."""
     if not advantage.of_survivors:
         return _called(advantage, rewards)
-    pairs = zip(group.outcomes, group.valid, strict=True)
-    survived = np.array([outcome.survived for outcome, valid in pairs if valid], dtype=bool)
+    survived = _survived(group)
     advantages = np.zeros_like(rewards)
     advantages[survived] = _called(advantage, rewards[survived])
     return advantages
