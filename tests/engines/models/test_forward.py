@@ -19,7 +19,7 @@ from transformers import (
 
 from winnow.algorithms.advantages import Reward
 from winnow.algorithms.denominators import SampleMeans, SurvivorTokens
-from winnow.algorithms.losses import NLL, Clipped
+from winnow.algorithms.losses import NLL, Clipped, Entropy
 from winnow.algorithms.objective import Term, totals
 from winnow.algorithms.table import ALGORITHMS
 from winnow.engines.learning.gradients import Models, accumulate
@@ -324,6 +324,19 @@ def test_the_ratio_is_measured_against_what_was_recorded():
     assert done.ratio_max == pytest.approx(0.6487212707, rel=1e-9)
     assert done.kl_sum / done.ratio_tokens == pytest.approx(1.6487212707 - 1 - 0.5, rel=1e-9)
     assert done.clipped == 4  # the tokens of the two samples with a positive weight
+
+
+@pytest.mark.parametrize("limit", [1, 6, 9, 15, 1000])
+def test_the_largest_ratio_is_that_of_all_micro_batches(limit):
+    """Also where other terms run over samples without an advantage, in micro-batches of theirs."""
+    alike = GROUPS[0].with_(advantages=(0.0, 0.0, 0.0))
+    terms = (Term(Clipped(0.2, 0.28), SampleMeans()), Term(Entropy(), SampleMeans(), -0.01))
+    model = build("llama")
+    learned = gradients(model, GROUPS[1:], terms, 1000)[0].ratio_max
+    every = [*GROUPS[1:], alike, *GROUPS[1:]]
+    assert gradients(model, every, terms, limit)[0].ratio_max == pytest.approx(learned, rel=1e-9)
+    assert learned > 0
+    assert gradients(model, [alike], terms, limit)[0].ratio_max == 0
 
 
 def test_influence_is_what_each_sample_could_move():

@@ -282,7 +282,8 @@ def _measure_ratio(seen: _Seen, term: Term, done: Sums) -> None:
     done.token_ratios += ratio.tolist()
     done.ratio_tokens += ratio.numel()
     done.ratio_sum += float(ratio.sum())
-    done.ratio_max = max(done.ratio_max, float((ratio - 1).abs().max())) if len(ratio) else 0.0
+    if len(ratio):
+        done.ratio_max = max(done.ratio_max, float((ratio - 1).abs().max()))
     exact = log_ratio.double()  # near 0 a float32 leaves nothing of it but rounding
     done.kl_sum += float((exact.expm1() - exact).sum())
     with own_code(term.loss, "loss"):
