@@ -345,6 +345,15 @@ def test_examples_go_round_each_pass_in_its_own_order():
     assert [g.prompt.text for g in made.auxiliary_batch(3, 7, 0, 1).groups] == told[1][:2]
 
 
+@pytest.mark.parametrize("hundredths", [1, 7, 14, 25, 28, 56, 100, 110, 112])
+def test_as_many_examples_as_the_ratio_says_as_it_is_written(hundredths):
+    """In binary 0.28 x 25 is a little more than 7."""
+    made = anchor(8, hundredths / 100)
+    for prompts in (1, 3, 25, 50):
+        exact = -(-hundredths * prompts // 100)
+        assert len(made.auxiliary_batch(prompts, prompts, 0, 0).groups) == exact
+
+
 def test_the_gradient_is_the_updates_and_so_much_of_the_anchors(tiny_model):
     """Against autograd on the plain model: means over examples of means over tokens."""
     made = engine(tiny_model)

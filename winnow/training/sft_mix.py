@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 from winnow.algorithms.denominators import SurvivorMeans
@@ -54,13 +55,17 @@ class Anchor:
             prompts: Prompts of the update.
             most: Most prompts of any update; a smaller one skips some examples.
         """
-        first = update * math.ceil(self.ratio * most)
+        first = update * self._number(most)
         chosen = []
-        for position in range(first, first + math.ceil(self.ratio * prompts)):
+        for position in range(first, first + self._number(prompts)):
             epoch, place = divmod(position, len(self.groups))
             chosen.append(self.groups[_order(len(self.groups), seed, epoch)[place]])
         terms = (Term(NLL(), SurvivorMeans(), self.coefficient),)
         return AuxiliaryBatch(chosen, terms, totals(chosen))
+
+    def _number(self, prompts: int) -> int:
+        """Examples for so many prompts. The ratio is as it is written: 25 x 0.28 is 7, not 8."""
+        return math.ceil(Fraction(repr(self.ratio)) * prompts)
 
 
 def open_anchor(config: AnchorConfig, prompts: PromptsConfig, seed: int) -> Anchor | None:
