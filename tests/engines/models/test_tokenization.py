@@ -129,6 +129,22 @@ def test_a_text_that_begins_with_the_first_token_has_it_once() -> None:
     assert encode(words, "1<s><s>1", special=False) == (one, first, first, one)
 
 
+def test_a_prompt_does_not_end_where_a_completion_is_to_begin() -> None:
+    """As with a tokenizer that was saved with `add_eos_token`: the model would see a text that has
+    ended."""
+    words = tiny.tokenizer()
+    last = words.eos_token_id
+    words._tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {tiny.PAD_AND_END}", special_tokens=[(tiny.PAD_AND_END, last)]
+    )
+    one = words.encode("1", add_special_tokens=False)[0]
+    assert words.encode("1") == [one, last]
+    assert PromptEncoder(words)(Prompt("p", "1")) == (one,)
+    assert PromptEncoder(words)(Prompt("p", f"1{tiny.PAD_AND_END}"))[:2] == (one, last)  # asked for
+    words.chat_template = "{{ messages[0].content }}" + tiny.PAD_AND_END
+    assert PromptEncoder(words)(talk({"role": "user", "content": "1"})) == (one, last)
+
+
 @cache
 def built_in() -> Any:
     """Byte-level BPE: a character may be several tokens."""

@@ -213,7 +213,8 @@ def render(
 
 
 def encode(tokenizer: Any, text: str, *, special: bool) -> tuple[int, ...]:
-    """Token ids of a text, with one beginning-of-sequence token where it is written out as well.
+    """Token ids of a text that goes on, with one beginning-of-sequence token where it is written
+    out as well, and no end-of-sequence token that is not.
 
     Args:
         special: Whether the tokenizer adds its own special tokens.
@@ -223,6 +224,9 @@ def encode(tokenizer: Any, text: str, *, special: bool) -> tuple[int, ...]:
     if first is not None and text.startswith(written):
         while ids[:2] == [first, first]:
             del ids[0]
+    last, written = tokenizer.eos_token_id, tokenizer.eos_token
+    if special and last is not None and ids[1:] and ids[-1] == last and not text.endswith(written):
+        del ids[-1]  # such as of one that was saved as it was trained with, add_eos_token
     return tuple(ids)
 
 
