@@ -138,3 +138,23 @@ def test_a_reward_of_a_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None
         make_reward("../a/none.py:score")
     with pytest.raises(UserError, match="has no 'scor': did you mean 'score'"):
         make_reward("../a/uc_reward.py:scor")
+
+
+@pytest.mark.parametrize("cells", ["b", "a b", "b a"])
+def test_what_a_reward_imports_lies_beside_it_whatever_cells_were_imported(
+    here: Path, cells: str
+) -> None:
+    """The worker has this path, in which the folder of the reward comes last where a cell is in
+    it too."""
+    for x in "ab":
+        write(here / x / "uc_value.py", f"value = {float(ord(x))}")
+        write(here / x / f"uc_cell_{x}.py", "def rule(group, alive, rng): return alive")
+    score = "import uc_value\ndef score(prompt, completion): return uc_value.value"
+    write(here / "a" / "uc_beside.py", score)
+    for x in cells.split():
+        user_code.import_file(str(here / x / f"uc_cell_{x}.py"))
+    reward = make_reward(f"{here / 'a' / 'uc_beside.py'}:score", workers=1)
+    try:
+        assert reward.score([(Prompt("p", "", None), "")]) == [Score(float(ord("a")))]
+    finally:
+        reward.close()

@@ -84,8 +84,11 @@ def import_file(path: str, *, first: bool = False) -> ModuleType:
         raise ModuleNotFoundError(f"there is no file {file}")
     folder, name = _place(file)
     _FOLDERS.add(folder)
-    if folder not in map(os.path.abspath, sys.path):
-        sys.path.insert(0 if first else len(sys.path), folder)
+    known = [path for path in sys.path if os.path.abspath(path) == folder]
+    if first:
+        sys.path[:] = [folder, *(path for path in sys.path if path not in known)]
+    elif not known:
+        sys.path.append(folder)
     if name in sys.modules:
         if _is_of(sys.modules[name].__dict__.get("__file__"), file):
             return sys.modules[name]
