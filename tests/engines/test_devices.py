@@ -15,7 +15,7 @@ import torch
 from torch.utils import deterministic
 
 import winnow
-from tests import kills
+from tests import kills, local
 from winnow.config.schema import from_dict
 from winnow.engines.devices import (
     collector_paused,
@@ -24,6 +24,7 @@ from winnow.engines.devices import (
     reproducible,
     room,
     sampling_dtype,
+    take_threads,
     without_plans,
 )
 from winnow.engines.learning import learner
@@ -42,6 +43,22 @@ def test_a_gpu_that_emulates_bfloat16_is_slow_in_it(monkeypatch, capability, slo
     device = torch.device("cuda")
     assert is_slow_in_bfloat16(device) == slow
     assert sampling_dtype("auto", device) == ("float32" if slow else "bfloat16")
+
+
+def test_threads_that_one_run_asked_for_are_not_those_of_the_next(tiny_model):
+    """`threads = 0` is torch's choice; what the caller sets in between is theirs."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        for asked, threads in ((0, 3), (1, 1), (2, 2), (0, 3), (0, 3)):
+            local.engine(tiny_model, threads=asked)
+            assert torch.get_num_threads() == threads
+        take_threads(1)
+        torch.set_num_threads(4)
+        take_threads(0)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_gradients_on_a_gpu_are_added_up_in_one_order_and_all_is_as_before_afterwards():

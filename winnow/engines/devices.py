@@ -51,6 +51,25 @@ def hardware() -> tuple[int, list[str]]:
     return torch.get_num_threads(), gpus
 
 
+_taken: tuple[int, int] | None = None
+"""The CPU threads that torch had, and those that settings gave it instead."""
+
+
+def take_threads(number: int) -> None:
+    """Have torch compute with so many CPU threads; 0: its own choice, whatever a run before asked.
+
+    A number that the caller has set since stays.
+    """
+    import torch
+
+    global _taken
+    now = torch.get_num_threads()
+    own = now if _taken is None or _taken[1] != now else _taken[0]
+    if number or own != now:
+        torch.set_num_threads(number or own)
+    _taken = own, number or own
+
+
 def launched() -> tuple[int, int]:
     """The number of this process among those that were started together, and how many they are.
 

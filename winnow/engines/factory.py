@@ -47,8 +47,7 @@ def _sharded_engine(
     from winnow.engines.local.sampler import LocalSampler
 
     worker = lead(config.device, LocalSampler)
-    if config.threads:
-        worker.team.run(worker, type(worker).take_threads, config.threads)
+    worker.team.run(worker, type(worker).take_threads, config.threads)
     return ShardedEngine(worker, config, field, checkpoint, folder)
 
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from winnow.algorithms.denominators import Totals
 from winnow.algorithms.objective import Term
 from winnow.config.reference import ema_decay
@@ -25,7 +23,7 @@ from winnow.engines.base import (
     Weights,
     WeightsRef,
 )
-from winnow.engines.devices import room
+from winnow.engines.devices import room, take_threads
 from winnow.engines.fsdp.learner import Average, Away, ShardedLearner
 from winnow.engines.fsdp.policy import ShardedPolicy
 from winnow.engines.fsdp.ranks import Team
@@ -58,7 +56,7 @@ class Worker:
 
     def take_threads(self, threads: int) -> None:
         """Compute with so many threads."""
-        torch.set_num_threads(threads)
+        take_threads(threads)
 
     def policy(self, number: int) -> ShardedPolicy:
         return self._policies[number]

@@ -27,6 +27,7 @@ from winnow.engines.devices import (
     pick_device,
     room,
     sampling_dtype,
+    take_threads,
 )
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.kv_cache import token_bytes
@@ -61,8 +62,7 @@ class LocalEngine(LocalPolicy, Spoken):
         folder: Path | None = None,
     ) -> None:
         device = pick_device(config.device)
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        take_threads(config.threads)
         super().__init__(config, device, field, checkpoint, folder)
         self.device = str(device)
         self.speak(self.tokenizer, config.prompts.chat_template_options)
