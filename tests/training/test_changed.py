@@ -52,11 +52,7 @@ EDITS = {
     "prompts.limit unset -> 7": (r"^size = 10000$", "size = 10000\nlimit = 7"),
     "sampling.max_tokens 4 -> 256": (r"^max_tokens = 4\n", ""),
 }
-BY_ANOTHER_CHECK = {
-    "seed 0 -> 1": "the prompts have changed since",
-    "prompts.limit unset -> 7": "the prompts have changed since",
-    "sampling.max_tokens 4 -> 256": "leaves no room",
-}
+BY_ANOTHER_CHECK = {"sampling.max_tokens 4 -> 256": "leaves no room"}
 """What is refused all the same when the change is accepted."""
 
 
@@ -335,3 +331,63 @@ def test_updates_in_a_row_that_are_not_finite_are_counted_over_a_kill(
         run(from_dict(given), out=tmp_path / "broken", observers=Killing())
     with pytest.raises(WinnowError, match=r"^step 4: not finite for the second update running"):
         resumed(tmp_path / "broken")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "optimizer.lr 2.0 -> 0.5",
+        "samples_per_prompt 8 -> 4",
+        "sampling.temperature 1.0 -> 0.5",
+        "seed 0 -> 1",
+        "prompts.limit unset -> 7",
+    ],
+)
+def test_what_other_settings_made_after_the_checkpoint_is_not_used(
+    given: dict[str, Any], tmp_path: Path, said: str
+) -> None:
+    """Of training and of evaluations. The run resumes as if it were not there, and it is kept."""
+    given["eval"] = {"size": 4, "samples": 8, "every": 1}
+    folder = trained(given, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints/step-4")
+    edit(folder, *EDITS[said])
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare)
+    later = [f"{split}-{step:06d}" for split in ("eval", "train") for step in (3, 4)]
+    for name in later:
+        (bare / f"rollouts/{name}.parquet").unlink()
+    notes = resumed(folder, accept_changes=True)
+    resumed(bare, accept_changes=True)
+    check_same(bare, folder)
+    aside = sorted(path.name for path in (folder / "superseded").iterdir())
+    assert aside == [f"{name}-before-3.parquet" for name in later]
+    assert not any("reused" in note for note in notes)
+
+
+def test_what_was_sampled_once_before_the_checkpoint_is_used_whatever_has_changed(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    """The weights that sampled it are gone."""
+    given |= {"algorithm": {"name": "rft", "epochs": 2}, "steps": 2}
+    given["eval"] = {"size": 4, "samples": 8, "every": 1}
+    folder = trained(given, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints/step-4")
+    files = {f: f.read_bytes() for f in folder.glob("rollouts/train-*.parquet")}
+    assert len(files) == 2
+    edit(folder, *EDITS["optimizer.lr 2.0 -> 0.5"])
+    resumed(folder, accept_changes=True)
+    assert {f: f.read_bytes() for f in folder.glob("rollouts/train-*.parquet")} == files
+    aside = sorted(path.name for path in (folder / "superseded").iterdir())
+    assert aside == ["eval-000003-before-3.parquet", "eval-000004-before-3.parquet"]
+
+
+def test_at_the_start_nothing_that_other_settings_made_is_used(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = trained(given, tmp_path / "run")
+    for path in (folder / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    edit(folder, *EDITS["sampling.temperature 1.0 -> 0.5"])
+    resumed(folder, accept_changes=True)
+    given["sampling"] = {**given["sampling"], "temperature": 0.5}
+    check_same(trained(given, tmp_path / "other"), folder)

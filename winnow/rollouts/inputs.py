@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,24 @@ def check_inputs(
     Raises:
         UserError: as `compared`, which has the arguments too.
     """
-    notes, text = compared(folder, present, accept=accept, extends=extends)
-    record(folder, text)
-    return notes
+    found = compared(folder, present, accept=accept, extends=extends)
+    record(folder, found.text)
+    return found.notes
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a folder was begun with, compared with what it would be resumed with.
+
+    Attributes:
+        notes: On what has changed.
+        text: What is to be recorded when it is resumed, if anything is.
+        other: Whether something has changed that changes what comes out.
+    """
+
+    notes: list[str]
+    text: str | None = None
+    other: bool = False
 
 
 def record(folder: Path, text: str | None) -> None:
@@ -125,15 +141,12 @@ def compared(
     *,
     accept: bool,
     extends: Collection[str] = (),
-) -> tuple[list[str], str | None]:
+) -> Compared:
     """Compare what a folder was begun with and what it would be resumed with.
 
     Args:
         accept: Whether changes are accepted that change what comes out.
         extends: Settings that only make the work longer where they are raised.
-
-    Returns:
-        Notes on what has changed, and what is to be recorded when it is resumed, if anything is.
 
     Raises:
         UserError: something has changed that is not accepted; names all of it.
@@ -144,7 +157,7 @@ def compared(
             f"{folder} has no {INPUTS} (an earlier version wrote it): its settings and data "
             "may have changed since it was begun"
         )
-        return [note], text_of(present)
+        return Compared([note], text_of(present))
     begun = _read(path)
     changed = _changed(begun["settings"], present["settings"])
     of_data = [f"the {name}" for name in sorted(_other(begun["data"], present["data"]))]
@@ -165,9 +178,10 @@ def compared(
         )
     said = [*shown.values(), *of_data]
     if not said:
-        return [], None
+        return Compared([])
     text = text_of({**present, "changes": [*begun.get("changes", ()), said]})
-    return [f"changed since {folder} was begun: {', '.join(said)}"], text
+    note = f"changed since {folder} was begun: {', '.join(said)}"
+    return Compared([note], text, bool(serious))
 
 
 def _read(path: Path) -> dict[str, Any]:

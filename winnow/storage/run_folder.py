@@ -18,7 +18,7 @@
     final/              the final model, where it is an average, or merged
     base/               what adapters were trained over, where no hub has it
     skipped/            batches whose loss or gradient was not finite
-    superseded/         samples of a policy that new scores have changed
+    superseded/         samples of a policy that new scores or settings have changed
     .lock               while a process writes to it (storage/lock.py)
 
 A file has its name only when it is complete: it is written beside it, flushed to the disk and
@@ -221,10 +221,14 @@ class RunStore:
                     found[step] = (len(rewards), len(rewards) - rewards.null_count)
         return found
 
-    def set_aside(self, step: int) -> None:
-        """Move samples made after a step's update to `superseded/`: its scores have changed."""
+    def set_aside(self, step: int, which: Callable[[int, Split], bool] | None = None) -> None:
+        """Move samples to `superseded/`, as from a step on they would be others.
+
+        Args:
+            which: By step and split; default: those made after its update.
+        """
         for number, split, path in rollout_files(self.folder):
-            if number >= step + (split == "train"):
+            if number >= step + (split == "train") if which is None else which(number, split):
                 to = self.folder / "superseded"
                 names = (f"{path.stem}-before-{step}{(n and f'.{n}') or ''}" for n in count())
                 with disk(to):

@@ -11,6 +11,7 @@ from winnow.config.phases import Phase
 from winnow.config.schema import Config
 from winnow.engines.base import PHASE
 from winnow.errors import UserError, number_of
+from winnow.rollouts.inputs import Compared
 from winnow.storage.checkpoints import DROPPED, drop_optimizer
 from winnow.storage.digests import Damaged, damage_of
 from winnow.storage.paths import shown
@@ -18,8 +19,10 @@ from winnow.storage.run_folder import FINAL, RunStore
 from winnow.training.budget import budget_spent
 from winnow.training.early_stopping import best_of_evaluations, stopped_early
 from winnow.training.owed import lost_rows
+from winnow.types import Split
 
 Row = Mapping[str, Any]
+UNCHANGED = Compared([])
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,13 @@ def resume_point(
     store: RunStore,
     phases: Sequence[Phase],
     config: Config,
-    notes: Sequence[str] = (),
+    changed: Compared = UNCHANGED,
     extends: Collection[str] = (),
 ) -> ResumePoint:
-    """Find where a run is resumed; checkpoints that are of no use are set aside.
+    """Find where a run is resumed; checkpoints and samples that are of no use are set aside.
 
     Args:
-        notes: Further ones, before its own.
+        changed: What of settings and data has; its notes come before its own.
         extends: Settings that make it longer where they are raised.
 
     Raises:
@@ -59,7 +62,7 @@ def resume_point(
     said: list[str] = []
     patience = config.eval.patience
     found = store.latest_checkpoint(needed_steps(store, phases, patience), said.append)
-    point = ResumePoint(found, (*notes, *said))
+    point = ResumePoint(found, (*changed.notes, *said))
     rows = [row for row in store.lines("evals.jsonl") if row["step"] <= point.step]
     done_rows = [row for row in store.lines("metrics.jsonl") if row["step"] <= point.step]
     _check_rows(store, point, done_rows, rows)
@@ -67,6 +70,8 @@ def resume_point(
     spent = budget_spent(done_rows, config.budget)
     if point.step < phases[-1].last and not (stopped or spent):
         _check_resumable(store, found)
+        if changed.other:
+            _set_aside(store, phases, point.step)
         store.drop_final()  # of an earlier end; made again by the next
         return ResumePoint(found, (*point.notes, _resuming(store, phases, point.step)))
     if (damage := damage_of(store.folder / FINAL)) is not None:
@@ -81,7 +86,23 @@ def resume_point(
     if raised is not None:
         more = f"raise {raised} in {shown(store.folder / 'config.toml')}"
     over = f"{done}, so nothing is trained; for more, {more}"
-    return ResumePoint(found, (*notes, *said, over))
+    return ResumePoint(found, (*changed.notes, *said, over))
+
+
+def _set_aside(store: RunStore, phases: Sequence[Phase], step: int) -> None:
+    """Set aside the samples that other settings or data made after a step.
+
+    At the start those of its evaluation too. What was sampled once, before the first update of a
+    phase that is under way, stays: the weights that sampled are gone.
+    """
+    begun = [p for p in phases if p.before < step < p.last and not p.samples_each_step]
+    once = {n for phase in begun for n in range(phase.before + 1, phase.last + 1)}
+
+    def others(number: int, split: Split) -> bool:
+        later = number > step or step == 0
+        return later and not (split == "train" and number in once)
+
+    store.set_aside(step + 1, others)
 
 
 def _check_rows(

@@ -137,9 +137,9 @@ def run(
         if resume is not None:
             accept = accept_changes or not RunStore(out).begun  # nothing is of other settings
             inputs, longer = checked.inputs, checked.extends
-            notes, changed = compared(out, inputs, accept=accept, extends=longer)
-            point = resume_point(RunStore(out), checked.phases, config, notes, longer)
-            record(out, changed)
+            changed = compared(out, inputs, accept=accept, extends=longer)
+            point = resume_point(RunStore(out), checked.phases, config, changed, longer)
+            record(out, changed.text)
         start = _start(checked, out, point)
         observers.trackers = make_trackers(config.trackers, observers.note)
         prompts = checked.prompts
