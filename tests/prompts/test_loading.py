@@ -755,3 +755,18 @@ def test_a_size_that_is_more_than_there_are_is_told(tmp_path):
     rows = write(tmp_path / "p.jsonl", [{"prompt": f"{n} =", "answer": "2"} for n in range(40)])
     with pytest.raises(UserError, match=r"out 40 of 40 prompts \(50 are asked for\) and leaves"):
         load_prompts(config(source=rows), EvalConfig(size=50), 0)
+
+
+def test_nan_is_as_good_as_null() -> None:
+    """It is how pandas writes what is missing in a column of numbers: no label, no id, no text."""
+    nan = float("nan")
+    named = config(difficulty_column="level")
+    labels = (None, nan, 0, 3, "hard")
+    rows = [{"prompt": str(number), "level": label} for number, label in enumerate(labels)]
+    assert [p.difficulty for p in from_rows(rows, named)] == [None, None, "0", "3", "hard"]
+    ids = [{"prompt": "x", "id": name} for name in (None, nan, 7)]
+    assert [p.id for p in from_rows(ids, config())] == ["0", "1", "7"]
+    with pytest.raises(UserError, match="has an empty prompt"):
+        from_rows([{"prompt": nan}], config())
+    with pytest.raises(UserError, match="has nothing in column 'a'"):
+        from_rows([{"a": nan}], config(template="{a}?"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -184,7 +185,7 @@ def fill(template: str, row: Row) -> str:
         name = match.group(1)
         if name is None:
             return match.group(0)[0]
-        value = _column(row, name, "prompts.template")
+        value = _there(_column(row, name, "prompts.template"))
         if value is None:
             raise RowError("prompts.template", f"has nothing in column {name!r}")
         return str(value)
@@ -220,7 +221,7 @@ def _prompt(
 ) -> Prompt:
     value = None
     if config.template is None:
-        value = _column(row, config.prompt_column, "prompts.prompt_column")
+        value = _there(_column(row, config.prompt_column, "prompts.prompt_column"))
     family = ""
     if isinstance(value, list | tuple):
         messages: tuple[Message, ...] | None = _messages(value, config, padded)
@@ -235,8 +236,9 @@ def _prompt(
         raise RowError("", "has an empty prompt")
     difficulty = None
     if config.difficulty_column is not None:
-        difficulty = str(_column(row, config.difficulty_column, "prompts.difficulty_column"))
-    name = row.get("id")
+        label = _there(_column(row, config.difficulty_column, "prompts.difficulty_column"))
+        difficulty = None if label is None else str(label)
+    name = _there(row.get("id"))
     return Prompt(
         id=str(number if name is None else name),
         text=text,
@@ -246,6 +248,11 @@ def _prompt(
         messages=messages,
         family=" ".join(family.split()),
     )
+
+
+def _there(value: Any) -> Any:
+    """What a column holds; `None` for NaN, as pandas writes what is missing among numbers."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _text(value: object, config: PromptsConfig) -> str:
