@@ -363,8 +363,8 @@ def test_an_average_of_the_policy_is_seen_as_the_policy_is():
     net = tiny.model().to(torch.bfloat16)
     before = [weight.detach().float() for weight in net.parameters()]
     apprentice = learner(net, lr=1e-5)
-    weights = list(net.parameters())
-    reference = EMA(apprentice.forward, weights, [w.detach() for w in weights], 0.9)
+    weights = [weight.detach() for weight in net.parameters()]
+    reference = EMA(apprentice._policy.borrowed, weights, 0.9)
     apprentice.reference = reference
     by_hand = [weight.clone() for weight in before]
     for _ in range(3):

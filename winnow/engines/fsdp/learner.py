@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +23,8 @@ from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.distributions import Frozen, frozen
 from winnow.engines.models.forward import Piece, PolicyForward
 from winnow.engines.models.policy import Policy
-from winnow.engines.models.reference import Fixed, Reference
+from winnow.engines.models.reference import Reference
 from winnow.types import Group, Sums
-
-
-class Away(Fixed):
-    """Other weights for the policy's module, held in parts as its own are."""
-
-    def __init__(self, policy: ShardedPolicy, weights: Sequence[Tensor]) -> None:
-        self._policy = policy
-        self._weights = list(weights)
-
-    @contextmanager
-    def used(self) -> Iterator[PolicyForward]:
-        with self._policy.swapped(self._weights):
-            yield self._policy.forward()
-
-
-class Average(Away):
-    """An average of the policy (see `reference.EMA`), held in parts."""
-
-    def __init__(self, policy: ShardedPolicy, weights: Sequence[Tensor], decay: float) -> None:
-        super().__init__(policy, [w.clone() for w in weights])
-        self._decay = decay
-
-    @torch.no_grad()
-    def follow(self, now: Sequence[Tensor]) -> None:
-        for average, own in zip(self._weights, now, strict=True):
-            average.lerp_(own, 1 - self._decay)
-
-    def state(self) -> list[Tensor]:
-        return self._weights
-
-    def load_state(self, state: Sequence[Tensor]) -> None:
-        for average, saved in zip(self._weights, state, strict=True):
-            average.copy_(saved)
 
 
 class ShardedLearner(AdamLearner):

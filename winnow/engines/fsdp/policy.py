@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from winnow.config.schema import Config
-from winnow.engines.base import PRESENT, START, Weights
 from winnow.engines.fsdp.ranks import Team
 from winnow.engines.fsdp.reading import Files, files_of, skeleton
 from winnow.engines.fsdp.rounded_shards import first_of, plain, round_shards
@@ -136,22 +135,11 @@ class ShardedPolicy(Policy):
         other = load_model(source, _WIDE, torch.device("cpu"), self.field)
         return self.held([p.detach() for p in other.parameters()])
 
-    @contextmanager
-    def holding(self, where: Weights) -> Iterator[None]:
-        adapters = self.adapters()
-        if where == PRESENT or where in self._unchanged:
-            yield
-        elif where == START and adapters is not None:
-            with adapters.away():
-                yield
-        else:
-            aside = self._aside.get(where) if isinstance(where, str) else None
-            with self.swapped(aside or self.weights(where)):
-                yield
+    def beside(self, config: Config) -> Policy:
+        return ShardedPolicy(config, self.team, "reference")
 
     @contextmanager
     def swapped(self, others: Sequence[Tensor]) -> Iterator[None]:
-        """In the block, the module has other weights: of each parameter, what is held here."""
         waiting = [own.clone() for own in self.tensors()]
         self.put(others)
         try:

@@ -8,13 +8,10 @@ from typing import Any
 
 from winnow.algorithms.denominators import Totals
 from winnow.algorithms.objective import Term
-from winnow.config.reference import ema_decay
 from winnow.config.schema import Config
-from winnow.config.schema.lora import LoraConfig
 from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.base import (
     PHASE,
-    START,
     AuxiliaryBatch,
     LearnerPlan,
     PerToken,
@@ -24,7 +21,7 @@ from winnow.engines.base import (
     WeightsRef,
 )
 from winnow.engines.devices import room, take_threads
-from winnow.engines.fsdp.learner import Average, Away, ShardedLearner
+from winnow.engines.fsdp.learner import ShardedLearner
 from winnow.engines.fsdp.policy import ShardedPolicy
 from winnow.engines.fsdp.ranks import Team
 from winnow.engines.fsdp.sharding import settle
@@ -32,7 +29,6 @@ from winnow.engines.learning.token_values import completion_logprobs, merged
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.policy import SMALLER
-from winnow.engines.models.reference import Other, Reference, Within
 from winnow.engines.models.tokenization import PromptEncoder
 from winnow.errors import UserError
 from winnow.types import Group, StepStats
@@ -112,28 +108,13 @@ class Worker:
         """Make the learner of a policy."""
         policy = self._policies[number]
         forward = policy.forward()
-        reference = None if plan.reference is None else self._reference(policy, plan.reference)
+        reference = None if plan.reference is None else policy.reference(plan.reference)
         policy.forget(PHASE)
         if plan.critic is not None and plan.critic.trunk == "own":
             problem = "a trunk of its own cannot be sharded"
             raise UserError("critic.trunk", problem, "use 'shared', or engine.learner = 'local'")
         critic = LocalCritic(forward, plan.critic) if plan.critic else None
         self._learners[number] = ShardedLearner(policy, plan, critic, reference)
-
-    def _reference(self, policy: ShardedPolicy, what: str) -> Reference:
-        adapters = policy.adapters()
-        if what == START and adapters is not None:
-            return Within(policy.forward(), adapters.away)
-        if what in (START, PHASE):
-            return Away(policy, policy.weights(what))
-        decay = ema_decay(what)
-        if decay is not None:
-            return Average(policy, policy.weights(PHASE), decay)
-        # Not trained, so without adapters.
-        config = policy.config.model_copy(update={"model": what, "lora": LoraConfig()})
-        frozen = ShardedPolicy(config, self.team, "reference")
-        frozen.module().requires_grad_(False)
-        return Other(frozen.forward())
 
     def reference_logprobs(
         self, number: int, groups: Sequence[Group], asked: Sequence[Sequence[int]], heat: float

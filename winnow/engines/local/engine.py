@@ -8,14 +8,11 @@ from pathlib import Path
 
 import torch
 
-from winnow.config.reference import ema_decay
 from winnow.config.schema import Config
-from winnow.config.schema.lora import LoraConfig
 from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.base import (
     PHASE,
     PRESENT,
-    START,
     Conventions,
     LearnerPlan,
     Weights,
@@ -39,7 +36,6 @@ from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.conventions import conventions_of
 from winnow.engines.models.critic import LocalCritic
 from winnow.engines.models.policy import SMALLER
-from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
 from winnow.engines.models.spoken import Spoken
 from winnow.engines.weights.outbox import outbox_of, published
 from winnow.types import Group
@@ -105,26 +101,11 @@ class LocalEngine(LocalPolicy, Spoken):
         Raises:
             UserError: a reference that cannot be loaded, or a model that no critic can read.
         """
-        reference = None if plan.reference is None else self._reference(plan.reference)
+        reference = None if plan.reference is None else self.reference(plan.reference)
         self._kept.pop(PHASE, None)
         critic = LocalCritic(self.forward(), plan.critic) if plan.critic else None
         again = self._config.engine.activation_checkpointing
         return LocalLearner(self, plan, critic, reference, again=again)
-
-    def _reference(self, what: str) -> Reference:
-        forward, adapters = self.forward(), self.adapters()
-        if what == START and adapters is not None:
-            return Within(forward, adapters.away)
-        if what in (START, PHASE):
-            return Kept(forward, self.trained(), self.weights(what))
-        decay = ema_decay(what)
-        if decay is not None:
-            return EMA(forward, self.trained(), self.weights(PHASE), decay)
-        # Not trained, so without adapters.
-        other = self._config.model_copy(update={"model": what, "lora": LoraConfig()})
-        frozen = LocalPolicy(other, self._device, "reference")
-        frozen.module().requires_grad_(False)
-        return Other(frozen.forward())
 
     @room(SMALLER)
     def logprobs(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from winnow.engines.base import PRESENT, START, Weights
+from winnow.config.schema import Config
+from winnow.engines.base import PRESENT
 from winnow.engines.devices import room
 from winnow.engines.models.kept import keep
 from winnow.engines.models.loading import ModelSource, load_model
@@ -36,26 +37,14 @@ class LocalPolicy(Policy):
         other = load_model(source, self.dtype, device or self._device, self.field)
         return [p.detach() for p in other.parameters()]
 
-    @contextmanager
-    def holding(self, where: Weights) -> Iterator[None]:
-        """In the block, the module has these weights.
+    def beside(self, config: Config) -> Policy:
+        return LocalPolicy(config, self._device, "reference")
 
-        No second copy comes to a GPU, whose memory the training may fill: its own wait in the
-        host's, and what is read from a file is read there.
-        """
-        adapters = self.adapters()
-        if where == PRESENT or where in self._unchanged:
-            yield
-        elif where == START and adapters is not None:
-            with adapters.away():
-                yield
-        else:
-            aside = self._aside.get(where) if isinstance(where, str) else None
-            others = aside or self.weights(where, torch.device("cpu"))
-            pairs = zip(self.trained(), others, strict=True)
-            near = all(own.device == other.device for own, other in pairs)
-            with self._swapped(others) if near else self._copied(others):
-                yield
+    def swapped(self, others: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
+        others = self.rounded(others)
+        pairs = zip(self.trained(), others, strict=True)
+        near = all(own.device == other.device for own, other in pairs)
+        return self._swapped(others) if near else self._copied(others)
 
     @contextmanager
     def _swapped(self, others: Sequence[torch.Tensor]) -> Iterator[None]:

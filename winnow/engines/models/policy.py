@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from winnow.config.reference import ema_decay
 from winnow.config.schema import Config
-from winnow.engines.base import PRESENT, START, ModelSize, Weights
+from winnow.config.schema.lora import LoraConfig
+from winnow.engines.base import PHASE, PRESENT, START, ModelSize, Weights
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.loading import (
     ModelSource,
@@ -24,6 +26,7 @@ from winnow.engines.models.loading import (
     resolve,
 )
 from winnow.engines.models.lora import Adapters, plain_state
+from winnow.engines.models.reference import EMA, Kept, Other, Reference, Within
 from winnow.engines.models.rounding import ANEW, rounded, rounded_each
 from winnow.engines.models.sizes import model_size, size_of
 from winnow.errors import WinnowError
@@ -98,8 +101,59 @@ class Policy(ABC):
         return whole
 
     @abstractmethod
-    def holding(self, where: Weights) -> AbstractContextManager[None]:
-        """In the block, the module has these weights."""
+    def swapped(self, others: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
+        """In the block, the module has other weights: of each parameter, what is held here.
+
+        Passes read them rounded as its own (`rounding.py`).
+        """
+
+    @abstractmethod
+    def beside(self, config: Config) -> Policy:
+        """The policy of another config, held as this one is, as a reference."""
+
+    @contextmanager
+    def holding(self, where: Weights) -> Iterator[None]:
+        """In the block, the module has these weights.
+
+        No second copy comes to a GPU, whose memory the training may fill: what is read from a file
+        waits in the host's.
+        """
+        adapters = self.adapters()
+        if where == PRESENT or where in self._unchanged:
+            yield
+        elif where == START and adapters is not None:
+            with adapters.away():
+                yield
+        else:
+            aside = self._aside.get(where) if isinstance(where, str) else None
+            with self.swapped(aside or self.weights(where, torch.device("cpu"))):
+                yield
+
+    @contextmanager
+    def borrowed(self, others: Sequence[torch.Tensor]) -> Iterator[PolicyForward]:
+        """In the block, the module with other weights."""
+        with self.swapped(others):
+            yield self.forward()
+
+    def reference(self, what: str) -> Reference:
+        """What log-probs are compared with: START, PHASE, an EMA that begins at PHASE, or a model.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        adapters = self.adapters()
+        if what == START and adapters is not None:
+            return Within(self.forward(), adapters.away)
+        if what in (START, PHASE):
+            return Kept(self.borrowed, self.weights(what))
+        decay = ema_decay(what)
+        if decay is not None:
+            return EMA(self.borrowed, self.weights(PHASE), decay)
+        # Not trained, so without adapters.
+        config = self._config.model_copy(update={"model": what, "lora": LoraConfig()})
+        frozen = self.beside(config)
+        frozen.module().requires_grad_(False)
+        return Other(frozen.forward())
 
     def _attached(self, module: torch.nn.Module) -> Adapters:
         path = Path(self.source.name)

@@ -11,10 +11,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from winnow.engines.models.forward import PolicyForward
-from winnow.engines.models.rounding import rounded
 
 
 class Reference(Protocol):
@@ -78,25 +77,19 @@ class Within(Fixed):
             yield self._forward
 
 
+Borrow = Callable[[Sequence[Tensor]], AbstractContextManager[PolicyForward]]
+"""Gives the policy's module other weights, in a block (`Policy.borrowed`)."""
+
+
 class Kept(Fixed):
     """Other weights for the policy's module."""
 
-    def __init__(
-        self, forward: PolicyForward, trained: Sequence[nn.Parameter], weights: Sequence[Tensor]
-    ) -> None:
-        self._forward, self._trained = forward, list(trained)
+    def __init__(self, borrow: Borrow, weights: Sequence[Tensor]) -> None:
+        self._borrow = borrow
         self._weights = list(weights)
 
-    @contextmanager
-    def used(self) -> Iterator[PolicyForward]:
-        own = [parameter.data for parameter in self._trained]
-        for parameter, other in zip(self._trained, self._weights, strict=True):
-            parameter.data = rounded(other, parameter.dtype)
-        try:
-            yield self._forward
-        finally:
-            for parameter, data in zip(self._trained, own, strict=True):
-                parameter.data = data
+    def used(self) -> AbstractContextManager[PolicyForward]:
+        return self._borrow(self._weights)
 
 
 class EMA(Kept):
@@ -105,15 +98,9 @@ class EMA(Kept):
     Held in float32, so that small steps are not lost. Passes read it rounded as the policy is.
     """
 
-    def __init__(
-        self,
-        forward: PolicyForward,
-        trained: Sequence[nn.Parameter],
-        weights: Sequence[Tensor],
-        decay: float,
-    ) -> None:
+    def __init__(self, borrow: Borrow, weights: Sequence[Tensor], decay: float) -> None:
         wide = [w.to(torch.promote_types(w.dtype, torch.float32), copy=True) for w in weights]
-        super().__init__(forward, trained, wide)
+        super().__init__(borrow, wide)
         self._decay = decay
 
     @torch.no_grad()
