@@ -310,6 +310,23 @@ class TestLines:
         (line,) = (tmp_path / "kept.jsonl").read_text().splitlines()
         assert json.loads(line)["messages"] == [*turns, {"role": "assistant", "content": "No."}]
 
+    @pytest.mark.parametrize("form", ["messages", "prompt-completion"])
+    def test_tools_stand_beside_the_conversation_that_has_them(self, tmp_path, form) -> None:
+        """As its source has them, which may be JSON; a text went through no template."""
+        tools = [{"type": "function", "function": {"name": "f"}}]
+        turns = ({"role": "user", "content": "Warm?"},)
+        prompts = [
+            Prompt("a", "Warm?", data={"tools": tools}, messages=turns),
+            Prompt("b", "Warm?", data={"tools": json.dumps(tools)}, messages=turns),
+            Prompt("c", "Warm?", data={"tools": []}, messages=turns),
+            Prompt("d", "Warm?", data={"tools": tools}),
+        ]
+        groups = [group([1], texts=["No."]).with_(prompt=prompt) for prompt in prompts]
+        write_groups(tmp_path / "in.parquet", "sample", 0, groups)
+        select(tmp_path / "in.parquet", ["correct"], out=tmp_path / "kept.jsonl", form=form)
+        lines = map(json.loads, (tmp_path / "kept.jsonl").read_text().splitlines())
+        assert [one.get("tools") for one in lines] == [tools, json.dumps(tools), None, None]
+
     def test_a_file_without_texts_writes_nothing_at_all(self, tmp_path) -> None:
         pq.write_table(pa.table({"prompt_id": ["p"], "reward": [1.0]}), tmp_path / "in.parquet")
         out = [tmp_path / "a.parquet", tmp_path / "b.jsonl"]

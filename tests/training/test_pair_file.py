@@ -12,10 +12,13 @@ import winnow
 from tests import kills
 from tests.build import group
 from winnow.errors import UserError
+from winnow.storage.messages import tools_of
 from winnow.storage.schema import write_groups
 from winnow.training.pair_file import read_pairs
+from winnow.types import Prompt
 
 USER, SYSTEM = {"role": "user", "content": "2?"}, {"role": "system", "content": "Be brief."}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
 
 
 def says(text: str, role: str = "assistant") -> dict[str, str]:
@@ -83,6 +86,11 @@ BAD = {
         "has a turn 1 without the key 'role' in 'pr",
     ),
     "the user at the end": ({**TALK, "rejected": [USER]}, "has no text of the assistant's at the"),
+    "more than a content": (
+        {**TALK, "chosen": [{**says("4"), "reasoning_content": "2 + 2"}]},
+        "has 'reasoning_content' beside the content at the end of 'chosen'; only its content is",
+    ),
+    "tools that are none": ({**TALK, "tools": [5]}, "has a conversation, and [5] in its column"),
     "another conversation": (
         {"chosen": [USER, says("4")], "rejected": [SYSTEM, says("5")]},
         "has other turns before the last one of 'chosen' than of 'rejected'; a pair is two",
@@ -199,3 +207,23 @@ def test_each_line_is_a_prompt_of_its_own(tmp_path) -> None:
     text = "".join(json.dumps(one) + "\n" for one in lines)
     groups = list(read_pairs(write(tmp_path / "p.jsonl", text), None))
     assert [len(group.samples) for group in groups] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("given", [TOOLS, json.dumps(TOOLS)])
+def test_the_template_is_given_the_tools_of_a_pair(tmp_path, given) -> None:
+    """In both shapes of a conversation; a text goes through no template."""
+    whole = {"chosen": [USER, says("4")], "rejected": [USER, says("5")]}
+    lines = [{**line, "tools": given} for line in (TALK, whole, SAME)]
+    groups = list(read_pairs(write(tmp_path / "p.jsonl", *lines, TALK), None))
+    assert [tools_of(one.prompt.data) for one in groups] == [TOOLS, TOOLS, None, None]
+
+
+def test_tools_survive_the_way_from_samples_to_pairs_and_back(tmp_path) -> None:
+    asked = Prompt("t", "2?", data={"tools": TOOLS}, messages=(SYSTEM, USER))
+    groups = [group([1, 0], texts=["4", "5"]).with_(prompt=asked), group([1, 0], name="plain")]
+    write_groups(tmp_path / "in.parquet", "sample", 0, groups)
+    out = tmp_path / "p.jsonl"
+    winnow.select(tmp_path / "in.parquet", ["correct"], out=out, form="preference")
+    one, other = read_pairs(str(out), None)
+    assert (one.prompt.messages, tools_of(one.prompt.data)) == ((SYSTEM, USER), TOOLS)
+    assert tools_of(other.prompt.data) is None

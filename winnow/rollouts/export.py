@@ -19,6 +19,7 @@ from winnow.rollouts.scoring import Scores
 from winnow.rollouts.selected import Selected
 from winnow.storage.atomic import disk, refuse, whole
 from winnow.storage.format import METADATA
+from winnow.storage.messages import tools_of
 from winnow.storage.parquet import opened, read_schema, read_table, writer
 from winnow.storage.paths import shown
 from winnow.storage.sample_table import Part, SampleTable, readable
@@ -28,7 +29,7 @@ from winnow.types import Prompt
 Form = Literal["auto", "messages", "prompt-completion", "preference"]
 _ROWS = 16_384
 _NEEDED = ("prompt", "text")
-OF_PROMPT = ("prompt", "prompt_id", "messages", "answer")
+OF_PROMPT = ("prompt", "prompt_id", "messages", "answer", "data")
 """Columns of a prompt that lines are made of."""
 
 
@@ -265,13 +266,14 @@ def line(row: dict[str, Any], form: Form, talk: bool) -> dict[str, Any]:
         talk: Whether prompt and completion are messages, which is the same for a whole file.
 
     Raises:
-        ValueError: the prompt is null, or `messages` is no conversation.
+        ValueError: the prompt is null, `messages` no conversation, or its tools are none.
     """
     prompt = prompt_of(row)
     if row["prompt"] is None and prompt.messages is None:
         raise ValueError("the prompt is null")
     asked, said = asked_as(prompt, talk), said_as(row["text"], talk)
     more = {"prompt_id": prompt.id, "answer": prompt.answer, "reward": row.get("reward")}
+    more = {**tools_beside(prompt), **more}
     if form == "messages":
         return {"messages": [*asked_as(prompt, True), *said_as(row["text"], True)], **more}
     return {"prompt": asked, "completion": said, **more}
@@ -282,6 +284,17 @@ def asked_as(prompt: Prompt, talk: bool) -> Any:
     if not talk:
         return prompt.text
     return [*(prompt.messages or ({"role": "user", "content": prompt.text},))]
+
+
+def tools_beside(prompt: Prompt) -> dict[str, Any]:
+    """The tools that a conversation may call, as its source has them: the template reads them.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if prompt.messages is None or tools_of(prompt.data) is None:
+        return {}
+    return {"tools": prompt.data["tools"]}
 
 
 def said_as(text: str, talk: bool) -> Any:

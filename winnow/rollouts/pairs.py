@@ -15,11 +15,11 @@ import numpy as np
 
 from winnow.algorithms.selection import best_and_worst
 from winnow.errors import UserError
-from winnow.rollouts.export import asked_as, has_conversations, said_as
+from winnow.rollouts.export import asked_as, has_conversations, said_as, tools_beside
 from winnow.rollouts.selected import Selected
 from winnow.storage.atomic import disk, whole
 from winnow.storage.sample_table import SampleTable
-from winnow.types import Group
+from winnow.types import Group, Prompt
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def export_pairs(table: SampleTable, selected: Selected, pairs: Sequence[Pair], 
     All as texts, or all as messages where some prompt was a conversation.
 
     Raises:
-        UserError: a prompt that is null.
+        UserError: a prompt that is null, or tools that are none.
     """
     talk = has_conversations(table)
     with disk(path):
@@ -94,8 +94,17 @@ def _line(group: Group, pair: Pair, talk: bool) -> dict[str, Any]:
         "prompt": asked_as(prompt, talk),
         "chosen": said_as(group.samples[pair.chosen].text, talk),
         "rejected": said_as(group.samples[pair.rejected].text, talk),
+        **_tools(prompt),
         "score_chosen": group.scores[pair.chosen].value,
         "score_rejected": group.scores[pair.rejected].value,
         "prompt_id": prompt.id,
         "answer": prompt.answer,
     }
+
+
+def _tools(prompt: Prompt) -> dict[str, Any]:
+    try:
+        return tools_beside(prompt)
+    except ValueError as error:
+        problem = f"prompt {prompt.id!r:.60} {error}"
+        raise UserError("samples", problem, "fix the file") from error

@@ -1,7 +1,7 @@
 """A .jsonl file of preference pairs as samples: two of a prompt, one chosen over the other.
 
 Read is what `winnow select --form preference` writes, and what TRL reads: `prompt`, `chosen` and
-`rejected` as texts or as messages, the last of each the assistant's. Each line is a prompt of its
+`rejected` as texts or as messages, the last of each the assistant's, and `tools`. Each line is a prompt of its
 own, so that two pairs of one prompt stay two.
 """
 
@@ -21,13 +21,13 @@ from winnow.errors import UserError
 from winnow.prompts.answers import answer_text
 from winnow.prompts.columns import Row, RowError
 from winnow.prompts.rows import numbered_jsonl
-from winnow.storage.messages import Message, TurnError, conversation
+from winnow.storage.messages import Message, TurnError, conversation, tools_of
 from winnow.storage.sample_table import SampleTable
 from winnow.storage.schema import SCHEMA
 from winnow.theory.ties import all_equal
 
 _FIELD = "samples_file"
-_COLUMNS = ("prompt_id", "prompt", "messages", "answer", "sample", "text", "reward")
+_COLUMNS = ("prompt_id", "prompt", "messages", "answer", "data", "sample", "text", "reward")
 _WHAT = "a .jsonl file of samples holds pairs, as winnow select --form preference writes them"
 
 
@@ -98,6 +98,7 @@ def _asked_and_said(line: Row) -> tuple[dict[str, str | None], tuple[str, str]]:
     return {
         "prompt": before[-1]["content"],
         "messages": json.dumps([*before], ensure_ascii=False),
+        "data": _tools(line),
     }, (better, worse)
 
 
@@ -109,7 +110,19 @@ def _said(line: Row, key: str) -> tuple[list[Message], str]:
     *before, last = _turns(value, key)
     if last["role"] != "assistant" or "tool_calls" in last:
         raise RowError("", f"has no text of the assistant's at the end of {key!r}")
+    if more := sorted(last.keys() - {"role", "content"}):
+        problem = f"has {', '.join(map(repr, more))} beside the content at the end of {key!r}"
+        raise RowError("", problem, "only its content is learned, so put it there or leave it out")
     return before, last["content"]
+
+
+def _tools(line: Row) -> str | None:
+    """The row that the template finds a pair's tools in, as JSON; ``None`` without any."""
+    try:
+        tools = tools_of(line)
+    except TurnError as error:
+        raise RowError("", error.problem, error.remedy) from error
+    return None if tools is None else json.dumps({"tools": tools}, ensure_ascii=False)
 
 
 def _turns(value: object, key: str) -> list[Message]:
