@@ -98,6 +98,24 @@ def test_without_a_column_of_answers_that_is_what_is_told(reward, tmp_path, monk
     made.close()
 
 
+@pytest.mark.parametrize("command", [winnow.train, winnow.sample, winnow.evaluate])
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"prompt": "1 + 1 =", "solution": "2"}], "prompts: the prompts have no column 'answer' "),
+        ([{"prompt": "1 + 1 =", "answer": "two"}], "reward: 'number' cannot read the answers of "),
+    ],
+)
+def test_every_command_reads_the_answers_before_the_verifier(
+    command, rows, said, tmp_path, monkeypatch
+) -> None:
+    """Which fails on the first of them too, and cannot say what is to be done."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        command(**HOW, prompts=[{**rows[0], "prompt": f"{n} = "} for n in range(10)])
+    assert str(caught.value).startswith(said)
+
+
 def trl(prompts: list[str], completions: list[str], **rest: object) -> list[float]:
     return [1.0]
 

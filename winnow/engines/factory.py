@@ -14,7 +14,6 @@ from typing import Any
 from winnow.config.schema import Config
 from winnow.config.schema.judge import judge_config
 from winnow.config.schema.lora import LoraConfig
-from winnow.config.validation import check_answers
 from winnow.engines.base import Engine, Sampler
 from winnow.engines.devices import collector_paused, launched, pick_device, sampling_dtype
 from winnow.engines.models.loading import BUILT_IN, check_ahead, resolve
@@ -254,7 +253,6 @@ def sampler_for(
         UserError: what `engine_for` raises; a prompt longer than the model's context; no answer
             from the server; conversations for an endpoint that takes none.
     """
-    check_answers(config, prompts)
     if config.engine.sampler == "openai":
         from winnow.engines.server.sampler import check_conversations
 

@@ -13,7 +13,7 @@ from winnow.config.located import located_config, naming_places
 from winnow.config.recipe import dumps, values_of
 from winnow.config.schema import Config
 from winnow.config.unread import unread
-from winnow.config.validation import refuse
+from winnow.config.validation import check_answers, refuse
 from winnow.engines.base import Engine
 from winnow.engines.devices import environment
 from winnow.engines.factory import check_device, longest_of_evaluation, sampler_for, settled
@@ -132,6 +132,7 @@ def _run_evaluation(
     check_device(config)
     config = settled(config)
     prompts = load_held_out(config.prompts, config.eval, config.seed)
+    check_answers(config, prompts.held_out)
     start = RunStart(out, "evaluate", values_of(config))
     first = next(iter(prompts.held_out), None)
     with (

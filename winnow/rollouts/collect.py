@@ -16,7 +16,7 @@ from winnow.config.located import located_config, naming_places
 from winnow.config.recipe import dumps, load_folder, naming_folder, values_of
 from winnow.config.schema import Config
 from winnow.config.unread import unread
-from winnow.config.validation import refuse
+from winnow.config.validation import check_answers, refuse
 from winnow.engines.base import Request, Sampler, SamplingParams
 from winnow.engines.devices import environment
 from winnow.engines.factory import check_device, sampler_for, settled
@@ -299,6 +299,7 @@ def _sample(
 ) -> SampleResult:
     if not config.algorithm.made_in_python:
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
+    check_answers(config, plan.prompts)
     what = (
         f"{len(plan.prompts)} prompts x {plan.n} samples of {plan.origin.model} -> {shown(folder)}"
     )

@@ -11,6 +11,7 @@ import numpy as np
 from winnow.config.phases import phases_of
 from winnow.config.schema import Config
 from winnow.config.schema.engine import EngineConfig
+from winnow.config.validation import check_answers
 from winnow.engines.base import Engine, Sampler
 from winnow.engines.factory import engine_for, sampler_for
 from winnow.errors import UserError, WinnowError
@@ -36,6 +37,7 @@ def serving(config: Config, progress: Progress) -> Iterator[Check]:
     prompts = load_prompts(config.prompts, config.eval, config.seed)
     progress("ask the server", 0, 1)
     try:
+        check_answers(config, prompts.every)
         sampler = sampler_for(config, prompts.every, Observers())
     except UserError as error:
         yield failing("server", error)
