@@ -119,6 +119,14 @@ class TestT:
             d = paired(np.full(7, level), np.full(7, level) + a * 0 + 0.1)
             assert (d.low, d.p) == (None, 2 / 2**7)
 
+    def test_differences_of_rounding_alone_are_none(self) -> None:
+        """0.1 + 0.2 is a bit above 0.3, in which seed 1 and 2 differ, one way and the other."""
+        a, b = [0.5, 0.3, 0.1 + 0.2, 0.7], [0.5, 0.1 + 0.2, 0.3, 0.7]
+        for one, other in ((a, b), (b, a), ([0.3] * 4, [0.1 + 0.2] * 4)):
+            d = paired(one, other)
+            assert (d.estimate, d.low, d.p, d.sd) == (0.0, None, 1.0, 0.0)
+            assert sign_flip(one, other).estimate == 0.0
+
     def test_outcomes_that_do_not_vary_have_no_interval_unpaired(self) -> None:
         """Of the 70 divisions of 4 + 4 outcomes two are as extreme."""
         d = unpaired([0.25] * 4, [0.5] * 4)

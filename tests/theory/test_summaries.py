@@ -82,6 +82,7 @@ class TestInterquartile:
     def test_what_does_not_vary_has_no_interval(self) -> None:
         assert interquartile_mean([0.5]) == (0.5, None, None)
         assert interquartile_mean([0.0, 0.1, 0.1, 0.1, 0.9])[1:] == (None, None)
+        assert interquartile_mean([0.3, 0.1 + 0.2, 0.3])[1:] == (None, None)  # a bit above 0.3
 
 
 class TestImprovement:
@@ -95,6 +96,15 @@ class TestImprovement:
     def test_ties_count_half(self) -> None:
         assert probability_of_improvement([1, 2, 3], [1, 2, 4], paired=True)[0] == 2 / 3
         assert probability_of_improvement([1, 1], [1, 1], paired=False)[0] == 0.5
+
+    @pytest.mark.parametrize("paired", [True, False])
+    def test_the_same_rates_in_another_order_tie(self, paired) -> None:
+        """Their mean differs in the last bit, which makes no run better than another."""
+        rates = [1 / 3, 1 / 3, 1.0, 1 / 3]
+        one, other = np.mean(rates), np.mean(sorted(rates))
+        assert one != other
+        assert probability_of_improvement([one] * 3, [other] * 3, paired)[0] == 0.5
+        assert probability_of_improvement([other] * 3, [one] * 3, paired)[0] == 0.5
 
     @pytest.mark.parametrize("paired", [True, False])
     def test_the_other_way_round_it_is_the_rest(self, paired) -> None:
@@ -144,6 +154,8 @@ class TestCurve:
         assert first_reach(xs, ys, 0.6) == pytest.approx(40.0)
         assert first_reach(xs, ys, 0.2) == first_reach(xs, ys, -1) == 10
         assert first_reach(xs, ys, 0.61) is None
+        assert first_reach([0, 10, 20], [0.0, 0.3, 0.4], 0.1 + 0.2) == 10  # a bit above 0.3
+        assert first_reach([0, 10], [0.0, 0.3], 0.1 + 0.2) == 10
 
     @pytest.mark.parametrize(
         ("xs", "ys", "what"),

@@ -11,6 +11,8 @@ Array = NDArray[np.float64]
 
 NORMALISED_WITHIN = 1e-5
 """How far from 1 probabilities may sum: log-softmaxes in float32 pass."""
+_ROUNDING = 1e-12
+"""Outcomes nearer to one another, as shares of their size, are the same."""
 
 
 def finite(name: str, values: ArrayLike) -> Array:
@@ -35,6 +37,11 @@ def outcomes(name: str, values: ArrayLike) -> Array:
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{name} must be a list of numbers, at least one")
     return array
+
+
+def rounding_of(*values: Array) -> float:
+    """How near to one another outcomes are the same: means of the same rates in another order."""
+    return _ROUNDING * max(float(np.abs(own).max()) for own in values)
 
 
 def logs(name: str, values: ArrayLike) -> Array:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from winnow.theory import student
-from winnow.theory.checks import Array, outcomes
+from winnow.theory.checks import Array, outcomes, rounding_of
 
 EXACT_UP_TO = 16
 """Seeds up to which `sign_flip` looks at all sign flips."""
@@ -26,8 +26,6 @@ FLIPS = 19_999
 """Sign flips at random for more seeds: p is at least 2 / 20,000."""
 MOST = 1_000_000
 """What `seeds_needed` returns for this many seeds or more."""
-_ROUNDING = 1e-12
-"""Differences nearer to one another, as shares of the outcomes' size, are the same."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def unpaired(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Difference:
         return Difference(estimate, None, None, 1.0, fewest, "Welch's t")
     parts = [float(x.var(ddof=1)) / x.size for x in (first, second)]
     sd = math.sqrt(sum(part * x.size for part, x in zip(parts, (first, second), strict=True)))
-    rounding = _ROUNDING * max(np.abs(first).max(), np.abs(second).max())
+    rounding = rounding_of(first, second)
     if sd <= rounding:
         divisions = math.comb(first.size + second.size, fewest)
         p = 1.0 if abs(estimate) <= rounding else min(1.0, 2 / divisions)
@@ -243,11 +241,12 @@ def within(
 
 
 def _differences(a: ArrayLike, b: ArrayLike) -> tuple[Array, float]:
-    """b - a for each seed, shape (n,), and how near to one another values are the same."""
+    """b - a for each seed, shape (n,), 0 where only rounding differs, and how much that is."""
     first, second = outcomes("a", a), outcomes("b", b)
     if first.shape != second.shape:
         raise ValueError("a and b must have an outcome for each of the same seeds")
-    return second - first, _ROUNDING * float(max(np.abs(first).max(), np.abs(second).max()))
+    differences, rounding = second - first, rounding_of(first, second)
+    return np.where(np.abs(differences) <= rounding, 0.0, differences), rounding
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from winnow.theory import student
-from winnow.theory.checks import Array, outcomes
+from winnow.theory.checks import Array, outcomes, rounding_of
 
 
 def interquartile_mean(
@@ -39,7 +39,7 @@ def interquartile_mean(
     n, out = values.size, values.size // 4
     middle = values[out : n - out]
     mean, h = float(middle.mean()), middle.size
-    if middle[0] == middle[-1]:
+    if middle[-1] - middle[0] <= rounding_of(values):
         return mean, None, None
     spread = float(np.clip(values, middle[0], middle[-1]).std(ddof=1))
     half = student.quantile(level, h - 1) * spread * math.sqrt((n - 1) / (h * (h - 1)))
@@ -50,6 +50,8 @@ def probability_of_improvement(
     a: ArrayLike, b: ArrayLike, paired: bool, level: float = 0.95
 ) -> tuple[float, float | None, float | None]:
     """How probable it is that a run of b is above one of a (ties count half), and its interval.
+
+    Outcomes that differ by rounding alone tie.
 
     Paired, the share of seeds at which b is above a, with the interval of Clopper and Pearson
     (1934). Unpaired, the share of all pairs of runs (Mann & Whitney 1947), with the interval of
@@ -69,7 +71,9 @@ def probability_of_improvement(
     if paired and first.size != second.size:
         raise ValueError("a and b must have an outcome for each of the same seeds")
     others = first if paired else first[:, None]
-    value = float(((second > others) + 0.5 * (second == others)).mean())
+    above = second - others
+    tied = np.abs(above) <= rounding_of(first, second)
+    value = float(np.where(tied, 0.5, above > 0).mean())
     if min(first.size, second.size) < 2:
         return value, None, None
     if paired:
@@ -125,7 +129,7 @@ def area_under(xs: ArrayLike, ys: ArrayLike) -> float:
 
 
 def first_reach(xs: ArrayLike, ys: ArrayLike, level: float) -> float | None:
-    """The x at which a curve is first at or above a level, or ``None`` if it never is.
+    """The x at which a curve is first at or above a level but for rounding, or ``None``.
 
     On the line between the two points that it passes the level between.
 
@@ -138,13 +142,13 @@ def first_reach(xs: ArrayLike, ys: ArrayLike, level: float) -> float | None:
         ValueError: No points, one not finite, or `xs` does not rise.
     """
     x, y = _curve(xs, ys)
-    reached = np.flatnonzero(y >= level)
+    reached = np.flatnonzero(y >= level - rounding_of(y))
     if not reached.size:
         return None
     i = int(reached[0])
     if i == 0:
         return float(x[0])
-    share = (level - y[i - 1]) / (y[i] - y[i - 1])
+    share = min(1.0, (level - y[i - 1]) / (y[i] - y[i - 1]))
     return float(x[i - 1] + share * (x[i] - x[i - 1]))
 
 
