@@ -171,11 +171,17 @@ def test_a_curve_has_the_interval_of_scipy_over_seeds() -> None:
     assert curve.x == [0, 100, 200]
     for place, (mean, low, high) in enumerate(zip(curve.mean, curve.low, curve.high, strict=True)):
         own = [h[place] for h in heights]
-        error = stats.sem(own)
         assert mean == pytest.approx(np.mean(own))
-        if error:
-            ends = stats.t.interval(0.9, 2, np.mean(own), error)
-            assert (low, high) == pytest.approx(ends)
+        ends = stats.t.interval(0.9, 2, np.mean(own), stats.sem(own))
+        same = len(set(own)) == 1
+        assert (low, high) == ((None, None) if same else pytest.approx(ends))
+
+
+def test_runs_that_all_end_alike_are_no_proof_of_it() -> None:
+    """Three seeds at 0: an interval [0, 0] would say that no seed can end above it."""
+    (variant,) = compared(study(("a",), seeds=3), {"a": of_finals([0.0] * 3)})["variants"]
+    for what in ("mean", "iqm"):
+        assert variant[what] == {"value": 0.0, "low": None, "high": None}
 
 
 def test_no_interval_goes_where_a_share_cannot_be() -> None:
@@ -208,12 +214,13 @@ def test_no_interval_goes_where_a_share_cannot_be() -> None:
 
 
 def test_a_curve_of_runs_at_unlike_places_is_on_their_common_part() -> None:
-    """Both are the line y = x / 1000, seen at other x: so is their mean, without any spread."""
+    """Both are the line y = x / 1000, seen at other x: so is their mean, without any spread
+    to make an interval of."""
     one, other = outcome([0.0, 0.1, 0.2, 0.3]), outcome([0.0, 0.05, 0.1, 0.15], each=50.0)
     curve = curve_of([one, other], "samples", metric, SCORE, 0.95)
     assert (curve.x[0], curve.x[-1]) == (0, 150)
     assert curve.mean == pytest.approx([x / 1000 for x in curve.x])
-    assert curve.high == pytest.approx(curve.mean)
+    assert set(curve.low) == set(curve.high) == {None}
 
 
 def test_an_evaluation_that_cost_nothing_takes_the_place_of_the_one_before() -> None:

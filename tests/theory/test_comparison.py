@@ -92,8 +92,11 @@ class TestT:
         )
         whole = mean_interval(a)
         mean, low, high = within(whole, 0.0, 1.0)
-        assert 0.0 <= low <= mean <= high <= 1.0
-        assert (low, high) == (max(0.0, whole[1]), min(1.0, whole[2]))
+        if len(set(a)) == 1:
+            assert (mean, low, high) == (a[0], None, None)
+        else:
+            assert 0.0 <= low <= mean <= high <= 1.0
+            assert (low, high) == (max(0.0, whole[1]), min(1.0, whole[2]))
         assert within(whole, -math.inf, math.inf) == whole
         for d in (paired(a, b), unpaired(a, b)):
             cut = d.of_outcomes_within(0.0, 1.0)
@@ -118,6 +121,11 @@ class TestT:
         for level in (0.1, 0.3, 0.7):  # not in binary: rounding is no variation
             d = paired(np.full(7, level), np.full(7, level) + a * 0 + 0.1)
             assert (d.low, d.p) == (None, 2 / 2**7)
+
+    def test_outcomes_that_are_all_the_same_leave_their_mean_in_doubt(self) -> None:
+        """Three runs without a right sample do not show that no run has one."""
+        for same in ([0.0] * 3, [1.0, 1.0], [0.3, 0.1 + 0.2, 0.3]):
+            assert mean_interval(same) == (pytest.approx(same[0]), None, None)
 
     def test_differences_of_rounding_alone_are_none(self) -> None:
         """0.1 + 0.2 is a bit above 0.3, in which seed 1 and 2 differ, one way and the other."""

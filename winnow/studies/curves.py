@@ -19,7 +19,7 @@ Value = Callable[[Point], float | None]
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve over seeds; `low` and `high` are ``None`` for one seed."""
+    """A curve over seeds; `low` and `high` are ``None`` as those of `comparison.mean_interval`."""
 
     x: Sequence[float]
     mean: Sequence[float]

@@ -209,7 +209,10 @@ def seeds_needed(
 
 
 def mean_interval(x: ArrayLike, level: float = 0.95) -> tuple[float, float | None, float | None]:
-    """The mean over seeds and its Student's t interval; ``None`` for one seed.
+    """The mean over seeds and its Student's t interval.
+
+    ``None`` for one seed, or where all outcomes are the same: they say nothing of how far others
+    would be, and an interval without width would say that there is no doubt.
 
     Raises:
         ValueError: No finite outcomes, or `level` not within 0 to 1.
@@ -217,10 +220,10 @@ def mean_interval(x: ArrayLike, level: float = 0.95) -> tuple[float, float | Non
     values = outcomes("x", x)
     student.checked_level(level)
     mean = float(values.mean())
-    if values.size < 2:
+    sd = float(values.std(ddof=1)) if values.size > 1 else 0.0
+    if sd <= rounding_of(values):
         return mean, None, None
-    half = student.quantile(level, values.size - 1) * float(values.std(ddof=1))
-    half /= math.sqrt(values.size)
+    half = student.quantile(level, values.size - 1) * sd / math.sqrt(values.size)
     return mean, mean - half, mean + half
 
 
