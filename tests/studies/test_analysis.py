@@ -248,6 +248,22 @@ def test_entropy_at_another_temperature_is_not_compared() -> None:
     assert compared(study(("a", "b"), seeds=2), runs)["quantities"] == []
 
 
+@pytest.mark.parametrize(("k", "compared_at"), [(4, ["pass_at_k"]), (8, [])])
+def test_pass_at_4_is_not_compared_with_pass_at_8(k, compared_at) -> None:
+    """Of samples that are right half of the time, 4 find one in 15/16 of cases, 8 in 255/256."""
+
+    def run(k: int) -> Outcome:
+        points = [
+            Point(step, dict.fromkeys(AXES, step), metric, {"pass_at_k": 1 - (1 - metric) ** k})
+            for step, metric in enumerate((0.1, 0.5))
+        ]
+        return Outcome(points, 0.5, {}, k, 1.0, 1, dict.fromkeys(AXES, 1))
+
+    runs = {"a": {seed: run(4) for seed in range(2)}, "b": {seed: run(k) for seed in range(2)}}
+    found = compared(study(("a", "b"), seeds=2), runs)["quantities"]
+    assert [one["quantity"] for one in found] == compared_at
+
+
 def test_a_quantity_between_two_evaluations_is_on_a_line() -> None:
     run = outcome([0.1, 0.3, 0.2, 0.6])
     assert at_metric(run, "entropy", 0.2) == pytest.approx(1.8)

@@ -94,6 +94,8 @@ def _at_equal(
     every = [run for pair in pairs for run in pair]
     if quantity == "entropy" and any(run.temperature != 1 for run in every):
         return None  # of other distributions than the policies'
+    if quantity == "pass_at_k" and len({run.k for run in every}) > 1:
+        return None  # more samples find more
     level = common_level(every, quantity)
     if level is None or level <= fmean(run.points[0].metric for run in every):
         return None

@@ -185,7 +185,7 @@ class Study {
   equal() {
     const own = this.data.quantities;
     $("beside-help").replaceChildren(shown(own.length
-      ? `Compared where the ${this.told.metric} is the same: at the highest that all runs of both reach. Entropy is compared at temperature 1 alone.`
+      ? `Compared where the ${this.told.metric} is the same: at the highest that all runs of both reach. Entropy is compared at temperature 1 alone, pass@k where k is the same.`
       : "Nothing is compared at equal metric: it needs evaluations on the way (eval.every) and runs that rise."));
     if (!own.length) return;
     const rows = own.map((one) => {
