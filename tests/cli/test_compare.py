@@ -19,6 +19,7 @@ from winnow.cli.compare_table import comparison_lines
 from winnow.engines import factory
 from winnow.errors import UserError
 from winnow.studies.analysis import compared
+from winnow.studies.outcomes import Outcome
 from winnow.studies.running import FailedRuns, run_study
 
 
@@ -122,6 +123,26 @@ def test_the_table_fits_into_80_columns() -> None:
         assert max(map(len, lines)) <= 80
         assert sum(line.startswith(long) for line in lines) >= 2
     assert any(line.startswith("- a ") for line in lines)
+
+
+def test_shares_beside_the_metric_differ_by_points() -> None:
+    """pass@k rises by 6.25 and by 18.75 of 100, so by 12.5 on average, and t of one is 12.706."""
+
+    def run(top: float) -> Outcome:
+        points = [
+            replace(point, quantities={"entropy": 1.5 * height, "pass_at_k": height})
+            for point, height in zip(RUNS["a"][0].points, (0.25, top), strict=True)
+        ]
+        return replace(RUNS["a"][0], points=points)
+
+    runs = {"a": {0: run(0.5), 1: run(0.5)}, "b": {0: run(0.5625), 1: run(0.6875)}}
+    lines = list(comparison_lines(compared(of_names(("a", "b"), seeds=2), runs)))
+    assert any("differences in points" in line for line in lines)
+    place = next(n for n, line in enumerate(lines) if "at equal accuracy" in line)
+    heading, entropy, passes = lines[place : place + 3]
+    assert "points or nats" in heading
+    assert "+0.188 [-1.004, 1.379]" in entropy
+    assert "+12.5 [-66.9, 91.9]" in passes
 
 
 @pytest.mark.parametrize("scale", [-1.0, 1.0, 30.0, -300.0, 4000.0])

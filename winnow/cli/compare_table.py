@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from winnow.errors import number_of
 from winnow.reporting.forecast import duration
+from winnow.studies.quantities import QUANTITY_MEASURES
 
 if TYPE_CHECKING:
     from winnow.studies.planning import StudyPlan
@@ -96,15 +97,16 @@ def _differences(result: Mapping[str, Any], key: str) -> Iterator[str]:
 
 
 def _quantities(result: Mapping[str, Any]) -> Iterator[str]:
-    """What is beside the metric, where two variants have the same."""
+    """What is beside the metric, where two variants have the same: each in its own unit."""
     told = result["study"]
     if not result["quantities"]:
         return
     yield ""
-    head = (f"- {told['reference']}", "at equal", told["metric"], "difference", "p all", "told")
+    head = (f"- {told['reference']}", "at equal", told["metric"], "points or nats", "p all", "told")
     rows, widths = [], (14, 8, 24, 6, 4)
     for one in result["quantities"]:
-        size = _sized(one["paired"], 1, 3, widths[2])
+        measure = QUANTITY_MEASURES[one["quantity"]]
+        size = _sized(one["paired"], measure.scale, measure.digits, widths[2])
         what = one["quantity"].replace("_", " ")
         where = _value(told, one["metric"], widths[1])
         rows.append(
