@@ -46,6 +46,15 @@ def test_pairs_tell_more_than_two_samples_of_prompts() -> None:
     assert 0.01 < found.low < found.high < 0.1
 
 
+def test_rewards_that_stay_what_they_were_are_no_proof_that_they_do() -> None:
+    """Rewards of -1 and 1, nothing right at either time: an interval [0, 0] would be certain."""
+    same = [Counted((f"p{i}", "x", None), 0, 2, (-1.0, -1.0)) for i in range(8)]
+    found = gain(same, same)
+    assert found is not None
+    assert (found.reward, found.reward_low, found.reward_high) == (0.0, None, None)
+    assert found.low < 0 < found.high
+
+
 def test_graded_rewards_have_a_gain_of_their_own() -> None:
     """Three prompts gain .1, .2 and .3: mean .2, t(2) = 4.3027 times .1 / sqrt(3) on each side."""
     pairs = [((0.0, 0.4), (0.3,)), ((0.5,), (0.7,)), ((0.1, 0.1), (0.2, 0.6))]

@@ -36,5 +36,5 @@ def test_by_enumeration(tmp_path: Path, heat: float) -> None:
     expected = sum(p[d] * (np.log(p[d]) - q[d]) for d in counts)
     assert kl_by_prompt(engine, [group, group], START) == pytest.approx([expected] * 2)
     found = kl_to_start(engine, [group, group], step=1)
-    assert (found.value, found.low, found.high) == pytest.approx((expected,) * 3)
+    assert (found.value, found.low, found.high) == (pytest.approx(expected), None, None)
     assert kl_by_prompt(engine, [group]) == pytest.approx([0.0])

@@ -186,7 +186,7 @@ class TestTurningOver:
         assert (last.value, last.low, last.high) == pytest.approx(rate_interval(np.zeros(12), 1))
         assert last.high > 0.2
         proxy = study.points[1].proxy  # not within 0 to 1, and on all prompts the same
-        assert (proxy.low, proxy.high) == pytest.approx((proxy.value, proxy.value))
+        assert np.isnan([proxy.low, proxy.high]).all()
 
     def test_best_of_n_of_random_subsets(self) -> None:
         """Proxy and gold of each point, against picking from random subsets."""
@@ -269,6 +269,24 @@ class TestCommand:
         assert (study.prompts, study.left_out) == (7, 1)
         study_report(study)
         assert "of 7 prompts, 1 left out: too few scores" in capsys.readouterr().out
+
+    def test_a_proxy_that_ties_everywhere_has_no_fit(self, capsys) -> None:
+        """The best of n is a sample then: no KL is spent, so nothing is known of a turn."""
+        golds = list(np.random.default_rng(0).normal(size=(5, 8)))
+        study = best_of_n_study([np.zeros(8)] * 5, golds, (1, 2, 4, 8))
+        study_report(study)
+        told = capsys.readouterr().out
+        assert "no fit: fewer than two points have a KL above that of n 1\n" in told
+        assert "nan" not in told
+        assert "turn over" not in told
+
+    def test_gold_that_never_varies_has_no_interval(self, capsys) -> None:
+        proxies = list(np.random.default_rng(0).normal(size=(5, 8)))
+        study = best_of_n_study(proxies, [np.full(8, -5.0)] * 5, (1, 2, 4, 8))
+        study_report(study)
+        assert capsys.readouterr().out.count(" -5.000\n") == 4
+        gold = as_json_table(study)["points"][0]["gold"]
+        assert gold == {"value": pytest.approx(-5.0), "low": None, "high": None}
 
     def test_the_drop_from_a_given_n(self, file, monkeypatch, capsys) -> None:
         """Gold at 3 less gold at 16; 3 is no power of two, and has a line of its own."""

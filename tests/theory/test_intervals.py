@@ -54,6 +54,12 @@ def test_a_mean_is_within_students_t(count) -> None:
     assert mean - low == pytest.approx(high - mean)
 
 
+def test_values_that_are_all_the_same_leave_their_mean_in_doubt() -> None:
+    """Student's t would give an interval without width: of two such prompts as of a thousand."""
+    for same in ([0.5], [-1.0, -1.0], [0.0] * 1000, [0.3, 0.1 + 0.2, 0.3]):
+        assert mean_interval(np.array(same)) == (pytest.approx(same[0]), None, None)
+
+
 class TestRate:
     @pytest.mark.parametrize("samples", [2, 16])
     @pytest.mark.parametrize("spread", coverage.SPREADS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -240,12 +241,14 @@ def study_report(study: Study) -> None:
     _print_table(console, [at, *names, "d", "proxy", "gold"], rows)
     if of_n:
         console.print(f"d = sqrt(KL plug-in). {_KL_NOTE}", style="dim")
-    second = "d" if of_n else "log d"
-    console.print(
-        f"fit: gold = gold at {at} {study.points[0].at} + d (alpha - beta {second}), "
-        f"alpha {_measured(study.alpha)}, beta {_measured(study.beta)}; {_top(study)}",
-        soft_wrap=True,
+    second, first = "d" if of_n else "log d", study.points[0].at
+    fit = (
+        f"fit: gold = gold at {at} {first} + d (alpha - beta {second}), "
+        f"alpha {_measured(study.alpha)}, beta {_measured(study.beta)}; {_top(study)}"
     )
+    if math.isnan(study.beta.value):
+        fit = f"no fit: fewer than two points have a KL above that of {at} {first}"
+    console.print(fit, soft_wrap=True)
     peak, end, drop = study.peak, study.points[-1].at, study.drop
     console.print(
         f"measured gold is highest at {at} = {peak.value:g} [{peak.low:g}, {peak.high:g}]",
@@ -264,7 +267,7 @@ def study_report(study: Study) -> None:
 def _top(study: Study) -> str:
     """Where the fitted curve is highest, if the interval of beta says that it turns over."""
     low, high = study.beta.low, study.beta.high
-    if low <= 0 <= high:
+    if not (low > 0 or high < 0):
         return "whether it turns over is open"
     if not study.fitted_peak < float("inf"):
         return "it does not turn over"
@@ -303,6 +306,8 @@ def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Seque
 
 
 def _measured(measured: Measured | Drop) -> str:
+    if math.isnan(measured.low):
+        return _short(measured.value)
     return f"{_short(measured.value)} [{_short(measured.low)}, {_short(measured.high)}]"
 
 

@@ -64,7 +64,7 @@ def rewards_of(values: Array, scores: Array, blocks: Sequence[float]) -> Rewards
 
 @dataclass(frozen=True)
 class Measured:
-    """A number with its 95 % interval."""
+    """A number with its 95 % interval; NaN where there is none."""
 
     value: float
     low: float
@@ -215,8 +215,8 @@ def _mean(rewards: Rewards, point: int) -> Measured:
 
 def _whole(value: float | None, low: float | None, high: float | None) -> Measured:
     assert value is not None  # of two prompts at least
-    assert low is not None
-    assert high is not None
+    if low is None or high is None:
+        return Measured(value, math.nan, math.nan)
     return Measured(value, low, high)
 
 

@@ -242,7 +242,7 @@ class KL:
 
     Attributes:
         value: Mean over prompts of the mean over their samples of log pi - log pi_start (k1).
-        low, high: `theory.intervals.mean_interval`; ``None`` for one prompt.
+        low, high: `theory.intervals.mean_interval`; ``None`` where it has none.
         prompts: So many, always the same.
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.theory.checks import Array
+from winnow.theory.checks import Array, rounding_of
 
 _Z = 1.959963984540054
 _AGREEING = 2
@@ -33,13 +33,17 @@ def _wilson(p: float, n: float) -> tuple[float, float]:
 def mean_interval(
     values: np.ndarray[Any, Any],
 ) -> tuple[float | None, float | None, float | None]:
-    """A mean and its 95 % interval by Student's t; of rates see `rate_interval`."""
+    """A mean and its 95 % interval by Student's t; of rates see `rate_interval`.
+
+    There is no interval of one value, nor where all are the same, of which it would have no width.
+    """
     if values.size == 0:
         return None, None, None
     mean = float(values.mean())
-    if values.size < 2:
+    sd = float(values.std(ddof=1)) if values.size > 1 else 0.0
+    if sd <= rounding_of(values):
         return mean, None, None
-    half = _student(values.size - 1) * float(values.std(ddof=1)) / math.sqrt(values.size)
+    half = _student(values.size - 1) * sd / math.sqrt(values.size)
     return mean, mean - half, mean + half
 
 
