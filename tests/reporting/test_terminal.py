@@ -245,6 +245,36 @@ def test_what_is_left_counts_the_last_evaluations(
     assert standing.left() == duration(10 + 7 * evaluations)
 
 
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    [
+        ({"samples": 256}, 2),  # two steps of 64 are made
+        ({"samples": 250, "seconds": 0.0}, 2),
+        ({"samples": 257}, 3),
+        ({"tokens": 1500, "samples": 1000}, 1),  # of two steps of 500
+        ({"updates": 4}, 0),
+        ({"seconds": 55.0}, 4),
+        ({"samples": 10**9}, 98),
+        ({}, 98),
+    ],
+)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_is_left_ends_with_the_budget(
+    budget: dict[str, float], steps: int, resumed: bool
+) -> None:
+    """Of 100 steps of 10 s two are made, before it was resumed or since; an evaluation of 7 s."""
+    one = {"samples": 64, "tokens_sampled": 500, "updates": 2, "seconds": {"update": 10.0}}
+    spent = {"samples": 64, "tokens": 500, "updates": 2, "seconds": 10.0} if resumed else {}
+    first = 2 if resumed else 1
+    standing = Standing(Clock())
+    how = {"first_step": first, "last_step": 100, "spent": spent, "resumed": resumed}
+    standing.begin(RunStart(Path("a"), "train", {"budget": budget}, **how))
+    standing.evaluated(Evaluation(0, 0.5, 0.5, 0.4, 0.6, 8, 8, 0, {}, 7.0))
+    for step in range(first, 3):
+        standing.step(StepEnd(step, row(step, **one)))
+    assert standing.left() == (duration(10 * steps + 7) if steps else None)
+
+
 def test_what_broke_the_pipe_is_raised_where_it_is_heard() -> None:
     observer, _ = terminal(Clock())
     observer._gone = BrokenPipeError()

@@ -24,6 +24,7 @@ class RunStart:
         resumed: Whether it was begun before.
         phases: For each phase, cycles included, its name in the recipe and its last step.
         evaluation: Of a run that is resumed, the seconds that its latest evaluation took.
+        spent: Of such a run with a budget, what it has spent so far, by kind.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class RunStart:
     resumed: bool = False
     phases: Sequence[tuple[str, int]] = ()
     evaluation: float = 0.0
+    spent: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -45,15 +45,21 @@ class Forecast:
         if self._evaluation is None:
             self._evaluation = seconds
 
-    def left(self, step: int) -> float | None:
-        """Seconds from the end of a step to the end of the run; ``None`` before the first step."""
+    def left(self, step: int, end: int | None = None) -> float | None:
+        """Seconds from the end of a step to the end of the run; ``None`` before the first step.
+
+        Args:
+            end: The step that it will end with; ``None``: the last.
+        """
         known = {name: median(taken) for name, taken in self._steps.items()}
         if not known:
             return None
-        seconds = fmean(self._checkpoints) * max(self._phases[-1][1] - step, 0)
+        end = self._phases[-1][1] if end is None else end
+        seconds = fmean(self._checkpoints) * max(end - step, 0)
         seconds += self._after * (self._evaluation or 0.0)
         before = step
-        for name, last in self._phases:
+        for name, planned in self._phases:
+            last = min(planned, end)
             if last > before:
                 seconds += (last - before) * known.get(name, fmean(known.values()))
                 seconds += self._evaluations(before, last) * (self._evaluation or 0.0)

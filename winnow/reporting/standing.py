@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from winnow.reporting.cost import cost_of, last_step
 from winnow.reporting.events import RunStart, StageProgress, StepEnd
 from winnow.reporting.forecast import Forecast, duration
 from winnow.reporting.metrics import Evaluation
@@ -55,6 +56,8 @@ class Standing:
         self.begun, self.made = False, 0
         self._from = self._stage_from = self._step_from = clock()
         self._forecast = Forecast(())
+        self._limits: dict[str, float] = {}
+        self._spent: dict[str, float] = {}
         self._last = self._ended = self._step = 0
         self._stage, self._done, self._first, self._total = "start", 0, 0, 1
 
@@ -67,6 +70,9 @@ class Standing:
         every = evaluation.get("every", 0) if evaluation.get("size") != 0 else 0
         phases = start.phases or [("", start.last_step)]
         self._forecast = Forecast(phases, every, _after(start.settings))
+        budget = start.settings.get("budget", {})
+        self._limits = {kind: limit for kind, limit in budget.items() if limit}
+        self._spent = dict(start.spent)
         if start.evaluation:
             self._forecast.evaluated(start.evaluation)
 
@@ -88,6 +94,8 @@ class Standing:
         self._ended = self._step = step.step
         self._step_from = self._clock()
         self._forecast.step(step.step, step.metrics["seconds"])
+        for kind, cost in cost_of(step.metrics).items():
+            self._spent[kind] = self._spent.get(kind, 0) + cost
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """An evaluation is over."""
@@ -104,7 +112,10 @@ class Standing:
         """
         seconds = None
         if self._last:
-            seconds = self._forecast.left(self._ended)
+            end = self._last
+            if self._limits and self._ended:
+                end = last_step(self._ended, end, self._limits, self._spent)
+            seconds = self._forecast.left(self._ended, end)
             if seconds is None:
                 return None
             seconds -= self._clock() - self._step_from

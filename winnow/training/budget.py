@@ -9,29 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from winnow.config.schema.budget import KINDS, BudgetConfig
+from winnow.reporting.cost import cost_of, seconds_of
 from winnow.types import Batch, StepStats
-
-_ASIDE = ("evaluate", "kl", "checkpoint")
-"""Stages that measure and save: how often they are made changes nothing of the training."""
-
-
-def cost_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """What a step has spent, by kind of budget; `row` is its row of metrics.jsonl.
-
-    Later passes over the same samples make none.
-    """
-    fresh = bool(row["tokens_sampled"])
-    return {
-        "samples": row["samples"] if fresh else 0,
-        "tokens": row["tokens_sampled"],
-        "updates": row["updates"],
-        "seconds": _seconds(row["seconds"]),
-    }
-
-
-def _seconds(stages: Mapping[str, float]) -> float:
-    # rounded as in the row: a run that is resumed must count what this one does
-    return sum(round(value, 3) for name, value in stages.items() if name not in _ASIDE)
 
 
 def spent_by(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
@@ -78,7 +57,7 @@ class Spending:
         self._total["samples"] += len(made)
         self._total["tokens"] += sum(len(sample.token_ids) for sample in made)
         self._total["updates"] += sum(stats.applied for _, stats in updates)
-        self._total["seconds"] += _seconds(seconds)
+        self._total["seconds"] += seconds_of(seconds)
         return self.over
 
     def told(self) -> str | None:

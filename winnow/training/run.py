@@ -28,6 +28,7 @@ from winnow.storage.atomic import and_then
 from winnow.storage.lock import FolderLock
 from winnow.storage.paths import located, shown
 from winnow.storage.run_folder import FINAL, RunStore
+from winnow.training.budget import spent_by
 from winnow.training.early_stopping import chosen_checkpoint, reported
 from winnow.training.loaded import Run
 from winnow.training.loop import train as run_loop
@@ -287,6 +288,7 @@ def _start(checked: Plan, out: Path, point: ResumePoint | None) -> RunStart:
     config, phases, prompts = checked.config, checked.phases, checked.prompts
     summary = opening(config, phases, prompts)
     rows = RunStore(out).lines("evals.jsonl") if point else []
+    steps = RunStore(out).lines("metrics.jsonl")[: point.step] if point else []
     return RunStart(
         out,
         "train",
@@ -297,4 +299,5 @@ def _start(checked: Plan, out: Path, point: ResumePoint | None) -> RunStart:
         resumed=point is not None,
         phases=[(phase.name, phase.last) for phase in phases],
         evaluation=float(rows[-1]["seconds"]) if rows else 0.0,
+        spent=spent_by(steps)[-1] if steps and config.budget.limits else {},
     )
