@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from winnow.training.early_stopping import best_of_evaluations, reported
+from winnow.training.early_stopping import best_of_evaluations, reported, stopped_early
 
 
 def row(step: int, rate: float | None, split: str = "eval") -> dict[str, Any]:
@@ -61,6 +61,17 @@ def test_without_a_test_it_is_the_maximum_and_says_so() -> None:
     told = reported([rows[0], row(0, 0.2, "test"), *rows[1:]], patience=2, step=1)
     assert told is not None
     assert (told.before, told.after, told.tested) == (rows[0], rows[1], False)
+
+
+def test_the_same_scores_in_another_order_are_no_better() -> None:
+    """Their mean may be a bit above: patience would begin anew, and the later one be kept."""
+    scores = [1 / 3, 1 / 3, 1.0, 1 / 3]
+    one, other = sorted([float(np.mean(scores)), float(np.mean(sorted(scores)))])
+    assert one < other
+    found = best_of_evaluations([row(0, 0.1), row(2, one), row(4, other), row(6, one)])
+    assert (found.step, found.stale) == (2, 2)
+    assert stopped_early([row(0, 0.0), row(2, 0.0)], patience=1)
+    assert best_of_evaluations([row(0, -0.2), row(2, -0.1)]).step == 2
 
 
 def test_without_early_stopping_it_is_the_last() -> None:

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from winnow.storage.run_folder import RunStore
+from winnow.theory.checks import rounding_of
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,25 @@ class BestSoFar:
 
 
 def best_of_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> BestSoFar:
-    """The best of the rows of evals.jsonl, in order; one without a reward is never better."""
+    """The best of the rows of evals.jsonl, in order; one without a reward is never better.
+
+    Nor is one that is above by rounding alone, as means of the same scores in another order are.
+    """
     found = BestSoFar()
     for row in evaluations:
         if row.get("split", "eval") != "eval":
             continue
         reward = row.get("reward")
         number, step = found.number + (reward is not None), int(row["step"])
-        if reward is not None and reward > found.reward:
+        if reward is not None and (found.step is None or _above(reward, found.reward)):
             found = BestSoFar(step, float(reward), number=number, last=step)
         else:
             found = BestSoFar(found.step, found.reward, found.stale + 1, number, step)
     return found
+
+
+def _above(reward: float, other: float) -> bool:
+    return reward - other > rounding_of(np.array([reward, other]))
 
 
 def stopped_early(evaluations: Sequence[Mapping[str, Any]], patience: int) -> bool:
