@@ -449,6 +449,16 @@ LIST = b"[[reward]]\nname = 'number'\n"
         ("r.toml", b"steps = 1\nsteps = 2", "is not valid TOML: Cannot overwrite a value"),
         (
             "r.toml",
+            b"reward = 'number'\n[reward]\nright_at = 0.5",
+            'write name = "x" in [reward], not reward = "x"',
+        ),
+        (
+            "r.toml",
+            b"prompts = 'a.jsonl'\nprompts.limit = 5",
+            'write prompts.source = "x", not prompts = "x"',
+        ),
+        (
+            "r.toml",
             b"[reward]\nright_at = 0.5\n" + LIST,
             "write each [[reward]] as [[reward.parts]]",
         ),

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config
 
 import winnow
 from tests import kills, tiny
@@ -32,7 +32,7 @@ from tests.kills import (
 )
 from winnow.algorithms.table import ALGORITHMS
 from winnow.cli import main
-from winnow.config.phases import phases_of
+from winnow.config.phases import cautions_of, phases_of
 from winnow.config.recipe import load
 from winnow.config.schema import Config, from_dict
 from winnow.engines.local.engine import LocalEngine
@@ -381,6 +381,43 @@ def test_a_reference_of_a_later_phase_is_checked_before_the_first(tiny_model, tm
     ):
         go(config(tiny_model, tmp_path, phases=[RAFT, second]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_critic_of_a_later_phase_is_checked_before_the_first(tmp_path):
+    capped = Gemma2Config(
+        vocab_size=len(tiny.tokenizer()),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        final_logit_softcapping=2.0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    model = tmp_path / "capped"
+    AutoModelForCausalLM.from_config(capped).save_pretrained(model)
+    tiny.tokenizer().save_pretrained(model)
+    phases = [RAFT, {"algorithm": "ppo", "steps": 1}]
+    with pytest.raises(
+        winnow.UserError, match=r"^phases\.2\.algorithm\.critic: this model changes its logits"
+    ):
+        go(config(model, tmp_path, phases=phases), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_may_surprise_in_a_phase_is_told_once_with_the_phases_that_it_is_about(tmp_path):
+    low, high = {"optimizer": {"lr": 1e-5}}, {"optimizer": {"lr": 1e-3}}
+    cool = {**RAFT, **low, "sampling": {"temperature": 0.5}}
+    phases = [{**RAFT, **low}, {"algorithm": "grpo", "steps": 1, **high}, cool]
+    settings = {"phases": phases, "lora": {"rank": 2}, "cycles": 2}
+    lr, heat = cautions_of(phases_of(config(tmp_path, tmp_path, **settings)))
+    assert lr.startswith("phases.1, phases.3: adapters learn little")
+    assert heat.startswith("phases.3: raft: nll is at temperature 1")
+    alone = config(tmp_path, tmp_path, algorithm="grpo", lora={"rank": 2}, **low)
+    (said,) = cautions_of(phases_of(alone))
+    assert said.startswith("adapters learn little")
 
 
 def test_an_algorithm_beside_phases_is_refused(tiny_model, tmp_path):

@@ -23,7 +23,7 @@ from winnow.config.messages import keys_of, shown, unknown, unknown_in
 from winnow.config.recipe import cells_of, merge
 from winnow.config.schema import MOST_PHASES, Config, from_dict
 from winnow.config.unread import unused
-from winnow.config.validation import check, refuse
+from winnow.config.validation import cautions, check, refuse
 from winnow.errors import UserError
 from winnow.storage.sample_table import SampleTable
 
@@ -194,6 +194,19 @@ def phases_of(
         remedy = "set algorithm.resample = 'once' in one, or leave samples_from out"
         raise UserError("samples_from", problem, remedy)
     return _in_turn(cycle * config.cycles)
+
+
+def cautions_of(phases: Sequence[Phase]) -> list[str]:
+    """What is allowed and may surprise, each once, with the phases that it is about if not all."""
+    found: dict[str, list[str]] = {}
+    for phase in phases:
+        for caution in cautions(phase.config, phase.algorithm, rounds=phase.samples_each_step):
+            found.setdefault(caution, []).append(phase.name)
+    every = {phase.name for phase in phases}
+    return [
+        caution if set(names) == every else f"{', '.join(dict.fromkeys(names))}: {caution}"
+        for caution, names in found.items()
+    ]
 
 
 def _check_names(phases: Sequence[Mapping[str, Any]]) -> None:

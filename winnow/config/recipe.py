@@ -129,13 +129,24 @@ def _read(recipe: str) -> dict[str, Any]:
         raise UserError("recipe", f"{recipe} is nested too deep to be read") from error
     except ValueError as error:  # tomllib's own, and Python's on an integer of thousands of digits
         hint = _one_or_several(text) if _TWICE.search(str(error)) else ""
-        if not hint and "overwrite" in str(error):
-            hint = 'beside other keys of a table, write algorithm.name = "x", not algorithm = "x"'
+        if not hint and _TWICE.search(str(error)):
+            hint = _value_and_table(text)
         raise UserError("recipe", f"{recipe} is not valid TOML: {error}", hint) from error
 
 
 _TWICE = re.compile("overwrite|twice")
 """What `tomllib` says of a table that is given in two ways."""
+
+
+def _value_and_table(text: str) -> str:
+    """What to write where one key is both a name and a table with settings."""
+    for key, inner in SHORT.items():
+        if re.search(rf"^\s*{key}\s*=", text, flags=re.MULTILINE):
+            if re.search(rf"^\s*\[\s*{key}\s*\]", text, flags=re.MULTILINE):
+                return f'write {inner} = "x" in [{key}], not {key} = "x"'
+            if re.search(rf"^\s*{key}\s*\.", text, flags=re.MULTILINE):
+                return f'beside other keys of it, write {key}.{inner} = "x", not {key} = "x"'
+    return ""
 
 
 def _one_or_several(text: str) -> str:

@@ -334,6 +334,10 @@ class Engine(Protocol):
         """Samples from these weights."""
         ...
 
+    def check_critic(self, critic: CriticConfig) -> None:
+        """Raise a `UserError` if a learner of these weights could not have such a critic."""
+        ...
+
     def learner(self, plan: LearnerPlan) -> Learner:
         """Trains these weights. It takes over the snapshot PHASE, if there is one."""
         ...

@@ -80,6 +80,8 @@ class PhaseRunner:
             with naming(phase.name):
                 if phase.refers and names_model(phase.config.reference):
                     self._check_reference(phase.config.reference)
+                if "values" in phase.algorithm.needs:
+                    engine.check_critic(phase.config.critic)
                 if phase.file is not None:
                     self._completes[phase.number] = self._complete(phase, phase.file)
                 anchor = self._anchors[phase.number - 1]

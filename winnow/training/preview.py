@@ -13,9 +13,9 @@ from statistics import median
 from typing import Any
 
 from winnow.config.located import located_config, naming_places
+from winnow.config.phases import cautions_of
 from winnow.config.schema import SHORT, Config
 from winnow.config.schema.reward import PartConfig
-from winnow.config.validation import cautions
 from winnow.engines.base import Engine
 from winnow.engines.factory import engine_for, longest_of_evaluation
 from winnow.prompts.loading import clashes
@@ -195,15 +195,11 @@ def _lengths(checked: Plan, engine: Engine, context: int | None) -> Lengths | No
 
 def _notes(checked: Plan) -> list[str]:
     config, prompts = checked.config, checked.prompts
-    found = [
-        caution
-        for phase in checked.phases
-        for caution in cautions(phase.config, phase.algorithm, rounds=phase.samples_each_step)
-    ]
+    found = cautions_of(checked.phases)
     if prompts.held_out:
         same = alike(config.eval.samples, evaluation_params(config), "eval.samples")
         found += [same] if same is not None else []
-    return [*dict.fromkeys(found), *clashes([*prompts.train, *prompts.held_out])]
+    return [*found, *clashes([*prompts.train, *prompts.held_out])]
 
 
 def _learned(config: Config) -> bool:

@@ -10,14 +10,14 @@ from typing import Any
 import tomli_w
 
 from winnow.algorithms.algorithm import Algorithm
-from winnow.config.phases import Phase, naming, phases_of, resolved
+from winnow.config.phases import Phase, cautions_of, naming, phases_of, resolved
 from winnow.config.recipe import values_of
 from winnow.config.reference import names_model
 from winnow.config.schema import Config
 from winnow.config.schema.anchor import AnchorConfig
 from winnow.config.schema.budget import KINDS
 from winnow.config.unread import unread
-from winnow.config.validation import cautions, check_answers, refuse
+from winnow.config.validation import check_answers, refuse
 from winnow.engines.base import PHASE, START, Engine
 from winnow.engines.devices import environment
 from winnow.engines.factory import (
@@ -224,9 +224,8 @@ def assemble(
     if point is None:
         texts = {"config.toml": tomli_w.dumps(plan.values), INPUTS: text_of(plan.inputs)}
         RunStore.create(out, texts, environment(engine.device), lock=lock)
-    for phase in plan.phases:
-        for caution in cautions(phase.config, phase.algorithm, rounds=phase.samples_each_step):
-            observers.note(caution)
+    for caution in cautions_of(plan.phases):
+        observers.note(caution)
     if config.eval.patience and not plan.prompts.test:
         observers.note(
             "eval.patience: there are no test prompts (eval.test_size), so the result will be the "

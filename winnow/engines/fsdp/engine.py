@@ -12,6 +12,7 @@ from typing import Any, cast
 from winnow.algorithms.denominators import Totals
 from winnow.algorithms.objective import Term
 from winnow.config.schema import Config
+from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.base import (
     PRESENT,
@@ -102,6 +103,9 @@ class ShardedEngine(Spoken):
 
     def sampler(self, sampling: SamplingConfig) -> ShardedSampler:
         return ShardedSampler(self, self._worker, sampling)
+
+    def check_critic(self, critic: CriticConfig) -> None:
+        self._team.run(self._worker, Worker.check_critic, self.number, critic)
 
     def learner(self, plan: LearnerPlan) -> ShardedLearnerOfAll:
         """A learner in every process.

@@ -9,6 +9,7 @@ from typing import Any
 from winnow.algorithms.denominators import Totals
 from winnow.algorithms.objective import Term
 from winnow.config.schema import Config
+from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.base import (
     PHASE,
@@ -26,7 +27,7 @@ from winnow.engines.fsdp.policy import ShardedPolicy
 from winnow.engines.fsdp.ranks import Team
 from winnow.engines.fsdp.sharding import settle
 from winnow.engines.learning.token_values import completion_logprobs, merged
-from winnow.engines.models.critic import LocalCritic
+from winnow.engines.models.critic import LocalCritic, check_readable
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.policy import SMALLER
 from winnow.engines.models.tokenization import PromptEncoder
@@ -103,6 +104,13 @@ class Worker:
             settle(forward.module)
         return merged(self.team.everyone(found))
 
+    def check_critic(self, number: int, critic: CriticConfig) -> None:
+        """Raise a `UserError` if a policy could not have such a critic."""
+        if critic.trunk == "own":
+            problem = "a trunk of its own cannot be sharded"
+            raise UserError("critic.trunk", problem, "use 'shared', or engine.learner = 'local'")
+        check_readable(self._policies[number].forward())
+
     @room(SMALLER)
     def learner(self, number: int, plan: LearnerPlan) -> None:
         """Make the learner of a policy."""
@@ -110,9 +118,8 @@ class Worker:
         forward = policy.forward()
         reference = None if plan.reference is None else policy.reference(plan.reference)
         policy.forget(PHASE)
-        if plan.critic is not None and plan.critic.trunk == "own":
-            problem = "a trunk of its own cannot be sharded"
-            raise UserError("critic.trunk", problem, "use 'shared', or engine.learner = 'local'")
+        if plan.critic is not None:
+            self.check_critic(number, plan.critic)
         critic = LocalCritic(forward, plan.critic) if plan.critic else None
         self._learners[number] = ShardedLearner(policy, plan, critic, reference)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from winnow.config.schema import Config
+from winnow.config.schema.critic import CriticConfig
 from winnow.config.schema.sampling import SamplingConfig
 from winnow.engines.base import (
     PHASE,
@@ -34,7 +35,7 @@ from winnow.engines.local.own_copy import OwnCopy
 from winnow.engines.local.policy import LocalPolicy
 from winnow.engines.local.sampler import LocalSampler
 from winnow.engines.models.conventions import conventions_of
-from winnow.engines.models.critic import LocalCritic
+from winnow.engines.models.critic import LocalCritic, check_readable
 from winnow.engines.models.policy import SMALLER
 from winnow.engines.models.spoken import Spoken
 from winnow.engines.weights.outbox import outbox_of, published
@@ -93,6 +94,9 @@ class LocalEngine(LocalPolicy, Spoken):
         if name not in self._copies:
             self._copies[name] = OwnCopy(self.forward, getattr(torch, name))
         return self._copies[name]
+
+    def check_critic(self, critic: CriticConfig) -> None:
+        check_readable(self.forward())
 
     @room(SMALLER)
     def learner(self, plan: LearnerPlan) -> LocalLearner:

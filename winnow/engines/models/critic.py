@@ -22,24 +22,29 @@ from winnow.errors import UserError
 _FILE = "critic.safetensors"
 
 
+def check_readable(policy: PolicyForward) -> None:
+    """Raise a `UserError` if a model changes its logits after the head: features are not enough."""
+    if not policy.splits_head:
+        raise UserError(
+            "algorithm.critic",
+            "this model changes its logits after the head, so a critic cannot read it",
+            "use an algorithm without a critic (rloo, grpo)",
+        )
+
+
 class LocalCritic(nn.Module):
     """A linear head, at first zero, on the policy's own features or on those of a trunk of its own.
 
     A trunk of its own is a copy of the policy that is trained for values alone.
 
     Raises:
-        UserError: the policy changes its logits after the head, so its features are not enough.
+        UserError: see `check_readable`.
     """
 
     def __init__(self, policy: PolicyForward, config: CriticConfig) -> None:
         super().__init__()
         self.config = config
-        if not policy.splits_head:
-            raise UserError(
-                "algorithm.critic",
-                "this model changes its logits after the head, so a critic cannot read it",
-                "use an algorithm without a critic (rloo, grpo)",
-            )
+        check_readable(policy)
         embeddings = cast(Any, policy.module).get_output_embeddings()
         self.head = nn.Linear(embeddings.in_features, 1, device=policy.device)
         nn.init.zeros_(self.head.weight)
