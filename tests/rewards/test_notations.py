@@ -41,6 +41,7 @@ EQUAL = [
     (r"\frac12 ab", "1/2 ab"), ("10", "10kΩ"), ("10", "10 μF"), (r"\text{infinity}", "infinity"),
     (r"\text{Gamma}", "Gamma"), ("5", "5wks"), ("5", r"\$5per hour"), ("9.8", "9.8 m/sec^2"),
     ("5", "5 cm^2"), (r"\sqrt{12.5}", "sqrt12.5"), (r"2\mu", "2μ"),
+    (r"\frac1e", "1/e"), (r"\frac{2}{e^2}", "2/e^2"), (r"\frac1N", "1/N"), ("60", "60/h"),
 ]  # fmt: skip
 UNEQUAL = [
     ("2ab", "2cd"), ("2ab", "2"), ("2", "2ab"), ("3", "3pq"), ("no", "on"), ("bca", "abc"),
@@ -52,6 +53,7 @@ UNEQUAL = [
     ("(2,3)", "m=3, b=2"), ("2.5", "sqrt12.5"), (r"\frac{3}{2\pi}", "3/2 pi"), ("4ac", "4"),
     (r"\frac{1}{2}mv^2", r"\frac12"), (r"\frac34", "(3/4)x"), (r"\frac12", "(1/2)mv^2"),
     ("5", "(5)x"), ("2AB", "2ab"), ("2mn", "2MN"), (r"\frac12", "1/2 xy"),
+    ("1", "1/e"), ("1", "1/x²"), ("1", "1/ab"),
 ]  # fmt: skip
 
 

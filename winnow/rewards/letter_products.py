@@ -15,6 +15,9 @@ _AFTER_FRACTION = re.compile(
     r"\\[dt]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|[0-9]\s*[0-9])\s*" + _LETTERS
 )
 _AFTER_BRACKET = re.compile(rf"[0-9]\s*\)\s*(?![{UNITS}](?![A-Za-z^]))[A-Za-z](?![A-Za-z])")
+_AFTER_SLASH = re.compile(r"[0-9]\s*/\s*(?P<letters>[A-Za-z]{1,2})(?![A-Za-z])(?P<power>)")
+_NEVER_BELOW = frozenset("AVWJNCFw")
+"""Units that nothing is counted by: 1/N is no number, 5/h and 5/g are."""
 _UPRIGHT = re.compile(r"\\(?:text|math|mbox|hbox)")
 _VARIABLES = re.compile(r"[xyz]{2,3}|[a-z]{2}")
 """Letters without a number that are a product: other runs may be an order (``bca``) or a name."""
@@ -76,6 +79,9 @@ def has_variables(formula: str, text: str) -> bool:
         return False
     behind = _variables(_AFTER_FRACTION.search(formula)).lower()
     if behind and behind not in _WORDS:
+        return True
+    below = _AFTER_SLASH.search(text)
+    if below and (below["letters"] in _NEVER_BELOW or is_product(below["letters"])):
         return True
     return bool(_variables(_AFTER_NUMBER.search(text)) or _AFTER_BRACKET.search(text))
 

@@ -136,4 +136,5 @@ def _slash(match: re.Match[str]) -> str:
     r"""``a/b``. What stands before it is a whole part only if it is a digit: ``1\frac{1}{2}``."""
     before = match["before"] or ""
     fraction = f"{match['a'] or match['one']}/{match['b'] or match['two']}"
-    return f"{before.rstrip()} {fraction}" if before else fraction
+    behind = " " if match.string[match.end() : match.end() + 1].isdigit() else ""
+    return f"{before.rstrip()} {fraction}{behind}" if before else fraction + behind
