@@ -42,6 +42,7 @@ EQUAL = [
     (r"\text{Gamma}", "Gamma"), ("5", "5wks"), ("5", r"\$5per hour"), ("9.8", "9.8 m/sec^2"),
     ("5", "5 cm^2"), (r"\sqrt{12.5}", "sqrt12.5"), (r"2\mu", "2μ"),
     (r"\frac1e", "1/e"), (r"\frac{2}{e^2}", "2/e^2"), (r"\frac1N", "1/N"), ("60", "60/h"),
+    ("x>-3 and x<5", "-3<x<5"), ("0<a<1", "1>a>0"), ("0<a<1", r"a\in(0,1)"),
 ]  # fmt: skip
 UNEQUAL = [
     ("2ab", "2cd"), ("2ab", "2"), ("2", "2ab"), ("3", "3pq"), ("no", "on"), ("bca", "abc"),
@@ -53,6 +54,7 @@ UNEQUAL = [
     ("(2,3)", "m=3, b=2"), ("2.5", "sqrt12.5"), (r"\frac{3}{2\pi}", "3/2 pi"), ("4ac", "4"),
     (r"\frac{1}{2}mv^2", r"\frac12"), (r"\frac34", "(3/4)x"), (r"\frac12", "(1/2)mv^2"),
     ("5", "(5)x"), ("2AB", "2ab"), ("2mn", "2MN"), (r"\frac12", "1/2 xy"),
+    ("x<-1 or x>3", "x<-1 and x>3"), ("a>0 and b<3", "a>0 or b<3"), (r"x\ne2", r"x\ne3"),
     ("1", "1/e"), ("1", "1/x²"), ("1", "1/ab"),
 ]  # fmt: skip
 
@@ -92,6 +94,8 @@ def test_what_only_looks_alike_is_wrong(gold: str, said: str) -> None:
         ("5", "So it is 5mm.", 1.0),
         ("3", "#### 3 or 4", 0.0),
         ("5", "The answer is 5 pi cm.", 0.0),
+        ("x<-1 or x>3", "It is $x<-1$ and $x>3$.", 0.0),
+        ("x<-1 or x>3", r"\boxed{x<-1} and \boxed{x>3}", 0.0),
     ],
 )
 def test_completions(gold: str, completion: str, expected: float) -> None:

@@ -7,7 +7,9 @@ more than `MAX_ANSWER` characters, the end is read. Time is linear in the text.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from winnow.rewards import numbers
 from winnow.rewards.notation import plain
@@ -24,6 +26,9 @@ _MARKER = re.compile(r"####(?!#)[ \t*_]*+(?:\n[ \t*_]*+)?+")
 _HEADING = re.compile(r"[.):]++[ \t]++\S")
 _JOINER = re.compile(r"(?:[,;]|,?(?:and|or))(?:\w{1,6}=)?")
 _NO_JOINER = re.compile(r"\\q?quad|\\(?:text|textrm|mathrm)(?![A-Za-z])|\\[()\[\],; ]|[\s${}]")
+
+_JOINING = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
+_UNEQUAL = re.compile(r"[<>≤≥≠]|\\(?:[lg](?:eq?|t|eqslant)|neq?)(?![A-Za-z])")
 
 
 def after_thinking(completion: str) -> str:
@@ -113,7 +118,20 @@ def last_boxed(text: str) -> str | None:
     comma, ``and`` or ``or`` are one answer of several parts.
     """
     boxes = _boxes(text)
-    return ", ".join(text[box] for box in _joined(text, boxes)) if boxes else None
+    if not boxes:
+        return None
+    found = _joined(text, boxes)
+    ends = [slice(one.stop + 1, other.start) for one, other in pairwise(found)]
+    return one_of_several([text[box] for box in found], [text[end] for end in ends])
+
+
+def one_of_several(parts: Sequence[str], between: Sequence[str]) -> str:
+    """Parts as a list with commas; inequalities with the word that joins them, which matters."""
+    made = parts[0]
+    for part, joiner in zip(parts[1:], between, strict=True):
+        word = _JOINING.search(joiner) if _UNEQUAL.search(made) else None
+        made += (rf" \text{{ {word[0]} }} " if word else ", ") + part
+    return made
 
 
 def has_box(text: str) -> bool:

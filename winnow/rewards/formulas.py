@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from winnow.rewards import numbers
-from winnow.rewards.answer_extraction import after_marker, final_text, has_box, last_boxed
+from winnow.rewards.answer_extraction import (
+    after_marker,
+    final_text,
+    has_box,
+    last_boxed,
+    one_of_several,
+)
 from winnow.rewards.letter_products import has_variables, variables_at
 from winnow.rewards.notation import CASED, plain
 
@@ -314,14 +320,15 @@ def _stated(text: str) -> str | None:
 
 def _group(text: str, first: re.Match[str]) -> str:
     """A delimited formula, with those that are joined to it by a comma, "and" or "or"."""
-    found, place = [_content(first)], first.end()
+    found, between, place = [_content(first)], [], first.end()
     while joiner := _JOINER.match(text, place):
         following = _DELIMITED.match(text, joiner.end())
         if following is None:
             break
         found.append(_content(following))
+        between.append(joiner[0])
         place = following.end()
-    return ", ".join(found)
+    return one_of_several(found, between)
 
 
 def _last(text: str) -> str | None:

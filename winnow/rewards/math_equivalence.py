@@ -203,7 +203,9 @@ def _is_longer(said: str, gold: str) -> bool:
 def _easy(formula: str) -> Sequence[Any]:
     """What a formula may mean, computed, if that is little work."""
     found = [made for made in _parsed(formula) if isinstance(made, sympy.Basic)]
-    return [_rational(made).doit() for made in found if not is_too_hard(made, sympy.S.Zero)]
+    easy = [_rational(made) for made in found if not is_too_hard(made, sympy.S.Zero)]
+    # x in a set is read as an equation, which doit() finds wrong
+    return [made if isinstance(made, sympy.Eq) else made.doit() for made in easy]
 
 
 def _same(gold: Any, said: Any, decimal: bool) -> bool:
@@ -214,6 +216,12 @@ def _same(gold: Any, said: Any, decimal: bool) -> bool:
     if _is_value(gold) and _is_value(said):
         return _same_values(gold, said, decimal)
     exact_gold, exact_said = _rational(gold), _rational(said)
+    if isinstance(exact_gold, sympy.Ne) and isinstance(exact_said, sympy.Ne):
+        exact_gold, exact_said = (
+            sympy.Eq(*relation.args, evaluate=False) for relation in (exact_gold, exact_said)
+        )
+    elif isinstance(exact_gold, sympy.Ne) or isinstance(exact_said, sympy.Ne):
+        return False  # math-verify fails on both
     if not _agree_somewhere(exact_gold, exact_said):
         return False
     # its order is (gold, target), and it is not symmetric

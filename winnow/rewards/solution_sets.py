@@ -23,32 +23,43 @@ _CANNOT = (
 
 
 def same_numbers(one: str, other: str, parsed: Callable[[str], Sequence[Any]]) -> bool | None:
-    """Whether an inequality and a set hold for the same numbers.
+    """Whether two inequalities, or an inequality and a set, hold for the same numbers.
 
     Args:
         parsed: What a formula may mean.
 
     Returns:
-        ``None`` where they are not one of each, or are none that is read here.
+        ``None`` where they are none that is read here. Of two inequalities with bounds that are not
+        the same, too: they may be rounded.
     """
-    if bool(_INEQUALITY.search(one)) == bool(_INEQUALITY.search(other)):
+    relations = [bool(_INEQUALITY.search(formula)) for formula in (one, other)]
+    if not any(relations):
         return None
+    joined = [bool(_OR.search(formula)) - bool(_AND.search(formula)) for formula in (one, other)]
+    differs = False if all(relations) and joined[0] * joined[1] < 0 else None
     try:
         mine = _set(one, parsed)
         its = None if mine is None else _set(other, parsed)
-        return None if its is None else bool(mine == its)
+        if mine is None or its is None:
+            return differs
+        same = bool(mine[0] == its[0])
     except _CANNOT:
-        return None
+        return differs
+    if not all(relations):
+        return same
+    return True if same and mine[1] == its[1] else differs
 
 
-def _set(formula: str, parsed: Callable[[str], Sequence[Any]]) -> Any:
+def _set(formula: str, parsed: Callable[[str], Sequence[Any]]) -> tuple[Any, Any] | None:
+    """The set and the variable that is in it."""
     meant = parsed(formula)
     if not meant:
         return None
     made = meant[0]
     if not _INEQUALITY.search(formula):
-        return made if isinstance(made, sympy.Set) and not made.free_symbols else None
-    if len(getattr(made, "free_symbols", ())) != 1:
+        return (made, None) if isinstance(made, sympy.Set) and not made.free_symbols else None
+    symbols: set[Any] = set(getattr(made, "free_symbols", ()))
+    if len(symbols) != 1:
         return None
     if isinstance(made, sympy.FiniteSet):  # inequalities that words join
         joins = bool(_OR.search(formula)), bool(_AND.search(formula))
@@ -58,7 +69,8 @@ def _set(formula: str, parsed: Callable[[str], Sequence[Any]]) -> Any:
             made = sympy.And(*made)
         else:
             return None
-    return _solutions(made)
+    numbers = _solutions(made)
+    return None if numbers is None else (numbers, symbols.pop())
 
 
 def _solutions(made: Any) -> Any:
