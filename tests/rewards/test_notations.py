@@ -41,9 +41,73 @@ EQUAL = [
     (r"\frac12 ab", "1/2 ab"), ("10", "10kΩ"), ("10", "10 μF"), (r"\text{infinity}", "infinity"),
     (r"\text{Gamma}", "Gamma"), ("5", "5wks"), ("5", r"\$5per hour"), ("9.8", "9.8 m/sec^2"),
     ("5", "5 cm^2"), (r"\sqrt{12.5}", "sqrt12.5"), (r"2\mu", "2μ"),
-    (r"\frac1e", "1/e"), (r"\frac{2}{e^2}", "2/e^2"), (r"\frac1N", "1/N"), ("60", "60/h"),
-    ("x>-3 and x<5", "-3<x<5"), ("0<a<1", "1>a>0"), ("0<a<1", r"a\in(0,1)"),
 ]  # fmt: skip
+BELOW = [
+    (r"\frac1e", "1/e"), (r"\frac{2}{e^2}", "2/e^2"), (r"\frac{3}{x^2}", "3/x²"),
+    (r"\frac1R", "1/R"), (r"\frac1N", "1/N"), ("60", "60/h"), ("5", "5/m^3"),
+]  # fmt: skip
+SIGNS = [
+    (r"\sqrt{x+1}", "√(x+1)"), (r"\sqrt2x", "√2x"), (r"\sqrt{2+\sqrt3}", "√(2+√3)"),
+    (r"\frac{\sqrt2}{2}", "√½"), (r"\sqrt[3]{4}", "∛4"), (r"\sqrt{x+1}", r"√\left(x+1\right)"),
+    (r"\sqrt{\pi}", "√π"), (r"\varphi", "φ"), (r"\varphi", "ϕ"), (r"\phi", r"\varphi"),
+    (r"1-\varepsilon", "1-ε"), (r"\vartheta", "θ"), (r"\rho", r"\varrho"), (r"\alpha\beta", "αβ"),
+    (r"\frac{2\pi}{3}", "2𝜋/3"), (r"\frac{\pi}{2}", "½π"), ("x^{-2}", "x⁻²"), ("2^{10}", "2¹⁰"),
+    (r"\sin^2 x", "sin²x"), (r"\log_2 3", "log₂3"), ("1734_8", "1734₈"), ("1734_8", "(1734)_8"),
+    (r"1011_2", r"1011_{\text{two}}"), (r"\lfloor x\rfloor", "⌊x⌋"), (r"\ln 2", r"\log_e 2"),
+    ("10:45 a.m.", "10:45 AM"), (r"\infty", r"\text{infinity}"), (r"3\times10^8", "300,000,000"),
+    ("ellipse", "an ellipse"),
+]  # fmt: skip
+ARGUMENTS = [
+    (r"\binom{n}{k}", r"\binom nk"), (r"\binom{8}{3}", r"\tbinom83"),
+    (r"\frac{x}{y}", r"\frac{x}y"),
+    (r"\frac{\pi}{2}", r"\frac\pi2"), (r"\frac{\lambda}{\mu}", r"\frac\lambda\mu"),
+    (r"\frac{1}{\binom{52}{5}}", r"\frac1{\binom{52}5}"), (r"\sqrt{\frac12}", r"\sqrt\frac12"),
+    (r"\sqrt[3]{2}", r"\sqrt[3]2"), (r"x^{1/2}", r"x^\frac12"),
+    (r"\sin\frac{\pi}{4}", r"\sin\frac\pi4"),
+    ("(1,2)", r"\bigl(1, 2\bigr)"), ("(1,2,3)", r"\langle 1,2,3\rangle"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\[2pt]2\end{pmatrix}"),
+]  # fmt: skip
+IN_WORDS = [
+    (r"\emptyset", "no solution"), (r"\emptyset", "none"), (r"\{\}", "no real solutions"),
+    (r"\varnothing", "There are no solutions"), ("no solution", "none"), (r"\emptyset", r"\{ \}"),
+    (r"\mathbb{R}", "all real numbers"), (r"(-\infty,\infty)", "all reals"),
+    (r"\frac12", "one half"), (r"\frac12", "one-half"), (r"\frac12", "a half"),
+    (r"\frac23", "two thirds"),
+    (r"\frac34", r"\text{three quarters}"), ("2.5", "two and a half"), ("21", "twenty-one"),
+    ("-7", "minus seven"), ("0", "zero"),
+    ("2300205", "two million three hundred thousand two hundred and five"),
+]  # fmt: skip
+GOES_ON = [
+    (r"\frac13", "0.333..."), (r"\frac13", r"0.33\ldots"), (r"\frac16", "0.1666…"),
+    ("4/33", "0.1212..."),
+    (r"-\frac13", "-0.333..."), (r"\frac13", r"0.\dot{3}"),
+    (r"\frac17", r"0.\dot{1}4285\dot{7}"), ("1", "0.999..."),
+]  # fmt: skip
+FACTORS = [
+    ("6", "2(3)"), ("6", "(2)(3)"), ("24", "(2)(3)(4)"), ("-6", "(-2)(3)"),
+    ("6", r"2\left(3\right)"),
+    ("9", "4.5 (2)"), ("9", "(4.5)(2)"), ("1", r"(2)\frac12"), ("3", r"2\frac{3}{2}"),
+    ("2.5", r"2\frac12"),
+    (r"\frac{5\pi}{2}", r"2\frac12\pi"), ("2f(3)", "f(3)(2)"), (r"\log_{2}(9)", r"2\log_2(3)"),
+]  # fmt: skip
+IMAGINARY = [
+    ("-1", "i^2"), ("2i", r"\sqrt{-4}"), ("2", "(1+i)(1-i)"), ("z^2+1", "(z-i)(z+i)"),
+    (r"-\frac12+\frac{\sqrt3}{2}i", r"e^{2\pi i/3}"),
+]  # fmt: skip
+SOLUTIONS = [
+    (r"1\pm\sqrt2", r"\frac{2\pm\sqrt8}{2}"), (r"\pm1, \pm2", "1, -1, 2, -2"),
+    (r"(1, \pm 2)", "(1,2), (1,-2)"), (r"y=\pm2x", "y=2x, y=-2x"),
+    ("x>-3 and x<5", "-3<x<5"), ("x<-1 or x>3", r"x>3 \lor x<-1"), ("0<a<1", "1>a>0"),
+    ("0<a<1", "a∈(0,1)"), ("x<2 or x>5", r"x\in(-\infty,2)\cup(5,\infty)"),
+    ("[3,5)", r"\{x \mid 3\le x<5\}"), (r"x\ne2", r"\{x : x\ne 2\}"), ("[3,5)", "[3,5["),
+    (r"(-\infty,1)\cup[2,3]", r"]-\infty,1[ U [2,3]"), (r"k\pi", r"k\pi, k \in \mathbb{Z}"),
+    ("y=2x+1", "2x-y+1=0"), ("y=2x+1", "y-3=2(x-1)"), ("y=2x+1", r"x=\frac{y-1}{2}"),
+]  # fmt: skip
+TABLES = {
+    "notation": EQUAL, "below a slash": BELOW, "signs": SIGNS, "arguments": ARGUMENTS,
+    "words": IN_WORDS,
+    "repeating": GOES_ON, "factors": FACTORS, "imaginary": IMAGINARY, "solutions": SOLUTIONS,
+}  # fmt: skip
 UNEQUAL = [
     ("2ab", "2cd"), ("2ab", "2"), ("2", "2ab"), ("3", "3pq"), ("no", "on"), ("bca", "abc"),
     ("AB", "BA"), ("if", "fi"), ("2ab", "2a"), ("2", "2 exp(3)"), ("2", "2 f(x)"),
@@ -54,8 +118,24 @@ UNEQUAL = [
     ("(2,3)", "m=3, b=2"), ("2.5", "sqrt12.5"), (r"\frac{3}{2\pi}", "3/2 pi"), ("4ac", "4"),
     (r"\frac{1}{2}mv^2", r"\frac12"), (r"\frac34", "(3/4)x"), (r"\frac12", "(1/2)mv^2"),
     ("5", "(5)x"), ("2AB", "2ab"), ("2mn", "2MN"), (r"\frac12", "1/2 xy"),
-    ("x<-1 or x>3", "x<-1 and x>3"), ("a>0 and b<3", "a>0 or b<3"), (r"x\ne2", r"x\ne3"),
-    ("1", "1/e"), ("1", "1/x²"), ("1", "1/ab"),
+    ("1", "1/e"), ("1", "1/x²"), ("2", "2/e^2"), ("1", "1/R"), ("1", "1/ab"), ("1/23", r"\frac123"),
+    (r"\sqrt{x+1}", "√x+1"), (r"\sqrt{2x}", "√2x"), ("x^2", "x³"), (r"\sqrt2", "∛2"),
+    (r"\varpi", r"\pi"),
+    (r"\phi+\varphi", r"2\phi"), (r"\varphi", r"\psi"), ("1734_8", "1734₉"),
+    (r"\binom{n}{k}", r"\binom kn"),
+    (r"\frac{x}{y}", r"\frac yx"), ("10:45 a.m.", "10:45 p.m."), (r"\ln 2", r"\log_{10} 2"),
+    (r"\emptyset", "no"), (r"\emptyset", "0"), ("none", "0"), (r"\emptyset", "none of the above"),
+    (r"\mathbb{R}", "all real numbers except 0"), (r"\frac12", "two"), (r"\frac13", "third"),
+    (r"\frac23", "three halves"), ("5", "fifth"), ("25", "twenty fifth"), ("20", "twelve"),
+    (r"\frac13", "0.3..."), (r"\frac16", "0.16..."), (r"\frac23", "0.666"), (r"\sqrt2", "1.414..."),
+    ("5", "2(3)"), ("9", "(2)(3)(4)"), ("-5", "(-2)(3)"), ("3.5", r"2\frac{3}{2}"), ("9", "4.5(3)"),
+    ("1", "i^2"), ("2i", "(1-i)^2"), ("z^2-1", "(z-i)(z+i)"),
+    ("x<-1 or x>3", "x<-1 and x>3"), ("x>-3 and x<5", "x>-3 or x<5"), ("a>0 and b<3", "a>0 or b<3"),
+    (r"x\ne2", r"x\ne3"), (r"x\ne2", "x=2"), (r"1\pm\sqrt2", r"1+\sqrt2"), (r"y=\pm2x", "y=-2x"),
+    ("y=2x and y=-2x", "y=-2x"), (r"\{-2,5\}", "[-2,5]"), (r"\{-2,5\}", "(-2,5)"),
+    ("(0,1)", "[0,1["),
+    ("y=2x+1", "2x-y-1=0"), ("y=2x+1", "x=2y+1"), (r"(1,\pm2)", r"(\pm1,2)"), ("2<x<5", "2<y<5"),
+    (r"\frac{\pi}{2}", r"90^\circ"), (r"\log x", r"\ln x"), (r"k\pi", r"2k\pi, k \in \mathbb{Z}"),
 ]  # fmt: skip
 
 
@@ -63,7 +143,7 @@ def verdict(gold: str, said: str) -> float:
     return math_equivalence.math(Prompt("p", "", gold), rf"The answer is \boxed{{{said}}}.")
 
 
-@pytest.mark.parametrize(("gold", "said"), EQUAL)
+@pytest.mark.parametrize(("gold", "said"), [pair for table in TABLES.values() for pair in table])
 def test_another_notation_is_right(gold: str, said: str) -> None:
     assert verdict(gold, said) == 1.0
     assert verdict(said, gold) == 1.0
@@ -94,8 +174,19 @@ def test_what_only_looks_alike_is_wrong(gold: str, said: str) -> None:
         ("5", "So it is 5mm.", 1.0),
         ("3", "#### 3 or 4", 0.0),
         ("5", "The answer is 5 pi cm.", 0.0),
+        (r"\frac23", "The answer is two thirds.", 1.0),
+        (r"\frac23", "The answer is 0.666... .", 1.0),
+        (r"\frac23", "The answer is 0.666...", 1.0),
+        (r"\emptyset", "There is no solution.", 1.0),
+        ("C", "Option C", 1.0),
+        ("C", "Option D", 0.0),
+        ("9", r"\boxed{4.5(2)}", 1.0),
+        (r"\frac{407}{90}", r"\boxed{4.5(2)}", 1.0),
+        ("x<-1 or x>3", "It is $x<-1$ or $x>3$.", 1.0),
         ("x<-1 or x>3", "It is $x<-1$ and $x>3$.", 0.0),
+        ("x<-1 or x>3", r"\boxed{x<-1} or \boxed{x>3}", 1.0),
         ("x<-1 or x>3", r"\boxed{x<-1} and \boxed{x>3}", 0.0),
+        ("4, 5", r"\boxed{4} or \boxed{5}", 1.0),
     ],
 )
 def test_completions(gold: str, completion: str, expected: float) -> None:
@@ -112,6 +203,14 @@ def test_completions(gold: str, completion: str, expected: float) -> None:
         (r"\{7, 1\}", r"x^{99} < |x| \approx 0 \ne 1 = x \le x"),
         ("[3,5)", r"x>\sin(10^{500000}) \text{ and } x<1"),
         ("[3,5)", r"x>\sqrt{1+\sqrt{7}} \text{ and } x<\sqrt{1+\sqrt{7.0}}"),
+        ("5", r"(\sqrt2+i)^{3000}"),
+        ("5", r"(\sqrt2+I)^{3000}"),
+        ("5", r"\sqrt" * 150),
+        ("5", r"\frac1" * 150),
+        ("5", "√(" * 300),
+        ("5", "2(3)" * 200),
+        ("5", "0." + "1234567890" * 90 + "..."),
+        ("5", "one " * 200),
     ],
 )
 def test_what_is_too_long_or_hard_to_order_is_wrong(gold: str, said: str) -> None:
@@ -143,6 +242,29 @@ def test_repeating_decimals_are_fractions(whole: int, zeros: int, again: int) ->
     gold = rf"\frac{{{above // shared}}}{{{below // shared}}}"
     assert verdict(gold, rf"{whole}.{'0' * zeros}\overline{{{digits}}}") == 1.0
     assert verdict(gold, f"{whole}.{'0' * zeros}({digits})") == 1.0
+
+
+@given(
+    st.integers(0, 99),
+    st.text("0123456789", max_size=3),
+    st.text("0123456789", min_size=1, max_size=4),
+    st.integers(2, 4),
+)
+def test_digits_that_go_on_are_fractions(whole: int, once: str, again: str, times: int) -> None:
+    """With o and a digits: w.once(again)... = w.once + again / (10^o (10^a - 1))."""
+    below = 10 ** len(once) * (10 ** len(again) - 1)
+    above = (whole * 10 ** len(once) + int(once or "0")) * (10 ** len(again) - 1) + int(again)
+    said = f"{whole}.{once}{again * times}..."
+    assert verdict(f"{above}/{below}", said) == 1.0
+    assert verdict(f"{above + 1}/{below}", said) == 0.0
+
+
+@given(st.integers(-99, 99), st.integers(0, 99), st.integers(0, 99))
+def test_factors_in_brackets_are_multiplied(a: int, b: int, c: int) -> None:
+    product = a * b * c
+    for said in (f"({a})({b})({c})", f"{a}({b})({c})", rf"{a}\left({b}\right)\cdot {c}"):
+        assert verdict(str(product), said) == 1.0
+        assert verdict(str(product + 1), said) == 0.0
 
 
 @given(st.text(max_size=40))

@@ -1,4 +1,4 @@
-"""Tuples whose parts are named."""
+"""Coordinates by their names: tuples whose parts are named, equations of x and y."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from string import ascii_lowercase
 
 from winnow.rewards.formulas import Parts
 
+_COMMANDS = re.compile(r"\\(?:[dt]?frac|sqrt|left|right|cdot)(?![A-Za-z])")
+_LETTERS = re.compile(r"[^\W\d_]")
+_ABOUT = re.compile(r"\s*([xyz])\s*=")
 _INDEXED = re.compile(r"[A-Za-z]_(?:\d|\{\d\})")
 
 
@@ -16,6 +19,20 @@ def as_coordinates(several: Parts, others: Parts) -> tuple[Parts, Parts]:
     Neighbours in the alphabet and names with indices are put in order; ``m = 2, b = 3`` stays.
     """
     return _ordered(several, others), _ordered(others, several)
+
+
+def are_curves(gold: str, said: str) -> bool:
+    """Whether both are equations of x, y and perhaps z, in forms that differ.
+
+    ``y = 2x + 1`` and ``2x - y + 1 = 0``: not two that say what y is.
+    """
+    about = [match[1] if (match := _ABOUT.match(each)) else "" for each in (gold, said)]
+    return about[0] != about[1] and _is_curve(gold) and _is_curve(said)
+
+
+def _is_curve(formula: str) -> bool:
+    letters = set(_LETTERS.findall(_COMMANDS.sub(" ", formula)))
+    return {"x", "y"} <= letters <= {"x", "y", "z"} and formula.count("=") == 1
 
 
 def _ordered(named: Parts, tuple_: Parts) -> Parts:

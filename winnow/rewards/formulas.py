@@ -19,6 +19,7 @@ from winnow.rewards.answer_extraction import (
 )
 from winnow.rewards.letter_products import has_variables, variables_at
 from winnow.rewards.notation import CASED, plain
+from winnow.rewards.one_form import both_signs
 
 MAX_FORMULA = 1000
 """Characters that an answer may have."""
@@ -28,7 +29,7 @@ _STATEMENT = re.compile(
     r"[\s:*_]*+",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？\n]|$")
+_SENTENCE_END = re.compile(r"(?<=[0-9]\.\.\.)(?=\s|$)|(?<![0-9]\.\.)[.!?](?=\s|$)|[。！？\n]|$")
 _DELIMITED = re.compile(
     r"""\$\$(?P<a>[^$]++)\$\$ | \$(?=(\s)?)(?P<b>[^$\n]++)(?(2)(?<=\s)|(?<!\s))\$(?!\d)
       | \\\((?P<c>(?:[^\\]|\\(?!\)|\())*+)\\\) | \\\[(?P<d>(?:[^\\]|\\(?!\]|\[))*+)\\\]""",
@@ -58,12 +59,18 @@ _WORD = re.compile(
 _PROSE = re.compile(
     rf"(?<![\\\w])(?!(?:pi|sqrt|sin|cos|tan|log|ln|exp)\b)[{CASED}]{{2,}}(?![\w(])|[^\W\d_{CASED}]"
 )
-_LETTER = re.compile(r"([A-Z])[.):]?|\(([A-Z])\)|(?:\(([A-Z])\)|([A-Z])[.):])\s.*", re.DOTALL)
+_ARTICLE = re.compile(r"(?:an?|the) (?=\w)")
+_LETTER = re.compile(
+    r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?"
+    r"(?:([A-Z])[.):]?|\(([A-Z])\)|(?:\(([A-Z])\)|([A-Z])[.):])\s.*)",
+    re.DOTALL,
+)
 _SMALL = re.compile(r"\(?[a-z]\)?[.:]?")
 # Notations that mathematics reads as something else: a time, a date, a base, "and so on"
 _LITERAL = re.compile(
     r"\d\s*:\s*\d|\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d_\{?\w|[₀-₉]|…|\.\.\."
 )
+_HALF_OF_DAY = re.compile(r"(?<=[0-9])([ap])\.?m\.?$")
 
 _TEXT = (
     r"\\(?:text|textrm|textbf|textit|mathrm|mbox|hbox)\s*"
@@ -173,7 +180,8 @@ def literal_of(formula: str) -> str | None:
     text = plain(without_name(unwrapped(formula)))
     if not _LITERAL.search(text):
         return None
-    return "".join(text.split()).translate({123: None, 125: None}).replace("...", "…").lower()
+    text = "".join(text.split()).translate({123: None, 125: None}).replace("...", "…").lower()
+    return _HALF_OF_DAY.sub(r"\1m", text)
 
 
 def word_of(formula: str) -> str | None:
@@ -181,7 +189,8 @@ def word_of(formula: str) -> str | None:
     text = plain(unwrapped(formula))
     if re.search(r"[\\=+*/^<>$π√·×]", text):
         return None
-    return " ".join(text.strip("()\"' .").lower().split()) if _WORD.search(text) else None
+    words = " ".join(text.strip("()\"' .").lower().split())
+    return _ARTICLE.sub("", words, count=1) if _WORD.search(text) else None
 
 
 def without_unit(formula: str) -> str:
@@ -207,11 +216,6 @@ def last_side(formula: str) -> str:
     """The last of more than two sides, ``c`` of ``a = b = c``; else all of it."""
     sides = _split(formula, "=")
     return sides[-1] if len(sides) > 2 else formula
-
-
-def has_two_signs(formula: str) -> bool:
-    """Whether it stands for several values by ``±``."""
-    return bool(re.search(r"\\(?:pm|mp)(?![A-Za-z])|[±∓]", formula))
 
 
 def letter_of(formula: str) -> str | None:
@@ -245,7 +249,8 @@ def is_plain(formula: str) -> bool:
 
 def without_name(formula: str) -> str:
     """What a formula says about a name (``x = 5``, ``5 = x``) or as a sum (``2 + 3 = 5``)."""
-    sides = _split(formula, "=")
+    several = len(_split(_JOINING_WORD.sub(",", formula))) > 1
+    sides = [] if several else _split(formula, "=")
     if len(sides) == 2 and _LONE_NAME.fullmatch(sides[1]) and not _NAME.match(formula):
         return sides[0]
     if len(sides) > 1 and (_NAME.match(formula) or not re.search("[A-Za-z]", formula)):
@@ -268,9 +273,11 @@ def parts(formula: str) -> Parts | None:
         text = text[whole.end() :]
     text = text.strip()
     bracket = _enclosed(text)
-    if bracket:
-        text = text[len(bracket) : -len(_BRACKETS[bracket])]
-    items = _split(text)
+    if bracket in ("(", "[") and len(both_signs(text)) > 1:
+        bracket, items = "", both_signs(text)
+    else:
+        text = text[len(bracket) : -len(_BRACKETS[bracket])] if bracket else text
+        items = [signed for item in _split(text) for signed in both_signs(item)]
     if len(items) < 2 and bracket != r"\{":
         return None
     named = [_NAME.match(item) for item in items]

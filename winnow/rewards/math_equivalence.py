@@ -6,6 +6,7 @@ ever on a short formula.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import re
@@ -28,12 +29,13 @@ from math_verify.grader import (  # type: ignore[import-untyped, unused-ignore]
 )
 
 from winnow.rewards import formulas, notation
-from winnow.rewards.coordinates import as_coordinates
-from winnow.rewards.formula_cost import cost, is_too_hard, is_too_large
+from winnow.rewards.coordinates import are_curves, as_coordinates
+from winnow.rewards.formula_cost import ALLOWED, cost, is_too_hard, is_too_large
 from winnow.rewards.formulas import Parts
 from winnow.rewards.letter_products import is_product, same_product
+from winnow.rewards.one_form import has_two_signs, with_products
 from winnow.rewards.solution_sets import same_numbers
-from winnow.rewards.spelled_out import in_tex
+from winnow.rewards.spelled_out import in_tex, readings
 from winnow.rewards.verifiers import needed_answer
 from winnow.types import Prompt
 
@@ -57,6 +59,9 @@ MOST_WAYS = 3
 MOST_LEVELS_OF_PARTS = 2
 """Functions and roots in each other of which real and imaginary parts are found as formulas."""
 
+WITH_I = dataclasses.replace(ALLOWED, terms=50)
+"""What is computed with the imaginary unit: SymPy multiplies a power out that has roots in it."""
+
 _NORMAL = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
 _CASED = ConversionConfig(lowercase_symbols=False)
 _ANGLED = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z]|\s*\^\s*\{?\s*-)")
@@ -73,7 +78,7 @@ _NEGATIVE = re.compile(r"\^\s*(-\s*(?:[0-9]+|[A-Za-z]))")
 _SEVERAL = re.compile(r"[0-9.]+(?:\s+[0-9.]+)+")  # math-verify reads 3 4 as a mixed number, 7
 _UPRIGHT = re.compile(r"\\(?:mathrm|operatorname|text|textrm)\s*\{\s*([ei])\s*\}")
 _DECIMAL = re.compile(r"\.[0-9]")
-_IMAGINARY = re.compile(r"(?<=[0-9)}])i(?![A-Za-z])")
+_IMAGINARY = re.compile(r"(?<=[0-9)}])i(?![A-Za-z])|(?<![A-Za-z\\])I(?![A-Za-z_])")
 _DIGIT_GROUP = re.compile(r"(?<=\d)(?:\\,|,?\\!\s?|\{,\}|\\ )+(?=\d{3}(?!\d))")
 
 
@@ -99,7 +104,7 @@ def math(prompt: Prompt, completion: str) -> float:
     word = formulas.word_of(written) if r"\text" in written + said else None
     if word and word == formulas.word_of(said):
         return 1.0  # before infinity and alpha become symbols: one of them is a text
-    return float(_equal(gold, in_tex(said)))
+    return float(any(_equal(gold, reading) for reading in readings(said)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -135,13 +140,16 @@ def _equal(gold: str, said: str) -> bool:
     numbers = None if _is_longer(said, gold) else same_numbers(gold, said, _easy)
     if numbers is not None:
         return numbers
-    several, others = formulas.parts(gold), formulas.parts(said)
+    several = None if number else formulas.parts(gold)  # 1,234 is no list
+    others = None if other else formulas.parts(said)
     if several and others:
+        if _is_set(several) != _is_set(others) and _is_place(several) != _is_place(others):
+            return False
         several, others = as_coordinates(several, others)
         if several.bracket == others.bracket or "(" not in several.bracket + others.bracket:
             return _same_parts(several, others)
     elif others and not others.bracket:
-        if not formulas.has_two_signs(gold):
+        if not has_two_signs(gold):
             return False  # 3, 4 is not 4
         said = rf"\{{{', '.join(others.items)}\}}"
     gold, said = formulas.without_unit(gold), formulas.without_unit(said)
@@ -154,6 +162,15 @@ def _equal(gold: str, said: str) -> bool:
         if other_word and not is_product(said, not word):
             return False
     return _same_formulas(gold, said)
+
+
+def _is_set(several: Parts) -> bool:
+    return several.bracket in (r"\{", "{")
+
+
+def _is_place(several: Parts) -> bool:
+    """Whether it is a point or an interval; ``[1, 2, 3]`` is neither."""
+    return several.bracket == "(" or (several.bracket == "[" and len(several.items) == 2)
 
 
 def _same_parts(several: Parts, others: Parts) -> bool:
@@ -184,10 +201,16 @@ def _about(formula: str) -> list[str]:
 
 def _same_formulas(gold: str, said: str) -> bool:
     """Whether math-verify, or their values, make two formulas equal."""
+    if are_curves(gold, said):
+        return _same_read(gold, said)
     if not formulas.is_equation(formulas.without_name(gold)):
         gold, said = formulas.without_name(gold), formulas.without_name(said)
         if formulas.is_equation(said):
             return False  # an equation is no value
+    return _same_read(gold, said)
+
+
+def _same_read(gold: str, said: str) -> bool:
     if _is_longer(said, gold):
         return False
     decimal = bool(_DECIMAL.search(gold) or _DECIMAL.search(said))
@@ -215,7 +238,7 @@ def _same(gold: Any, said: Any, decimal: bool) -> bool:
         return bool(gold == said)
     if _is_value(gold) and _is_value(said):
         return _same_values(gold, said, decimal)
-    exact_gold, exact_said = _rational(gold), _rational(said)
+    exact_gold, exact_said = _of_same_letters(_rational(gold), _rational(said))
     if isinstance(exact_gold, sympy.Ne) and isinstance(exact_said, sympy.Ne):
         exact_gold, exact_said = (
             sympy.Eq(*relation.args, evaluate=False) for relation in (exact_gold, exact_said)
@@ -226,6 +249,17 @@ def _same(gold: Any, said: Any, decimal: bool) -> bool:
         return False
     # its order is (gold, target), and it is not symmetric
     return bool(verify([exact_gold], [exact_said], timeout_seconds=None, raise_on_error=True))
+
+
+def _of_same_letters(gold: Any, said: Any) -> tuple[Any, Any]:
+    """Both, with one symbol for a letter that is real in the one and complex in the other."""
+    if not (isinstance(gold, sympy.Expr) and isinstance(said, sympy.Expr)):
+        return gold, said
+    symbols = gold.free_symbols | said.free_symbols
+    same = {symbol: sympy.Symbol(symbol.name) for symbol in symbols}
+    if len(set(same.values())) == len(symbols):
+        return gold, said
+    return gold.xreplace(same), said.xreplace(same)
 
 
 def _undefined(formula: Any) -> bool:
@@ -308,7 +342,7 @@ def _parsed(formula: str) -> Sequence[Any]:
     formula = _ROOT.sub(r"\\sqrt{\2}", formula)
     formula = _NEGATIVE.sub(r"^{\1}", formula)
     formula = _DIGIT_GROUP.sub("", _UPRIGHT.sub(r"\1", formula)).replace("+ -", "- ")
-    formula = _IMAGINARY.sub(" i", formula)
+    formula = with_products(_IMAGINARY.sub(" i", formula))
     return [made for made in _read(formula) if not _undefined(made)]
 
 
@@ -318,11 +352,22 @@ def _read(formula: str) -> Iterator[Any]:
     degrees = bool(_ANGLED.search(text))
     for each in dict.fromkeys((text, formulas.last_side(text))):
         with suppress(Exception):  # of any kind
-            yield latex2sympy(
+            made = latex2sympy(
                 each,
                 is_real=not should_treat_as_complex(each),
                 convert_degrees=degrees,
                 normalization_config=None,
                 conversion_config=_CASED,
             )
+            yield _with_i(made)
             return
+
+
+def _with_i(formula: Any) -> Any:
+    """The formula with the imaginary unit for i, unless i counts something or powers are high."""
+    symbol = sympy.Symbol("i", real=False)
+    if not (isinstance(formula, sympy.Expr) and formula.has(symbol)):
+        return formula
+    if formula.has(sympy.Sum, sympy.Product) or cost(formula).is_above(WITH_I):
+        return formula
+    return formula.xreplace({symbol: sympy.I})

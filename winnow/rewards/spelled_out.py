@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from winnow.rewards.in_words import in_signs
 from winnow.rewards.letter_products import is_unit
+from winnow.rewards.notation import plain
 from winnow.rewards.numbers import UNITS
+from winnow.rewards.one_form import in_one_form
 
 _GREEK = (
     "alpha|beta|gamma|delta|epsilon|zeta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi"
@@ -16,8 +19,9 @@ _GREEK = (
 _SMALL = "\u0391-\u03c9"
 _FIRST = r"(?<![A-Za-z\\_])"
 _ROOT = re.compile(
-    rf"{_FIRST}(?:[Ss]qrt|(?P<cube>cbrt)|(?P<power>exp)|(?P<bars>[Aa]bs(?=\s*\()))\s*"
-    r"(?:(?P<opens>\()|(?P<of>[0-9]++(?:\.[0-9]++)?+(?![.,][0-9])|[A-Za-z](?![A-Za-z])))"
+    rf"(?:{_FIRST}(?:[Ss]qrt|(?P<cube>cbrt)|(?P<power>exp)|(?P<bars>[Aa]bs(?=\s*\()))"
+    r"|√|(?P<third>∛)|(?P<fourth>∜))\s*(?:(?P<opens>(?:\\left\s*)?\()"
+    rf"|(?P<of>[0-9]++(?:\.[0-9]++)?+(?![.,][0-9])|[A-Za-zπ{_SMALL}](?![A-Za-z])))"
 )
 _SPELLED = re.compile(
     rf"""(?P<tex> \\(?:text[a-z]*|math[a-z]+|mbox|hbox|operatorname)\s*\{{[^{{}}]*\}}
@@ -26,12 +30,12 @@ _SPELLED = re.compile(
         (?P<function> sinh|cosh|tanh|sin|cos|tan|cot|(?<![A-Za-z]/)sec|csc|ln|log
           | Sin|Cos|Tan|Ln|Log )
         (?: _\{{?(?P<base>[0-9a-z]+)\}}? )?
-        (?= \s*(?:[\^(0-9\\√{_SMALL}] | (?:pi|[xyz]|{_GREEK})(?![A-Za-z]))
+        (?= \s*(?:[\^(0-9²³\\√{_SMALL}] | (?:pi|[xyz]|{_GREEK})(?![A-Za-z]))
           | \s+[A-Za-z](?![A-Za-z]) )
       | {_FIRST} (?P<pi> [Pp]i(?:(?=[rRdh](?![A-Za-z])) | (?![A-Za-z])) )
       | {_FIRST} (?P<infinite> (?:inf|[Ii]nfinity|oo)(?![A-Za-z]) )
       | {_FIRST} (?P<letter> (?:{_GREEK})(?![A-Za-z]) )
-      | (?<![{_SMALL}]) (?P<sign> [{_SMALL}] ) (?![{_SMALL}])""",
+      | (?<![{_SMALL}]) (?P<sign> [{_SMALL}]{{1,2}} ) (?![{_SMALL}])""",
     re.VERBOSE,
 )
 _TIMES = re.compile(
@@ -44,6 +48,14 @@ _REPEATING = re.compile(
     r"(?<![0-9.,])(?P<whole>[0-9]{0,9})\.(?P<once>[0-9]{0,9})"
     r"(?:\\(?:overline|bar|dot)\s*(?:\{(?P<again>[0-9]{1,9})\}|(?P<digit>[0-9]))|\((?P<round>[0-9]{1,9})\))"
 )
+_ROUND = re.compile(r"(?<![0-9.,])([0-9]*\.[0-9]+)(\([0-9]+\))(?!\s*(?:\.\.\.|…|\\))")
+_DOTTED = re.compile(r"(?<=\.)([0-9]*)\\dot\s*\{?([0-9])\}?([0-9]*)\\dot\s*\{?([0-9])\}?(?![0-9])")
+"""Dots above the first and the last digit of what is repeated."""
+_GOES_ON = re.compile(
+    r"(?<![0-9.,])([0-9]{0,9}\.[0-9]{0,9}?)([0-9]{1,9}?)\2{1,30}\s*"
+    r"(?:\.\.\.|…|\\[lc]?dots(?![A-Za-z]))(?!\s*[0-9])"
+)
+"""Dots behind at least two of the same digits: 0.1666..., 0.1212...: not 0.16..."""
 _WORD = re.compile(r"[A-Za-z]{4,}")
 _UNIT = re.compile(
     r"(?:square|cubic|units?|(?:centi|milli|kilo)?met(?:er|re)s?|inch(?:es)?|feet|foot|yards?|miles?"
@@ -54,12 +66,23 @@ _UNIT = re.compile(
 def in_tex(formula: str) -> str:
     r"""The formula with TeX commands for what is spelled out: ``2\pi`` for ``2pi``.
 
-    A text with other words stays as it is.
+    A text with other words stays as it is, but for numbers and sets in words: ``one half``.
     """
+    words = in_signs(" ".join(plain(formula).strip("$*() .").lower().split()))
+    if words is not None:
+        return words
+    formula = _GOES_ON.sub(r"\1(\2)", _DOTTED.sub(r"\1(\2\3\4)", formula))
     formula = _TIMES_TEN.sub(r"\\times 10", _REPEATING.sub(_fraction, formula))
+    formula = in_one_form(formula)
     made = _SPELLED.sub(_command, _roots(formula))
     rest = _SPELLED.sub(lambda match: " " if match["tex"] else match.group(), made)
     return formula if _WORD.search(_UNIT.sub("", rest)) else _TIMES.sub(_times, made)
+
+
+def readings(formula: str) -> tuple[str, ...]:
+    """`in_tex`, and the product that ``4.5(2)`` may be as well as a repeating decimal."""
+    product = _ROUND.sub(r"\1\\cdot \2", formula)
+    return (in_tex(formula),) if product == formula else (in_tex(formula), in_tex(product))
 
 
 def _command(match: re.Match[str]) -> str:
@@ -75,12 +98,18 @@ def _command(match: re.Match[str]) -> str:
             match["sign"] == "Ω" or (match["sign"] == "μ" and after.isalpha())
         ):
             return match.group()  # ohms, micrometres
-        name = unicodedata.name(match["sign"], "").rpartition(" ")[2]
-        name = "lambda" if name == "LAMDA" else name.lower()
-        name = name if match["sign"].islower() else name.capitalize()
-        return rf"\{name} " if re.fullmatch(rf"{_GREEK}|pi|eta|psi", name) else match.group()
+        names = [_letter(sign) for sign in match["sign"]]
+        return "".join(rf"\{name} " for name in names) if all(names) else match.group()
     name = "pi" if match["pi"] else "infty" if match["infinite"] else match["letter"]
     return rf"\{name} "
+
+
+def _letter(sign: str) -> str:
+    """The name of a Greek letter in TeX; empty for what is none."""
+    name = unicodedata.name(sign, "").rpartition(" ")[2]
+    name = "lambda" if name == "LAMDA" else name.lower()
+    name = name if sign.islower() else name.capitalize()
+    return name if re.fullmatch(rf"{_GREEK}|pi|eta|psi", name) else ""
 
 
 def _times(match: re.Match[str]) -> str:
@@ -107,7 +136,9 @@ def _roots(text: str) -> str:
             if not end:
                 return text
             inner = text[match.end() : end - 1]
-        name = "e^" if match["power"] else r"\sqrt[3]" if match["cube"] else r"\sqrt"
+            inner = re.sub(r"\\right\s*$", "", inner)
+        name = "e^" if match["power"] else r"\sqrt"
+        name += "[3]" if match["cube"] or match["third"] else "[4]" if match["fourth"] else ""
         made = rf"\left|{inner}\right|" if match["bars"] else f"{name}{{{inner}}}"
         text = f"{text[: match.start()]}{made}{text[end:]}"
         place = match.start() + len(name)
