@@ -28,6 +28,7 @@ from typing import Any
 from winnow.algorithms.algorithm import Algorithm
 from winnow.config.recipe import load
 from winnow.config.schema import Config, from_dict
+from winnow.engines.devices import own_state
 from winnow.errors import UserError
 from winnow.evaluation.held_out import run_evaluation
 from winnow.prompts.rows import from_rows
@@ -43,6 +44,7 @@ from winnow.studies.running import Comparison, run_study
 from winnow.training.run import Result, run
 
 
+@own_state()
 def train(
     *,
     model: str | Path | None = None,
@@ -109,6 +111,7 @@ def train(
             return run(config, out=folder, observers=observers, reward=reward, algorithm=own)
 
 
+@own_state()
 def evaluate(
     *,
     model: str | Path | None = None,
@@ -159,6 +162,7 @@ def compare(
     return run_study(study, out, quiet=quiet)
 
 
+@own_state()
 def sample(
     *,
     model: str | Path | None = None,

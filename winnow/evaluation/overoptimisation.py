@@ -13,6 +13,7 @@ import numpy as np
 
 from winnow.config.recipe import load_folder
 from winnow.config.schema import Config
+from winnow.engines.devices import own_state
 from winnow.engines.factory import engine_for
 from winnow.errors import UserError, choices
 from winnow.evaluation.kl import kl_by_prompt
@@ -31,6 +32,7 @@ from winnow.theory.checks import Array
 _TOKENS = ["prompt", "text", "prompt_ids", "token_ids", "logprobs"]
 
 
+@own_state()
 def overoptimisation(
     samples: Paths,
     proxy: str | RewardFunction,
@@ -91,6 +93,7 @@ def overoptimisation(
     return made
 
 
+@own_state()
 def run_overoptimisation(
     run: str | Path,
     proxy: str | RewardFunction,

@@ -24,6 +24,7 @@ from winnow.algorithms.selection import (
     first_rejections,
 )
 from winnow.algorithms.spec import Function, parse, show
+from winnow.engines.devices import own_state
 from winnow.errors import UserError
 from winnow.reporting.observer import Progress
 from winnow.reporting.terminal import observing
@@ -242,6 +243,7 @@ def _claim(table: SampleTable, rules: Sequence[Rule], place: int, tallies: Seque
     return f"{show(rule)}: {tally.seen} proposals, {accepted} accepted ({rate:.4f}); {what}"
 
 
+@own_state()
 def select(
     samples: Paths,
     rules: str | Rule | Function | Sequence[str | Rule | Function] = ("correct",),

@@ -243,7 +243,7 @@ class AdamLearner:
         models = Models(self.forward, self._critic, self._distributions, stepped)
         limit, rank = self._plan.microbatch_tokens, self.rank
         device = self.forward.device
-        with reproducible(device, self._ordered), mixed(device, self._mixed):
+        with torch.enable_grad(), reproducible(device, self._ordered), mixed(device, self._mixed):
             done = self._of_all(
                 accumulate(models, groups, terms, totals, temperature, limit, self.version, rank)
             )

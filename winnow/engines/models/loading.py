@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from winnow.engines.devices import collector_paused
+from winnow.engines.devices import collector_paused, quiet_transformers
 from winnow.engines.models import kept
 from winnow.errors import UserError, nearest, number_of
 from winnow.storage.digests import check_model
@@ -303,11 +303,8 @@ def reading(source: ModelSource, field: str, *, weights: bool = True) -> Iterato
         UserError: also if a file is not what its digest says, where Winnow wrote the model.
     """
     from safetensors import SafetensorError
-    from transformers.utils import logging as their_logging
 
-    logging: Any = their_logging
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_transformers()
     try:
         for place in (source.name, base_of(source)):
             if place is not None and Path(place).is_dir():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from winnow.engines.devices import pick_device
+from winnow.engines.devices import own_state, pick_device
 from winnow.engines.reward_models.preferences import FitSettings, Pair, pairs
 from winnow.errors import UserError
 from winnow.reporting.terminal import observing
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from winnow.engines.reward_models.trainer import FitResult
 
 
+@own_state()
 def fit_reward(
     samples: Paths,
     *,

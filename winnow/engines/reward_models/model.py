@@ -180,7 +180,8 @@ def load_classifier(
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    with reading(source, field):
+    # of what the file lacks, random numbers are made: the caller keeps its own
+    with reading(source, field), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(source.name, gguf_file=source.gguf)
         shape(config)
         model, info = AutoModelForSequenceClassification.from_pretrained(
