@@ -14,17 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, get_args
 
 from winnow.algorithms.advantages import Advantage, One, RewardScale
 from winnow.algorithms.denominators import SurvivorMeans
 from winnow.algorithms.kl import InLoss, InReward, NoKL
 from winnow.algorithms.losses import NLL, Entropy, NoCritic, Value
-from winnow.algorithms.objective import Term
+from winnow.algorithms.objective import Term, check_coefficient
 from winnow.algorithms.registry import ADVANTAGES, RULES, VOCABULARIES
 from winnow.algorithms.selection import Everything, Rule
 from winnow.algorithms.spec import Function, Takes, parse, show
-from winnow.errors import UserError
+from winnow.errors import UserError, choices
 
 Schedule = Literal["every-step", "once"]
 CellValue = str | int | float | list[str]
@@ -36,9 +37,23 @@ def _rules(field: str, given: Sequence[Rule | Function]) -> tuple[Rule, ...]:
     return tuple(RULES.adopt(field, rule) for rule in ((rules,) if alone else rules))
 
 
+def _terms(field: str, given: Term | Sequence[Term]) -> tuple[Term, ...]:
+    if isinstance(given, Term):
+        return (given,)
+    if isinstance(given, list | tuple) and all(isinstance(term, Term) for term in given):
+        return tuple(given)
+    problem = f"{given!r:.60} is no list of terms"
+    raise UserError(field, problem, "write it like (Term(NLL(), Tokens()),)")
+
+
 _LIKELIHOOD = (Term(NLL(), SurvivorMeans()),)
 _NO_KL = NoKL()
 _NO_CRITIC = NoCritic()
+_KINDS: dict[str, tuple[type, ...]] = {
+    "kl": (NoKL, InReward, InLoss),
+    "critic": (NoCritic, Value),
+}
+_WORDS = {"reward_scale": get_args(RewardScale), "resample": get_args(Schedule)}
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,7 @@ class Algorithm:
     name: str
     select: Takes[Sequence[Rule | Function], tuple[Rule, ...]] = Takes(_rules, (Everything(),))
     advantage: Takes[Advantage | Function, Advantage] = Takes(ADVANTAGES.adopt, One())
-    terms: tuple[Term, ...] = _LIKELIHOOD
+    terms: Takes[Term | Sequence[Term], tuple[Term, ...]] = Takes(_terms, _LIKELIHOOD)
     reward_scale: RewardScale = "0/1"
     resample: Schedule = "every-step"
     epochs: int = 1
@@ -78,8 +93,29 @@ class Algorithm:
     def __post_init__(self) -> None:
         if not self.select or not self.terms:
             raise ValueError("an algorithm must have at least one rule and one term")
+        self._check()
         if self.epochs < 1 or self.refill < 0:
             raise ValueError("epochs must be at least 1 and refill not negative")
+
+    def _check(self) -> None:
+        """Raise a `UserError` for a cell of another type, which would be passed over."""
+        for name, known in _KINDS.items():
+            given = getattr(self, name)
+            if not isinstance(given, known):
+                problem = f"{given!r:.60} is of type {type(given).__name__}"
+                made = [f"{kind.__name__}()" for kind in known]
+                raise UserError(f"algorithm.{name}", problem, choices(made))
+        for name, words in _WORDS.items():
+            given = getattr(self, name)
+            if given not in words:
+                raise UserError(f"algorithm.{name}", f"unknown {given!r:.60}", choices(words))
+        if not isinstance(self.name, str):
+            raise UserError("algorithm.name", f"must be a str (got {self.name!r:.60})")
+        for name in ("epochs", "refill"):
+            given = getattr(self, name)
+            if isinstance(given, bool) or not isinstance(given, Integral):
+                raise UserError(f"algorithm.{name}", f"must be an int (got {given!r:.60})")
+        check_coefficient("algorithm.entropy", self.entropy)
 
     @property
     def objective(self) -> tuple[Term, ...]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from winnow.algorithms.denominators import Denominator, Totals
 from winnow.algorithms.losses import Loss, Span
 from winnow.algorithms.own import checked_numbers, own_code
 from winnow.algorithms.registry import DENOMINATORS, LOSSES
 from winnow.algorithms.spec import Function, Takes
+from winnow.errors import UserError
 from winnow.types import Group
+
+
+def check_coefficient(field: str, given: object) -> None:
+    """Raise a `UserError` if a coefficient is no finite number."""
+    if isinstance(given, bool) or not isinstance(given, Real) or not math.isfinite(given):
+        raise UserError(field, f"must be a finite number (got {given!r:.60})")
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,9 @@ class Term:
     loss: Takes[Loss | Function, Loss] = Takes(LOSSES.adopt)
     denominator: Takes[Denominator | Function, Denominator] = Takes(DENOMINATORS.adopt)
     coefficient: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_coefficient("algorithm.coefficient", self.coefficient)
 
     @property
     def reads(self) -> tuple[str, ...]:
