@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -369,3 +370,24 @@ def test_a_callback_that_turns_gradients_off_stops_no_learning(model, tmp_path) 
     run = small(model, tmp_path / "run", callbacks=[Careless()], **given)
     assert torch.is_grad_enabled()
     assert weights(run.checkpoint) == weights(alone.checkpoint)
+
+
+def cut_off(logp, old, weight):
+    return downhill(logp, old, weight).detach()
+
+
+def nothing(logp, old, weight):
+    return torch.zeros(len(logp))
+
+
+def test_a_loss_without_a_gradient_is_told(model, tmp_path) -> None:
+    """Nothing was learned from it, step after step; from a 0 there is nothing to learn."""
+    said = r"cut_off: the loss returned numbers without a gradient, from which nothing is learned"
+    for loss in (cut_off, nothing):
+        mine = Algorithm("mine", (Everything(),), terms=(Term(loss, SampleMeans()),))
+        run = partial(small, model, tmp_path / loss.__name__, algorithm=mine)
+        if loss is nothing:
+            assert run().metrics[0]["grad_norm"] == 0
+        else:
+            with pytest.raises(winnow.UserError, match=said):
+                run()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from winnow.algorithms.denominators import Totals
 from winnow.algorithms.objective import Term, factors, learned_from
-from winnow.algorithms.own import own_code
+from winnow.algorithms.own import is_own, own_code
 from winnow.algorithms.spec import show
 from winnow.engines.learning.microbatches import ALONE, Part, Rank, turns
 from winnow.engines.learning.optimizer import side_by_side
@@ -235,6 +235,8 @@ def _loss(
             scale = [max(scales[p.place][number][i] for i in p.samples) for p in seen.parts]
         factor = seen.per_token(scale) if term.span == "token" else seen.per_sample(scale)
         _check(term, values, factor)
+        if is_own(term.loss):
+            _check_gradient(term, values, given)
         losses.append((values * factor.to(values)).sum())
         with own_code(term.loss, "loss"):
             measured = term.loss.measure(*given)
@@ -257,6 +259,13 @@ def _check(term: Term, values: object, factor: Tensor) -> None:
         said = f"{values!r:.60}" if shape is None else f"a tensor of shape {shape}"
         problem = f"the loss returned {said} for {number_of(len(factor), term.span)}"
         raise OwnCodeError(show(term.loss), problem, f"return one number for each {term.span}")
+
+
+def _check_gradient(term: Term, values: Tensor, given: Sequence[Tensor]) -> None:
+    """Raise an `OwnCodeError` if a user's loss other than 0 was cut off from what is learned."""
+    if not values.requires_grad and any(one.requires_grad for one in given) and values.any():
+        problem = "the loss returned numbers without a gradient, from which nothing is learned"
+        raise OwnCodeError(show(term.loss), problem, "compute them from its tensors, undetached")
 
 
 def _measure(values: Mapping[str, Tensor], covered: Tensor, done: Sums) -> None:
