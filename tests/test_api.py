@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import transformers
 
 import winnow
 from tests import tiny
@@ -53,6 +52,10 @@ def small(model: str, out: Path, **changes):
         "quiet": True,
     }
     return winnow.train(**given | changes)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
 
 
 def left(folder: Path) -> list[str]:
@@ -107,7 +110,14 @@ def test_a_section_may_be_given_whole(model, tmp_path) -> None:
         ({"device": "gpu"}, "device: unknown device 'gpu'; use 'cpu', 'cuda' or 'auto'$"),
         ({"prompts": ["2 + 2"]}, "prompts: each row must be a dict"),
         ({"prompts": [{"prompt": object()}]}, "prompts: a row cannot be written as JSON"),
-        ({"prompts": iter(ROWS)}, "prompts: must be a table of settings"),
+        ({"prompts": iter(ROWS)}, "prompts: list_iterator is no list of rows; make it one of di"),
+        ({"prompts": np.array(ROWS)}, "prompts: ndarray is no list of rows"),
+        ({"prompts": {"source": {*"ab"}}}, "prompts: set is no list of rows"),
+        ({"eval_prompts": iter(ROWS)}, "eval_prompts: list_iterator is no list of rows"),
+        (
+            {"samples_from": torch.nn.Sequential(torch.nn.ReLU())},
+            r"samples_from: must be a str \(got Sequ",
+        ),
         ({"stpes": 3}, "unknown setting 'stpes'"),
         ({"sampling": {"max_tokens": 999}}, "prompts: prompt '.*' has .* the model's context"),
         ({"eval": 3}, "eval: must be a table"),
@@ -168,6 +178,24 @@ def test_paths_are_as_good_as_texts(model, tmp_path) -> None:
     )  # fmt: skip
     assert found.samples == len(ROWS)
     assert small(model, tmp_path / "table", prompts={"source": rows}).metrics
+
+
+@pytest.mark.parametrize("resumed", [winnow.train, winnow.sample])
+def test_what_is_no_path_is_told(resumed) -> None:
+    with pytest.raises(winnow.UserError, match=r"^resume: 3 is no path; give it as text$"):
+        resumed(resume=3, quiet=True)
+
+
+def test_samples_by_path_and_a_model_by_path(model, tmp_path) -> None:
+    asked = {"prompts": ROWS, "n": 4, "sampling": {"max_tokens": 2}, "quiet": True}
+    odd = lambda prompt, said: float(len(said) % 2)  # noqa: E731
+    folder = winnow.sample(model=model, reward=odd, out=tmp_path / "samples", **asked).folder
+    assert winnow.select(iter([folder]), rules=["everything"]).samples == 4 * len(ROWS)
+    fitted = winnow.fit_reward(folder, model=Path(model), out=tmp_path / "fitted")
+    assert weights(fitted.folder)
+    for given, said in (([], "there is no file or folder; name at least one"), (3, "3 is no path")):
+        with pytest.raises(winnow.UserError, match=rf"^samples: {said}"):
+            winnow.select(given, rules=["correct"])
 
 
 def test_what_may_not_be_given_beside_resume(model, tmp_path) -> None:
@@ -283,93 +311,6 @@ def test_a_disk_without_room_for_rows_is_told(tmp_path: Path) -> None:
     with full_disk(64), pytest.raises(DiskError, match=r"cannot write .*make room"):
         winnow.evaluate(prompts=rows, reward="exact", out=tmp_path / "x", quiet=True)
     assert list(tmp_path.iterdir()) == []
-
-
-def as_it_was() -> dict[str, object]:
-    """What a caller has set for its process."""
-    logging = transformers.utils.logging
-    return {
-        "gradients": torch.is_grad_enabled(),
-        "inference": torch.is_inference_mode_enabled(),
-        "autocast": torch.is_autocast_enabled("cpu"),
-        "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
-        "threads": torch.get_num_threads(),
-        "random": torch.get_rng_state().tolist(),
-        "level": logging.get_verbosity(),
-        "bars": logging.is_progress_bar_enabled(),
-    }
-
-
-@contextmanager
-def by_default(setter, there, value):
-    before = there()
-    setter(value)
-    try:
-        yield
-    finally:
-        setter(before)
-
-
-@pytest.mark.parametrize(
-    "caller",
-    [
-        torch.no_grad,
-        torch.inference_mode,
-        lambda: torch.autocast("cpu"),
-        lambda: torch.device("meta"),
-        lambda: by_default(torch.set_default_dtype, torch.get_default_dtype, torch.float16),
-        lambda: by_default(torch.set_default_device, lambda: None, "meta"),
-    ],
-    ids=["no grad", "inference", "autocast", "device", "dtype", "default device"],
-)
-def test_what_the_caller_has_set_changes_no_result(caller, model, tmp_path) -> None:
-    """Without gradients nothing was learned, and nothing said so."""
-    given = {"algorithm": "reinforce", "reward": lambda prompt, said: float(len(said) % 2)}
-    alone = small(model, tmp_path / "alone", **given)
-    assert alone.metrics[0]["grad_norm"] > 0
-    folder = winnow.sample(
-        model=model, prompts=ROWS, n=4, out=tmp_path / "samples", quiet=True,
-        reward=given["reward"], sampling={"max_tokens": 2},
-    ).folder  # fmt: skip
-    fitted = winnow.fit_reward(folder, out=tmp_path / "fitted", model=model)
-    with caller():
-        before = as_it_was()
-        run = small(model, tmp_path / "run", **given)
-        again = winnow.fit_reward(folder, out=tmp_path / "again", model=model)
-        assert as_it_was() == before
-        with pytest.raises(winnow.UserError):
-            small(model, tmp_path / "wrong", reward="nowhere:x")
-        assert as_it_was() == before
-    assert run.metrics[0]["loss"] == alone.metrics[0]["loss"]
-    assert weights(run.checkpoint) == weights(alone.checkpoint)
-    assert weights(again.folder) == weights(fitted.folder)
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
-
-
-def test_a_run_leaves_its_process_as_it_was(model, tmp_path) -> None:
-    """A critic's head is not made of the caller's random numbers, nor are threads left changed."""
-    logging = transformers.utils.logging
-    logging.enable_progress_bar()
-    with by_default(logging.set_verbosity, logging.get_verbosity, logging.INFO):
-        before = as_it_was()
-        small(model, tmp_path / "run", algorithm="ppo", threads=torch.get_num_threads() + 1)
-        assert as_it_was() == before
-
-
-def test_a_callback_that_turns_gradients_off_stops_no_learning(model, tmp_path) -> None:
-    class Careless(winnow.Observer):
-        def on_samples(self, samples: winnow.SamplesScored) -> None:
-            torch.set_grad_enabled(False)
-
-    given = {"algorithm": "reinforce", "reward": lambda prompt, said: float(len(said) % 2)}
-    alone = small(model, tmp_path / "alone", **given)
-    run = small(model, tmp_path / "run", callbacks=[Careless()], **given)
-    assert torch.is_grad_enabled()
-    assert weights(run.checkpoint) == weights(alone.checkpoint)
 
 
 def cut_off(logp, old, weight):

@@ -19,7 +19,7 @@ print(result.before, result.after, result.gain, result.checkpoint)
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -99,7 +99,7 @@ def train(
                 problem = "a run resumes with its own settings"
                 raise UserError("resume", problem, "give no others beside it")
             return run(
-                resume=Path(resume),
+                resume=located(resume, "resume"),
                 observers=observers,
                 reward=reward,
                 algorithm=own,
@@ -123,7 +123,7 @@ def evaluate(
     quiet: bool = False,
     **settings: Any,
 ) -> Evaluation:
-    """Sampled accuracy of a model on prompts, all of them if `prompts` is given.
+    """Sampled accuracy of a model on prompts: all rows that are given, `eval.size` of a source.
 
     Raises:
         UserError: something that the caller can fix.
@@ -182,7 +182,7 @@ def sample(
 
     Args:
         prompts: A source as in a recipe, or rows with the columns `prompt` and `answer`. Without
-            `held_out`, those that training would use.
+            `held_out`, those that training would use; all rows unless `eval` is given.
         n: Samples a prompt: `samples_per_prompt`.
         resume: A folder to resume; give only `reward` with it, if a function.
         held_out: Sample for the held-out prompts instead.
@@ -206,7 +206,10 @@ def sample(
                 problem = "sampling resumes with its own settings"
                 raise UserError("resume", problem, "give no others beside it")
             return resume_sample(
-                Path(resume), observers=observers, reward=reward, accept_changes=accept_changes
+                located(resume, "resume"),
+                observers=observers,
+                reward=reward,
+                accept_changes=accept_changes,
             )
         _only_resuming(accept_changes)
         folder = located(out, "out") if out is not None else next_folder("sample")
@@ -256,6 +259,7 @@ def config_of(
         table = values.get(section)
         table = dict(table) if isinstance(table, Mapping) else {"source": table}
         rows = table.get("source")
+        _refuse_other(rows, called.get(section, section).removesuffix("=..."))
         if isinstance(rows, Sequence) and not isinstance(rows, str):
             if not folder.name:
                 refuse(folder)
@@ -291,6 +295,13 @@ def _check_rows(lines: Sequence[str], config: Config, section: str, called: str)
         )
     rows = [json.loads(line) for line in lines]
     from_rows(rows, config.prompts, f"{section}.source", called=called)
+
+
+def _refuse_other(rows: object, called: str) -> None:
+    """Raise a `UserError` for a data set, a data frame or an iterator where rows are given."""
+    if isinstance(rows, Iterable) and not isinstance(rows, str | Sequence | Mapping):
+        problem = f"{type(rows).__name__} is no list of rows"
+        raise UserError(called, problem, "make it one of dicts, like [{'prompt': ..., ...}, ...]")
 
 
 def _json_line(section: str, row: object) -> str:

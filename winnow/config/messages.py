@@ -77,9 +77,9 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> UserError:
 
 
 def shown(value: object) -> str:
-    """The beginning of how Python writes a value."""
+    """The beginning of how Python writes a value, on one line."""
     try:
-        return f"{value!r:.60}"
+        return f"{value!r:.60}".replace("\n", " ")
     except ValueError:  # an integer of more digits than Python writes
         return "an integer of thousands of digits"
 

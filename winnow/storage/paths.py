@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from winnow.errors import UserError
@@ -50,7 +50,7 @@ def shown(path: Path) -> str:
 
 def paths_of(given: Paths, setting: str = "samples") -> list[Path]:
     """One path or several as a list, `~` expanded."""
-    some = [given] if isinstance(given, str | Path) else given
+    some = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     for path in some:
         located(path, setting)
     return [Path(path).expanduser() for path in some]

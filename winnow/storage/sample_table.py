@@ -231,6 +231,8 @@ def read_samples(
             without a text, a null where a value is needed, a folder that is not complete, no
             samples at all.
     """
+    if not paths:
+        raise UserError("samples", "there is no file or folder", "name at least one")
     parts: list[Part] = []
     tables: list[pa.Table] = []
     asked = dict.fromkeys([*_IDENTITY, *_SCORES, *needed, *optional])

@@ -25,7 +25,7 @@ def fit_reward(
     samples: Paths,
     *,
     out: str | Path,
-    model: str = "smollm2-135m",
+    model: str | Path = "smollm2-135m",
     per_prompt: int = 4,
     prompts: int | None = None,
     held_out: float = 0.2,
@@ -71,7 +71,7 @@ def fit_reward(
         from winnow.engines.reward_models.trainer import fit_reward_model
 
         return fit_reward_model(
-            model,
+            str(model),
             _joined(by_prompt[held:]),
             how,
             held_out=_joined(by_prompt[:held]),
