@@ -46,7 +46,8 @@ class LocalCritic(nn.Module):
         self.config = config
         check_readable(policy)
         embeddings = cast(Any, policy.module).get_output_embeddings()
-        self.head = nn.utils.skip_init(nn.Linear, embeddings.in_features, 1, device=policy.device)
+        made: Any = nn.utils.skip_init  # of no random numbers, which are the caller's
+        self.head = made(nn.Linear, embeddings.in_features, 1, device=policy.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.trunk = copy.deepcopy(policy.module) if config.trunk == "own" else None
