@@ -31,7 +31,13 @@ LAYERS = (
 """From the top down: a room imports from those below it, for types too."""
 SIDEWAYS = {("reporting", "storage")}
 RANK = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
-DOORS = ("engines.base", "engines.factory", "engines.devices", "engines.reward_models")
+DOORS = (
+    "engines.base",
+    "engines.factory",
+    "engines.devices",
+    "engines.process_state",
+    "engines.reward_models",
+)
 """What of the engines is imported outside of them."""
 HEAVY = {"torch", "transformers", "peft", "openai", "ray"}
 

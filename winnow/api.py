@@ -28,7 +28,7 @@ from typing import Any
 from winnow.algorithms.algorithm import Algorithm
 from winnow.config.recipe import load
 from winnow.config.schema import Config, from_dict
-from winnow.engines.devices import own_state
+from winnow.engines.process_state import own_state
 from winnow.errors import UserError
 from winnow.evaluation.held_out import run_evaluation
 from winnow.prompts.rows import from_rows

@@ -24,11 +24,11 @@ from winnow.engines.devices import (
     reproducible,
     room,
     sampling_dtype,
-    take_threads,
     without_plans,
 )
 from winnow.engines.learning import learner
 from winnow.engines.local import decoding
+from winnow.engines.process_state import take_threads
 from winnow.training.setup import plan
 
 

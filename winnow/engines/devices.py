@@ -12,12 +12,11 @@ import os
 import platform
 import re
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,83 +208,6 @@ def collector_paused() -> Iterator[None]:
                 gc.freeze()
                 gc.unfreeze()  # both at once: what is there counts as old, and is not looked at now
             gc.enable()
-
-
-class _Changed(threading.local):
-    """What this thread's runs have set for the whole process: each sets one thing back."""
-
-    def __init__(self) -> None:
-        self.back: list[Callable[[], object]] = []
-
-
-_changed = _Changed()
-
-
-@contextmanager
-def own_state() -> Iterator[None]:
-    """In the block, torch is as when it is imported, whatever its caller has set; then as before.
-
-    Where the caller has turned gradients off, a run would go on and learn nothing; autocast and
-    defaults of data type and device would change what it computes.
-    """
-    mark = len(_changed.back)
-    with ExitStack() as stack:
-        if "torch" in sys.modules:  # else nobody has set anything
-            _reset(stack)
-        try:
-            yield
-        finally:
-            while len(_changed.back) > mark:
-                _changed.back.pop()()
-
-
-def _reset(stack: ExitStack) -> None:
-    import torch
-
-    stack.enter_context(torch.inference_mode(False))
-    stack.enter_context(torch.enable_grad())
-    for kind in ("cpu", "cuda"):
-        if torch.is_autocast_enabled(kind):
-            stack.enter_context(torch.autocast(kind, enabled=False))
-    if torch.get_default_device().type != "cpu":
-        stack.enter_context(torch.device("cpu"))
-    if (dtype := torch.get_default_dtype()) != torch.float32:
-        stack.callback(torch.set_default_dtype, dtype)
-        torch.set_default_dtype(torch.float32)
-
-
-_taken: tuple[int, int] | None = None
-"""The CPU threads that torch had, and those that settings gave it instead."""
-
-
-def take_threads(number: int) -> None:
-    """Have torch compute with so many CPU threads, in the block of `own_state` where there is one.
-
-    0 is its own choice, whatever a run before asked; a number that the caller has set since stays.
-    """
-    import torch
-
-    global _taken
-    now = torch.get_num_threads()
-    own = now if _taken is None or _taken[1] != now else _taken[0]
-    wanted = number or own
-    if wanted != now:
-        _changed.back.append(partial(torch.set_num_threads, now))
-        torch.set_num_threads(wanted)
-    _taken = own, wanted
-
-
-def quiet_transformers() -> None:
-    """Have transformers print errors alone, in the block of `own_state` where there is one."""
-    from transformers.utils import logging as their_logging
-
-    logging: Any = their_logging
-    if (level := logging.get_verbosity()) != logging.ERROR:
-        _changed.back.append(partial(logging.set_verbosity, level))
-        logging.set_verbosity_error()
-    if logging.is_progress_bar_enabled():
-        _changed.back.append(logging.enable_progress_bar)
-        logging.disable_progress_bar()
 
 
 def environment(device: str) -> dict[str, Any]:

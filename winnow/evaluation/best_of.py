@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from winnow.algorithms.selection import SURVIVED
 from winnow.config.schema import Config
 from winnow.config.schema.reward import RewardConfig
-from winnow.engines.devices import own_state
+from winnow.engines.process_state import own_state
 from winnow.errors import UserError, choices
 from winnow.evaluation.curves import Curves, PromptSamples, curves
 from winnow.evaluation.plots import check_picture, plot_curves

@@ -13,8 +13,8 @@ import numpy as np
 
 from winnow.config.recipe import load_folder
 from winnow.config.schema import Config
-from winnow.engines.devices import own_state
 from winnow.engines.factory import engine_for
+from winnow.engines.process_state import own_state
 from winnow.errors import UserError, choices
 from winnow.evaluation.kl import kl_by_prompt
 from winnow.evaluation.overoptimisation_fit import Study, best_of_n_study, rewards_of, study_of

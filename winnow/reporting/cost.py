@@ -30,9 +30,7 @@ def seconds_of(stages: Mapping[str, float]) -> float:
     return sum(round(value, 3) for name, value in stages.items() if name not in _ASIDE)
 
 
-def last_step(
-    step: int, last: int, limits: Mapping[str, float], spent: Mapping[str, float]
-) -> int:
+def last_step(step: int, last: int, limits: Mapping[str, float], spent: Mapping[str, float]) -> int:
     """The step that a run will end with, if the steps to come spend what those before did.
 
     Args:

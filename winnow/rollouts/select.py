@@ -24,7 +24,7 @@ from winnow.algorithms.selection import (
     first_rejections,
 )
 from winnow.algorithms.spec import Function, parse, show
-from winnow.engines.devices import own_state
+from winnow.engines.process_state import own_state
 from winnow.errors import UserError
 from winnow.reporting.observer import Progress
 from winnow.reporting.terminal import observing

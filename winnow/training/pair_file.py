@@ -1,8 +1,8 @@
 """A .jsonl file of preference pairs as samples: two of a prompt, one chosen over the other.
 
 Read is what `winnow select --form preference` writes, and what TRL reads: `prompt`, `chosen` and
-`rejected` as texts or as messages, the last of each the assistant's, and `tools`. Each line is a prompt of its
-own, so that two pairs of one prompt stay two.
+`rejected` as texts or as messages, the last of each the assistant's, and `tools`. Each line is a
+prompt of its own, so that two pairs of one prompt stay two.
 """
 
 from __future__ import annotations

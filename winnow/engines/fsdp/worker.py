@@ -21,7 +21,7 @@ from winnow.engines.base import (
     Weights,
     WeightsRef,
 )
-from winnow.engines.devices import room, take_threads
+from winnow.engines.devices import room
 from winnow.engines.fsdp.learner import ShardedLearner
 from winnow.engines.fsdp.policy import ShardedPolicy
 from winnow.engines.fsdp.ranks import Team
@@ -31,6 +31,7 @@ from winnow.engines.models.critic import LocalCritic, check_readable
 from winnow.engines.models.forward import PolicyForward
 from winnow.engines.models.policy import SMALLER
 from winnow.engines.models.tokenization import PromptEncoder
+from winnow.engines.process_state import take_threads
 from winnow.errors import UserError
 from winnow.types import Group, StepStats
 

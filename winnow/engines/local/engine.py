@@ -25,7 +25,6 @@ from winnow.engines.devices import (
     pick_device,
     room,
     sampling_dtype,
-    take_threads,
 )
 from winnow.engines.learning.token_values import sequence_logprobs
 from winnow.engines.local.kv_cache import token_bytes
@@ -38,6 +37,7 @@ from winnow.engines.models.conventions import conventions_of
 from winnow.engines.models.critic import LocalCritic, check_readable
 from winnow.engines.models.policy import SMALLER
 from winnow.engines.models.spoken import Spoken
+from winnow.engines.process_state import take_threads
 from winnow.engines.weights.outbox import outbox_of, published
 from winnow.types import Group
 

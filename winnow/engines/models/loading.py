@@ -14,8 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from winnow.engines.devices import collector_paused, quiet_transformers
+from winnow.engines.devices import collector_paused
 from winnow.engines.models import kept
+from winnow.engines.process_state import quiet_transformers
 from winnow.errors import UserError, nearest, number_of
 from winnow.storage.digests import check_model
 from winnow.storage.reading import has_file

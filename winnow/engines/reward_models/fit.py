@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from winnow.engines.devices import own_state, pick_device
+from winnow.engines.devices import pick_device
+from winnow.engines.process_state import own_state
 from winnow.engines.reward_models.preferences import FitSettings, Pair, pairs
 from winnow.errors import UserError
 from winnow.reporting.terminal import observing
