@@ -197,6 +197,33 @@ def test_what_somebody_else_froze_stays_frozen():
         gc.unfreeze()
 
 
+SPINS = """
+import os, sys
+from winnow.cli.main import main
+
+sys.argv = ["winnow", "--version"]
+try:
+    main()
+except SystemExit:
+    pass
+print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_a_command_shares_its_cores_unless_somebody_has_chosen(given, spins):
+    """Before torch is imported, whose OpenMP reads it as it is loaded."""
+    others = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    command = [sys.executable, "-c", SPINS]
+    told = subprocess.run(
+        command, env={**others, **given}, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.splitlines()[-1] == f"{spins} False"
+
+
 SHAPES = """
 import sys, torch
 from winnow.engines.devices import keep_pages

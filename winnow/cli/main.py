@@ -46,7 +46,7 @@ from winnow.cli.options import (
     unseen,
 )
 from winnow.cli.scale import Numbers, calculated
-from winnow.engines.devices import collector_paused, launched
+from winnow.engines.devices import collector_paused, launched, spin_briefly
 from winnow.errors import DiskError, Stopped, UserError, WinnowError, notes
 
 if TYPE_CHECKING:
@@ -269,6 +269,7 @@ def main() -> None:
 
     Of processes that were started together the first runs the command, and the others follow it.
     """
+    spin_briefly()
     if (number_and_ranks := launched())[0]:
         from winnow.engines.factory import follow
 

@@ -35,6 +35,8 @@ _MAPPINGS = 65536
 """Most blocks that are mapped by themselves: the C library's own."""
 _LARGE = 2**20
 """Bytes of the least block that is."""
+_SPINS = 3000
+"""About 0.05 ms, more than threads of one program wait for one another."""
 _KERNELS = 128
 """A pass needs about thirty at a time."""
 
@@ -148,6 +150,17 @@ def gpu_memory(device: str) -> tuple[int, int] | None:
 
     free, total = torch.cuda.mem_get_info(torch.device(device))
     return int(free), int(total)
+
+
+def spin_briefly() -> None:
+    """Have threads of GNU's OpenMP wait for one another in a loop for a moment, then asleep.
+
+    To be called before torch is imported, which reads it; what somebody has set stays. Its own
+    choice is milliseconds: free where nothing else runs, but where cores are shared, as by two
+    runs, a loop keeps the core from the thread that it waits for.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = str(_SPINS)
 
 
 def keep_pages() -> None:
