@@ -119,6 +119,14 @@ def test_a_section_may_be_given_whole(model, tmp_path) -> None:
             r"samples_from: must be a str \(got Sequ",
         ),
         ({"stpes": 3}, "unknown setting 'stpes'"),
+        (
+            {"sampling.max_tokens": 2},
+            "unknown setting 'sampling.max_tokens'; give it as 'max_tokens' of the table 'sampling",
+        ),
+        (
+            {"eval_prompts": ROWS, "eval": {"source": "a.jsonl"}},
+            r"eval\.source: an argument of its own says it too; give one of them",
+        ),
         ({"sampling": {"max_tokens": 999}}, "prompts: prompt '.*' has .* the model's context"),
         ({"eval": 3}, "eval: must be a table"),
     ],
@@ -266,6 +274,16 @@ def test_without_the_answer_column_a_run_can_be_resumed(model, tmp_path) -> None
     first = small(model, tmp_path / "run", prompts=rows, reward=lambda prompt, said: 1.0)
     again = winnow.train(resume=first.folder, reward=lambda prompt, said: 1.0, quiet=True)
     assert again == first
+
+
+def test_what_an_argument_says_is_not_said_otherwise_too(model, tmp_path) -> None:
+    common = {"model": model, "reward": "exact", "out": tmp_path / "x", "quiet": True}
+    with pytest.raises(winnow.UserError, match=r"^samples_per_prompt: an argument of its own says"):
+        winnow.sample(**common, prompts=ROWS, n=2, samples_per_prompt=3)
+    with pytest.raises(winnow.UserError, match=r"^eval\.source: an argument of its own says"):
+        winnow.evaluate(**common, prompts=ROWS, eval={"source": "a.jsonl"})
+    some = winnow.evaluate(**common, prompts=ROWS, eval={"size": 3}, sampling={"max_tokens": 2})
+    assert some.prompts == 3 < len(ROWS)
 
 
 def test_evaluate(model, tmp_path) -> None:

@@ -123,7 +123,7 @@ def evaluate(
     quiet: bool = False,
     **settings: Any,
 ) -> Evaluation:
-    """Sampled accuracy of a model on prompts: all rows that are given, `eval.size` of a source.
+    """Sampled accuracy of a model on prompts: `eval.size` of them, or all rows that are given.
 
     Raises:
         UserError: something that the caller can fix.
@@ -132,11 +132,16 @@ def evaluate(
     over = {key: value for key, value in given.items() if value is not None} | settings
     if prompts is not None:
         merge_section(over, "eval", {"source": prompts})
-        if isinstance(prompts, Sequence) and not isinstance(prompts, str):
+        own = settings.get("eval")
+        sized = isinstance(own, Mapping) and "size" in own
+        if isinstance(prompts, Sequence) and not isinstance(prompts, str) and not sized:
             merge_section(over, "eval", {"size": max(1, len(prompts))})
     folder = located(out, "out") if out is not None else next_folder("eval")
-    own = {"eval": "prompts=..."}
-    with config_of(recipe, over, folder, own) as config, observing(quiet, callbacks) as observers:
+    called = {"eval": "prompts=..."}
+    with (
+        config_of(recipe, over, folder, called) as config,
+        observing(quiet, callbacks) as observers,
+    ):
         return run_evaluation(config, out=folder, observers=observers, reward=reward)
 
 
@@ -196,6 +201,8 @@ def sample(
     given = {"model": model, "prompts": prompts, "reward": reward_setting(reward)}
     over = {key: value for key, value in given.items() if value is not None} | settings
     if n is not None:
+        if "samples_per_prompt" in over:
+            raise UserError("samples_per_prompt", *_TWICE)
         over["samples_per_prompt"] = n
     rows = isinstance(prompts, Sequence) and not isinstance(prompts, str)
     if rows and not held_out and "eval" not in over:
@@ -231,6 +238,7 @@ def _only_resuming(accept_changes: bool) -> None:
         raise UserError("accept_changes", "it is for what is resumed", "give resume with it")
 
 
+_TWICE = ("an argument of its own says it too", "give one of them")
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -319,9 +327,11 @@ def merge_section(over: dict[str, Any], section: str, values: Mapping[str, Any])
     """Add settings to a section.
 
     Raises:
-        UserError: what was given for it is no table.
+        UserError: what was given for it is no table, or has one of them.
     """
     given = over.get(section, {})
     if not isinstance(given, Mapping):
         raise UserError(section, "must be a table", "write it like {'size': 64}")
+    for key in given.keys() & values.keys():
+        raise UserError(f"{section}.{key}", *_TWICE)
     over[section] = {**given, **values}

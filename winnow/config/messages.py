@@ -135,6 +135,9 @@ def _meant(path: Sequence[str], known: Collection[str]) -> str:
     """What another trainer's key is here; else a key of that name elsewhere, or the nearest."""
     if remedy := hint(path):
         return remedy
+    if len(path) == 1 and path[0] in known:  # as one word, such as in Python or between quotes
+        table, _, key = path[0].partition(".")
+        return f"give it as {key!r} of the table {table!r}"
     plain = {key.replace(".", "_"): key for key in known}
     joined = "_".join(path)
     tables = {key.partition(".")[0] for key in known if "." in key}
