@@ -276,6 +276,27 @@ def test_without_the_answer_column_a_run_can_be_resumed(model, tmp_path) -> None
     assert again == first
 
 
+def test_a_run_that_goes_on_with_another_function_says_so(model, tmp_path) -> None:
+    notes: list[str] = []
+
+    class Notes(winnow.Observer):
+        def on_note(self, note: winnow.Note) -> None:
+            notes.append(note.text)
+
+    def other(prompt: winnow.Prompt, said: str) -> float:
+        return 1.0
+
+    first = small(model, tmp_path / "run")
+    winnow.train(resume=first.folder, reward=other, quiet=True, callbacks=[Notes()])
+    said = [note for note in notes if note.startswith("reward: ")]
+    assert len(said) == 1
+    assert said[0].endswith(".other scores from now on; what there is was scored by exact")
+    notes.clear()
+    own = small(model, tmp_path / "own", reward=other)
+    winnow.train(resume=own.folder, reward=other, quiet=True, callbacks=[Notes()])
+    assert not [note for note in notes if note.startswith("reward: ")]
+
+
 def test_what_an_argument_says_is_not_said_otherwise_too(model, tmp_path) -> None:
     common = {"model": model, "reward": "exact", "out": tmp_path / "x", "quiet": True}
     with pytest.raises(winnow.UserError, match=r"^samples_per_prompt: an argument of its own says"):

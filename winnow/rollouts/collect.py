@@ -30,7 +30,7 @@ from winnow.rollouts.generate import ask, derive_seed, sampling_params
 from winnow.rollouts.inputs import INPUTS, check_inputs, inputs_of, text_of
 from winnow.rollouts.remarks import alike, count_cut_off, many_cut_off
 from winnow.rollouts.reward_errors import errors_of, failures
-from winnow.rollouts.rewards import from_judge, reward_for
+from winnow.rollouts.rewards import from_judge, otherwise_named, reward_for
 from winnow.rollouts.scoring import Patience, score
 from winnow.storage.atomic import and_then
 from winnow.storage.lock import FolderLock, alone
@@ -312,7 +312,8 @@ def _sample(
         and_then(folder, f"run {again}"),
     ):
         sampler = sampler_for(config, plan.prompts, observers, folder=folder)
-        for note in clashes(plan.prompts):
+        told = otherwise_named(config, reward) if start.resumed else ()
+        for note in (*told, *clashes(plan.prompts)):
             observers.note(note)
         if (said := alike(plan.n, plan.params, "samples_per_prompt")) is not None:
             observers.note(said)

@@ -12,7 +12,13 @@ from winnow.engines.factory import check_model, judge_for
 from winnow.errors import UserError, nearest
 from winnow.rewards.base import AnyReward
 from winnow.rewards.factory import JUDGE, LEARNED, LENGTH, make_reward
-from winnow.rewards.given import RewardFunction, RewardGiven, functions_of, reward_setting
+from winnow.rewards.given import (
+    RewardFunction,
+    RewardGiven,
+    functions_of,
+    reward_name,
+    reward_setting,
+)
 from winnow.rewards.length import LengthPenalty
 from winnow.rewards.several import Part, WeightedSum
 from winnow.rollouts.reward_errors import probe
@@ -70,6 +76,14 @@ def reward_for(
         if first is not None and tried:
             probe(whole, first)
         yield whole
+
+
+def otherwise_named(config: Config, reward: RewardGiven | None) -> Iterator[str]:
+    """Notes where functions are given to resume with that have other names than those before."""
+    pairs = zip(config.reward.each, functions_of(reward), strict=False)
+    for (key, table), function in pairs:
+        if function is not None and (name := reward_name(function)) != table.name:
+            yield f"{key}: {name} scores from now on; what there is was scored by {table.name}"
 
 
 def counts_tokens(config: Config) -> bool:

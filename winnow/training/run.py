@@ -23,7 +23,7 @@ from winnow.reporting.observer import Observers
 from winnow.reporting.trackers.factory import make_trackers
 from winnow.rewards.given import RewardGiven
 from winnow.rollouts.inputs import compared, record
-from winnow.rollouts.rewards import from_judge, reward_for
+from winnow.rollouts.rewards import from_judge, otherwise_named, reward_for
 from winnow.storage.atomic import and_then
 from winnow.storage.lock import FolderLock
 from winnow.storage.paths import located, shown
@@ -152,6 +152,8 @@ def run(
             and_then(out, f"run {again}"),
         ):
             with _saying_how_to_resume(out, algorithm):
+                for note in otherwise_named(config, reward) if point else ():
+                    observers.note(note)
                 runner = assemble(checked, verifier, observers, out=out, lock=lock, point=point)
                 store = runner.context.store
                 observers.records = [MetricsFile(store.append)]
