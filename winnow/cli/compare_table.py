@@ -27,7 +27,7 @@ def comparison_lines(result: Mapping[str, Any]) -> Iterator[str]:
     unit = "points" if _percent(told) else told["metric"]
     yield (
         f"intervals of {100 * told['level']:.10g} % over seeds; differences in {unit}; "
-        f"p all: Holm over {told['comparisons']} pairs"
+        f"p all: Holm over {number_of(told['comparisons'], 'pair')}"
     )
     yield ""
     yield from _variants(result)
