@@ -28,7 +28,7 @@ from winnow.engines.devices import (
 )
 from winnow.engines.learning import learner
 from winnow.engines.local import decoding
-from winnow.engines.process_state import take_threads
+from winnow.engines.process_state import own_state, take_threads
 from winnow.training.setup import plan
 
 
@@ -57,6 +57,13 @@ def test_threads_that_one_run_asked_for_are_not_those_of_the_next(tiny_model):
         torch.set_num_threads(4)
         take_threads(0)
         assert torch.get_num_threads() == 4
+        with own_state():
+            take_threads(1)
+        torch.set_num_threads(1)  # as the run had asked for
+        with own_state():
+            take_threads(0)
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
 

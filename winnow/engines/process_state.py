@@ -73,9 +73,18 @@ def take_threads(number: int) -> None:
     own = now if _taken is None or _taken[1] != now else _taken[0]
     wanted = number or own
     if wanted != now:
-        _changed.back.append(partial(torch.set_num_threads, now))
+        _changed.back.append(partial(_give_back, now, _taken))
         torch.set_num_threads(wanted)
     _taken = own, wanted
+
+
+def _give_back(number: int, taken: tuple[int, int] | None) -> None:
+    """Have torch compute with the threads of before, of which a number of before is remembered."""
+    import torch
+
+    global _taken
+    torch.set_num_threads(number)
+    _taken = taken
 
 
 def quiet_transformers() -> None:
