@@ -327,6 +327,21 @@ class TestLines:
         lines = map(json.loads, (tmp_path / "kept.jsonl").read_text().splitlines())
         assert [one.get("tools") for one in lines] == [tools, json.dumps(tools), None, None]
 
+    @pytest.mark.parametrize("data", ["hello", 1, {"a": 1}])
+    def test_a_column_of_another_meaning_called_data_matters_to_conversations_alone(
+        self, tmp_path, data
+    ) -> None:
+        """In a file of others: tools are looked for where there is a template to read them."""
+        rows = {"prompt": ["2?"], "text": ["4"], "reward": [1.0], "data": [data]}
+        pq.write_table(pa.table(rows), tmp_path / "in.parquet")
+        select(tmp_path / "in.parquet", ["correct"], out=tmp_path / "kept.jsonl")
+        line = json.loads((tmp_path / "kept.jsonl").read_text())
+        assert (line["prompt"], line["completion"], line["reward"]) == ("2?", "4", 1.0)
+        rows["messages"] = [json.dumps([{"role": "user", "content": "2?"}])]
+        pq.write_table(pa.table(rows), tmp_path / "in.parquet")
+        with pytest.raises(UserError, match=r"in\.parquet, prompt '2\?': data is not a JSON object"):
+            select(tmp_path / "in.parquet", ["correct"], out=tmp_path / "more.jsonl")
+
     def test_a_file_without_texts_writes_nothing_at_all(self, tmp_path) -> None:
         pq.write_table(pa.table({"prompt_id": ["p"], "reward": [1.0]}), tmp_path / "in.parquet")
         out = [tmp_path / "a.parquet", tmp_path / "b.jsonl"]

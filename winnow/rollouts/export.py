@@ -227,12 +227,14 @@ def _parts(scores: Scores, here: slice, there: Collection[str]) -> dict[str, pa.
 
 def _jsonl(table: SampleTable, selected: Selected, path: Path, form: Form) -> None:
     talk = has_conversations(table)
+    unread = set() if talk else {"data"}  # tools go with conversations; others' may be anything
     if form == "auto":
         form = "messages" if talk else "prompt-completion"
     with path.open("w", encoding="utf-8") as file:
         for part in table.parts:
             there = read_schema(part.path).names
-            columns = [name for name in ("text", *OF_PROMPT, "reward") if name in there]
+            wanted = ("text", *OF_PROMPT, "reward")
+            columns = [name for name in wanted if name in there and name not in unread]
             for first, batch in _batches(part, columns):
                 survived = selected.survived[first : first + batch.num_rows]
                 chosen = _with_outcomes(batch, selected, first, None).filter(pa.array(survived))

@@ -241,7 +241,7 @@ def _parsed(row: Mapping[str, Any], column: str, kind: type) -> Any:
         return None
     try:
         value = json.loads(text)
-    except ValueError:
+    except (TypeError, ValueError):  # a file of others may hold no text there
         value = None
     if not isinstance(value, kind):
         raise ValueError(
