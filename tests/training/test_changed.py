@@ -286,6 +286,31 @@ def test_a_change_that_is_refused_later_is_not_recorded(
 
 
 @pytest.mark.parametrize(
+    ("pattern", "new", "why"),
+    [
+        (r"^max_tokens = 4\n", "", "leaves no room"),
+        (r'^name = "exact"$', 'name = "nowhere:x"', "nowhere"),
+    ],
+)
+def test_a_change_that_is_refused_later_sets_nothing_aside(
+    given: dict[str, Any], tmp_path: Path, pattern: str, new: str, why: str
+) -> None:
+    """With the settings as they were the run resumes as if the change had never been tried."""
+    folder = trained(given, tmp_path / "run")
+    shutil.copytree(folder, tmp_path / "whole")
+    shutil.rmtree(folder / "checkpoints/step-4")
+    text = (folder / "config.toml").read_text()
+    edit(folder, pattern, new)
+    with pytest.raises(UserError, match=why):
+        resumed(folder, accept_changes=True)
+    (folder / "config.toml").write_text(text)
+    (note, *_) = resumed(folder)
+    assert note.startswith("resuming from step-2; 96 samples of steps 3 to 4 are reused")
+    assert not (folder / "superseded").exists()
+    check_same(tmp_path / "whole", folder)
+
+
+@pytest.mark.parametrize(
     ("section", "key", "values"),
     [
         ("engine", "urls", (["http://a:8000"], ["http://b:8000"])),

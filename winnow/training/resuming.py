@@ -11,7 +11,7 @@ from winnow.config.phases import Phase
 from winnow.config.schema import Config
 from winnow.engines.base import PHASE
 from winnow.errors import UserError, number_of
-from winnow.rollouts.inputs import Compared
+from winnow.rollouts.inputs import Compared, record
 from winnow.storage.checkpoints import DROPPED, drop_optimizer
 from winnow.storage.digests import Damaged, damage_of
 from winnow.storage.paths import shown
@@ -22,7 +22,13 @@ from winnow.training.owed import lost_rows
 from winnow.types import Split
 
 Row = Mapping[str, Any]
+Which = Callable[[int, Split], bool]
+"""Which samples, by step and split."""
 UNCHANGED = Compared([])
+
+
+def _none(number: int, split: Split) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -32,15 +38,24 @@ class ResumePoint:
     Attributes:
         found: The checkpoint and its state; ``None``: the run's start.
         notes: What a person should know of it.
+        changed: What of settings and data has.
+        others: The samples that are of other settings or data, and so of no use.
     """
 
     found: tuple[Path, dict[str, Any]] | None = None
     notes: tuple[str, ...] = ()
+    changed: Compared = UNCHANGED
+    others: Which = _none
 
     @property
     def step(self) -> int:
         """The last step that is done."""
         return int(self.found[1]["step"]) if self.found else 0
+
+    def begin(self, store: RunStore) -> None:
+        """Set aside what is of no use, and record what has changed: when nothing refuses it."""
+        store.set_aside(self.step + 1, self.others)
+        record(store.folder, self.changed.text)
 
 
 def resume_point(
@@ -50,7 +65,7 @@ def resume_point(
     changed: Compared = UNCHANGED,
     extends: Collection[str] = (),
 ) -> ResumePoint:
-    """Find where a run is resumed; checkpoints and samples that are of no use are set aside.
+    """Find where a run is resumed; checkpoints that are of no use are set aside.
 
     Args:
         changed: What of settings and data has; its notes come before its own.
@@ -70,10 +85,10 @@ def resume_point(
     spent = budget_spent(done_rows, config.budget)
     if point.step < phases[-1].last and not (stopped or spent):
         _check_resumable(store, found)
-        if changed.other:
-            _set_aside(store, phases, point.step)
+        others = _others(phases, point.step) if changed.other else _none
         store.drop_final()  # of an earlier end; made again by the next
-        return ResumePoint(found, (*point.notes, _resuming(store, phases, point.step)))
+        said_last = _resuming(store, phases, point.step, others)
+        return ResumePoint(found, (*point.notes, said_last), changed, others)
     if (damage := damage_of(store.folder / FINAL)) is not None:
         store.drop_final()
         said.append(f"{FINAL} is damaged ({damage}): it is made again")
@@ -86,11 +101,11 @@ def resume_point(
     if raised is not None:
         more = f"raise {raised} in {shown(store.folder / 'config.toml')}"
     over = f"{done}, so nothing is trained; for more, {more}"
-    return ResumePoint(found, (*changed.notes, *said, over))
+    return ResumePoint(found, (*changed.notes, *said, over), changed)
 
 
-def _set_aside(store: RunStore, phases: Sequence[Phase], step: int) -> None:
-    """Set aside the samples that other settings or data made after a step.
+def _others(phases: Sequence[Phase], step: int) -> Which:
+    """The samples that other settings or data made after a step.
 
     At the start those of its evaluation too. What was sampled once, before the first update of a
     phase that is under way, stays: the weights that sampled are gone.
@@ -102,7 +117,7 @@ def _set_aside(store: RunStore, phases: Sequence[Phase], step: int) -> None:
         later = number > step or step == 0
         return later and not (split == "train" and number in once)
 
-    store.set_aside(step + 1, others)
+    return others
 
 
 def _check_rows(
@@ -137,7 +152,7 @@ def _check_resumable(store: RunStore, found: tuple[Path, dict[str, Any]] | None)
         raise UserError("resume", problem, remedy)
 
 
-def _resuming(store: RunStore, phases: Sequence[Phase], step: int) -> str:
+def _resuming(store: RunStore, phases: Sequence[Phase], step: int, others: Which) -> str:
     """From where the run is resumed, and what that was made after it is used again.
 
     Samples whose score is missing or an error are scored again. That may change what a step trains
@@ -146,6 +161,8 @@ def _resuming(store: RunStore, phases: Sequence[Phase], step: int) -> str:
     said = f"resuming from {f'step-{step}' if step else 'the start'}"
     steps, samples, scored, expected = [], 0, 0, 0
     for number, (count, rewarded) in sorted(store.kept("train", step).items()):
+        if others(number, "train"):
+            break
         phase = next((phase for phase in phases if number <= phase.last), phases[-1])
         if phase.file is not None:
             break
@@ -161,7 +178,7 @@ def _resuming(store: RunStore, phases: Sequence[Phase], step: int) -> str:
         if scored < samples:
             said += f", {scored} of them with their scores"
     after = step if step else -1
-    if evaluations := sorted(store.kept("eval", after)):
+    if evaluations := sorted(n for n in store.kept("eval", after) if not others(n, "eval")):
         said += f"; samples of the evaluation after {_numbers(evaluations)} are reused"
     return said
 

@@ -22,7 +22,7 @@ from winnow.reporting.metrics_file import MetricsFile
 from winnow.reporting.observer import Observers
 from winnow.reporting.trackers.factory import make_trackers
 from winnow.rewards.given import RewardGiven
-from winnow.rollouts.inputs import compared, record
+from winnow.rollouts.inputs import compared
 from winnow.rollouts.rewards import from_judge, otherwise_named, reward_for
 from winnow.storage.atomic import and_then
 from winnow.storage.lock import FolderLock
@@ -140,7 +140,6 @@ def run(
             inputs, longer = checked.inputs, checked.extends
             changed = compared(out, inputs, accept=accept, extends=longer)
             point = resume_point(RunStore(out), checked.phases, config, changed, longer)
-            record(out, changed.text)
         start = _start(checked, out, point)
         observers.trackers = make_trackers(config.trackers, observers.note)
         prompts = checked.prompts
@@ -152,10 +151,12 @@ def run(
             and_then(out, f"run {again}"),
         ):
             with _saying_how_to_resume(out, algorithm):
-                for note in otherwise_named(config, reward) if point else ():
-                    observers.note(note)
                 runner = assemble(checked, verifier, observers, out=out, lock=lock, point=point)
                 store = runner.context.store
+                if point is not None:
+                    point.begin(store)
+                    for note in otherwise_named(config, reward):
+                        observers.note(note)
                 observers.records = [MetricsFile(store.append)]
                 done = point.step if point else 0
                 observers.watchers = alarms_of(config, checked.phases, store, observers, done)
