@@ -278,6 +278,16 @@ def test_a_text_that_begins_with_the_first_token_has_it_once():
     assert encoder([item("1", prompt="<s>2")]) == encoder([item("1", prompt="2")])
 
 
+def test_a_text_that_is_scored_ends_as_its_tokenizer_ends_it():
+    """RoBERTa's with </s>, some others' with the token that they were trained to judge at."""
+    words = tiny.tokenizer()
+    words._tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {tiny.PAD_AND_END}", special_tokens=[(tiny.PAD_AND_END, words.eos_token_id)]
+    )
+    encoder = Encoder(words, tiny.model().config, "reward.model")
+    assert encoder([item("1", prompt="2")]) == [(*tiny.tokenizer().encode("21"), 0)]
+
+
 def conversation(*contents: str) -> Prompt:
     messages = tuple({"role": "user", "content": content} for content in contents)
     return Prompt(id=str(contents), text=contents[-1], messages=messages)

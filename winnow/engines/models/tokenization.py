@@ -57,6 +57,7 @@ class PromptEncoder:
         """
         if prompt.messages is None:
             ids = encode(self.tokenizer, prompt.text, special=True)
+            ids = _unended(self.tokenizer, ids, prompt.text)
         else:
             ids = encode(self.tokenizer, self._rendered(prompt, prompt.messages), special=False)
         if not ids:
@@ -213,8 +214,7 @@ def render(
 
 
 def encode(tokenizer: Any, text: str, *, special: bool) -> tuple[int, ...]:
-    """Token ids of a text that goes on, with one beginning-of-sequence token where it is written
-    out as well, and no end-of-sequence token that is not.
+    """Token ids of a text, with one beginning-of-sequence token where it is written out as well.
 
     Args:
         special: Whether the tokenizer adds its own special tokens.
@@ -224,10 +224,17 @@ def encode(tokenizer: Any, text: str, *, special: bool) -> tuple[int, ...]:
     if first is not None and text.startswith(written):
         while ids[:2] == [first, first]:
             del ids[0]
-    last, written = tokenizer.eos_token_id, tokenizer.eos_token
-    if special and last is not None and ids[1:] and ids[-1] == last and not text.endswith(written):
-        del ids[-1]  # such as of one that was saved as it was trained with, add_eos_token
     return tuple(ids)
+
+
+def _unended(tokenizer: Any, ids: tuple[int, ...], text: str) -> tuple[int, ...]:
+    """Token ids of a text that goes on: without an end-of-sequence token that is not written out.
+
+    Some tokenizers add one, such as those saved as a model was trained with them, add_eos_token.
+    """
+    last, written = tokenizer.eos_token_id, tokenizer.eos_token
+    added = last is not None and ids[1:] and ids[-1] == last and not text.endswith(written)
+    return ids[:-1] if added else ids
 
 
 def token_ends(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[int, ...]:
