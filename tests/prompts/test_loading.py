@@ -31,6 +31,7 @@ from winnow.prompts.loading import (
     read,
 )
 from winnow.prompts.rows import fill, from_rows, read_hub, read_jsonl, read_parquet
+from winnow.storage.messages import tools_of
 from winnow.types import Prompt
 
 COMPUTE = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
@@ -766,6 +767,9 @@ def test_nan_is_as_good_as_null() -> None:
     assert [p.difficulty for p in from_rows(rows, named)] == [None, None, "0", "3", "hard"]
     ids = [{"prompt": "x", "id": name} for name in (None, nan, 7)]
     assert [p.id for p in from_rows(ids, config())] == ["0", "1", "7"]
+    talk = {"prompt": [{"role": "user", "content": "x"}], "tools": nan}
+    (asked,) = from_rows([talk], config())
+    assert tools_of(asked.data) is None
     with pytest.raises(UserError, match="has an empty prompt"):
         from_rows([{"prompt": nan}], config())
     with pytest.raises(UserError, match="has nothing in column 'a'"):

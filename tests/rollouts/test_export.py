@@ -339,7 +339,7 @@ class TestLines:
         assert (line["prompt"], line["completion"], line["reward"]) == ("2?", "4", 1.0)
         rows["messages"] = [json.dumps([{"role": "user", "content": "2?"}])]
         pq.write_table(pa.table(rows), tmp_path / "in.parquet")
-        with pytest.raises(UserError, match=r"in\.parquet, prompt '2\?': data is not a JSON object"):
+        with pytest.raises(UserError, match=r"prompt '2\?': data is not a JSON object"):
             select(tmp_path / "in.parquet", ["correct"], out=tmp_path / "more.jsonl")
 
     def test_a_file_without_texts_writes_nothing_at_all(self, tmp_path) -> None:

@@ -7,6 +7,7 @@ A message is a dict with `role`, `content` (a text) and whatever else its source
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,13 +54,14 @@ def conversation(turns: Sequence[object], *, padded: bool = False) -> tuple[Mess
 def tools_of(data: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """The tools that a conversation may call: what the row that it is in has as `tools`.
 
-    A list of objects, or the JSON of one; nulls in them are keys that other rows have.
+    A list of objects, or the JSON of one; nulls in them are keys that other rows have. NaN is
+    missing, as null is: so pandas writes it.
 
     Raises:
         TurnError: it is neither.
     """
     given = data.get("tools")
-    if given is None or given == "":
+    if given is None or given == "" or (isinstance(given, float) and math.isnan(given)):
         return None
     tools = _read(given)
     if not isinstance(tools, list | tuple) or not all(isinstance(t, Mapping) for t in tools):
