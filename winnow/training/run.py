@@ -134,12 +134,7 @@ def run(
         with naming_folder(out) if resume is not None else nullcontext():
             checked = plan(config, algorithm, resumed=resume is not None)
             checked = replace(checked, config=settled(config))
-        point = None
-        if resume is not None:
-            accept = accept_changes or not RunStore(out).begun  # nothing is of other settings
-            inputs, longer = checked.inputs, checked.extends
-            changed = compared(out, inputs, accept=accept, extends=longer)
-            point = resume_point(RunStore(out), checked.phases, config, changed, longer)
+        point = None if resume is None else _resumed(checked, RunStore(out), accept_changes)
         start = _start(checked, out, point)
         observers.trackers = make_trackers(config.trackers, observers.note)
         prompts = checked.prompts
@@ -209,6 +204,14 @@ def _ending(sampler: Sampler, observers: Observers) -> Iterator[None]:
         sampler.close()
         for note in sampler.notes():
             observers.note(note)
+
+
+def _resumed(checked: Plan, store: RunStore, accept_changes: bool) -> ResumePoint:
+    """Where a run is resumed, and what has changed since it was begun."""
+    accept = accept_changes or not store.begun  # nothing is of other settings
+    longer = checked.extends
+    changed = compared(store.folder, checked.inputs, accept=accept, extends=longer)
+    return resume_point(store, checked.phases, checked.config, changed, longer)
 
 
 def _again(folder: Path, algorithm: Algorithm | None) -> str:
