@@ -61,8 +61,22 @@ def test_why_there_is_no_update() -> None:
     dapo = ALGORITHMS["dapo"]
     two = with_advantages([group([1.0, 1.0]), group([0.0, None])], dapo)
     said = no_update(two, from_dict({"algorithm": "dapo"}), dapo, path)
-    assert "of 4 samples none counts (2 all right, 1 all wrong, 1 verifier error: broken)" in said
+    assert "of 4 samples none counts (2 all right, 1 all wrong, 1 without a score)" in said
     assert "refill" not in said
+
+
+def test_errors_of_many_kinds_are_one_reason_for_no_update() -> None:
+    grpo = ALGORITHMS["grpo"]
+    made = group([1.0, 1.0, None, None, None, None])
+    scores = [
+        score
+        if score.error is None
+        else replace(score, error=f"{n}: the judge failed, " + "x" * 80)
+        for n, score in enumerate(made.scores)
+    ]
+    made = with_advantages([made.with_(scores=tuple(scores))], grpo)
+    said = no_update(made, Config(), grpo, Path("a.parquet"))
+    assert "of 6 samples none counts (4 without a score, 2 all rewards equal);" in said
 
 
 class Notes(winnow.Observer):

@@ -67,7 +67,7 @@ def no_update(groups: Sequence[Group], config: Config, algorithm: Algorithm, pat
     if values and len(set(values)) == 1 and len(values) == samples:
         why = f"all {samples} samples have reward {values[0]:g}"
     else:
-        reasons = Counter(o.reason for g in groups for o in g.outcomes)
+        reasons = Counter(_reason(group, n) for group in groups for n in range(len(group.samples)))
         told = ", ".join(f"{count} {reason:.60}" for reason, count in reasons.most_common(3))
         why = f"of {samples} samples none counts ({told})"
     right = bool(values) and sum(sum(group.right) for group in groups) == len(values)
@@ -78,3 +78,8 @@ def no_update(groups: Sequence[Group], config: Config, algorithm: Algorithm, pat
         tries.append(f"{first}algorithm.refill")
     tries.append(f"or look at the samples in {path}: is the reward what you mean?")
     return f"no update: {why}; try {', '.join(tries)}"
+
+
+def _reason(group: Group, number: int) -> str:
+    """Why a sample does not count; errors are one reason, told in full where they are counted."""
+    return "without a score" if group.scores[number].error else group.outcomes[number].reason
