@@ -162,6 +162,41 @@ def test_plots_draw_and_zoom_together(opened: Any, report: Path) -> None:
     assert all(one != other for one, other in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("marks", "step", "told"),
+    [
+        ([0, 0.25, 0.5, 0.75], 0.25, ["0", "0.25", "0.50", "0.75"]),
+        ([2.5, 5, 7.5], 2.5, ["2.5", "5.0", "7.5"]),
+        ([25, 50], 25, ["25", "50"]),
+        ([0.001, 0.0015], 0.0005, ["0.0010", "0.0015"]),
+        ([1.25e6, 1.5e6], 2.5e5, ["1.25e+6", "1.50e+6"]),
+        ([1e6, 2e6], 1e6, ["1.0e+6", "2.0e+6"]),
+    ],
+)
+def test_the_marks_of_an_axis_are_where_they_say(
+    opened: Any, report: Path, marks: list[float], step: float, told: list[str]
+) -> None:
+    page = opened(report).page
+    assert page.evaluate("([all, step]) => all.map((x) => tick(x, step))", [marks, step]) == told
+
+
+def test_prompts_of_a_single_step_are_drawn(opened: Any, tmp_path: Path) -> None:
+    """Of one step there is no area between two."""
+    page = opened(write_report([make_run(tmp_path / "one", samples=512, tokens=8)])).page
+    drawn = page.locator(".chart", has_text="Prompts by their samples").locator("canvas")
+    coloured = drawn.evaluate(
+        """(canvas) => {
+          const all = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+          let count = 0;
+          for (let i = 0; i < all.length; i += 4)
+            count += all[i + 3] === 255 && Math.max(all[i], all[i + 1], all[i + 2])
+              - Math.min(all[i], all[i + 1], all[i + 2]) > 100;
+          return count;
+        }"""
+    )
+    assert coloured > 0
+
+
 def test_a_chart_is_read_by_keys(opened: Any, report: Path) -> None:
     page = opened(report).page
     chart = page.locator(".chart").nth(1)

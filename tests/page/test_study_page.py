@@ -55,3 +55,18 @@ def test_the_intervals_can_be_left_out(opened: Any, page_of_a_study: Path) -> No
     page.locator("#bands").uncheck()
     page.wait_for_timeout(200)
     assert page.locator("#charts .chart .plot").first.screenshot() != before
+
+
+def test_a_difference_without_an_interval_has_none_in_its_title(
+    opened: Any,  # noqa: F811
+    page_of_a_study: Path,
+) -> None:
+    page = opened(page_of_a_study).page
+    told = page.evaluate(
+        """() => [[null, null], [-1, 1]].map(([low, high]) => {
+          const d = { estimate: 0, low, high, method: "t" };
+          const rows = [{ name: "b", paired: d, unpaired: d, told: false }];
+          return forest(rows, 800, 1, "points").querySelector("title").textContent;
+        })"""
+    )
+    assert told == ["b: 0, t", "b: 0 [-1, 1], t"]

@@ -106,7 +106,7 @@ function single(chart, head) {
   const made = series.map((one, i) => ({
     label: one.name, scale: one.right ? "right" : "y", stroke: () => colourOf(one.colour), width: 2, dash: one.dash,
     fill: chart.stack ? () => colourOf(one.colour) : undefined, raw: raw[i], spanGaps: true,
-    points: { show: steps.length < 40 && !chart.stack, size: 5 },
+    points: { show: steps.length < (chart.stack ? 2 : 40), size: 5 }, // of one step there is no area
     value: (_, __, ___, at) => (has(at) ? formatted(raw[i][at], chart.share) : "–"),
   }));
   const bands = [];
@@ -280,13 +280,6 @@ class Charts {
   repaint() {
     for (const { u } of this.plots) u.redraw(false);
   }
-}
-
-/** A mark of an axis, with as many digits as tell it from its neighbours. */
-function tick(x, step) {
-  if (x === 0) return "0";
-  if (Math.abs(x) < 1e-3 || Math.abs(x) >= 1e6) return x.toExponential(1);
-  return x.toFixed(Math.min(6, Math.max(0, Math.ceil(-Math.log10(step) - 1e-9))));
 }
 
 /** Shares from 0 to 1 where they fill that, else what is there with some air; counts from 0. */

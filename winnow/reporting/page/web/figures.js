@@ -48,7 +48,7 @@ function forest(rows, width, scale, unit) {
     [[row.unpaired, y + 8, "unpaired"], [row.paired, y, row.told ? (row.paired.estimate > 0 ? "up" : "down") : "same"]].forEach(([d, at, kind]) => {
       if (has(d.low)) svg.append(drawn("line", { x1: x.at(d.low * scale), x2: x.at(d.high * scale), y1: at, y2: at, class: "interval " + kind }));
       svg.append(drawn("circle", { cx: x.at(d.estimate * scale), cy: at, r: kind === "unpaired" ? 2.5 : 4.5, class: "point " + kind },
-        drawn("title", {}, `${row.name}: ${number(d.estimate * scale)} [${number(has(d.low) ? d.low * scale : null)}, ${number(has(d.high) ? d.high * scale : null)}], ${d.method}`)));
+        drawn("title", {}, `${row.name}: ${number(d.estimate * scale)}${has(d.low) ? ` [${number(d.low * scale)}, ${number(d.high * scale)}]` : ""}, ${d.method}`)));
     });
   });
   return svg;

@@ -95,3 +95,18 @@ async function copy(button, text) {
   button.textContent = done ? "Copied" : "Not allowed";
   setTimeout(() => (button.textContent = before), 1200);
 }
+
+/** A mark of an axis, with as many digits as tell it from its neighbours. */
+function tick(x, step) {
+  if (x === 0) return "0";
+  const size = Math.abs(x);
+  if (size < 1e-3 || size >= 1e6) return x.toExponential(Math.max(1, digitsOf(step / 10 ** Math.floor(Math.log10(size)))));
+  return x.toFixed(digitsOf(step));
+}
+
+/** The digits behind the point that multiples of a step need: 1 for 0.5 and 2.5, 2 for 0.25. */
+function digitsOf(step) {
+  const digits = Math.max(0, Math.ceil(-Math.log10(step) - 1e-9));
+  const last = step * 10 ** digits;
+  return Math.min(6, Math.abs(last - Math.round(last)) > 1e-6 ? digits + 1 : digits);
+}
