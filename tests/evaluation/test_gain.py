@@ -33,7 +33,7 @@ def test_only_prompts_with_a_score_both_times_count() -> None:
     found = gain(before, after)
     # of the first two: 1/4 to 2/4 and 3/3 to 1/1; harmonic means 2/(1/4 + 1/3) and 2/(1/4 + 1)
     made = paired_difference(np.array([0.25, 1]), np.array([0.5, 1]), (24 / 7, 1.6))
-    assert found == Gain(*(pytest.approx(x) for x in (*made, *made)))
+    assert found == Gain(*(pytest.approx(x) for x in (*made, *made)), left_out=2)
     assert found.value == pytest.approx(0.125)
 
 
@@ -139,6 +139,12 @@ class TestOfAFolder:
             "held-out accuracy: 0.0% before, 0.0% after: +0.0 points [-1.0, +1.0]",
         ),
         ({"before": None}, ""),
+        (
+            {"gain": 0.25, "gain_low": -0.2, "gain_high": 0.6, "left_out": 4},
+            "held-out accuracy: 20.0% before, 70.0% after: +25.0 points [-20.0, +60.0]\n"
+            "the gain is without 4 prompts that have no score before or none after",
+        ),
+        ({"left_out": 4}, "held-out accuracy: 20.0% before, 70.0% after"),
         (
             {"evaluations": 9, "selected": 0.725},
             "test accuracy: 20.0% before, 70.0% after, on prompts that had no part in choosing the "

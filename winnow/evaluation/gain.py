@@ -27,6 +27,7 @@ class Gain:
         reward: Mean over the same prompts of the difference of their mean rewards.
         reward_low, reward_high: `theory.intervals.mean_interval` of these differences; where the
             rewards are the rates themselves, `low` and `high`.
+        left_out: Prompts that have no score in one of the two.
     """
 
     value: float
@@ -35,6 +36,7 @@ class Gain:
     reward: float | None = None
     reward_low: float | None = None
     reward_high: float | None = None
+    left_out: int = 0
 
 
 def gain_between(store: RunStore, first: Mapping[str, Any], last: Mapping[str, Any]) -> Gain | None:
@@ -62,6 +64,7 @@ def gain(before: Sequence[Counted], after: Sequence[Counted]) -> Gain | None:
         return None
     pairs = zip(before, after, strict=True)
     both = [(one, other) for one, other in pairs if one.valid and other.valid]
+    left_out = len(before) - len(both)
     if not both:
         return None
     (rates, blocks), (later, later_blocks) = (
@@ -74,8 +77,8 @@ def gain(before: Sequence[Counted], after: Sequence[Counted]) -> Gain | None:
     if np.allclose(means, rates, rtol=0, atol=_ROUNDING) and np.allclose(
         later_means, later, rtol=0, atol=_ROUNDING
     ):
-        return Gain(*gained, *gained)
-    return Gain(*gained, *mean_interval(later_means - means))
+        return Gain(*gained, *gained, left_out)
+    return Gain(*gained, *mean_interval(later_means - means), left_out)
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, int]:

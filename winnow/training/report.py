@@ -139,6 +139,7 @@ def view_of(folder: Path, damaged: Sequence[Path] = ()) -> View:
         before=told.before if told else None,
         after=after,
         gain=None if found is None else Measure(found.value, found.low, found.high),
+        left_out=found.left_out if found else 0,
         reward_gain=None
         if found is None or found.reward is None
         else Measure(found.reward, found.reward_low, found.reward_high),

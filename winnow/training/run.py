@@ -61,6 +61,7 @@ class Result:
         reward_before, reward_after: Held-out mean reward where `before` and `after` are from.
         reward_gain, reward_gain_low, reward_gain_high: Its difference over the same prompts, and
             the 95 % interval, paired; ``None`` as `gain`.
+        left_out: Held-out prompts that have no score before or after; no gain counts them.
         report: The page of the run; ``None`` if the settings want none, or it cannot be written.
     """
 
@@ -80,6 +81,7 @@ class Result:
     reward_gain: float | None = None
     reward_gain_low: float | None = None
     reward_gain_high: float | None = None
+    left_out: int = 0
     report: Path | None = None
 
     def __repr__(self) -> str:
@@ -287,6 +289,7 @@ def result_of(folder: Path, say: Callable[[str], None] | None = None) -> Result:
         reward_gain=found.reward if found else None,
         reward_gain_low=found.reward_low if found else None,
         reward_gain_high=found.reward_high if found else None,
+        left_out=found.left_out if found else 0,
     )
 
 

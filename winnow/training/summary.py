@@ -97,6 +97,9 @@ def gain_line(result: Result) -> str:
         lines.reverse()
     if chosen and result.tested:
         lines[0] += ", on prompts that had no part in choosing the checkpoint"
+    if result.left_out and result.gain_low is not None:
+        without = number_of(result.left_out, "prompt")
+        lines.append(f"the gain is without {without} that have no score before or none after")
     if chosen:
         rate = "" if result.selected is None else f", {result.selected:.1%} held-out accuracy"
         best = f"the best of {result.evaluations} evaluations on the same prompts{rate}"

@@ -53,6 +53,13 @@ def test_the_outcome_has_both_intervals_and_the_paired_one() -> None:
     assert text.endswith("the checkpoint was chosen by these prompts, so it is too high.")
 
 
+def test_a_gain_names_only_the_prompts_that_it_is_of() -> None:
+    one, other = {**BEFORE, "reward": 0.2}, {**AFTER, "reward": 0.6}
+    gains = {"gain": Measure(0.25), "reward_gain": Measure(0.3)}
+    for text in said(view(before=one, after=other, **gains, left_out=20)):
+        assert text.endswith(" on the same 30 prompts that have a score both times.")
+
+
 def test_work_is_summed_over_steps() -> None:
     rows = [step(1), step(2, prompts_all_wrong=0, prompts_mixed=2, prompts_all_right=2)]
     assert said(view(metrics=rows)) == [

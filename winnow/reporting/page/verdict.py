@@ -76,10 +76,8 @@ def _outcome(view: View) -> Sentence | None:
     chosen = (
         "" if view.tested else "; the checkpoint was chosen by these prompts, so it is too high"
     )
-    of = number_of(after["prompts"], "prompt")
-    return Sentence(
-        tone, f"{judged}: {text}, {_points(gain.value)} points{bounds} on the same {of}{chosen}."
-    )
+    points = f"{_points(gain.value)} points{bounds}"
+    return Sentence(tone, f"{judged}: {text}, {points} {_on(after, view.left_out)}{chosen}.")
 
 
 def _rewards(view: View) -> Sentence | None:
@@ -96,8 +94,14 @@ def _rewards(view: View) -> Sentence | None:
     bounds = ""
     if gain.low is not None and gain.high is not None:
         bounds = f" [{gain.low:+.3f}, {gain.high:+.3f}]"
-    of = number_of(after["prompts"], "prompt")
-    return Sentence(tone, f"{judged}: {text}, {gain.value:+.3f}{bounds} on the same {of}.")
+    on = _on(after, view.left_out)
+    return Sentence(tone, f"{judged}: {text}, {gain.value:+.3f}{bounds} {on}.")
+
+
+def _on(after: Row, left_out: int) -> str:
+    """Which prompts a gain is of: where some are left out it is not the difference of the two."""
+    both = " that have a score both times" if left_out else ""
+    return f"on the same {number_of(after['prompts'] - left_out, 'prompt')}{both}"
 
 
 def _judged(gain: Measure) -> tuple[Tone, str]:

@@ -46,6 +46,7 @@ class View:
         metrics, evaluations, alarms: The rows of its files.
         before, after: The evaluations that it is judged by.
         gain, reward_gain: Accuracy and mean reward after minus before, paired.
+        left_out: Prompts that neither counts: without a score before or after.
         tested: False where the checkpoint was chosen by those very prompts.
         phases: For each phase its name and its last step.
         again: The command that repeats it.
@@ -63,6 +64,7 @@ class View:
     after: Row | None = None
     gain: Measure | None = None
     reward_gain: Measure | None = None
+    left_out: int = 0
     tested: bool = True
     phases: Sequence[tuple[str, int]] = ()
     settings: Sequence[Setting] = ()
