@@ -11,6 +11,7 @@ from scipy import stats
 
 from tests.studies.faked import study
 from tests.studies.test_analysis import of_finals
+from winnow.cli.compare_table import plan_lines
 from winnow.errors import UserError
 from winnow.storage.lines import line_of
 from winnow.studies import planning
@@ -76,6 +77,18 @@ def test_a_smaller_difference_needs_more(pilot: Path) -> None:
 def test_a_difference_is_above_zero(pilot: Path, difference: float) -> None:
     with pytest.raises(UserError, match="must be above 0"):
         plan_study(pilot, difference)
+
+
+def test_differences_that_are_all_the_same_promise_nothing(
+    pilot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "an sd of 0" not in " ".join(plan_lines(plan_study(pilot, 0.02)))
+    runs: Any = {"raft": of_finals(A), "rloo": of_finals(A + 0.1)}  # 0.1 up to rounding
+    monkeypatch.setattr(planning, "outcomes_of", lambda *_: runs)
+    made = plan_study(pilot, 0.02)
+    assert made.needs[0].sd == 0
+    assert made.seeds == 6  # flips of signs tell nothing with fewer: 2 / 2^5 > 0.05
+    assert "an sd of 0 (rloo - raft) does not say that" in " ".join(plan_lines(made))
 
 
 def test_one_seed_is_no_pilot(pilot: Path, monkeypatch: pytest.MonkeyPatch) -> None:

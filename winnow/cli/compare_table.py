@@ -217,6 +217,10 @@ def plan_lines(plan: StudyPlan) -> Iterator[str]:
         yield from _wrapped(
             f"sd is of {few} seeds, so it may be far off: run the pilot with more to rely on it", ""
         )
+    same = [f"{need.b} - {need.a}" for need in plan.needs if need.sd == 0]
+    if same:
+        told = f"an sd of 0 ({', '.join(same)}) does not say that other seeds would agree as well"
+        yield from _wrapped(f"{told}: as many seeds as are named are the fewest that can tell", "")
     if plan.seeds is not None and plan.samples is not None:
         yield f"{plan.seeds:,} seeds: {plan.samples:,.0f} training samples"
     if plan.seconds is not None:

@@ -22,7 +22,8 @@ class Need:
     """How many seeds tell two variants apart.
 
     Attributes:
-        sd: Standard deviation over seeds of the differences of runs of one seed.
+        sd: Standard deviation over seeds of the differences of runs of one seed; 0 where they are
+            all the same, which says nothing of how far others would be.
         unpaired_sd: What it would be if the two shared nothing: sqrt(var a + var b).
         alone: Seeds, where these two are all that is compared.
         all: Seeds, corrected for all pairs of the study (Bonferroni; with Holm they are
@@ -136,15 +137,16 @@ def _need(study: Study, a: str, b: str, difference: float, comparisons: int) -> 
     own, apart = paired(one, other, study.level), unpaired(one, other, study.level)
     assert own.sd is not None
     assert apart.sd is not None
+    sd = 0.0 if own.low is None else own.sd  # less than rounding is none
     table = study.file.study
     return Need(
         a=a,
         b=b,
         seeds=len(seeds),
-        sd=own.sd,
+        sd=sd,
         unpaired_sd=apart.sd,
-        alone=_within(seeds_needed(difference, own.sd, table.level, table.power)),
-        all=_within(seeds_needed(difference, own.sd, table.level, table.power, comparisons)),
+        alone=_within(seeds_needed(difference, sd, table.level, table.power)),
+        all=_within(seeds_needed(difference, sd, table.level, table.power, comparisons)),
     )
 
 
