@@ -244,7 +244,7 @@ def preview_lines(made: StudyPreview) -> Iterator[str]:
     yield f"folder:  {made.folder}"
     runs = f"{_counted(made.variants, made.seeds)} = {number_of(made.runs, 'run')}"
     yield f"runs:    {runs}, {made.runs - made.left} of them done"
-    yield f"at once: {made.parallel}, {made.threads} threads each"
+    yield f"at once: {made.parallel}, {number_of(made.threads, 'thread')} each"
     yield f"budget:  {budget or 'none: each ends with its last step'}"
     took = "unknown, since no run was timed; a first seed would tell"
     yield f"time:    {took if made.seconds is None else duration(made.seconds)}"

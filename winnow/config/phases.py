@@ -24,7 +24,7 @@ from winnow.config.recipe import cells_of, merge
 from winnow.config.schema import MOST_PHASES, Config, from_dict
 from winnow.config.unread import unused
 from winnow.config.validation import cautions, check, refuse
-from winnow.errors import UserError
+from winnow.errors import UserError, number_of
 from winnow.storage.sample_table import SampleTable
 
 _OWN = (
@@ -62,7 +62,8 @@ class File:
 
     @property
     def summary(self) -> str:
-        return f"{self.path}: {self.table.rows} samples of {len(self.table)} prompts"
+        samples = number_of(self.table.rows, "sample")
+        return f"{self.path}: {samples} of {number_of(len(self.table), 'prompt')}"
 
     def prompts(self) -> list[str]:
         """The distinct prompts, as texts."""

@@ -30,8 +30,8 @@ def evaluation_line(result: Evaluation) -> str:
     return (
         f"{kind} accuracy {what}: {result.accuracy:.1%}{interval}, "
         f"mean reward {formatted(result.reward, '.3f')}, "
-        f"{result.samples} samples of {result.prompts} prompts{errors}, {result.seconds:.0f} "
-        f"s{detail}"
+        f"{number_of(result.samples, 'sample')} of {number_of(result.prompts, 'prompt')}{errors}, "
+        f"{result.seconds:.0f} s{detail}"
     )
 
 

@@ -301,7 +301,8 @@ def _sample(
         config.algorithm.build()  # not needed here, but a mistake in it is one all the same
     check_answers(config, plan.prompts)
     what = (
-        f"{len(plan.prompts)} prompts x {plan.n} samples of {plan.origin.model} -> {shown(folder)}"
+        f"{number_of(len(plan.prompts), 'prompt')} x {number_of(plan.n, 'sample')} of "
+        f"{plan.origin.model} -> {shown(folder)}"
     )
     start = RunStart(folder, "sample", values_of(config), what, resumed=folder.exists())
     first = None if start.resumed else next(iter(plan.prompts), None)

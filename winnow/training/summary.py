@@ -73,8 +73,8 @@ def _arithmetic(phase: Phase) -> str:
         batches = -(-config.prompts_per_step * merged // config.prompts_per_update)
         updates = batches * algorithm.epochs
     return (
-        f"{when}: {config.prompts_per_step} prompts x {config.samples_per_prompt} samples = "
-        f"{samples} samples; up to {number_of(updates, 'update')} {of}"
+        f"{when}: {number_of(config.prompts_per_step, 'prompt')} x "
+        f"{number_of(config.samples_per_prompt, 'sample')} = {number_of(samples, 'sample')}; up to {number_of(updates, 'update')} {of}"
     )
 
 
