@@ -10,6 +10,8 @@ from winnow.rewards.formulas import Parts
 _COMMANDS = re.compile(r"\\(?:[dt]?frac|sqrt|left|right|cdot)(?![A-Za-z])")
 _LETTERS = re.compile(r"[^\W\d_]")
 _ABOUT = re.compile(r"\s*([xyz])\s*=")
+_LONE = re.compile(r"\s*([A-Za-z])\s*=")
+_FUNCTION = r"\\(?:ln|log|exp|sin|cos|tan|sqrt|frac|neq?)(?![A-Za-z])"
 _INDEXED = re.compile(r"[A-Za-z]_(?:\d|\{\d\})")
 
 
@@ -27,10 +29,25 @@ def are_curves(gold: str, said: str) -> bool:
     ``y = 2x + 1`` and ``2x - y + 1 = 0``: not two that say what y is.
     """
     about = [match[1] if (match := _ABOUT.match(each)) else "" for each in (gold, said)]
-    return about[0] != about[1] and _is_curve(gold) and _is_curve(said)
+    return about[0] != about[1] and is_curve(gold) and is_curve(said)
 
 
-def _is_curve(formula: str) -> bool:
+def is_of_another(gold: str, said: str) -> bool:
+    r"""Whether one says what a letter is, the other what a function of it is: ``\ln x = 5``."""
+    return _takes(gold, said) or _takes(said, gold)
+
+
+def _takes(lone: str, other: str) -> bool:
+    letter = _LONE.match(lone)
+    if letter is None or "=" not in other:
+        return False
+    of = rf"(?<![A-Za-z\\]){letter[1]}(?![A-Za-z])"
+    name = other.partition("=")[0]
+    return bool(re.search(rf"{_FUNCTION}.*{of}|[fgh]\s*\(\s*{of}|\|\s*{of}\s*\|", name))
+
+
+def is_curve(formula: str) -> bool:
+    """Whether it is an equation of x, y and perhaps z."""
     letters = set(_LETTERS.findall(_COMMANDS.sub(" ", formula)))
     return {"x", "y"} <= letters <= {"x", "y", "z"} and formula.count("=") == 1
 

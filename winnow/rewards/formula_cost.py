@@ -23,6 +23,7 @@ _ENDLESS = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivat
 _POWERS = re.compile(r"(?:[0-9]+|[)}\]])(?:\s*(?:\^|\*\*)[\s{(+-]*[0-9]+)+")
 _LARGE = re.compile(
     r"[0-9]\s*[eE]\s*[+-]?[0-9]{6,}|[0-9]{6,}[\s)}]*!|!(?:\s*!){2,}|!\s*[)}\]]+\s*!|\\(?:Gamma|binom)\s*[({]+\s*[0-9]{6,}"
+    r"|\\(?:gcd|lcm)(?![A-Za-z]).*\^[\s{(]*[0-9]{5,}"
 )
 _LARGEST_EXPONENT = 10**6
 

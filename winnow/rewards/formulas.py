@@ -17,6 +17,7 @@ from winnow.rewards.answer_extraction import (
     last_boxed,
     one_of_several,
 )
+from winnow.rewards.dates import date_at, date_of
 from winnow.rewards.letter_products import has_variables, variables_at
 from winnow.rewards.notation import CASED, plain
 from winnow.rewards.one_form import both_signs
@@ -62,7 +63,7 @@ _PROSE = re.compile(
 _ARTICLE = re.compile(r"(?:an?|the) (?=\w)")
 _LETTER = re.compile(
     r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?"
-    r"(?:([A-Z])[.):]?|\(([A-Z])\)|(?:\(([A-Z])\)|([A-Z])[.):])\s.*)",
+    r"(?:([A-Z])[.):]?|\(([A-Z])\)|(?:\(([A-Z])\)|([A-Z])[.):])\s(?!(?:and|n?or)\s+\W?[A-Z]\b).*)",
     re.DOTALL,
 )
 _SMALL = re.compile(r"\(?[a-z]\)?[.:]?")
@@ -130,10 +131,14 @@ def answer_formula(completion: str, *, bare_words: bool = True) -> str | None:
     text = text.strip()
     marked = after_marker(text) if "####" in text else None
     if marked is not None and marked.value is not None:
-        return str(marked.value)
+        after = plain(text).partition("####")[2]
+        return date_at(after, len(after) - len(after.lstrip())) or str(marked.value)
     if marked is not None:
         line = text.partition("####")[2].strip().partition("\n")[0]
         return _bounded(line) if is_formula(line) else None
+    line = text.rpartition("####")[2].strip().partition("\n")[0]
+    if "####" in text and is_formula(line):
+        return _bounded(line)
     if is_formula(text):
         return _bounded(text)
     stated = _stated(text)
@@ -241,7 +246,7 @@ def depth(formula: str) -> int:
 
 def is_plain(formula: str) -> bool:
     """Whether it is a number, a text or a choice, or a list of those: nothing to compute."""
-    if any(read(formula) for read in (number_of, literal_of, word_of, letter_of)):
+    if any(read(formula) for read in (number_of, literal_of, word_of, letter_of, date_of)):
         return True
     several = parts(formula)
     return several is not None and all(map(is_plain, several.items))
@@ -345,6 +350,8 @@ def _last(text: str) -> str | None:
     rest = plain(text[end:])
     number = numbers.last(rest)
     if number is not None:
+        if date := date_at(rest, number.start):
+            return date
         if letters := variables_at(rest, number.end):
             return f"{rest[number.start : number.end]}{letters}"
         if number.value is not None:

@@ -19,6 +19,7 @@ _PARTS = {
     "thousandth": 1000,
 }
 _MOST_WORDS = 16
+_DIGITS = re.compile("[0-9]{1,9}")
 
 _SETS = (
     (
@@ -65,13 +66,16 @@ def _number(said: list[str]) -> str | None:
 
 
 def _part(said: list[str]) -> str | None:
-    """A fraction, "one third" or "two thirds": not "twenty fifth", which is a place."""
+    """A fraction, "one third" or "2 thirds": not "twenty fifth" or "2 quarters"."""
     if not said:
         return None
     *above, name = said
     if above in ([], ["a"]):
         above = ["one"] if name == "half" or above else []
-    number = _cardinal(above)
+    digits = " ".join(above) if _DIGITS.fullmatch(" ".join(above)) else ""
+    if digits and name.startswith("quarter"):
+        return None  # coins
+    number = int(digits) if digits else _cardinal(above)
     plural = name == "halves" or name.endswith("s")
     below = _PARTS.get("half" if name == "halves" else name.removesuffix("s"))
     if number is None or below is None or plural == (number == 1):

@@ -27,13 +27,15 @@ from math_verify import verify  # type: ignore[import-untyped, unused-ignore]
 from math_verify.grader import (  # type: ignore[import-untyped, unused-ignore]
     should_treat_as_complex,
 )
+from sympy.core.function import AppliedUndef  # type: ignore[import-untyped, unused-ignore]
 
 from winnow.rewards import formulas, notation
-from winnow.rewards.coordinates import are_curves, as_coordinates
+from winnow.rewards.coordinates import are_curves, as_coordinates, is_curve, is_of_another
+from winnow.rewards.dates import date_of
 from winnow.rewards.formula_cost import ALLOWED, cost, is_too_hard, is_too_large
 from winnow.rewards.formulas import Parts
 from winnow.rewards.letter_products import is_product, same_product
-from winnow.rewards.one_form import has_two_signs, with_products
+from winnow.rewards.one_form import has_two_signs, with_names, with_products
 from winnow.rewards.solution_sets import same_numbers
 from winnow.rewards.spelled_out import in_tex, readings
 from winnow.rewards.verifiers import needed_answer
@@ -126,6 +128,11 @@ def _equal(gold: str, said: str) -> bool:
     if len(about) > 1 and len(_about(gold)) == 1:
         given = [part.strip() for part in about if part.strip()]
         return len(given) <= MOST_WAYS and any(_equal(gold, part) for part in given)
+    date = date_of(gold)
+    if date:
+        return date == date_of(said)
+    if is_of_another(gold, said):
+        return False
     number, other = formulas.number_of(gold), formulas.number_of(said)
     if number and other:
         if number[0] == other[0]:
@@ -203,7 +210,10 @@ def _same_formulas(gold: str, said: str) -> bool:
     """Whether math-verify, or their values, make two formulas equal."""
     if are_curves(gold, said):
         return _same_read(gold, said)
-    if not formulas.is_equation(formulas.without_name(gold)):
+    named = not formulas.is_equation(formulas.without_name(gold))
+    if not named and is_curve(gold) and formulas.is_equation(said) and not is_curve(said):
+        return False
+    if named:
         gold, said = formulas.without_name(gold), formulas.without_name(said)
         if formulas.is_equation(said):
             return False  # an equation is no value
@@ -330,19 +340,19 @@ def _agree_somewhere(gold: Any, said: Any) -> bool:
 def _parsed(formula: str) -> Sequence[Any]:
     """The formula as math-verify reads it; empty if it cannot. Cached: a gold has many samples."""
     number = formulas.number_of(formula)
-    if number is not None:
+    if number is not None and not is_curve(formula):  # xy = 1
         return [sympy.Rational(*number[0].as_integer_ratio())]
     formula = formulas.without_unit(formula).translate(notation.CHARACTERS)
     if is_too_large(formula) or _SEVERAL.fullmatch(notation.plain(formula)):
         return []
-    formula = _STARS.sub(lambda power: f"^{{{power[1]}}}", formula)
+    formula = _STARS.sub(lambda power: f"^{{{power[1].strip('()')}}}", formula)
     for character, command in _TEX.items():
         formula = formula.replace(character, command)
     formula = _BOLD.sub("", formula)
     formula = _ROOT.sub(r"\\sqrt{\2}", formula)
     formula = _NEGATIVE.sub(r"^{\1}", formula)
     formula = _DIGIT_GROUP.sub("", _UPRIGHT.sub(r"\1", formula)).replace("+ -", "- ")
-    formula = with_products(_IMAGINARY.sub(" i", formula))
+    formula = with_products(with_names(_IMAGINARY.sub(" i", formula)))
     return [made for made in _read(formula) if not _undefined(made)]
 
 
@@ -359,8 +369,21 @@ def _read(formula: str) -> Iterator[Any]:
                 normalization_config=None,
                 conversion_config=_CASED,
             )
-            yield _with_i(made)
+            yield _with_i(_with_rates(made))
             return
+
+
+def _with_rates(formula: Any) -> Any:
+    """The formula with a symbol for dy/dx: of y, a letter, the derivative would be 0."""
+    if not isinstance(formula, sympy.Basic):
+        return formula
+    rates = [
+        rate
+        for rate in formula.atoms(sympy.Derivative)
+        if isinstance(rate.expr, AppliedUndef)
+        or (rate.expr.is_Symbol and rate.expr not in rate.variables)
+    ]
+    return formula.xreplace({rate: sympy.Symbol(str(rate)) for rate in rates})
 
 
 def _with_i(formula: Any) -> Any:

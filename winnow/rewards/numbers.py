@@ -138,7 +138,9 @@ _CHOICE_AFTER = re.compile(
 )
 _OPENING = re.compile(r"[\s*_\"'`({\[$]*+")
 _NAME = re.compile(r"(?:[^0-9+*/^×÷<>=√±-]|(?<=[_{(A-Za-z])[0-9])*+")  # x, x_1, f(2), Total cost
-_WORDS = re.compile(r"[\s*_\"'`({\[$]*+(?:\([A-Z]\))?(?:(?:[^\W\d_]{2,}|[aAI]\b)[\s:'’*(\[{$]*)*+")
+_WORDS = re.compile(
+    r"[\s*_\"'`({\[$]*+(?:\([A-Z]\))?(?:(?:[^\W\d_]{2,}|[aAI]\b(?![*(]))[\s:'’*(\[{$]*)*+"
+)
 _RIGHT_OF_SINGLE = re.compile(
     rf"""[ ]? (?: [{CASED}°%'’.,\-/()$\s*_}}\]"!\\{_CURRENCY}。]
       | (?<=\w)\^(?:[23]|\{{[23]\}}) | (?<=\w)[²³] | (?<=[{CASED}])[0-9] | [^\W\d_{CASED}π] )*+""",

@@ -66,6 +66,15 @@ _INTEGER = re.compile(
 )
 _TWO_SIGNS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])|[±∓]")
 _ANGLE = re.compile(r"\\langle(?![A-Za-z])((?:[^\\]|\\(?!rangle|langle))*)\\rangle(?![A-Za-z])")
+_NAMED = re.compile(
+    r"\\[A-Za-z]+|(?P<letter>[A-Za-z])(?:_(?P<one>\w)|_\{(?P<index>\w+)\})?"
+    r"(?P<primes>'+(?!s\b)|\s*\^\s*\{?\s*(?:\\prime(?![A-Za-z])\s*)+\}?)"
+    r"|(?<![A-Za-z])(?P<function>[fgh])\s*\^\s*\{\s*-\s*1\s*\}(?=\s*(?:\\left\s*)?\()"
+)
+_OF_LETTERS = re.compile(
+    r"\\(gcd|lcm)\s*(?:\\left\s*)?\(([^()]*[A-Za-z](?:[^()\\]|\\(?!right))*)(?:\\right\s*)?\)"
+)
+_RATE = re.compile(r"(?<![A-Za-z])(d[A-Za-z])\s*/\s*(d[A-Za-z])(?![A-Za-z])")
 _FACTOR = re.compile(
     r"(?:(?<![_^A-Za-z0-9.}\\])(?<!\^-)(?<!√)[0-9]+(?:\.[0-9]+)?(?=\s*(?:\\left\s*)?[(\[])"
     r"|(?<![A-Za-z}])(?:\\left\s*)?\(\s*-?[0-9.]+\s*(?:\\right\s*)?\)"
@@ -85,6 +94,7 @@ def in_one_form(formula: str) -> str:
     if "\\" in formula:
         formula = _POWER_OF_FRACTION.sub(r"^{\1}", _with_braces(_plain_letters(formula)))
         formula = _NATURAL.sub(r"\\ln ", formula)
+    formula = _RATE.sub(r"\\frac{\1}{\2}", formula)
     formula = _UNION.sub(r" \\cup ", _inward(_condition(formula)))
     formula = _without_integers(_BASE.sub(_in_base, formula, count=1))
     return _ANGLE.sub(r"(\1)", formula)
@@ -97,6 +107,14 @@ def with_products(formula: str) -> str:
     mixed number by its fraction where a factor follows.
     """
     return _FACTOR.sub(_factor, formula)
+
+
+def with_names(formula: str) -> str:
+    r"""``f'``, ``f^{-1}(x)`` and ``\gcd(m, n)`` as names of their own.
+
+    Else a prime is lost, an inverse is one over the function, and letters have no common divisor.
+    """
+    return _OF_LETTERS.sub(_function, _NAMED.sub(_name, formula))
 
 
 def has_two_signs(formula: str) -> bool:
@@ -112,6 +130,26 @@ def both_signs(formula: str) -> list[str]:
     before, after = formula[: found[0].start()], formula[found[0].end() :]
     plus = "" if before.rstrip()[-1:] in ("", "=", "(", "{", ",") else "+"
     return [f"{before}{plus}{after}", f"{before}-{after.lstrip()}"]
+
+
+def _name(match: re.Match[str]) -> str:
+    if match["function"]:
+        return f"{match['function']}_{{inverse}}"
+    if not match["primes"]:
+        return match[0]
+    primes = "prime" * (match["primes"].count("'") + match["primes"].count("prime"))
+    return f"{match['letter']}_{{{match['one'] or match['index'] or ''}{primes}}}"
+
+
+def _function(match: re.Match[str]) -> str:
+    """A symbol with its arguments as index, in any order."""
+    arguments = ",".join(sorted("".join(part.split()) for part in match[2].split(",")))
+    return f"{'D' if match[1] == 'gcd' else 'M'}_{{{re.sub('[^A-Za-z]', _as_letters, arguments)}}}"
+
+
+def _as_letters(sign: re.Match[str]) -> str:
+    """What an index may hold, for any other sign."""
+    return "Q" + "".join(chr(ord("A") + int(digit)) for digit in str(ord(sign[0])))
 
 
 def _factor(match: re.Match[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from winnow.rewards.dates import date_of
 from winnow.rewards.in_words import in_signs
 from winnow.rewards.letter_products import is_unit
 from winnow.rewards.notation import plain
@@ -49,6 +50,10 @@ _REPEATING = re.compile(
     r"(?:\\(?:overline|bar|dot)\s*(?:\{(?P<again>[0-9]{1,9})\}|(?P<digit>[0-9]))|\((?P<round>[0-9]{1,9})\))"
 )
 _ROUND = re.compile(r"(?<![0-9.,])([0-9]*\.[0-9]+)(\([0-9]+\))(?!\s*(?:\.\.\.|…|\\))")
+_BELOW = re.compile(
+    r"^((?:.*=)?\s*-?\s*)([0-9]{1,9})\s*/\s*([A-Za-z](?:\s*\^\s*(?:[0-9A-Za-z]|\{[^{}]*\}))?)$"
+)
+"""A number over a letter, which may be a unit."""
 _DOTTED = re.compile(r"(?<=\.)([0-9]*)\\dot\s*\{?([0-9])\}?([0-9]*)\\dot\s*\{?([0-9])\}?(?![0-9])")
 """Dots above the first and the last digit of what is repeated."""
 _GOES_ON = re.compile(
@@ -80,9 +85,10 @@ def in_tex(formula: str) -> str:
 
 
 def readings(formula: str) -> tuple[str, ...]:
-    """`in_tex`, and the product that ``4.5(2)`` may be as well as a repeating decimal."""
-    product = _ROUND.sub(r"\1\\cdot \2", formula)
-    return (in_tex(formula),) if product == formula else (in_tex(formula), in_tex(product))
+    """`in_tex`, and what else it may be: ``4.5(2)`` a product, ``1/s`` no frequency."""
+    others = _ROUND.sub(r"\1\\cdot \2", formula), _BELOW.sub(r"\1\\frac{\2}{\3}", formula)
+    number = re.findall("[0-9]+", formula)[-1:] if date_of(formula) else []
+    return tuple(in_tex(each) for each in dict.fromkeys((formula, *others, *number)))
 
 
 def _command(match: re.Match[str]) -> str:
