@@ -74,7 +74,8 @@ def _arithmetic(phase: Phase) -> str:
         updates = batches * algorithm.epochs
     return (
         f"{when}: {number_of(config.prompts_per_step, 'prompt')} x "
-        f"{number_of(config.samples_per_prompt, 'sample')} = {number_of(samples, 'sample')}; up to {number_of(updates, 'update')} {of}"
+        f"{number_of(config.samples_per_prompt, 'sample')} = {number_of(samples, 'sample')}; "
+        f"up to {number_of(updates, 'update')} {of}"
     )
 
 
