@@ -286,14 +286,19 @@ def test_a_run_that_goes_on_with_another_function_says_so(model, tmp_path) -> No
     def other(prompt: winnow.Prompt, said: str) -> float:
         return 1.0
 
-    first = small(model, tmp_path / "run")
-    winnow.train(resume=first.folder, reward=other, quiet=True, callbacks=[Notes()])
+    def longer(run: winnow.Result) -> Path:
+        path = run.folder / "config.toml"
+        path.write_text(path.read_text().replace("steps = 1\n", "steps = 2\n"))
+        return run.folder
+
+    first = longer(small(model, tmp_path / "run"))
+    winnow.train(resume=first, reward=other, quiet=True, callbacks=[Notes()])
     said = [note for note in notes if note.startswith("reward: ")]
     assert len(said) == 1
     assert said[0].endswith(".other scores from now on; what there is was scored by exact")
     notes.clear()
-    own = small(model, tmp_path / "own", reward=other)
-    winnow.train(resume=own.folder, reward=other, quiet=True, callbacks=[Notes()])
+    own = longer(small(model, tmp_path / "own", reward=other))
+    assert winnow.train(resume=own, reward=other, quiet=True, callbacks=[Notes()]).metrics[1]
     assert not [note for note in notes if note.startswith("reward: ")]
 
 

@@ -385,7 +385,7 @@ def test_what_a_row_does_not_use_is_not_there(tiny_model, tmp_path, monkeypatch,
         raise AssertionError("not asked for")
 
     monkeypatch.setattr(engine.LocalCritic, "__init__", never)
-    monkeypatch.setattr(engine.LocalEngine, "_reference", never)
+    monkeypatch.setattr(engine.LocalEngine, "reference", never)
     monkeypatch.setattr(engine.LocalEngine, "snapshot", never)
     monkeypatch.setattr(LocalLearner, "reference_logprobs", never)
     monkeypatch.setattr(LocalLearner, "values", never)

@@ -33,7 +33,7 @@ def own_state() -> Iterator[None]:
     """
     mark = len(_changed.back)
     with ExitStack() as stack:
-        if "torch" in sys.modules:  # else nobody has set anything
+        if sys.modules.get("torch"):  # else nobody has set anything
             _reset(stack)
         try:
             yield

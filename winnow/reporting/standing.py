@@ -94,7 +94,7 @@ class Standing:
         self._ended = self._step = step.step
         self._step_from = self._clock()
         self._forecast.step(step.step, step.metrics["seconds"])
-        for kind, cost in cost_of(step.metrics).items():
+        for kind, cost in cost_of(step.metrics).items() if self._limits else ():
             self._spent[kind] = self._spent.get(kind, 0) + cost
 
     def evaluated(self, evaluation: Evaluation) -> None:

@@ -152,7 +152,7 @@ def run(
                 store = runner.context.store
                 if point is not None:
                     point.begin(store)
-                    for note in otherwise_named(config, reward):
+                    for note in () if runner.over else otherwise_named(config, reward):
                         observers.note(note)
                 observers.records = [MetricsFile(store.append)]
                 done = point.step if point else 0
