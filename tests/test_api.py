@@ -31,10 +31,7 @@ ROWS = tiny.problems()
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny.model().save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    return str(folder)
+    return str(tiny.save(tmp_path_factory.mktemp("model") / "tiny", tiny.model()))
 
 
 def small(model: str, out: Path, **changes):

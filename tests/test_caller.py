@@ -15,10 +15,7 @@ from tests.test_api import ROWS, small, weights
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny.model().save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    return str(folder)
+    return str(tiny.save(tmp_path_factory.mktemp("model") / "tiny", tiny.model()))
 
 
 def as_it_was() -> dict[str, object]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 CHARACTERS = "0123456789+-*= \nabcdefghijklmnopqrstuvwxyz#,."
 PAD_AND_END = "<end>"
@@ -144,9 +144,9 @@ def warmed_up() -> LlamaForCausalLM:
     return net
 
 
-def save(folder: Path) -> Path:
-    """The warmed-up model with its tokenizer, as a folder that `model = ...` can name."""
-    warmed_up().save_pretrained(folder)
+def save(folder: Path, net: PreTrainedModel | None = None) -> Path:
+    """A model, by default the warmed-up one, with its tokenizer: what `model = ...` can name."""
+    (warmed_up() if net is None else net).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 

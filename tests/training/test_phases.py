@@ -396,9 +396,7 @@ def test_a_critic_of_a_later_phase_is_checked_before_the_first(tmp_path):
         eos_token_id=0,
         pad_token_id=0,
     )
-    model = tmp_path / "capped"
-    AutoModelForCausalLM.from_config(capped).save_pretrained(model)
-    tiny.tokenizer().save_pretrained(model)
+    model = tiny.save(tmp_path / "capped", AutoModelForCausalLM.from_config(capped))
     phases = [RAFT, {"algorithm": "ppo", "steps": 1}]
     with pytest.raises(
         winnow.UserError, match=r"^phases\.2\.algorithm\.critic: this model changes its logits"

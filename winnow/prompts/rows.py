@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from winnow.errors import UserError, install_extra, no_file
 from winnow.prompts.answers import answer_of, shortest_floats
 from winnow.prompts.columns import Row, RowError
 from winnow.prompts.columns import column as _column
-from winnow.storage.messages import Message, TurnError, spoken, tools_of
+from winnow.storage.messages import Message, TurnError, is_missing, spoken, tools_of
 from winnow.storage.messages import conversation as messages_of
 from winnow.types import Prompt
 
@@ -251,8 +250,8 @@ def _prompt(
 
 
 def _there(value: Any) -> Any:
-    """What a column holds; `None` for NaN, as pandas writes what is missing among numbers."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+    """What a column holds; `None` where that is missing."""
+    return None if is_missing(value) else value
 
 
 def _text(value: object, config: PromptsConfig) -> str:

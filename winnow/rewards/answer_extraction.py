@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from winnow.rewards import numbers
-from winnow.rewards.notation import plain
+from winnow.rewards.notation import UNEQUAL, plain
 
 MAX_ANSWER = 50_000
 """Characters after the thinking in which an answer is looked for: the last ones."""
@@ -28,7 +28,7 @@ _JOINER = re.compile(r"(?:[,;]|,?(?:and|or))(?:\w{1,6}=)?")
 _NO_JOINER = re.compile(r"\\q?quad|\\(?:text|textrm|mathrm)(?![A-Za-z])|\\[()\[\],; ]|[\s${}]")
 
 _JOINING = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
-_UNEQUAL = re.compile(r"[<>≤≥≠]|\\(?:[lg](?:eq?|t|eqslant)|neq?)(?![A-Za-z])")
+_UNEQUAL = re.compile(UNEQUAL)
 
 
 def after_thinking(completion: str) -> str:

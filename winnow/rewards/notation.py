@@ -13,6 +13,8 @@ from fractions import Fraction
 
 CASED = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0370-\u03bf\u03c1-\u052f\u1e00-\u1fff"
 """Letters that make one word with digits, for a pattern. Those without case make none: 答案是18"""
+UNEQUAL = r"[<>≤≥≠]|\\(?:[lg](?:eq?|t|eqslant)|neq?)(?![A-Za-z])"
+"""Signs of inequalities, for a pattern."""
 
 _MINUS = "\u2212\u2013\u2012\u2010\u2011\ufe63\uff0d"  # minus, dashes as long as one, hyphens
 _SPACES = (

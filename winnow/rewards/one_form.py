@@ -11,6 +11,7 @@ import unicodedata
 from fractions import Fraction
 
 from winnow.rewards.in_words import in_signs
+from winnow.rewards.notation import UNEQUAL
 
 _SIGNS = {
     **dict.fromkeys(("∨", r"\lor", r"\vee"), r"\text{ or }"),
@@ -58,7 +59,7 @@ _BUILT = re.compile(
     rf"\\?\{{\s*(?P<name>[A-Za-z])\s*(?:\\in\s*{_REAL}\s*)?(?:\\mid(?![A-Za-z])|\\?\||:)"
     r"(?P<condition>(?:[^{}]++|\{[^{}]*+\})*+)\}"
 )
-_RELATION = re.compile(r"[<>≤≥≠]|\\(?:[lg](?:eq?|t|eqslant)|neq?|in)(?![A-Za-z])")
+_RELATION = re.compile(rf"{UNEQUAL}|\\in(?![A-Za-z])")
 _OUTWARD = re.compile(r"([\[\]])([^\[\]()]+,[^\[\]()]+)([\[\]])")
 _INTEGER = re.compile(
     r"[,;]?\s*(?:\\text\s*\{[\s,]*(?:where|for|with)\s*\}|\\q?quad|\\[,; ])*\s*\(?\s*"

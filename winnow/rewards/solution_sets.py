@@ -12,7 +12,9 @@ from typing import Any
 import sympy  # type: ignore[import-untyped, unused-ignore]
 from sympy.core.relational import Relational  # type: ignore[import-untyped, unused-ignore]
 
-_INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:[lg](?:e|eq|t|eqslant)|neq?|in)(?![A-Za-z])|∈")
+from winnow.rewards.notation import UNEQUAL
+
+_INEQUALITY = re.compile(rf"{UNEQUAL}|\\in(?![A-Za-z])|∈")
 _OR = re.compile(r"(?<![A-Za-z\\])or(?![A-Za-z])|∨")
 _AND = re.compile(r"(?<![A-Za-z\\])and(?![A-Za-z])|∧")
 _CANNOT = (

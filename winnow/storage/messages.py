@@ -51,17 +51,21 @@ def conversation(turns: Sequence[object], *, padded: bool = False) -> tuple[Mess
     return tuple(_message(number, turn, padded) for number, turn in enumerate(turns, start=1))
 
 
+def is_missing(value: object) -> bool:
+    """Whether a column holds nothing: null, or NaN, as pandas writes it among numbers."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def tools_of(data: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """The tools that a conversation may call: what the row that it is in has as `tools`.
 
-    A list of objects, or the JSON of one; nulls in them are keys that other rows have. NaN is
-    missing, as null is: so pandas writes it.
+    A list of objects, or the JSON of one; nulls in them are keys that other rows have.
 
     Raises:
         TurnError: it is neither.
     """
     given = data.get("tools")
-    if given is None or given == "" or (isinstance(given, float) and math.isnan(given)):
+    if is_missing(given) or given == "":
         return None
     tools = _read(given)
     if not isinstance(tools, list | tuple) or not all(isinstance(t, Mapping) for t in tools):
